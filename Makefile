@@ -1,0 +1,36 @@
+# Two commands on a machine that has Python 3.11: `make scan` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SOURCES := astroray benchmarks tests
+
+.PHONY: scan test check soak clean
+
+scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report/index.html
+	$(BIN)/astroray scan hdf --out runs/hdf
+
+test: $(VENV)/installed-dev check  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
+	$(BIN)/python -m tests.soak --rounds 20
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable ".[cpu]"
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) --editable ".[cpu,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,310 @@
+"""How one shard becomes published embeddings: read, prepare, encode, publish, receipt."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from astroray import faults, ledger, schema, storage, surveys
+from astroray.encoders import load_model
+from astroray.errors import BackendError, DataError, FileError
+from astroray.ledger import Receipt
+from astroray.preparation import Prepared, prepare
+from astroray.surveys.shards import Cutouts, Reject, Shard
+
+MAX_ATTEMPTS = 3
+"""Attempts at a shard in one session; a shard that killed its worker this often is quarantined."""
+
+_log = logging.getLogger("astroray.embed")
+_Item = TypeVar("_Item")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedPlan:
+    """What every worker of the embed stage is told; small, so that it travels with the actor."""
+
+    run_dir: str
+    model_path: str
+    session: str
+    """Attempts are counted within a session, so that a killed driver accuses no shard."""
+    batch_size: int
+    device: str
+    num_threads: int
+    fault_plan: str = ""
+
+
+class Embedder:
+    """Worker of the embed stage: shards in, receipts out, one row per row.
+
+    Called with a batch {"shard": [JSON of a Shard]}; returns {"receipt": [JSON of a Receipt]}.
+    """
+
+    def __init__(self, plan: EmbedPlan) -> None:
+        faults.arm(plan.fault_plan)
+        torch.set_num_threads(plan.num_threads)
+        self.plan = plan
+        self.encoder = BatchEncoder(
+            model_path=plan.model_path, batch_size=plan.batch_size, device=plan.device
+        )
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
+        receipts = [self.embed(shard_from_json(text)) for text in batch["shard"]]
+        return {"receipt": [json.dumps(dataclasses.asdict(receipt)) for receipt in receipts]}
+
+    def embed(self, shard: Shard) -> Receipt:
+        """Embeds one shard and publishes it whole; does nothing twice.
+
+        A shard that cannot be read becomes one reject; so does one that has killed its worker
+        MAX_ATTEMPTS times.
+        """
+        done = ledger.read_receipt(self.plan.run_dir, shard.name)
+        if done is not None:
+            return done
+        started, bytes_before = time.monotonic(), storage.METER.bytes_read
+        attempt = ledger.begin_attempt(self.plan.run_dir, shard.name, self.plan.session)
+        faults.reach("shard.begun", shard.name)
+        rows = _Rows()
+        if attempt > MAX_ATTEMPTS:
+            reason = f"killed its worker {MAX_ATTEMPTS} times; look at the log, then retry-rejects"
+            fault = Reject(row=None, stage="encode", kind="quarantine", reason=reason)
+        else:
+            fault = self._fill(rows, shard)
+        faults.reach("shard.encoded", shard.name)
+        data = b"" if fault else rows.to_parquet(shard.name, dim=self.encoder.dim)
+        rejects = [fault] if fault else rows.rejects
+        receipt = Receipt(
+            shard=shard.name,
+            rows_read=0 if fault else rows.num_embedded + len(rows.rejects),
+            rows_embedded=0 if fault else rows.num_embedded,
+            rows_rejected=0 if fault else len(rows.rejects),
+            shard_rejected=fault is not None,
+            checksum=hashlib.sha256(data).hexdigest() if data else "",
+            attempt=attempt,
+            seconds=round(time.monotonic() - started, 4),
+            bytes_read=storage.METER.bytes_read - bytes_before,
+        )
+        ledger.finish_shard(self.plan.run_dir, receipt, embeddings=data, rejects=rejects)
+        faults.reach("shard.done", shard.name)
+        _log.info("embedded %s", receipt)
+        return receipt
+
+    def _fill(self, rows: "_Rows", shard: Shard) -> Reject | None:
+        """Reads and encodes the shard into `rows`; a reject where it is unreadable as a whole."""
+        preparation = self.encoder.model.preparation
+        slices = (prepare_slice(item, preparation) for item in surveys.read_shard(shard))
+        try:
+            for cutouts, prepared in ahead(slices):
+                rows.reject(prepared.rejects)
+                if cutouts is not None:
+                    rows.keep(cutouts, prepared)
+                    rows.encoded(self.encoder.push(prepared.image_BCYX))
+            rows.encoded(self.encoder.flush())
+        except FileError as error:
+            return Reject(row=None, stage="read", kind="missing_file", reason=str(error))
+        except DataError as error:
+            return Reject(row=None, stage="read", kind="unreadable", reason=str(error))
+        finally:
+            self.encoder.clear()
+        return None
+
+
+class BatchEncoder:
+    """Encodes rows in batches of one fixed size, so that a row's numbers never depend on luck.
+
+    The last batch of a shard is padded with zeros. On a GPU batches are copied from pinned memory
+    on a stream of their own, and cut in halves where memory does not suffice.
+    """
+
+    def __init__(self, *, model_path: str, batch_size: int, device: str) -> None:
+        self.device = torch.device(device)
+        self.model = load_model(model_path).to(self.device)
+        self.dim = self.model.dim
+        preparation = self.model.preparation
+        shape = (batch_size, len(preparation.bands), preparation.size_px, preparation.size_px)
+        self._batch_BCYX = torch.zeros(shape, pin_memory=self.device.type == "cuda")
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._num_waiting = 0
+        self._num_pieces = 1
+
+    def push(self, image_BCYX: np.ndarray) -> np.ndarray:
+        """Takes prepared rows; returns the embeddings [M, dim] of the batches that became full."""
+        size = len(self._batch_BCYX)
+        full: list[np.ndarray] = []
+        start = 0
+        while start < len(image_BCYX):
+            take = min(size - self._num_waiting, len(image_BCYX) - start)
+            stop = self._num_waiting + take
+            self._batch_BCYX[self._num_waiting : stop] = torch.from_numpy(
+                image_BCYX[start : start + take]
+            )
+            self._num_waiting, start = stop, start + take
+            if stop == size:
+                full.append(self.flush())
+        return np.concatenate(full) if full else np.zeros((0, self.dim), np.float32)
+
+    def flush(self) -> np.ndarray:
+        """Embeddings of the rows that still wait, [M, dim]; the batch is padded with zeros."""
+        num_rows = self._num_waiting
+        if num_rows == 0:
+            return np.zeros((0, self.dim), np.float32)
+        self._batch_BCYX[num_rows:] = 0.0
+        self.clear()
+        return self._encode()[:num_rows]
+
+    def clear(self) -> None:
+        """Forgets the rows that wait."""
+        self._num_waiting = 0
+
+    @torch.inference_mode()
+    def _encode(self) -> np.ndarray:
+        while True:
+            try:
+                pieces = self._batch_BCYX.chunk(self._num_pieces)
+                return np.concatenate([self._forward(piece) for piece in pieces])
+            except torch.OutOfMemoryError as error:
+                self._num_pieces *= 2
+                if self._num_pieces > len(self._batch_BCYX):
+                    raise BackendError(
+                        f"one cutout does not fit into the memory of {self.device}: {error}; "
+                        "choose a smaller encoder or size"
+                    ) from error
+                _log.warning("out of memory: batch cut into %d pieces", self._num_pieces)
+                if self._stream is not None:
+                    torch.cuda.empty_cache()
+
+    def _forward(self, piece_BCYX: torch.Tensor) -> np.ndarray:
+        if self._stream is None:
+            return self.model.embed(piece_BCYX).numpy()
+        with torch.cuda.stream(self._stream):
+            embedding_BD = self.model.embed(piece_BCYX.to(self.device, non_blocking=True))
+            return embedding_BD.cpu().numpy()
+
+
+def prepare_slice(
+    item: Cutouts | Reject, preparation: Any
+) -> tuple[Cutouts | None, Prepared]:
+    """A slice beside its prepared rows; a reject of the reader passes through."""
+    if isinstance(item, Reject):
+        return None, _only_rejects((item,))
+    impossible_B = np.abs(item.dec_deg_B) > 90
+    if not impossible_B.any():
+        return item, prepare(item, preparation)
+    rejects = tuple(
+        Reject(
+            row=int(item.row_B[i]),
+            stage="read",
+            kind="position",
+            reason=f"dec is {item.dec_deg_B[i]} deg, expected -90..90; mend the table",
+        )
+        for i in np.flatnonzero(impossible_B)
+    )
+    possible = _take(item, np.flatnonzero(~impossible_B))
+    prepared = prepare(possible, preparation)
+    return possible, dataclasses.replace(prepared, rejects=(*rejects, *prepared.rejects))
+
+
+def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The same items; the next one is made by a thread while the caller works on this one."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        future = pool.submit(next, items, None)
+        while (item := future.result()) is not None:
+            future = pool.submit(next, items, None)
+            yield item
+
+
+def shard_to_json(shard: Shard) -> str:
+    """A shard as text, the way it travels to a worker."""
+    return json.dumps(dataclasses.asdict(shard))
+
+
+def shard_from_json(text: str) -> Shard:
+    """The shard of `shard_to_json`."""
+    values = json.loads(text)
+    values["inputs"] = tuple(storage.InputFile(**file) for file in values["inputs"])
+    return Shard(**values)
+
+
+class _Rows:
+    """The rows of one shard on their way to its embeddings file."""
+
+    def __init__(self) -> None:
+        self.rejects: list[Reject] = []
+        self.num_embedded = 0
+        self._identities: list[pa.Table] = []
+        self._embeddings: list[np.ndarray] = []
+
+    def reject(self, rejects: Sequence[Reject]) -> None:
+        self.rejects.extend(rejects)
+
+    def keep(self, cutouts: Cutouts, prepared: Prepared) -> None:
+        """Notes identity and flags of the prepared rows of a slice."""
+        index_B = prepared.index_B
+        ids = [cutouts.object_id_B[i] for i in index_B]
+        columns = schema.identity(ids, cutouts.ra_deg_B[index_B], cutouts.dec_deg_B[index_B])
+        columns["row"] = pa.array(cutouts.row_B[index_B], pa.int64())
+        columns["processing_flags"] = pa.array(prepared.flags_B, pa.int32())
+        for name in ("field", "night", "detector"):
+            columns[name] = pa.array([getattr(cutouts, name)] * len(index_B), pa.string())
+        self._identities.append(pa.table(columns))
+
+    def encoded(self, embedding_BD: np.ndarray) -> None:
+        """Takes the embeddings of rows kept before, in order."""
+        self._embeddings.append(embedding_BD)
+        self.num_embedded += len(embedding_BD)
+
+    def to_parquet(self, shard: str, *, dim: int) -> bytes:
+        """The shard's EMBEDDINGS file. A row whose embedding is not finite is a reject."""
+        promised = schema.embeddings(dim)
+        if not self._identities:
+            return _parquet(promised.empty_table())
+        table = pa.concat_tables(self._identities)
+        embedding_ND = np.concatenate(self._embeddings)
+        finite_N = np.isfinite(embedding_ND).all(axis=1)
+        for row in table["row"].filter(pa.array(~finite_N)).to_pylist():
+            reason = "the encoder gave numbers that are not finite; report it with this cutout"
+            self.rejects.append(Reject(row=row, stage="encode", kind="nonfinite", reason=reason))
+        self.num_embedded = int(finite_N.sum())
+        table = table.filter(pa.array(finite_N))
+        flat = pa.array(np.ascontiguousarray(embedding_ND[finite_N]).reshape(-1), pa.float32())
+        table = table.append_column(
+            schema.embedding_column(dim), pa.FixedSizeListArray.from_arrays(flat, dim)
+        )
+        table = table.append_column("shard", pa.array([shard] * len(table), pa.string()))
+        return _parquet(schema.conform(table, promised, "embeddings"))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    dictionary = ["shard", "field", "night", "detector"]
+    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary)
+    return sink.getvalue()
+
+
+def _only_rejects(rejects: tuple[Reject, ...]) -> Prepared:
+    nothing = np.zeros(0, np.int32)
+    return Prepared(
+        index_B=nothing, image_BCYX=np.zeros((0, 0, 0, 0), np.float32), flags_B=nothing,
+        rejects=rejects,
+    )  # fmt: skip
+
+
+def _take(cutouts: Cutouts, index_B: np.ndarray) -> Cutouts:
+    return dataclasses.replace(
+        cutouts,
+        row_B=cutouts.row_B[index_B],
+        object_id_B=[cutouts.object_id_B[i] for i in index_B],
+        ra_deg_B=cutouts.ra_deg_B[index_B],
+        dec_deg_B=cutouts.dec_deg_B[index_B],
+        image_BCYX=cutouts.image_BCYX[index_B],
+        flags_B=cutouts.flags_B[index_B],
+    )

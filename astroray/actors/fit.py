@@ -1,0 +1,213 @@
+"""What a fit reads and what it leaves: the sample of the survey, the frame, the model file."""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from astroray import storage, surveys
+from astroray.encoders import ENCODERS, build_network, save_model
+from astroray.encoders.pca import Pca, fit_pca
+from astroray.errors import ConfigError, DataError
+from astroray.preparation import Preparation, measure, prepare
+from astroray.surveys.shards import Cutouts, Shard
+
+MEASURE_ROWS = 512
+MEASURE_VALUES = 64_000_000
+"""Pixels are measured on so many rows or numbers at most, whichever comes first."""
+FRAME_ROWS = 2048
+FRAME_BATCH = 32
+DEFAULT_SIZE_PX = 64
+SIZE_STEP_PX = 16
+"""The published network halves its image four times."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """Which part of a survey a model is fitted on."""
+
+    folder: str
+    max_rows: int
+    size_px: int | None
+    bands: tuple[str, ...] | None
+    max_missing: float
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample:
+    """A drawn sample: float16 [N, C, S, S] in 0..1 under `path`, and how it was prepared."""
+
+    path: str
+    preparation: Preparation
+    num_rows: int
+
+
+def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
+    """Prepares up to `max_rows` cutouts of the shards, taken whole in a seeded order of names.
+
+    Publishes `sample.npy` and then `sample.json` in the plan's folder; where both stand they are
+    taken as they are. Raises ConfigError where no cutout of the survey can be used.
+    """
+    description = storage.join(plan.folder, "sample.json")
+    path = storage.join(plan.folder, "sample.npy")
+    if storage.exists(description):
+        known = json.loads(storage.read_bytes(description))
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preparation"].items()}
+        return Sample(path=path, preparation=Preparation(**lists), num_rows=known["num_rows"])
+    ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
+    preparation = _measure(ordered, plan)
+    images = list(_prepared(ordered, preparation, plan.max_rows))
+    if not images:
+        raise ConfigError(
+            "no cutout of the survey can be used: all were rejected; `astroray scan` with "
+            "--encoder of a fitted model lists the reasons"
+        )
+    sample_NCYX = np.concatenate(images)[: plan.max_rows]
+    storage.publish(path, _npy(sample_NCYX))
+    text = {"preparation": dataclasses.asdict(preparation), "num_rows": len(sample_NCYX)}
+    storage.publish(description, json.dumps(text).encode())
+    return Sample(path=path, preparation=preparation, num_rows=len(sample_NCYX))
+
+
+def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[str, int]:
+    """The numbers that the encoder's network is built with."""
+    config = {
+        "num_bands": len(sample.preparation.bands),
+        "size_px": sample.preparation.size_px,
+    }
+    if latent is not None and encoder != "pixels":
+        config["latent"] = latent
+    return config
+
+
+def finish_model(
+    sample: Sample,
+    *,
+    path: str,
+    encoder: str,
+    config: Mapping[str, int],
+    weights: Mapping[str, Tensor] | None,
+    fit: Mapping[str, Any],
+    seed: int,
+    num_threads: int,
+) -> str:
+    """Closes the fit: fits what has a closed form, freezes the frame, publishes the model file.
+
+    weights  the trained network's state; None where the encoder is not trained
+    Returns the model_id.
+    """
+    torch.set_num_threads(num_threads)
+    network = build_network(encoder, config)
+    with storage.local_copy(sample.path) as local:
+        sample_NCYX = torch.from_numpy(np.load(local, mmap_mode="c"))
+        facts = dict(fit)
+        if isinstance(network, Pca):
+            facts |= fit_pca(network, sample_NCYX, seed=seed)
+        if weights is not None:
+            network.load_state_dict(dict(weights))
+        output_ND = _outputs(network, sample_NCYX)
+    center_D, scale_D, live_D = freeze_frame(
+        output_ND, standardize=ENCODERS[encoder].standardize
+    )
+    facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
+    return save_model(
+        path,
+        encoder=encoder,
+        preparation=sample.preparation,
+        network=network,
+        network_config=config,
+        center_D=center_D,
+        scale_D=scale_D,
+        live_D=live_D,
+        fit=facts,
+    )
+
+
+def freeze_frame(output_ND: Tensor, *, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Center, scale and live dimensions of the network's outputs over the sample.
+
+    output_ND  [N, D]  outputs of the network
+    Returns center [D], scale [D] (ones without `standardize`) and the indices of the dimensions
+    that vary, at least one.
+    """
+    output_ND = output_ND.double()
+    center_D = output_ND.mean(dim=0)
+    spread_D = output_ND.std(dim=0, unbiased=False)
+    live_D = torch.nonzero(spread_D > 1e-6 * spread_D.max()).flatten()
+    if not len(live_D):
+        live_D = torch.zeros(1, dtype=torch.int64)
+    scale_D = torch.ones_like(spread_D)
+    if standardize:
+        scale_D[live_D] = torch.where(spread_D[live_D] > 0, spread_D[live_D], 1.0)
+    return center_D.float(), scale_D.float(), live_D
+
+
+@torch.inference_mode()
+def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
+    """The network's outputs over evenly spaced rows of the sample, [M, D]."""
+    step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
+    chosen_NCYX = sample_NCYX[::step]
+    return torch.cat([network(batch.float()).float() for batch in chosen_NCYX.split(FRAME_BATCH)])
+
+
+def _measure(shards: Sequence[Shard], plan: SamplePlan) -> Preparation:
+    """Preparation from the first slices of the ordered shards."""
+    slices: list[Cutouts] = []
+    num_rows = num_values = 0
+    for cutouts in _slices(shards):
+        slices.append(cutouts)
+        num_rows += len(cutouts.row_B)
+        num_values += cutouts.image_BCYX.size
+        if num_rows >= MEASURE_ROWS or num_values >= MEASURE_VALUES:
+            break
+    edges = [min(c.image_BCYX.shape[2:]) for c in slices for _ in c.row_B]
+    size_px = plan.size_px or _default_size_px(edges)
+    preparation = measure(iter(slices), size_px=size_px, bands=plan.bands)
+    return dataclasses.replace(preparation, max_missing=plan.max_missing)
+
+
+def _default_size_px(edges: Sequence[int]) -> int:
+    """The median edge of the cutouts, at most 64, rounded down to what all encoders take."""
+    edge = min(DEFAULT_SIZE_PX, int(np.median(edges)) if edges else DEFAULT_SIZE_PX)
+    return max(SIZE_STEP_PX, edge // SIZE_STEP_PX * SIZE_STEP_PX)
+
+
+def _prepared(
+    shards: Sequence[Shard], preparation: Preparation, max_rows: int
+) -> Iterator[np.ndarray]:
+    """Prepared cutouts as float16 until `max_rows` are there."""
+    num_rows = 0
+    for cutouts in _slices(shards):
+        image_BCYX = prepare(cutouts, preparation).image_BCYX.astype(np.float16)
+        if len(image_BCYX):
+            yield image_BCYX
+        num_rows += len(image_BCYX)
+        if num_rows >= max_rows:
+            return
+
+
+def _slices(shards: Sequence[Shard]) -> Iterator[Cutouts]:
+    """Readable slices; what cannot be read is counted by the embed stage, not here."""
+    for shard in shards:
+        try:
+            items = surveys.read_shard(shard)
+            yield from (item for item in items if isinstance(item, Cutouts))
+        except DataError:
+            continue
+
+
+def _order(name: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+
+
+def _npy(array: np.ndarray) -> bytes:
+    sink = io.BytesIO()
+    np.save(sink, array)
+    return sink.getvalue()

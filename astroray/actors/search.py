@@ -1,0 +1,137 @@
+"""How published embeddings become the catalog: load, drop duplicates, search, certify, write."""
+
+import dataclasses
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from astroray import catalog, faults, ledger, outliers, provenance, schema, storage
+from astroray.errors import LedgerError
+from astroray.neighbors import SearchConfig, search
+
+SHOWN_NEIGHBORS = 5
+"""Neighbors of an outlier that the report has pictures of."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchPlan:
+    """What the search stage is told."""
+
+    run_dir: str
+    name: str
+    """Name of the catalog: the survey."""
+    created: str
+    model_id: str
+    search: SearchConfig
+    num_random: int
+    """Objects drawn at random for the report's gallery."""
+    seed: int
+    fault_plan: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """What the search stage found, without the rows themselves."""
+
+    counts: Mapping[str, int]
+    proof: Mapping[str, Any]
+    backends: Mapping[str, str]
+    wanted: Mapping[str, Sequence[int]]
+    """Rows by shard whose pictures the report shows."""
+
+
+def rank_survey(plan: SearchPlan) -> SearchOutcome:
+    """Scores and certifies all embedded objects of a run and writes NEIGHBORS and CATALOG.
+
+    Raises LedgerError where a done shard's embeddings are missing or differ from its receipt.
+    """
+    faults.arm(plan.fault_plan)
+    objects = load_embeddings(plan.run_dir)
+    unique = outliers.drop_duplicates(objects)
+    ledger.write_rejects(plan.run_dir, "duplicates", unique.rejects, attempt=1)
+    if len(unique.rejects):
+        objects = objects.take(pa.array(unique.kept_M))
+    found = search(
+        embedding_matrix(objects),
+        objects["object_id"],
+        plan.search,
+        memory_bytes=provenance.machine()["memory_bytes"],
+    )
+    faults.reach("search.found")
+    rows = outliers.catalog_table(objects, found, model_id=plan.model_id)
+    ledger.publish_table(
+        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
+        outliers.neighbors_table(objects, found),
+    )
+    faults.reach("search.neighbors")
+    catalog.write_catalog(rows, plan.run_dir, name=plan.name, created=plan.created)
+    faults.reach("search.catalog")
+    return SearchOutcome(
+        counts={
+            "duplicates": len(unique.rejects),
+            "catalog": len(rows),
+            "positions": len(rows) - rows["ra"].null_count,
+        },
+        proof={
+            **dataclasses.asdict(found.proof),
+            "sentence": found.proof.sentence(),
+            "model_id": plan.model_id,
+        },
+        backends={"index": found.index, "index_reason": found.index_reason},
+        wanted=_wanted(rows, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
+    )
+
+
+def load_embeddings(run_dir: str) -> pa.Table:
+    """All embeddings of the done shards, by shard and row, each file checked by its receipt."""
+    tables = []
+    for shard in sorted(ledger.done_shards(run_dir)):
+        receipt = ledger.read_receipt(run_dir, shard)
+        if receipt is None or receipt.shard_rejected:
+            continue
+        path = ledger.embeddings_path(run_dir, shard)
+        if not storage.exists(path):
+            raise LedgerError(
+                f"{path} is missing although shard {shard} is done; run "
+                f"`astroray verify {run_dir} --repair`, then scan again"
+            )
+        data = storage.read_bytes(path)
+        if hashlib.sha256(data).hexdigest() != receipt.checksum:
+            raise LedgerError(
+                f"{path} differs from its receipt (sha256 {receipt.checksum[:12]}...); run "
+                f"`astroray verify {run_dir} --repair`, then scan again"
+            )
+        tables.append(pq.read_table(io.BytesIO(data)))
+    if not tables:
+        return schema.embeddings(1).empty_table()
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def embedding_matrix(objects: pa.Table) -> np.ndarray:
+    """The embedding column as float32 [N, D]."""
+    column = objects["embedding"].combine_chunks()
+    dim = objects.schema.field("embedding").type.list_size
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
+
+
+def _wanted(rows: pa.Table, *, top: int, num_random: int, seed: int) -> dict[str, list[int]]:
+    """Rows by shard of the top outliers, their nearest neighbors, and a random sample."""
+    by_rank = rows.sort_by("rank")
+    best = by_rank.slice(0, top)
+    ids = set(best["object_id"].to_pylist())
+    for neighbors in best["neighbor_id"].to_pylist():
+        ids.update((neighbors or [])[:SHOWN_NEIGHBORS])
+    every_id = by_rank["object_id"].to_numpy(zero_copy_only=False)
+    num_random = min(num_random, len(every_id))
+    ids.update(np.random.default_rng(seed).choice(every_id, num_random, replace=False))
+    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(sorted(ids), pa.string())))
+    wanted: dict[str, list[int]] = {}
+    for shard, row in zip(chosen["shard"].to_pylist(), chosen["row"].to_pylist(), strict=True):
+        wanted.setdefault(shard, []).append(row)
+    return {shard: sorted(wanted[shard]) for shard in sorted(wanted)}

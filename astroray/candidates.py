@@ -1,0 +1,183 @@
+"""Which vectors FAISS proposes as neighbors, measured: by brute force, proven, or from cells.
+
+FAISS itself is handed in; `neighbors` alone imports it. U vectors, all different, in the order of
+object_id; G queries among them; C candidates of each.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from types import ModuleType
+
+import numpy as np
+
+from astroray.distances import UNIT_FLOAT32, Frame, pair_distances, parts, spread
+
+PAD = 8  # candidates beyond k, so that the float32 error seldom reaches the k-th
+CANDIDATES_AT_ONCE = 2**18
+VECTORS_AT_ONCE = 2**18
+POINTS_PER_CELL = 64  # of the training sample
+LARGEST_PROBED_SHARE = 0.25  # a scanned vector costs about twice one of brute force
+RECALL_SAMPLE = 1_000
+RECALL_GOAL = 0.99
+
+
+class Exact:
+    """Finds the proven nearest others of a vector among all."""
+
+    def __init__(self, faiss: ModuleType, frame: Frame, *, k: int) -> None:
+        self.faiss, self.frame = faiss, frame
+        self.num_neighbors = max(0, min(k, len(frame.embedding_UD) - 1))
+        self.num_float64 = 0
+        """Searches in which float32 could not prove the neighbors, so float64 did."""
+
+    def nearest(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [G, K] and published distances [G, K], nearest first, ties by index."""
+        near_GK = np.zeros((len(vector_G), self.num_neighbors), np.int64)
+        distance_GK = np.zeros(near_GK.shape)
+        if near_GK.size == 0:
+            return near_GK, distance_GK
+        num_candidates = min(self.num_neighbors + 1 + PAD, len(self.frame.embedding_UD))
+        for part in parts(len(vector_G), max(256, CANDIDATES_AT_ONCE // num_candidates)):
+            near_BK, distance_BK, proven_B = self._propose(vector_G[part], num_candidates)
+            unproven_B = vector_G[part][~proven_B]
+            again = self.frame.nearest(unproven_B, self.num_neighbors)
+            near_BK[~proven_B], distance_BK[~proven_B] = again
+            near_GK[part], distance_GK[part] = near_BK, distance_BK
+            self.num_float64 += len(unproven_B)
+        return near_GK, distance_GK
+
+    def _propose(
+        self, vector_B: np.ndarray, num_candidates: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The nearest of FAISS's float32 candidates, and for which rows that is proven."""
+        frame = self.frame
+        query_BD = frame.rows(vector_B, np.float32)
+        found = self.faiss.ResultHeap(len(vector_B), num_candidates)
+        for part in parts(len(frame.embedding_UD), VECTORS_AT_ONCE):
+            vectors = frame.rows(part, np.float32)
+            square_BC, near_BC = self.faiss.knn(
+                query_BD, vectors, min(num_candidates, len(vectors))
+            )
+            found.add_result(square_BC, near_BC + part.start)
+        found.finalize()
+        near_BK, distance_BK = _measure(frame, vector_B, found.I, self.num_neighbors)
+        if num_candidates == len(frame.embedding_UD):
+            return near_BK, distance_BK, (near_BK >= 0).all(axis=1)
+        kth_B = (distance_BK[:, -1] * frame.scale) ** 2
+        slack_B = frame.slack(frame.norm_U[vector_B], kth_B, UNIT_FLOAT32)
+        # Whatever FAISS left out has a computed square of at least its last candidate's.
+        return near_BK, distance_BK, found.D[:, -1] > kth_B + slack_B
+
+
+class Cells:
+    """Finds near others of a vector in the cells of an inverted file around it.
+
+    The cells depend on the vectors, the seed and the kind, never on threads.
+    """
+
+    def __init__(
+        self, faiss: ModuleType, exact: Exact, *, kind: str, seed: int, num_probes: int | None
+    ) -> None:
+        self.faiss, self.frame, self.num_neighbors = faiss, exact.frame, exact.num_neighbors
+        size, dim = self.frame.embedding_UD.shape
+        self.num_cells = _num_cells(size)
+        self.quantizer = faiss.IndexFlatL2(dim)
+        if kind == "ivf-sq8":
+            code = faiss.ScalarQuantizer.QT_8bit
+            self.ivf = faiss.IndexIVFScalarQuantizer(self.quantizer, dim, self.num_cells, code)
+        else:
+            self.ivf = faiss.IndexIVFFlat(self.quantizer, dim, self.num_cells)
+        self.ivf.cp.seed = seed
+        self.ivf.cp.min_points_per_centroid = 1  # FAISS warns on a short sample
+        self.ivf.cp.max_points_per_centroid = POINTS_PER_CELL
+        sample = spread(size, self.num_cells * POINTS_PER_CELL)
+        with threads(faiss, 1):  # no sum over threads decides where a cell lies or who is in it
+            self.ivf.train(self.frame.rows(sample, np.float32))
+            for part in parts(size, VECTORS_AT_ONCE):
+                self.ivf.add(self.frame.rows(part, np.float32))
+        self.is_good = True
+        """Whether the probes find RECALL_GOAL of the true neighbors, or were asked for."""
+        self.num_probes, how = self._choose_probes(exact, num_probes)
+        self.sentence = f"{self.num_probes} of {self.num_cells} cells looked into, {how}"
+
+    def nearest(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [G, K] and published distances [G, K]; -1 and NaN where none was found."""
+        near_GK = np.full((len(vector_G), self.num_neighbors), -1, np.int64)
+        distance_GK = np.full(near_GK.shape, np.nan)
+        if near_GK.size == 0:
+            return near_GK, distance_GK
+        num_candidates = self.num_neighbors + 1 + PAD
+        for part in parts(len(vector_G), max(256, CANDIDATES_AT_ONCE // num_candidates)):
+            query_BD = self.frame.rows(vector_G[part], np.float32)
+            with threads(self.faiss, 1):  # a product's last bits may choose another cell
+                square_BP, cell_BP = self.quantizer.search(query_BD, self.num_probes)
+            self.ivf.nprobe = self.num_probes
+            _, candidate_BC = self.ivf.search_preassigned(
+                query_BD, num_candidates, cell_BP, square_BP
+            )
+            near_GK[part], distance_GK[part] = _measure(
+                self.frame, vector_G[part], candidate_BC, self.num_neighbors
+            )
+        return near_GK, distance_GK
+
+    def _choose_probes(self, exact: Exact, asked: int | None) -> tuple[int, str]:
+        """The fewest probes, doubling, that reach RECALL_GOAL on a sample, else the most."""
+        if asked is not None:
+            return min(asked, self.num_cells), "asked for"
+        most = max(1, int(LARGEST_PROBED_SHARE * self.num_cells))
+        sample = spread(len(self.frame.embedding_UD), RECALL_SAMPLE)
+        truth_GK, _ = exact.nearest(sample)
+        self.num_probes, recall = 1, _recall(self._sampled(sample, 1), truth_GK)
+        while recall < RECALL_GOAL and 2 * self.num_probes <= most:
+            recall = _recall(self._sampled(sample, 2 * self.num_probes), truth_GK)
+        self.is_good = recall >= RECALL_GOAL
+        return self.num_probes, f"recall {recall:.4f} on {len(sample)} objects"
+
+    def _sampled(self, sample: np.ndarray, num_probes: int) -> np.ndarray:
+        self.num_probes = num_probes
+        return self.nearest(sample)[0]
+
+
+@contextlib.contextmanager
+def threads(faiss: ModuleType, num_threads: int) -> Iterator[None]:
+    """FAISS on so many threads; restored after."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _measure(
+    frame: Frame, vector_B: np.ndarray, candidate_BC: np.ndarray, num_neighbors: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest [B, K] of candidates (-1: none) by published distance, itself left out."""
+    distance_BC = np.full(candidate_BC.shape, np.nan)
+    is_other_BC = (candidate_BC >= 0) & (candidate_BC != vector_B[:, None])
+    distance_BC[is_other_BC] = pair_distances(
+        frame.embedding_UD,
+        np.repeat(vector_B, is_other_BC.sum(axis=1)),
+        candidate_BC[is_other_BC],
+    )
+    order_BK = np.lexsort((candidate_BC, distance_BC), axis=-1)[:, :num_neighbors]  # NaN last
+    distance_BK = np.take_along_axis(distance_BC, order_BK, axis=1)
+    near_BK = np.take_along_axis(candidate_BC, order_BK, axis=1)
+    return np.where(np.isnan(distance_BK), -1, near_BK), distance_BK
+
+
+def _num_cells(num_vectors: int) -> int:
+    """About 4 sqrt(U), a power of two, with POINTS_PER_CELL vectors a cell at least."""
+    wanted = round(math.log2(4.0 * math.sqrt(num_vectors)))
+    affordable = int(math.log2(max(1, num_vectors // POINTS_PER_CELL)))
+    return 2 ** min(wanted, affordable)
+
+
+def _recall(near_GK: np.ndarray, truth_GK: np.ndarray) -> float:
+    """Share of the true neighbors that were found."""
+    if truth_GK.size == 0:
+        return 1.0
+    row_G1 = np.arange(len(truth_GK))[:, None] * (int(max(truth_GK.max(), near_GK.max())) + 1)
+    found_GK = np.isin(row_G1 + truth_GK, (row_G1 + near_GK)[near_GK >= 0])
+    return float(found_GK.mean())

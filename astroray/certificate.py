@@ -1,0 +1,140 @@
+"""When the top of an outlier list is proven: upper bounds in, exact scores for those that matter.
+
+A bound is a score over some of the objects: the k-th or mean of the k smallest distances found.
+The exact score is the same float64 function of the k smallest distances of all, which are no
+larger one by one; rounded sums of no larger terms in the same order are no larger, so the bound
+holds as computed and its stated float error is zero. Yesterday's exact scores, in the same
+frozen frame, are such bounds for a survey that has only gained objects.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+FIRST_BLOCK = 64
+LARGEST_BLOCK = 8192
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Why the first `num_certified` objects are the exact top of the list."""
+
+    num_certified: int
+    num_objects: int
+    num_rescored: int
+    """Objects whose score was compared with all others."""
+    threshold: float | None
+    """Exact score of the last certified object; None where nothing is certified."""
+    next_bound: float | None
+    """Largest bound of all objects that were not re-scored, strictly below the threshold; where
+    all were, the best exact score outside the top, at most the threshold. None where none is."""
+    score: str
+    k: int
+
+    def sentence(self) -> str:
+        """The proof in one line."""
+        kind = f"(k={self.k}, {'mean' if self.score == 'mean' else 'kth'} distance)"
+        if self.threshold is None:
+            return f"nothing to certify: no object has a neighbor {kind}"
+        done = f"exact: {self.num_rescored} of {self.num_objects} re-scored"
+        if self.next_bound is None:
+            return f"{done}, all of them in the top {self.num_certified} {kind}"
+        if self.num_rescored < self.num_objects:
+            relation = f"next bound {self.next_bound:.6g} < threshold {self.threshold:.6g}"
+        else:
+            sign = "<" if self.next_bound < self.threshold else "="
+            relation = f"next score {self.next_bound:.6g} {sign} threshold {self.threshold:.6g}"
+        return f"{done}, {relation} {kind}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Certified:
+    """Scores after certification; rows in the order that they came in."""
+
+    score_N: np.ndarray
+    """[N] float64; exact where `is_exact_N`, else an upper bound; NaN without any neighbor."""
+    is_exact_N: np.ndarray
+    """[N] bool."""
+    certified_N: np.ndarray
+    """[N] bool, proven to be in the exact top."""
+    rank_N: np.ndarray
+    """[N] int64 from 1: descending score, ties in row order, no score last."""
+    proof: Proof
+
+
+def certify_top(
+    score_N: np.ndarray,
+    is_exact_N: np.ndarray,
+    rescore: Callable[[np.ndarray], np.ndarray],
+    *,
+    top: int,
+    k: int,
+    score: str,
+) -> Certified:
+    """Re-scores objects in descending order of their bound until the top is proven.
+
+    score_N     [N]  upper bounds, infinite where too few neighbors are known; NaN: no score
+    is_exact_N  [N]  True where the bound is the exact score already
+    rescore          rows [B], ascending, to their exact scores [B]
+
+    Stops where the largest bound not re-scored is strictly below the `top`-th best exact score,
+    so ties at the border are all exact; they are ranked in row order, which must be the order of
+    `object_id`. Raises RuntimeError where an exact score lies above its bound.
+    """
+    score_N, is_exact_N = score_N.astype(np.float64), is_exact_N.copy()
+    num_top = min(top, int((~np.isnan(score_N)).sum()))
+    todo_N = np.flatnonzero(~is_exact_N & ~np.isnan(score_N))
+    todo_N = todo_N[np.argsort(-score_N[todo_N], kind="stable")]
+    size = max(FIRST_BLOCK, num_top)
+    threshold = _best(score_N[is_exact_N], num_top)
+    while len(todo_N) and score_N[todo_N[0]] >= threshold:
+        block = todo_N[:size]
+        block = np.sort(block[score_N[block] >= threshold])
+        todo_N = todo_N[len(block) :]
+        score_N[block] = _checked(rescore(block), score_N[block], block)
+        is_exact_N[block] = True
+        threshold = _best(score_N[is_exact_N], num_top)
+        size = min(2 * size, LARGEST_BLOCK)
+    order_N = np.lexsort((np.arange(len(score_N)), -score_N))  # NaN sorts last
+    rank_N = np.empty(len(score_N), np.int64)
+    rank_N[order_N] = np.arange(1, len(score_N) + 1)
+    outside = score_N[todo_N] if len(todo_N) else score_N[order_N[num_top:]]
+    outside = outside[~np.isnan(outside)]
+    proof = Proof(
+        num_certified=num_top,
+        num_objects=len(score_N),
+        num_rescored=int(is_exact_N.sum()),
+        threshold=float(threshold) if num_top else None,
+        next_bound=float(outside[0]) if len(outside) else None,
+        score=score,
+        k=k,
+    )
+    return Certified(
+        score_N=score_N,
+        is_exact_N=is_exact_N,
+        certified_N=rank_N <= num_top,
+        rank_N=rank_N,
+        proof=proof,
+    )
+
+
+def _best(score_N: np.ndarray, num_top: int) -> float:
+    """The `num_top`-th largest score; minus infinity while there are fewer."""
+    score_N = score_N[~np.isnan(score_N)]
+    if num_top == 0:
+        return np.inf
+    if len(score_N) < num_top:
+        return -np.inf
+    return float(np.partition(score_N, len(score_N) - num_top)[len(score_N) - num_top])
+
+
+def _checked(exact_B: np.ndarray, bound_B: np.ndarray, row_B: np.ndarray) -> np.ndarray:
+    broken = np.flatnonzero(~(exact_B <= bound_B))
+    if broken.size:
+        raise RuntimeError(
+            f"the bound {bound_B[broken[0]]} of row {row_B[broken[0]]} is below its exact score "
+            f"{exact_B[broken[0]]} ({broken.size} such rows of {len(row_B)}), expected an upper "
+            "bound; nothing can be certified from these bounds"
+        )
+    return exact_B

@@ -1,0 +1,259 @@
+"""Every verb of the command line."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from astroray import __version__
+from astroray.errors import AstrorayError, ConfigError
+
+if TYPE_CHECKING:
+    from astroray.ledger import RunRecord
+    from astroray.pipeline import Progress
+
+REFRESH_S = 5.0
+"""Seconds between progress lines where the output is no terminal."""
+
+
+class _Group(click.Group):
+    """Turns astroray's own errors into one line and the exit code of their class."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AstrorayError as error:
+            click.echo(f"astroray: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="astroray")
+def cli() -> None:
+    """Finds the unusual in sky surveys, and proves the top of the list.
+
+    A first look:  astroray scan hdf --out runs/hdf
+    """
+
+
+@cli.command()
+@click.argument("survey", default="hdf")
+@click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
+@click.option("--encoder", metavar="NAME|PATH", help="attcae (default), cae, pca, pixels, or a "
+              "model file.")
+@click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
+@click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
+@click.option("--workers", metavar="auto|N|MIN..MAX", help="Workers of the embed stage.  "
+              "[default: auto]")
+@click.option("--train-workers", type=int, help="Workers of the fit.  [default: 1]")
+@click.option("--max-rejected", type=float, help="Share of rows or shards that may be rejected "
+              "before the exit code is 1.  [default: 0.01]")
+@click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
+              help="Any setting of the file, e.g. fit.num_passes=10.")
+def scan(
+    survey: str,
+    out: str,
+    encoder: str | None,
+    k: int | None,
+    top: int | None,
+    workers: str | None,
+    train_workers: int | None,
+    max_rejected: float | None,
+    file: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Scan SURVEY for outliers: list, fit, embed, search, certify, report.
+
+    SURVEY is hdf (the Hubble Deep Field that comes with scikit-image), sim:galaxies?count=20000,
+    or files: a folder, a glob, one file, s3://...; options follow a question mark. The same
+    command on the same DIR resumes.
+    """
+    from astroray.config import load_config
+    from astroray.pipeline import scan as run_scan
+
+    flags = {
+        "encoder.name": encoder,
+        "search.k": k,
+        "search.top": top,
+        "workers": workers,
+        "fit.train_workers": train_workers,
+        "max_rejected": max_rejected,
+        **dict(_parse_setting(text) for text in settings),
+    }
+    config = load_config(survey, out, file, flags)
+    with _progress_line() as show:
+        record = run_scan(config, show=show)
+    _summarize(record, out)
+    _exit_if_too_many_rejects(record, config.max_rejected)
+
+
+@cli.command()
+@click.argument("survey")
+@click.option("--out", required=True, metavar="DIR", help="Folder for shards/ and truth.parquet.")
+def simulate(survey: str, out: str) -> None:
+    """Write a simulated SURVEY, e.g. 'sim:galaxies?count=20000&seed=7', to disk as shards."""
+    from astroray.surveys.simulated import write_survey
+
+    write_survey(survey, out)
+    click.echo(f"shards  {out}/shards\ntruth   {out}/truth.parquet")
+
+
+@cli.command()
+@click.argument("run_dir")
+def status(run_dir: str) -> None:
+    """Say how far the run in RUN_DIR is, from its ledger."""
+    from astroray.inspection import read_status
+
+    for name, value in read_status(run_dir).items():
+        click.echo(f"{name:<14}{value}")
+
+
+@cli.command()
+@click.argument("run_dir")
+@click.option("--repair", is_flag=True, help="Take back the done marks of damaged shards, so "
+              "that the next scan does them again.")
+def verify(run_dir: str, repair: bool) -> None:
+    """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
+    from astroray.inspection import verify_run
+
+    faults = verify_run(run_dir, repair=repair)
+    for fault in faults:
+        click.echo(f"fault: {fault}")
+    click.echo(f"{len(faults)} faults" if faults else "all checks passed")
+    sys.exit(1 if faults else 0)
+
+
+@cli.command("retry-rejects")
+@click.argument("run_dir")
+def retry_rejects(run_dir: str) -> None:
+    """Redo the shards of RUN_DIR with rejects whose cause may have gone, then the catalog."""
+    from astroray.inspection import reopen_rejected
+    from astroray.pipeline import scan as run_scan
+
+    config, reopened = reopen_rejected(run_dir)
+    click.echo(f"{len(reopened)} shards have rejects that may pass now")
+    if not reopened:
+        return
+    with _progress_line() as show:
+        record = run_scan(config, show=show)
+    _summarize(record, run_dir)
+    _exit_if_too_many_rejects(record, config.max_rejected)
+
+
+@cli.command()
+@click.argument("run_dir")
+@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]), required=True)
+@click.option("--out", required=True, metavar="FILE")
+@click.option("--overwrite", is_flag=True)
+def export(run_dir: str, kind: str, out: str, overwrite: bool) -> None:
+    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them."""
+    from astroray.catalog import export_catalog
+
+    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite)
+    click.echo(f"{num_rows} rows  {out}")
+
+
+@cli.command()
+def doctor() -> None:
+    """Say what this machine has, and what astroray will do with it."""
+    from astroray.doctor import examine
+
+    healthy = True
+    for finding in examine():
+        click.echo(f"{'ok ' if finding.ok else 'NO '} {finding.what:<14}{finding.text}")
+        healthy &= finding.ok or not finding.required
+    sys.exit(0 if healthy else 1)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@click.argument("name")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def bench(name: str, arguments: tuple[str, ...]) -> None:
+    """Run the benchmark NAME of a checkout (see benchmarks/), e.g. `astroray bench scan --json`."""
+    import runpy
+    from pathlib import Path
+
+    if not Path("benchmarks", f"{name}.py").is_file():
+        raise ConfigError(
+            f"no benchmarks/{name}.py in this folder; run it in the root of a checkout"
+        )
+    sys.path.insert(0, "")
+    sys.argv = [f"benchmarks.{name}", *arguments]
+    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+def _parse_setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    key, mark, value = text.partition("=")
+    if not mark:
+        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
+    return key, yaml.safe_load(value)
+
+
+@contextmanager
+def _progress_line() -> Iterator[Callable[["Progress"], None]]:
+    """One line that is rewritten on a terminal, or a line every few seconds elsewhere."""
+    terminal = sys.stderr.isatty()
+    last = {"stage": "", "time": 0.0}
+
+    def show(progress: "Progress") -> None:
+        now = time.monotonic()
+        new_stage = progress.stage != last["stage"]
+        if terminal:
+            end = "\n" if new_stage and last["stage"] else ""
+            click.echo(f"{end}\r\033[K{_describe(progress)}", nl=False, err=True)
+        elif new_stage or now - float(last["time"]) >= REFRESH_S:
+            click.echo(_describe(progress), err=True)
+        else:
+            return
+        last.update(stage=progress.stage, time=now)
+
+    try:
+        yield show
+    finally:
+        if terminal and last["stage"]:
+            click.echo("", err=True)
+
+
+def _describe(progress: "Progress") -> str:
+    parts = [f"{progress.stage:<7}"]
+    if progress.shards_total and progress.stage == "embed":
+        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
+        parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
+        parts.append(f"rejects {progress.rejects}")
+    if progress.seconds_left is not None:
+        parts.append(f"{progress.seconds_left:.0f} s left")
+    return "  ".join([*parts, progress.note]).rstrip()
+
+
+def _summarize(record: "RunRecord", out: str) -> None:
+    counts = record.counts
+    click.echo(
+        f"{counts['catalog']} objects scored, {counts['rows_rejected']} rows and "
+        f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
+        f"{sum(record.seconds.values()):.0f} s"
+    )
+    for kind in record.rejects:
+        click.echo(f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
+                   f"e.g. {kind['reason']}")
+    click.echo(f"proof    {record.proof['sentence']}")
+    click.echo(f"catalog  {out}/catalog\nreport   {out}/report/index.html")
+
+
+def _exit_if_too_many_rejects(record: "RunRecord", limit: float) -> None:
+    counts = record.counts
+    rows = counts["rows_rejected"] / max(counts["rows_read"], 1)
+    shards = counts["shards_rejected"] / max(counts["shards"], 1)
+    if max(rows, shards) > limit:
+        click.echo(
+            f"astroray: {rows:.1%} of the rows and {shards:.1%} of the shards were rejected, "
+            f"expected at most {limit:.1%}; the catalog is written; see the reasons above and "
+            f"--max-rejected",
+            err=True,
+        )
+        sys.exit(1)

@@ -1,0 +1,202 @@
+"""What a scan is asked to do: every setting, its default, and how a file or a flag sets it.
+
+Flags come before the file, the file before the defaults. The effective configuration is written
+to `run.json` before the first row is read.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from astroray import storage
+from astroray.encoders import ENCODERS
+from astroray.errors import ConfigError
+from astroray.neighbors import SearchConfig
+from astroray.surveys.shards import SurveyUri
+from astroray.training import FitConfig
+
+DEFAULT_BUDGET_S = 90.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which encoder, and what it sees of a cutout."""
+
+    name: str = "attcae"
+    """A name of `encoders.ENCODERS`, fitted on the survey, or the path of a model file."""
+    size_px: int | None = None
+    """Edge of the prepared square; None: the cutouts' own, at most 64. For a fit only."""
+    bands: tuple[str, ...] | None = None
+    """Bands in order; None: all that the survey has. For a fit only."""
+    latent: int | None = None
+    """Length of the network's output; None: its own default. For a fit only."""
+    max_missing: float = 0.25
+    """Largest share of missing pixels of a cutout. For a fit only."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether `name` is the path of a model file."""
+        return self.name not in ENCODERS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScanConfig:
+    """The main job's settings; see DESIGN of the run directory in the README."""
+
+    survey: str
+    """Survey URI, e.g. `hdf`, `sim:galaxies?count=20000`, a folder, a glob, `s3://...`."""
+    out: str
+    """Run directory; belongs to one fingerprint."""
+    encoder: EncoderConfig = EncoderConfig()
+    fit: FitConfig = FitConfig(budget_s=DEFAULT_BUDGET_S)
+    max_fit_rows: int = 4096
+    """Cutouts that an encoder is fitted on, drawn by whole shards."""
+    search: SearchConfig = SearchConfig()
+    batch_size: int = 32
+    """Cutouts encoded at once; the last batch is padded, so that results do not depend on it."""
+    seed: int = 0
+    workers: str = "auto"
+    """Workers of the embed stage: auto, N, or MIN..MAX."""
+    num_gpus: float | None = None
+    """GPUs a worker, fractions too; None: one each where there are any."""
+    max_rejected: float = 0.01
+    """Share of rows or of shards that may be rejected; above it the exit code is 1."""
+    num_random: int = 60
+    """Random objects shown in the report beside the outliers."""
+    fault_plan: str = ""
+    """Folder of kill points for tests; see faults.py."""
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty, expected a folder or s3:// address; give --out DIR")
+        for name in ("max_fit_rows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+        if not 0 <= self.max_rejected <= 1:
+            raise ConfigError(f"max_rejected is {self.max_rejected}, expected a share 0..1")
+
+    def science(self, *, model_id: str, device: str) -> dict[str, Any]:
+        """All settings that may change what the catalog says; neither workers nor paths."""
+        settings = to_dict(self)
+        for name in ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random"):
+            del settings[name]
+        if model_id:  # a model file is known by its content, and nothing is fitted
+            settings = {k: v for k, v in settings.items() if k not in ("fit", "max_fit_rows")}
+            settings["encoder"] = model_id
+        settings["search"].pop("num_threads", None)
+        settings["device"] = device
+        return settings
+
+
+def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any]) -> ScanConfig:
+    """The configuration of defaults, then a YAML file, then flags.
+
+    flags  dotted keys, e.g. {"search.k": 10, "encoder.name": "pca"}; None values are left out
+
+    Raises ConfigError on an unknown key or a value of another type.
+    """
+    values: dict[str, Any] = {}
+    if file:
+        values = _load_yaml(file)
+    for key, value in flags.items():
+        if value is not None:
+            _put(values, key.split("."), value)
+    values |= {"survey": _absolute(survey), "out": out}
+    config = from_dict(ScanConfig, values, where=file or "the flags")
+    return dataclasses.replace(
+        config, encoder=dataclasses.replace(config.encoder, name=config.encoder.name)
+    )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested dictionaries of JSON values."""
+    return {
+        field.name: to_dict(value)
+        if dataclasses.is_dataclass(value := getattr(config, field.name))
+        else list(value)
+        if isinstance(value, tuple)
+        else value
+        for field in dataclasses.fields(config)
+    }
+
+
+def from_dict(cls: type, values: Mapping[str, Any], *, where: str, path: str = "") -> Any:
+    """The frozen dataclass `cls` of nested dictionaries, every key and type checked."""
+    hints = typing.get_type_hints(cls)
+    known = {field.name for field in dataclasses.fields(cls)}
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(
+                f"setting {path}{key} in {where} is unknown, expected one of {sorted(known)}"
+            )
+        arguments[key] = _checked(value, hints[key], f"{path}{key}", where)
+    return cls(**arguments)
+
+
+def _checked(value: Any, hint: Any, key: str, where: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"setting {key} in {where} is {value!r}, expected a section of keys")
+        return from_dict(hint, value, where=where, path=f"{key}.")
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        accepted, converted = _accept(value, option)
+        if accepted:
+            return converted
+    raise ConfigError(f"setting {key} in {where} is {value!r}, expected {_type_name(hint)}")
+
+
+def _accept(value: Any, hint: Any) -> tuple[bool, Any]:
+    origin = typing.get_origin(hint)
+    if origin is typing.Literal:
+        return value in typing.get_args(hint), value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return isinstance(parts, list | tuple), tuple(parts) if parts is not None else parts
+    if hint is type(None):
+        return value is None, None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return True, float(value)
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return True, str(value)
+    if isinstance(value, bool) and hint is not bool:
+        return False, value
+    return isinstance(value, hint), value
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)).replace("typing.", "")
+
+
+def _load_yaml(file: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(storage.read_bytes(file).decode()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not a YAML file: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds {type(values).__name__}, expected keys and values")
+    return values
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        values = values.setdefault(key, {})
+    values[path[-1]] = value
+
+
+def _absolute(survey: str) -> str:
+    """Local surveys are known by their absolute path, so that a run may go on from elsewhere."""
+    import os
+
+    uri = SurveyUri.parse(survey)
+    location = uri.location
+    if ":" in location.partition("/")[0] or not (
+        os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
+    ):
+        return survey
+    return str(dataclasses.replace(uri, location=os.path.abspath(os.path.expanduser(location))))

@@ -1,0 +1,49 @@
+"""The linear encoder: coordinates along the principal components of the survey's own pixels."""
+
+import torch
+from torch import Tensor, nn
+
+MAX_FIT_ROWS = 5000
+NUM_POWER_ITERATIONS = 4
+
+
+class Pca(nn.Module):
+    """Projects [B, C, S, S] to the first `latent` principal components, [B, latent]."""
+
+    def __init__(self, *, num_bands: int, size_px: int, latent: int = 32) -> None:
+        super().__init__()
+        num_pixels = num_bands * size_px * size_px
+        self.embedding_dim = latent
+        self.register_buffer("mean", torch.zeros(num_pixels))
+        self.register_buffer("components", torch.zeros(latent, num_pixels))
+
+    def forward(self, image_BCYX: Tensor) -> Tensor:
+        mean = self.get_buffer("mean")
+        return (image_BCYX.flatten(1) - mean) @ self.get_buffer("components").T
+
+
+def fit_pca(network: Pca, sample_NCYX: Tensor, *, seed: int) -> dict[str, float]:
+    """Sets mean and components from a sample; returns the share of variance they explain.
+
+    sample_NCYX  [N, C, S, S]  prepared cutouts in 0..1; at most MAX_FIT_ROWS of them are used
+    Randomized SVD after Halko, Martinsson & Tropp 2011, SIAM Rev. 53, 217; seeded, signs fixed
+    by the largest weight of each component. Components beyond the sample's rank are zero.
+    """
+    order_N = torch.randperm(len(sample_NCYX), generator=torch.Generator().manual_seed(seed))
+    chosen_N = order_N[:MAX_FIT_ROWS].sort().values
+    pixels_NP = sample_NCYX[chosen_N].flatten(1).float()
+    mean = pixels_NP.mean(dim=0)
+    centered_NP = pixels_NP - mean
+    latent = network.embedding_dim
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        rank = min(latent + 10, *centered_NP.shape)
+        _, sigma, v = torch.svd_lowrank(centered_NP, q=rank, niter=NUM_POWER_ITERATIONS)
+    components = v.T[:latent]
+    largest = components.abs().argmax(dim=1, keepdim=True)
+    components = components * torch.sign(components.gather(1, largest))
+    network.get_buffer("mean").copy_(mean)
+    network.get_buffer("components")[: len(components)] = components
+    total = float(centered_NP.square().sum())
+    explained = float(sigma[:latent].square().sum()) / total if total > 0 else 0.0
+    return {"explained_variance": min(explained, 1.0)}

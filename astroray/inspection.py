@@ -1,0 +1,139 @@
+"""What a run directory says of itself: status, verification, and shards worth another try."""
+
+import dataclasses
+import hashlib
+import io
+
+import pyarrow.parquet as pq
+
+from astroray import catalog, ledger, schema, storage, surveys
+from astroray.config import ScanConfig, from_dict
+from astroray.errors import AstrorayError, LedgerError
+from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
+
+
+def read_status(run_dir: str) -> dict[str, str]:
+    """How far a run is, as names and values for a person. Raises LedgerError without a run."""
+    record = _record(run_dir)
+    shards = ledger.read_listing(run_dir)
+    receipts = _receipts(run_dir)
+    counts = ledger.total(receipts.values())
+    spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
+    status = {
+        "survey": record.survey,
+        "state": record.state,
+        "model": str(record.model.get("model_id", "not fitted yet")),
+        "shards done": f"{counts['shards']} of {len(shards)}",
+        "objects": str(counts["rows_embedded"]),
+        "rejects": f"{counts['rows_rejected']} rows, {counts['shards_rejected']} shards",
+        "seconds": spent,
+    }
+    if record.proof:
+        status["proof"] = str(record.proof["sentence"])
+    if record.error:
+        status["error"] = record.error
+    return status
+
+
+def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
+    """Faults of a run, in words; none is an empty list.
+
+    Checks every receipt's conservation, every embeddings file's checksum, schema and rows, that
+    embedded = catalog + duplicates, and that the catalog conforms and its ranks are 1..N. With
+    `repair` the done marks of damaged shards are taken back.
+    """
+    record = _record(run_dir)
+    faults: list[str] = []
+    listed = {shard.name for shard in ledger.read_listing(run_dir)}
+    receipts = _receipts(run_dir)
+    faults += [f"shard {name} is done but not listed" for name in sorted(set(receipts) - listed)]
+    missing = sorted(listed - set(receipts))
+    if record.state == "done" and missing:
+        faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[0]}")
+    for name, receipt in sorted(receipts.items()):
+        fault = _check_embeddings(run_dir, receipt)
+        if fault:
+            faults.append(fault)
+            if repair:
+                ledger.undo_shard(run_dir, name)
+    if record.state == "done":
+        faults += _check_catalog(run_dir, record, ledger.total(receipts.values()))
+    return faults
+
+
+def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
+    """Takes back the done marks of shards with rejects whose cause may have gone.
+
+    Their files are taken as they are now. Returns the run's configuration and the shards' names;
+    a scan with it does them again.
+    """
+    record = _record(run_dir)
+    config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
+    config = dataclasses.replace(config, out=run_dir)
+    rejects = ledger.read_rejects(run_dir)
+    names = {
+        shard
+        for shard, kind in zip(
+            rejects["shard"].to_pylist(), rejects["class"].to_pylist(), strict=True
+        )
+        if kind in RETRYABLE_KINDS
+    }
+    known = ledger.read_listing(run_dir)
+    changed = surveys.list_shards(config.survey, known=known).changed
+    fresh = [changed[s.name] if s.name in names & set(changed) else s for s in known]
+    for name in sorted(names):
+        ledger.undo_shard(run_dir, name)
+    ledger.write_listing(run_dir, fresh)
+    return config, sorted(names)
+
+
+def _record(run_dir: str) -> RunRecord:
+    record = RunRecord.load(run_dir)
+    if record is None:
+        raise LedgerError(f"{run_dir} holds no run.json, expected the --out of a scan")
+    return record
+
+
+def _receipts(run_dir: str) -> dict[str, Receipt]:
+    found = {name: ledger.read_receipt(run_dir, name) for name in ledger.done_shards(run_dir)}
+    return {name: receipt for name, receipt in found.items() if receipt}
+
+
+def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
+    """What is wrong with a done shard's embeddings; empty where nothing is."""
+    if receipt.shard_rejected:
+        return ""
+    path = ledger.embeddings_path(run_dir, receipt.shard)
+    if not storage.exists(path):
+        return f"{path} is missing"
+    data = storage.read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != receipt.checksum:
+        return f"{path} differs from its receipt: sha256 expected {receipt.checksum}"
+    table = pq.read_table(io.BytesIO(data))
+    dim = table.schema.field("embedding").type.list_size
+    schema.conform(table, schema.embeddings(dim), "embeddings")
+    if len(table) != receipt.rows_embedded:
+        return f"{path} has {len(table)} rows, its receipt says {receipt.rows_embedded}"
+    return ""
+
+
+def _check_catalog(run_dir: str, record: RunRecord, counts: dict[str, int]) -> list[str]:
+    try:
+        table = catalog.read_catalog(run_dir)
+    except AstrorayError as error:
+        return [str(error)]
+    faults = []
+    embedded, duplicates = counts["rows_embedded"], record.counts.get("duplicates", 0)
+    if embedded != len(table) + duplicates:
+        faults.append(f"{embedded} rows embedded, {len(table)} in the catalog + {duplicates} twice")
+    if table["rank"].to_pylist() != list(range(1, len(table) + 1)):
+        faults.append("the catalog's ranks are not 1..N")
+    if len(set(table["object_id"].to_pylist())) != len(table):
+        faults.append("the catalog has an object_id twice")
+    num_certified = sum(table["certified"].to_pylist())
+    if num_certified != record.proof.get("num_certified"):
+        faults.append(
+            f"{num_certified} rows are certified, the proof is for "
+            f"{record.proof.get('num_certified')}"
+        )
+    return faults

@@ -1,0 +1,275 @@
+"""The ledger of a run: what was listed, which shards are done, what was rejected and why.
+
+A run directory belongs to one fingerprint. A shard is done when its done mark stands, and the
+mark is written last; so whatever is killed, listing the marks tells what is left to do.
+
+    run.json                     the run record
+    ledger/shards.parquet        the listing; membership of a shard never changes
+    ledger/attempts/S/N.SHARD    attempt N at SHARD in session S
+    ledger/done/SHARD.json       the receipt of a finished shard
+    rejects/SHARD.parquet        its rejects
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import schema, storage
+from astroray.errors import LedgerError
+from astroray.storage import InputFile
+from astroray.surveys.shards import Reject, Shard
+
+RETRYABLE_KINDS = ("missing_file", "unreadable", "corrupt", "quarantine")
+"""Kinds of reject whose cause may have gone when the run is tried again."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What became of one shard; its JSON is the done mark."""
+
+    shard: str
+    rows_read: int
+    rows_embedded: int
+    rows_rejected: int
+    shard_rejected: bool
+    """The shard could not be read as a whole; its rows are not counted."""
+    checksum: str
+    """sha256 of the shard's embeddings file; empty where there is none."""
+    attempt: int
+    seconds: float
+    bytes_read: int
+
+    def __post_init__(self) -> None:
+        if self.rows_read != self.rows_embedded + self.rows_rejected:
+            raise LedgerError(
+                f"rows are not conserved in shard {self.shard}: read {self.rows_read}, embedded "
+                f"{self.rows_embedded}, rejected {self.rows_rejected}; this is a bug of the reader"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All that is known of a run, as `run.json` holds it."""
+
+    survey: str
+    fingerprint: str
+    config: Mapping[str, Any]
+    created: str
+    state: str = "running"
+    """running, done or failed."""
+    finished: str = ""
+    schema_version: int = schema.SCHEMA_VERSION
+    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    backends: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    rejects: Sequence[Mapping[str, Any]] = ()
+    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    proof: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    error: str = ""
+
+    def publish(self, run_dir: str) -> None:
+        """Writes `run.json`, whole or absent."""
+        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
+        storage.publish(storage.join(run_dir, "run.json"), text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, run_dir: str) -> "RunRecord | None":
+        """The record of a run directory; None where there is none."""
+        path = storage.join(run_dir, "run.json")
+        if not storage.exists(path):
+            return None
+        return cls(**json.loads(storage.read_bytes(path)))
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def fingerprint(science: Mapping[str, Any]) -> str:
+    """Hash of everything that may change a catalog's content; workers and paths are not in it."""
+    text = json.dumps({"schema_version": schema.SCHEMA_VERSION, **science}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
+    """The record to go on with: `fresh` in a new directory, the old one where the run matches.
+
+    Raises LedgerError where the directory belongs to a run of another fingerprint.
+    """
+    old = RunRecord.load(run_dir)
+    if old is None:
+        fresh.publish(run_dir)
+        return fresh
+    if old.fingerprint != fresh.fingerprint:
+        changed = sorted(
+            key
+            for key in {*old.config, *fresh.config}
+            if old.config.get(key) != fresh.config.get(key)
+        )
+        raise LedgerError(
+            f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
+            f"{fresh.fingerprint}): {', '.join(changed) or 'versions or backend'} differ; choose "
+            "another --out, or repeat that run's settings to resume it"
+        )
+    return dataclasses.replace(
+        old, state="running", error="", config=fresh.config, versions=fresh.versions
+    )
+
+
+def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
+    """Publishes `ledger/shards.parquet`."""
+    table = pa.table(
+        {
+            "name": [shard.name for shard in shards],
+            "reader": [shard.reader for shard in shards],
+            "inputs": [
+                json.dumps([dataclasses.astuple(file) for file in shard.inputs])
+                for shard in shards
+            ],
+            "params": [json.dumps(dict(shard.params), sort_keys=True) for shard in shards],
+            "num_rows": pa.array([shard.num_rows for shard in shards], pa.int64()),
+        }
+    )
+    publish_table(storage.join(run_dir, "ledger", "shards.parquet"), table)
+
+
+def read_listing(run_dir: str) -> list[Shard]:
+    """The shards as listed before; empty where nothing was listed yet."""
+    path = storage.join(run_dir, "ledger", "shards.parquet")
+    if not storage.exists(path):
+        return []
+    rows = pq.read_table(io.BytesIO(storage.read_bytes(path))).to_pylist()
+    return [
+        Shard(
+            name=row["name"],
+            reader=row["reader"],
+            inputs=tuple(
+                InputFile(path=path, size_bytes=size, version=version)
+                for path, size, version in json.loads(row["inputs"])
+            ),
+            params=json.loads(row["params"]),
+            num_rows=row["num_rows"],
+        )
+        for row in rows
+    ]
+
+
+def begin_attempt(run_dir: str, shard: str, session: str) -> int:
+    """Notes that an attempt at the shard begins and returns its number in this session, from 1.
+
+    An attempt that kills its worker leaves its note; the notes are what quarantine counts.
+    """
+    folder = storage.join(run_dir, "ledger", "attempts", session)
+    attempt = 1
+    while not storage.publish_new(storage.join(folder, f"{attempt}.{shard}"), b""):
+        attempt += 1
+    return attempt
+
+
+def finish_shard(
+    run_dir: str, receipt: Receipt, *, embeddings: bytes, rejects: Sequence[Reject]
+) -> None:
+    """Publishes a shard's embeddings, then its rejects, then its done mark."""
+    if not receipt.shard_rejected:
+        storage.publish(embeddings_path(run_dir, receipt.shard), embeddings)
+    write_rejects(run_dir, receipt.shard, rejects, attempt=receipt.attempt)
+    mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
+    storage.publish(_done_path(run_dir, receipt.shard), mark)
+
+
+def read_receipt(run_dir: str, shard: str) -> Receipt | None:
+    """The receipt of one shard; None where it is not done."""
+    path = _done_path(run_dir, shard)
+    return Receipt(**json.loads(storage.read_bytes(path))) if storage.exists(path) else None
+
+
+def done_shards(run_dir: str) -> set[str]:
+    """Names of the shards that are done, from one listing of the done marks."""
+    names = storage.list_names(storage.join(run_dir, "ledger", "done"))
+    return {name.removesuffix(".json") for name in names}
+
+
+def undo_shard(run_dir: str, shard: str) -> None:
+    """Takes back a done mark, so that the next run does the shard again."""
+    storage.delete(_done_path(run_dir, shard))
+
+
+def embeddings_path(run_dir: str, shard: str) -> str:
+    """Where the embeddings of a shard stand; the name depends on the shard alone."""
+    return storage.join(run_dir, "embeddings", f"{shard}.parquet")
+
+
+def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt: int) -> None:
+    """Publishes the rejects of one shard or stage; none leaves no file."""
+    path = storage.join(run_dir, "rejects", f"{name}.parquet")
+    if not rejects:
+        storage.delete(path)
+        return
+    columns = {
+        "shard": [reject.shard or name for reject in rejects],
+        "row": [reject.row for reject in rejects],
+        "stage": [reject.stage for reject in rejects],
+        "class": [reject.kind for reject in rejects],
+        "reason": [reject.reason for reject in rejects],
+        "attempt": [attempt] * len(rejects),
+    }
+    publish_table(path, pa.table(columns, schema=schema.REJECTS))
+
+
+def read_rejects(run_dir: str) -> pa.Table:
+    """All rejects of a run, schema REJECTS."""
+    folder = storage.join(run_dir, "rejects")
+    tables = [_read_table(storage.join(folder, name)) for name in storage.list_names(folder)]
+    return pa.concat_tables([schema.REJECTS.empty_table(), *tables])
+
+
+def summarize_rejects(rejects: pa.Table) -> list[dict[str, Any]]:
+    """Stage, class, rows, shards and one example reason of each kind of reject."""
+    kinds: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rejects.select(["stage", "class", "reason", "row"]).to_pylist():
+        key = (row["stage"], row["class"])
+        kind = kinds.setdefault(
+            key,
+            {"stage": key[0], "class": key[1], "reason": row["reason"], "rows": 0, "shards": 0},
+        )
+        kind["rows" if row["row"] is not None else "shards"] += 1
+    return [kinds[key] for key in sorted(kinds)]
+
+
+def total(receipts: Iterable[Receipt]) -> dict[str, int]:
+    """Counts over all shards, as the run record holds them."""
+    counts = dict.fromkeys(
+        ["shards", "shards_rejected", "rows_read", "rows_embedded", "rows_rejected"], 0
+    )
+    for receipt in receipts:
+        counts["shards"] += 1
+        counts["shards_rejected"] += receipt.shard_rejected
+        counts["rows_read"] += receipt.rows_read
+        counts["rows_embedded"] += receipt.rows_embedded
+        counts["rows_rejected"] += receipt.rows_rejected
+    return counts
+
+
+def publish_table(path: str, table: pa.Table) -> None:
+    """Publishes a small table as one Parquet file."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    storage.publish(path, sink.getvalue())
+
+
+def _done_path(run_dir: str, shard: str) -> str:
+    return storage.join(run_dir, "ledger", "done", f"{shard}.json")
+
+
+def _read_table(path: str) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read_bytes(path)))

@@ -1,0 +1,276 @@
+"""The nearest neighbors of every object, and which index finds them: the only file with FAISS.
+
+`candidates` has FAISS propose neighbors in float32 and `distances` measures them. A flat search
+proves every row. An inverted file gives upper bounds, and `certificate` re-scores those that
+matter exactly. All work is done in the order of `object_id`, so the result does not depend on
+the order of the input.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray.candidates import Cells, Exact, threads
+from astroray.certificate import Certified, Proof, certify_top
+from astroray.distances import Frame, parts
+from astroray.errors import BackendError, ConfigError, DataError
+from astroray.twins import Twins
+
+Score = Literal["kth", "mean"]
+Index = Literal["auto", "flat", "ivf-flat", "ivf-sq8"]
+
+Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+LARGEST_FLAT = 50_000
+MEMORY_SHARE = 0.25  # vectors are held twice beside the index
+ROWS_AT_ONCE = 16_384
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """What to search and how; only `k`, `top` and `score` change what an exact search finds."""
+
+    k: int = 10
+    """Neighbors of each object; fewer where the survey has fewer."""
+    top: int = 100
+    """Length of the list that is certified."""
+    score: Score = "kth"
+    """Distance to the k-th neighbor, or mean distance to the k neighbors."""
+    index: Index = "auto"
+    """auto: see `choose_index`."""
+    seed: int = 0
+    """Of the cells of an inverted file."""
+    num_threads: int = 1
+    """Never changes a result."""
+    num_probes: int | None = None
+    """Cells of an inverted file looked into for each object; None: by recall on a sample."""
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot work."""
+        for name in ("k", "top", "num_threads"):
+            _check_at_least_one(name, getattr(self, name))
+        if self.num_probes is not None:
+            _check_at_least_one("num_probes", self.num_probes)
+        _check_choice("score", self.score, ("kth", "mean"))
+        _check_choice("index", self.index, ("auto", "flat", "ivf-flat", "ivf-sq8"))
+        if not 0 <= self.seed < 2**31:
+            raise ConfigError(f"seed is {self.seed}, expected 0..{2**31 - 1}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Neighbors:
+    """Neighbors and scores of all objects, rows in the order of the input; K = min(k, N - 1)."""
+
+    neighbor_NK: np.ndarray
+    """[N, K] int64, input rows, nearest first, ties by object_id; -1 where none was found."""
+    distance_NK: np.ndarray
+    """[N, K] float64, Euclidean; NaN where no neighbor was found."""
+    score_N: np.ndarray
+    """[N] float64; NaN where there is no other object."""
+    is_exact_N: np.ndarray
+    """[N] bool; the score is exact, else an upper bound."""
+    rank_N: np.ndarray
+    """[N] int64 from 1: descending score, ties by object_id, no score last."""
+    certified_N: np.ndarray
+    """[N] bool; proven to be in the exact top."""
+    proof: Proof
+    index: str
+    """flat, ivf-flat or ivf-sq8."""
+    index_reason: str
+    num_float64: int
+    """Searches in which float32 could not prove the neighbors, so float64 did."""
+
+
+def choose_index(num_objects: int, dim: int, memory_bytes: int | None = None) -> tuple[str, str]:
+    """The index for a survey and the reason in words; needs the machine's memory for ivf-sq8.
+
+    `memory_bytes` None means enough.
+    """
+    size_bytes = 4 * num_objects * dim
+    if num_objects <= LARGEST_FLAT:
+        return "flat", f"{num_objects} objects are at most {LARGEST_FLAT}"
+    if memory_bytes is not None and size_bytes > MEMORY_SHARE * memory_bytes:
+        return "ivf-sq8", (
+            f"{size_bytes / 1e9:.1f} GB of vectors are more than {MEMORY_SHARE:.0%} of "
+            f"{memory_bytes / 1e9:.1f} GB of memory"
+        )
+    return "ivf-flat", f"{num_objects} objects are more than {LARGEST_FLAT}"
+
+
+def search(
+    embedding_ND: np.ndarray,
+    object_id_N: Sequence[str] | pa.Array | pa.ChunkedArray,
+    config: SearchConfig,
+    *,
+    memory_bytes: int | None = None,
+) -> Neighbors:
+    """The neighbors of every object among all others, its score, and the certified top.
+
+    embedding_ND  [N, D]  float32, finite, in the model's frozen frame
+    object_id_N   [N]     unique strings
+
+    Raises DataError on a NaN, an identifier that occurs twice or other shapes; BackendError
+    where FAISS is not installed.
+    """
+    order_N = _order(embedding_ND, object_id_N)
+    with _faiss(config.num_threads) as faiss:
+        survey = _Survey(faiss, embedding_ND[order_N], config)
+        certified = survey.search(memory_bytes)
+    neighbor_NK = np.append(order_N, -1)[survey.neighbor_NK]  # -1 stays -1
+    back_N = np.argsort(order_N)
+    return Neighbors(
+        neighbor_NK=neighbor_NK[back_N],
+        distance_NK=survey.distance_NK[back_N],
+        score_N=certified.score_N[back_N],
+        is_exact_N=certified.is_exact_N[back_N],
+        rank_N=certified.rank_N[back_N],
+        certified_N=certified.certified_N[back_N],
+        proof=certified.proof,
+        index=survey.index,
+        index_reason=survey.index_reason,
+        num_float64=survey.exact.num_float64,
+    )
+
+
+class _Survey:
+    """All objects in the order of their identifiers; equal embeddings are searched once."""
+
+    def __init__(self, faiss: ModuleType, embedding_ND: np.ndarray, config: SearchConfig) -> None:
+        self.faiss, self.config = faiss, config
+        self.twins = Twins.find(embedding_ND)
+        if len(self.twins.first_U) < len(embedding_ND):
+            vectors = embedding_ND[self.twins.first_U]
+        else:
+            vectors = embedding_ND
+        self.exact = Exact(faiss, Frame.of(vectors), k=config.k)
+        num_neighbors = min(config.k, max(len(embedding_ND) - 1, 0))
+        self.neighbor_NK = np.full((len(embedding_ND), num_neighbors), -1, np.int64)
+        self.distance_NK = np.full(self.neighbor_NK.shape, np.nan)
+        self.index = self.index_reason = ""
+
+    def search(self, memory_bytes: int | None) -> Certified:
+        """Fills in the neighbors of all objects and certifies the top."""
+        nearest = self._nearest(memory_bytes)
+        all_N, all_U = np.arange(len(self.neighbor_NK)), np.arange(len(self.twins.first_U))
+        is_exact = self.index == "flat" or len(all_N) < 2
+        return certify_top(
+            self._fill(all_N, all_U, nearest),
+            np.full(len(all_N), is_exact),
+            lambda row_B: self._fill(
+                row_B, np.unique(self.twins.vector_N[row_B]), self.exact.nearest
+            ),
+            top=self.config.top,
+            k=self.config.k,
+            score=self.config.score,
+        )
+
+    def _nearest(self, memory_bytes: int | None) -> Nearest:
+        """The search to use; with `auto`, cells that find too little give way to brute force."""
+        self.index, self.index_reason = self.config.index, "asked for"
+        if self.index == "auto":
+            num_objects, dim = len(self.neighbor_NK), self.exact.frame.embedding_UD.shape[1]
+            self.index, self.index_reason = choose_index(num_objects, dim, memory_bytes)
+        if self.index == "flat" or len(self.neighbor_NK) < 2:
+            return self.exact.nearest
+        cells = Cells(
+            self.faiss,
+            self.exact,
+            kind=self.index,
+            seed=self.config.seed,
+            num_probes=self.config.num_probes,
+        )
+        if self.config.index == "auto" and not cells.is_good:
+            self.index, self.index_reason = "flat", f"cells would not help: {cells.sentence}"
+            return self.exact.nearest
+        self.index_reason += f"; {cells.sentence}"
+        return cells.nearest
+
+    def _fill(self, row_B: np.ndarray, vector_G: np.ndarray, nearest: Nearest) -> np.ndarray:
+        """Stores the neighbors of `row_B`, whose vectors are `vector_G`; returns their scores."""
+        near_GK, distance_GK = nearest(vector_G)
+        for part in parts(len(row_B), ROWS_AT_ONCE):
+            row = row_B[part]
+            place = np.searchsorted(vector_G, self.twins.vector_N[row])
+            self.neighbor_NK[row], self.distance_NK[row] = self.twins.neighbors(
+                row, near_GK[place], distance_GK[place], self.neighbor_NK.shape[1]
+            )
+        return _score(self.distance_NK[row_B], self.config.score)
+
+
+def _score(distance_BK: np.ndarray, score: Score) -> np.ndarray:
+    """Score of each row; infinite where a neighbor was not found, NaN without any neighbor."""
+    if distance_BK.shape[1] == 0:
+        return np.full(len(distance_BK), np.nan)
+    if score == "kth":
+        return np.nan_to_num(distance_BK[:, -1], nan=np.inf)
+    total_B = np.zeros(len(distance_BK))
+    for distance_B in distance_BK.T:  # one fixed order, so that a bound stays a bound
+        total_B += distance_B
+    return np.nan_to_num(total_B / distance_BK.shape[1], nan=np.inf)
+
+
+def _order(
+    embedding_ND: np.ndarray, object_id_N: Sequence[str] | pa.Array | pa.ChunkedArray
+) -> np.ndarray:
+    """Rows in the order of their identifiers, int64 [N], after checks of both inputs."""
+    ids = object_id_N
+    if not isinstance(ids, pa.Array | pa.ChunkedArray):
+        ids = pa.array(list(object_id_N), pa.string())
+    if embedding_ND.ndim != 2 or embedding_ND.dtype != np.float32 or len(embedding_ND) != len(ids):
+        raise DataError(
+            f"embedding_ND is {embedding_ND.dtype} {embedding_ND.shape} for {len(ids)} "
+            "identifiers, expected float32 [N, D]; read it from EMBEDDINGS"
+        )
+    bad = np.flatnonzero(~np.isfinite(embedding_ND).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"the embedding of object {ids[int(bad[0])]} has a NaN or infinite number "
+            f"({bad.size} such rows of {len(ids)}), expected finite; reject those rows before"
+        )
+    order_N = pc.sort_indices(ids).to_numpy().astype(np.int64)
+    ordered = ids.take(pa.array(order_N))
+    repeats = (
+        pc.equal(ordered[1:], ordered[: len(ids) - 1]) if len(ids) else pa.array([], pa.bool_())
+    )
+    twice = np.flatnonzero(repeats.to_numpy(zero_copy_only=False))
+    if twice.size:
+        raise DataError(
+            f"object_id {ordered[int(twice[0])]} occurs more than once, expected unique; "
+            "drop duplicates before the search"
+        )
+    return order_N
+
+
+@contextlib.contextmanager
+def _faiss(num_threads: int) -> Iterator[ModuleType]:
+    """FAISS with its matrix products on for small batches, and `num_threads` threads."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise BackendError(
+            f"FAISS cannot be imported ({error}), and the neighbor search needs it; "
+            "pip install 'astroray[cpu]' or 'astroray[gpu]'"
+        ) from None
+    before = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = 20  # 4.5 times faster below 2,000 queries
+    try:
+        with threads(faiss, num_threads):
+            yield faiss
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
+
+
+def _check_at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(f"{name} is {value}, expected at least 1")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}, expected one of {', '.join(choices)}")

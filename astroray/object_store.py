@@ -1,0 +1,312 @@
+"""How astroray talks to S3: one request an object, retried while the store is busy.
+
+boto3 does all of it rather than pyarrow's file system: conditional puts need it anyway, and one
+client means one chain of credentials, endpoints and retries, with errors that carry a code.
+Endpoint and credentials are found the way boto3 finds them: environment, profile, ~/.aws, role.
+"""
+
+import contextlib
+import fnmatch
+import functools
+import os
+import random
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
+
+MAX_ATTEMPTS = 8
+"""Tries of one request in all; the waits double from at most 1 s to at most 20 s, at random."""
+MAX_PUT_BYTES = 5 * 1024**3
+"""What S3 takes in one request."""
+CONNECT_TIMEOUT_S = 10
+READ_TIMEOUT_S = 60
+
+Found = tuple[str, int, str]
+"""Path, size in bytes and etag of one object."""
+
+
+def list_objects(location: str) -> list[Found]:
+    """One object, else all below a folder, else all that match a glob, sorted by path.
+
+    Names that begin with a dot or underscore are left out, unless `location` spells them.
+    """
+    bucket, key = _split(location)
+    forbidden: FileError | None = None
+    try:
+        if key and not key.endswith("/") and (single := _head(location, "read")):
+            return [(location, *single)]
+    except FileError as error:  # what a folder gets too, where only some keys may be read
+        forbidden = error
+    folder = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
+    found = [f for f in _list(bucket, folder) if not _has_hidden(f[0].removeprefix(folder))]
+    if not found and (literal := re.split(r"[*?[]", key, maxsplit=1)[0]) != key:
+        patterns = key.split("/")
+        found = [f for f in _list(bucket, literal) if _matches(f[0].split("/"), patterns)]
+    if forbidden and not found:
+        raise forbidden
+    return sorted((f"s3://{bucket}/{key}", size, etag) for key, size, etag in found)
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of the objects directly in `folder`, sorted; empty where there is no such folder."""
+    bucket, key = _split(folder)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    return sorted(name[len(prefix) :] for name, _, _ in _list(bucket, prefix, delimiter="/"))
+
+
+def head(path: str) -> tuple[int, str]:
+    """Size in bytes and etag of an object. Raises FileError where it is missing or forbidden."""
+    found = _head(path, "read")
+    if found is None:
+        raise _missing(path)
+    return found
+
+
+def exists(path: str) -> bool:
+    """Whether an object stands there."""
+    return _head(path, "look for") is not None
+
+
+def get(path: str) -> bytes:
+    """The whole object. Raises FileError where it is missing or forbidden."""
+    bucket, key = _split(path)
+    with _errors(path, "read"):
+        for attempt in range(MAX_ATTEMPTS):
+            body = _client().get_object(Bucket=bucket, Key=key)["Body"]
+            data = _read_body(body, is_last_try=attempt == MAX_ATTEMPTS - 1)
+            if data is not None:
+                return data
+            time.sleep(random.random() * min(2**attempt, 20))
+    raise AssertionError("the last try returns or raises")
+
+
+def put(path: str, data: bytes) -> None:
+    """Writes an object in one request, so that it is there whole or not at all."""
+    bucket, key = _split(path)
+    _check_size(path, data)
+    with _errors(path, "write"):
+        _client().put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def put_new(path: str, data: bytes) -> bool:
+    """Writes an object only where none stands; False where one does.
+
+    True too where a reply was lost and the repeated request finds this very `data`: who must know
+    whose object it is puts something unique into it.
+    """
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(path)
+    _check_size(path, data)
+    for attempt in range(MAX_ATTEMPTS):
+        with _errors(path, "write"):
+            try:
+                _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                status = _status(error)
+                if status == 412:
+                    return _num_tries(error) > 1 and _holds(path, data)
+                # 409: another request on this key is under way and may yet fail, so ask again
+                if status != 409 or attempt == MAX_ATTEMPTS - 1:
+                    raise
+            else:
+                return True
+        time.sleep(random.random() * min(0.1 * 2**attempt, 5))
+    raise AssertionError("the last try returns or raises")
+
+
+def delete(path: str) -> None:
+    """Removes an object; none there is no error."""
+    bucket, key = _split(path)
+    with _errors(path, "delete"):
+        _client().delete_object(Bucket=bucket, Key=key)
+
+
+def _client() -> Any:
+    return _client_of(os.getpid())
+
+
+@functools.lru_cache(maxsize=1)
+def _client_of(pid: int) -> Any:
+    """One client a process: its connections must not be shared across a fork."""
+    import boto3  # 0.3 s, which `astroray --help` need not pay
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_TIMEOUT_S,
+        read_timeout=READ_TIMEOUT_S,
+        max_pool_connections=32,
+        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+    )
+    try:
+        return boto3.session.Session().client("s3", config=config)
+    except ValueError as error:  # botocore's word for an endpoint that is no URL
+        raise ConfigError(f"{error}; check AWS_ENDPOINT_URL, expected http(s)://host") from error
+
+
+def _split(path: str) -> tuple[str, str]:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not bucket:
+        raise ConfigError(f"{path} names no bucket, expected s3://bucket/key")
+    return bucket, key
+
+
+def _head(path: str, action: str) -> tuple[int, str] | None:
+    from botocore.exceptions import ClientError
+
+    bucket, key = _split(path)
+    with _errors(path, action):
+        try:
+            answer = _client().head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if _status(error) == 404:
+                return None
+            raise
+    return answer["ContentLength"], answer["ETag"].strip('"')
+
+
+def _list(bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[Found]:
+    """Keys with their sizes and etags; the empty objects that stand for folders are left out."""
+    with _errors(f"s3://{bucket}/{prefix}", "list"):
+        pages = _client().get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
+            for item in page.get("Contents", ()):
+                if not item["Key"].endswith("/"):
+                    yield item["Key"], item["Size"], item["ETag"].strip('"')
+
+
+def _has_hidden(key: str) -> bool:
+    return any(part.startswith((".", "_")) for part in key.split("/"))
+
+
+def _matches(parts: list[str], patterns: list[str]) -> bool:
+    """Whether a key matches a glob, folder by folder; `**` stands for any number of folders."""
+    if not patterns or not parts:
+        return not parts and all(pattern == "**" for pattern in patterns)
+    pattern, part = patterns[0], parts[0]
+    if pattern == part:
+        return _matches(parts[1:], patterns[1:])
+    if part.startswith((".", "_")):
+        return False
+    if pattern == "**":
+        return _matches(parts, patterns[1:]) or _matches(parts[1:], patterns)
+    return fnmatch.fnmatchcase(part, pattern) and _matches(parts[1:], patterns[1:])
+
+
+def _read_body(body: Any, *, is_last_try: bool) -> bytes | None:
+    """The bytes, or None where the connection broke on the way: botocore retries only up to here"""
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return body.read()
+    except BotoCoreError:
+        if is_last_try:
+            raise
+        return None
+
+
+def _holds(path: str, data: bytes) -> bool:
+    try:
+        return get(path) == data
+    except FileError:
+        return False
+
+
+def _check_size(path: str, data: bytes) -> None:
+    if len(data) > MAX_PUT_BYTES:
+        raise StorageError(
+            f"cannot write {path}: it has {len(data)} bytes, expected at most {MAX_PUT_BYTES} "
+            "(S3's limit of one request); use smaller shards"
+        )
+
+
+_CREDENTIALS = (
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL"
+)
+_BAD_CREDENTIALS = {
+    "ExpiredToken": "the session token has expired; renew it",
+    "ExpiredTokenException": "the session token has expired; renew it",
+    "InvalidAccessKeyId": f"the store does not know the access key; {_CREDENTIALS}",
+    "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
+    "SignatureDoesNotMatch": f"the secret key is wrong; {_CREDENTIALS}",
+    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
+}
+"""Codes that say: no file can be reached, so no single file is at fault."""
+
+
+@contextlib.contextmanager
+def _errors(path: str, action: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        raise _answered(path, action, error) from error
+    except BotoCoreError as error:
+        raise _unanswered(path, action, error) from error
+
+
+def _answered(path: str, action: str, error: Any) -> AstrorayError:
+    """The error for an answer of the store that is no success."""
+    status, code = _status(error), error.response.get("Error", {}).get("Code", "")
+    resume = "then run the same command again to resume"
+    if code == "NoSuchBucket":
+        bucket = _split(path)[0]
+        return StorageError(
+            f"cannot {action} {path}: there is no bucket {bucket!r}; create it, or check the name "
+            "and AWS_ENDPOINT_URL"
+        )
+    if code in _BAD_CREDENTIALS:
+        return StorageError(f"cannot {action} {path}: {_BAD_CREDENTIALS[code]}, {resume}")
+    if status == 404 and action == "read":
+        return _missing(path)
+    if status == 403:
+        kind = FileError if action == "read" else StorageError
+        return kind(
+            f"cannot {action} {path}: the store forbids it ({code}); {_CREDENTIALS}, and the "
+            "permissions of the bucket"
+        )
+    tries = _num_tries(error)
+    said = error.response.get("Error", {}).get("Message", "")
+    return StorageError(
+        f"cannot {action} {path}: the store answers {status} {code} {said!r} after "
+        f"{tries} {'try' if tries == 1 else 'tries'}; wait until it is well, {resume}"
+    )
+
+
+def _unanswered(path: str, action: str, error: Any) -> AstrorayError:
+    """The error for a request that got no answer, or was never sent."""
+    from botocore import exceptions
+
+    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
+        return ConfigError(f"cannot {action} {path}: no credentials for S3; {_CREDENTIALS}")
+    if isinstance(
+        error,
+        (
+            exceptions.ParamValidationError,
+            exceptions.ProfileNotFound,
+            exceptions.ConfigParseError,
+            exceptions.NoRegionError,
+            exceptions.InvalidConfigError,
+        ),
+    ):
+        return ConfigError(f"cannot {action} {path}: {error}; {_CREDENTIALS}")
+    return StorageError(
+        f"cannot {action} {path}: {error} (tried up to {MAX_ATTEMPTS} times); check the network "
+        "and AWS_ENDPOINT_URL, then run the same command again to resume"
+    )
+
+
+def _missing(path: str) -> FileError:
+    return FileError(f"{path} is missing; it was there when the survey was listed")
+
+
+def _status(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _num_tries(error: Any) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1

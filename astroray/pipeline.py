@@ -1,0 +1,382 @@
+"""The main job, top to bottom: list, fit, embed, search, report. All of Ray Data is built here."""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from astroray import faults, ledger, provenance, report, storage, surveys, workers
+from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
+from astroray.actors.fit import Sample, SamplePlan, draw_sample, finish_model, network_config
+from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.show import render_rows
+from astroray.config import ScanConfig, to_dict
+from astroray.encoders import ENCODERS, Model, load_model
+from astroray.errors import AstrorayError, LedgerError
+from astroray.leases import Lease, hold_lease
+from astroray.ledger import Receipt, RunRecord
+from astroray.surveys.shards import Shard
+from astroray.thumbnails import thumbnail_table
+from astroray.training import FitProgress, fit_network
+from astroray.workers import WorkerPlan
+
+MAX_INPUT_BLOCKS = 2000
+"""Ray keeps statistics for every block, so a survey of a million shards is cut into fewer."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a running scan stands; what the progress line shows."""
+
+    stage: str
+    """list, fit, embed, search or report."""
+    objects: int = 0
+    objects_per_s: float = 0.0
+    shards_done: int = 0
+    shards_total: int = 0
+    rejects: int = 0
+    seconds_left: float | None = None
+    note: str = ""
+
+
+Show = Callable[[Progress], None]
+
+
+def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
+    """Runs the main job in `config.out`, or what is left of it, and returns the run record.
+
+    The same call on the same directory resumes: no finished shard is read again. Raises
+    ConfigError before the first row is read, LedgerError where the directory refuses.
+    """
+    log_dir = "" if storage.is_remote(config.out) else os.path.join(config.out, "logs")
+    faults.arm(config.fault_plan)
+    run = _Run(config, show)
+    with hold_lease(config.out) as lease, workers.cluster(log_dir=log_dir):
+        run.open()
+        try:
+            run.list()
+            run.fit()
+            run.embed(session=f"S{lease.epoch:06d}")
+            lease.check()
+            outcome = run.search()
+            run.show_pictures(outcome)
+            return run.close(lease)
+        except AstrorayError as error:
+            run.fail(error)
+            raise
+
+
+class _Run:
+    """One scan on its way: the record so far, and the stages in their order."""
+
+    def __init__(self, config: ScanConfig, show: Show) -> None:
+        self.config = config
+        self.show = show
+        self.out = config.out
+        self.model_path = storage.join(config.out, "model", "model.safetensors")
+        self.record: RunRecord
+        self.plan: WorkerPlan
+        self.shards: list[Shard] = []
+        self.started = time.monotonic()
+
+    def open(self) -> None:
+        """Plans the workers, checks that the directory belongs to this run, notes the settings."""
+        import ray
+
+        config = self.config
+        self.plan = workers.plan_workers(
+            workers=config.workers,
+            num_gpus=config.num_gpus,
+            num_shards=2**31,
+            resources=ray.cluster_resources(),
+        )
+        model = load_model(config.encoder.name) if config.encoder.is_fitted else None
+        science = config.science(
+            model_id=model.model_id if model else "", device=self.plan.device
+        )
+        fresh = RunRecord(
+            survey=config.survey,
+            fingerprint=ledger.fingerprint(science),
+            config=to_dict(config),
+            created=ledger.now(),
+            versions=provenance.versions(),
+            machine=provenance.machine(),
+            backends={"device": self.plan.device},
+        )
+        self.record = ledger.open_run(self.out, fresh)
+        if model and not storage.exists(self.model_path):
+            storage.publish(self.model_path, storage.read_bytes(config.encoder.name))
+        self._note(seconds={"start": time.monotonic() - self.started})
+
+    def list(self) -> None:
+        """Lists the survey, or takes the listing that stands and appends new files as shards.
+
+        Raises LedgerError where the bytes of a finished shard have changed.
+        """
+        started = self._begin("list")
+        known = ledger.read_listing(self.out)
+        listing = surveys.list_shards(self.config.survey, known=known)
+        done = ledger.done_shards(self.out)
+        stale = sorted(done & set(listing.changed))
+        if stale:
+            raise LedgerError(
+                f"{len(stale)} finished shards have other files than when they were read, first "
+                f"{stale[0]} ({listing.changed[stale[0]].inputs[0].path}); restore the files, or "
+                "scan into another --out"
+            )
+        self.shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
+        if self.shards != known:
+            ledger.write_listing(self.out, self.shards)
+        faults.reach("listed")
+        self._end("list", started)
+
+    def fit(self) -> None:
+        """Fits the encoder on a sample of the survey, unless the run has its model already."""
+        started = self._begin("fit", note=f"encoder {self.config.encoder.name}")
+        if not storage.exists(self.model_path) and self.shards:
+            self._fit_model()
+        model = load_model(self.model_path)
+        faults.reach("fitted")
+        self._note(model=describe_model(model))
+        self._end("fit", started)
+
+    def _fit_model(self) -> None:
+        config, encoder = self.config, self.config.encoder
+        folder = storage.join(self.out, "model", "fit")
+        sample = workers.remotely(draw_sample, num_cpus=1)(
+            self.shards,
+            SamplePlan(
+                folder=folder,
+                max_rows=config.max_fit_rows,
+                size_px=encoder.size_px,
+                bands=encoder.bands,
+                max_missing=encoder.max_missing,
+                seed=config.seed,
+            ),
+        )
+        faults.reach("sampled")
+        network = network_config(encoder.name, sample, latent=encoder.latent)
+        weights, facts = self._train(sample, network, folder)
+        workers.remotely(finish_model, num_cpus=1)(
+            sample,
+            path=self.model_path,
+            encoder=encoder.name,
+            config=network,
+            weights=weights,
+            fit=facts,
+            seed=config.seed,
+            num_threads=os.cpu_count() or 1,
+        )
+
+    def _train(
+        self, sample: Sample, network: Mapping[str, int], folder: str
+    ) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
+        if ENCODERS[self.config.encoder.name].fit != "network":
+            return None, {}
+        result = fit_network(
+            sample.path,
+            self.config.encoder.name,
+            network,
+            self.config.fit,
+            folder,
+            report=self._show_fit,
+        )
+        facts = dataclasses.asdict(result)
+        return facts.pop("state_dict"), facts
+
+    def _show_fit(self, progress: FitProgress) -> None:
+        self.show(Progress(stage="fit", note=str(progress)))
+
+    def embed(self, *, session: str) -> None:
+        """Streams the shards that are left through the workers; they publish, we count."""
+        started = self._begin("embed")
+        done = ledger.done_shards(self.out)
+        todo = [shard for shard in self.shards if shard.name not in done]
+        count = _Counter(self.show, len(self.shards), len(done), started)
+        for receipt in self._receipts(todo, session):
+            count.add(receipt)
+            faults.reach("receipt", receipt.shard)
+        left = {shard.name for shard in todo} - ledger.done_shards(self.out)
+        if left:
+            raise LedgerError(
+                f"{len(left)} shards have no done mark after the embed stage, first "
+                f"{min(left)}; see {self.out}/logs and run the same command again"
+            )
+        faults.reach("embedded")
+        self._end("embed", started)
+
+    def _receipts(self, todo: Sequence[Shard], session: str) -> Any:
+        """Receipts of the shards, in the order in which they get done. Ray Data is here."""
+        import ray.data
+        from ray.data import ActorPoolStrategy
+
+        if not todo:
+            return
+        plan = EmbedPlan(
+            run_dir=self.out,
+            model_path=self.model_path,
+            session=session,
+            batch_size=self.config.batch_size,
+            device=self.plan.device,
+            num_threads=1,
+            fault_plan=self.config.fault_plan,
+        )
+        rows = ray.data.from_items(
+            [{"shard": shard_to_json(shard)} for shard in todo],
+            override_num_blocks=min(len(todo), MAX_INPUT_BLOCKS),
+        )
+        receipts = rows.map_batches(
+            Embedder,
+            fn_constructor_args=(plan,),
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                min_size=min(self.plan.min_workers, len(todo)),
+                max_size=min(self.plan.max_workers, len(todo)),
+            ),
+            num_cpus=self.plan.num_cpus,
+            num_gpus=self.plan.num_gpus or None,
+        )
+        with workers.plain_errors():
+            for batch in receipts.iter_batches(batch_size=None, prefetch_batches=0):
+                for text in batch["receipt"]:
+                    yield Receipt(**json.loads(text))
+
+    def search(self) -> SearchOutcome:
+        """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
+        started = self._begin("search")
+        receipts = [ledger.read_receipt(self.out, name) for name in ledger.done_shards(self.out)]
+        counts = ledger.total(receipt for receipt in receipts if receipt)
+        threads = self.plan.max_workers
+        outcome = workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(
+            SearchPlan(
+                run_dir=self.out,
+                name=self.config.survey,
+                created=self.record.created,
+                model_id=self.record.model["model_id"],
+                search=dataclasses.replace(self.config.search, num_threads=threads),
+                num_random=self.config.num_random,
+                seed=self.config.seed,
+                fault_plan=self.config.fault_plan,
+            )
+        )
+        counts |= outcome.counts
+        if counts["rows_embedded"] != counts["catalog"] + counts["duplicates"]:
+            raise LedgerError(
+                f"rows are not conserved: {counts['rows_embedded']} embedded, {counts['catalog']} "
+                f"in the catalog, {counts['duplicates']} duplicates; report this as a bug"
+            )
+        self._note(
+            counts=counts,
+            rejects=ledger.summarize_rejects(ledger.read_rejects(self.out)),
+            proof=outcome.proof,
+            backends={**self.record.backends, **outcome.backends},
+        )
+        faults.reach("searched")
+        self._end("search", started)
+        return outcome
+
+    def show_pictures(self, outcome: SearchOutcome) -> None:
+        """Renders the pictures that the report shows, shard by shard."""
+        import ray.data
+
+        started = self._begin("report")
+        by_name = {shard.name: shard for shard in self.shards}
+        wanted = [
+            {"shard": shard_to_json(by_name[name]), "rows": json.dumps(list(rows))}
+            for name, rows in outcome.wanted.items()
+        ]
+        pictures: dict[str, bytes] = {}
+        if wanted:
+            rows = ray.data.from_items(
+                wanted, override_num_blocks=min(len(wanted), MAX_INPUT_BLOCKS)
+            )
+            rendered = rows.map_batches(render_rows, batch_size=1, num_cpus=self.plan.num_cpus)
+            with workers.plain_errors():
+                for batch in rendered.iter_batches(batch_size=None, prefetch_batches=0):
+                    pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
+        names = sorted(pictures)
+        table = thumbnail_table(names, [pictures[name] for name in names])
+        ledger.publish_table(storage.join(self.out, "thumbnails", "thumbnails.parquet"), table)
+        faults.reach("thumbnails")
+        self._end("report", started)
+
+    def close(self, lease: Lease) -> RunRecord:
+        """Ends the record, writes the report of it, and marks the run as done."""
+        started = time.monotonic()
+        report.write_report(self.out)
+        lease.check()
+        self._note(
+            state="done", finished=ledger.now(), seconds={"report": time.monotonic() - started}
+        )
+        faults.reach("done")
+        return self.record
+
+    def fail(self, error: AstrorayError) -> None:
+        """Notes why the run ended; the directory stays resumable."""
+        self.record = dataclasses.replace(self.record, state="failed", error=str(error))
+        self.record.publish(self.out)
+
+    def _begin(self, stage: str, note: str = "") -> float:
+        self.show(Progress(stage=stage, note=note, shards_total=len(self.shards)))
+        return time.monotonic()
+
+    def _end(self, stage: str, started: float) -> None:
+        self._note(seconds={stage: time.monotonic() - started})
+
+    def _note(self, **facts: Any) -> None:
+        """Adds facts to the record and publishes it; seconds add up by stage over resumes."""
+        before = self.record.seconds
+        spent = {
+            stage: round(before.get(stage, 0.0) + value, 3)
+            for stage, value in facts.get("seconds", {}).items()
+        }
+        facts["seconds"] = {**before, **spent}
+        self.record = dataclasses.replace(self.record, **facts)
+        self.record.publish(self.out)
+
+
+class _Counter:
+    """Turns receipts into progress."""
+
+    def __init__(self, show: Show, shards_total: int, shards_done: int, started: float) -> None:
+        self.show = show
+        self.shards_total = shards_total
+        self.shards_before = shards_done
+        self.shards_done = shards_done
+        self.started = started
+        self.objects = 0
+        self.rejects = 0
+
+    def add(self, receipt: Receipt) -> None:
+        self.shards_done += 1
+        self.objects += receipt.rows_embedded
+        self.rejects += receipt.rows_rejected + receipt.shard_rejected
+        elapsed_s = time.monotonic() - self.started
+        share = (self.shards_done - self.shards_before) / (self.shards_total - self.shards_before)
+        self.show(
+            Progress(
+                stage="embed",
+                objects=self.objects,
+                objects_per_s=self.objects / elapsed_s,
+                shards_done=self.shards_done,
+                shards_total=self.shards_total,
+                rejects=self.rejects,
+                seconds_left=elapsed_s / share - elapsed_s,
+            )
+        )
+
+
+def describe_model(model: Model) -> dict[str, Any]:
+    """What a run record says of its model."""
+    return {
+        "model_id": model.model_id,
+        "encoder": model.encoder,
+        "dim": model.dim,
+        "size_px": model.preparation.size_px,
+        "bands": list(model.preparation.bands),
+        "pixels": model.preparation.pixels,
+        "stretch": model.preparation.stretch,
+        "fit": dict(model.fit),
+    }

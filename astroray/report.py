@@ -1,0 +1,401 @@
+"""What a person is shown of a finished run: one HTML file that needs no network."""
+
+import base64
+import dataclasses
+import importlib.resources
+import io
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from astroray import ledger, report_figures, schema, storage
+from astroray.catalog import read_catalog
+from astroray.errors import LedgerError
+from astroray.report_figures import Dot
+
+MAX_OUTLIERS = 100
+MAX_NEIGHBORS = 5
+MAX_RANDOM = 400
+MAX_PICTURE_BYTES = 6_800_000  # 9.1 MB in base64: the page stays below 10 MB and can be mailed
+MAX_MAP_OBJECTS = 5_000
+MAX_MAP_SHARDS = 64  # besides those of the outliers: a map need not read a whole survey
+DEFAULT_OUTLIERS = 24  # without a certificate
+
+_FLAG_WORDS = {
+    schema.Flag.FILLED: "missing pixels filled",
+    schema.Flag.EDGE: "at the edge of its image",
+    schema.Flag.BLENDED: "blended",
+    schema.Flag.SATURATED: "saturated",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """An object as the page shows it: an outlier, a neighbor or one drawn at random."""
+
+    object_id: str
+    picture: str
+    """HTML id of its picture, "" where there is none."""
+    rank: int | None = None
+    score: float | None = None
+    ra_deg: float | None = None
+    dec_deg: float | None = None
+    flags: tuple[str, ...] = ()
+    is_certified: bool = False
+    distance: float | None = None
+    """To the object whose neighbor it is."""
+    href: str = ""
+    neighbors: tuple["_Shown", ...] = ()
+
+    @property
+    def label(self) -> str:
+        rank = "" if self.rank is None else f"rank {self.rank:,} · "
+        score = "" if self.score is None else f" · score {_significant(self.score)}"
+        return f"{rank}{self.object_id}{score}"
+
+
+def write_report(run_dir: str) -> str:
+    """Publishes `report/index.html` from what stands in the run directory; returns its path.
+
+    Raises LedgerError where there is no run record or no complete catalog.
+    """
+    record = ledger.RunRecord.load(run_dir)
+    if record is None:
+        raise LedgerError(
+            f"no run record in {run_dir}: run.json is not there, expected a run directory; "
+            "give the folder that was named with --out"
+        )
+    path = storage.join(run_dir, "report", "index.html")
+    storage.publish(path, _render(run_dir, record).encode())
+    return path
+
+
+def _render(run_dir: str, record: ledger.RunRecord) -> str:
+    catalog = read_catalog(run_dir)
+    num_top = min(_num_top(record), catalog.num_rows)
+    top_rows = catalog.slice(0, num_top).to_pylist()
+    pictures = _read_pictures(run_dir, _wanted_ids(top_rows))
+    picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
+    outliers = _outliers(top_rows, picture_of)
+    others = _others(catalog, picture_of, num_top)
+    neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
+    return _template().render(
+        record=record,
+        name=_survey_name(record.survey),
+        num_objects=catalog.num_rows,
+        num_positions=catalog.num_rows - catalog["ra"].null_count,
+        outliers=outliers,
+        random=[shown for shown in others if shown.object_id not in neighbor_ids],
+        pictures=[
+            (picture_of[object_id], base64.b64encode(jpeg).decode())
+            for object_id, jpeg in pictures.items()
+        ],
+        rejected_shards=_rejected_shards(run_dir, record),
+        figures=_figures(run_dir, record, catalog, [*outliers, *others]),
+        settings=_flat(record.config),
+        stages=_stages(record.seconds),
+        commands=_commands(run_dir, record.survey),
+    )
+
+
+def _num_top(record: ledger.RunRecord) -> int:
+    return min(int(record.proof.get("num_certified") or DEFAULT_OUTLIERS), MAX_OUTLIERS)
+
+
+def _wanted_ids(top_rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The outliers, then their neighbors: pictures that must be on the page before all others."""
+    ids = [row["object_id"] for row in top_rows]
+    for row in top_rows:
+        ids += (row["neighbor_id"] or [])[:MAX_NEIGHBORS]
+    return list(dict.fromkeys(ids))
+
+
+def _read_pictures(run_dir: str, wanted: Sequence[str]) -> dict[str, bytes]:
+    """JPEG by object_id, the wanted ones first, up to what fits the page."""
+    path = storage.join(run_dir, "thumbnails", "thumbnails.parquet")
+    if not storage.exists(path):
+        return {}
+    table = schema.conform(_read_parquet(path), schema.THUMBNAILS, "thumbnails")
+    stored = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    is_wanted = set(wanted)
+    extra = [object_id for object_id in stored if object_id not in is_wanted]
+    order = np.random.default_rng(0).permutation(len(extra))[:MAX_RANDOM]
+    chosen: dict[str, bytes] = {}
+    free_bytes = MAX_PICTURE_BYTES
+    for object_id in [*wanted, *(extra[i] for i in order)]:
+        jpeg = stored.get(object_id)
+        if jpeg and len(jpeg) <= free_bytes:
+            chosen[object_id] = jpeg
+            free_bytes -= len(jpeg)
+    return chosen
+
+
+def _outliers(top_rows: Sequence[Mapping[str, Any]], picture_of: Mapping[str, str]) -> list[_Shown]:
+    href_of = {row["object_id"]: f"#rank-{row['rank']}" for row in top_rows}
+    outliers = []
+    for row in top_rows:
+        neighbors = zip(row["neighbor_id"] or [], row["neighbor_distance"] or [], strict=True)
+        shown = [
+            _Shown(
+                object_id=object_id,
+                picture=picture_of.get(object_id, ""),
+                distance=distance,
+                href=href_of.get(object_id, ""),
+            )
+            for object_id, distance in list(neighbors)[:MAX_NEIGHBORS]
+        ]
+        outliers.append(
+            _shown(row, picture_of, href=href_of[row["object_id"]], neighbors=tuple(shown))
+        )
+    return outliers
+
+
+def _shown(
+    row: Mapping[str, Any],
+    picture_of: Mapping[str, str],
+    *,
+    href: str = "",
+    neighbors: tuple[_Shown, ...] = (),
+) -> _Shown:
+    """A row of the catalog as the page shows it."""
+    flags = row["processing_flags"] or 0
+    return _Shown(
+        object_id=row["object_id"],
+        picture=picture_of.get(row["object_id"], ""),
+        rank=row["rank"],
+        score=row["outlier_score"],
+        ra_deg=row["ra"],
+        dec_deg=row["dec"],
+        flags=tuple(word for bit, word in _FLAG_WORDS.items() if flags & bit),
+        is_certified=bool(row["certified"]),
+        href=href,
+        neighbors=neighbors,
+    )
+
+
+def _others(catalog: pa.Table, picture_of: Mapping[str, str], num_top: int) -> list[_Shown]:
+    """Objects that have a picture and are no outliers, in the order of their pictures."""
+    ids = pa.array(list(picture_of), pa.string())
+    index = pc.index_in(ids, value_set=catalog["object_id"].combine_chunks())
+    index_N = index.drop_null().to_numpy()
+    rows = catalog.take(index_N[index_N >= num_top]).to_pylist()
+    return [_shown(row, picture_of) for row in rows]
+
+
+def _figures(
+    run_dir: str, record: ledger.RunRecord, catalog: pa.Table, named: Sequence[_Shown]
+) -> dict[str, Any]:
+    fit = record.model.get("fit") or {}
+    outliers = [shown for shown in named if shown.href]
+    rows_M, embedding_MD = _sample_embeddings(run_dir, catalog, named, num_top=len(outliers))
+    placed_M = _sample_positions(catalog, num_top=len(outliers), named=named)
+    return {
+        "scores": report_figures.score_histogram(
+            catalog["outlier_score"].to_numpy(), threshold=record.proof.get("threshold")
+        ),
+        "embedding": report_figures.embedding_map(
+            _project(embedding_MD), _dots(catalog.take(rows_M), named)
+        ),
+        "num_mapped": len(rows_M),
+        "sky": report_figures.sky_map(
+            catalog["ra"].take(placed_M).to_numpy(),
+            catalog["dec"].take(placed_M).to_numpy(),
+            _dots(catalog.take(placed_M), named),
+        ),
+        "num_placed": len(placed_M),
+        "loss": report_figures.loss_curve(fit.get("loss") or []),
+    }
+
+
+def _dots(sample: pa.Table, named: Sequence[_Shown]) -> list[Dot]:
+    """The named objects that are in the sample, as a map wants them."""
+    ids = pa.array([shown.object_id for shown in named], pa.string())
+    index = pc.index_in(ids, value_set=sample["object_id"].combine_chunks()).to_pylist()
+    return [
+        Dot(
+            index=i,
+            label=shown.label,
+            href=shown.href,
+            picture=shown.picture,
+            is_outlier=bool(shown.href),
+        )
+        for i, shown in zip(index, named, strict=True)
+        if i is not None
+    ]
+
+
+def _sample(candidate_M: np.ndarray, kept_M: np.ndarray) -> np.ndarray:
+    """At most MAX_MAP_OBJECTS of the candidate rows, those to be kept first, in rank order."""
+    rest_M = np.setdiff1d(candidate_M, kept_M)
+    room = max(MAX_MAP_OBJECTS - len(kept_M), 0)
+    if len(rest_M) > room:
+        rest_M = np.random.default_rng(0).choice(rest_M, room, replace=False)
+    return np.sort(np.concatenate([kept_M, rest_M])).astype(np.int64)
+
+
+def _named_rows(catalog: pa.Table, named: Sequence[_Shown], num_top: int) -> np.ndarray:
+    ids = pa.array([shown.object_id for shown in named], pa.string())
+    index = pc.index_in(ids, value_set=catalog["object_id"].combine_chunks())
+    return np.union1d(np.arange(num_top), index.drop_null().to_numpy())
+
+
+def _sample_positions(catalog: pa.Table, *, num_top: int, named: Sequence[_Shown]) -> np.ndarray:
+    """Rows of the catalog for the sky map: all that are named and a random sample of the others."""
+    placed_M = np.flatnonzero(catalog["ra"].is_valid().to_numpy())
+    kept_M = np.intersect1d(_named_rows(catalog, named, num_top), placed_M)
+    return _sample(placed_M, kept_M)
+
+
+def _sample_embeddings(
+    run_dir: str, catalog: pa.Table, named: Sequence[_Shown], *, num_top: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the catalog for the embedding map, and their embeddings [M, D]."""
+    code = catalog["shard"].combine_chunks().dictionary_encode()
+    shard_N, names = code.indices.to_numpy(), code.dictionary.to_pylist()
+    drawn = np.random.default_rng(0).permutation(len(names))[:MAX_MAP_SHARDS]
+    is_read_N = np.isin(shard_N, np.union1d(shard_N[:num_top], drawn))
+    candidate_M = np.flatnonzero(is_read_N)
+    kept_M = np.intersect1d(_named_rows(catalog, named, num_top), candidate_M)
+    chosen_M = _sample(candidate_M, kept_M)
+    rows, parts = [np.zeros(0, np.int64)], []
+    for shard in np.unique(shard_N[chosen_M]):
+        wanted_M = chosen_M[shard_N[chosen_M] == shard]
+        found_M, embedding_MD = _read_embeddings(run_dir, names[shard], catalog, wanted_M)
+        if len(found_M):
+            rows.append(found_M)
+            parts.append(embedding_MD)
+    return np.concatenate(rows), np.concatenate(parts) if parts else np.zeros((0, 2))
+
+
+def _read_embeddings(
+    run_dir: str, shard: str, catalog: pa.Table, wanted_M: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of the wanted rows of the catalog those that the shard's file has, and their embeddings."""
+    path = ledger.embeddings_path(run_dir, shard)
+    if not storage.exists(path):
+        return np.zeros(0, np.int64), np.zeros((0, 2))
+    table = _read_parquet(path, columns=["object_id", "embedding"])
+    index = pc.index_in(
+        catalog["object_id"].take(wanted_M).combine_chunks(),
+        value_set=table["object_id"].combine_chunks(),
+    )
+    is_found_M = index.is_valid().to_numpy(zero_copy_only=False)
+    column = table["embedding"].take(index.drop_null()).combine_chunks()
+    width = table["embedding"].type.list_size
+    embedding_MD = column.flatten().to_numpy().reshape(-1, width).astype(np.float64)
+    return wanted_M[is_found_M], embedding_MD
+
+
+def _project(embedding_MD: np.ndarray) -> np.ndarray:
+    """The two directions of largest variance, [M, 2]; signs are fixed by the largest weight.
+
+    Subspace iteration (Halko et al. 2011, arXiv:0909.4061), since D may be thousands.
+    """
+    num_rows, num_dims = embedding_MD.shape
+    if num_rows == 0:
+        return np.zeros((0, 2))
+    centered_MD = embedding_MD - embedding_MD.mean(axis=0)
+    width = min(num_dims, 12)
+    basis_DK = np.random.default_rng(0).standard_normal((num_dims, width))
+    for _ in range(8):
+        basis_DK, _ = np.linalg.qr(centered_MD.T @ (centered_MD @ basis_DK))
+    _, _, turn_KK = np.linalg.svd(centered_MD @ basis_DK, full_matrices=False)
+    axis_2D = (basis_DK @ turn_KK.T).T[:2]
+    largest = np.abs(axis_2D).argmax(axis=1)
+    axis_2D = axis_2D * np.sign(axis_2D[np.arange(len(axis_2D)), largest])[:, None]
+    xy = centered_MD @ axis_2D.T
+    return np.pad(xy, ((0, 0), (0, 2 - xy.shape[1])))
+
+
+def _rejected_shards(run_dir: str, record: ledger.RunRecord) -> list[dict[str, Any]]:
+    """Rejects of whole shards, at most 50."""
+    if not record.counts.get("shards_rejected"):
+        return []
+    rejects = ledger.read_rejects(run_dir)
+    return rejects.filter(pc.is_null(rejects["row"])).slice(0, 50).to_pylist()
+
+
+def _stages(seconds: Mapping[str, float]) -> list[tuple[str, float, float]]:
+    """Stage, seconds and share of the whole."""
+    whole = sum(seconds.values())
+    return [(name, value, value / whole if whole else 0.0) for name, value in seconds.items()]
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Settings by dotted name; None, which lets the program choose, is left out."""
+    flat: list[tuple[str, Any]] = []
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat += _flat(value, f"{prefix}{name}.")
+        elif value is not None and value != "":
+            flat.append((prefix + name, value))
+    return flat
+
+
+def _commands(run_dir: str, survey: str) -> list[tuple[str, str]]:
+    out = shlex.quote(run_dir)
+    return [
+        ("Repeat this run elsewhere", f"astroray scan {shlex.quote(survey)} --out NEW_FOLDER"),
+        ("Check the files and the counts", f"astroray verify {out}"),
+        ("Hand the catalog on", f"astroray export {out} --format votable --to outliers.vot"),
+    ]
+
+
+def _survey_name(survey: str) -> str:
+    """A short name for the title: the last part of the location that has no wildcard."""
+    location = survey.partition("?")[0]
+    parts = [part for part in location.split("/") if part and not set(part) & set("*[")]
+    return storage.stem(parts[-1]) if parts else survey
+
+
+def _read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        significant=_significant, duration=_duration, ordinal=_ordinal, words=_words
+    )
+    text = importlib.resources.files("astroray").joinpath("report.html.jinja").read_text("utf-8")
+    return environment.from_string(text)
+
+
+def _significant(value: float | None) -> str:
+    """Four significant digits; a dash where there is no number."""
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if value != 0 and not 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3e}"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value) or 1)))}f}"
+
+
+def _duration(seconds: float | None) -> str:
+    if not isinstance(seconds, int | float):
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 90:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _ordinal(number: int) -> str:
+    teen = 10 <= number % 100 <= 20
+    return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(str(name) for name in names)

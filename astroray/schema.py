@@ -1,0 +1,136 @@
+"""Every column and table of astroray: name, Arrow type, unit and meaning, declared once.
+
+Shape letters used in all modules: B objects of a batch, N objects of a survey, C bands,
+Y X pixel rows and columns, D embedding dimensions, K neighbors.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from astroray import sky
+from astroray.errors import SchemaError
+
+SCHEMA_VERSION = 1
+
+
+def column(name: str, dtype: pa.DataType, unit: str, doc: str, *, ucd: str = "") -> pa.Field:
+    """One column: what it is called, how it is stored, its unit, meaning and IVOA UCD."""
+    return pa.field(name, dtype, metadata={"unit": unit, "doc": doc, "ucd": ucd})
+
+
+OBJECT_ID = column(
+    "object_id", pa.string(), "", "the survey's own identifier", ucd="meta.id;meta.main"
+)
+RA = column("ra", pa.float64(), "deg", "right ascension, ICRS", ucd="pos.eq.ra;meta.main")
+DEC = column("dec", pa.float64(), "deg", "declination, ICRS", ucd="pos.eq.dec;meta.main")
+HEALPIX_29 = column(
+    "_healpix_29", pa.int64(), "", "HEALPix index, order 29, NESTED, as in HATS", ucd="pos.healpix"
+)
+IDENTITY = pa.schema([OBJECT_ID, RA, DEC, HEALPIX_29])
+
+SHARD = column("shard", pa.string(), "", "name of the shard that holds the object", ucd="meta.file")
+ROW = column("row", pa.int64(), "", "row within the shard, from 0", ucd="meta.record")
+FLAGS = column(
+    "processing_flags", pa.int32(), "", "bits of schema.Flag: how pixels were prepared",
+    ucd="meta.code.qual",
+)  # fmt: skip
+FIELD = column("field", pa.string(), "", "field or image of the survey", ucd="obs.field")
+NIGHT = column("night", pa.string(), "", "night of observation, UTC date at dusk", ucd="time.epoch")
+DETECTOR = column("detector", pa.string(), "", "detector or CCD", ucd="instr.det")
+MODEL_ID = column("model_id", pa.string(), "", "content hash of the model", ucd="meta.id")
+SCORE = column(
+    "outlier_score", pa.float64(), "", "distance to the neighbors in embedding space; larger is "
+    "more unusual; null where there is no neighbor", ucd="stat.value",
+)  # fmt: skip
+RANK = column("rank", pa.int64(), "", "1 is the most unusual object", ucd="meta.number")
+SCORE_KIND = column(
+    "score_kind", pa.string(), "", "exact, or bound: the exact score is at most this",
+    ucd="meta.code",
+)  # fmt: skip
+CERTIFIED = column("certified", pa.bool_(), "", "proven to be in the exact top", ucd="meta.code")
+NEIGHBOR_ID = column(
+    "neighbor_id", pa.list_(pa.string()), "", "object_id of the neighbors, nearest first",
+    ucd="meta.id.assoc",
+)  # fmt: skip
+NEIGHBOR_DISTANCE = column(
+    "neighbor_distance", pa.list_(pa.float64()), "", "Euclidean distances to the neighbors",
+    ucd="stat.value",
+)  # fmt: skip
+STAGE = column("stage", pa.string(), "", "stage that rejected: read, prepare, encode, catalog")
+CLASS = column("class", pa.string(), "", "class of the reason, one word")
+REASON = column("reason", pa.string(), "", "what was wrong, in words")
+ATTEMPT = column("attempt", pa.int32(), "", "attempt at the shard, from 1")
+THUMBNAIL = column("thumbnail", pa.binary(), "", "JPEG picture of the cutout")
+
+
+class Flag:
+    """Bits of `processing_flags`."""
+
+    FILLED = 1  # some pixels were missing and filled with the median of their band
+    EDGE = 2  # the cutout reaches beyond its image; pixels beyond count as missing
+    BLENDED = 4  # detected as part of a blend
+    SATURATED = 8  # holds pixels that the survey marks as saturated
+
+
+def embedding_column(dim: int) -> pa.Field:
+    """The embedding of one object: `dim` numbers in the model's frozen frame."""
+    return column("embedding", pa.list_(pa.float32(), dim), "", "embedding", ucd="stat.value")
+
+
+def embeddings(dim: int) -> pa.Schema:
+    """EMBEDDINGS: one row an object, one file a shard."""
+    return pa.schema([*IDENTITY, SHARD, ROW, embedding_column(dim), FLAGS, FIELD, NIGHT, DETECTOR])
+
+
+NEIGHBORS = pa.schema([*IDENTITY, NEIGHBOR_ID, NEIGHBOR_DISTANCE])
+CATALOG = pa.schema(
+    [*IDENTITY, SHARD, ROW, MODEL_ID, SCORE, RANK, SCORE_KIND, CERTIFIED]
+    + [NEIGHBOR_ID, NEIGHBOR_DISTANCE, FLAGS]
+)
+REJECTS = pa.schema([SHARD, ROW, STAGE, CLASS, REASON, ATTEMPT])
+THUMBNAILS = pa.schema([OBJECT_ID, THUMBNAIL])
+
+
+def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
+    """`table` with exactly the columns of `schema`, in its order and types.
+
+    Raises SchemaError naming the column, `where`, the type got and the type expected.
+    """
+    arrays = []
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
+        if index < 0:
+            raise SchemaError(
+                f"column {field.name!r} is missing in {where}: got {table.column_names}, "
+                f"expected {schema.names}; write it with schema.{where.upper()}"
+            )
+        if table.schema.field(index).type != field.type:
+            raise SchemaError(
+                f"column {field.name!r} in {where} has type {table.schema.field(index).type}, "
+                f"expected {field.type}; cast it before it is written"
+            )
+        arrays.append(table.column(index))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def identity(
+    object_id_B: Sequence[str], ra_deg_B: np.ndarray, dec_deg_B: np.ndarray
+) -> dict[str, pa.Array]:
+    """The four identity columns; positions are null together where either is not finite.
+
+    object_id_B  [B]  identifiers
+    ra_deg_B     [B]  right ascension, deg, ICRS; NaN where unknown
+    dec_deg_B    [B]  declination, deg, ICRS; NaN where unknown
+    """
+    known_B = np.isfinite(ra_deg_B) & np.isfinite(dec_deg_B)
+    healpix_B = np.zeros(len(known_B), np.int64)
+    healpix_B[known_B] = sky.healpix_29(ra_deg_B[known_B], dec_deg_B[known_B])
+    missing_B = ~known_B
+    return {
+        "object_id": pa.array(list(object_id_B), pa.string()),
+        "ra": pa.array(np.asarray(ra_deg_B, np.float64), mask=missing_B),
+        "dec": pa.array(np.asarray(dec_deg_B, np.float64), mask=missing_B),
+        "_healpix_29": pa.array(healpix_B, mask=missing_B),
+    }

@@ -1,0 +1,260 @@
+"""Local paths and S3 behind one face: list, read, publish whole or absent.
+
+A path is a string: local, or `s3://bucket/key`. A published file is there whole or not at all:
+on a disk it is written under a temporary name, synced and renamed; on an object store it is put
+in one request. An input file's own trouble (missing, forbidden) is a FileError, which rejects it;
+trouble of the store (full, read-only, down after the retries) is a StorageError, which stops.
+"""
+
+import contextlib
+import dataclasses
+import errno
+import glob
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from astroray import object_store
+from astroray.errors import FileError, StorageError
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """A file of a survey as the listing saw it; other bytes under its path are another file."""
+
+    path: str
+    size_bytes: int
+    version: str
+    """etag on S3, else modification time in ns."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Meter:
+    """Bytes that this process has read through this module; resume is judged by it."""
+
+    bytes_read: int = 0
+
+
+METER = Meter()
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` lies on an object store rather than on this machine's disks."""
+    return path.startswith("s3://")
+
+
+def join(folder: str, *names: str) -> str:
+    """`folder` and `names` as one path."""
+    return "/".join([folder.rstrip("/"), *names])
+
+
+def stem(path: str) -> str:
+    """File name without folder and without the suffixes of data files (`a.b.fits.gz` -> `a.b`)."""
+    name = path.rstrip("/").rpartition("/")[2]
+    for packed in (".gz", ".fz", ".bz2"):
+        name = name.removesuffix(packed)
+    return os.path.splitext(name)[0]
+
+
+def list_files(location: str) -> list[InputFile]:
+    """All files of a folder (with its sub-folders), of a glob, or one file, sorted by path.
+
+    Names of files and folders that begin with a dot or underscore are left out. Local paths come
+    back absolute, linked folders are followed. Empty where nothing is.
+    """
+    if is_remote(location):
+        found = object_store.list_objects(location)
+        return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
+    location = os.path.abspath(os.path.expanduser(location))
+    if os.path.exists(location):  # a name with brackets is itself before it is a glob
+        paths = _walk(location) if os.path.isdir(location) else [location]
+    else:
+        paths = [p for p in glob.glob(location, recursive=True) if os.path.isfile(p)]
+        spelt = set(location.split(os.sep))
+        paths = [p for p in paths if not any(map(_is_hidden, set(p.split(os.sep)) - spelt))]
+    return [describe(path) for path in sorted(paths)]
+
+
+def describe(path: str) -> InputFile:
+    """Size and version of one file as it is now. Raises FileError where it is missing."""
+    if is_remote(path):
+        size_bytes, version = object_store.head(path)
+        return InputFile(path=path, size_bytes=size_bytes, version=version)
+    with _file_errors(path):
+        stat = os.stat(path)
+    return InputFile(path=path, size_bytes=stat.st_size, version=str(stat.st_mtime_ns))
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file. Raises FileError where it is missing or may not be read."""
+    if is_remote(path):
+        data = object_store.get(path)
+    else:
+        with _file_errors(path):
+            data = Path(path).read_bytes()
+    METER.bytes_read += len(data)
+    return data
+
+
+@contextlib.contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """A path on this machine's disk with the file's bytes: itself, or a copy that is deleted."""
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
+            copy = Path(folder) / path.rpartition("/")[2]
+            with _store_errors(str(copy)):
+                copy.write_bytes(read_bytes(path))
+            yield copy
+        return
+    METER.bytes_read += describe(path).size_bytes
+    with _file_errors(path), open(path, "rb"):
+        pass  # a reader that maps the file would report a missing permission in its own words
+    yield Path(path)
+
+
+def exists(path: str) -> bool:
+    """Whether a file stands there."""
+    return object_store.exists(path) if is_remote(path) else os.path.isfile(path)
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of the files directly in `folder`, sorted; empty where there is no such folder."""
+    if is_remote(folder):
+        return object_store.list_names(folder)
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
+
+
+def publish(path: str, data: bytes) -> None:
+    """Writes `data` under `path`, whole or absent; an older file is replaced.
+
+    Raises StorageError where the disk is full or read-only, or the store refuses.
+    """
+    if is_remote(path):
+        object_store.put(path, data)
+        return
+    with _temporary_file(path, data) as temporary:
+        os.replace(temporary, path)
+    _sync_folder(os.path.dirname(path))
+
+
+def publish_new(path: str, data: bytes) -> bool:
+    """Writes `data` only where nothing stands; False where a file already does."""
+    if is_remote(path):
+        return object_store.put_new(path, data)
+    try:
+        with _temporary_file(path, data) as temporary:
+            os.link(temporary, path)  # unlike a rename, a link never replaces
+    except FileExistsError:
+        return False
+    _sync_folder(os.path.dirname(path))
+    return True
+
+
+def delete(path: str) -> None:
+    """Removes a file; none there is no error."""
+    if is_remote(path):
+        object_store.delete(path)
+        return
+    with _store_errors(path), contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _walk(folder: str) -> list[str]:
+    paths, seen = [], set()  # a link to a folder above would lead round and round
+    with _file_errors(folder):
+        for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+            folders[:] = sorted(name for name in folders if not _is_hidden(name))
+            if (real := os.path.realpath(parent)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            paths += [os.path.join(parent, name) for name in names if not _is_hidden(name)]
+    return paths
+
+
+def _raise(error: OSError) -> None:
+    """A folder that may not be listed must not pass for an empty one."""
+    raise error
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+@contextlib.contextmanager
+def _temporary_file(path: str, data: bytes) -> Iterator[str]:
+    """A synced file with `data` in the folder of `path`; removed if it is still there after."""
+    folder = os.path.dirname(os.path.abspath(path))
+    temporary = ""
+    with _store_errors(path):
+        try:
+            _make_folder(folder)
+            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            if temporary:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary)
+
+
+def _make_folder(folder: str) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except FileExistsError:  # which would look as if the file to be written were there
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
+
+
+def _sync_folder(folder: str) -> None:
+    with _store_errors(folder):
+        handle = os.open(folder or ".", os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def _file_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"{path} is missing; it was there when the survey was listed") from None
+    except OSError as error:
+        where = error.filename or path
+        raise FileError(f"{where} cannot be read: {error.strerror}; check it") from error
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again to resume",
+    errno.EDQUOT: "the quota is used up; free some space and run the same command again to resume",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "permission denied; choose an --out that you may write to",
+    errno.EPERM: "operation not permitted; choose an --out that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, expected a folder; choose another --out",
+    errno.EISDIR: "a folder has that name; choose another --out",
+    errno.EOPNOTSUPP: "the file system has no hard links; choose another --out",
+    errno.EIO: "the disk reports an error; check it, then run the same command again to resume",
+}
+
+
+@contextlib.contextmanager
+def _store_errors(path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, f"{error.strerror}; choose another --out")
+        raise StorageError(f"cannot write {path}: {advice}") from error

@@ -1,0 +1,119 @@
+"""Bytes on disk become rows: which reader opens which survey."""
+
+import dataclasses
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, cast
+
+from astroray import storage
+from astroray.errors import ConfigError
+from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+
+__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "read_shard"]
+
+SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
+"""Surveys that are no files of the user's, and their reader."""
+
+SUFFIXES = {
+    ".jpg": "pictures",
+    ".jpeg": "pictures",
+    ".png": "pictures",
+    ".npz": "arrays",
+    ".npy": "arrays",
+    ".fits": "fits_cutouts",
+    ".fit": "fits_cutouts",
+    ".fits.gz": "fits_cutouts",
+    ".fit.gz": "fits_cutouts",
+    ".fits.fz": "fits_cutouts",
+    ".parquet": "tables",
+}
+"""File suffix and its reader; `format=NAME` in the survey's options chooses another one."""
+
+
+class Reader(Protocol):
+    """What a module of this folder offers."""
+
+    def list_shards(self, inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
+        """The shards that `inputs` make; raises ConfigError on bad options."""
+
+    def read_shard(
+        self, shard: Shard, *, rows: Sequence[int] | None = None
+    ) -> Iterator[Cutouts | Reject]:
+        """All rows of the shard, or only `rows`, in order; raises ShardError if unreadable."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The shards of a survey, and which of the known ones have other bytes than before."""
+
+    shards: tuple[Shard, ...]
+    changed: Mapping[str, Shard]
+    """By name: known shards as their files are now, where size or version differ."""
+
+
+def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
+    """`known` shards first, unchanged, then those that new files of the survey make.
+
+    Raises ConfigError where nothing readable is found.
+    """
+    uri = SurveyUri.parse(survey)
+    changed: dict[str, Shard] = {}
+    if uri.location in SCHEMES:
+        shards = _reader(SCHEMES[uri.location]).list_shards([], uri)
+    else:
+        name, inputs = _find_inputs(uri)
+        now = {file.path: file for file in inputs}
+        for shard in known:
+            fresh = tuple(now.get(file.path, file) for file in shard.inputs)
+            if fresh != shard.inputs:
+                changed[shard.name] = dataclasses.replace(shard, inputs=fresh)
+        seen = {file.path for shard in known for file in shard.inputs}
+        new = [file for file in inputs if file.path not in seen]
+        shards = _reader(name).list_shards(new, uri) if new else []
+    names = {shard.name for shard in known}
+    added = [shard for shard in shards if shard.name not in names]
+    return Listing(shards=(*known, *added), changed=changed)
+
+
+def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
+    """The rows of one shard as slices of equal image shape, and rejects, in row order.
+
+    Raises ShardError where the shard cannot be read as a whole.
+    """
+    return _reader(shard.reader).read_shard(shard, rows=rows)
+
+
+def _reader(name: str) -> Reader:
+    return cast(Reader, importlib.import_module(f"astroray.surveys.{name}"))
+
+
+def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
+    """The reader's name and its files; all files of one survey have one reader."""
+    asked = uri.options.get("format")
+    files = storage.list_files(uri.location)
+    readers = {file.path: asked or _reader_of(file.path) for file in files}
+    names = sorted({name for name in readers.values() if name})
+    if not names:
+        raise ConfigError(
+            f"no survey files in {uri.location}: found {len(files)} files, expected one of "
+            f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}; check the path"
+        )
+    if len(names) > 1:
+        raise ConfigError(
+            f"{uri.location} mixes files for several readers ({', '.join(names)}); name one kind "
+            "with a glob such as 'folder/*.fits' or with ?format=NAME"
+        )
+    if names[0] not in set(SUFFIXES.values()) | set(SCHEMES.values()):
+        raise ConfigError(
+            f"format is {names[0]!r}, expected one of "
+            f"{sorted(set(SUFFIXES.values()) | {'fields'})}"
+        )
+    return names[0], [file for file in files if readers[file.path]]
+
+
+def _reader_of(path: str) -> str | None:
+    lowered = path.lower()
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if lowered.endswith(suffix):
+            return SUFFIXES[suffix]
+    return None

@@ -1,0 +1,296 @@
+"""How NumPy arrays become rows: a stack of cutouts in one file, or one object a file.
+
+Examples of surveys:
+
+    radio_mirabest/mirabest_150px_uint8.npz?table=labels.csv
+    'hsc_blends?bands=g,r,i,z,y'
+    'stamps.npy?layout=NYXC&table=objects.parquet'
+    'deep.npz?image=cutouts&weight=ivar&id=source_id'
+"""
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, ShardError
+from astroray.surveys.array_files import ArrayFile, Header, open_arrays
+from astroray.surveys.array_layouts import LAYOUTS, NO_WEIGHT, ArrayOptions, settle
+from astroray.surveys.object_tables import (
+    Objects,
+    ObjectTable,
+    read_object_table,
+    survey_folder,
+)
+from astroray.surveys.shards import (
+    Cutouts,
+    Pixels,
+    Reject,
+    Shard,
+    SurveyUri,
+    group_files,
+    parse_options,
+    shard_name,
+)
+from astroray.surveys.slices import gather
+
+logger = logging.getLogger(__name__)
+
+MAX_SLICE_ROWS = 256
+MAX_SLICE_BYTES = 32 * 2**20
+_STORED = ("image", "weight", "layout", "bands", "pixels", "id", "ra", "dec", "file")
+"""Options that a shard carries, settled by the first readable file of the survey."""
+
+
+def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
+    """Pieces of stacks, or groups of files of one object; only headers and a table are read.
+
+    Raises ConfigError on bad options, a shape that can be understood in two ways, or a table
+    that does not fit.
+    """
+    options = parse_options(ArrayOptions, uri.options)
+    _check_options(options)
+    files = sorted(inputs, key=lambda file: file.path)
+    table = read_object_table(uri.location, options) if options.table else None
+    options = _settle_survey([file.path for file in files], options)
+    if options.layout and "N" not in options.layout:
+        return _list_single(files, options, table, survey_folder(uri.location))
+    return _list_stacks(files, options, table)
+
+
+def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
+    """The arrays' images, float32 [C, Y, X]; NaN where their weight is not positive.
+
+    Row 0 of Y is as the array has it. Raises ShardError where a stack is missing, truncated,
+    holds Python objects or has another shape than listed; where each file is one object, such a
+    file is a Reject of its row.
+    """
+    stored: dict[str, Any] = {key: shard.params[key] for key in _STORED}
+    options = ArrayOptions(**stored)
+    if "start" in shard.params:
+        yield from _read_stack(shard, options, rows)
+        return
+    images = (
+        _read_single(shard.inputs[row].path, row, options)
+        for row in (range(len(shard.inputs)) if rows is None else sorted(set(rows)))
+    )
+    objects = Objects.from_params(shard.params)
+    yield from gather(images, objects, bands=_bands(options), pixels=_pixels(options))
+
+
+def _list_single(
+    files: Sequence[storage.InputFile],
+    options: ArrayOptions,
+    table: ObjectTable | None,
+    folder: str,
+) -> list[Shard]:
+    paths = [file.path for file in files]
+    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
+    shards = group_files(
+        files,
+        reader="arrays",
+        params=_stored(options),
+        rows_per_file=1,
+        group_size=options.shard_files,
+    )
+    starts = range(0, len(files), options.shard_files)
+    return [
+        dataclasses.replace(
+            shard,
+            params={**shard.params, **objects.take(slice(i, i + len(shard.inputs))).to_params()},
+        )
+        for i, shard in zip(starts, shards, strict=True)
+    ]
+
+
+def _list_stacks(
+    files: Sequence[storage.InputFile], options: ArrayOptions, table: ObjectTable | None
+) -> list[Shard]:
+    num_rows = [_count_rows(file.path, options) for file in files]
+    known = [count for count in num_rows if count is not None]
+    if table and len(known) < len(files) > 1:
+        broken = files[num_rows.index(None)].path
+        raise ConfigError(
+            f"{broken} cannot be read, so rows of {table.where} cannot be given to the files after "
+            "it; mend it or name the readable files"
+        )
+    objects = table.by_row(sum(known)) if table and known else None
+    shards, first_row = [], 0
+    for file, count in zip(files, num_rows, strict=True):
+        for start, stop in _pieces(file.path, count, options.shard_rows):
+            params = _stored(options) | {"start": start, "stop": stop}
+            shard = Shard(
+                name=shard_name([file], params),
+                reader="arrays",
+                inputs=(file,),
+                params=params,
+                num_rows=None if stop is None else stop - start,
+            )
+            if objects and stop is not None:
+                own = objects.take(slice(first_row + start, first_row + stop)).to_params()
+                shard = dataclasses.replace(shard, params=params | own)
+            shards.append(shard)
+        first_row += count or 0
+    return shards
+
+
+def _pieces(path: str, num_rows: int | None, shard_rows: int) -> list[tuple[int, int | None]]:
+    """Rows of each shard; a file that must be fetched or unpacked from its beginning is one."""
+    if num_rows is None or storage.is_remote(path) or not path.lower().endswith(".npy"):
+        return [(0, num_rows)]
+    starts = range(0, max(num_rows, 1), shard_rows)
+    return [(start, min(start + shard_rows, num_rows)) for start in starts]
+
+
+def _count_rows(path: str, options: ArrayOptions) -> int | None:
+    """None where the file cannot be read: reading its shard says why."""
+    try:
+        with open_arrays(path) as arrays:
+            header = arrays.headers.get(options.image)
+    except ShardError:
+        return None
+    return header.shape[0] if header and len(header.shape) == len(options.layout) else None
+
+
+def _read_single(path: str, row: int, options: ArrayOptions) -> tuple[int, np.ndarray] | Reject:
+    def reject(kind: str, reason: Exception) -> Reject:
+        return Reject(row=row, stage="read", kind=kind, reason=str(reason))
+
+    try:
+        with open_arrays(path) as arrays:
+            options = settle(arrays, options, path)
+            whole = [(0, arrays.headers[options.image].shape[0])]
+            return row, next(_read_images(arrays, options, whole))[0]
+    except ConfigError as error:
+        return reject("shape", error)
+    except ShardError as error:
+        return reject("corrupt" if storage.exists(path) else "missing", error)
+
+
+def _read_stack(
+    shard: Shard, options: ArrayOptions, rows: Sequence[int] | None
+) -> Iterator[Cutouts]:
+    path, start, stop = shard.inputs[0].path, shard.params["start"], shard.params["stop"]
+    with open_arrays(path) as arrays:
+        try:
+            options = settle(arrays, options, path)
+        except ConfigError as error:
+            raise ShardError(str(error)) from None
+        header = arrays.headers[options.image]
+        if "N" not in options.layout or header.shape[0] < (stop or 0):
+            raise ShardError(
+                f"{path} has shape {header.shape}, expected a stack of at least {stop} rows as "
+                "listed; it was changed, start a new run"
+            )
+        objects = _objects(arrays, shard, options, header.shape[0])
+        num_rows = (stop or header.shape[0]) - start
+        wanted = range(num_rows) if rows is None else sorted(set(rows))
+        runs = list(_runs(wanted, _slice_rows(header)))
+        images = _read_images(arrays, options, [(start + a, start + b) for a, b in runs])
+        for (first, last), image_BCYX in zip(runs, images, strict=True):
+            chosen = objects.take(slice(first, last))
+            yield Cutouts(
+                row_B=np.arange(first, last),
+                object_id_B=[
+                    name or f"{shard.name}:{row}"
+                    for row, name in enumerate(chosen.object_id_N, first)
+                ],
+                ra_deg_B=chosen.ra_deg_N,
+                dec_deg_B=chosen.dec_deg_N,
+                image_BCYX=image_BCYX,
+                bands=_bands(options),
+                pixels=_pixels(options),
+                flags_B=np.zeros(last - first, np.int32),
+            )
+
+
+def _runs(rows: Sequence[int], max_rows: int) -> Iterator[tuple[int, int]]:
+    """Consecutive rows as (first, last + 1), at most `max_rows` each."""
+    first = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[i - 1] + 1 or i - first == max_rows:
+            yield rows[first], rows[i - 1] + 1
+            first = i
+
+
+def _slice_rows(header: Header) -> int:
+    values = max(1, math.prod(header.shape[1:]))
+    return max(1, min(MAX_SLICE_ROWS, MAX_SLICE_BYTES // (4 * values)))
+
+
+def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, num_rows: int) -> Objects:
+    """The shard's own from its table, else those of the 1-D arrays beside the images."""
+    if "object_id" in shard.params:
+        return Objects.from_params(shard.params)
+    columns = {}
+    for name, header in arrays.headers.items():
+        if header.shape == (num_rows,) and header.dtype.kind == "O":
+            logger.warning("array %r of %s holds Python objects: not read", name, shard.name)
+        elif header.shape == (num_rows,) and header.dtype.kind in "uifUS":
+            columns[name] = next(arrays.rows(name, [(0, num_rows)]))
+    try:
+        table = ObjectTable.from_columns(columns, options, shard.inputs[0].path)
+    except ConfigError as error:
+        raise ShardError(str(error)) from None
+    return table.by_row(num_rows) if table else Objects.unknown(num_rows)
+
+
+def _read_images(
+    arrays: ArrayFile, options: ArrayOptions, ranges: Sequence[tuple[int, int]]
+) -> Iterator[np.ndarray]:
+    """float32 [B, C, Y, X] of each range of the first axis."""
+    dtype = arrays.headers[options.image].dtype
+    is_scaled = options.pixels == "display" and dtype.kind in "ui"
+    weights = None if options.weight == NO_WEIGHT else arrays.rows(options.weight, ranges)
+    for block in arrays.rows(options.image, ranges):
+        with np.errstate(over="ignore"):  # beyond float32 is infinite; preparation judges it
+            image_BCYX = np.array(_to_BCYX(block, options.layout), np.float32, order="C")
+        if is_scaled:
+            image_BCYX /= np.float32(np.iinfo(dtype).max)
+        if weights is not None:
+            image_BCYX[~(_to_BCYX(next(weights), options.layout) > 0)] = np.nan
+        yield image_BCYX
+
+
+def _to_BCYX(block: np.ndarray, layout: str) -> np.ndarray:
+    if "N" not in layout:
+        block, layout = block[None], "N" + layout
+    if "C" not in layout:
+        block, layout = block[:, None], "NC" + layout[1:]
+    return block.transpose([layout.index(axis) for axis in "NCYX"])
+
+
+def _check_options(options: ArrayOptions) -> None:
+    if options.layout not in ("", *LAYOUTS):
+        raise ConfigError(f"layout is {options.layout!r}, expected one of {', '.join(LAYOUTS)}")
+    if options.pixels not in ("", "display", "flux"):
+        raise ConfigError(f"pixels is {options.pixels!r}, expected display or flux")
+    if options.shard_rows < 1:
+        raise ConfigError(f"shard_rows is {options.shard_rows}, expected at least 1")
+
+
+def _settle_survey(paths: Sequence[str], options: ArrayOptions) -> ArrayOptions:
+    """Options with nothing left open, by the first readable file; as given where none is."""
+    for path in paths:
+        try:
+            with open_arrays(path) as arrays:
+                return settle(arrays, options, path)
+        except ShardError:
+            continue
+    return options
+
+
+def _stored(options: ArrayOptions) -> dict[str, Any]:
+    return {key: getattr(options, key) for key in _STORED}
+
+
+def _bands(options: ArrayOptions) -> tuple[str, ...]:
+    return tuple(options.bands.split(","))
+
+
+def _pixels(options: ArrayOptions) -> Pixels:
+    return "display" if options.pixels == "display" else "flux"

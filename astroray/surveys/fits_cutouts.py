@@ -1,0 +1,257 @@
+"""How FITS files of cutouts become rows: a cube, one HDU a stamp, or one file a stamp.
+
+Examples of surveys:
+
+    'radio/*.fits.fz?table=labels.csv'      one stamp a file, planes are bands
+    'cutouts.fits?bands=g,r,i'              a cube [N, C, Y, X] with a table of N rows beside it
+    'stamps.fits?layout=mef'                one image HDU a stamp
+
+What a survey is, is seen from the headers of its first file (`layout=auto`): several images are
+stamps, one image of at most 512 px (and at most 6 planes) is a stamp, more planes are a cube.
+Images above 512 px are wide fields: the reader `fields` finds the sources in them. `layout=`,
+`format=fits_cutouts` and `format=fields` overrule that.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, DataError
+from astroray.surveys import fields, fits_stamps, shards
+from astroray.surveys.fits_files import open_fits
+from astroray.surveys.object_tables import (
+    Objects,
+    ObjectTable,
+    TableOptions,
+    read_object_table,
+    survey_folder,
+)
+from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+
+LAYOUTS = ("auto", "cube", "mef", "stamp")
+_MAX_STAMP_PX = 512
+_MAX_BANDS = 6
+_SLICE_BYTES = 32 * 2**20
+_SLICE_ROWS = 256
+_MAX_SNIFFED = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitsCutoutOptions(TableOptions):
+    """Options of a survey of FITS cutouts, beside those of its table.
+
+    Without `table=`, `id=`, `ra=` and `dec=` name columns of the table HDU beside a cube.
+    """
+
+    layout: str = "auto"
+    """cube, mef (one image HDU a stamp), stamp (one file a stamp), or auto: as the first file is.
+    """
+    bands: str = ""
+    """Names of the planes, `g,r,i`; else the header's BAND or FILTER, else b0, b1..."""
+    hdu: str = ""
+    """Name or number of the one image HDU to use."""
+    shard_rows: int = 2000
+    """Rows of a cube that make a shard."""
+    shard_files: int = 512
+    """Files of one stamp each that make a shard."""
+    format: str = ""
+    """Name of this reader."""
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise ConfigError(f"layout is {self.layout!r}, expected one of {LAYOUTS}")
+        if self.shard_rows < 1:
+            raise ConfigError(f"shard_rows is {self.shard_rows}, expected 1 or more")
+
+
+def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
+    """Shards of the cutouts in `inputs`; wide fields are handed to the reader `fields`.
+
+    Only headers are read, of the first file, and of each cube for its length.
+    Raises ConfigError on bad options, a table that does not fit, or a first file without images.
+    """
+    files = sorted(inputs, key=lambda file: file.path)
+    asked = uri.options.get("layout", "auto")
+    found = _sniff(files, uri.options.get("hdu", "")) if asked == "auto" else asked
+    if found == "fields" and uri.options.get("format") != "fits_cutouts":
+        return fields.list_shards(files, uri)
+    _refuse_field_options(uri, files)
+    options = shards.parse_options(FitsCutoutOptions, uri.options)
+    options = dataclasses.replace(options, layout="stamp" if found == "fields" else found)
+    table = read_object_table(uri.location, options) if options.table else None
+    if options.layout == "stamp":
+        return _list_stamps(files, options, table, survey_folder(uri.location))
+    if table is not None and len(files) > 1:
+        raise ConfigError(
+            f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
+            "files one by one, or put the table into each as a table HDU"
+        )
+    return [shard for file in files for shard in _list_file(file, options, table)]
+
+
+def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
+    """The cutouts of a shard in linear flux, as their file has them (first row at the bottom).
+
+    Pixels are NaN where the file says NaN or BLANK, where a MASK, DQ or BAD image of the same
+    shape is not 0, or where an IVAR or WEIGHT image is not above 0. Positions come from the
+    table, else from the center of the stamp through its world coordinate system.
+    Raises ShardError where a cube or a file of many HDUs cannot be read; a bad file of one stamp
+    is a Reject.
+    """
+    readers = {
+        "cube": fits_stamps.read_cube,
+        "mef": fits_stamps.read_mef,
+        "stamp": fits_stamps.read_stamps,
+    }
+    wanted = None if rows is None else sorted(set(rows))
+    pending: list[fits_stamps.Stamp] = []
+    for item in readers[str(shard.params["layout"])](shard, wanted):
+        if pending and (isinstance(item, Reject) or not _fits(pending, item)):
+            yield _cutouts(pending)
+            pending = []
+        if isinstance(item, Reject):
+            yield item
+        else:
+            pending.append(item)
+    if pending:
+        yield _cutouts(pending)
+
+
+def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
+    """The layout of the first file that can be opened, or "fields" for wide fields."""
+    for file in files[:_MAX_SNIFFED]:
+        try:
+            with open_fits(file.path) as opened:
+                shapes = [image.plain_shape for image in opened.sciences(hdu)]
+                lengths = {opened.num_rows(index) for index in opened.tables}
+        except DataError:  # its own shard or row is rejected when it is read
+            continue
+        if not shapes:
+            raise ConfigError(
+                f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
+                "name the files of cutouts with a glob, or another reader with format="
+            )
+        return _layout_of(shapes, lengths)
+    return "stamp"
+
+
+def _layout_of(shapes: Sequence[tuple[int, ...]], lengths: set[int]) -> str:
+    """What images of `shapes` are, beside tables of `lengths` rows."""
+    first = shapes[0]
+    if len(first) == 4 or (len(first) == 3 and first[0] > _MAX_BANDS and first[0] in lengths):
+        return "cube"
+    if min(max(shape[-2:]) for shape in shapes) > _MAX_STAMP_PX:
+        return "fields"
+    if len(shapes) > 1:
+        return "mef"
+    return "cube" if len(first) == 3 and first[0] > _MAX_BANDS else "stamp"
+
+
+def _refuse_field_options(uri: SurveyUri, files: Sequence[storage.InputFile]) -> None:
+    known = {field.name for field in dataclasses.fields(FitsCutoutOptions)}
+    others = {field.name for field in dataclasses.fields(fields.FieldOptions)} - known
+    wrong = sorted(others & set(uri.options))
+    if wrong:
+        raise ConfigError(
+            f"survey option {wrong[0]!r} is for wide fields, and {files[0].path} holds cutouts; "
+            "say format=fields to detect sources in it"
+        )
+
+
+def _params(options: FitsCutoutOptions) -> dict[str, Any]:
+    names = ("layout", "bands", "hdu", "id", "ra", "dec")
+    return {name: getattr(options, name) for name in names}
+
+
+def _list_stamps(
+    files: Sequence[storage.InputFile],
+    options: FitsCutoutOptions,
+    table: ObjectTable | None,
+    folder: str,
+) -> list[Shard]:
+    paths = [file.path for file in files]
+    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
+    groups = shards.group_files(
+        files,
+        reader="fits_cutouts",
+        params=_params(options),
+        rows_per_file=1,
+        group_size=options.shard_files,
+    )
+    starts = range(0, len(files), options.shard_files)
+    return [
+        dataclasses.replace(
+            group,
+            params={
+                **group.params,
+                "objects": objects.take(slice(i, i + len(group.inputs))).to_params(),
+            },
+        )
+        for i, group in zip(starts, groups, strict=True)
+    ]
+
+
+def _list_file(
+    file: storage.InputFile, options: FitsCutoutOptions, table: ObjectTable | None
+) -> list[Shard]:
+    """Ranges of rows of a cube, or the one shard that a file of many HDUs is."""
+    num_rows = _num_rows(file, options)
+    objects = None
+    if table is not None:
+        objects = table.by_row(len(table.name_N) if num_rows is None else num_rows)
+    step = options.shard_rows
+    starts = [0] if num_rows is None else range(0, num_rows, step)
+    found = []
+    for start in starts:
+        stop = None if num_rows is None else min(start + step, num_rows)
+        params = _params(options) | {"start": start, "stop": stop}
+        name = shards.shard_name([file], params)
+        if objects is not None:
+            params["objects"] = objects.take(slice(start, stop)).to_params()
+        found.append(
+            Shard(
+                name=name,
+                reader="fits_cutouts",
+                inputs=(file,),
+                params=params,
+                num_rows=None if stop is None else stop - start,
+            )
+        )
+    return found
+
+
+def _num_rows(file: storage.InputFile, options: FitsCutoutOptions) -> int | None:
+    """Rows of a cube that can be cut into shards; None for a file that is one shard.
+
+    A packed or remote file is one shard, since each part of it costs unpacking or fetching it all.
+    """
+    is_whole = storage.is_remote(file.path) or file.path.lower().endswith(".gz")
+    if options.layout != "cube" or is_whole:
+        return None
+    try:
+        with open_fits(file.path) as opened:
+            return fits_stamps.find_cube(opened, options.hdu).shape[0]
+    except DataError:  # reading it fails in the same words, and is counted as a shard
+        return None
+
+
+def _fits(pending: Sequence[fits_stamps.Stamp], stamp: fits_stamps.Stamp) -> bool:
+    is_same = pending[0].image_CYX.shape == stamp.image_CYX.shape
+    is_small = (len(pending) + 1) * stamp.image_CYX.nbytes <= _SLICE_BYTES
+    return is_same and is_small and len(pending) < _SLICE_ROWS and pending[0].bands == stamp.bands
+
+
+def _cutouts(stamps: Sequence[fits_stamps.Stamp]) -> Cutouts:
+    return Cutouts(
+        row_B=np.array([stamp.row for stamp in stamps], np.int64),
+        object_id_B=[stamp.object_id for stamp in stamps],
+        ra_deg_B=np.array([stamp.ra_deg for stamp in stamps]),
+        dec_deg_B=np.array([stamp.dec_deg for stamp in stamps]),
+        image_BCYX=np.stack([stamp.image_CYX for stamp in stamps]),
+        bands=stamps[0].bands,
+        pixels="flux",
+        flags_B=np.zeros(len(stamps), np.int32),
+    )

@@ -1,0 +1,222 @@
+"""How a FITS file is opened: plain, gzip or tile-compressed, whole or not at all.
+
+A file is checked when it is opened: what its headers promise must be there, so that a truncated
+file is refused before its first row.
+"""
+
+import contextlib
+import dataclasses
+import gzip
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from astroray import storage
+from astroray.errors import ShardError
+from astroray.surveys.fits_headers import BAD_DATA, FitsImage, logged_warnings, one_line
+
+logger = logging.getLogger(__name__)
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+class FitsFile:
+    """An open FITS file, made by `open_fits`."""
+
+    def __init__(self, path: str, hdus: fits.HDUList) -> None:
+        self.path = path
+        self.hdus = hdus
+        self.images = tuple(
+            _describe(path, index, hdu) for index, hdu in enumerate(hdus) if _is_image(hdu)
+        )
+        """All image HDUs that hold pixels, masks among them, in file order."""
+        self.tables = tuple(
+            index
+            for index, hdu in enumerate(hdus)
+            if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
+        )
+        """Positions of the table HDUs."""
+
+    def sciences(self, hdu: str = "") -> list[FitsImage]:
+        """The images proper: `hdu` if asked for, else those named SCI if any is, else all that are
+        no companion maps.
+        """
+        if hdu:
+            return [self.find(hdu)]
+        named = [image for image in self.images if image.name.upper() == "SCI"]
+        return named or [image for image in self.images if not image.is_companion]
+
+    def find(self, hdu: str) -> FitsImage:
+        """The image HDU of that name or number. Raises ShardError where there is none."""
+        for image in self.images:
+            if hdu == str(image.index) or hdu.upper() == image.name.upper():
+                return image
+        known = [image.name or image.index for image in self.images]
+        raise ShardError(f"{self.path} has no image HDU {hdu!r}, expected one of {known}; see hdu=")
+
+    def read(
+        self, image: FitsImage, *, start: int | None = None, stop: int | None = None
+    ) -> np.ndarray:
+        """Pixels as native float32, rows `start:stop` of the first axis; BLANK becomes NaN.
+
+        Raises ShardError where they cannot be decoded.
+        """
+        with _translated(self.path, f"cannot read the pixels of HDU {image.index}"):
+            stored = self.hdus[image.index].section[slice(start, stop)]
+            return _to_float32(np.asarray(stored), image.header)
+
+    def read_bad(
+        self, image: FitsImage, *, start: int | None = None, stop: int | None = None
+    ) -> np.ndarray | None:
+        """Bad pixels of `image`, by its masks and weights of its shape in this file; None without.
+
+        With several images, masks belong to them by EXTVER, else by their order in the file.
+        """
+        bad: np.ndarray | None = None
+        for name in dict.fromkeys(mask.name for mask in self.images if mask.is_mask):
+            mask = self._mask_of(image, [mask for mask in self.images if mask.name == name])
+            if mask is None:
+                continue
+            one = self.read_mask(mask, start=start, stop=stop)
+            bad = one if bad is None else bad | one
+        return bad
+
+    def read_mask(
+        self, mask: FitsImage, *, start: int | None = None, stop: int | None = None
+    ) -> np.ndarray:
+        """Where `mask` says bad: a mask is not 0, a weight or inverse variance is not above 0."""
+        return mask.bad(self.read(mask, start=start, stop=stop))
+
+    def num_rows(self, index: int) -> int:
+        """Rows of table HDU `index`."""
+        return int(self.hdus[index].header["NAXIS2"])
+
+    def read_columns(
+        self, index: int, *, start: int | None = None, stop: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """The plain columns of table HDU `index`, rows `start:stop`; vectors are left out."""
+        with _translated(self.path, f"cannot read the table in HDU {index}"):
+            rows = self.hdus[index].data[slice(start, stop)]
+            columns = {name: np.asarray(rows[name]) for name in rows.columns.names}
+            return {name: values for name, values in columns.items() if values.ndim == 1}
+
+    def _mask_of(self, image: FitsImage, masks: list[FitsImage]) -> FitsImage | None:
+        images = self.sciences()
+        versions = [mask.version for mask in masks]
+        if len(masks) > 1 and len(set(versions)) == len(masks):
+            chosen = [mask for mask in masks if mask.version == image.version]
+        elif len(masks) == len(images) and image in images:
+            chosen = [masks[images.index(image)]]
+        else:
+            chosen = masks if len(masks) == 1 else []
+        return next((mask for mask in chosen if mask.shape == image.shape), None)
+
+
+@contextlib.contextmanager
+def open_fits(path: str) -> Iterator[FitsFile]:
+    """The FITS file at `path`, checked to be whole; a plain file is mapped, never read ahead.
+
+    Raises ShardError where it is no FITS file, is truncated or cannot be decoded.
+    """
+    with storage.local_copy(path) as copy, contextlib.ExitStack() as stack:
+        with _translated(path, "is no FITS file that can be read"):
+            source, size_bytes = _source(copy)
+            hdus = fits.open(
+                source, memmap=True, lazy_load_hdus=False, do_not_scale_image_data=True
+            )
+            stack.callback(_close, hdus)
+            _check_whole(path, hdus, source, size_bytes)
+            file = FitsFile(path, hdus)
+        yield file
+
+
+def _source(copy: Path) -> tuple[Path | io.BytesIO, int]:
+    """What astropy opens, and how many bytes of FITS it holds; gzip is unpacked to memory."""
+    with copy.open("rb") as stream:
+        if stream.read(2) != _GZIP_MAGIC:
+            return copy, copy.stat().st_size
+    unpacked = gzip.decompress(copy.read_bytes())
+    return io.BytesIO(unpacked), len(unpacked)
+
+
+def _close(hdus: fits.HDUList) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        hdus.close()
+
+
+def _check_whole(path: str, hdus: fits.HDUList, source: Path | io.BytesIO, size_bytes: int) -> None:
+    """Refuses a file that ends before its headers say, within pixels or within a header."""
+    end = 0
+    for hdu in hdus:
+        info = hdu.fileinfo()
+        span = info["datSpan"] if isinstance(hdu, fits.CompImageHDU) else hdu.size
+        if info["datLoc"] + span > size_bytes:  # a missing last padding is no loss
+            raise ShardError(
+                f"{path} is truncated: {size_bytes} bytes of FITS, expected at least "
+                f"{info['datLoc'] + span} by the header of HDU {hdus.index(hdu)}; fetch it again"
+            )
+        end = info["datLoc"] + info["datSpan"]
+    rest = _bytes_from(source, end, 8)
+    if rest == b"XTENSION":
+        raise ShardError(
+            f"{path} is truncated: the header of HDU {len(hdus)} at byte {end} has no end; "
+            "fetch it again"
+        )
+    if rest.strip(b"\0 "):
+        logger.warning("%s: bytes after the last HDU are ignored", path)
+
+
+def _bytes_from(source: Path | io.BytesIO, start: int, num_bytes: int) -> bytes:
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()[start : start + num_bytes]
+    with source.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(num_bytes)
+
+
+def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:
+    kinds = (fits.PrimaryHDU, fits.ImageHDU, fits.CompImageHDU)
+    return isinstance(hdu, kinds) and len(hdu.shape) >= 2 and 0 not in hdu.shape
+
+
+def _describe(path: str, index: int, hdu: fits.hdu.base.ExtensionHDU) -> FitsImage:
+    image = FitsImage(
+        path=path, index=index, name="", version=1, shape=tuple(hdu.shape), header=hdu.header
+    )
+    name = image.text("EXTNAME") or image.text("CCDNAME")
+    version = image.text("EXTVER")
+    return dataclasses.replace(
+        image,
+        name="" if name in ("COMPRESSED_IMAGE", "PRIMARY") else name,
+        version=int(version) if version.isdigit() else 1,
+    )
+
+
+def _to_float32(stored: np.ndarray, header: fits.Header) -> np.ndarray:
+    """Stored numbers as float32: BLANK to NaN, BSCALE and BZERO applied in float64."""
+    scale, zero = float(header.get("BSCALE", 1.0)), float(header.get("BZERO", 0.0))
+    blank = header.get("BLANK") if stored.dtype.kind in "iu" else None
+    if scale == 1.0 and zero == 0.0:
+        values = stored.astype(np.float32)
+    else:
+        values = (stored.astype(np.float64) * scale + zero).astype(np.float32)
+    if isinstance(blank, int):
+        values[stored == blank] = np.nan
+    return values
+
+
+@contextlib.contextmanager
+def _translated(path: str, problem: str) -> Iterator[None]:
+    """Astropy's errors on bad data as a ShardError, its warnings as a log line."""
+    try:
+        with logged_warnings(path):
+            yield
+    except BAD_DATA as error:
+        message = f"{path} {problem}: {one_line(error)}; check it or fetch it again"
+        raise ShardError(message) from error

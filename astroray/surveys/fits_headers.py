@@ -1,0 +1,210 @@
+"""What the header of a FITS image says of it: bands, night, detector, place on the sky.
+
+Headers are as surveys write them: cards with tabs, obsolete keywords, coordinate systems that
+cannot be used. None of that touches the pixels, so it is logged and lived with.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import logging
+import warnings
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS, WcsError
+from astropy.wcs.utils import wcs_to_celestial_frame
+
+from astroray.errors import ShardError
+
+logger = logging.getLogger(__name__)
+
+_NOON = datetime.timedelta(hours=12)
+_BAD_IF_SET = ("MASK", "DQ", "BAD", "BADPIX", "BPM")
+_BAD_IF_NOT_POSITIVE = ("IVAR", "INVVAR", "WEIGHT", "WHT")
+_COMPANIONS = (
+    *_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE, "ERR", "ERROR", "VAR", "VARIANCE", "RMS", "SIGMA", "PSF",
+    "BACK", "BACKGROUND", "BKG", "SEGM", "SEGMAP", "SEGMENTATION", "MODEL", "EXPOSURE", "CTX",
+)  # fmt: skip
+BAD_DATA = (
+    OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AttributeError,
+    OverflowError, AssertionError, fits.VerifyError, WcsError,
+)  # fmt: skip
+"""What astropy raises on bad bytes; it has no error class of its own for them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitsImage:
+    """One image HDU of a file: where it is and what its header says; its pixels stay on disk."""
+
+    path: str
+    index: int
+    """Position of the HDU in the file, from 0."""
+    name: str
+    """EXTNAME, else CCDNAME, else empty."""
+    version: int
+    """EXTVER, which pairs an image with its mask; 1 where there is none."""
+    shape: tuple[int, ...]
+    header: fits.Header
+
+    @property
+    def is_companion(self) -> bool:
+        """Whether its name says that it is a mask, weight, error... map of another image."""
+        return self.name.upper() in _COMPANIONS
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether its name says which pixels of another image are bad."""
+        return self.name.upper() in (*_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE)
+
+    def bad(self, values: np.ndarray) -> np.ndarray:
+        """Where the values of this mask say bad: not 0, or not above 0 for a weight or ivar."""
+        return ~(values > 0) if self.name.upper() in _BAD_IF_NOT_POSITIVE else values != 0
+
+    @property
+    def plain_shape(self) -> tuple[int, ...]:
+        """Its shape without leading axes of length 1, which radio images have for Stokes."""
+        shape = self.shape
+        while len(shape) > 2 and shape[0] == 1:
+            shape = shape[1:]
+        return shape
+
+    @property
+    def detector(self) -> str | None:
+        """CCDNAME, DETECTOR, DETNAM or EXTNAME, the first one that is given."""
+        names = (self.text(key) for key in ("CCDNAME", "DETECTOR", "DETNAM", "EXTNAME"))
+        return next((name for name in names if name and name != "COMPRESSED_IMAGE"), None)
+
+    @property
+    def night(self) -> str | None:
+        """UTC date at dusk, `2026-07-24`: that of DATE-OBS (else MJD-OBS) less 12 hours.
+
+        A DATE-OBS without a time is taken as it is; None where neither can be read.
+        """
+        date = self.text("DATE-OBS")
+        moment = _parse_moment(date, self.text("TIME-OBS") or self.text("UT"))
+        if moment is not None:
+            return moment.date().isoformat()
+        mjd = self.number("MJD-OBS", 0.0)
+        if 0 < mjd < 100_000:
+            days = datetime.timedelta(days=mjd) - _NOON
+            return (datetime.datetime(1858, 11, 17) + days).date().isoformat()
+        return None
+
+    def text(self, key: str) -> str:
+        """A header value as text without blanks around; empty where absent or unreadable."""
+        try:
+            value = self.header.get(key, "")
+        except (fits.VerifyError, ValueError):  # a card that cannot be parsed says nothing
+            return ""
+        return "" if isinstance(value, fits.card.Undefined) else str(value).strip()
+
+    def number(self, key: str, otherwise: float) -> float:
+        """A header value as a number; `otherwise` where it is absent or none."""
+        try:
+            return float(self.text(key))
+        except ValueError:
+            return otherwise
+
+    def bands(self, num_bands: int, *, asked: str = "") -> tuple[str, ...]:
+        """Names of the planes: `asked` (`g,r,i`), else BAND or FILTER, else b0, b1...
+
+        Raises ShardError where `asked` has another number of names.
+        """
+        names = tuple(name.strip() for name in asked.split(",") if name.strip())
+        if names and len(names) != num_bands:
+            raise ShardError(
+                f"{self.path} has {num_bands} bands in HDU {self.index}, expected the "
+                f"{len(names)} of bands={asked}; name them all"
+            )
+        if not names:
+            given = self.text("BAND") or self.text("FILTER") or self.text("BANDS")
+            names = tuple(name.strip() for name in given.split(",") if name.strip())
+        if len(names) != num_bands:
+            planes = [
+                self.text(f"BAND{i}") or self.text(f"FILTER{i}") for i in range(1, num_bands + 1)
+            ]
+            names = tuple(planes)
+        if not all(names) or len(set(names)) != num_bands:
+            return tuple(f"b{plane}" for plane in range(num_bands))
+        return names
+
+    def positions(self, x_px_N: np.ndarray, y_px_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Right ascension and declination, deg, ICRS, of 0-based pixel coordinates.
+
+        x_px_N  [N]  along the last axis of the array
+        y_px_N  [N]  along the axis before it
+
+        NaN throughout where there is no usable celestial coordinate system, which is logged.
+        """
+        unknown = (np.full(len(x_px_N), np.nan), np.full(len(x_px_N), np.nan))
+        if len(x_px_N) == 0:
+            return unknown
+        try:
+            with logged_warnings(self.path):
+                return self._positions(np.asarray(x_px_N), np.asarray(y_px_N)) or unknown
+        except BAD_DATA as error:
+            logger.warning(
+                "%s: HDU %d has a coordinate system that cannot be used (%s); its objects have "
+                "no positions", self.path, self.index, one_line(error),
+            )  # fmt: skip
+            return unknown
+
+    def _positions(
+        self, x_px_N: np.ndarray, y_px_N: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        wcs = WCS(self.header, naxis=None)
+        if not wcs.has_celestial:
+            return None
+        sky = wcs.celestial
+        world = sky.all_pix2world(x_px_N, y_px_N, 0)
+        lon_N, lat_N = world[sky.wcs.lng], world[sky.wcs.lat]
+        known_N = np.isfinite(lon_N) & np.isfinite(lat_N) & (np.abs(lat_N) <= 90.0)
+        frame = wcs_to_celestial_frame(sky)
+        ra_N, dec_N = np.full(len(lon_N), np.nan), np.full(len(lon_N), np.nan)
+        ra_N[known_N], dec_N[known_N] = _to_icrs(frame, lon_N[known_N], lat_N[known_N])
+        return ra_N, dec_N
+
+
+@contextlib.contextmanager
+def logged_warnings(path: str) -> Iterator[None]:
+    """Turns astropy's warnings into one log line; never held over a yield of a reader."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    if caught:
+        first = one_line(caught[0].message)
+        logger.info("%s: %d notes by astropy, the first: %s", path, len(caught), first)
+
+
+def one_line(error: object) -> str:
+    """Its first sentence; what astropy advises after it is meant for programmers."""
+    return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
+
+
+def _to_icrs(
+    frame: object, lon_deg_N: np.ndarray, lat_deg_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    from astropy.coordinates import SkyCoord  # half a second that most surveys never need
+
+    sky = SkyCoord(lon_deg_N, lat_deg_N, unit="deg", frame=frame).icrs
+    return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+
+def _parse_moment(date: str, time: str) -> datetime.datetime | None:
+    """DATE-OBS, with the older TIME-OBS or UT, less 12 hours; a bare date as it is."""
+    if "/" in date:  # 26/10/92, as it was written before 1999
+        day, _, rest = date.partition("/")
+        month, _, year = rest.partition("/")
+        date = f"19{year:0>2}-{month:0>2}-{day:0>2}"
+    if ":" in time and "T" not in date:
+        date = f"{date}T{time.zfill(8)}"  # 7:29:58
+    for text in (date, date.partition("T")[0]):
+        try:
+            moment = datetime.datetime.fromisoformat(text).replace(tzinfo=None)
+        except ValueError:
+            continue
+        return moment - _NOON if "T" in text else moment
+    return None

@@ -1,0 +1,186 @@
+"""How single cutouts come out of an open FITS file, for each way in which files hold them."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, FileError, ShardError
+from astroray.surveys.fits_files import FitsFile, open_fits
+from astroray.surveys.fits_headers import FitsImage
+from astroray.surveys.object_tables import Objects, ObjectTable, TableOptions
+from astroray.surveys.shards import Reject, Shard
+
+_BLOCK_ROWS = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stamp:
+    """One row on its way into a slice; its fields are those of `shards.Cutouts`."""
+
+    row: int
+    object_id: str
+    ra_deg: float
+    dec_deg: float
+    image_CYX: np.ndarray
+    bands: tuple[str, ...]
+
+
+def read_cube(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:
+    """Rows of a cube [N, Y, X] or [N, C, Y, X]; raises ShardError where it cannot be read."""
+    params = shard.params
+    with open_fits(shard.inputs[0].path) as file:
+        image = find_cube(file, str(params["hdu"]))
+        start = params["start"] or 0
+        num_rows = (params["stop"] or image.shape[0]) - start
+        bands = image.bands(1 if len(image.shape) == 3 else image.shape[1], asked=params["bands"])
+        objects = _cube_objects(file, image, shard, num_rows)
+        for first, last in _blocks(num_rows, rows):
+            images = _read_pixels(file, image, start + first, start + last)
+            for row, image_YX in enumerate(images, start=first):
+                yield Stamp(
+                    row=row,
+                    object_id=objects.object_id_N[row] or f"{shard.name}:{row}",
+                    ra_deg=float(objects.ra_deg_N[row]),
+                    dec_deg=float(objects.dec_deg_N[row]),
+                    image_CYX=image_YX.reshape(len(bands), *image.shape[-2:]),
+                    bands=bands,
+                )
+
+
+def find_cube(file: FitsFile, hdu: str) -> FitsImage:
+    """The image HDU of three or four axes. Raises ShardError where there is none."""
+    for image in file.sciences(hdu):
+        if len(image.shape) in (3, 4):
+            return image
+    raise ShardError(
+        f"{file.path} has no image of shape [N, Y, X] or [N, C, Y, X], expected one for "
+        "layout=cube; name it with hdu="
+    )
+
+
+def _cube_objects(file: FitsFile, image: FitsImage, shard: Shard, num_rows: int) -> Objects:
+    """Identifiers and positions of the shard's rows: the user's table, else the file's own."""
+    params: Mapping[str, Any] = shard.params
+    if "objects" in params:
+        objects = Objects.from_params(params["objects"])
+        if len(objects.object_id_N) != num_rows:
+            raise ShardError(
+                f"{file.path} has {num_rows} rows, expected the {len(objects.object_id_N)} of its "
+                "table; give the table that belongs to it"
+            )
+        return objects
+    fitting = [index for index in file.tables if file.num_rows(index) == image.shape[0]]
+    if not fitting:
+        return Objects.unknown(num_rows)
+    start = params["start"] or 0
+    columns = file.read_columns(fitting[0], start=start, stop=start + num_rows)
+    options = TableOptions(id=params["id"], ra=params["ra"], dec=params["dec"])
+    try:
+        table = ObjectTable.from_columns(columns, options, f"{file.path}, HDU {fitting[0]}")
+        return table.by_row(num_rows) if table else Objects.unknown(num_rows)
+    except ConfigError as error:  # a table inside of the data is data
+        raise ShardError(str(error)) from None
+
+
+def _blocks(num_rows: int, rows: Sequence[int] | None) -> Iterator[tuple[int, int]]:
+    """(start, stop) of what is read at once: single rows where only some are asked for."""
+    if rows is None:
+        starts = range(0, num_rows, _BLOCK_ROWS)
+        yield from ((start, min(start + _BLOCK_ROWS, num_rows)) for start in starts)
+    else:
+        yield from ((row, row + 1) for row in rows)
+
+
+def read_mef(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:
+    """Image HDUs of one file, a row each; raises ShardError where it cannot be opened."""
+    with open_fits(shard.inputs[0].path) as file:
+        images = file.sciences(str(shard.params["hdu"]))
+        names = _names(images)
+        for row in range(len(images)) if rows is None else rows:
+            name = names[row] or f"{shard.name}:{row}"
+            yield _read_stamp(file, [images[row]], row, name, shard)
+
+
+def _names(images: Sequence[FitsImage]) -> list[str]:
+    """EXTNAME of each stamp, else its ID or OBJECT, where they tell the stamps apart."""
+    for keys in (("EXTNAME",), ("ID", "OBJECT_ID", "OBJID"), ("OBJECT",)):
+        names = [next(filter(None, map(image.text, keys)), "") for image in images]
+        if all(names) and len(set(names)) == len(names):
+            return names
+    return [""] * len(images)
+
+
+def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:
+    """Files of one object each; a file that cannot be read is a Reject."""
+    objects = Objects.from_params(shard.params["objects"])
+    for row in range(len(shard.inputs)) if rows is None else rows:
+        path = shard.inputs[row].path
+        name = objects.object_id_N[row] or f"{shard.name}:{row}"
+        try:
+            with open_fits(path) as file:
+                images = file.sciences(str(shard.params["hdu"]))
+                stamp = _read_stamp(file, images, row, name, shard)
+        except FileError as error:
+            kind = "unreadable" if storage.exists(path) else "missing"
+            stamp = Reject(row=row, stage="read", kind=kind, reason=str(error))
+        except ShardError as error:
+            stamp = Reject(row=row, stage="read", kind="corrupt", reason=str(error))
+        if isinstance(stamp, Stamp) and np.isfinite(objects.ra_deg_N[row]):
+            stamp = dataclasses.replace(
+                stamp,
+                ra_deg=float(objects.ra_deg_N[row]),
+                dec_deg=float(objects.dec_deg_N[row]),
+            )
+        yield stamp
+
+
+def _read_stamp(
+    file: FitsFile, images: Sequence[FitsImage], row: int, name: str, shard: Shard
+) -> Stamp | Reject:
+    """One object: the planes of one HDU, or several HDUs of one shape, a band each."""
+    shapes = sorted({image.plain_shape for image in images})
+    if len(shapes) != 1 or len(shapes[0]) > 3:
+        found = ", ".join(str(shape) for shape in shapes) or "none"
+        reason = f"{file.path} has images of shape {found}, expected one [Y, X] or [C, Y, X]"
+        return Reject(row=row, stage="read", kind="shape", reason=reason + "; name it with hdu=")
+    height_px, width_px = shapes[0][-2:]
+    try:
+        planes = [_read_pixels(file, image).reshape(-1, height_px, width_px) for image in images]
+        bands = _bands(images, [len(plane) for plane in planes], shard.params["bands"])
+    except ShardError as error:
+        return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
+    center = np.array([(width_px - 1) / 2]), np.array([(height_px - 1) / 2])
+    ra_deg_B, dec_deg_B = images[0].positions(*center)
+    return Stamp(
+        row=row,
+        object_id=name,
+        ra_deg=float(ra_deg_B[0]),
+        dec_deg=float(dec_deg_B[0]),
+        image_CYX=np.concatenate(planes),
+        bands=bands,
+    )
+
+
+def _bands(images: Sequence[FitsImage], counts: Sequence[int], asked: str) -> tuple[str, ...]:
+    if len(images) == 1:
+        return images[0].bands(counts[0], asked=asked)
+    names = tuple(filter(None, map(str.strip, asked.split(",")))) or tuple(
+        image.text("BAND") or image.text("FILTER") or image.name for image in images
+    )
+    if len(names) == sum(counts) and all(names) and len(set(names)) == len(names):
+        return names
+    return tuple(f"b{plane}" for plane in range(sum(counts)))
+
+
+def _read_pixels(
+    file: FitsFile, image: FitsImage, start: int | None = None, stop: int | None = None
+) -> np.ndarray:
+    """Pixels of one HDU, or of some rows of a cube; NaN where its masks say bad."""
+    pixels = file.read(image, start=start, stop=stop)
+    bad = file.read_bad(image, start=start, stop=stop)
+    if bad is not None:
+        pixels[bad] = np.nan
+    return pixels

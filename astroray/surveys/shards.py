@@ -1,0 +1,187 @@
+"""What a shard is, and what a reader hands over when it reads one.
+
+A reader is a module of `astroray/surveys/` with two functions:
+
+    list_shards(inputs, uri)        the shards of a survey, without reading pixels where possible
+    read_shard(shard, *, rows=None) the rows of one shard, as Cutouts and Rejects, in row order
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError
+
+MAX_FILES_PER_SHARD = 512
+
+Pixels = Literal["display", "flux"]
+"""display: 0..1, ready to look at; flux: linear, any unit, NaN where missing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SurveyUri:
+    """A survey as the user names it: where it is, and options after the question mark."""
+
+    location: str
+    """Path, glob, s3 address or scheme name, without the options."""
+    options: Mapping[str, str]
+    """What stands after the question mark, e.g. `table=labels.csv&id=name`."""
+
+    @classmethod
+    def parse(cls, text: str) -> "SurveyUri":
+        """Splits `location?key=value&...`; a question mark of a glob stays in the location."""
+        location, mark, query = text.rpartition("?")
+        if not mark or "=" not in query or "/" in query.partition("=")[0]:
+            return cls(location=text, options={})
+        return cls(location=location, options=dict(parse_qsl(query, keep_blank_values=True)))
+
+    def __str__(self) -> str:
+        query = "&".join(f"{key}={value}" for key, value in self.options.items())
+        return f"{self.location}?{query}" if query else self.location
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A piece of a survey that is read, encoded and published as one; needs nothing else to read.
+
+    Its name depends on its members alone, so the same files always make the same shard.
+    """
+
+    name: str
+    """Unique in the survey, safe as a file name."""
+    reader: str
+    """Module of `astroray/surveys/` that reads it."""
+    inputs: tuple[storage.InputFile, ...]
+    """Files that hold its rows; empty for a simulated shard."""
+    params: Mapping[str, Any]
+    """What the reader needs beside the files; values that JSON can hold."""
+    num_rows: int | None = None
+    """Rows in it, where the listing knows without reading pixels."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all input files."""
+        return sum(file.size_bytes for file in self.inputs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cutouts:
+    """Rows of one shard whose images have one shape; a shard is read as a few such slices."""
+
+    row_B: np.ndarray
+    """[B] int64, row within the shard, from 0."""
+    object_id_B: Sequence[str]
+    """[B] the survey's own identifiers, else `<shard>:<row>`."""
+    ra_deg_B: np.ndarray
+    """[B] float64, ICRS; NaN where unknown."""
+    dec_deg_B: np.ndarray
+    """[B] float64, ICRS; NaN where unknown."""
+    image_BCYX: np.ndarray
+    """[B, C, Y, X] float32, NaN where missing; row 0 of Y is the top of a display picture and the
+    bottom of a flux image, as their files have it."""
+    bands: tuple[str, ...]
+    """[C] names, e.g. ("g", "r", "i"); pictures have ("R", "G", "B") or ("L",)."""
+    pixels: Pixels
+    """How the numbers are meant."""
+    flags_B: np.ndarray
+    """[B] int32, bits of schema.Flag known from reading."""
+    field: str | None = None
+    night: str | None = None
+    detector: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A row, or a whole shard (row None), that cannot be used, and why."""
+
+    row: int | None
+    stage: str
+    """read, prepare, encode or catalog."""
+    kind: str
+    """Class of the reason, one lower-case word: corrupt, missing, shape, constant, duplicate..."""
+    reason: str
+    """What was wrong, where, got, expected."""
+    shard: str = ""
+    """Name of the shard; readers leave it empty, since they read one shard at a time."""
+
+
+Options = TypeVar("Options")
+
+
+def parse_options(cls: type[Options], options: Mapping[str, str]) -> Options:
+    """The frozen dataclass `cls` from the URI's options; types come from its field defaults.
+
+    Raises ConfigError on an unknown key or a value of another type.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in fields:
+            raise ConfigError(
+                f"survey option {key!r} is unknown, expected one of {sorted(fields)}; "
+                "options stand after the question mark of the survey"
+            )
+        kind = type(fields[key].default)
+        try:
+            values[key] = _PARSERS[kind](text)
+        except (ValueError, KeyError):
+            raise ConfigError(
+                f"survey option {key} is {text!r}, expected {kind.__name__}"
+            ) from None
+    return cls(**values)
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_PARSERS: dict[type, Any] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: lambda text: _BOOLEANS[text.lower()],
+}
+
+
+def group_files(
+    inputs: Sequence[storage.InputFile],
+    *,
+    reader: str,
+    params: Mapping[str, Any],
+    rows_per_file: int | None,
+    group_size: int,
+) -> list[Shard]:
+    """Shards of at most `group_size` files each, in order of path.
+
+    The first group is `group_size` files from the start of the list, so files that come later
+    form further groups and never change an earlier one (the caller passes only new files).
+    """
+    if not 1 <= group_size <= MAX_FILES_PER_SHARD:
+        raise ConfigError(
+            f"shard_files is {group_size}, expected 1..{MAX_FILES_PER_SHARD} files a shard"
+        )
+    ordered = sorted(inputs, key=lambda file: file.path)
+    groups = [ordered[i : i + group_size] for i in range(0, len(ordered), group_size)]
+    return [
+        Shard(
+            name=shard_name(group, params),
+            reader=reader,
+            inputs=tuple(group),
+            params=params,
+            num_rows=None if rows_per_file is None else rows_per_file * len(group),
+        )
+        for group in groups
+    ]
+
+
+def shard_name(inputs: Sequence[storage.InputFile], params: Mapping[str, Any]) -> str:
+    """A readable, unique, file-safe name made of the first file's name and a hash of members."""
+    members = json.dumps([[file.path for file in inputs], params], sort_keys=True)
+    digest = hashlib.sha256(members.encode()).hexdigest()[:10]
+    stem = storage.stem(inputs[0].path)
+    readable = re.sub(r"[^A-Za-z0-9.-]+", "-", stem).strip("-.")[:60] or "shard"
+    return f"{readable}-{digest}"

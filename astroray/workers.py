@@ -1,0 +1,237 @@
+"""Where the work runs: Ray is started or joined here, and plans that would hang are refused."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
+
+import yaml
+
+from astroray.errors import AstrorayError, BackendError, ConfigError
+
+Params = ParamSpec("Params")
+Result = TypeVar("Result")
+
+CPUS_PER_WORKER = 0.75
+"""So that two workers fit on two cores and Ray's own tasks still run beside them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """How many workers the embed stage has, and what each one holds."""
+
+    min_workers: int
+    max_workers: int
+    num_cpus: float
+    num_gpus: float
+    device: str
+    """cpu or cuda: what the workers run on."""
+
+
+def plan_workers(
+    *, workers: str, num_gpus: float | None, num_shards: int, resources: dict[str, float]
+) -> WorkerPlan:
+    """A plan that the cluster can place at once.
+
+    workers    auto, N, or MIN..MAX
+    num_gpus   GPUs a worker, fractions too; None: one each where the cluster has any, else none
+    resources  what the cluster has in all, as `ray.cluster_resources()` says
+
+    Raises ConfigError where the plan does not fit, since Ray would wait for ever.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    gpus_each = (1.0 if gpus else 0.0) if num_gpus is None else num_gpus
+    by_cpu = int(cpus / CPUS_PER_WORKER)
+    by_gpu = int(gpus / gpus_each) if gpus_each else by_cpu
+    room = min(by_cpu, by_gpu)
+    if room < 1:
+        raise ConfigError(
+            f"a worker needs {CPUS_PER_WORKER} CPUs and {gpus_each:g} GPUs, the cluster has "
+            f"{cpus:g} and {gpus:g}; lower num_gpus or start a larger cluster"
+        )
+    low, high = _parse_workers(workers, room=min(room, max(1, int(cpus))))
+    if low > room:
+        raise ConfigError(
+            f"workers is {workers}, but only {room} fit: each needs {CPUS_PER_WORKER} CPUs and "
+            f"{gpus_each:g} GPUs of {cpus:g} and {gpus:g}; Ray would wait for ever"
+        )
+    limit = max(1, num_shards)
+    return WorkerPlan(
+        min_workers=min(low, limit),
+        max_workers=min(high, limit),
+        num_cpus=CPUS_PER_WORKER,
+        num_gpus=gpus_each,
+        device="cuda" if gpus_each else "cpu",
+    )
+
+
+def _parse_workers(workers: str, *, room: int) -> tuple[int, int]:
+    if workers == "auto":
+        return room, room
+    low, dots, high = workers.partition("..")
+    try:
+        bounds = (int(low), int(high if dots else low))
+    except ValueError:
+        bounds = (0, 0)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ConfigError(f"workers is {workers!r}, expected auto, N, or MIN..MAX with 1 <= MIN")
+    return bounds
+
+
+@contextlib.contextmanager
+def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]:
+    """Joins the cluster of RAY_ADDRESS (a submitted job) or an own local one, gone afterwards.
+
+    log_dir   where Ray's own messages go; "" for nowhere
+    num_cpus  logical CPUs of a local cluster; None: the cores of this machine
+
+    A local cluster listens on the loopback address, asks for a token made for it alone, and
+    sends no usage statistics.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    scratch = tempfile.mkdtemp(prefix="astroray-ray-")
+    os.environ["RAY_DATA_LOGGING_CONFIG"] = _logging_config(scratch, log_dir)
+    import ray
+
+    if ray.is_initialized():  # the caller's own cluster is used as it is
+        yield
+        return
+    joined = bool(os.environ.get("RAY_ADDRESS"))
+    if not joined:
+        _require_token()
+    try:
+        with _noise_to(log_dir):
+            _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
+            _quiet_ray_data()
+            try:
+                yield
+            finally:
+                ray.shutdown()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _noise_to(log_dir: str) -> Iterator[None]:
+    """What Ray's native code writes to standard error goes to `ray.log`; ours still appears."""
+    if not log_dir:
+        yield
+        return
+    ours, noise = sys.stderr, os.dup(2)
+    try:
+        with open(Path(log_dir) / "ray.log", "ab") as log:
+            os.dup2(log.fileno(), 2)
+        sys.stderr = open(os.dup(noise), "w", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.stderr.close()
+        sys.stderr = ours
+        os.dup2(noise, 2)
+        os.close(noise)
+
+
+def _require_token() -> None:
+    """Token authentication, with a token that only this process and its children know.
+
+    Ray reads the mode when it is imported and the token once a process; with the mode unset, a
+    token that it finds switches the mode to `token` at any time.
+    """
+    if not os.environ.get("RAY_AUTH_TOKEN"):
+        os.environ.pop("RAY_AUTH_MODE", None)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if not joined:
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": num_cpus or os.cpu_count(),
+            "object_store_memory": 256 * 2**20,
+            "_temp_dir": scratch,
+        }
+    try:
+        ray.init(**options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise BackendError(
+            f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
+        ) from error
+
+
+def _quiet_ray_data() -> None:
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+
+
+def _logging_config(scratch: str, log_dir: str) -> str:
+    """A logging configuration that sends Ray Data's messages to a file; returns its path.
+
+    Setting the loggers' levels does not silence Ray Data 2.60, this does.
+    """
+    target = Path(log_dir) / "ray-data.log" if log_dir else Path(os.devnull)
+    if log_dir:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    handler = {"class": "logging.FileHandler", "filename": str(target), "delay": True}
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"file": handler},
+        "loggers": {"ray.data": {"level": "INFO", "handlers": ["file"], "propagate": False}},
+    }
+    path = Path(scratch) / "logging.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return str(path)
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Raises astroray's own error where Ray wraps one that a worker raised."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        own = _own_error(error)
+        if own is None:
+            raise
+        raise type(own)(str(own)) from None
+
+
+def remotely(function: Callable[Params, Result], *, num_cpus: float) -> Callable[Params, Result]:
+    """`function` as a Ray task that the caller waits for; errors come back as they were."""
+    import ray
+
+    task = ray.remote(num_cpus=num_cpus)(function)
+
+    def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        with plain_errors():
+            result: Result = ray.get(task.remote(*args, **kwargs))
+            return result
+
+    return call
+
+
+def _own_error(error: BaseException | None) -> AstrorayError | None:
+    """The first of astroray's errors in a chain of causes."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if type(error).__module__ == "astroray.errors":
+            return cast(AstrorayError, error)
+        error = getattr(error, "cause", None) or error.__cause__ or error.__context__
+    return None

@@ -1,0 +1,30 @@
+"""Fixtures that several test files share: the real data, the local Ray cluster."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real survey data beside the checkout, or `ASTRORAY_TEST_DATA`."""
+    folder = Path(os.environ.get("ASTRORAY_TEST_DATA", REAL_DATA))
+    if not folder.is_dir():
+        pytest.skip(f"no real survey data at {folder}; set ASTRORAY_TEST_DATA to a copy")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """One local cluster for the whole session: 6 logical CPUs, its own token and folder."""
+    import ray
+
+    from astroray import pipeline
+
+    with pipeline.local_cluster(num_cpus=6):
+        yield
+    assert not ray.is_initialized()

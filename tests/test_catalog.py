@@ -1,0 +1,359 @@
+"""Tests of astroray.catalog: valid HATS, equal bytes for equal rows, whole or absent, exports."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits, votable
+from astropy.table import Table
+
+from astroray import schema, storage
+from astroray.catalog import export_catalog, read_catalog, write_catalog
+from astroray.errors import ConfigError, LedgerError, SchemaError
+
+CREATED = "2026-01-02T03:04UTC"
+THIRD_PARTY = pytest.mark.filterwarnings(
+    "ignore::pandas.errors.Pandas4Warning",  # lsdb sets a pandas option that is on its way out
+    "ignore::DeprecationWarning:dask.*",
+    "ignore::DeprecationWarning:distributed.*",
+)
+
+
+def make_catalog(num_rows: int, *, num_unplaced: int = 0, seed: int = 5) -> pa.Table:
+    """CATALOG rows at random positions; the last `num_unplaced` have none."""
+    rng = np.random.default_rng(seed)
+    ra_deg, dec_deg = (
+        rng.uniform(0, 360, num_rows),
+        np.degrees(np.arcsin(rng.uniform(-1, 1, num_rows))),
+    )
+    ra_deg[num_rows - num_unplaced :] = np.nan
+    names = [f"obj {i}" for i in range(num_rows)]
+    lengths = rng.integers(0, 4, num_rows)
+    columns = schema.identity(names, ra_deg, dec_deg) | {
+        "shard": pa.array([f"s{i % 3}" for i in range(num_rows)], pa.string()),
+        "row": pa.array(range(num_rows), pa.int64()),
+        "model_id": pa.array(["m"] * num_rows, pa.string()),
+        "outlier_score": pa.array(
+            [float(x) if k else None for x, k in zip(rng.random(num_rows), lengths, strict=True)],
+            pa.float64(),
+        ),
+        "rank": pa.array(rng.permutation(num_rows) + 1, pa.int64()),
+        "score_kind": pa.array(["exact"] * num_rows, pa.string()),
+        "certified": pa.array(rng.random(num_rows) < 0.1, pa.bool_()),
+        "neighbor_id": pa.array([names[:k] for k in lengths], pa.list_(pa.string())),
+        "neighbor_distance": pa.array(
+            [sorted(rng.random(k)) for k in lengths], pa.list_(pa.float64())
+        ),
+        "processing_flags": pa.array(rng.integers(0, 4, num_rows), pa.int32()),
+    }
+    return pa.table(columns, schema=schema.CATALOG)
+
+
+def write(table: pa.Table, run_dir: Path, *, rows_per_pixel: int = 1_000_000) -> list[str]:
+    return write_catalog(
+        table, str(run_dir), name="test", created=CREATED, rows_per_pixel=rows_per_pixel
+    )
+
+
+def digests(run_dir: Path) -> dict[str, str]:
+    """Content hash of every file of the catalog but the one that may hold dates."""
+    files = sorted(path for path in (run_dir / "catalog").rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(run_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name != "hats.properties"
+    }
+
+
+def by_rank(table: pa.Table) -> pa.Table:
+    return table.sort_by("rank").combine_chunks()
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Path]:
+    """A catalog of 300 rows in pixels of at most 20, 7 rows without a position."""
+    table, run_dir = make_catalog(300, num_unplaced=7), tmp_path_factory.mktemp("run")
+    write(table, run_dir, rows_per_pixel=20)
+    return table, run_dir
+
+
+def test_hats_finds_the_catalog_strictly_valid(mixed, caplog):
+    from hats.io.validation import is_valid_catalog
+
+    assert is_valid_catalog(mixed[1] / "catalog", strict=True)
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_hats_reads_properties_skymap_and_partitions(mixed):
+    from hats.io.skymap import read_skymap
+    from hats.loaders import read_hats
+
+    catalog = read_hats(mixed[1] / "catalog")
+    assert catalog.catalog_info.total_rows == 293
+    assert catalog.catalog_info.ra_column == "ra"
+    assert read_skymap(catalog, 0).sum() == 293
+    assert len(catalog.get_healpix_pixels()) > 12
+
+
+@pytest.mark.timeout(120)
+@THIRD_PARTY
+def test_lsdb_opens_the_catalog_and_finds_every_row_with_a_position(mixed):
+    import lsdb
+
+    table, run_dir = mixed
+    frame = lsdb.open_catalog(run_dir / "catalog").compute().sort_values("rank")
+    expected = by_rank(table.filter(pa.compute.is_valid(table["ra"])))
+    assert frame["object_id"].tolist() == expected["object_id"].to_pylist()
+    assert frame["ra"].tolist() == expected["ra"].to_pylist()
+    got = [list(x) for x in frame["neighbor_distance"]]
+    assert got == expected["neighbor_distance"].to_pylist()
+
+
+@pytest.mark.timeout(120)
+@THIRD_PARTY
+def test_lsdb_cone_search_finds_the_object_at_the_center(mixed):
+    import lsdb
+
+    table, run_dir = mixed
+    ra_deg, dec_deg = table["ra"][0].as_py(), table["dec"][0].as_py()
+    found = lsdb.open_catalog(run_dir / "catalog").cone_search(ra_deg, dec_deg, 1.0).compute()
+    assert found["object_id"].tolist() == ["obj 0"]
+
+
+def test_all_rows_come_back_by_rank(mixed):
+    table, run_dir = mixed
+    assert read_catalog(str(run_dir)).equals(by_rank(table))
+
+
+def test_equal_rows_in_any_order_make_equal_bytes(tmp_path, mixed):
+    table, run_dir = mixed
+    shuffled = table.take(np.random.default_rng(1).permutation(table.num_rows))
+    chunked = pa.concat_tables(
+        [shuffled.slice(0, 11), shuffled.slice(11, 150), shuffled.slice(161)]
+    )
+    write_catalog(chunked, str(tmp_path), name="test", created="later", rows_per_pixel=20)
+    assert digests(tmp_path) == digests(run_dir)
+
+
+def test_other_rows_make_other_bytes(tmp_path, mixed):
+    write(make_catalog(300, num_unplaced=7, seed=6), tmp_path, rows_per_pixel=20)
+    assert digests(tmp_path) != digests(mixed[1])
+
+
+def test_a_pixel_holds_no_more_rows_than_asked_and_rows_follow_the_sky(mixed):
+    leaves = list((mixed[1] / "catalog" / "dataset").rglob("Npix*.parquet"))
+    for leaf in leaves:
+        healpix = pq.read_table(leaf, partitioning=None)["_healpix_29"].to_pylist()
+        assert 1 <= len(healpix) <= 20
+        assert healpix == sorted(healpix)
+    orders = {leaf.parts[-3] for leaf in leaves}
+    assert {"Norder=0", "Norder=1"} & orders
+    assert len(orders) > 1
+
+
+def test_rows_at_one_position_stay_together_whatever_the_limit(tmp_path):
+    table = make_catalog(5)
+    same = {
+        name: pa.concat_arrays([table[name].combine_chunks()[:1]] * 5)
+        for name in ("ra", "dec", "_healpix_29")
+    }
+    for name, values in same.items():
+        index = table.schema.get_field_index(name)
+        table = table.set_column(index, schema.CATALOG.field(name), values)
+    write(table, tmp_path, rows_per_pixel=2)
+    assert read_catalog(str(tmp_path)).num_rows == 5
+
+
+def test_columns_keep_unit_meaning_and_ucd_in_every_file(mixed):
+    from hats.loaders import read_hats
+
+    for path in (mixed[1] / "catalog").rglob("*.parquet"):
+        for field in pq.read_schema(path):
+            expected = schema.CATALOG.field(field.name).metadata
+            assert {key: field.metadata[key] for key in expected} == expected
+    common = read_hats(mixed[1] / "catalog").schema
+    assert common.field("ra").metadata[b"unit"] == b"deg"
+
+
+def test_the_joined_footer_counts_every_row_with_a_position(mixed):
+    assert pq.read_metadata(mixed[1] / "catalog/dataset/_metadata").num_rows == 293
+
+
+def test_a_run_without_positions_writes_objects_only(tmp_path):
+    table = make_catalog(9, num_unplaced=9)
+    assert write(table, tmp_path) == [f"{tmp_path}/catalog/objects.parquet"]
+    assert list(digests(tmp_path)) == ["catalog/objects.parquet"]
+    assert read_catalog(str(tmp_path)).equals(by_rank(table))
+
+
+def test_a_run_without_rows_writes_an_empty_catalog(tmp_path):
+    write(schema.CATALOG.empty_table(), tmp_path)
+    assert read_catalog(str(tmp_path)).equals(schema.CATALOG.empty_table())
+
+
+def test_the_completing_file_is_written_last(tmp_path):
+    assert write(make_catalog(9), tmp_path)[-1] == f"{tmp_path}/catalog/hats.properties"
+
+
+@pytest.mark.parametrize("num_unplaced", [0, 3, 60], ids=["placed", "mixed", "unplaced"])
+def test_writing_again_leaves_nothing_of_the_earlier_catalog(tmp_path, num_unplaced):
+    write(make_catalog(200, num_unplaced=5), tmp_path / "again", rows_per_pixel=4)
+    table = make_catalog(60, num_unplaced=num_unplaced, seed=8)
+    for run_dir in (tmp_path / "again", tmp_path / "once"):
+        write(table, run_dir)
+    assert digests(tmp_path / "again") == digests(tmp_path / "once")
+    assert read_catalog(str(tmp_path / "again")).equals(by_rank(table))
+
+
+@pytest.mark.parametrize("num_unplaced", [4, 40], ids=["mixed", "unplaced"])
+def test_a_write_killed_at_any_file_leaves_no_catalog_until_written_again(
+    tmp_path, monkeypatch, num_unplaced
+):
+    write(make_catalog(40, num_unplaced=2, seed=1), tmp_path)
+    table = make_catalog(40, num_unplaced=num_unplaced, seed=2)
+    num_files = len(write(table, tmp_path / "whole"))
+    for survivors in range(num_files):
+        left = iter(range(survivors))
+
+        def publish(path: str, data: bytes, left=left, real=storage.publish) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(path, data)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "publish", publish)
+            with pytest.raises(KeyboardInterrupt):
+                write(table, tmp_path)
+        with pytest.raises(LedgerError, match="start it again"):
+            read_catalog(str(tmp_path))
+    write(table, tmp_path)
+    assert digests(tmp_path) == digests(tmp_path / "whole")
+
+
+def test_extra_properties_are_kept_but_cannot_replace_the_layout(tmp_path):
+    write_catalog(
+        make_catalog(5), str(tmp_path), name="n", created=CREATED,
+        properties={"obs_description": "Outliers; all: sorted", "hats_nrows": "99"},
+    )  # fmt: skip
+    from hats.catalog import TableProperties
+
+    read = TableProperties.read_from_dir(tmp_path / "catalog")
+    assert read.total_rows == 5
+    assert read.obs_description == "Outliers; all: sorted"
+    assert read.hats_creation_date == CREATED
+
+
+def test_a_table_with_other_columns_is_refused(tmp_path):
+    with pytest.raises(SchemaError, match="'rank' is missing in catalog"):
+        write(make_catalog(3).drop_columns("rank"), tmp_path)
+
+
+def test_a_pixel_of_no_rows_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="rows_per_pixel is 0"):
+        write(make_catalog(3), tmp_path, rows_per_pixel=0)
+
+
+def test_reading_where_no_catalog_is_says_what_to_do(tmp_path):
+    with pytest.raises(LedgerError, match="no complete catalog in"):
+        read_catalog(str(tmp_path))
+
+
+def test_a_damaged_partition_is_named(tmp_path):
+    leaf = next(path for path in write(make_catalog(5), tmp_path) if "Npix" in path)
+    Path(leaf).write_bytes(Path(leaf).read_bytes()[:100])
+    with pytest.raises(LedgerError, match=r"Npix=.* is damaged"):
+        read_catalog(str(tmp_path))
+
+
+def test_votable_keeps_values_units_ucds_and_descriptions(mixed, tmp_path):
+    table, run_dir = mixed
+    out = str(tmp_path / "catalog.vot")
+    assert export_catalog(str(run_dir), format="votable", out=out) == 300
+    got, expected = Table.read(out), by_rank(table).to_pydict()
+    assert list(got["object_id"]) == expected["object_id"]
+    check_numbers(got, expected)
+    fields = {field.name: field for field in votable.parse_single_table(out).fields}
+    assert str(fields["ra"].unit) == "deg"
+    assert fields["ra"].ucd == "pos.eq.ra;meta.main"
+    assert fields["outlier_score"].description.startswith("distance to the neighbors")
+
+
+def test_fits_keeps_values_units_ucds_and_comments(mixed, tmp_path):
+    table, run_dir = mixed
+    out = str(tmp_path / "catalog.fits")
+    assert export_catalog(str(run_dir), format="fits", out=out) == 300
+    got, expected = Table.read(out), by_rank(table).to_pydict()
+    assert [str(name) for name in got["object_id"]] == expected["object_id"]
+    check_numbers(got, expected)
+    header = fits.getheader(out, "CATALOG")
+    facts = {header[f"TTYPE{i}"]: i for i in range(1, header["TFIELDS"] + 1)}
+    assert header[f"TUNIT{facts['dec']}"] == "deg"
+    assert header[f"TUCD{facts['dec']}"] == "pos.eq.dec;meta.main"
+    assert header[f"TCOMM{facts['outlier_score']}"].endswith("null where there is no neighbor")
+
+
+def check_numbers(got: Table, expected: dict[str, list]) -> None:
+    """Numbers equal to the last bit, the unknown as NaN or masked."""
+    for name in ("ra", "outlier_score"):
+        nan_for_none = [np.nan if value is None else value for value in expected[name]]
+        np.testing.assert_array_equal(np.ma.filled(got[name], np.nan), nan_for_none)
+    healpix = [-1 if value is None else value for value in expected["_healpix_29"]]
+    assert np.ma.filled(got["_healpix_29"], -1).tolist() == healpix
+    assert np.ma.getmaskarray(got["_healpix_29"]).sum() == 7
+    assert [bool(x) for x in got["certified"]] == expected["certified"]
+    assert [str(x) for x in np.ma.filled(got["neighbor_id"], "")] == [
+        "|".join(ids) for ids in expected["neighbor_id"]
+    ]
+    distance_NK = np.ma.filled(got["neighbor_distance"], np.nan)
+    assert distance_NK.shape == (300, 3)
+    assert [row[np.isfinite(row)].tolist() for row in distance_NK] == expected["neighbor_distance"]
+
+
+def test_csv_reads_back_in_pandas(mixed, tmp_path):
+    table, run_dir = mixed
+    out = tmp_path / "catalog.csv"
+    assert export_catalog(str(run_dir), format="csv", out=str(out)) == 300
+    got, expected = pd.read_csv(out), by_rank(table)
+    assert got["object_id"].tolist() == expected["object_id"].to_pylist()
+    np.testing.assert_array_equal(got["ra"], expected["ra"].to_numpy())
+    assert got["certified"].tolist() == expected["certified"].to_pylist()
+    distances = got[[f"neighbor_distance_{k}" for k in (1, 2, 3)]].to_numpy()
+    lists = [row[np.isfinite(row)].tolist() for row in distances]
+    assert lists == expected["neighbor_distance"].to_pylist()
+
+
+@pytest.mark.parametrize("format", ["votable", "fits", "csv"])
+def test_an_empty_catalog_can_be_exported(tmp_path, format):
+    write(schema.CATALOG.empty_table(), tmp_path)
+    out = tmp_path / "out"
+    assert export_catalog(str(tmp_path), format=format, out=str(out)) == 0
+    assert out.stat().st_size > 0
+
+
+def test_an_export_replaces_a_file_only_when_told(mixed, tmp_path):
+    out = tmp_path / "catalog.csv"
+    out.write_text("mine")
+    with pytest.raises(ConfigError, match="already there"):
+        export_catalog(str(mixed[1]), format="csv", out=str(out))
+    assert out.read_text() == "mine"
+    export_catalog(str(mixed[1]), format="csv", out=str(out), overwrite=True)
+    assert out.read_text().startswith('"object_id"')
+
+
+def test_an_unknown_export_format_is_refused_with_the_known_ones(mixed, tmp_path):
+    with pytest.raises(ConfigError, match="votable, fits, csv"):
+        export_catalog(str(mixed[1]), format="xlsx", out=str(tmp_path / "x"))
+
+
+def test_text_that_fits_cannot_hold_is_refused_in_words(tmp_path):
+    table = make_catalog(2, num_unplaced=2)
+    names = pa.array(["α Cen", "b"], pa.string())
+    write(table.set_column(0, schema.OBJECT_ID, names), tmp_path)
+    with pytest.raises(ConfigError, match="ASCII"):
+        export_catalog(str(tmp_path), format="fits", out=str(tmp_path / "x.fits"))
+    export_catalog(str(tmp_path), format="votable", out=str(tmp_path / "x.vot"))
+    assert set(Table.read(tmp_path / "x.vot")["object_id"]) == {"α Cen", "b"}

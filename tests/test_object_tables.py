@@ -1,0 +1,291 @@
+"""Identifiers and positions reach the right file or row, exact to the last digit."""
+
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy import units
+from astropy.table import Table
+
+from astroray.errors import ConfigError
+from astroray.surveys.object_tables import (
+    Objects,
+    ObjectTable,
+    TableOptions,
+    read_object_table,
+    survey_folder,
+)
+
+LONG_ID = 8647474693034869239  # odd: no float64 holds it
+
+
+def _read(folder: Path, **options: str) -> ObjectTable:
+    table = read_object_table(str(folder), TableOptions(**options))
+    assert table is not None
+    return table
+
+
+def _write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder
+
+
+def _astropy_table() -> Table:
+    return Table(
+        {
+            "ObjID": np.array([LONG_ID, LONG_ID - 2], np.int64),
+            "RAJ2000": [12.5, 200.25] * units.deg,
+            "DEJ2000": [-3.5, 45.0] * units.deg,
+            "FileName": ["a.jpg", "b.jpg"],
+        }
+    )
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.csv.gz", "t.tsv", "t.parquet", "t.fits", "t.xml",
+                                  "t.ecsv"])  # fmt: skip
+def test_every_format_keeps_nineteen_digits_and_finds_well_known_columns(
+    tmp_path: Path, name: str
+) -> None:
+    table, path = _astropy_table(), tmp_path / name
+    if name.endswith(".parquet"):
+        columns = {key: pa.array(table[key].tolist()) for key in table.colnames}
+        pq.write_table(pa.table(columns), path)
+    elif ".csv" in name or ".tsv" in name:
+        mark = "\t" if "tsv" in name else ","
+        rows = [table.colnames, *(map(str, row) for row in table.iterrows())]
+        data = "\n".join(mark.join(row) for row in rows).encode()
+        path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    else:
+        table.write(path, format="votable" if name.endswith("xml") else None)
+    objects = _read(tmp_path, table=name).by_file(["/s/b.jpg", "/s/a.jpg"], "/s")
+    assert list(objects.object_id_N) == [str(LONG_ID - 2), str(LONG_ID)]
+    assert objects.ra_deg_N.tolist() == [200.25, 12.5]
+    assert objects.dec_deg_N.tolist() == [45.0, -3.5]
+
+
+@pytest.mark.parametrize("unit", [units.hourangle, units.rad, units.deg])
+def test_units_of_fits_columns_are_respected(tmp_path: Path, unit: units.UnitBase) -> None:
+    ra = (np.array([15.0, 30.0]) * units.deg).to(unit)
+    Table({"id": ["x", "y"], "ra": ra, "dec": [1.0, 2.0]}).write(tmp_path / "t.fits")
+    objects = _read(tmp_path, table="t.fits").by_row(2)
+    np.testing.assert_allclose(objects.ra_deg_N, [15.0, 30.0], rtol=1e-12)
+
+
+def test_a_unit_that_is_no_angle_is_refused(tmp_path: Path) -> None:
+    Table({"id": ["x"], "ra": [1.0] * units.m, "dec": [1.0]}).write(tmp_path / "t.fits")
+    with pytest.raises(ConfigError, match=r"'ra' of .*t.fits is in 'm', expected an angle"):
+        _read(tmp_path, table="t.fits")
+
+
+def test_sexagesimal_text_is_hours_and_degrees(tmp_path: Path) -> None:
+    _write(
+        tmp_path, "t.csv", "id,ra,dec\na,13:39:52.8,+00:50:23.4\nb,01 00 00,-10 30 00\nc,7.5,1\n"
+    )
+    objects = _read(tmp_path, table="t.csv").by_row(3)
+    np.testing.assert_allclose(objects.ra_deg_N, [204.97, 15.0, 7.5], atol=1e-9)
+    np.testing.assert_allclose(objects.dec_deg_N, [0.8398333333, -10.5, 1.0], atol=1e-9)
+
+
+@pytest.mark.parametrize("position", ["-999,-999", "99.99,99.99", "361,0", "10,-90.5", "10,",
+                                      "nan,nan", "unknown,5", "inf,1", "-1,0"])  # fmt: skip
+def test_a_position_that_cannot_be_becomes_null_and_the_object_stays(
+    tmp_path: Path, position: str
+) -> None:
+    _write(tmp_path, "t.csv", f"id,ra,dec\na,{position}\nb,360,90\n")
+    objects = _read(tmp_path, table="t.csv").by_row(2)
+    assert list(objects.object_id_N) == ["a", "b"]
+    assert np.isnan(objects.ra_deg_N[0])
+    assert np.isnan(objects.dec_deg_N[0])
+    assert (objects.ra_deg_N[1], objects.dec_deg_N[1]) == (0.0, 90.0)
+
+
+def test_impossible_positions_are_counted_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, "t.csv", "id,ra,dec\na,-999,-999\nb,1,1\nc,,\n")
+    with caplog.at_level(logging.WARNING):
+        _read(tmp_path, table="t.csv")
+    assert "1 of 3 positions" in caplog.text
+
+
+def test_a_column_of_words_is_no_position(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "id,ra,dec\na,red,blue\n")
+    with pytest.raises(ConfigError, match=r"ra column 'ra' of .*t.csv holds no angles: got 'red'"):
+        _read(tmp_path, table="t.csv")
+
+
+def test_text_identifiers_keep_leading_zeros_and_quotes(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", 'name,note\n007,x\n"NGC 1, south",y\n1e5,z\n')
+    assert list(_read(tmp_path, table="t.csv").by_row(3).object_id_N) == [
+        "007",
+        "NGC 1, south",
+        "1e5",
+    ]
+
+
+def test_float_identifiers_that_lost_digits_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [float(LONG_ID), 2.0]}), tmp_path / "t.parquet")
+    with pytest.raises(ConfigError, match=r"column 'id' of .* floats lose digits"):
+        _read(tmp_path, table="t.parquet")
+
+
+def test_small_whole_floats_are_integers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": [12.0, None]}), tmp_path / "t.parquet")
+    assert list(_read(tmp_path, table="t.parquet").by_row(2).object_id_N) == ["12", None]
+
+
+def test_named_columns_win_over_well_known_ones_in_any_case(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "id,SDSSID,ra,PRI_RA,dec\n1,587,5,6,7\n")
+    objects = _read(tmp_path, table="t.csv", id="sdssid", ra="PRI_RA").by_row(1)
+    assert list(objects.object_id_N) == ["587"]
+    assert objects.ra_deg_N.tolist() == [6.0]
+
+
+def test_an_unknown_column_is_refused_with_the_candidates(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "a,b\n1,2\n")
+    with pytest.raises(ConfigError, match=r"t.csv has no column 'c' for option id=.*'a', 'b'"):
+        _read(tmp_path, table="t.csv", id="c")
+
+
+def test_half_a_position_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "id,ra,delta\n1,2,3\n")
+    with pytest.raises(ConfigError, match=r"none of .*name it with dec=COLUMN"):
+        _read(tmp_path, table="t.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.fits", b"SIMPLE  = nonsense"),
+        ("t.parquet", b"PAR1 no table"),
+        ("t.csv", b"id,ra\n1\n1,2,3\n"),
+        ("t.csv", b""),
+        ("t.csv", b"id,ra,dec\n"),
+        ("t.csv", b"\xff\xfe\x00"),
+        ("t.xml", b"<html></html>"),
+        ("t.ecsv", b"nothing"),
+        ("t.csv.gz", b"\x1f\x8b\x08broken"),
+        ("t.doc", b"id\n1\n"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_by_name(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=name):
+        _read(tmp_path, table=name)
+
+
+def test_a_missing_table_and_columns_without_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no.csv is missing"):
+        _read(tmp_path, table="no.csv")
+    with pytest.raises(ConfigError, match="add table=PATH"):
+        read_object_table(str(tmp_path), TableOptions(id="x"))
+    assert read_object_table(str(tmp_path), TableOptions()) is None
+
+
+def test_files_are_found_by_path_name_or_stem(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\nimages/a.jpg,1\nb.fits,2\ns_51.4_+0.98,3\n")
+    paths = ["/s/images/a.jpg", "/s/x/b.png", "/s/x/s_51.4_+0.98.jpg"]
+    objects = _read(tmp_path, table="t.csv").by_file(paths, "/s")
+    assert list(objects.object_id_N) == ["1", "2", "3"]
+
+
+def test_equal_names_in_several_folders_are_told_apart_by_folder(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\nstar/1.jpg,s1\ngalaxy/1.jpg,g1\n")
+    objects = _read(tmp_path, table="t.csv").by_file(["/s/galaxy/1.jpg", "/s/star/1.jpg"], "/s")
+    assert list(objects.object_id_N) == ["g1", "s1"]
+
+
+def test_rows_that_disagree_about_a_file_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n1.jpg,a\n")
+    assert list(_read(tmp_path, table="t.csv").by_file(["/s/1.jpg"], "/s").object_id_N) == ["a"]
+    _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n1.jpg,b\n")
+    with pytest.raises(ConfigError, match=r"2 rows for 1.jpg \(rows 0 and 1"):
+        _read(tmp_path, table="t.csv").by_file(["/s/1.jpg"], "/s")
+
+
+def test_two_files_of_one_row_are_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n")
+    with pytest.raises(ConfigError, match=r"/s/a/1.jpg and /s/b/1.jpg are both row 0"):
+        _read(tmp_path, table="t.csv").by_file(["/s/a/1.jpg", "/s/b/1.jpg"], "/s")
+
+
+def test_a_file_that_the_table_lacks_keeps_its_path_as_identifier(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, "t.csv", "file,id,ra,dec\n1.jpg,a,5,6\n")
+    objects = _read(tmp_path, table="t.csv").by_file(["/s/1.jpg", "/s/x/2.jpg"], "/s")
+    assert list(objects.object_id_N) == ["a", "x/2"]
+    np.testing.assert_array_equal(objects.ra_deg_N, [5.0, np.nan])
+    assert "1 of 2 files are not in" in caplog.text
+
+
+def test_a_table_of_other_files_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n")
+    with pytest.raises(ConfigError, match=r"none of 1 files .*'2.jpg', the table names '1.jpg'"):
+        _read(tmp_path, table="t.csv").by_file(["/s/2.jpg"], "/s")
+    _write(tmp_path, "t.csv", "ra,dec\n1,2\n")
+    with pytest.raises(ConfigError, match="neither file names nor identifiers"):
+        _read(tmp_path, table="t.csv").by_file(["/s/2.jpg"], "/s")
+
+
+def test_rows_need_a_table_of_the_same_length(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "id\na\nb\n")
+    with pytest.raises(ConfigError, match=r"t.csv has 2 rows, expected 3"):
+        _read(tmp_path, table="t.csv").by_row(3)
+
+
+def test_file_names_serve_as_identifiers_of_rows_only_where_unique(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file\n100_010.451-009.284.fits\nb.fits\n")
+    names = _read(tmp_path, table="t.csv").by_row(2).object_id_N
+    assert list(names) == ["100_010.451-009.284", "b"]
+    _write(tmp_path, "t.csv", "file\nframe.fits\nframe.fits\n")
+    assert list(_read(tmp_path, table="t.csv").by_row(2).object_id_N) == [None, None]
+
+
+def test_several_tables_are_one(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,ra,dec\n1.jpg,5,6\n")
+    _write(tmp_path, "u.csv", "file,DEC,RA\n2.jpg,8,7\n")
+    objects = _read(tmp_path, table="t.csv,u.csv").by_file(["/s/1.jpg", "/s/2.jpg"], "/s")
+    assert objects.ra_deg_N.tolist() == [5.0, 7.0]
+
+
+def test_the_folder_of_a_survey_is_its_fixed_part(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.npy").write_bytes(b"x")
+    assert survey_folder(str(tmp_path / "a")) == str(tmp_path / "a")
+    assert survey_folder(str(tmp_path / "a" / "x.npy")) == str(tmp_path / "a")
+    assert survey_folder(str(tmp_path / "a" / "*" / "x*.jpg")) == str(tmp_path / "a")
+
+
+def test_a_table_is_found_beside_above_or_by_its_whole_path(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    _write(tmp_path, "t.csv", "id\na\n")
+    for name in ("../t.csv", str(tmp_path / "t.csv")):
+        assert len(_read(tmp_path / "images", table=name).name_N) == 1
+
+
+def test_objects_survive_json_and_slicing() -> None:
+    nan = np.nan
+    objects = Objects(
+        object_id_N=["a", None, "c"], ra_deg_N=np.array([1.5, nan, 3.0]),
+        dec_deg_N=np.array([-1.0, nan, 4.0]),
+    )  # fmt: skip
+    text = json.dumps(objects.take(slice(1, 3)).to_params(), allow_nan=False)
+    again = Objects.from_params(json.loads(text))
+    assert list(again.object_id_N) == [None, "c"]
+    np.testing.assert_array_equal(again.ra_deg_N, [nan, 3.0])
+    assert Objects.unknown(3).to_params() == {"object_id": [None] * 3, "ra": None, "dec": None}
+
+
+def test_real_tables_keep_their_identifiers(real_data: Path) -> None:
+    folder = real_data / "galaxies" / "sdss_stripe82"
+    table = _read(folder, table="gz2_votes.csv", id="gz2_objid")
+    assert table.objects.object_id_N[0] == "8647474693034869238"
+    assert np.isfinite(table.objects.ra_deg_N).all()

@@ -1,0 +1,462 @@
+"""The report: whole without a network, complete, escaped, and small enough to be mailed."""
+
+import base64
+import dataclasses
+import html.parser
+import io
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from astroray import catalog, ledger, report, report_figures, schema, storage
+from astroray.errors import LedgerError
+from astroray.surveys.shards import Reject
+from astroray.thumbnails import publish_thumbnails, render_thumbnail
+
+NUM_TOP = 4
+K = 6
+SHARDS = ("east", "west")
+
+
+@dataclasses.dataclass
+class Run:
+    """A run directory that a test makes, and the ids of its objects by rank."""
+
+    path: str
+    ids: list[str]
+
+    def report(self) -> str:
+        return Path(report.write_report(self.path)).read_text("utf-8")
+
+
+def make_run(
+    folder: Path,
+    num_objects: int,
+    *,
+    sky: str = "none",
+    first_id: str = "object-0",
+    num_pictures: int | None = None,
+    picture: bytes | None = None,
+    **facts: object,
+) -> Run:
+    """A run of objects whose embedding is random; rank i is row i."""
+    rng = np.random.default_rng(5)
+    ids = [first_id, *(f"object-{i}" for i in range(1, num_objects))][:num_objects]
+    embedding_ND = rng.normal(size=(num_objects, 5)).astype(np.float32)
+    distance_NN = np.linalg.norm(embedding_ND[:, None] - embedding_ND[None], axis=2)
+    nearest_NK = distance_NN.argsort(axis=1)[:, 1 : K + 1]
+    scores = sorted((float(np.sort(row)[1 : K + 1].max(initial=0)) for row in distance_NN))[::-1]
+    ra_deg_N, dec_deg_N = {
+        "none": (np.full(num_objects, np.nan), np.full(num_objects, np.nan)),
+        "small": (359.9 + rng.random(num_objects) * 0.2, 10 + rng.random(num_objects) * 0.1),
+        "wide": (rng.uniform(0, 360, num_objects), rng.uniform(-80, 80, num_objects)),
+    }[sky]
+    rows = {
+        **schema.identity(ids, ra_deg_N % 360, dec_deg_N),
+        "shard": pa.array([SHARDS[i % 2] for i in range(num_objects)], pa.string()),
+        "row": pa.array(np.arange(num_objects), pa.int64()),
+        "processing_flags": pa.array([i % 4 for i in range(num_objects)], pa.int32()),
+    }
+    no_score = num_objects < 2
+    table = pa.table(
+        {
+            **rows,
+            "model_id": pa.array(["m0"] * num_objects, pa.string()),
+            "outlier_score": pa.array([None if no_score else s for s in scores], pa.float64()),
+            "rank": pa.array(np.arange(1, num_objects + 1), pa.int64()),
+            "score_kind": pa.array(["exact"] * num_objects, pa.string()),
+            "certified": pa.array([i < NUM_TOP for i in range(num_objects)], pa.bool_()),
+            "neighbor_id": pa.array(
+                [[ids[j] for j in row] for row in nearest_NK], pa.list_(pa.string())
+            ),
+            "neighbor_distance": pa.array(
+                [distance_NN[i, row].tolist() for i, row in enumerate(nearest_NK)],
+                pa.list_(pa.float64()),
+            ),
+        }
+    ).select(schema.CATALOG.names)
+    run_dir = str(folder / "run")
+    catalog.write_catalog(table.cast(schema.CATALOG), run_dir, name="t", created="2026-01-01")
+    write_embeddings(run_dir, rows, embedding_ND)
+    num_pictures = num_objects if num_pictures is None else num_pictures
+    if num_pictures:
+        jpeg = picture or render_thumbnail(np.ones((1, 4, 4)), bands=["g"], pixels="display")
+        publish_thumbnails(run_dir, dict.fromkeys(ids[:num_pictures], jpeg))
+    make_record(num_objects, scores, **facts).publish(run_dir)
+    return Run(run_dir, ids)
+
+
+def write_embeddings(run_dir: str, rows: dict[str, pa.Array], embedding_ND: np.ndarray) -> None:
+    blank = dict.fromkeys(["field", "night", "detector"], pa.nulls(len(embedding_ND), pa.string()))
+    column = pa.FixedSizeListArray.from_arrays(pa.array(embedding_ND.ravel()), 5)
+    table = pa.table({**rows, "embedding": column, **blank}).select(schema.embeddings(5).names)
+    for shard in SHARDS:
+        part = table.filter(pa.compute.equal(table["shard"], shard))
+        sink = io.BytesIO()
+        pq.write_table(part, sink)
+        storage.publish(ledger.embeddings_path(run_dir, shard), sink.getvalue())
+
+
+def make_record(num_objects: int, scores: list[float], **facts: object) -> ledger.RunRecord:
+    proof = {"num_certified": NUM_TOP, "num_objects": num_objects, "num_rescored": num_objects}
+    proof |= {"score": "kth", "k": K, "model_id": "m0", "sentence": "exact: all re-scored"}
+    if num_objects > NUM_TOP:
+        proof |= {"threshold": scores[NUM_TOP - 1], "next_bound": scores[NUM_TOP]}
+    else:
+        proof |= {"num_certified": num_objects, "threshold": None, "next_bound": None}
+    counts = {"shards": 2, "rows_read": num_objects, "rows_embedded": num_objects}
+    known: dict[str, object] = {
+        "survey": "s3://sky/cutouts/*.fits?size_px=32",
+        "fingerprint": "f00d",
+        "config": {"seed": 0, "search": {"k": K, "num_probes": None}},
+        "created": "2026-01-01T05:00:00Z",
+        "state": "running",
+        "versions": {"astroray": "0.1.0"},
+        "machine": {"cores": 2},
+        "backends": {"device": "cpu", "index": "flat", "index_reason": "few objects"},
+        "model": {"model_id": "m0", "encoder": "pca", "dim": 5},
+        "counts": counts,
+        "seconds": {"embed": 30.0, "search": 10.0},
+        "proof": proof,
+    }
+    return ledger.RunRecord(**{**known, **facts})  # type: ignore[arg-type]
+
+
+class Page(html.parser.HTMLParser):
+    """Elements of a page with their attributes; texts; and whether every tag is closed in turn."""
+
+    VOID = frozenset({"meta", "link", "input", "br", "img", "hr"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.texts))
+
+    def all(self, tag: str, css: str = "") -> list[dict[str, str]]:
+        return [a for t, a in self.elements if t == tag and css in ["", *a.get("class", "").split()]]
+
+
+def test_outliers_stand_in_rank_order_with_their_nearest_neighbors(tmp_path):
+    run = make_run(tmp_path, 40)
+    page = Page(run.report())
+    cards = page.all("article")
+    assert [card["data-id"] for card in cards] == run.ids[:NUM_TOP]
+    assert [card["data-rank"] for card in cards] == ["1", "2", "3", "4"]
+    first = catalog.read_catalog(run.path).slice(0, 1).to_pylist()[0]
+    near = [a["title"] for a in page.all("figure") if a.get("title", "").startswith("object")]
+    assert near[:5] == first["neighbor_id"][:5]
+
+
+def test_objects_drawn_at_random_are_neither_outliers_nor_their_neighbors(tmp_path):
+    run = make_run(tmp_path, 60)
+    text = run.report()
+    rows = catalog.read_catalog(run.path).slice(0, NUM_TOP).to_pylist()
+    shown = {row["object_id"] for row in rows} | {i for row in rows for i in row["neighbor_id"][:5]}
+    section = text[text.index('<section id="random">') : text.index('<section id="figures">')]
+    drawn = set(re.findall(r"rank \d+ · (object-\d+)", section))
+    assert drawn == set(run.ids) - shown
+
+
+def test_the_certificate_is_stated_with_threshold_and_bound(tmp_path):
+    run = make_run(tmp_path, 40)
+    scores = catalog.read_catalog(run.path)["outlier_score"].to_pylist()
+    text = Page(run.report()).text
+    assert "exact: all re-scored" in text
+    assert "exactly the 4 most unusual of 40 objects" in text
+    assert f"Number 4 of the list has {scores[3]:.3f}" in text
+    assert f"at or below {scores[4]:.3f}" in text
+
+
+def test_without_a_certificate_none_is_claimed(tmp_path):
+    text = make_run(tmp_path, 40, proof={}).report()
+    assert "this list carries no certificate" in text
+    assert "What is proven" not in text
+
+
+def test_each_picture_is_in_the_page_once_and_every_use_finds_it(tmp_path):
+    page = Page(make_run(tmp_path, 40).report())
+    stored = [image["id"] for image in page.all("image")]
+    assert len(stored) == len(set(stored)) == 40
+    uses = [use["href"].removeprefix("#") for use in page.all("use")]
+    assert len(uses) > 40
+    assert set(uses) == set(stored)
+    assert all(image["href"].startswith("data:image/jpeg;base64,") for image in page.all("image"))
+    base64.b64decode(page.all("image")[0]["href"].partition(",")[2], validate=True)
+
+
+def test_every_picture_has_a_text_for_those_who_do_not_see_it(tmp_path):
+    page = Page(make_run(tmp_path, 40).report())
+    for element in page.all("svg", "picture") + page.all("svg", "figure"):
+        assert element["role"] in ("img", "group")
+        assert element["aria-label"]
+
+
+@pytest.mark.parametrize("sky", ["none", "small", "wide"])
+@pytest.mark.parametrize("num_objects", [0, 1, 2, 3, 5, 40])
+def test_surveys_of_any_size_make_a_well_formed_page(tmp_path, num_objects, sky):
+    page = Page(make_run(tmp_path, num_objects, sky=sky).report())
+    assert len(page.all("article")) == min(num_objects, NUM_TOP)
+    assert len({a["id"] for _, a in page.elements if "id" in a}) == len(
+        [a for _, a in page.elements if "id" in a]
+    )
+    links = {a["href"] for a in page.all("a")}
+    assert links <= {"#" + a["id"] for _, a in page.elements if "id" in a}
+    assert not re.search(r"\b(nan|None|Undefined)\b", page.text)
+    coordinates = [a[key] for tag, a in page.elements for key in ("d", "cx", "cy") if key in a]
+    assert not any("nan" in value or "inf" in value for value in coordinates)
+
+
+@pytest.mark.parametrize(("sky", "words"), [("small", "north up"), ("wide", "Mollweide")])
+def test_positions_are_drawn_with_their_outliers(tmp_path, sky, words):
+    page = Page(make_run(tmp_path, 60, sky=sky).report())
+    titles = [a["aria-label"] for a in page.all("svg", "figure")]
+    assert any(words in title for title in titles)
+    assert len(page.all("circle", "outlier")) == 2 * NUM_TOP  # embedding and sky
+
+
+def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
+    ra_deg_N = np.array([359.9, 0.1, 0.0])
+    dec_deg_N = np.array([0.0, 0.0, 0.1])
+    dots = [
+        report_figures.Dot(index=i, label=str(i), href="", picture="", is_outlier=False)
+        for i in range(3)
+    ]
+    circles = Page(report_figures.sky_map(ra_deg_N, dec_deg_N, dots)).all("circle")
+    x, y = ([float(circle[key]) for circle in circles] for key in ("cx", "cy"))
+    assert x[1] < x[2] < x[0]
+    assert y[2] < y[0]
+    assert x[0] - x[1] > 200  # 0.2 deg apart fill the map rather than one edge of it
+
+
+def test_the_histogram_counts_every_object_and_marks_the_proven_ones():
+    score_N = np.concatenate([np.arange(90) / 100, [5.0, 6.0, 7.0], [np.nan, np.inf]])
+    svg = str(report_figures.score_histogram(score_N, threshold=5.0))
+    counts = [int(n) for n in re.findall(r": (\d+) objects", svg)]
+    assert sum(counts) == 93
+    top = re.findall(r'class="bar top".*?: (\d+) objects', svg)
+    assert sum(int(n) for n in top) == 3
+
+
+def test_the_embedding_map_keeps_distances_that_lie_in_a_plane():
+    rng = np.random.default_rng(2)
+    plane_M2 = rng.normal(size=(30, 2)) * [3, 1]
+    turn_DD, _ = np.linalg.qr(rng.normal(size=(7, 7)))
+    xy_M2 = report._project(plane_M2 @ turn_DD[:2] + 11.0)
+    before = np.linalg.norm(plane_M2[:, None] - plane_M2, axis=2)
+    after = np.linalg.norm(xy_M2[:, None] - xy_M2, axis=2)
+    np.testing.assert_allclose(after, before, atol=1e-9)
+    assert xy_M2[:, 0].std() > xy_M2[:, 1].std()
+
+
+def test_maps_of_a_large_survey_show_all_outliers_and_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_MAP_OBJECTS", 20)
+    page = Page(make_run(tmp_path, 60, sky="small", num_pictures=NUM_TOP).report())
+    assert len(page.all("circle", "outlier")) == 2 * NUM_TOP
+    assert "20 of 60 objects" in page.text
+    assert "20 of 60 positions" in page.text
+    bulk = [path["d"].count("M") for path in page.all("path", "bulk")]
+    neighbors_named = len(page.all("circle", "pictured"))
+    assert sum(bulk) + neighbors_named + 2 * NUM_TOP == 40
+
+
+def test_embeddings_that_are_gone_leave_only_their_map_out(tmp_path):
+    run = make_run(tmp_path, 40)
+    shutil.rmtree(Path(run.path) / "embeddings")
+    text = Page(run.report()).text
+    assert "As the model sees it" not in text
+    assert "How unusual the objects are" in text
+
+
+def test_without_pictures_the_neighbors_are_named(tmp_path):
+    run = make_run(tmp_path, 40, num_pictures=0)
+    page = Page(run.report())
+    assert page.all("image") == page.all("svg", "picture") == []
+    first = catalog.read_catalog(run.path).slice(0, 1).to_pylist()[0]
+    assert all(object_id in page.text for object_id in first["neighbor_id"][:5])
+
+
+def test_a_picture_that_is_missing_leaves_a_placeholder(tmp_path):
+    page = Page(make_run(tmp_path, 40, num_pictures=2).report())
+    assert len(page.all("image")) == 2
+    assert "No picture of object-3" in {a["aria-label"] for a in page.all("span", "none")}
+
+
+def test_text_of_the_survey_can_not_become_markup(tmp_path):
+    evil = '"><script>alert(1)</script>&amp;'
+    run = make_run(
+        tmp_path,
+        12,
+        sky="small",
+        first_id=evil,
+        survey=evil,
+        error=evil,
+        state="failed",
+        config={evil: evil},
+        backends={"device": evil},
+        rejects=[{"stage": "read", "class": "shape", "reason": evil, "rows": 1, "shards": 0}],
+    )
+    page = Page(run.report())
+    assert len(page.all("script")) == 1
+    assert page.all("article")[0]["data-id"] == evil
+    assert f"Picture of {evil}" in {a.get("aria-label") for a in page.all("svg")}
+    assert any(evil in a["data-label"] for a in page.all("circle"))
+
+
+def test_the_page_asks_nothing_of_the_network(tmp_path):
+    text = make_run(tmp_path, 40, sky="wide").report()
+    for tag, attributes in Page(text).elements:
+        for name in ("src", "href", "srcset", "action", "poster", "data", "style"):
+            value = attributes.get(name, "")
+            assert not re.search(r"//|url\(", re.sub(r"^data:[^ ]*$", "", value)), (tag, name)
+    code = re.sub(r"data:image/jpeg;base64,[\w+/=]+", "", text)
+    for word in ("url(", "@import", "http:", "https:", "fetch(", "XMLHttpRequest", "WebSocket"):
+        assert word not in code
+
+
+def test_shards_that_could_not_be_read_are_named_with_their_reason(tmp_path):
+    counts = {"shards": 3, "shards_rejected": 3, "rows_read": 0, "rows_embedded": 0}
+    run = make_run(tmp_path, 0, counts=counts)
+    reject = Reject(row=None, stage="read", kind="unreadable", reason="a.fits ends early")
+    ledger.write_rejects(run.path, "a-shard", [reject], attempt=1)
+    record = ledger.RunRecord.load(run.path)
+    rejects = ledger.summarize_rejects(ledger.read_rejects(run.path))
+    dataclasses.replace(record, rejects=rejects).publish(run.path)
+    text = Page(run.report()).text
+    assert "No object of this survey could be used" in text
+    assert "3 of 3 shards could not be read" in text
+    assert "a-shard" in text
+    assert "a.fits ends early" in text
+
+
+def test_rejects_and_their_reasons_are_tabled_with_counts(tmp_path):
+    counts = {"shards": 2, "rows_read": 1240, "rows_embedded": 40, "rows_rejected": 1200}
+    rejects = [{"stage": "prepare", "class": "constant", "reason": "row 7 is blank", "rows": 1200}]
+    text = Page(make_run(tmp_path, 40, counts=counts, rejects=rejects).report()).text
+    assert "1,240 = 40 + 1,200" in text
+    assert "constant 1,200 row 7 is blank" in text
+
+
+def test_the_run_is_described_so_that_it_can_be_repeated(tmp_path):
+    run = make_run(tmp_path, 12)
+    text = Page(run.report()).text
+    assert "astroray scan 's3://sky/cutouts/*.fits?size_px=32'" in text
+    assert f"astroray export {run.path}" in text
+    assert "search.k 6" in text
+    assert "num_probes" not in text
+    assert "few objects" in text
+    assert "f00d" in text
+    assert "embed 30 s 75 %" in text
+    assert "The most unusual objects in cutouts" in text
+
+
+def test_the_loss_is_drawn_where_there_was_a_fit_and_not_without(tmp_path):
+    model = {"model_id": "m0", "encoder": "cae", "dim": 5}
+    fit = {"num_passes": 3, "seconds": 9.0, "num_rows": 12, "loss": [0.5, 0.2, 0.1]}
+    assert "How the encoder learned" in make_run(
+        tmp_path / "a", 12, model={**model, "fit": fit}
+    ).report()
+    assert "How the encoder learned" not in make_run(tmp_path / "b", 12, model=model).report()
+    assert str(report_figures.loss_curve([float("nan"), 0.0, 0.1])) == ""
+
+
+def noisy_thumbnail() -> bytes:
+    noise_CYX = np.random.default_rng(0).random((3, 96, 96))  # nothing is harder to compress
+    return render_thumbnail(noise_CYX, bands=["R", "G", "B"], pixels="display")
+
+
+def test_a_thousand_pictures_of_noise_fit_ten_megabytes_and_outliers_come_first(tmp_path):
+    proof = {"num_certified": 100, "num_objects": 1000, "k": K, "score": "kth"}
+    run = make_run(tmp_path, 1000, picture=noisy_thumbnail(), proof=proof)
+    text = run.report()
+    assert len(text.encode()) < 10_000_000
+    page = Page(text)
+    assert len(page.all("article")) == 100
+    assert len(page.all("image")) > 400
+    missing = {a["aria-label"].removeprefix("No picture of ") for a in page.all("span", "none")}
+    assert missing.isdisjoint(run.ids[:100])
+
+
+def test_two_reports_of_a_run_are_the_same(tmp_path):
+    run = make_run(tmp_path, 40, sky="small")
+    assert run.report() == run.report()
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(LedgerError, match="no run record"):
+        report.write_report(str(tmp_path))
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome")
+    browser = next((path for name in names if (path := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser here: none of {', '.join(names)} is on the path")
+    text = make_run(tmp_path, 60, sky="wide", picture=noisy_thumbnail()).report()
+    watch = """<script>
+      window.faults = [];
+      addEventListener("error", (event) => faults.push(event.message));
+      addEventListener("load", () => setTimeout(() => {
+        const box = document.querySelector("use").getBoundingClientRect();
+        document.querySelector("#filter").value = "object-2";
+        document.querySelector("#filter").dispatchEvent(new Event("input"));
+        const circle = document.querySelector("circle.outlier");
+        circle.closest("a").dispatchEvent(new PointerEvent("pointerenter"));
+        Object.assign(document.body.dataset, {
+          faults: faults.join("; "), width: Math.round(box.width),
+          loaded: performance.getEntriesByType("resource").map((e) => e.name)
+            .filter((name) => !name.startsWith("data:")).join(" "),
+          shown: [...document.querySelectorAll(".card:not([hidden])")].map((c) => c.dataset.id),
+          hover: document.querySelector("#hover").textContent,
+        });
+      }, 50));
+    </script>"""
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("<head>", "<head>" + watch, 1), "utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--virtual-time-budget=2000", "--window-size=1280,2000", "--dump-dom"]
+    done = subprocess.run(
+        [browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=100, check=True
+    )
+    body = next(a for tag, a in Page_of_dom(done.stdout) if tag == "body")
+    assert body["data-faults"] == ""
+    assert body["data-loaded"] == ""
+    assert body["data-shown"] == "object-2"
+    assert "rank 1 · object-0" in body["data-hover"]
+    assert int(body["data-width"]) > 90
+
+
+def Page_of_dom(text: str) -> list[tuple[str, dict[str, str]]]:
+    """Elements of a page as the browser wrote it out."""
+    return Page(text).elements

@@ -13,7 +13,8 @@ import numpy as np
 
 from astroray.distances import UNIT_FLOAT32, Frame, pair_distances, parts, spread
 
-PAD = 8  # candidates beyond k, so that the float32 error seldom reaches the k-th
+PADS = (8, 100)
+"""Candidates beyond k, so that the float32 error seldom reaches the k-th: first and second try."""
 CANDIDATES_AT_ONCE = 2**18
 VECTORS_AT_ONCE = 2**18
 POINTS_PER_CELL = 64  # of the training sample
@@ -37,21 +38,30 @@ class Exact:
         distance_GK = np.zeros(near_GK.shape)
         if near_GK.size == 0:
             return near_GK, distance_GK
-        num_candidates = min(self.num_neighbors + 1 + PAD, len(self.frame.embedding_UD))
-        for part in parts(len(vector_G), max(256, CANDIDATES_AT_ONCE // num_candidates)):
-            near_BK, distance_BK, proven_B = self._propose(vector_G[part], num_candidates)
-            unproven_B = vector_G[part][~proven_B]
-            again = self.frame.nearest(unproven_B, self.num_neighbors)
-            near_BK[~proven_B], distance_BK[~proven_B] = again
-            near_GK[part], distance_GK[part] = near_BK, distance_BK
-            self.num_float64 += len(unproven_B)
+        for part in parts(len(vector_G), _rows_at_once(self.num_neighbors + PADS[0])):
+            near_GK[part], distance_GK[part] = self._nearest(vector_G[part])
         return near_GK, distance_GK
 
-    def _propose(
-        self, vector_B: np.ndarray, num_candidates: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _nearest(self, vector_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        near_BK = np.zeros((len(vector_B), self.num_neighbors), np.int64)
+        distance_BK = np.zeros(near_BK.shape)
+        left_B = np.arange(len(vector_B))
+        for pad in PADS:
+            if len(left_B):
+                near_BK[left_B], distance_BK[left_B], is_proven_B = self._propose(
+                    vector_B[left_B], pad
+                )
+                left_B = left_B[~is_proven_B]
+        near_BK[left_B], distance_BK[left_B] = self.frame.nearest(
+            vector_B[left_B], self.num_neighbors
+        )
+        self.num_float64 += len(left_B)
+        return near_BK, distance_BK
+
+    def _propose(self, vector_B: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nearest of FAISS's float32 candidates, and for which rows that is proven."""
         frame = self.frame
+        num_candidates = min(self.num_neighbors + 1 + pad, len(frame.embedding_UD))
         query_BD = frame.rows(vector_B, np.float32)
         found = self.faiss.ResultHeap(len(vector_B), num_candidates)
         for part in parts(len(frame.embedding_UD), VECTORS_AT_ONCE):
@@ -63,11 +73,11 @@ class Exact:
         found.finalize()
         near_BK, distance_BK = _measure(frame, vector_B, found.I, self.num_neighbors)
         if num_candidates == len(frame.embedding_UD):
-            return near_BK, distance_BK, (near_BK >= 0).all(axis=1)
+            return near_BK, distance_BK, np.ones(len(vector_B), bool)
         kth_B = (distance_BK[:, -1] * frame.scale) ** 2
         slack_B = frame.slack(frame.norm_U[vector_B], kth_B, UNIT_FLOAT32)
         # Whatever FAISS left out has a computed square of at least its last candidate's.
-        return near_BK, distance_BK, found.D[:, -1] > kth_B + slack_B
+        return near_BK, distance_BK, np.asarray(found.D[:, -1] > kth_B + slack_B)
 
 
 class Cells:
@@ -107,8 +117,8 @@ class Cells:
         distance_GK = np.full(near_GK.shape, np.nan)
         if near_GK.size == 0:
             return near_GK, distance_GK
-        num_candidates = self.num_neighbors + 1 + PAD
-        for part in parts(len(vector_G), max(256, CANDIDATES_AT_ONCE // num_candidates)):
+        num_candidates = self.num_neighbors + 1 + PADS[0]
+        for part in parts(len(vector_G), _rows_at_once(num_candidates)):
             query_BD = self.frame.rows(vector_G[part], np.float32)
             with threads(self.faiss, 1):  # a product's last bits may choose another cell
                 square_BP, cell_BP = self.quantizer.search(query_BD, self.num_probes)
@@ -165,6 +175,10 @@ def _measure(
     distance_BK = np.take_along_axis(distance_BC, order_BK, axis=1)
     near_BK = np.take_along_axis(candidate_BC, order_BK, axis=1)
     return np.where(np.isnan(distance_BK), -1, near_BK), distance_BK
+
+
+def _rows_at_once(num_candidates: int) -> int:
+    return max(256, CANDIDATES_AT_ONCE // num_candidates)
 
 
 def _num_cells(num_vectors: int) -> int:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from astroray import schema, sky, storage
-from astroray.errors import ConfigError, LedgerError
+from astroray.errors import ConfigError, FileError, LedgerError
 
 ROWS_PER_PIXEL = 1_000_000
 FORMATS = ("votable", "fits", "csv")
@@ -258,10 +258,10 @@ def _partitions(path: str) -> list[str]:
     try:
         info = csv.read_csv(io.BytesIO(storage.read_bytes(path)))
         pixels = zip(info["Norder"].to_pylist(), info["Npix"].to_pylist(), strict=True)
-    except (pa.ArrowInvalid, KeyError) as error:
+    except (pa.ArrowInvalid, KeyError, FileError) as error:
         raise LedgerError(
-            f"{path} is damaged ({error}), expected columns Norder and Npix; run the scan again "
-            "to write the catalog anew"
+            f"{path} is damaged or missing ({error}), expected columns Norder and Npix; "
+            "run the scan again to write the catalog anew"
         ) from error
     return [_leaf(order, pixel) for order, pixel in pixels]
 
@@ -269,9 +269,9 @@ def _partitions(path: str) -> list[str]:
 def _read_parquet(path: str) -> pa.Table:
     try:
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)), page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, FileError) as error:
         raise LedgerError(
-            f"{path} is damaged ({error}); run the scan again to write the catalog anew"
+            f"{path} is damaged or missing ({error}); run the scan again to write the catalog anew"
         ) from error
     return schema.conform(table, schema.CATALOG, "catalog")
 

@@ -42,18 +42,28 @@ def cli() -> None:
 @cli.command()
 @click.argument("survey", default="hdf")
 @click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
-@click.option("--encoder", metavar="NAME|PATH", help="attcae (default), cae, pca, pixels, or a "
-              "model file.")
+@click.option(
+    "--encoder", metavar="NAME|PATH", help="attcae (default), cae, pca, pixels, or a model file."
+)
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
-@click.option("--workers", metavar="auto|N|MIN..MAX", help="Workers of the embed stage.  "
-              "[default: auto]")
+@click.option(
+    "--workers", metavar="auto|N|MIN..MAX", help="Workers of the embed stage.  [default: auto]"
+)
 @click.option("--train-workers", type=int, help="Workers of the fit.  [default: 1]")
-@click.option("--max-rejected", type=float, help="Share of rows or shards that may be rejected "
-              "before the exit code is 1.  [default: 0.01]")
+@click.option(
+    "--max-rejected",
+    type=float,
+    help="Share of rows or shards that may be rejected before the exit code is 1.  [default: 0.01]",
+)
 @click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE",
-              help="Any setting of the file, e.g. fit.num_passes=10.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of the file, e.g. fit.num_passes=10.",
+)
 def scan(
     survey: str,
     out: str,
@@ -114,8 +124,11 @@ def status(run_dir: str) -> None:
 
 @cli.command()
 @click.argument("run_dir")
-@click.option("--repair", is_flag=True, help="Take back the done marks of damaged shards, so "
-              "that the next scan does them again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Take back the done marks of damaged shards, so that the next scan does them again.",
+)
 def verify(run_dir: str, repair: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
     from astroray.inspection import verify_run
@@ -239,8 +252,10 @@ def _summarize(record: "RunRecord", out: str) -> None:
         f"{sum(record.seconds.values()):.0f} s"
     )
     for kind in record.rejects:
-        click.echo(f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
-                   f"e.g. {kind['reason']}")
+        click.echo(
+            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
+            f"e.g. {kind['reason']}"
+        )
     click.echo(f"proof    {record.proof['sentence']}")
     click.echo(f"catalog  {out}/catalog\nreport   {out}/report/index.html")
 

@@ -43,8 +43,11 @@ def examine() -> list[Finding]:
             memory_bytes >= NEEDED_MEMORY_BYTES,
             f"{memory_bytes / 2**30:.1f} GiB, a scan wants {NEEDED_MEMORY_BYTES / 2**30:.0f}",
         ),
-        _finding("scratch", free_bytes > 2**30, f"{free_bytes / 2**30:.1f} GiB free in "
-                 f"{tempfile.gettempdir()}"),
+        _finding(
+            "scratch",
+            free_bytes > 2**30,
+            f"{free_bytes / 2**30:.1f} GiB free in {tempfile.gettempdir()}",
+        ),
         _finding("shared memory", *_shared_memory()),
         _finding("FAISS", *_faiss()),
         _finding("torch", *_package("torch")),

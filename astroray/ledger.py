@@ -133,8 +133,7 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
             "name": [shard.name for shard in shards],
             "reader": [shard.reader for shard in shards],
             "inputs": [
-                json.dumps([dataclasses.astuple(file) for file in shard.inputs])
-                for shard in shards
+                json.dumps([dataclasses.astuple(file) for file in shard.inputs]) for shard in shards
             ],
             "params": [json.dumps(dict(shard.params), sort_keys=True) for shard in shards],
             "num_rows": pa.array([shard.num_rows for shard in shards], pa.int64()),

@@ -93,9 +93,7 @@ class _Run:
             resources=ray.cluster_resources(),
         )
         model = load_model(config.encoder.name) if config.encoder.is_fitted else None
-        science = config.science(
-            model_id=model.model_id if model else "", device=self.plan.device
-        )
+        science = config.science(model_id=model.model_id if model else "", device=self.plan.device)
         fresh = RunRecord(
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
@@ -183,11 +181,24 @@ class _Run:
             folder,
             report=self._show_fit,
         )
-        facts = dataclasses.asdict(result)
-        return facts.pop("state_dict"), facts
+        facts = {
+            "num_passes": result.num_passes,
+            "loss": list(result.loss_per_pass),
+            "seconds": round(result.seconds, 1),
+            "precision": result.precision,
+            "device": result.device,
+            "threads": result.threads,
+            "train_workers": result.train_workers,
+        }
+        return result.state_dict, facts
 
     def _show_fit(self, progress: FitProgress) -> None:
-        self.show(Progress(stage="fit", note=str(progress)))
+        of = f" of {progress.num_passes}" if progress.num_passes else ""
+        note = (
+            f"{self.config.encoder.name}  pass {progress.pass_number}{of}  "
+            f"loss {progress.loss:.4f}  {progress.images_per_s:.0f} images/s"
+        )
+        self.show(Progress(stage="fit", note=note, seconds_left=progress.seconds_left))
 
     def embed(self, *, session: str) -> None:
         """Streams the shards that are left through the workers; they publish, we count."""

@@ -6,7 +6,7 @@ import importlib.resources
 import io
 import math
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -195,14 +195,14 @@ def _figures(
     fit = record.model.get("fit") or {}
     outliers = [shown for shown in named if shown.href]
     rows_M, embedding_MD = _sample_embeddings(run_dir, catalog, named, num_top=len(outliers))
+    xy_M2 = _project(embedding_MD)
     placed_M = _sample_positions(catalog, num_top=len(outliers), named=named)
     return {
         "scores": report_figures.score_histogram(
             catalog["outlier_score"].to_numpy(), threshold=record.proof.get("threshold")
         ),
-        "embedding": report_figures.embedding_map(
-            _project(embedding_MD), _dots(catalog.take(rows_M), named)
-        ),
+        "embedding": report_figures.embedding_map(xy_M2, _dots(catalog.take(rows_M), named)),
+        "embedding_share": _variance(xy_M2) / (_variance(embedding_MD) or 1.0),
         "num_mapped": len(rows_M),
         "sky": report_figures.sky_map(
             catalog["ra"].take(placed_M).to_numpy(),
@@ -314,6 +314,10 @@ def _project(embedding_MD: np.ndarray) -> np.ndarray:
     return np.pad(xy, ((0, 0), (0, 2 - xy.shape[1])))
 
 
+def _variance(values_MD: np.ndarray) -> float:
+    return float(values_MD.var(axis=0).sum()) if len(values_MD) else 0.0
+
+
 def _rejected_shards(run_dir: str, record: ledger.RunRecord) -> list[dict[str, Any]]:
     """Rejects of whole shards, at most 50."""
     if not record.counts.get("shards_rejected"):
@@ -344,7 +348,7 @@ def _commands(run_dir: str, survey: str) -> list[tuple[str, str]]:
     return [
         ("Repeat this run elsewhere", f"astroray scan {shlex.quote(survey)} --out NEW_FOLDER"),
         ("Check the files and the counts", f"astroray verify {out}"),
-        ("Hand the catalog on", f"astroray export {out} --format votable --to outliers.vot"),
+        ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
     ]
 
 
@@ -363,9 +367,7 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(
-        significant=_significant, duration=_duration, ordinal=_ordinal, words=_words
-    )
+    environment.filters.update(significant=_significant, duration=_duration, ordinal=_ordinal)
     text = importlib.resources.files("astroray").joinpath("report.html.jinja").read_text("utf-8")
     return environment.from_string(text)
 
@@ -395,7 +397,3 @@ def _duration(seconds: float | None) -> str:
 def _ordinal(number: int) -> str:
     teen = 10 <= number % 100 <= 20
     return f"{number}{'th' if teen else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
-
-
-def _words(names: Iterable[str]) -> str:
-    return ", ".join(str(name) for name in names)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.s3_server"]
+
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -23,8 +25,8 @@ def ray_cluster() -> Iterator[None]:
     """One local cluster for the whole session: 6 logical CPUs, its own token and folder."""
     import ray
 
-    from astroray import pipeline
+    from astroray import workers
 
-    with pipeline.local_cluster(num_cpus=6):
+    with workers.cluster(num_cpus=6):
         yield
     assert not ray.is_initialized()

@@ -262,11 +262,45 @@ def test_reading_where_no_catalog_is_says_what_to_do(tmp_path):
         read_catalog(str(tmp_path))
 
 
-def test_a_damaged_partition_is_named(tmp_path):
-    leaf = next(path for path in write(make_catalog(5), tmp_path) if "Npix" in path)
-    Path(leaf).write_bytes(Path(leaf).read_bytes()[:100])
-    with pytest.raises(LedgerError, match=r"Npix=.* is damaged"):
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_a_damaged_partition_is_named(tmp_path, damage):
+    leaf = Path(next(path for path in write(make_catalog(50), tmp_path) if "Npix" in path))
+    data = bytearray(leaf.read_bytes())
+    data[200] ^= 0xFF
+    leaf.unlink()
+    if damage != "missing":
+        leaf.write_bytes(data if damage == "flipped" else data[:100])
+    with pytest.raises(LedgerError, match=r"Npix=.* is damaged or missing"):
         read_catalog(str(tmp_path))
+
+
+def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path, monkeypatch):
+    store: dict[str, bytes] = {}
+
+    def list_objects(folder: str) -> list[tuple[str, int, str]]:
+        return [
+            (path, len(data), "etag")
+            for path, data in store.items()
+            if path.startswith(f"{folder}/") and "/_" not in path
+        ]
+
+    for name, act in {
+        "put": store.__setitem__,
+        "get": store.__getitem__,
+        "exists": store.__contains__,
+        "delete": lambda path: store.pop(path, None),
+        "list_objects": list_objects,
+    }.items():
+        monkeypatch.setattr(storage.object_store, name, act)
+    for seed, num_unplaced in ((1, 3), (2, 0), (3, 8)):
+        table = make_catalog(90, num_unplaced=num_unplaced, seed=seed)
+        options = {"name": "n", "created": CREATED, "rows_per_pixel": 9}
+        write_catalog(table, "s3://bucket/run", **options)
+        write_catalog(table, str(tmp_path), **options)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        on_disk = {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
+        assert {path.removeprefix("s3://bucket/run/"): x for path, x in store.items()} == on_disk
+        assert read_catalog("s3://bucket/run").equals(by_rank(table))
 
 
 def test_votable_keeps_values_units_ucds_and_descriptions(mixed, tmp_path):

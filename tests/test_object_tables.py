@@ -68,11 +68,21 @@ def test_every_format_keeps_nineteen_digits_and_finds_well_known_columns(
     assert objects.dec_deg_N.tolist() == [45.0, -3.5]
 
 
-@pytest.mark.parametrize("unit", [units.hourangle, units.rad, units.deg])
-def test_units_of_fits_columns_are_respected(tmp_path: Path, unit: units.UnitBase) -> None:
-    ra = (np.array([15.0, 30.0]) * units.deg).to(unit)
-    Table({"id": ["x", "y"], "ra": ra, "dec": [1.0, 2.0]}).write(tmp_path / "t.fits")
-    objects = _read(tmp_path, table="t.fits").by_row(2)
+@pytest.mark.parametrize(
+    ("name", "unit", "scale"),
+    [
+        ("t.fits", units.rad, np.pi / 180),
+        ("t.fits", units.arcmin, 60.0),
+        ("t.fits", units.hour, 1 / 15),
+        ("t.ecsv", units.hourangle, 1 / 15),
+    ],
+)
+def test_units_that_a_table_states_are_respected(
+    tmp_path: Path, name: str, unit: units.UnitBase, scale: float
+) -> None:
+    ra = np.array([15.0, 30.0]) * scale * unit
+    Table({"id": ["x", "y"], "ra": ra, "dec": [1.0, 2.0]}).write(tmp_path / name)
+    objects = _read(tmp_path, table=name).by_row(2)
     np.testing.assert_allclose(objects.ra_deg_N, [15.0, 30.0], rtol=1e-12)
 
 
@@ -194,6 +204,12 @@ def test_files_are_found_by_path_name_or_stem(tmp_path: Path) -> None:
     paths = ["/s/images/a.jpg", "/s/x/b.png", "/s/x/s_51.4_+0.98.jpg"]
     objects = _read(tmp_path, table="t.csv").by_file(paths, "/s")
     assert list(objects.object_id_N) == ["1", "2", "3"]
+
+
+def test_a_whole_name_goes_before_a_name_without_suffix(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "file,id\n1.png,p\n1.jpg,j\n")
+    objects = _read(tmp_path, table="t.csv").by_file(["/s/1.jpg", "/s/1.png"], "/s")
+    assert list(objects.object_id_N) == ["j", "p"]
 
 
 def test_equal_names_in_several_folders_are_told_apart_by_folder(tmp_path: Path) -> None:

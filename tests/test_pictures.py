@@ -15,6 +15,7 @@ from astroray import storage
 from astroray.errors import ConfigError
 from astroray.surveys import pictures
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from tests.s3_server import S3
 
 RNG = np.random.default_rng(5)
 
@@ -281,3 +282,24 @@ def test_real_galaxies_are_read_with_their_table(real_data: Path) -> None:
     ra_deg = np.concatenate([x.ra_deg_B for x in found if isinstance(x, Cutouts)])
     assert ra_deg[row] == pytest.approx(30.95708, abs=1e-4)
     assert len(_images(found)) == len(ids) == sum(shard.num_rows or 0 for shard in shards)
+
+
+@pytest.mark.s3
+def test_pictures_and_their_table_are_read_from_s3(s3: S3) -> None:
+    prefix = s3.new_prefix()
+    array = _rgb()
+    for name in ("images/1.png", "images/sub/2.png"):
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "PNG")
+        storage.publish(f"{prefix}/{name}", buffer.getvalue())
+    storage.publish(f"{prefix}/t.csv", b"file,id,ra,dec\n2.png,b,5,6\n1.png,a,7,8\n")
+    location = f"{prefix}/images"
+    (shard,) = pictures.list_shards(
+        storage.list_files(location), SurveyUri(location=location, options={"table": "../t.csv"})
+    )
+    storage.delete(f"{prefix}/images/sub/2.png")
+    cutouts, reject = pictures.read_shard(shard)
+    assert isinstance(cutouts, Cutouts)
+    assert isinstance(reject, Reject)
+    assert (list(cutouts.object_id_B), cutouts.ra_deg_B.tolist()) == (["a"], [7.0])
+    assert (reject.row, reject.kind) == (1, "missing")

@@ -3,129 +3,19 @@
 import base64
 import dataclasses
 import html.parser
-import io
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from astroray import catalog, ledger, report, report_figures, schema, storage
+from astroray import catalog, ledger, report
 from astroray.errors import LedgerError
 from astroray.surveys.shards import Reject
-from astroray.thumbnails import publish_thumbnails, render_thumbnail
-
-NUM_TOP = 4
-K = 6
-SHARDS = ("east", "west")
-
-
-@dataclasses.dataclass
-class Run:
-    """A run directory that a test makes, and the ids of its objects by rank."""
-
-    path: str
-    ids: list[str]
-
-    def report(self) -> str:
-        return Path(report.write_report(self.path)).read_text("utf-8")
-
-
-def make_run(
-    folder: Path,
-    num_objects: int,
-    *,
-    sky: str = "none",
-    first_id: str = "object-0",
-    num_pictures: int | None = None,
-    picture: bytes | None = None,
-    **facts: object,
-) -> Run:
-    """A run of objects whose embedding is random; rank i is row i."""
-    rng = np.random.default_rng(5)
-    ids = [first_id, *(f"object-{i}" for i in range(1, num_objects))][:num_objects]
-    embedding_ND = rng.normal(size=(num_objects, 5)).astype(np.float32)
-    distance_NN = np.linalg.norm(embedding_ND[:, None] - embedding_ND[None], axis=2)
-    nearest_NK = distance_NN.argsort(axis=1)[:, 1 : K + 1]
-    scores = sorted((float(np.sort(row)[1 : K + 1].max(initial=0)) for row in distance_NN))[::-1]
-    ra_deg_N, dec_deg_N = {
-        "none": (np.full(num_objects, np.nan), np.full(num_objects, np.nan)),
-        "small": (359.9 + rng.random(num_objects) * 0.2, 10 + rng.random(num_objects) * 0.1),
-        "wide": (rng.uniform(0, 360, num_objects), rng.uniform(-80, 80, num_objects)),
-    }[sky]
-    rows = {
-        **schema.identity(ids, ra_deg_N % 360, dec_deg_N),
-        "shard": pa.array([SHARDS[i % 2] for i in range(num_objects)], pa.string()),
-        "row": pa.array(np.arange(num_objects), pa.int64()),
-        "processing_flags": pa.array([i % 4 for i in range(num_objects)], pa.int32()),
-    }
-    no_score = num_objects < 2
-    table = pa.table(
-        {
-            **rows,
-            "model_id": pa.array(["m0"] * num_objects, pa.string()),
-            "outlier_score": pa.array([None if no_score else s for s in scores], pa.float64()),
-            "rank": pa.array(np.arange(1, num_objects + 1), pa.int64()),
-            "score_kind": pa.array(["exact"] * num_objects, pa.string()),
-            "certified": pa.array([i < NUM_TOP for i in range(num_objects)], pa.bool_()),
-            "neighbor_id": pa.array(
-                [[ids[j] for j in row] for row in nearest_NK], pa.list_(pa.string())
-            ),
-            "neighbor_distance": pa.array(
-                [distance_NN[i, row].tolist() for i, row in enumerate(nearest_NK)],
-                pa.list_(pa.float64()),
-            ),
-        }
-    ).select(schema.CATALOG.names)
-    run_dir = str(folder / "run")
-    catalog.write_catalog(table.cast(schema.CATALOG), run_dir, name="t", created="2026-01-01")
-    write_embeddings(run_dir, rows, embedding_ND)
-    num_pictures = num_objects if num_pictures is None else num_pictures
-    if num_pictures:
-        jpeg = picture or render_thumbnail(np.ones((1, 4, 4)), bands=["g"], pixels="display")
-        publish_thumbnails(run_dir, dict.fromkeys(ids[:num_pictures], jpeg))
-    make_record(num_objects, scores, **facts).publish(run_dir)
-    return Run(run_dir, ids)
-
-
-def write_embeddings(run_dir: str, rows: dict[str, pa.Array], embedding_ND: np.ndarray) -> None:
-    blank = dict.fromkeys(["field", "night", "detector"], pa.nulls(len(embedding_ND), pa.string()))
-    column = pa.FixedSizeListArray.from_arrays(pa.array(embedding_ND.ravel()), 5)
-    table = pa.table({**rows, "embedding": column, **blank}).select(schema.embeddings(5).names)
-    for shard in SHARDS:
-        part = table.filter(pa.compute.equal(table["shard"], shard))
-        sink = io.BytesIO()
-        pq.write_table(part, sink)
-        storage.publish(ledger.embeddings_path(run_dir, shard), sink.getvalue())
-
-
-def make_record(num_objects: int, scores: list[float], **facts: object) -> ledger.RunRecord:
-    proof = {"num_certified": NUM_TOP, "num_objects": num_objects, "num_rescored": num_objects}
-    proof |= {"score": "kth", "k": K, "model_id": "m0", "sentence": "exact: all re-scored"}
-    if num_objects > NUM_TOP:
-        proof |= {"threshold": scores[NUM_TOP - 1], "next_bound": scores[NUM_TOP]}
-    else:
-        proof |= {"num_certified": num_objects, "threshold": None, "next_bound": None}
-    counts = {"shards": 2, "rows_read": num_objects, "rows_embedded": num_objects}
-    known: dict[str, object] = {
-        "survey": "s3://sky/cutouts/*.fits?size_px=32",
-        "fingerprint": "f00d",
-        "config": {"seed": 0, "search": {"k": K, "num_probes": None}},
-        "created": "2026-01-01T05:00:00Z",
-        "state": "running",
-        "versions": {"astroray": "0.1.0"},
-        "machine": {"cores": 2},
-        "backends": {"device": "cpu", "index": "flat", "index_reason": "few objects"},
-        "model": {"model_id": "m0", "encoder": "pca", "dim": 5},
-        "counts": counts,
-        "seconds": {"embed": 30.0, "search": 10.0},
-        "proof": proof,
-    }
-    return ledger.RunRecord(**{**known, **facts})  # type: ignore[arg-type]
+from astroray.thumbnails import render_thumbnail
+from tests.runs_made import NUM_TOP, K, make_run
 
 
 class Page(html.parser.HTMLParser):
@@ -161,7 +51,9 @@ class Page(html.parser.HTMLParser):
         return re.sub(r"\s+", " ", " ".join(self.texts))
 
     def all(self, tag: str, css: str = "") -> list[dict[str, str]]:
-        return [a for t, a in self.elements if t == tag and css in ["", *a.get("class", "").split()]]
+        return [
+            a for t, a in self.elements if t == tag and css in ["", *a.get("class", "").split()]
+        ]
 
 
 def test_outliers_stand_in_rank_order_with_their_nearest_neighbors(tmp_path):
@@ -240,29 +132,6 @@ def test_positions_are_drawn_with_their_outliers(tmp_path, sky, words):
     titles = [a["aria-label"] for a in page.all("svg", "figure")]
     assert any(words in title for title in titles)
     assert len(page.all("circle", "outlier")) == 2 * NUM_TOP  # embedding and sky
-
-
-def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
-    ra_deg_N = np.array([359.9, 0.1, 0.0])
-    dec_deg_N = np.array([0.0, 0.0, 0.1])
-    dots = [
-        report_figures.Dot(index=i, label=str(i), href="", picture="", is_outlier=False)
-        for i in range(3)
-    ]
-    circles = Page(report_figures.sky_map(ra_deg_N, dec_deg_N, dots)).all("circle")
-    x, y = ([float(circle[key]) for circle in circles] for key in ("cx", "cy"))
-    assert x[1] < x[2] < x[0]
-    assert y[2] < y[0]
-    assert x[0] - x[1] > 200  # 0.2 deg apart fill the map rather than one edge of it
-
-
-def test_the_histogram_counts_every_object_and_marks_the_proven_ones():
-    score_N = np.concatenate([np.arange(90) / 100, [5.0, 6.0, 7.0], [np.nan, np.inf]])
-    svg = str(report_figures.score_histogram(score_N, threshold=5.0))
-    counts = [int(n) for n in re.findall(r": (\d+) objects", svg)]
-    assert sum(counts) == 93
-    top = re.findall(r'class="bar top".*?: (\d+) objects', svg)
-    assert sum(int(n) for n in top) == 3
 
 
 def test_the_embedding_map_keeps_distances_that_lie_in_a_plane():
@@ -380,11 +249,11 @@ def test_the_run_is_described_so_that_it_can_be_repeated(tmp_path):
 def test_the_loss_is_drawn_where_there_was_a_fit_and_not_without(tmp_path):
     model = {"model_id": "m0", "encoder": "cae", "dim": 5}
     fit = {"num_passes": 3, "seconds": 9.0, "num_rows": 12, "loss": [0.5, 0.2, 0.1]}
-    assert "How the encoder learned" in make_run(
-        tmp_path / "a", 12, model={**model, "fit": fit}
-    ).report()
+    assert (
+        "How the encoder learned"
+        in make_run(tmp_path / "a", 12, model={**model, "fit": fit}).report()
+    )
     assert "How the encoder learned" not in make_run(tmp_path / "b", 12, model=model).report()
-    assert str(report_figures.loss_curve([float("nan"), 0.0, 0.1])) == ""
 
 
 def noisy_thumbnail() -> bytes:
@@ -449,14 +318,9 @@ def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
     done = subprocess.run(
         [browser, *flags, page.as_uri()], capture_output=True, text=True, timeout=100, check=True
     )
-    body = next(a for tag, a in Page_of_dom(done.stdout) if tag == "body")
+    body = next(a for tag, a in Page(done.stdout).elements if tag == "body")
     assert body["data-faults"] == ""
     assert body["data-loaded"] == ""
     assert body["data-shown"] == "object-2"
     assert "rank 1 · object-0" in body["data-hover"]
     assert int(body["data-width"]) > 90
-
-
-def Page_of_dom(text: str) -> list[tuple[str, dict[str, str]]]:
-    """Elements of a page as the browser wrote it out."""
-    return Page(text).elements

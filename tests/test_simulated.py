@@ -134,6 +134,22 @@ def test_the_light_of_an_object_is_that_of_its_magnitude(host: str) -> None:
     assert np.all(np.abs(ratio - 1) < 0.15)
 
 
+def test_position_angles_run_from_north_through_east() -> None:
+    survey = "sim:galaxies?count=200&outliers=0&bands=1"
+    truth = simulated.truth_table(survey)
+    flat = (np.array(truth["axis_ratio"]) < 0.65) & (np.array(truth["magnitude"]) < 20)
+    angle_deg = np.array(truth["position_angle_deg"])[flat]
+    image_BYX = read(survey)[1][flat, 0]
+    north, east = np.mgrid[:64, :64] - 31.5
+    east = -east  # row 0 is the southern edge, column 0 the eastern one
+    weight_BYX = np.where((image_BYX > 60) & (np.hypot(north, east) < 20), image_BYX, 0)
+    mixed_B = (weight_BYX * 2 * north * east).sum(axis=(1, 2))
+    difference_B = (weight_BYX * (north**2 - east**2)).sum(axis=(1, 2))
+    wrong_deg = np.degrees(np.arctan2(mixed_B, difference_B)) / 2 - angle_deg
+    assert len(wrong_deg) > 20
+    assert np.median(np.abs((wrong_deg + 90) % 180 - 90)) < 3  # arms and neighbors turn a few
+
+
 def test_half_of_a_smooth_galaxys_light_lies_within_its_half_light_ellipse() -> None:
     x = galaxies._pixels(np.zeros((1, 2)), 1000)
     one = np.ones(1)

@@ -490,3 +490,24 @@ def test_a_later_listing_of_a_hats_catalog_finds_nothing_new_beside_the_partitio
     rest = [x for x in storage.list_files(str(tmp_path)) if "Npix" not in x.path]
     assert rest
     assert tables.list_shards(rest, SurveyUri.parse(f"{tmp_path}?format=tables")) == []
+
+
+def test_on_an_object_store_only_the_first_footer_is_read_when_listing(tmp_path, monkeypatch):
+    for file in ("a.parquet", "b.parquet"):
+        survey(tmp_path, tensor(images()), row_group_size=2, file=file)
+    fetched = []
+
+    def get(path: str) -> bytes:
+        fetched.append(path)
+        return (tmp_path / path.rpartition("/")[2]).read_bytes()
+
+    monkeypatch.setattr(storage.object_store, "get", get)
+    monkeypatch.setattr(storage.object_store, "exists", lambda path: False)
+    paths = ["s3://bucket/sky/a.parquet", "s3://bucket/sky/b.parquet"]
+    inputs = [storage.InputFile(path=path, size_bytes=1, version="v") for path in paths]
+    shards = tables.list_shards(inputs, SurveyUri.parse("s3://bucket/sky?shard_rows=2"))
+    assert fetched == paths[:1]
+    assert [(shard.inputs[0].path, shard.num_rows) for shard in shards] == [
+        (x, None) for x in paths
+    ]
+    np.testing.assert_array_equal(only_rows(tables.read_shard(shards[1]))[0], images())

@@ -190,9 +190,7 @@ class BatchEncoder:
             return embedding_BD.cpu().numpy()
 
 
-def prepare_slice(
-    item: Cutouts | Reject, preparation: Any
-) -> tuple[Cutouts | None, Prepared]:
+def prepare_slice(item: Cutouts | Reject, preparation: Any) -> tuple[Cutouts | None, Prepared]:
     """A slice beside its prepared rows; a reject of the reader passes through."""
     if isinstance(item, Reject):
         return None, _only_rejects((item,))

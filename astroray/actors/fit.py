@@ -113,9 +113,7 @@ def finish_model(
         if weights is not None:
             network.load_state_dict(dict(weights))
         output_ND = _outputs(network, sample_NCYX)
-    center_D, scale_D, live_D = freeze_frame(
-        output_ND, standardize=ENCODERS[encoder].standardize
-    )
+    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=ENCODERS[encoder].standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     return save_model(
         path,

@@ -40,13 +40,18 @@ class Cbam(nn.Module):
     def forward(self, x_BCYX: Tensor) -> Tensor:
         x_BYXC = x_BCYX.permute(0, 2, 3, 1)
         x_BPC = x_BYXC.flatten(1, 2)  # a view where the image is stored channels last
-        mean_BC, peak_BC = _OverPixels.apply(x_BPC)
+        mean_BC, peak_BC = _OverPixels.apply(x_BPC)  # type: ignore[no-untyped-call]
         weight_BC = torch.sigmoid(self.channel_mlp(mean_BC) + self.channel_mlp(peak_BC))
-        x_BPC, mean_BP, peak_BP = _OverChannels.apply(x_BPC, weight_BC)
-        pooled_B2YX = torch.stack([mean_BP, peak_BP], 1).unflatten(2, x_BYXC.shape[1:3])
+        x_BPC, mean_BP, peak_BP = _OverChannels.apply(  # type: ignore[no-untyped-call]
+            x_BPC, weight_BC
+        )
+        num_images, num_rows, num_columns, _ = x_BYXC.shape
+        pooled_B2P = torch.stack([mean_BP, peak_BP], 1)
+        pooled_B2YX = pooled_B2P.view(num_images, 2, num_rows, num_columns)
         weight_BP = torch.sigmoid(self.pixel_conv(pooled_B2YX)).flatten(1)
-        x_BPC = _TimesPixels.apply(x_BPC, weight_BP)
-        return x_BPC.view(x_BYXC.shape).permute(0, 3, 1, 2)
+        x_BPC = _TimesPixels.apply(x_BPC, weight_BP)  # type: ignore[no-untyped-call]
+        gated_BCYX: Tensor = x_BPC.view(x_BYXC.shape).permute(0, 3, 1, 2)
+        return gated_BCYX
 
 
 # The three steps below are plain products, means and maxima with gradients written by hand.

@@ -105,8 +105,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
         )
     if names[0] not in set(SUFFIXES.values()) | set(SCHEMES.values()):
         raise ConfigError(
-            f"format is {names[0]!r}, expected one of "
-            f"{sorted(set(SUFFIXES.values()) | {'fields'})}"
+            f"format is {names[0]!r}, expected one of {sorted(set(SUFFIXES.values()) | {'fields'})}"
         )
     return names[0], [file for file in files if readers[file.path]]
 

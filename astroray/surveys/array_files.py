@@ -14,10 +14,10 @@ import numpy as np
 from numpy.lib import format as npy
 
 from astroray import storage
-from astroray.errors import FileError, ShardError
+from astroray.errors import ShardError
 
 _BAD_FILE = (
-    OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError, MemoryError,
+    OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
 """What NumPy and zipfile raise on bytes that are no whole .npy or .npz file."""
@@ -52,15 +52,12 @@ class ArrayFile(Protocol):
 def open_arrays(path: str) -> Iterator[ArrayFile]:
     """The arrays of a .npy or .npz file, told apart by their first bytes.
 
-    Raises ShardError where the file is missing, truncated or something else.
+    Raises ShardError where it is truncated or something else, FileError where it is missing.
     """
-    try:
-        with storage.local_copy(path) as copy, contextlib.ExitStack() as stack:
-            with _file_errors(path):
-                opened = _open(copy, path, stack)
-            yield opened
-    except FileError as error:
-        raise ShardError(str(error)) from None
+    with storage.local_copy(path) as copy, contextlib.ExitStack() as stack:
+        with _file_errors(path):
+            opened = _open(copy, path, stack)
+        yield opened
 
 
 def _open(copy: Path, path: str, stack: contextlib.ExitStack) -> ArrayFile:

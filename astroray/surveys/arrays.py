@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from astroray import storage
-from astroray.errors import ConfigError, ShardError
+from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.array_files import ArrayFile, Header, open_arrays
 from astroray.surveys.array_layouts import LAYOUTS, NO_WEIGHT, ArrayOptions, settle
 from astroray.surveys.object_tables import (
@@ -36,7 +36,7 @@ from astroray.surveys.shards import (
     parse_options,
     shard_name,
 )
-from astroray.surveys.slices import gather
+from astroray.surveys.slices import fault_kind, gather
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,10 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
     stored: dict[str, Any] = {key: shard.params[key] for key in _STORED}
     options = ArrayOptions(**stored)
     if "start" in shard.params:
-        yield from _read_stack(shard, options, rows)
+        try:
+            yield from _read_stack(shard, options, rows)
+        except FileError as error:
+            raise ShardError(str(error)) from None
         return
     images = (
         _read_single(shard.inputs[row].path, row, options)
@@ -151,7 +154,7 @@ def _count_rows(path: str, options: ArrayOptions) -> int | None:
     try:
         with open_arrays(path) as arrays:
             header = arrays.headers.get(options.image)
-    except ShardError:
+    except (ShardError, FileError):
         return None
     return header.shape[0] if header and len(header.shape) == len(options.layout) else None
 
@@ -168,7 +171,9 @@ def _read_single(path: str, row: int, options: ArrayOptions) -> tuple[int, np.nd
     except ConfigError as error:
         return reject("shape", error)
     except ShardError as error:
-        return reject("corrupt" if storage.exists(path) else "missing", error)
+        return reject("corrupt", error)
+    except FileError as error:
+        return reject(fault_kind(path), error)
 
 
 def _read_stack(
@@ -279,7 +284,7 @@ def _settle_survey(paths: Sequence[str], options: ArrayOptions) -> ArrayOptions:
         try:
             with open_arrays(path) as arrays:
                 return settle(arrays, options, path)
-        except ShardError:
+        except (ShardError, FileError):
             continue
     return options
 

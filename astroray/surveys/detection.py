@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 
 import numpy as np
 import sep
@@ -28,7 +29,7 @@ class DetectionOptions:
     deblend_contrast: float = 0.005
     """Least fraction of a blend's flux that makes a source of its own; 1 never deblends."""
     box_px: int = 64
-    """Mesh of the background, px."""
+    """Mesh of the background, px; adjusted so that whole meshes fill the image."""
     filter_px: int = 3
     """Median filter of the background, meshes."""
     detect_band: str = ""
@@ -69,8 +70,8 @@ def detect(
     background = sep.Background(
         plane_YX,
         mask=bad_YX,
-        bw=min(options.box_px, width_px),
-        bh=min(options.box_px, height_px),
+        bw=_mesh_px(width_px, options.box_px),
+        bh=_mesh_px(height_px, options.box_px),
         fw=options.filter_px,
         fh=options.filter_px,
     )
@@ -83,6 +84,14 @@ def detect(
     _warn_if_crowded(sources, plane_YX.size, options, where)
     chosen = _select(sources[inside], options)
     return chosen[np.lexsort((chosen["x"], chosen["y"]))]
+
+
+def _mesh_px(length_px: int, box_px: int) -> int:
+    """About `box_px`, such that meshes fill the image.
+
+    A last mesh of a few pixels may hold nothing but a star, and then spoils the noise around it.
+    """
+    return math.ceil(length_px / max(1, round(length_px / box_px)))
 
 
 def _detection_plane(

@@ -12,6 +12,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -41,6 +42,7 @@ class FitsFile:
             if isinstance(hdu, fits.BinTableHDU | fits.TableHDU)
         )
         """Positions of the table HDUs."""
+        self._masks = self._pair_masks()
 
     def sciences(self, hdu: str = "") -> list[FitsImage]:
         """The images proper: `hdu` if asked for, else those named SCI if any is, else all that are
@@ -75,13 +77,10 @@ class FitsFile:
     ) -> np.ndarray | None:
         """Bad pixels of `image`, by its masks and weights of its shape in this file; None without.
 
-        With several images, masks belong to them by EXTVER, else by their order in the file.
+        Several masks of one name belong to the images by EXTVER, else by their order in the file.
         """
         bad: np.ndarray | None = None
-        for name in dict.fromkeys(mask.name for mask in self.images if mask.is_mask):
-            mask = self._mask_of(image, [mask for mask in self.images if mask.name == name])
-            if mask is None:
-                continue
+        for mask in self._masks.get(image.index, ()):
             one = self.read_mask(mask, start=start, stop=stop)
             bad = one if bad is None else bad | one
         return bad
@@ -105,16 +104,23 @@ class FitsFile:
             columns = {name: np.asarray(rows[name]) for name in rows.columns.names}
             return {name: values for name, values in columns.items() if values.ndim == 1}
 
-    def _mask_of(self, image: FitsImage, masks: list[FitsImage]) -> FitsImage | None:
+    def _pair_masks(self) -> dict[int, list[FitsImage]]:
+        """The masks of each image, by the image's HDU; there may be one of each name."""
         images = self.sciences()
-        versions = [mask.version for mask in masks]
-        if len(masks) > 1 and len(set(versions)) == len(masks):
-            chosen = [mask for mask in masks if mask.version == image.version]
-        elif len(masks) == len(images) and image in images:
-            chosen = [masks[images.index(image)]]
-        else:
-            chosen = masks if len(masks) == 1 else []
-        return next((mask for mask in chosen if mask.shape == image.shape), None)
+        pairs: dict[int, list[FitsImage]] = {}
+        for name in dict.fromkeys(mask.name for mask in self.images if mask.is_mask):
+            masks = [mask for mask in self.images if mask.name == name]
+            by_version = {mask.version: mask for mask in masks}
+            for order, image in enumerate(images):
+                if len(masks) == 1:
+                    mask = masks[0]
+                elif len(by_version) == len(masks):
+                    mask = by_version.get(image.version, image)
+                else:
+                    mask = masks[order] if len(masks) == len(images) else image
+                if mask is not image and mask.shape == image.shape:
+                    pairs.setdefault(image.index, []).append(mask)
+        return pairs
 
 
 @contextlib.contextmanager
@@ -125,23 +131,22 @@ def open_fits(path: str) -> Iterator[FitsFile]:
     """
     with storage.local_copy(path) as copy, contextlib.ExitStack() as stack:
         with _translated(path, "is no FITS file that can be read"):
-            source, size_bytes = _source(copy)
+            # opened here, since astropy leaves its own file open where the headers are bad
+            stream = stack.enter_context(_open_bytes(copy))
             hdus = fits.open(
-                source, memmap=True, lazy_load_hdus=False, do_not_scale_image_data=True
+                stream, memmap=True, lazy_load_hdus=False, do_not_scale_image_data=True
             )
             stack.callback(_close, hdus)
-            _check_whole(path, hdus, source, size_bytes)
+            _check_whole(path, hdus, stream)
             file = FitsFile(path, hdus)
         yield file
 
 
-def _source(copy: Path) -> tuple[Path | io.BytesIO, int]:
-    """What astropy opens, and how many bytes of FITS it holds; gzip is unpacked to memory."""
+def _open_bytes(copy: Path) -> BinaryIO:
+    """The bytes of FITS: the file itself, or gzip unpacked to memory."""
     with copy.open("rb") as stream:
-        if stream.read(2) != _GZIP_MAGIC:
-            return copy, copy.stat().st_size
-    unpacked = gzip.decompress(copy.read_bytes())
-    return io.BytesIO(unpacked), len(unpacked)
+        is_packed = stream.read(2) == _GZIP_MAGIC
+    return io.BytesIO(gzip.decompress(copy.read_bytes())) if is_packed else copy.open("rb")
 
 
 def _close(hdus: fits.HDUList) -> None:
@@ -150,19 +155,21 @@ def _close(hdus: fits.HDUList) -> None:
         hdus.close()
 
 
-def _check_whole(path: str, hdus: fits.HDUList, source: Path | io.BytesIO, size_bytes: int) -> None:
+def _check_whole(path: str, hdus: fits.HDUList, stream: BinaryIO) -> None:
     """Refuses a file that ends before its headers say, within pixels or within a header."""
+    size_bytes = stream.seek(0, io.SEEK_END)
     end = 0
-    for hdu in hdus:
+    for index, hdu in enumerate(hdus):
         info = hdu.fileinfo()
         span = info["datSpan"] if isinstance(hdu, fits.CompImageHDU) else hdu.size
         if info["datLoc"] + span > size_bytes:  # a missing last padding is no loss
             raise ShardError(
                 f"{path} is truncated: {size_bytes} bytes of FITS, expected at least "
-                f"{info['datLoc'] + span} by the header of HDU {hdus.index(hdu)}; fetch it again"
+                f"{info['datLoc'] + span} by the header of HDU {index}; fetch it again"
             )
         end = info["datLoc"] + info["datSpan"]
-    rest = _bytes_from(source, end, 8)
+    stream.seek(min(end, size_bytes))
+    rest = stream.read(8)
     if rest == b"XTENSION":
         raise ShardError(
             f"{path} is truncated: the header of HDU {len(hdus)} at byte {end} has no end; "
@@ -170,14 +177,6 @@ def _check_whole(path: str, hdus: fits.HDUList, source: Path | io.BytesIO, size_
         )
     if rest.strip(b"\0 "):
         logger.warning("%s: bytes after the last HDU are ignored", path)
-
-
-def _bytes_from(source: Path | io.BytesIO, start: int, num_bytes: int) -> bytes:
-    if isinstance(source, io.BytesIO):
-        return source.getvalue()[start : start + num_bytes]
-    with source.open("rb") as stream:
-        stream.seek(start)
-        return stream.read(num_bytes)
 
 
 def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:

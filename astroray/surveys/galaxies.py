@@ -21,7 +21,6 @@ ZERO_POINT = 31.4
 
 _MARGIN_PX = 8  # around the image: seeing brings in light from beyond its edge
 _CENTER_PX, _FINER = 8, 4  # the cusps of galaxies are averaged over finer pixels
-_FFT_LANES = 16  # transforms at once: 16 float32 in the widest vectors
 _SEEING_ARCSEC = {"u": 0.86, "g": 0.78, "r": 0.73, "i": 0.70, "z": 0.68}
 _SKY_MAG_ARCSEC2 = {"u": 22.7, "g": 22.0, "r": 21.1, "i": 20.3, "z": 19.4}
 _ELECTRONS_PER_NJY = {"u": 4.0, "g": 10.0, "r": 10.0, "i": 8.0, "z": 5.0}
@@ -88,7 +87,7 @@ def observe(
     sky_C, gain_C, read_C = _camera(bands)
     for b, image_CYX in enumerate(image_BCYX):
         streams[b].standard_normal(out=noise_CYX, dtype=np.float32)
-        # Gaussian limit of Poisson noise: thousands of electrons of sky fall on each pixel.
+        # Gaussian limit of Poisson noise: each pixel has 480 electrons of sky or more.
         noise_CYX *= np.sqrt((np.maximum(image_CYX, 0) + sky_C) / gain_C + read_C**2)
         image_CYX += noise_CYX
         if galaxies.kind[b] in _ARTIFACTS:
@@ -189,7 +188,8 @@ def _sersic(
     index_B: np.ndarray,
 ) -> np.ndarray:
     """Sersic profile at squared elliptical radii; Ciotti and Bertin 1999, A&A 352, 447, eq. 18."""
-    # exp of log, since numpy's power takes other paths, and rounds so, for few objects.
+    # exp of log: numpy's power rounds otherwise where an array holds few objects, and an image
+    # must not depend on its slice.
     n = index_B
     b = 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2)
     area = 2 * np.pi * n * radius_px_B**2 * axis_ratio_B
@@ -235,28 +235,24 @@ def _arms(
 def _blur(galaxies: Galaxies, planes_PBYX: np.ndarray, bands: str) -> np.ndarray:
     """The planes seen through each band's seeing, cut to the image, [B, C, Y, X]."""
     num, side = planes_PBYX.shape[1], planes_PBYX.shape[-1]
-    # Vectors of the FFT round unlike its single transforms: with whole vectors alone, an image
-    # has the same bits in any slice.
-    lanes = -(-num // _FFT_LANES) * _FFT_LANES
-    wave_PBYK = scipy.fft.rfft2(
-        np.pad(planes_PBYX, ((0, 0), (0, lanes - num), (0, 0), (0, 0))), workers=1
-    )[:, :num]
+    wave_PBYK = scipy.fft.rfft2(planes_PBYX, workers=1)
     cycles_YK = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :])
     power_YK = (cycles_YK ** (5 / 3)).astype(np.float32)
     inside = slice(_MARGIN_PX, side - _MARGIN_PX)
-    image_BCYX = np.empty((num, len(bands), side - 2 * _MARGIN_PX, side - 2 * _MARGIN_PX), "f4")
+    image_BCYX = np.empty(
+        (num, len(bands), side - 2 * _MARGIN_PX, side - 2 * _MARGIN_PX), np.float32
+    )
     for c, band in enumerate(bands):
         fwhm_B = galaxies.seeing * _SEEING_ARCSEC[band] / PIXEL_ARCSEC
         # Kolmogorov turbulence: FWHM 0.976 wavelength/r0; Fried 1966, JOSA 56, 1372.
         steep = (-3.442 * (fwhm_B / 0.976) ** (5 / 3)).astype(np.float32)[:, None, None]
-        padded = np.zeros((lanes, *wave_PBYK.shape[2:]), np.complex64)
-        mixed_BYK = padded[:num]
+        mixed_BYK = np.zeros(wave_PBYK.shape[1:], np.complex64)
         for plane_BYK, (color, slope) in zip(wave_PBYK, (_OLD[band], _YOUNG[band]), strict=True):
             weight_B = 10 ** (-0.4 * (color + slope * galaxies.redshift))
             mixed_BYK += plane_BYK * weight_B.astype(np.float32)[:, None, None]
         mixed_BYK *= np.exp(steep * power_YK)
-        blurred = scipy.fft.irfft2(padded, s=(side, side), workers=1, overwrite_x=True)
-        image_BCYX[:, c] = blurred[:num, inside, inside]
+        blurred = scipy.fft.irfft2(mixed_BYK, s=(side, side), workers=1, overwrite_x=True)
+        image_BCYX[:, c] = blurred[:, inside, inside]
     return image_BCYX
 
 

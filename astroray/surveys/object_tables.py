@@ -1,5 +1,6 @@
 """Which identifier and position each picture, array row or FITS file of a survey has."""
 
+import contextlib
 import dataclasses
 import glob
 import logging
@@ -17,7 +18,7 @@ from astroray.surveys.table_columns import Column, Columns, open_columns, positi
 
 logger = logging.getLogger(__name__)
 
-WELL_KNOWN = {
+_WELL_KNOWN = {
     "id": (
         "object_id", "objid", "dr7objid", "dr8objid", "sdssid", "source_id",
         "specobjid", "asset_id", "pgc_name", "iauname", "designation", "id", "name",
@@ -142,7 +143,7 @@ class ObjectTable:
         if not any(self.name_N):
             raise ConfigError(
                 f"{self.where} has neither file names nor identifiers, expected a column that "
-                f"names the files; name it with file=COLUMN (tried {', '.join(WELL_KNOWN['file'])})"
+                f"names the files; give it as file=COLUMN (tried {', '.join(_WELL_KNOWN['file'])})"
             )
         found = {path: self._find(path) for path in paths}
         rows = {path: row for path, row in found.items() if row is not None}
@@ -245,19 +246,20 @@ def survey_folder(location: str) -> str:
         location = os.path.abspath(os.path.expanduser(location))
         if os.path.isdir(location):
             return location
-    if storage.exists(location):
-        return posixpath.dirname(location)
+    with contextlib.suppress(FileError):  # forbidden, as a folder is where only keys may be read
+        if storage.exists(location):
+            return posixpath.dirname(location)
     parts = location.rstrip("/").split("/")
     fixed = [i for i, part in enumerate(parts) if glob.has_magic(part)]
     return "/".join(parts[: fixed[0]] if fixed else parts)
 
 
 def _read(path: str, options: TableOptions) -> ObjectTable:
-    if not storage.exists(path):
-        raise ConfigError(
-            f"table {path} is missing; give its path from the survey's folder, or a whole path"
-        )
     try:
+        if not storage.exists(path):
+            raise ConfigError(
+                f"table {path} is missing; give its path from the survey's folder, or a whole path"
+            )
         data = storage.read_bytes(path)
     except FileError as error:
         raise ConfigError(f"table cannot be read: {error}") from None
@@ -279,11 +281,11 @@ def _resolve(name: str, folder: str) -> str:
 
 
 def _choose(source: Columns, options: TableOptions, where: str) -> ObjectTable | None:
-    chosen = {key: _column_name(source.names, key, options, where) for key in WELL_KNOWN}
+    chosen = {key: _column_name(source.names, key, options, where) for key in _WELL_KNOWN}
     if (chosen["ra"] is None) != (chosen["dec"] is None):
         got, lacking = ("ra", "dec") if chosen["ra"] else ("dec", "ra")
         raise ConfigError(
-            f"{where} has {got} in column {chosen[got]!r} but none of {WELL_KNOWN[lacking]}; name "
+            f"{where} has {got} in column {chosen[got]!r} but none of {_WELL_KNOWN[lacking]}; name "
             f"it with {lacking}=COLUMN, one of {list(source.names)}"
         )
     names = sorted({name for name in chosen.values() if name})
@@ -307,7 +309,7 @@ def _column_name(names: Sequence[str], key: str, options: TableOptions, where: s
     plain = {_plain(name): name for name in reversed(names)}
     asked = getattr(options, key)
     if not asked:
-        return next((plain[_plain(w)] for w in WELL_KNOWN[key] if _plain(w) in plain), None)
+        return next((plain[_plain(w)] for w in _WELL_KNOWN[key] if _plain(w) in plain), None)
     if asked in names:
         return str(asked)
     if _plain(asked) in plain:

@@ -21,7 +21,7 @@ from astroray import storage
 from astroray.errors import ConfigError, FileError
 from astroray.surveys.object_tables import Objects, TableOptions, read_object_table, survey_folder
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, group_files, parse_options
-from astroray.surveys.slices import gather
+from astroray.surveys.slices import fault_kind, gather
 
 BANDS = {"RGB": ("R", "G", "B"), "L": ("L",)}
 _LUMINANCE_C = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow has it
@@ -99,7 +99,7 @@ def _read_picture(
     try:
         data = storage.read_bytes(path)
     except FileError as error:
-        return reject("unreadable" if storage.exists(path) else "missing", str(error))
+        return reject(fault_kind(path), str(error))
     if not data:
         return reject("corrupt", f"{path} has no bytes, expected a JPEG or PNG picture")
     try:
@@ -131,18 +131,21 @@ def _open_picture(data: bytes) -> ImageFile.ImageFile:
 
 def _decode(picture: Image.Image, mode: str) -> np.ndarray:
     """[C, Y, X] float32, 0..1, of the bands of `mode`; NaN where alpha is 0."""
-    full_scale = 65535.0 if picture.mode.startswith("I") else 255.0
-    stored = picture if full_scale > 255.0 else picture.convert(_plain_mode(picture))
-    pixels_YXC = np.atleast_3d(np.asarray(stored, np.float32))
-    has_alpha = stored.mode in ("LA", "RGBA")
-    values_YXC = (pixels_YXC[..., :-1] if has_alpha else pixels_YXC) / np.float32(full_scale)
-    if mode == "L" and values_YXC.shape[-1] == 3:
-        values_YXC = (values_YXC @ _LUMINANCE_C)[..., None]
-    elif mode == "RGB" and values_YXC.shape[-1] == 1:
-        values_YXC = np.repeat(values_YXC, 3, axis=-1)
+    is_deep = picture.mode.startswith("I")  # 16 bits
+    plain_mode = picture.mode if is_deep else _plain_mode(picture)
+    stored = picture if plain_mode == picture.mode else picture.convert(plain_mode)
+    pixels_YXC = np.atleast_3d(np.asarray(stored))
+    has_alpha = plain_mode in ("LA", "RGBA")
+    colors_CYX = np.moveaxis(pixels_YXC[..., :-1] if has_alpha else pixels_YXC, -1, 0)
+    image_CYX = np.empty(colors_CYX.shape, np.float32)
+    np.divide(colors_CYX, np.float32(65535 if is_deep else 255), out=image_CYX, dtype=np.float32)
+    if mode == "L" and len(image_CYX) == 3:
+        image_CYX = np.tensordot(_LUMINANCE_C, image_CYX, axes=1)[None]
+    elif mode == "RGB" and len(image_CYX) == 1:
+        image_CYX = np.repeat(image_CYX, 3, axis=0)
     if has_alpha:
-        values_YXC[pixels_YXC[..., -1] == 0] = np.nan
-    return np.ascontiguousarray(np.moveaxis(values_YXC, -1, 0))
+        image_CYX[:, pixels_YXC[..., -1] == 0] = np.nan
+    return image_CYX
 
 
 def _plain_mode(picture: Image.Image) -> str:

@@ -22,7 +22,7 @@ from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_opt
 
 _SCHEME = "sim:galaxies"
 _BANDS = {1: "r", 2: "gr", 3: "gri", 4: "griz", 5: "ugriz"}
-_SLICE_ROWS = 64  # the planes of that many objects stay in the cache of one core
+_SLICE_ROWS = 32  # the planes of that many objects stay in the cache of one core
 _CENTER_ICRS_DEG = (150.0, 2.2)
 
 _UNIFORM = (

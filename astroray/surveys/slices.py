@@ -4,6 +4,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from astroray import storage
+from astroray.errors import FileError
 from astroray.surveys.object_tables import Objects
 from astroray.surveys.shards import Cutouts, Pixels, Reject
 
@@ -34,6 +36,14 @@ def gather(
             pending.append(found)
     if pending:
         yield _cutouts(pending, objects, bands, pixels)
+
+
+def fault_kind(path: str) -> str:
+    """Class of a row whose file could not be opened: missing, or unreadable where it is there."""
+    try:
+        return "unreadable" if storage.exists(path) else "missing"
+    except FileError:  # forbidden: an object store does not even say whether it is there
+        return "unreadable"
 
 
 def _fits(pending: Sequence[tuple[int, np.ndarray]], image_CYX: np.ndarray) -> bool:

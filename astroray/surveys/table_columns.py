@@ -227,6 +227,8 @@ def _angle_deg(value: Any, sexagesimal_unit: units.UnitBase, scale_deg: float) -
 def _unit_deg(unit: str, where: str) -> float:
     if not unit or unit.lower().startswith("deg"):
         return 1.0
+    if unit in ("h", "hr", "hour", "hours"):  # time to astropy, an angle in a column of angles
+        return 15.0
     try:
         return float(units.Unit(unit).to(units.deg))
     except (ValueError, TypeError):  # UnitsError is a ValueError

@@ -1,0 +1,161 @@
+"""Which columns of a Parquet file hold images, identifiers and positions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from astropy import units
+
+from astroray.errors import ConfigError
+from astroray.surveys.image_columns import ImageColumn, image_column, is_image
+from astroray.surveys.object_tables import WELL_KNOWN
+
+WELL_KNOWN_IMAGES = (
+    "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp", "data",
+)  # fmt: skip
+"""Names of image columns that are tried where none is given; case and underscores do not matter."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParquetOptions:
+    """Options of a survey in Parquet files."""
+
+    image: str = ""
+    """Column of images; without it well-known names are tried."""
+    id: str = ""
+    """Column of identifiers, text or integers; without any, `<shard>:<row>`."""
+    ra: str = ""
+    """Column of right ascension, ICRS, degrees unless its metadata states a unit."""
+    dec: str = ""
+    """Column of declination, ICRS, likewise."""
+    shape: str = ""
+    """Shape of an image, `3x64x64`, where the file does not state it."""
+    bands: str = ""
+    """Names of the bands, `g,r,i`."""
+    pixels: str = ""
+    """display or flux; unsigned integers are display otherwise, all else flux."""
+    shard_rows: int = 20000
+    """A file with more rows is split near this many, between its row groups."""
+    format: str = ""
+    """`tables` chooses this reader."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParquetColumns:
+    """What is read of one file; ra and dec are known or None together."""
+
+    image: ImageColumn
+    object_id: str | None
+    ra: str | None
+    dec: str | None
+    deg_per_unit: tuple[float, float]
+    """Degrees in one unit of ra and of dec."""
+    leaves: Sequence[str]
+    """Paths of the Parquet columns that are read."""
+
+
+def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> ParquetColumns:
+    """Which columns are read, and how. Raises ConfigError where that is unclear."""
+    names = file.schema_arrow.names
+    schema = pa.schema([field for field in file.schema_arrow if names.count(field.name) == 1])
+    image = _find(schema, options.image, WELL_KNOWN_IMAGES, is_image, "image", path)
+    if image is None:
+        found = [field.name for field in schema if is_image(field)]
+        raise ConfigError(
+            f"no image column in {path}: tried {', '.join(WELL_KNOWN_IMAGES)}; columns that can "
+            f"hold images: {', '.join(found) or 'none'}; name one with image="
+        )
+    stored = image_column(
+        schema.field(image),
+        shape=options.shape,
+        bands=options.bands,
+        pixels=options.pixels,
+        where=path,
+    )
+    object_id = _find(schema, options.id, WELL_KNOWN["id"], _is_identifier, "id", path)
+    ra = _find(schema, options.ra, WELL_KNOWN["ra"], _is_number, "ra", path)
+    dec = _find(schema, options.dec, WELL_KNOWN["dec"], _is_number, "dec", path)
+    if ra is None or dec is None:
+        ra = dec = None  # half a position is none
+    return ParquetColumns(
+        image=stored,
+        object_id=object_id,
+        ra=ra,
+        dec=dec,
+        deg_per_unit=(_deg_per_unit(schema, ra, path), _deg_per_unit(schema, dec, path)),
+        leaves=_leaves(file, stored, {name for name in (object_id, ra, dec) if name}),
+    )
+
+
+def _leaves(file: pq.ParquetFile, image: ImageColumn, names: set[str]) -> list[str]:
+    """Paths of the Parquet columns that are read; of a struct only the needed parts."""
+    paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    parts = set(image.parts)
+    return [
+        path
+        for path in paths
+        if path in names
+        or path == image.name
+        or (path.startswith(f"{image.name}.") and (not parts or parts & set(path.split("."))))
+    ]
+
+
+def _find(
+    schema: pa.Schema,
+    asked: str,
+    well_known: Sequence[str],
+    is_fit: Callable[[pa.Field], bool],
+    option: str,
+    path: str,
+) -> str | None:
+    """Name of the column for `option`: the one asked for, else the first well-known one."""
+    fields = {_plain(field.name): field for field in reversed(list(schema))}
+    if not asked:
+        found = (fields[_plain(name)] for name in well_known if _plain(name) in fields)
+        return next((field.name for field in found if is_fit(field)), None)
+    index = schema.get_field_index(asked)
+    field = schema.field(index) if index >= 0 else fields.get(_plain(asked))
+    if field is None:
+        raise ConfigError(
+            f"option {option} is {asked!r}, but {path} has the columns {', '.join(schema.names)}"
+        )
+    if not is_fit(field):
+        expected = {
+            "image": "numbers in lists or tensors, a struct of flux and band, or bytes whose "
+            "metadata state shape and dtype",
+            "id": "text or integers (floats lose digits)",
+        }.get(option, "numbers, in degrees unless their metadata state a unit")
+        raise ConfigError(
+            f"column {asked!r} of {path}, option {option}, has type {field.type}, "
+            f"expected {expected}"
+        )
+    return cast(str, field.name)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace(" ", "")
+
+
+def _is_identifier(field: pa.Field) -> bool:
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts)
+
+
+def _is_number(field: pa.Field) -> bool:
+    return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
+
+
+def _deg_per_unit(schema: pa.Schema, name: str | None, path: str) -> float:
+    metadata = schema.field(name).metadata if name else None
+    unit = (metadata or {}).get(b"unit", b"").decode("utf-8", "replace")
+    if not unit:
+        return 1.0
+    try:
+        return float(units.Unit(unit).to(units.deg))
+    except ValueError:  # astropy's unit errors are ValueErrors
+        raise ConfigError(
+            f"column {name!r} of {path} is in {unit!r}, expected an angle such as deg"
+        ) from None

@@ -1,0 +1,184 @@
+"""Fits an encoder's network with Ray Train, in as many training workers as asked.
+
+A fit's state is one file, published whole or absent by the first worker. Ray Train's own
+checkpoints are not used: a kill can tear the snapshot that lists them, and the newest one is
+lost when a worker dies before it is registered.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from astroray import storage
+from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
+from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
+from astroray.passes import REPORT_EVERY_S, Place, Plan, run_worker
+
+__all__ = ["FitConfig", "FitProgress", "FitResult", "fit_network"]
+
+FORMAT_VERSION = 1
+PROGRESS_NAME = "progress.json"
+MAX_FAILURES = 3
+WORKER_ENVIRONMENT = {
+    # Activations of 30 MB and more would be mapped and unmapped anew in every step; kept in
+    # the heap, a training step on CPU takes about 0.6 of the time.
+    "GLIBC_TUNABLES": (
+        "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"
+    ),
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it matrix products on GPU do not repeat
+}
+
+
+def fit_network(
+    sample_path: str,
+    encoder: str,
+    network: Mapping[str, int],
+    config: FitConfig,
+    folder: str,
+    *,
+    report: Callable[[FitProgress], None],
+) -> FitResult:
+    """Fits the network of `encoder` in the running Ray cluster; goes on where a killed fit was.
+
+    sample_path  .npy file, float16 [N, C, Y, X], pixels in 0..1 without NaN; local or S3
+    network      keyword numbers of the network's class
+    folder       the fit's own folder is made in it, named by a hash of sample and configuration;
+                 another configuration starts anew beside it
+    report       called in this thread, about once a second
+
+    Raises ConfigError on a plan that this cluster cannot place, BackendError where training
+    workers died more than three times.
+    """
+    use_gpu = _check_placement(config)
+    name = f"fit-{_fingerprint(sample_path, encoder, network, config, use_gpu)}"
+    plan = Plan(
+        sample_path=_absolute(sample_path),
+        encoder=encoder,
+        network=dict(network),
+        config=config,
+        folder=storage.join(_absolute(folder), name),
+    )
+    state = FitState.load(plan.folder)
+    if state is None or not state.is_finished:
+        _train_with_ray(plan, use_gpu, report)
+        state = FitState.load(plan.folder)
+    if state is None:
+        raise StorageError(f"{plan.folder} lost the state of the fit; fit again")
+    return state.result(config)
+
+
+def _absolute(path: str) -> str:
+    """Ray's workers have another working directory."""
+    return path if storage.is_remote(path) else os.path.abspath(path)
+
+
+def _fingerprint(
+    sample_path: str, encoder: str, network: Mapping[str, int], config: FitConfig, use_gpu: bool
+) -> str:
+    """Hash of all that decides the bytes of the fit, except for the machine."""
+    meaning = dataclasses.asdict(config) | {
+        "checkpoint_every_s": None,
+        "encoder": encoder,
+        "network": dict(network),
+        "device": "cuda" if use_gpu else "cpu",
+        "torch": torch.__version__,
+        "format_version": FORMAT_VERSION,
+    }
+    digest = hashlib.sha256(json.dumps(meaning, sort_keys=True).encode())
+    with storage.local_copy(sample_path) as local, open(local, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:12]
+
+
+def _check_placement(config: FitConfig) -> bool:
+    """Whether each training worker gets a GPU; refuses what Ray would wait for without end."""
+    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    if config.train_workers > cpus:
+        raise ConfigError(
+            f"{config.train_workers} training workers need a CPU each, the cluster has {cpus:g}; "
+            f"set train_workers to at most {int(cpus)}"
+        )
+    return bool(gpus >= config.train_workers)
+
+
+def _train_with_ray(plan: Plan, use_gpu: bool, report: Callable[[FitProgress], None]) -> None:
+    trainer = ray.train.torch.TorchTrainer(
+        _train_in_worker,
+        train_loop_config={"plan": plan},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=plan.config.train_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
+        ),
+        run_config=ray.train.RunConfig(  # type: ignore[call-arg]
+            name="ray_train",
+            storage_path=plan.folder,
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    # In a thread of its own, since in the main one Ray Train would keep Ctrl-C for itself.
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        fit = executor.submit(trainer.fit)
+        seen = None
+        while not fit.done():
+            concurrent.futures.wait([fit], timeout=REPORT_EVERY_S / 2)
+            progress = _read_progress(plan.folder)
+            if progress is not None and progress != seen:
+                report(progress)
+            seen = progress
+    error = fit.exception()
+    if isinstance(error, ray.train.TrainingFailedError):
+        raise _explain(error, plan) from error
+    fit.result()
+
+
+def _explain(error: ray.train.TrainingFailedError, plan: Plan) -> AstrorayError:
+    failures = getattr(error, "worker_failures", {})
+    for failure in failures.values():
+        if isinstance(failure, AstrorayError):
+            return failure
+    return BackendError(
+        f"fitting {plan.encoder} failed {MAX_FAILURES + 1} times: {str(error).strip()[-600:]}; "
+        "free memory or use fewer train_workers, then run the same command again to resume"
+    )
+
+
+def _train_in_worker(config: dict[str, Plan]) -> None:
+    """What Ray Train runs in each training worker."""
+    context, plan = ray.train.get_context(), config["plan"]
+    num_cores = len(os.sched_getaffinity(0))
+    place = Place(
+        rank=context.get_world_rank(),
+        num_workers=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+        threads=max(1, num_cores // context.get_local_world_size()),
+        wrap=ray.train.torch.prepare_model,
+        report=functools.partial(_publish_progress, plan.folder),
+    )
+    run_worker(plan, place)
+
+
+def _publish_progress(folder: str, progress: FitProgress) -> None:
+    data = json.dumps(dataclasses.asdict(progress)).encode()
+    storage.publish(storage.join(folder, PROGRESS_NAME), data)
+
+
+def _read_progress(folder: str) -> FitProgress | None:
+    path = storage.join(folder, PROGRESS_NAME)
+    try:
+        return FitProgress(**json.loads(storage.read_bytes(path)))
+    except (FileError, StorageError):  # not yet there, or the store is busy: the next look will do
+        return None

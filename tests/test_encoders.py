@@ -1,0 +1,151 @@
+"""The model store: ids, round trips, damaged files; the plain encoders."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from astroray.actors.fit import freeze_frame
+from astroray.encoders import ENCODERS, build_network, load_model, save_model
+from astroray.encoders.pca import Pca, fit_pca
+from astroray.errors import ConfigError
+from astroray.preparation import measure
+from tests.surveys_made import cutouts
+
+
+@pytest.fixture
+def preparation():
+    image_BCYX = np.random.default_rng(0).normal(0, 1, (8, 1, 16, 16))
+    return measure(iter([cutouts(image_BCYX)]), size_px=16)
+
+
+def save(path, preparation, *, encoder="pixels", center=0.0, fit=None):
+    config = {"num_bands": 1, "size_px": 16}
+    network = build_network(encoder, config)
+    dim = network.embedding_dim
+    return save_model(
+        str(path),
+        encoder=encoder,
+        preparation=preparation,
+        network=network,
+        network_config=config,
+        center_D=torch.full((dim,), center),
+        scale_D=torch.ones(dim),
+        live_D=torch.arange(dim),
+        fit=fit or {},
+    )
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_makes_one_finite_row_a_cutout(encoder):
+    torch.manual_seed(0)
+    network = build_network(encoder, {"num_bands": 2, "size_px": 32})
+    with torch.inference_mode():
+        output_BD = network(torch.rand(3, 2, 32, 32))
+    assert output_BD.shape == (3, network.embedding_dim)
+    assert torch.isfinite(output_BD).all()
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_rows_do_not_depend_on_each_other(encoder):
+    torch.manual_seed(0)
+    network = build_network(encoder, {"num_bands": 1, "size_px": 32})
+    image_BCYX = torch.rand(8, 1, 32, 32)
+    other_BCYX = torch.rand(8, 1, 32, 32)
+    other_BCYX[3] = image_BCYX[3]
+    with torch.inference_mode():
+        assert torch.equal(network(image_BCYX)[3], network(other_BCYX)[3])
+
+
+def test_a_model_comes_back_as_it_was_saved(tmp_path, preparation):
+    path = tmp_path / "model.safetensors"
+    model_id = save(path, preparation, center=0.25, fit={"num_passes": 3})
+    model = load_model(str(path))
+    assert model.model_id == model_id
+    assert model.preparation == preparation
+    assert model.fit == {"num_passes": 3}
+    image_BCYX = torch.rand(2, 1, 16, 16)
+    assert torch.equal(model.embed(image_BCYX), image_BCYX.flatten(1) - 0.25)
+
+
+def test_the_id_is_the_content_and_not_the_story_of_the_fit(tmp_path, preparation):
+    first = save(tmp_path / "a", preparation, fit={"seconds": 1.0})
+    assert save(tmp_path / "b", preparation, fit={"seconds": 2.0}) == first
+    assert save(tmp_path / "c", preparation, center=1e-7) != first
+
+
+def test_a_damaged_model_is_refused(tmp_path, preparation):
+    path = tmp_path / "model.safetensors"
+    save(path, preparation)
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_model(str(path))
+
+
+def test_other_files_are_no_models(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("no model")
+    with pytest.raises(ConfigError, match="is not a model file"):
+        load_model(str(path))
+    path.write_bytes(safetensors.torch.save({"x": torch.zeros(1)}))
+    with pytest.raises(ConfigError, match="no astroray model"):
+        load_model(str(path))
+
+
+def test_a_later_format_is_refused_with_advice(tmp_path, preparation):
+    path = tmp_path / "model.safetensors"
+    save(path, preparation)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    meaning = json.loads(metadata["astroray"]) | {"format_version": 99}
+    path.write_bytes(safetensors.torch.save(tensors, metadata | {"astroray": json.dumps(meaning)}))
+    with pytest.raises(ConfigError, match="model format 99, expected 1; fit it again"):
+        load_model(str(path))
+
+
+def test_an_unknown_encoder_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"'resnet', expected one of .*'pixels'"):
+        build_network("resnet", {})
+
+
+def test_pca_finds_the_directions_that_a_survey_varies_in():
+    generator = torch.Generator().manual_seed(1)
+    basis, _ = torch.linalg.qr(torch.randn(256, 3, generator=generator))
+    weights = torch.randn(400, 3, generator=generator) * torch.tensor([5.0, 3.0, 1.0])
+    sample = (weights @ basis.T).reshape(400, 1, 16, 16) + 0.5
+    network = Pca(num_bands=1, size_px=16, latent=3)
+    explained = fit_pca(network, sample, seed=0)["explained_variance"]
+    assert explained == pytest.approx(1.0, abs=1e-4)
+    flat = sample.flatten(1)
+    exact = torch.linalg.svd(flat - flat.mean(0), full_matrices=False).Vh[:3]
+    overlap = (network.components @ exact.T).abs()
+    torch.testing.assert_close(overlap, torch.eye(3), atol=1e-3, rtol=0)
+
+
+def test_pca_is_repeatable_and_takes_fewer_rows_than_components():
+    sample = torch.rand(5, 1, 16, 16)
+    networks = [Pca(num_bands=1, size_px=16, latent=8) for _ in range(2)]
+    for network in networks:
+        fit_pca(network, sample, seed=3)
+    assert torch.equal(networks[0].components, networks[1].components)
+    assert torch.isfinite(networks[0](sample)).all()
+
+
+def test_the_frame_drops_dead_outputs_and_centers_the_others():
+    output_ND = torch.randn(100, 4) * torch.tensor([2.0, 0.0, 3.0, 1.0]) + 7.0
+    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=True)
+    assert live_D.tolist() == [0, 2, 3]
+    framed = ((output_ND - center_D) / scale_D)[:, live_D]
+    torch.testing.assert_close(framed.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(framed.std(0, unbiased=False), torch.ones(3))
+
+
+def test_one_object_has_a_frame_too():
+    center_D, scale_D, live_D = freeze_frame(torch.ones(1, 3), standardize=True)
+    assert live_D.tolist() == [0]
+    assert torch.isfinite((torch.ones(1, 3) - center_D) / scale_D).all()

@@ -1,0 +1,415 @@
+import dataclasses
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sklearn.neighbors import NearestNeighbors
+
+from astroray import certificate, distances
+from astroray.certificate import certify_top
+from astroray.errors import BackendError, ConfigError, DataError
+from astroray.neighbors import Neighbors, SearchConfig, choose_index, search
+from astroray.twins import Twins
+
+ARRAYS = ("neighbor_NK", "distance_NK", "score_N", "is_exact_N", "rank_N", "certified_N")
+
+
+def make_ids(num: int, seed: int = 0) -> list[str]:
+    """Unique names whose order is not that of the rows."""
+    return [f"obj-{i}" for i in np.random.default_rng(seed).permutation(num)]
+
+
+def brute_force(embedding_ND: np.ndarray, ids: list[str], k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbors and distances in float64, one dimension after the other, ties by name."""
+    num = len(ids)
+    square_NN = np.zeros((num, num))
+    for column_N in embedding_ND.astype(np.float64).T:
+        square_NN += (column_N[:, None] - column_N[None, :]) ** 2
+    distance_NN = np.sqrt(square_NN)
+    np.fill_diagonal(distance_NN, np.inf)
+    place_N = np.argsort(np.argsort(np.array(ids, dtype=object)))
+    order_NK = np.array([np.lexsort((place_N, row_N)) for row_N in distance_NN])[
+        :, : min(k, num - 1)
+    ]
+    return order_NK, np.take_along_axis(distance_NN, order_NK, axis=1)
+
+
+def clusters_with_strays(num: int = 5000, dim: int = 8, seed: int = 3) -> np.ndarray:
+    """Tight clusters and a few isolated points, some of them in pairs."""
+    rng = np.random.default_rng(seed)
+    center_CD = rng.normal(size=(40, dim)) * 4
+    embedding_ND = center_CD[rng.integers(0, 40, num)] + rng.normal(size=(num, dim)) * 0.3
+    embedding_ND[::200] = rng.normal(size=(len(embedding_ND[::200]), dim)) * 8
+    embedding_ND[1::500] = embedding_ND[::500] + 0.01
+    return embedding_ND.astype(np.float32)
+
+
+def shapes_of_data() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    heavy_ND = rng.normal(size=(300, 6))
+    heavy_ND[7] *= 1e6
+    knots_ND = rng.normal(size=(2, 6))[rng.integers(0, 2, 400)] + 1e-5 * rng.normal(size=(400, 6))
+    twins_ND = np.concatenate(
+        [np.zeros((500, 5)), rng.normal(size=(200, 5)), np.ones((3, 5)), -np.zeros((2, 5))]
+    )
+    cases = {
+        "plain": rng.normal(size=(500, 16)),
+        "one dimension": rng.normal(size=(200, 1)),
+        "offset 1e4": 1e4 + rng.normal(size=(500, 16)),
+        "tight clusters": knots_ND,
+        "one far outlier": heavy_ND,
+        "lattice full of ties": rng.integers(0, 4, size=(500, 4)),
+        "500 identical vectors": twins_ND[rng.permutation(len(twins_ND))],
+        "all identical": np.full((40, 3), 2.5),
+        "pairs": np.repeat(rng.normal(size=(150, 4)), 2, axis=0),
+        "near float32's largest": rng.normal(size=(200, 6)) * 3e37,
+        "near float32's smallest": rng.normal(size=(200, 6)) * 1e-42,
+    }
+    return {name: embedding_ND.astype(np.float32) for name, embedding_ND in cases.items()}
+
+
+DATA = shapes_of_data()
+
+
+def assert_same(
+    got: Neighbors, expected: Neighbors, rows: np.ndarray | slice = slice(None)
+) -> None:
+    for name in ARRAYS:
+        np.testing.assert_array_equal(getattr(got, name)[rows], getattr(expected, name)[rows], name)
+
+
+# Exact search
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("k", [1, 10])
+def test_flat_search_equals_float64_brute_force_bit_for_bit(name, k):
+    embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
+    found = search(embedding_ND, ids, SearchConfig(k=k, index="flat"))
+    neighbor_NK, distance_NK = brute_force(embedding_ND, ids, k)
+    np.testing.assert_array_equal(found.neighbor_NK, neighbor_NK)
+    np.testing.assert_array_equal(found.distance_NK, distance_NK)
+    np.testing.assert_array_equal(found.score_N, distance_NK[:, -1])
+    assert found.is_exact_N.all()
+
+
+@pytest.mark.parametrize("num", [2, 3, 17, 500])
+def test_flat_search_agrees_with_scikit_learn(num):
+    embedding_ND = np.random.default_rng(num).normal(size=(num, 12)).astype(np.float32)
+    k = min(10, num - 1)
+    found = search(embedding_ND, make_ids(num), SearchConfig(k=10, score="mean"))
+    peer = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(embedding_ND.astype(np.float64))
+    distance_NK, neighbor_NK = peer.kneighbors()
+    np.testing.assert_array_equal(found.neighbor_NK, neighbor_NK)
+    np.testing.assert_allclose(found.distance_NK, distance_NK, rtol=1e-12)
+    np.testing.assert_allclose(found.score_N, distance_NK.mean(axis=1), rtol=1e-12)
+
+
+def faiss_squares(vectors_ND: np.ndarray) -> np.ndarray:
+    """All computed squares [N, N], through the matrix product that large searches take."""
+    import faiss
+
+    before = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = 1
+    try:
+        square_NK, index_NK = faiss.knn(vectors_ND, vectors_ND, len(vectors_ND))
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = before
+    square_NN = np.empty_like(square_NK)
+    np.put_along_axis(square_NN, index_NK, square_NK, axis=1)
+    return square_NN
+
+
+def test_float32_alone_would_have_given_other_neighbors():
+    """The data above are hard enough: the plain float32 search is wrong on them."""
+    for name in ("offset 1e4", "tight clusters"):
+        embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
+        neighbor_NK, _ = brute_force(embedding_ND, ids, 10)
+        square_NN = faiss_squares(embedding_ND)
+        np.fill_diagonal(square_NN, np.inf)
+        plain_NK = np.argsort(square_NN, axis=1)[:, :10]
+        assert (plain_NK != neighbor_NK).any(axis=1).mean() > 0.5
+
+
+def test_rows_that_float32_cannot_prove_are_counted():
+    plain, knots = DATA["plain"], DATA["tight clusters"]
+    assert search(plain, make_ids(len(plain)), SearchConfig(index="flat")).num_float64 == 0
+    assert search(knots, make_ids(len(knots)), SearchConfig(index="flat")).num_float64 > 100
+
+
+@pytest.mark.parametrize("k", [4, 5, 100])
+def test_k_of_all_others_or_more_gives_all_others(k):
+    embedding_ND = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    found = search(embedding_ND, list("edcba"), SearchConfig(k=k))
+    assert found.neighbor_NK.shape == (5, 4)
+    for row, neighbor_K in enumerate(found.neighbor_NK):
+        assert sorted([*neighbor_K, row]) == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(found.score_N, found.distance_NK[:, -1])
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+def test_no_object_one_object_and_two(index):
+    config = SearchConfig(index=index)
+    none = search(np.zeros((0, 4), np.float32), [], config)
+    assert none.neighbor_NK.shape == (0, 0)
+    assert none.proof.num_certified == 0
+    one = search(np.ones((1, 4), np.float32), ["a"], config)
+    assert np.isnan(one.score_N).all()
+    assert one.rank_N.tolist() == [1]
+    assert not one.certified_N.any()
+    assert "nothing to certify" in one.proof.sentence()
+    two = search(np.array([[0.0], [3.0]], np.float32), ["b", "a"], config)
+    assert two.score_N.tolist() == [3.0, 3.0]
+    assert two.rank_N.tolist() == [2, 1]
+    assert two.certified_N.all()
+    assert two.proof.next_bound is None
+
+
+def test_ties_go_by_object_id():
+    embedding_ND = np.array([[0.0], [1.0], [-1.0], [1.0], [5.0]], np.float32)
+    found = search(embedding_ND, ["m", "z", "c", "a", "q"], SearchConfig(k=2))
+    assert found.neighbor_NK[0].tolist() == [3, 2]  # a and c before z, all at distance 1
+    assert found.neighbor_NK[1].tolist() == [3, 0]
+    assert found.rank_N[[1, 3]].tolist() == [5, 3]  # equal scores, a before z
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("name", ["strays", "lattice full of ties", "500 identical vectors"])
+def test_permuted_input_gives_the_permuted_result_bit_for_bit(index, name):
+    embedding_ND = clusters_with_strays(1500) if name == "strays" else DATA[name]
+    ids = np.array(make_ids(len(embedding_ND)), dtype=object)
+    config = SearchConfig(index=index, top=20, num_probes=1)
+    first = search(embedding_ND, ids.tolist(), config)
+    order_N = np.random.default_rng(5).permutation(len(ids))
+    second = search(embedding_ND[order_N], pa.array(ids[order_N]), config)
+    back_N = np.append(order_N, -1)
+    np.testing.assert_array_equal(back_N[second.neighbor_NK], first.neighbor_NK[order_N])
+    for name in ARRAYS[1:]:
+        np.testing.assert_array_equal(getattr(second, name), getattr(first, name)[order_N], name)
+    assert second.proof == first.proof
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+def test_threads_change_no_bit(index):
+    embedding_ND, ids = clusters_with_strays(3004), make_ids(3004)
+    one = search(embedding_ND, ids, SearchConfig(index=index, num_threads=1))
+    two = search(embedding_ND, ids, SearchConfig(index=index, num_threads=2))
+    assert_same(two, one)
+    assert two.proof == one.proof
+
+
+def test_a_distance_depends_on_its_two_embeddings_alone():
+    embedding_ND = np.random.default_rng(0).normal(size=(3000, 33)).astype(np.float32)
+    first, second = np.arange(2999), np.arange(1, 3000)
+    together = distances.pair_distances(embedding_ND, first, second)
+    np.testing.assert_array_equal(distances.pair_distances(embedding_ND, second, first), together)
+    fortran = np.asfortranarray(embedding_ND)
+    np.testing.assert_array_equal(distances.pair_distances(fortran, first, second), together)
+    for pair in (0, 1, 2047, 2048, 2998):
+        alone = distances.pair_distances(embedding_ND, first[[pair]], second[[pair]])
+        assert alone[0] == together[pair]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_computed_squares_stay_within_the_stated_error(name):
+    """The proof of a row rests on this inequality, so it is checked on every pair."""
+    frame = distances.Frame.of(np.unique(DATA[name], axis=0))
+    num = len(frame.embedding_UD)
+    neighbor_UK, distance_UK = brute_force(frame.embedding_UD, make_ids(num), num)
+    square_UK = (distance_UK * frame.scale) ** 2
+    computed_UU = faiss_squares(frame.rows(np.arange(num), np.float32))
+    computed_UK = np.take_along_axis(computed_UU, neighbor_UK, axis=1)
+    slack_UK = frame.slack(frame.norm_U[:, None], square_UK, distances.UNIT_FLOAT32)
+    assert (computed_UK <= square_UK + slack_UK).all()
+
+
+def test_a_middle_of_twins_is_found_beyond_the_first_of_them():
+    twins = Twins.find(np.array([[0], [1], [0], [0], [1], [-0.0]], np.float32))
+    assert twins.first_U.tolist() == [0, 1]
+    assert twins.vector_N.tolist() == [0, 1, 0, 0, 1, 0]
+    near, distance = twins.neighbors(
+        np.array([0, 5]), np.array([[1], [1]]), np.array([[1.0], [1.0]]), 2
+    )
+    assert near.tolist() == [[2, 3], [0, 2]]
+    assert distance.tolist() == [[0, 0], [0, 0]]
+
+
+# Certified top
+
+
+@pytest.mark.parametrize("index", ["ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("score", ["kth", "mean"])
+@pytest.mark.parametrize("k", [1, 10])
+def test_bad_bounds_still_give_the_exact_top_list(index, score, k):
+    embedding_ND, ids = clusters_with_strays(), make_ids(5000)
+    config = SearchConfig(index=index, score=score, k=k, num_probes=1, top=50)
+    exact = search(embedding_ND, ids, dataclasses.replace(config, index="flat"))
+    found = search(embedding_ND, ids, config)
+    assert_same(found, exact, exact.rank_N <= 50)
+    assert found.certified_N.sum() == found.proof.num_certified == 50
+    assert found.proof.num_rescored == found.is_exact_N.sum() < 2500
+    assert found.proof.next_bound < found.proof.threshold == exact.proof.threshold
+    assert (found.neighbor_NK != exact.neighbor_NK).any()  # the cells did miss some
+    naive = np.argsort(-np.where(found.is_exact_N, -np.inf, found.score_N))[0]
+    assert found.score_N[naive] == found.proof.next_bound
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("index", ["ivf-flat", "ivf-sq8"])
+def test_bounds_are_upper_bounds_and_the_top_is_right_on_hard_data(name, index):
+    embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
+    for score in ("kth", "mean"):
+        config = SearchConfig(index=index, score=score, k=5, num_probes=1, top=7)
+        exact = search(embedding_ND, ids, dataclasses.replace(config, index="flat"))
+        found = search(embedding_ND, ids, config)
+        assert (found.score_N >= exact.score_N).all()
+        assert_same(found, exact, exact.rank_N <= 7)
+        for row in np.flatnonzero(found.is_exact_N):
+            np.testing.assert_array_equal(found.neighbor_NK[row], exact.neighbor_NK[row])
+
+
+def test_needles_are_on_top_whatever_the_index():
+    rng = np.random.default_rng(8)
+    embedding_ND = rng.normal(size=(4000, 10)).astype(np.float32)
+    needles = rng.choice(4000, 9, replace=False)
+    embedding_ND[needles] += 40 * rng.normal(size=(9, 10)).astype(np.float32)
+    for index in ("flat", "ivf-flat", "ivf-sq8"):
+        found = search(embedding_ND, make_ids(4000), SearchConfig(index=index, top=9))
+        assert set(np.flatnonzero(found.certified_N)) == set(needles)
+        assert set(np.flatnonzero(found.rank_N <= 9)) == set(needles)
+
+
+def certify(bound_N: list[float], exact_N: list[float], top: int) -> certificate.Certified:
+    bound, exact = np.array(bound_N, float), np.array(exact_N, float)
+    return certify_top(
+        bound, np.zeros(len(bound), bool), lambda rows: exact[rows], top=top, k=10, score="kth"
+    )
+
+
+def test_rescoring_stops_only_at_a_bound_strictly_below_the_threshold(monkeypatch):
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 1)
+    done = certify([9, 5, 5, 4, 4], [5, 5, 5, 1, 1], top=2)
+    assert done.proof.num_rescored == 3  # the third ties with the second and must be known
+    assert done.certified_N.tolist() == [True, True, False, False, False]
+    assert done.rank_N.tolist() == [1, 2, 3, 4, 5]
+    assert done.proof.next_bound == 4
+    assert "next bound 4 < threshold 5" in done.proof.sentence()
+
+
+def test_an_infinite_bound_is_always_rescored(monkeypatch):
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 1)
+    done = certify([3, np.inf, 2, np.inf], [3, 0.5, 2, 0.25], top=1)
+    assert done.is_exact_N.tolist() == [True, True, False, True]
+    assert done.certified_N.tolist() == [True, False, False, False]
+    assert done.score_N.tolist() == [3, 0.5, 2, 0.25]
+    assert done.rank_N.tolist() == [1, 3, 2, 4]
+
+
+def test_a_bound_below_the_exact_score_is_a_bug_that_stops():
+    with pytest.raises(RuntimeError, match=r"bound 4\.0 of row 1 is below its exact score 4\.5"):
+        certify([5, 4, 3], [5, 4.5, 3], top=2)
+
+
+def test_bounds_that_say_nothing_cost_a_full_search_but_stay_right():
+    exact_N = np.random.default_rng(0).normal(size=1000) ** 2
+    done = certify([np.inf] * 1000, exact_N.tolist(), top=10)
+    assert done.proof.num_rescored == 1000
+    assert done.proof.next_bound == np.sort(exact_N)[-11]
+    assert "1000 of 1000 re-scored, next score" in done.proof.sentence()
+
+
+def test_random_bounds_always_give_the_exact_top(monkeypatch):
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 3)
+    rng = np.random.default_rng(4)
+    for top in (1, 2, 5, 30, 60):
+        for _ in range(40):
+            exact_N = rng.integers(0, 12, 50).astype(float)  # full of ties
+            bound_N = exact_N + rng.integers(0, 4, 50) * (rng.random(50) < 0.7)
+            done = certify(bound_N.tolist(), exact_N.tolist(), top=top)
+            expected = np.lexsort((np.arange(50), -exact_N))[:top]
+            assert np.argsort(done.rank_N)[: len(expected)].tolist() == expected.tolist()
+            assert np.flatnonzero(done.certified_N).tolist() == sorted(expected)
+
+
+def test_yesterdays_scores_prove_todays_list():
+    embedding_ND, ids = clusters_with_strays(2000), make_ids(2000)
+    config = SearchConfig(k=5, top=30)
+    today = search(embedding_ND, ids, config)
+    order_N = np.argsort(np.array(ids, dtype=object))
+    old_N = order_N[order_N < 1900]  # the last hundred are new
+    place_N = np.argsort(np.argsort(old_N))
+    yesterday = search(embedding_ND[np.sort(old_N)], [ids[i] for i in np.sort(old_N)], config)
+    bound_N = np.full(2000, np.inf)
+    bound_N[order_N < 1900] = yesterday.score_N[place_N]
+    exact_N = today.score_N[order_N]
+    done = certify(bound_N.tolist(), exact_N.tolist(), top=30)
+    np.testing.assert_array_equal(done.certified_N, today.certified_N[order_N])
+    assert done.proof.num_rescored < 400
+
+
+# Choices and refusals
+
+
+def test_the_index_follows_size_and_memory():
+    assert choose_index(50_000, 64, 10**9)[0] == "flat"
+    name, reason = choose_index(60_000, 64, 10**9)
+    assert name == "ivf-flat"
+    assert reason == "60000 objects are more than 50000"
+    name, reason = choose_index(1_000_000, 256, 4 * 10**9)
+    assert name == "ivf-sq8"
+    assert "1.0 GB of vectors are more than 25% of 4.0 GB of memory" in reason
+    assert choose_index(1_000_000, 256)[0] == "ivf-flat"
+
+
+def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
+    monkeypatch.setattr("astroray.neighbors.LARGEST_FLAT", 1000)
+    noise = np.random.default_rng(0).normal(size=(4000, 48)).astype(np.float32)
+    found = search(noise, make_ids(4000), SearchConfig())
+    assert found.index == "flat"
+    assert "cells would not help: 8 of 32 cells looked into, recall" in found.index_reason
+    found = search(clusters_with_strays(4000), make_ids(4000), SearchConfig())
+    assert found.index == "ivf-flat"
+    assert found.index_reason.startswith("4000 objects are more than 1000; ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("k", 0, "k is 0, expected at least 1"),
+        ("top", -1, "top is -1"),
+        ("num_threads", 0, "num_threads is 0"),
+        ("num_probes", 0, "num_probes is 0"),
+        ("score", "lof", "score is 'lof', expected one of kth, mean"),
+        ("index", "hnsw", "index is 'hnsw', expected one of auto, flat, ivf-flat, ivf-sq8"),
+        ("seed", -1, "seed is -1"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(option, value, words):
+    with pytest.raises(ConfigError, match=words):
+        SearchConfig(**{option: value})
+
+
+def test_bad_rows_are_refused_by_name():
+    embedding_ND = np.zeros((3, 2), np.float32)
+    embedding_ND[1, 0] = np.nan
+    with pytest.raises(DataError, match=r"object b has a NaN .*1 such rows of 3"):
+        search(embedding_ND, ["a", "b", "c"], SearchConfig())
+    with pytest.raises(DataError, match="object_id a occurs more than once"):
+        search(np.zeros((3, 2), np.float32), ["a", "b", "a"], SearchConfig())
+    with pytest.raises(DataError, match=r"float64 \(3, 2\) for 3 identifiers, expected float32"):
+        search(np.zeros((3, 2)), ["a", "b", "c"], SearchConfig())
+
+
+def test_without_faiss_the_error_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(BackendError, match=r"pip install 'astroray\[cpu\]' or 'astroray\[gpu\]'"):
+        search(np.zeros((3, 2), np.float32), ["a", "b", "c"], SearchConfig())
+
+
+def test_the_settings_of_faiss_are_put_back():
+    import faiss
+
+    before = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()
+    search(DATA["plain"], make_ids(500), SearchConfig(num_threads=before[1] + 1))
+    assert (faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()) == before

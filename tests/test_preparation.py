@@ -1,0 +1,130 @@
+"""Cutouts become what an encoder eats, or a counted reject."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from astroray.errors import ConfigError
+from astroray.preparation import measure, prepare, resample, stretch
+from astroray.schema import Flag
+from tests.surveys_made import cutouts
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(5.0, 2.0, shape).astype(np.float32)
+
+
+@pytest.fixture
+def sample():
+    image_BCYX = noise((40, 3, 32, 32))
+    image_BCYX[:, :, 14:18, 14:18] += 300.0
+    return cutouts(image_BCYX)
+
+
+@pytest.fixture
+def preparation(sample):
+    return measure(iter([sample]), size_px=16)
+
+
+def test_measured_levels_are_those_of_the_sky(preparation):
+    np.testing.assert_allclose(preparation.sky_C, 5.0, atol=0.1)
+    np.testing.assert_allclose(preparation.noise_C, 2.0, atol=0.1)
+    assert all(290 < peak < 330 for peak in preparation.peak_C)
+    assert preparation.stretch == "asinh"
+
+
+def test_prepared_pixels_lie_in_0_to_1_and_use_that_range(sample, preparation):
+    image_BCYX = prepare(sample, preparation).image_BCYX
+    assert image_BCYX.shape == (40, 3, 16, 16)
+    assert image_BCYX.dtype == np.float32
+    assert 0 <= image_BCYX.min() < 0.3
+    assert 0.8 < image_BCYX.max() <= 1
+
+
+def test_display_pictures_stay_as_they_are():
+    image_BCYX = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
+    pictures = cutouts(image_BCYX, pixels="display", bands=("R", "G", "B"))
+    prepared = prepare(pictures, measure(iter([pictures]), size_px=32))
+    np.testing.assert_array_equal(prepared.image_BCYX, image_BCYX)
+
+
+def test_a_row_is_prepared_the_same_alone_and_in_company(sample, preparation):
+    together = prepare(sample, preparation).image_BCYX
+    for i in (0, 7, 39):
+        alone = prepare(cutouts(sample.image_BCYX[i : i + 1]), preparation).image_BCYX
+        np.testing.assert_array_equal(alone[0], together[i])
+
+
+def test_missing_pixels_are_filled_with_the_median_and_flagged(sample, preparation):
+    image_BCYX = sample.image_BCYX.copy()
+    image_BCYX[3, 1, :4] = np.nan
+    prepared = prepare(cutouts(image_BCYX), preparation)
+    assert not prepared.rejects
+    assert prepared.flags_B.tolist() == [Flag.FILLED if i == 3 else 0 for i in range(40)]
+    expected = image_BCYX.copy()
+    expected[3, 1, :4] = np.nanmedian(image_BCYX[3, 1])
+    np.testing.assert_array_equal(prepared.image_BCYX, stretch(resample(expected, 16), preparation))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind"),
+    [
+        (lambda image: image.fill(np.nan), "missing"),
+        (lambda image: image[:, :10].fill(np.nan), "missing"),
+        (lambda image: image[2].fill(np.nan), "missing"),
+        (lambda image: image.fill(0.0), "constant"),
+        (lambda image: image.fill(np.inf), "missing"),
+    ],
+    ids=["all NaN", "31 % NaN", "a band NaN", "all zero", "infinite"],
+)
+def test_a_row_without_enough_to_look_at_is_a_reject_and_no_other_is_lost(
+    sample, preparation, spoil, kind
+):
+    image_BCYX = sample.image_BCYX.copy()
+    spoil(image_BCYX[5])
+    prepared = prepare(cutouts(image_BCYX), preparation)
+    assert [(reject.row, reject.kind) for reject in prepared.rejects] == [(5, kind)]
+    assert prepared.index_B.tolist() == [i for i in range(40) if i != 5]
+    assert len(prepared.image_BCYX) == 39
+    assert np.isfinite(prepared.image_BCYX).all()
+
+
+def test_a_survey_without_a_band_of_the_model_is_rejected_row_by_row(sample, preparation):
+    prepared = prepare(cutouts(sample.image_BCYX[:, :2]), preparation)
+    assert len(prepared.rejects) == 40
+    assert "expected flux pixels in bands g, r, i" in prepared.rejects[0].reason
+
+
+def test_bands_are_taken_by_name(sample, preparation):
+    turned = dataclasses.replace(
+        sample, image_BCYX=sample.image_BCYX[:, ::-1], bands=("i", "r", "g")
+    )
+    np.testing.assert_array_equal(
+        prepare(turned, preparation).image_BCYX, prepare(sample, preparation).image_BCYX
+    )
+
+
+def test_resampling_keeps_the_mean_of_the_central_square():
+    image_BCYX = noise((2, 1, 40, 64)) + 100
+    small = resample(image_BCYX, 10)
+    assert small.shape == (2, 1, 10, 10)
+    np.testing.assert_allclose(
+        small.mean(axis=(2, 3)), image_BCYX[..., 12:52].mean(axis=(2, 3)), rtol=2e-3
+    )
+
+
+def test_a_mixed_survey_is_refused(sample):
+    other = cutouts(sample.image_BCYX, pixels="display")
+    with pytest.raises(ConfigError, match="mixes flux cutouts"):
+        measure(iter([sample, other]), size_px=16)
+
+
+def test_an_empty_sample_is_refused():
+    with pytest.raises(ConfigError, match="no readable cutout"):
+        measure(iter([]), size_px=16)
+
+
+def test_a_size_that_makes_no_sense_is_refused(preparation):
+    with pytest.raises(ConfigError, match="size is 4 px, expected 8"):
+        dataclasses.replace(preparation, size_px=4)

@@ -1,0 +1,73 @@
+"""Figures of the report: what stands where, and that counts and places are right."""
+
+import re
+
+import numpy as np
+import pytest
+
+from astroray import report_figures
+from astroray.report_figures import Dot
+
+
+def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
+    ra_deg_N = np.array([359.9, 0.1, 0.0])
+    dec_deg_N = np.array([0.0, 0.0, 0.1])
+    dots = [Dot(index=i, label=str(i), href="", picture="", is_outlier=False) for i in range(3)]
+    svg = str(report_figures.sky_map(ra_deg_N, dec_deg_N, dots))
+    x, y = ([float(v) for v in re.findall(rf'c{axis}="(.*?)"', svg)] for axis in "xy")
+    assert x[1] < x[2] < x[0]
+    assert y[2] < y[0]
+    assert x[0] - x[1] > 200  # 0.2 deg apart fill the map rather than one edge of it
+
+
+def test_the_histogram_counts_every_object_and_marks_the_proven_ones():
+    score_N = np.concatenate([np.arange(90) / 100, [5.0, 6.0, 7.0], [np.nan, np.inf]])
+    svg = str(report_figures.score_histogram(score_N, threshold=5.0))
+    counts = [int(n) for n in re.findall(r": (\d+) objects", svg)]
+    assert sum(counts) == 93
+    top = re.findall(r'class="bar top".*?: (\d+) objects', svg)
+    assert sum(int(n) for n in top) == 3
+
+
+def test_an_all_sky_map_keeps_poles_and_center_in_their_places():
+    ra_deg_N = np.array([0.0, 0.0, 0.0, 90.0, 180.0, 270.0])
+    dec_deg_N = np.array([90.0, -90.0, 0.0, 0.0, 0.0, 0.0])
+    dots = [Dot(index=i, label="", href="", picture="", is_outlier=False) for i in range(6)]
+    svg = str(report_figures.sky_map(ra_deg_N, dec_deg_N, dots))
+    assert "Mollweide" in svg
+    x, y = ([float(v) for v in re.findall(rf'c{axis}="(.*?)"', svg)][-6:] for axis in "xy")
+    assert x[0] == x[1] == pytest.approx(320, abs=0.2)
+    assert y[1] - y[0] == pytest.approx(300, abs=1)  # an ellipse twice as wide as high
+    assert y[2] == y[3] == y[5] == pytest.approx((y[0] + y[1]) / 2, abs=0.1)
+
+
+def test_a_map_names_its_dots_and_draws_all_others_as_one_path():
+    xy_N2 = np.random.default_rng(1).normal(size=(50, 2))
+    dots = [
+        Dot(index=3, label="a <b>", href="#rank-1", picture="p0", is_outlier=True),
+        Dot(index=7, label="c", href="", picture="p1", is_outlier=False),
+    ]
+    svg = str(report_figures.embedding_map(xy_N2, dots))
+    assert svg.count("<circle") == 2
+    assert re.search(r'class="bulk" d="(.*?)"', svg)[1].count("M") == 48
+    assert "a &lt;b&gt;" in svg
+    assert svg.index('class="pictured"') < svg.index('class="outlier"')  # outliers lie on top
+
+
+@pytest.mark.parametrize("scores", [[], [1.0], [np.nan] * 5])
+def test_a_histogram_of_hardly_any_scores_is_left_out(scores):
+    assert str(report_figures.score_histogram(np.array(scores), threshold=None)) == ""
+
+
+def test_equal_scores_make_one_bar():
+    svg = str(report_figures.score_histogram(np.full(9, 2.5), threshold=2.5))
+    assert re.findall(r": (\d+) objects", svg) == ["9"]
+
+
+def test_a_loss_curve_falls_where_the_loss_falls_and_needs_two_passes():
+    svg = str(report_figures.loss_curve([1.0, 0.1, 0.01]))
+    path = re.search(r'class="curve" d="M(.*?)"', svg)[1]
+    y = [float(point.split()[1]) for point in path.split("L")]
+    assert y[2] - y[1] == pytest.approx(y[1] - y[0], abs=0.2)  # equal factors, equal steps
+    assert y[1] > y[0]
+    assert str(report_figures.loss_curve([float("nan"), 0.0, 0.1])) == ""

@@ -109,7 +109,8 @@ def read_catalog(run_dir: str) -> pa.Table:
 def export_catalog(run_dir: str, *, format: str, out: str, overwrite: bool = False) -> int:
     """Writes the run's catalog as one file for other tools; returns the number of rows.
 
-    format  votable  units, UCDs and descriptions in the fields
+    format  votable  units, UCDs and descriptions in the fields; astropy writes it row by row, so
+                     for millions of rows one of the others is the better choice
             fits     units, comments and UCDs in TUNITn, TCOMMn, TUCDn
             csv      plain, one header line; units are in the other two
 

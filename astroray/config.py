@@ -34,7 +34,7 @@ class EncoderConfig:
     """Bands in order; None: all that the survey has. For a fit only."""
     latent: int | None = None
     """Length of the network's output; None: its own default. For a fit only."""
-    max_missing: float = 0.25
+    max_missing: float = 0.5
     """Largest share of missing pixels of a cutout. For a fit only."""
 
     @property

@@ -85,7 +85,8 @@ class Frame:
         added last or start the accumulator, no term passes through more than 2D+2 roundings, and
         the magnitudes add up to at most (|x| + |y|)^2. Rounding x and y into the frame moves the
         square by less than 3u (|x| + |y|)^2, and the published square is itself within
-        (D+4) 2^-53 of the true one. In all less than (3D+16) u (|x| + |y|)^2. A published
+        (D+4) 2^-53 of the true one. In all less than (3D+16) u (|x| + |y|)^2; 3D+32 is
+        used, which also covers squares whose roots round to equal distances. A published
         distance at most s has |y| <= |x| + s. Numbers that fall below float32's range lose less
         than UNDERFLOW in all.
         """

@@ -246,7 +246,7 @@ class _Objective(nn.Module):
 
 def _turn(image_BCYX: Tensor, turn_B: Tensor) -> Tensor:
     """Each image transposed and flipped as the three bits of its number in 0..7 say."""
-    turns = (
+    turns: tuple[Callable[[Tensor], Tensor], ...] = (
         lambda image: image.transpose(2, 3),
         lambda image: image.flip(2),
         lambda image: image.flip(3),
@@ -271,7 +271,8 @@ def _repeatable(threads: int, device: torch.device) -> Iterator[None]:
     """Sums in one order: a fixed number of threads, no operation whose result may vary."""
     before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # costs a pass over each output
+    filling = torch.utils.deterministic
+    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every output is written
     # PyTorch warns of max pooling on GPU, which repeats where windows do not overlap.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     try:

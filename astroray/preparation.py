@@ -38,7 +38,7 @@ class Preparation:
     """Its standard deviation: asinh turns from linear to logarithmic at this height."""
     peak_C: tuple[float, ...]
     """Value that becomes 1; brighter pixels become 1 too."""
-    max_missing: float = 0.25
+    max_missing: float = 0.5
     """Largest fraction of missing pixels of a cutout; more is a reject."""
 
     def __post_init__(self) -> None:

@@ -101,7 +101,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         figures=_figures(run_dir, record, catalog, [*outliers, *others]),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
-        commands=_commands(run_dir, record.survey),
+        commands=_commands(run_dir, record),
     )
 
 
@@ -195,14 +195,12 @@ def _figures(
     fit = record.model.get("fit") or {}
     outliers = [shown for shown in named if shown.href]
     rows_M, embedding_MD = _sample_embeddings(run_dir, catalog, named, num_top=len(outliers))
-    xy_M2 = _project(embedding_MD)
     placed_M = _sample_positions(catalog, num_top=len(outliers), named=named)
     return {
         "scores": report_figures.score_histogram(
             catalog["outlier_score"].to_numpy(), threshold=record.proof.get("threshold")
         ),
-        "embedding": report_figures.embedding_map(xy_M2, _dots(catalog.take(rows_M), named)),
-        "embedding_share": _variance(xy_M2) / (_variance(embedding_MD) or 1.0),
+        "embedding": report_figures.embedding_map(embedding_MD, _dots(catalog.take(rows_M), named)),
         "num_mapped": len(rows_M),
         "sky": report_figures.sky_map(
             catalog["ra"].take(placed_M).to_numpy(),
@@ -293,31 +291,6 @@ def _read_embeddings(
     return wanted_M[is_found_M], embedding_MD
 
 
-def _project(embedding_MD: np.ndarray) -> np.ndarray:
-    """The two directions of largest variance, [M, 2]; signs are fixed by the largest weight.
-
-    Subspace iteration (Halko et al. 2011, arXiv:0909.4061), since D may be thousands.
-    """
-    num_rows, num_dims = embedding_MD.shape
-    if num_rows == 0:
-        return np.zeros((0, 2))
-    centered_MD = embedding_MD - embedding_MD.mean(axis=0)
-    width = min(num_dims, 12)
-    basis_DK = np.random.default_rng(0).standard_normal((num_dims, width))
-    for _ in range(8):
-        basis_DK, _ = np.linalg.qr(centered_MD.T @ (centered_MD @ basis_DK))
-    _, _, turn_KK = np.linalg.svd(centered_MD @ basis_DK, full_matrices=False)
-    axis_2D = (basis_DK @ turn_KK.T).T[:2]
-    largest = np.abs(axis_2D).argmax(axis=1)
-    axis_2D = axis_2D * np.sign(axis_2D[np.arange(len(axis_2D)), largest])[:, None]
-    xy = centered_MD @ axis_2D.T
-    return np.pad(xy, ((0, 0), (0, 2 - xy.shape[1])))
-
-
-def _variance(values_MD: np.ndarray) -> float:
-    return float(values_MD.var(axis=0).sum()) if len(values_MD) else 0.0
-
-
 def _rejected_shards(run_dir: str, record: ledger.RunRecord) -> list[dict[str, Any]]:
     """Rejects of whole shards, at most 50."""
     if not record.counts.get("shards_rejected"):
@@ -343,10 +316,16 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return flat
 
 
-def _commands(run_dir: str, survey: str) -> list[tuple[str, str]]:
-    out = shlex.quote(run_dir)
+def _commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
+    """What to type next; with the same model file a run repeats to the byte."""
+    out, search = shlex.quote(run_dir), record.config.get("search") or {}
+    model = shlex.quote(storage.join(run_dir, "model", "model.safetensors"))
+    flags = "".join(f" --{name} {search[name]}" for name in ("k", "top") if name in search)
+    if search.get("score", "kth") != "kth":
+        flags += f" --set search.score={search['score']}"
+    scan = f"astroray scan {shlex.quote(record.survey)} --out NEW_FOLDER --encoder {model}{flags}"
     return [
-        ("Repeat this run elsewhere", f"astroray scan {shlex.quote(survey)} --out NEW_FOLDER"),
+        ("Repeat it with the same model: the catalog must come out the same", scan),
         ("Check the files and the counts", f"astroray verify {out}"),
         ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
     ]

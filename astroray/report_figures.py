@@ -81,24 +81,35 @@ def score_histogram(score_N: np.ndarray, *, threshold: float | None) -> Markup:
     return _svg(height, "Histogram of outlier scores with logarithmic counts", parts)
 
 
-def embedding_map(xy_N2: np.ndarray, dots: Sequence[Dot]) -> Markup:
-    """Objects as points of a plane with equal units on both axes; empty for less than three.
+def embedding_map(embedding_MD: np.ndarray, dots: Sequence[Dot]) -> Markup:
+    """Objects in the plane in which most of them differ most; far ones are drawn nearer.
 
-    xy_N2  [N, 2]  coordinates, all finite; objects not in `dots` are drawn without a name
+    embedding_MD  [M, D]  finite; objects not in `dots` are drawn without a name
+
+    Empty for fewer than three objects. A distance r from the middle is drawn as s asinh(r / s),
+    s twice its median, so that a few extreme outliers do not squeeze all others into one spot.
     """
-    if len(xy_N2) < 3:
+    if len(embedding_MD) < 3:
         return Markup()
-    low_2, high_2 = xy_N2.min(axis=0), xy_N2.max(axis=0)
+    xy_M2, share = _principal_plane(embedding_MD)
+    radius_M = np.hypot(*xy_M2.T)
+    soft = 2 * float(np.median(radius_M)) or 1.0
+    nearer_M = soft * np.arcsinh(radius_M / soft) / np.maximum(radius_M, 1e-12 * soft)
+    xy_M2 = xy_M2 * nearer_M[:, None]
+    low_2, high_2 = xy_M2.min(axis=0), xy_M2.max(axis=0)
     span_2 = np.maximum(high_2 - low_2, 1e-9 + 0.02 * (high_2 - low_2).max())
-    margin = 18
+    margin = 22
     unit = min((WIDTH - 2 * margin) / span_2[0], (460 - 2 * margin) / span_2[1])
     height = max(round(span_2[1] * unit + 2 * margin), 200)
     center_2 = (low_2 + high_2) / 2
-    x_N = WIDTH / 2 + (xy_N2[:, 0] - center_2[0]) * unit
-    y_N = height / 2 - (xy_N2[:, 1] - center_2[1]) * unit
-    frame = f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="6"/>'
-    title = f"Map of the embedding of {len(xy_N2):,} objects in two dimensions"
-    return _svg(height, title, [frame, *_points(x_N, y_N, dots)])
+    x_M = WIDTH / 2 + (xy_M2[:, 0] - center_2[0]) * unit
+    y_M = height / 2 - (xy_M2[:, 1] - center_2[1]) * unit
+    parts = [
+        f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="6"/>',
+        *_points(x_M, y_M, dots),
+        _text(WIDTH - 12, height - 12, f"{share:.0%} of the variance", anchor="end", kind="halo"),
+    ]
+    return _svg(height, f"Map of the embedding of {len(xy_M2):,} objects in a plane", parts)
 
 
 def sky_map(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot]) -> Markup:
@@ -152,6 +163,32 @@ def _threshold(x: float, threshold: float, top: int, base: int, right: int) -> l
         f'<path class="threshold" d="M{x:.1f} {top - 14}V{base}"/>',
         _text(x + shift, top - 4, f"threshold {threshold:.4g}", anchor=anchor, kind="strong"),
     ]
+
+
+def _principal_plane(embedding_MD: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coordinates [M, 2] from the median along two principal axes, and their share of variance.
+
+    For the axes, objects beyond three median distances are reined in to that: a few extreme ones
+    must not choose the view. Subspace iteration (Halko et al. 2011, arXiv:0909.4061), since D may
+    be thousands; signs are fixed by the largest weight.
+    """
+    centered_MD = embedding_MD - np.median(embedding_MD, axis=0)
+    norm_M = np.linalg.norm(centered_MD, axis=1)
+    reach = 3 * float(np.median(norm_M)) or 1.0
+    reined_MD = centered_MD * np.minimum(1, reach / np.maximum(norm_M, reach))[:, None]
+    basis_DK = np.random.default_rng(0).standard_normal(
+        (embedding_MD.shape[1], min(embedding_MD.shape[1], 12))
+    )
+    for _ in range(8):
+        basis_DK, _ = np.linalg.qr(reined_MD.T @ (reined_MD @ basis_DK))
+    _, _, turn_KK = np.linalg.svd(reined_MD @ basis_DK, full_matrices=False)
+    axis_2D = (basis_DK @ turn_KK.T).T[:2]
+    largest = np.abs(axis_2D).argmax(axis=1)
+    axis_2D = axis_2D * np.sign(axis_2D[np.arange(len(axis_2D)), largest])[:, None]
+    whole = float((reined_MD**2).sum()) or 1.0
+    xy_M2 = centered_MD @ axis_2D.T
+    xy_M2 = np.pad(xy_M2, ((0, 0), (0, 2 - xy_M2.shape[1])))
+    return xy_M2, float(((reined_MD @ axis_2D.T) ** 2).sum()) / whole
 
 
 def _center(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> tuple[float, float]:
@@ -238,14 +275,14 @@ def _tangent_plane(
         f'height="{height - bottom - pad}" rx="6"/>'
     ]
     dec_low, dec_high = sky_at(0, -half_y)[1], sky_at(0, half_y)[1]
-    for dec_deg in _ticks(dec_low, dec_high, count=5):
+    for dec_deg in _ticks(dec_low, dec_high, count=6):
         y = float(place(np.array([center[0]]), np.array([dec_deg]))[1][0])
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - pad}"/>')
         parts.append(_text(left - 8, y + 4, _degrees(dec_deg, dec_high - dec_low), anchor="end"))
     middle_dec = sky_at(0, 0)[1]
     ra_high, ra_low = sky_at(-half_x, 0)[0], sky_at(half_x, 0)[0]
     ra_low -= 360 if ra_low > ra_high else 0
-    for ra_deg in _ticks(ra_low, ra_high, count=5):
+    for ra_deg in _ticks(ra_low, ra_high, count=6):
         x = float(place(np.array([ra_deg % 360]), np.array([middle_dec]))[0][0])
         parts.append(f'<path class="grid" d="M{x:.1f} {pad}V{height - bottom}"/>')
         label = _degrees(ra_deg % 360, ra_high - ra_low).lstrip("+")
@@ -306,5 +343,5 @@ def _tick(value: float) -> str:
 
 
 def _degrees(value_deg: float, span_deg: float) -> str:
-    """A tick's label with the digits that tell ticks of a fifth of the span apart."""
-    return f"{value_deg:+.{max(0, math.ceil(-math.log10(span_deg / 5)))}f}°"
+    """A tick's label with the digits that tell ticks of a sixth of the span apart."""
+    return f"{value_deg:+.{max(0, math.ceil(-math.log10(span_deg / 6)))}f}°"

@@ -1,4 +1,5 @@
 import dataclasses
+import subprocess
 import sys
 
 import numpy as np
@@ -224,6 +225,19 @@ def test_computed_squares_stay_within_the_stated_error(name):
     assert (computed_UK <= square_UK + slack_UK).all()
 
 
+@pytest.mark.parametrize("name", DATA)
+def test_the_float64_search_alone_is_right_too(name):
+    """Where float32 proves a row, this path never runs; so it is asked for every row here."""
+    vectors = np.unique(DATA[name], axis=0)
+    names = [f"{row:04d}" for row in range(len(vectors))]
+    k = min(10, len(vectors) - 1)
+    if k:
+        neighbor_UK, distance_UK = distances.Frame.of(vectors).nearest(np.arange(len(vectors)), k)
+        expected_UK, expected_distance_UK = brute_force(vectors, names, k)
+        np.testing.assert_array_equal(neighbor_UK, expected_UK)
+        np.testing.assert_array_equal(distance_UK, expected_distance_UK)
+
+
 def test_a_middle_of_twins_is_found_beyond_the_first_of_them():
     twins = Twins.find(np.array([[0], [1], [0], [0], [1], [-0.0]], np.float32))
     assert twins.first_U.tolist() == [0, 1]
@@ -405,6 +419,11 @@ def test_without_faiss_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(BackendError, match=r"pip install 'astroray\[cpu\]' or 'astroray\[gpu\]'"):
         search(np.zeros((3, 2), np.float32), ["a", "b", "c"], SearchConfig())
+
+
+def test_importing_the_module_does_not_load_faiss():
+    code = "import sys, astroray.outliers; sys.exit('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_settings_of_faiss_are_put_back():

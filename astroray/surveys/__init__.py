@@ -7,6 +7,7 @@ from typing import Protocol, cast
 
 from astroray import storage
 from astroray.errors import ConfigError
+from astroray.surveys.object_tables import table_paths
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 
 __all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "read_shard"]
@@ -90,8 +91,12 @@ def _reader(name: str) -> Reader:
 def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     """The reader's name and its files; all files of one survey have one reader."""
     asked = uri.options.get("format")
-    files = storage.list_files(uri.location)
-    readers = {file.path: asked or _reader_of(file.path) for file in files}
+    tables = set(table_paths(uri.location, uri.options.get("table", "")))
+    files = [file for file in storage.list_files(uri.location) if file.path not in tables]
+    readers = {file.path: _reader_of(file.path) for file in files}
+    if asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
+        own = asked in readers.values()
+        readers = {p: asked if not own or r == asked else None for p, r in readers.items()}
     names = sorted({name for name in readers.values() if name})
     if not names:
         raise ConfigError(

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
+from astropy.coordinates import ICRS, BaseCoordinateFrame, SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS, WcsError
 from astropy.wcs.utils import wcs_to_celestial_frame
@@ -158,13 +159,14 @@ class FitsImage:
         wcs = WCS(self.header, naxis=None)
         if not wcs.has_celestial:
             return None
-        sky = wcs.celestial
+        sky = wcs if wcs.naxis == 2 else wcs.celestial
         world = sky.all_pix2world(x_px_N, y_px_N, 0)
         lon_N, lat_N = world[sky.wcs.lng], world[sky.wcs.lat]
         known_N = np.isfinite(lon_N) & np.isfinite(lat_N) & (np.abs(lat_N) <= 90.0)
-        frame = wcs_to_celestial_frame(sky)
         ra_N, dec_N = np.full(len(lon_N), np.nan), np.full(len(lon_N), np.nan)
-        ra_N[known_N], dec_N[known_N] = _to_icrs(frame, lon_N[known_N], lat_N[known_N])
+        ra_N[known_N], dec_N[known_N] = _to_icrs(
+            wcs_to_celestial_frame(sky), lon_N[known_N], lat_N[known_N]
+        )
         return ra_N, dec_N
 
 
@@ -185,10 +187,10 @@ def one_line(error: object) -> str:
 
 
 def _to_icrs(
-    frame: object, lon_deg_N: np.ndarray, lat_deg_N: np.ndarray
+    frame: BaseCoordinateFrame, lon_deg_N: np.ndarray, lat_deg_N: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    from astropy.coordinates import SkyCoord  # half a second that most surveys never need
-
+    if isinstance(frame, ICRS):
+        return lon_deg_N % 360.0, lat_deg_N
     sky = SkyCoord(lon_deg_N, lat_deg_N, unit="deg", frame=frame).icrs
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 

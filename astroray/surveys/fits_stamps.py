@@ -101,7 +101,8 @@ def read_mef(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Rejec
         names = _names(images)
         for row in range(len(images)) if rows is None else rows:
             name = names[row] or f"{shard.name}:{row}"
-            yield _read_stamp(file, [images[row]], row, name, shard)
+            stamp = _read_stamp(file, [images[row]], row, name, shard)
+            yield _place(stamp, images[row]) if isinstance(stamp, Stamp) else stamp
 
 
 def _names(images: Sequence[FitsImage]) -> list[str]:
@@ -123,6 +124,8 @@ def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Re
             with open_fits(path) as file:
                 images = file.sciences(str(shard.params["hdu"]))
                 stamp = _read_stamp(file, images, row, name, shard)
+                if isinstance(stamp, Stamp) and np.isnan(objects.ra_deg_N[row]):
+                    stamp = _place(stamp, images[0])
         except FileError as error:
             kind = "unreadable" if storage.exists(path) else "missing"
             stamp = Reject(row=row, stage="read", kind=kind, reason=str(error))
@@ -152,16 +155,22 @@ def _read_stamp(
         bands = _bands(images, [len(plane) for plane in planes], shard.params["bands"])
     except ShardError as error:
         return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
-    center = np.array([(width_px - 1) / 2]), np.array([(height_px - 1) / 2])
-    ra_deg_B, dec_deg_B = images[0].positions(*center)
     return Stamp(
         row=row,
         object_id=name,
-        ra_deg=float(ra_deg_B[0]),
-        dec_deg=float(dec_deg_B[0]),
+        ra_deg=np.nan,
+        dec_deg=np.nan,
         image_CYX=np.concatenate(planes),
         bands=bands,
     )
+
+
+def _place(stamp: Stamp, image: FitsImage) -> Stamp:
+    """The stamp with the position of its center, by its header."""
+    height_px, width_px = image.shape[-2:]
+    center = np.array([(width_px - 1) / 2]), np.array([(height_px - 1) / 2])
+    ra_deg_B, dec_deg_B = image.positions(*center)
+    return dataclasses.replace(stamp, ra_deg=float(ra_deg_B[0]), dec_deg=float(dec_deg_B[0]))
 
 
 def _bands(images: Sequence[FitsImage], counts: Sequence[int], asked: str) -> tuple[str, ...]:

@@ -224,8 +224,7 @@ def read_object_table(location: str, options: TableOptions) -> ObjectTable | Non
         if named:
             raise ConfigError(f"option {named[0]}= names a column of no table; add table=PATH")
         return None
-    folder = survey_folder(location)
-    tables = [_read(_resolve(name, folder), options) for name in options.table.split(",")]
+    tables = [_read(path, options) for path in table_paths(location, options.table)]
     if len(tables) == 1:
         return tables[0]
     objects = Objects(
@@ -235,6 +234,12 @@ def read_object_table(location: str, options: TableOptions) -> ObjectTable | Non
     )
     names = [name for table in tables for name in table.name_N]
     return ObjectTable(objects, names, " + ".join(table.where for table in tables))
+
+
+def table_paths(location: str, names: str) -> list[str]:
+    """Paths of the tables that `table=` names, comma-separated; relative ones from the survey."""
+    folder = survey_folder(location) if names else ""
+    return [_resolve(name, folder) for name in names.split(",") if name]
 
 
 def survey_folder(location: str) -> str:

@@ -10,12 +10,20 @@ from astropy import units
 
 from astroray.errors import ConfigError
 from astroray.surveys.image_columns import ImageColumn, image_column, is_image
-from astroray.surveys.object_tables import WELL_KNOWN
 
-WELL_KNOWN_IMAGES = (
-    "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp", "data",
-)  # fmt: skip
-"""Names of image columns that are tried where none is given; case and underscores do not matter."""
+WELL_KNOWN = {
+    "image": (
+        "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp",
+        "data",
+    ),
+    "id": ("object_id", "objid", "source_id", "target_id", "iauname", "designation", "id", "name"),
+    "ra": ("ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000", "right_ascension"),
+    "dec": (
+        "dec", "de", "dec_deg", "de_deg", "decj2000", "dej2000", "dec_icrs", "de_icrs",
+        "delta_j2000", "declination",
+    ),
+}  # fmt: skip
+"""Names of columns that are tried where none is given; case and underscores do not matter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +68,11 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
     """Which columns are read, and how. Raises ConfigError where that is unclear."""
     names = file.schema_arrow.names
     schema = pa.schema([field for field in file.schema_arrow if names.count(field.name) == 1])
-    image = _find(schema, options.image, WELL_KNOWN_IMAGES, is_image, "image", path)
+    image = _find(schema, options.image, is_image, "image", path)
     if image is None:
         found = [field.name for field in schema if is_image(field)]
         raise ConfigError(
-            f"no image column in {path}: tried {', '.join(WELL_KNOWN_IMAGES)}; columns that can "
+            f"no image column in {path}: tried {', '.join(WELL_KNOWN['image'])}; columns that can "
             f"hold images: {', '.join(found) or 'none'}; name one with image="
         )
     stored = image_column(
@@ -74,9 +82,9 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
         pixels=options.pixels,
         where=path,
     )
-    object_id = _find(schema, options.id, WELL_KNOWN["id"], _is_identifier, "id", path)
-    ra = _find(schema, options.ra, WELL_KNOWN["ra"], _is_number, "ra", path)
-    dec = _find(schema, options.dec, WELL_KNOWN["dec"], _is_number, "dec", path)
+    object_id = _find(schema, options.id, _is_identifier, "id", path)
+    ra = _find(schema, options.ra, _is_number, "ra", path)
+    dec = _find(schema, options.dec, _is_number, "dec", path)
     if ra is None or dec is None:
         ra = dec = None  # half a position is none
     return ParquetColumns(
@@ -105,7 +113,6 @@ def _leaves(file: pq.ParquetFile, image: ImageColumn, names: set[str]) -> list[s
 def _find(
     schema: pa.Schema,
     asked: str,
-    well_known: Sequence[str],
     is_fit: Callable[[pa.Field], bool],
     option: str,
     path: str,
@@ -113,7 +120,7 @@ def _find(
     """Name of the column for `option`: the one asked for, else the first well-known one."""
     fields = {_plain(field.name): field for field in reversed(list(schema))}
     if not asked:
-        found = (fields[_plain(name)] for name in well_known if _plain(name) in fields)
+        found = (fields[_plain(name)] for name in WELL_KNOWN[option] if _plain(name) in fields)
         return next((field.name for field in found if is_fit(field)), None)
     index = schema.get_field_index(asked)
     field = schema.field(index) if index >= 0 else fields.get(_plain(asked))

@@ -1,0 +1,139 @@
+"""The ledger: done marks, attempts, rejects, conservation, fingerprints."""
+
+import dataclasses
+
+import pytest
+
+from astroray import ledger, storage
+from astroray.errors import LedgerError
+from astroray.ledger import Receipt, RunRecord
+from astroray.surveys.shards import Reject, Shard
+
+
+def receipt(shard="a", read=5, embedded=4, rejected=1):
+    return Receipt(
+        shard=shard,
+        rows_read=read,
+        rows_embedded=embedded,
+        rows_rejected=rejected,
+        shard_rejected=False,
+        checksum="0",
+        attempt=1,
+        seconds=0.1,
+        bytes_read=10,
+    )
+
+
+def record(**changes):
+    base = RunRecord(
+        survey="hdf", fingerprint="f1", config={"k": 10, "out": "x"}, created="2026-01-01T00:00:00Z"
+    )
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return str(tmp_path / "run")
+
+
+def test_a_receipt_that_lost_a_row_cannot_be_made():
+    with pytest.raises(LedgerError, match="not conserved in shard a: read 5, embedded 3"):
+        receipt(embedded=3)
+
+
+def test_a_shard_is_done_when_its_mark_stands_and_the_mark_comes_last(run_dir, monkeypatch):
+    order = []
+    publish = storage.publish
+    monkeypatch.setattr(
+        storage, "publish", lambda path, data: (order.append(path), publish(path, data))
+    )
+    reject = Reject(row=2, stage="read", kind="corrupt", reason="cut off")
+    ledger.finish_shard(run_dir, receipt(), embeddings=b"E", rejects=[reject])
+    assert [path.removeprefix(run_dir) for path in order] == [
+        "/embeddings/a.parquet",
+        "/rejects/a.parquet",
+        "/ledger/done/a.json",
+    ]
+    assert ledger.done_shards(run_dir) == {"a"}
+    assert ledger.read_receipt(run_dir, "a") == receipt()
+
+
+def test_finishing_twice_changes_nothing(run_dir):
+    for _ in range(2):
+        ledger.finish_shard(run_dir, receipt(rejected=1), embeddings=b"E", rejects=[])
+    assert storage.list_names(run_dir + "/embeddings") == ["a.parquet"]
+    assert ledger.read_rejects(run_dir).num_rows == 0
+
+
+def test_rejects_of_an_earlier_attempt_do_not_stay(run_dir):
+    reject = Reject(row=None, stage="read", kind="unreadable", reason="cut off")
+    ledger.write_rejects(run_dir, "a", [reject], attempt=1)
+    assert ledger.read_rejects(run_dir).to_pylist() == [
+        {
+            "shard": "a",
+            "row": None,
+            "stage": "read",
+            "class": "unreadable",
+            "reason": "cut off",
+            "attempt": 1,
+        }
+    ]
+    ledger.write_rejects(run_dir, "a", [], attempt=2)
+    assert ledger.read_rejects(run_dir).num_rows == 0
+
+
+def test_attempts_are_counted_by_session(run_dir):
+    assert [ledger.begin_attempt(run_dir, "a", "S1") for _ in range(3)] == [1, 2, 3]
+    assert ledger.begin_attempt(run_dir, "b", "S1") == 1
+    assert ledger.begin_attempt(run_dir, "a", "S2") == 1
+
+
+def test_an_undone_shard_is_to_do_again(run_dir):
+    ledger.finish_shard(run_dir, receipt(), embeddings=b"", rejects=[])
+    ledger.undo_shard(run_dir, "a")
+    assert ledger.done_shards(run_dir) == set()
+
+
+def test_a_listing_comes_back_as_it_was_written(run_dir):
+    file = storage.InputFile(path="/x/a.fits", size_bytes=3, version="7")
+    shards = [
+        Shard(name="a", reader="fields", inputs=(file,), params={"hdu": 1}, num_rows=None),
+        Shard(name="b", reader="simulated", inputs=(), params={}, num_rows=10),
+    ]
+    assert ledger.read_listing(run_dir) == []
+    ledger.write_listing(run_dir, shards)
+    assert ledger.read_listing(run_dir) == shards
+
+
+def test_a_run_directory_belongs_to_one_fingerprint(run_dir):
+    ledger.open_run(run_dir, record())
+    changed = record(fingerprint="f2", config={"k": 20, "out": "x"})
+    with pytest.raises(LedgerError, match=r"fingerprint f1, expected f2.: k differ"):
+        ledger.open_run(run_dir, changed)
+
+
+def test_a_run_goes_on_with_what_it_knew(run_dir):
+    ledger.open_run(run_dir, record()).publish(run_dir)
+    dataclasses.replace(record(), state="failed", error="x", seconds={"list": 1.0}).publish(run_dir)
+    resumed = ledger.open_run(run_dir, record(created="2027-01-01T00:00:00Z"))
+    assert (resumed.state, resumed.error) == ("running", "")
+    assert resumed.created == "2026-01-01T00:00:00Z"
+    assert resumed.seconds == {"list": 1.0}
+
+
+def test_the_fingerprint_is_the_science_alone():
+    assert ledger.fingerprint({"a": 1, "b": 2}) == ledger.fingerprint({"b": 2, "a": 1})
+    assert ledger.fingerprint({"a": 1}) != ledger.fingerprint({"a": 2})
+
+
+def test_rejects_are_summed_by_kind_with_an_example(run_dir):
+    rows = [Reject(row=i, stage="read", kind="corrupt", reason=f"r{i}") for i in range(3)]
+    whole = Reject(row=None, stage="read", kind="unreadable", reason="cut off")
+    ledger.write_rejects(run_dir, "a", rows, attempt=1)
+    ledger.write_rejects(run_dir, "b", [whole], attempt=1)
+    summary = ledger.summarize_rejects(ledger.read_rejects(run_dir))
+    assert [(kind["class"], kind["rows"], kind["shards"]) for kind in summary] == [
+        ("corrupt", 3, 0),
+        ("unreadable", 0, 1),
+    ]
+    assert summary[0]["reason"] == "r0"

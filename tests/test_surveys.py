@@ -1,0 +1,97 @@
+"""Which reader opens which survey, and listings that only grow."""
+
+import numpy as np
+import pytest
+
+from astroray import surveys
+from astroray.errors import ConfigError
+from astroray.surveys.shards import SurveyUri, parse_options
+from tests.surveys_made import write_pictures
+
+
+@pytest.mark.parametrize(
+    ("text", "location", "options"),
+    [
+        ("hdf", "hdf", {}),
+        ("sim:galaxies?count=20&seed=7", "sim:galaxies", {"count": "20", "seed": "7"}),
+        ("data/p?.jpg", "data/p?.jpg", {}),
+        ("data/p?.jpg?table=a.csv", "data/p?.jpg", {"table": "a.csv"}),
+        ("s3://bucket/x?bands=g,r", "s3://bucket/x", {"bands": "g,r"}),
+    ],
+)
+def test_a_survey_is_a_location_and_options(text, location, options):
+    uri = SurveyUri.parse(text)
+    assert (uri.location, dict(uri.options)) == (location, options)
+    assert str(uri) == text
+
+
+def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
+    write_pictures(tmp_path, 1)
+    np.save(tmp_path / "a.npy", np.zeros((3, 8, 8)))
+    with pytest.raises(ConfigError, match="mixes files for several readers .arrays, pictures."):
+        surveys.list_shards(str(tmp_path))
+    (shard,) = surveys.list_shards(f"{tmp_path}?format=pictures").shards
+    assert shard.reader == "pictures"
+
+
+def test_a_table_in_the_folder_is_no_part_of_the_survey(tmp_path):
+    write_pictures(tmp_path, 2)
+    (tmp_path / "t.parquet").touch()
+    with pytest.raises(ConfigError, match="mixes files"):
+        surveys.list_shards(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"t\.parquet"):
+        surveys.list_shards(f"{tmp_path}?table=t.parquet")  # the reader looks at it, and says so
+
+
+def test_a_place_without_survey_files_is_refused(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="found 1 files, expected one of"):
+        surveys.list_shards(str(tmp_path))
+
+
+def test_an_unknown_format_is_refused(tmp_path):
+    write_pictures(tmp_path, 1)
+    with pytest.raises(ConfigError, match="format is 'webp'"):
+        surveys.list_shards(f"{tmp_path}?format=webp")
+
+
+def test_a_listing_only_grows_and_membership_never_changes(tmp_path):
+    write_pictures(tmp_path, 3)
+    first = surveys.list_shards(str(tmp_path)).shards
+    write_pictures(tmp_path / "later", 2)
+    second = surveys.list_shards(str(tmp_path), known=first)
+    assert second.shards[:1] == first
+    assert [len(shard.inputs) for shard in second.shards] == [3, 2]
+    assert not second.changed
+
+
+def test_changed_bytes_of_a_known_file_are_found(tmp_path):
+    paths = write_pictures(tmp_path, 3)
+    known = surveys.list_shards(str(tmp_path)).shards
+    paths[1].write_bytes(paths[1].read_bytes() + b"x")
+    listing = surveys.list_shards(str(tmp_path), known=known)
+    assert list(listing.changed) == [known[0].name]
+    assert listing.shards == known
+
+
+def test_a_shard_is_named_by_its_members_alone(tmp_path):
+    write_pictures(tmp_path, 3)
+    names = [surveys.list_shards(str(tmp_path)).shards[0].name for _ in range(2)]
+    assert names[0] == names[1]
+    write_pictures(tmp_path, 4)
+    assert surveys.list_shards(str(tmp_path)).shards[0].name != names[0]
+
+
+def test_options_are_checked_by_name_and_type():
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Options:
+        size: int = 32
+        deep: bool = False
+
+    assert parse_options(Options, {"size": "64", "deep": "yes"}) == Options(size=64, deep=True)
+    with pytest.raises(ConfigError, match="'sise' is unknown"):
+        parse_options(Options, {"sise": "64"})
+    with pytest.raises(ConfigError, match="size is 'big', expected int"):
+        parse_options(Options, {"size": "big"})

@@ -5,6 +5,7 @@ to `run.json` before the first row is read.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ import yaml
 
 from astroray import storage
 from astroray.encoders import ENCODERS
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, FileError
 from astroray.neighbors import SearchConfig
 from astroray.surveys.shards import SurveyUri
 from astroray.training import FitConfig
@@ -106,10 +107,8 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
         if value is not None:
             _put(values, key.split("."), value)
     values |= {"survey": _absolute(survey), "out": out}
-    config = from_dict(ScanConfig, values, where=file or "the flags")
-    return dataclasses.replace(
-        config, encoder=dataclasses.replace(config.encoder, name=config.encoder.name)
-    )
+    config: ScanConfig = from_dict(ScanConfig, values, where=file or "the flags")
+    return config
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -176,6 +175,8 @@ def _type_name(hint: Any) -> str:
 def _load_yaml(file: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(storage.read_bytes(file).decode()) or {}
+    except FileError as error:
+        raise ConfigError(f"{error}; give the path of a YAML file to --config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a YAML file: {error}") from None
     if not isinstance(values, dict):
@@ -191,8 +192,6 @@ def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
 
 def _absolute(survey: str) -> str:
     """Local surveys are known by their absolute path, so that a run may go on from elsewhere."""
-    import os
-
     uri = SurveyUri.parse(survey)
     location = uri.location
     if ":" in location.partition("/")[0] or not (

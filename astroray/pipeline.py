@@ -18,7 +18,7 @@ from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.surveys.shards import Shard
-from astroray.thumbnails import thumbnail_table
+from astroray.thumbnails import publish_thumbnails
 from astroray.training import FitProgress, fit_network
 from astroray.workers import WorkerPlan
 
@@ -307,9 +307,7 @@ class _Run:
             with workers.plain_errors():
                 for batch in rendered.iter_batches(batch_size=None, prefetch_batches=0):
                     pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
-        names = sorted(pictures)
-        table = thumbnail_table(names, [pictures[name] for name in names])
-        ledger.publish_table(storage.join(self.out, "thumbnails", "thumbnails.parquet"), table)
+        publish_thumbnails(self.out, pictures)
         faults.reach("thumbnails")
         self._end("report", started)
 

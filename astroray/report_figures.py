@@ -176,6 +176,7 @@ def _principal_plane(embedding_MD: np.ndarray) -> tuple[np.ndarray, float]:
     norm_M = np.linalg.norm(centered_MD, axis=1)
     reach = 3 * float(np.median(norm_M)) or 1.0
     reined_MD = centered_MD * np.minimum(1, reach / np.maximum(norm_M, reach))[:, None]
+    reined_MD -= reined_MD.mean(axis=0)
     basis_DK = np.random.default_rng(0).standard_normal(
         (embedding_MD.shape[1], min(embedding_MD.shape[1], 12))
     )

@@ -6,8 +6,8 @@ import logging
 import os
 import secrets
 import shutil
-import tempfile
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast

@@ -288,7 +288,7 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(text[: len(text) // 2] if cut else text)
         self.close_connection = self.close_connection or cut
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = _answer  # noqa: N815 (http.server's names)
+    do_GET = do_HEAD = do_PUT = do_DELETE = _answer
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -42,7 +42,13 @@ def survey(
     fields = [pa.field(name, column.type, metadata=facts)]
     fields += [pa.field(key, value.type) for key, value in (others or {}).items()]
     table = pa.table([column, *(others or {}).values()], schema=pa.schema(fields))
-    pq.write_table(table, folder / file, row_group_size=row_group_size, write_page_checksum=True)
+    pq.write_table(
+        table,
+        folder / file,
+        row_group_size=row_group_size,
+        use_dictionary=False,
+        write_page_checksum=True,
+    )
     return folder / file
 
 

@@ -1,5 +1,6 @@
 """Tests of astroray.catalog: valid HATS, equal bytes for equal rows, whole or absent, exports."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from astropy.table import Table
 from astroray import schema, storage
 from astroray.catalog import export_catalog, read_catalog, write_catalog
 from astroray.errors import ConfigError, LedgerError, SchemaError
+from tests.catalogs_made import by_rank, make_catalog
 
 CREATED = "2026-01-02T03:04UTC"
 THIRD_PARTY = pytest.mark.filterwarnings(
@@ -21,36 +23,6 @@ THIRD_PARTY = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:dask.*",
     "ignore::DeprecationWarning:distributed.*",
 )
-
-
-def make_catalog(num_rows: int, *, num_unplaced: int = 0, seed: int = 5) -> pa.Table:
-    """CATALOG rows at random positions; the last `num_unplaced` have none."""
-    rng = np.random.default_rng(seed)
-    ra_deg, dec_deg = (
-        rng.uniform(0, 360, num_rows),
-        np.degrees(np.arcsin(rng.uniform(-1, 1, num_rows))),
-    )
-    ra_deg[num_rows - num_unplaced :] = np.nan
-    names = [f"obj {i}" for i in range(num_rows)]
-    lengths = rng.integers(0, 4, num_rows)
-    columns = schema.identity(names, ra_deg, dec_deg) | {
-        "shard": pa.array([f"s{i % 3}" for i in range(num_rows)], pa.string()),
-        "row": pa.array(range(num_rows), pa.int64()),
-        "model_id": pa.array(["m"] * num_rows, pa.string()),
-        "outlier_score": pa.array(
-            [float(x) if k else None for x, k in zip(rng.random(num_rows), lengths, strict=True)],
-            pa.float64(),
-        ),
-        "rank": pa.array(rng.permutation(num_rows) + 1, pa.int64()),
-        "score_kind": pa.array(["exact"] * num_rows, pa.string()),
-        "certified": pa.array(rng.random(num_rows) < 0.1, pa.bool_()),
-        "neighbor_id": pa.array([names[:k] for k in lengths], pa.list_(pa.string())),
-        "neighbor_distance": pa.array(
-            [sorted(rng.random(k)) for k in lengths], pa.list_(pa.float64())
-        ),
-        "processing_flags": pa.array(rng.integers(0, 4, num_rows), pa.int32()),
-    }
-    return pa.table(columns, schema=schema.CATALOG)
 
 
 def write(table: pa.Table, run_dir: Path, *, rows_per_pixel: int = 1_000_000) -> list[str]:
@@ -67,10 +39,6 @@ def digests(run_dir: Path) -> dict[str, str]:
         for path in files
         if path.name != "hats.properties"
     }
-
-
-def by_rank(table: pa.Table) -> pa.Table:
-    return table.sort_by("rank").combine_chunks()
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +200,24 @@ def test_a_write_killed_at_any_file_leaves_no_catalog_until_written_again(
             read_catalog(str(tmp_path))
     write(table, tmp_path)
     assert digests(tmp_path) == digests(tmp_path / "whole")
+
+
+def test_a_catalog_is_taken_down_from_its_completing_file_on(tmp_path, monkeypatch):
+    old = make_catalog(60, num_unplaced=5)
+    num_files = len(write(old, tmp_path, rows_per_pixel=9))
+    for survivors in range(num_files):
+        write(old, tmp_path, rows_per_pixel=9)
+        left = iter(range(survivors))
+
+        def delete(path: str, left=left, real=storage.delete) -> None:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(path)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(storage, "delete", delete)
+            write(make_catalog(9, num_unplaced=9), tmp_path)
+        assert (tmp_path / "catalog" / "hats.properties").exists() == (survivors == 0)
 
 
 def test_extra_properties_are_kept_but_cannot_replace_the_layout(tmp_path):

@@ -49,7 +49,7 @@ def test_the_principal_plane_keeps_distances_that_lie_in_a_plane():
     before, after = (np.linalg.norm(v[:, None] - v, axis=2) for v in (plane_M2, xy_M2))
     np.testing.assert_allclose(after, before, atol=1e-9)
     assert xy_M2[:, 0].std() > xy_M2[:, 1].std()
-    assert share == pytest.approx(1)
+    assert share == pytest.approx(1, abs=1e-4)  # what is reined in may leave the plane a little
 
 
 def test_one_extreme_object_does_not_squeeze_the_others_into_a_spot():

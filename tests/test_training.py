@@ -45,6 +45,15 @@ def _assert_same_bytes(result, expected) -> None:
         assert torch.equal(result.state_dict[name], tensor), name
 
 
+def _as_worker(rank: int, num_workers: int, config: FitConfig, sample_NCYX: torch.Tensor):
+    plan = passes.Plan(sample_path="", encoder="cae", network=NETWORK, config=config, folder="")
+    place = passes.Place(
+        rank=rank, num_workers=num_workers, device=torch.device("cpu"), threads=1,
+        wrap=lambda module: module, report=lambda progress: None,
+    )  # fmt: skip
+    return passes._Fit(sample_NCYX, plan, place, None)
+
+
 def test_the_same_fit_gives_the_same_bytes_and_another_seed_others(sample_path, tmp_path):
     first = _fit(sample_path, tmp_path / "a")
     _assert_same_bytes(_fit(sample_path, tmp_path / "b"), first)
@@ -131,14 +140,7 @@ def test_every_image_is_in_one_batch_of_each_pass_and_of_one_worker(tmp_path):
     for number in range(2):
         shares = []
         for rank in range(3):
-            plan = passes.Plan(
-                sample_path="", encoder="cae", network=NETWORK, config=config, folder=""
-            )
-            place = passes.Place(
-                rank=rank, num_workers=3, device=torch.device("cpu"), threads=1,
-                wrap=lambda module: module, report=lambda progress: None,
-            )  # fmt: skip
-            fit = passes._Fit(sample_NCYX, plan, place, None)
+            fit = _as_worker(rank, 3, config, sample_NCYX)
             shares.append([image[:, 0, 0, 0].tolist() for image in fit._batches(number)])
         assert {len(batches) for batches in shares} == {4}  # ceil(50 / 16) steps for all
         rows = [row for batches in shares for batch in batches for row in batch]
@@ -243,14 +245,30 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_two_training_workers_repeat_to_the_last_bit(ray_cluster, sample_path, tmp_path):
+def test_two_training_workers_take_the_steps_of_their_mean_gradient_to_the_last_bit(
+    ray_cluster, sample_path, tmp_path
+):
     config = dataclasses.replace(SMALL, num_passes=2, train_workers=2)
-    results = [
-        fit_network(sample_path, "cae", NETWORK, config, str(tmp_path / name), report=print)
-        for name in ("a", "b")
-    ]
-    _assert_same_bytes(*results)
-    assert results[0].train_workers == 2
+    result = fit_network(
+        sample_path, "cae", NETWORK, config, str(tmp_path), report=lambda progress: None
+    )
+    assert result.train_workers == 2
+    sample_NCYX = torch.from_numpy(np.load(sample_path))
+    with passes._repeatable(result.threads, torch.device("cpu")):
+        first, second = (_as_worker(rank, 2, config, sample_NCYX) for rank in range(2))
+        for number in range(2):
+            for images in zip(first._batches(number), second._batches(number), strict=True):
+                gradients = [_gradients(first, image_BCYX) for image_BCYX in images]
+                for parameter, *pair in zip(first.network.parameters(), *gradients, strict=True):
+                    # fused Adam wants the parameter's memory layout
+                    parameter.grad = torch.empty_like(parameter).copy_(sum(pair) / 2)
+                first.optimizer.step()
+    for name, tensor in first.network.state_dict().items():
+        assert torch.equal(result.state_dict[name], tensor), name
+
+
+def _gradients(fit: passes._Fit, image_BCYX: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return torch.autograd.grad(fit.objective(image_BCYX), list(fit.network.parameters()))
 
 
 @pytest.mark.ray

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray import storage
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, FileError
 from astroray.preparation import Preparation
 
 __all__ = ["ENCODERS", "Model", "build_network", "load_model", "save_model"]
@@ -91,10 +91,7 @@ class Model:
 def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
     """The untrained network of an encoder. Raises ConfigError on an unknown name."""
     if encoder not in ENCODERS:
-        raise ConfigError(
-            f"encoder is {encoder!r}, expected one of {sorted(ENCODERS)} or the path of a model "
-            "file (model.safetensors)"
-        )
+        raise _unknown_encoder(encoder)
     module, name = ENCODERS[encoder].network.split(":")
     network = getattr(importlib.import_module(f"astroray.encoders.{module}"), name)
     built: nn.Module = network(**network_config)
@@ -142,6 +139,8 @@ def load_model(path: str) -> Model:
         with storage.local_copy(path) as local, safetensors.safe_open(local, "pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileError:
+        raise _unknown_encoder(path) from None
     except safetensors.SafetensorError as error:
         raise ConfigError(f"{path} is not a model file: {error}; fit one with a scan") from None
     if "astroray" not in metadata:
@@ -172,6 +171,13 @@ def load_model(path: str) -> Model:
         live_D=tensors["frame.live"],
         fit=json.loads(metadata["fit"]),
         model_id=model_id,
+    )
+
+
+def _unknown_encoder(name: str) -> ConfigError:
+    return ConfigError(
+        f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
+        "(model.safetensors)"
     )
 
 

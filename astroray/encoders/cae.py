@@ -39,7 +39,7 @@ class UpsampledConv2d(SameConv2d):
     memory. Kernels of 2 to 4 px.
     """
 
-    taps_PTK: Tensor  # noqa: N815
+    taps_PTK: Tensor
 
     def __init__(self, num_in: int, num_out: int, kernel_px: int) -> None:
         super().__init__(num_in, num_out, kernel_px)

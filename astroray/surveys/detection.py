@@ -40,6 +40,7 @@ class DetectionOptions:
     """Only so many sources of an image, the brightest; 0 keeps all."""
 
     def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
         least = {
             "min_area": 1, "deblend_levels": 1, "box_px": 1, "filter_px": 1, "max_sources": 0,
             "min_distance_px": 0, "deblend_contrast": 0,
@@ -162,7 +163,7 @@ def _select(sources: np.ndarray, options: DetectionOptions) -> np.ndarray:
     """Sources that `min_distance_px` and `max_sources` leave, the brightest first."""
     ordered = sources[np.lexsort((sources["x"], sources["y"], -sources["flux"]))]
     if options.min_distance_px > 0 and len(ordered) > 1:
-        from scipy.spatial import cKDTree  # type: ignore[import-untyped]
+        from scipy.spatial import cKDTree
 
         tree = cKDTree(np.stack([ordered["x"], ordered["y"]], axis=1))
         kept = np.ones(len(ordered), bool)

@@ -58,6 +58,7 @@ class FieldOptions(DetectionOptions):
     """Name of this reader."""
 
     def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
         super().__post_init__()
         if self.size < 1:
             raise ConfigError(f"survey option size is {self.size}, expected 1 or more")

@@ -61,6 +61,7 @@ class FitsCutoutOptions(TableOptions):
     """Name of this reader."""
 
     def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
         if self.layout not in LAYOUTS:
             raise ConfigError(f"layout is {self.layout!r}, expected one of {LAYOUTS}")
         if self.shard_rows < 1:

@@ -1,0 +1,78 @@
+"""The command line: messages and exit codes, without starting Ray."""
+
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from astroray import __version__
+from astroray.cli import cli
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, list(arguments))
+
+
+def test_help_names_every_verb():
+    text = run("--help").output
+    for verb in ("scan", "simulate", "status", "verify", "retry-rejects", "export", "doctor"):
+        assert verb in text
+
+
+def test_version_is_the_package_s():
+    assert __version__ in run("--version").output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scan", "hdf", "--out", "x", "--set", "k"], "expected KEY=VALUE"),
+        (
+            ["scan", "hdf", "--out", "x", "--set", "search.kk=3"],
+            "search.kk in the flags is unknown",
+        ),
+        (["scan", "hdf", "--out", "x", "--config", "missing.yaml"], "missing.yaml is missing"),
+        (["scan", "hdf", "--out", ""], "out is empty"),
+        (["simulate", "sim:galaxies?count=-1", "--out", "x"], "count"),
+        (["bench", "nothing"], "no benchmarks/nothing.py"),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(
+    arguments, message, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("verb", ["status", "verify", "retry-rejects"])
+def test_a_folder_without_a_run_is_said_to_be_one(verb, tmp_path):
+    result = run(verb, str(tmp_path))
+    assert result.exit_code == 1
+    assert "holds no run.json, expected the --out of a scan" in result.output
+
+
+def test_the_doctor_says_what_there_is():
+    result = run("doctor")
+    for word in ("processor", "memory", "FAISS", "GPU", "Triton", "S3"):
+        assert word in result.output
+    assert result.exit_code == 0, result.output
+
+
+def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither():
+    code = (
+        "import sys, astroray, astroray.cli, astroray.surveys, astroray.catalog, astroray.ledger\n"
+        "print([name for name in ('torch', 'ray', 'faiss') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_simulate_writes_shards_and_truth(tmp_path):
+    result = run("simulate", "sim:galaxies?count=30&size=16&shard_rows=20", "--out", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert len(list((tmp_path / "shards").iterdir())) == 2
+    assert (tmp_path / "truth.parquet").is_file()

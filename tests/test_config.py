@@ -1,0 +1,82 @@
+"""Settings: flags before the file, the file before the defaults; every key and type checked."""
+
+import json
+
+import pytest
+
+from astroray.config import ScanConfig, from_dict, load_config, to_dict
+from astroray.errors import ConfigError
+from astroray.ledger import fingerprint
+
+
+def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
+    file = tmp_path / "scan.yaml"
+    file.write_text("search: {k: 20, top: 50}\nbatch_size: 16\n")
+    config = load_config("hdf", "out", str(file), {"search.k": 5, "workers": None})
+    assert (config.search.k, config.search.top) == (5, 50)
+    assert (config.batch_size, config.workers, config.encoder.name) == (16, "auto", "attcae")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("serch: {k: 3}", "setting serch in .* is unknown, expected one of"),
+        ("search: {kk: 3}", "setting search.kk in .* is unknown"),
+        ("search: {k: ten}", "setting search.k in .* is 'ten', expected int"),
+        ("search: {k: true}", "setting search.k in .* is True"),
+        ("search: 3", "expected a section of keys"),
+        ("search: {score: median}", "search.score in .* is 'median'"),
+        ("search: {k: 0}", "k is 0"),
+        ("[1, 2]", "holds list, expected keys and values"),
+        ("a: [", "is not a YAML file"),
+        ("max_rejected: 2", "max_rejected is 2.0, expected a share"),
+        ("batch_size: 0", "batch_size is 0, expected at least 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):
+    file = tmp_path / "scan.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_config("hdf", "out", str(file), {})
+
+
+def test_a_configuration_survives_json():
+    config = load_config("hdf", "out", None, {"encoder.bands": ["R", "G"], "fit.num_passes": 3})
+    again = from_dict(ScanConfig, json.loads(json.dumps(to_dict(config))), where="run.json")
+    assert again == config
+
+
+def test_a_local_survey_is_known_by_its_absolute_path(tmp_path, monkeypatch):
+    (tmp_path / "sky").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load_config("sky?table=t.csv", "out", None, {}).survey == f"{tmp_path}/sky?table=t.csv"
+    for survey in ("hdf", "sim:galaxies?count=3", "s3://bucket/sky"):
+        assert load_config(survey, "out", None, {}).survey == survey
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "same"),
+    [
+        ("workers", "1", True),
+        ("search.num_threads", 2, True),
+        ("max_rejected", 0.5, True),
+        ("search.k", 5, False),
+        ("batch_size", 8, False),
+        ("fit.num_passes", 2, False),
+        ("seed", 1, False),
+    ],
+)
+def test_the_fingerprint_holds_the_science_and_nothing_else(flag, value, same):
+    prints = [
+        fingerprint(load_config("hdf", "a", None, flags).science(model_id="", device="cpu"))
+        for flags in ({}, {flag: value})
+    ]
+    assert (prints[0] == prints[1]) == same
+
+
+def test_a_model_file_is_known_by_its_content_and_the_fit_s_settings_do_not_matter():
+    prints = [
+        fingerprint(load_config("hdf", "a", None, flags).science(model_id="m1", device="cpu"))
+        for flags in ({"encoder.name": "x/model"}, {"encoder.name": "y/model", "max_fit_rows": 9})
+    ]
+    assert prints[0] == prints[1]

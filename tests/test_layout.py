@@ -1,0 +1,72 @@
+"""Rules of the code base that no linter knows."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+import astroray
+from astroray.cli import cli
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted((ROOT / "astroray").rglob("*.py"))
+VAGUE = {"utils", "helpers", "common", "base", "manager", "misc"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_short_and_say_what_they_decide(path):
+    text = path.read_text()
+    assert text.count("\n") <= 400, "split it: a file owns one decision"
+    docstring = ast.get_docstring(ast.parse(text))
+    assert docstring, "a file opens with one sentence"
+    assert path.stem not in VAGUE
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_at_most_60_lines(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 60, node.name
+
+
+def test_the_version_is_in_one_place_and_in_the_changelog():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == astroray.__version__
+    assert f"## [{astroray.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_public_names_can_be_imported():
+    for name in astroray.__all__:
+        assert getattr(astroray, name).__doc__
+
+
+def test_the_flags_of_a_scan_are_frozen():
+    command = cli.commands["scan"]
+    flags = sorted(p.opts[-1] for p in command.params if isinstance(p, click.Option))
+    assert flags == [
+        "--config",
+        "--encoder",
+        "--k",
+        "--max-rejected",
+        "--out",
+        "--set",
+        "--top",
+        "--train-workers",
+        "--workers",
+    ]
+
+
+def test_every_dependency_is_pinned_for_ci():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"]]
+    for extra in ("cpu", "dev"):
+        wanted += project["optional-dependencies"][extra]
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    names = {text.partition(">")[0].partition("[")[0].strip().lower() for text in wanted}
+    assert names <= pinned, names - pinned

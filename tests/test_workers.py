@@ -1,0 +1,108 @@
+"""Plans that would hang are refused; a local Ray is started behind a token, and leaves nothing."""
+
+import pytest
+
+from astroray.errors import ConfigError, DataError, StorageError
+from astroray.workers import plain_errors, plan_workers, remotely
+
+
+def plan(workers="auto", *, num_gpus=None, num_shards=100, **resources):
+    return plan_workers(
+        workers=workers, num_gpus=num_gpus, num_shards=num_shards, resources=resources
+    )
+
+
+def test_two_workers_fit_on_two_cores_and_leave_room_to_read():
+    got = plan(CPU=2.0)
+    assert (got.min_workers, got.max_workers, got.device) == (2, 2, "cpu")
+    assert got.max_workers * got.num_cpus < 2
+
+
+def test_one_core_has_one_worker():
+    assert plan(CPU=1.0).max_workers == 1
+
+
+def test_no_more_workers_than_shards():
+    assert plan(CPU=64.0, num_shards=3).max_workers == 3
+    assert plan(CPU=64.0, num_shards=0).max_workers == 1
+
+
+def test_a_pool_may_grow_within_bounds():
+    got = plan("1..2", CPU=2.0)
+    assert (got.min_workers, got.max_workers) == (1, 2)
+    got = plan("2..500", CPU=2.0)  # a cluster that scales up may get there
+    assert (got.min_workers, got.max_workers) == (2, 500)
+
+
+@pytest.mark.parametrize("workers", ["3", "3..9", "100"])
+def test_a_plan_that_would_hang_is_refused_with_what_fits(workers):
+    with pytest.raises(ConfigError, match=r"only 2 fit: each needs 0\.75 CPUs"):
+        plan(workers, CPU=2.0)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "two", "3..1", "..", "1...2"])
+def test_workers_that_are_no_number_are_refused(workers):
+    with pytest.raises(ConfigError, match=r"expected auto, N, or MIN\.\.MAX"):
+        plan(workers, CPU=4.0)
+
+
+def test_a_gpu_each_where_there_are_any():
+    got = plan(CPU=16.0, GPU=4.0)
+    assert (got.max_workers, got.num_gpus, got.device) == (4, 1.0, "cuda")
+
+
+def test_a_fraction_of_a_gpu_makes_room_for_more_workers():
+    got = plan(num_gpus=0.25, CPU=16.0, GPU=2.0)
+    assert (got.max_workers, got.num_gpus, got.device) == (8, 0.25, "cuda")
+
+
+def test_gpus_can_be_left_alone():
+    got = plan(num_gpus=0.0, CPU=4.0, GPU=4.0)
+    assert (got.max_workers, got.device) == (4, "cpu")
+
+
+def test_a_gpu_that_is_asked_for_and_absent_is_an_error():
+    with pytest.raises(ConfigError, match=r"needs 0\.75 CPUs and 1 GPUs, the cluster has 2 and 0"):
+        plan(num_gpus=1.0, CPU=2.0)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_a_worker_s_own_error_comes_back_as_it_was(ray_cluster):
+    def refuse():
+        raise StorageError("the disk is full; free some space")
+
+    with pytest.raises(StorageError, match=r"^the disk is full; free some space$"):
+        remotely(refuse, num_cpus=0.5)()
+
+    def fail():
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        remotely(fail, num_cpus=0.5)()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_an_error_inside_ray_data_comes_back_as_it_was(ray_cluster):
+    import ray.data
+
+    def refuse(batch):
+        raise DataError("row 3 is broken")
+
+    rows = ray.data.from_items([{"x": 1}]).map_batches(refuse)
+    with pytest.raises(DataError, match=r"^row 3 is broken$"), plain_errors():
+        rows.take_all()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
+    import os
+
+    import ray
+
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert ray.cluster_resources()["CPU"] == 6

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from astroray import schema, sky, storage
+from astroray import faults, schema, sky, storage
 from astroray.errors import ConfigError, FileError, LedgerError
 
 ROWS_PER_PIXEL = 1_000_000
@@ -251,6 +251,7 @@ def _parquet(table: pa.Table, footers: list[pq.FileMetaData]) -> bytes:
 def _publish(run_dir: str, file: str, data: bytes) -> str:
     path = storage.join(run_dir, _FOLDER, file)
     storage.publish(path, data)
+    faults.reach("search.file", file)
     return path
 
 

@@ -212,24 +212,25 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 def _progress_line() -> Iterator[Callable[["Progress"], None]]:
     """One line that is rewritten on a terminal, or a line every few seconds elsewhere."""
     terminal = sys.stderr.isatty()
-    last = {"stage": "", "time": 0.0}
+    last_stage, last_time = "", 0.0
 
     def show(progress: "Progress") -> None:
+        nonlocal last_stage, last_time
         now = time.monotonic()
-        new_stage = progress.stage != last["stage"]
+        new_stage = progress.stage != last_stage
         if terminal:
-            end = "\n" if new_stage and last["stage"] else ""
+            end = "\n" if new_stage and last_stage else ""
             click.echo(f"{end}\r\033[K{_describe(progress)}", nl=False, err=True)
-        elif new_stage or now - float(last["time"]) >= REFRESH_S:
+        elif new_stage or now - last_time >= REFRESH_S:
             click.echo(_describe(progress), err=True)
         else:
             return
-        last.update(stage=progress.stage, time=now)
+        last_stage, last_time = progress.stage, now
 
     try:
         yield show
     finally:
-        if terminal and last["stage"]:
+        if terminal and last_stage:
             click.echo("", err=True)
 
 

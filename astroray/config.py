@@ -52,11 +52,11 @@ class ScanConfig:
     """Survey URI, e.g. `hdf`, `sim:galaxies?count=20000`, a folder, a glob, `s3://...`."""
     out: str
     """Run directory; belongs to one fingerprint."""
-    encoder: EncoderConfig = EncoderConfig()
-    fit: FitConfig = FitConfig(budget_s=DEFAULT_BUDGET_S)
+    encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
+    fit: FitConfig = dataclasses.field(default_factory=lambda: FitConfig(budget_s=DEFAULT_BUDGET_S))
     max_fit_rows: int = 4096
     """Cutouts that an encoder is fitted on, drawn by whole shards."""
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     batch_size: int = 32
     """Cutouts encoded at once; the last batch is padded, so that results do not depend on it."""
     seed: int = 0

@@ -30,7 +30,7 @@ def examine() -> list[Finding]:
     machine = provenance.machine()
     cores, memory_bytes = machine["cores"], machine["memory_bytes"]
     free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
-    findings = [
+    return [
         _finding("processor", True, f"{machine['cpu']}, {cores} cores"),
         _finding(
             "workers",
@@ -57,7 +57,6 @@ def examine() -> list[Finding]:
         _optional("S3", *_s3()),
         _optional("LSDB", *_package("lsdb")),
     ]
-    return findings
 
 
 def _finding(what: str, ok: bool, text: str) -> Finding:

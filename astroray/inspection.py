@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from astroray import catalog, ledger, schema, storage, surveys
 from astroray.config import ScanConfig, from_dict
 from astroray.errors import AstrorayError, LedgerError
+from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 
 
@@ -72,18 +73,17 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
     config = dataclasses.replace(config, out=run_dir)
     rejects = ledger.read_rejects(run_dir)
     names = {
-        shard
-        for shard, kind in zip(
-            rejects["shard"].to_pylist(), rejects["class"].to_pylist(), strict=True
-        )
-        if kind in RETRYABLE_KINDS
+        row["shard"]
+        for row in rejects.select(["shard", "stage", "class"]).to_pylist()
+        if row["class"] in RETRYABLE_KINDS and row["stage"] in ("read", "encode")
     }
     known = ledger.read_listing(run_dir)
     changed = surveys.list_shards(config.survey, known=known).changed
     fresh = [changed[s.name] if s.name in names & set(changed) else s for s in known]
-    for name in sorted(names):
-        ledger.undo_shard(run_dir, name)
-    ledger.write_listing(run_dir, fresh)
+    with hold_lease(run_dir):
+        for name in sorted(names):
+            ledger.undo_shard(run_dir, name)
+        ledger.write_listing(run_dir, fresh)
     return config, sorted(names)
 
 

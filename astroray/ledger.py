@@ -21,12 +21,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import schema, storage
+from astroray import faults, schema, storage
 from astroray.errors import LedgerError
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 
-RETRYABLE_KINDS = ("missing_file", "unreadable", "corrupt", "quarantine")
+RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
 
 
@@ -181,7 +181,9 @@ def finish_shard(
     """Publishes a shard's embeddings, then its rejects, then its done mark."""
     if not receipt.shard_rejected:
         storage.publish(embeddings_path(run_dir, receipt.shard), embeddings)
+    faults.reach("shard.embeddings", receipt.shard)
     write_rejects(run_dir, receipt.shard, rejects, attempt=receipt.attempt)
+    faults.reach("shard.rejects", receipt.shard)
     mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
     storage.publish(_done_path(run_dir, receipt.shard), mark)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from astroray import storage
+from astroray import faults, storage
 from astroray.encoders import build_network
 from astroray.errors import ConfigError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
@@ -35,6 +35,7 @@ class Plan:
     network: Mapping[str, int]
     config: FitConfig
     folder: str
+    fault_plan: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -196,6 +197,7 @@ class _Fit:
         if is_save_due and self.place.rank == 0:
             self.state().save(self.plan.folder)
             self.saved_s = seconds
+            faults.reach("fit.saved", f"pass {len(self.losses)}")
         self._report(loss, num_images, pass_s, is_under_way=False)
 
     def _is_last(self, seconds: float, pass_s: float) -> bool:

@@ -14,7 +14,7 @@ from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
 from astroray.encoders import ENCODERS, Model, load_model
-from astroray.errors import AstrorayError, LedgerError
+from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.surveys.shards import Shard
@@ -83,14 +83,12 @@ class _Run:
 
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
-        import ray
-
         config = self.config
         self.plan = workers.plan_workers(
             workers=config.workers,
             num_gpus=config.num_gpus,
             num_shards=2**31,
-            resources=ray.cluster_resources(),
+            resources=workers.resources(),
         )
         model = load_model(config.encoder.name) if config.encoder.is_fitted else None
         science = config.science(model_id=model.model_id if model else "", device=self.plan.device)
@@ -133,7 +131,12 @@ class _Run:
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
         started = self._begin("fit", note=f"encoder {self.config.encoder.name}")
-        if not storage.exists(self.model_path) and self.shards:
+        if not storage.exists(self.model_path):
+            if not self.shards:
+                raise ConfigError(
+                    f"{self.config.survey} holds no objects, expected some to fit an encoder on; "
+                    "check the survey, or give a fitted model with --encoder PATH"
+                )
             self._fit_model()
         model = load_model(self.model_path)
         faults.reach("fitted")
@@ -315,6 +318,7 @@ class _Run:
         """Ends the record, writes the report of it, and marks the run as done."""
         started = time.monotonic()
         report.write_report(self.out)
+        faults.reach("reported")
         lease.check()
         self._note(
             state="done", finished=ledger.now(), seconds={"report": time.monotonic() - started}
@@ -325,7 +329,8 @@ class _Run:
     def fail(self, error: AstrorayError) -> None:
         """Notes why the run ended; the directory stays resumable."""
         self.record = dataclasses.replace(self.record, state="failed", error=str(error))
-        self.record.publish(self.out)
+        with contextlib.suppress(StorageError):  # a full disk cannot take this note either
+            self.record.publish(self.out)
 
     def _begin(self, stage: str, note: str = "") -> float:
         self.show(Progress(stage=stage, note=note, shards_total=len(self.shards)))

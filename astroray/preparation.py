@@ -5,8 +5,8 @@ exactly as the first.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,11 @@ class Preparation:
             )
         if not 0 <= self.max_missing < 1:
             raise ConfigError(f"max_missing is {self.max_missing}, expected 0 up to below 1")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Preparation":
+        """The preparation whose `dataclasses.asdict` went through JSON."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from astroray import object_store
+from astroray import faults, object_store
 from astroray.errors import FileError, StorageError
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -140,7 +140,9 @@ def publish(path: str, data: bytes) -> None:
         object_store.put(path, data)
         return
     with _temporary_file(path, data) as temporary:
+        faults.reach("publish.written", path)
         os.replace(temporary, path)
+    faults.reach("publish.renamed", path)
     _sync_folder(os.path.dirname(path))
 
 

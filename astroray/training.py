@@ -18,7 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from astroray import storage
+from astroray import faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
 from astroray.passes import REPORT_EVERY_S, Place, Plan, run_worker
@@ -66,6 +66,7 @@ def fit_network(
         network=dict(network),
         config=config,
         folder=storage.join(_absolute(folder), name),
+        fault_plan=faults.armed(),
     )
     state = FitState.load(plan.folder)
     if state is None or not state.is_finished:
@@ -159,6 +160,7 @@ def _explain(error: ray.train.TrainingFailedError, plan: Plan) -> AstrorayError:
 def _train_in_worker(config: dict[str, Plan]) -> None:
     """What Ray Train runs in each training worker."""
     context, plan = ray.train.get_context(), config["plan"]
+    faults.arm(plan.fault_plan)
     num_cores = len(os.sched_getaffinity(0))
     place = Place(
         rank=context.get_world_rank(),

@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import yaml
 
+from astroray import faults
 from astroray.errors import AstrorayError, BackendError, ConfigError
 
 Params = ParamSpec("Params")
@@ -70,6 +71,14 @@ def plan_workers(
         num_gpus=gpus_each,
         device="cuda" if gpus_each else "cpu",
     )
+
+
+def resources() -> dict[str, float]:
+    """What the cluster that was joined or started has in all: CPU, GPU and others by name."""
+    import ray
+
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _parse_workers(workers: str, *, room: int) -> tuple[int, int]:
@@ -200,23 +209,39 @@ def _logging_config(scratch: str, log_dir: str) -> str:
 
 @contextlib.contextmanager
 def plain_errors() -> Iterator[None]:
-    """Raises astroray's own error where Ray wraps one that a worker raised."""
+    """Raises astroray's own error where Ray wraps one, BackendError where workers die."""
     import ray.exceptions
 
+    lost = (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.ActorDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.NodeDiedError,
+    )
     try:
         yield
     except ray.exceptions.RayError as error:
-        own = _own_error(error)
-        if own is None:
-            raise
-        raise type(own)(str(own)) from None
+        if own := _own_error(error):
+            raise type(own)(str(own)) from None
+        if isinstance(error, lost):
+            raise BackendError(
+                f"a worker died again and again: {str(error).strip()[:600]}; it may have run out "
+                "of memory: use fewer workers, then run the same command again to resume"
+            ) from error
+        raise
 
 
 def remotely(function: Callable[Params, Result], *, num_cpus: float) -> Callable[Params, Result]:
     """`function` as a Ray task that the caller waits for; errors come back as they were."""
     import ray
 
-    task = ray.remote(num_cpus=num_cpus)(function)
+    fault_plan = faults.armed()
+
+    def run(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        faults.arm(fault_plan)
+        return function(*args, **kwargs)
+
+    task = ray.remote(num_cpus=num_cpus)(run)
 
     def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
         with plain_errors():

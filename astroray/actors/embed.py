@@ -74,6 +74,7 @@ class Embedder:
         attempt = ledger.begin_attempt(self.plan.run_dir, shard.name, self.plan.session)
         faults.reach("shard.begun", shard.name)
         rows = _Rows()
+        fault: Reject | None
         if attempt > MAX_ATTEMPTS:
             reason = f"killed its worker {MAX_ATTEMPTS} times; look at the log, then retry-rejects"
             fault = Reject(row=None, stage="encode", kind="quarantine", reason=reason)
@@ -132,7 +133,9 @@ class BatchEncoder:
         preparation = self.model.preparation
         shape = (batch_size, len(preparation.bands), preparation.size_px, preparation.size_px)
         self._batch_BCYX = torch.zeros(shape, pin_memory=self.device.type == "cuda")
-        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._num_waiting = 0
         self._num_pieces = 1
 

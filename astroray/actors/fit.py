@@ -59,8 +59,8 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
     path = storage.join(plan.folder, "sample.npy")
     if storage.exists(description):
         known = json.loads(storage.read_bytes(description))
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in known["preparation"].items()}
-        return Sample(path=path, preparation=Preparation(**lists), num_rows=known["num_rows"])
+        preparation = Preparation.from_json(known["preparation"])
+        return Sample(path=path, preparation=preparation, num_rows=known["num_rows"])
     ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
     preparation = _measure(ordered, plan)
     images = list(_prepared(ordered, preparation, plan.max_rows))
@@ -152,7 +152,8 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     """The network's outputs over evenly spaced rows of the sample, [M, D]."""
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     chosen_NCYX = sample_NCYX[::step]
-    return torch.cat([network(batch.float()).float() for batch in chosen_NCYX.split(FRAME_BATCH)])
+    batches = torch.split(chosen_NCYX, FRAME_BATCH)
+    return torch.cat([network(batch.float()).float() for batch in batches])
 
 
 def _measure(shards: Sequence[Shard], plan: SamplePlan) -> Preparation:

@@ -163,7 +163,7 @@ def load_model(path: str) -> Model:
     network.load_state_dict(weights)
     return Model(
         encoder=meaning["encoder"],
-        preparation=_preparation(meaning["preparation"]),
+        preparation=Preparation.from_json(meaning["preparation"]),
         network=network,
         network_config=meaning["network"],
         center_D=tensors["frame.center"],
@@ -179,11 +179,6 @@ def _unknown_encoder(name: str) -> ConfigError:
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
         "(model.safetensors)"
     )
-
-
-def _preparation(values: Mapping[str, Any]) -> Preparation:
-    lists = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-    return Preparation(**lists)
 
 
 def _model_id(meaning: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

@@ -90,7 +90,7 @@ def _reader(name: str) -> Reader:
 
 def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     """The reader's name and its files; all files of one survey have one reader."""
-    asked = uri.options.get("format")
+    asked = uri.options.get("format") or ("tables" if _is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     files = [file for file in storage.list_files(uri.location) if file.path not in tables]
     readers = {file.path: _reader_of(file.path) for file in files}
@@ -113,6 +113,12 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"format is {names[0]!r}, expected one of {sorted(set(SUFFIXES.values()) | {'fields'})}"
         )
     return names[0], [file for file in files if readers[file.path]]
+
+
+def _is_hats(location: str) -> bool:
+    """Whether a HATS catalog or collection stands there; other files lie beside its tables."""
+    names = ("hats.properties", "collection.properties")
+    return any(storage.exists(storage.join(location, name)) for name in names)
 
 
 def _reader_of(path: str) -> str | None:

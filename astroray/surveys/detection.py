@@ -134,6 +134,8 @@ def _extract(
                 err=noise_YX,
                 mask=bad_YX,
                 minarea=options.min_area,
+                filter_type="conv",  # "matched" gives a source that holds a masked pixel an
+                # infinite threshold, and then neither deblends nor cleans it
                 deblend_nthresh=options.deblend_levels,
                 deblend_cont=options.deblend_contrast,
             )

@@ -1,5 +1,6 @@
 """The main job, top to bottom: list, fit, embed, search, report. All of Ray Data is built here."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -14,7 +15,7 @@ from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
 from astroray.encoders import ENCODERS, Model, load_model
-from astroray.errors import AstrorayError, ConfigError, LedgerError
+from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.surveys.shards import Shard
@@ -64,7 +65,7 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
             run.show_pictures(outcome)
             return run.close(lease)
         except AstrorayError as error:
-            run.fail(error)
+            run.fail(error, lease)
             raise
 
 
@@ -326,10 +327,12 @@ class _Run:
         faults.reach("done")
         return self.record
 
-    def fail(self, error: AstrorayError) -> None:
+    def fail(self, error: AstrorayError, lease: Lease) -> None:
         """Notes why the run ended; the directory stays resumable."""
         self.record = dataclasses.replace(self.record, state="failed", error=str(error))
-        with contextlib.suppress(StorageError):  # a full disk cannot take this note either
+        # A full disk cannot take this note either, and another writer's record is not ours.
+        with contextlib.suppress(StorageError, LedgerError):
+            lease.check()
             self.record.publish(self.out)
 
     def _begin(self, stage: str, note: str = "") -> float:

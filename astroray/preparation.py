@@ -53,7 +53,11 @@ class Preparation:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Preparation":
         """The preparation whose `dataclasses.asdict` went through JSON."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
-    from astroray.pipeline import Progress
+    from astroray.progress import Progress
 
 REFRESH_S = 5.0
 """Seconds between progress lines where the output is no terminal."""

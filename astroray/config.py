@@ -55,7 +55,7 @@ class ScanConfig:
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     fit: FitConfig = dataclasses.field(default_factory=lambda: FitConfig(budget_s=DEFAULT_BUDGET_S))
     max_fit_rows: int = 4096
-    """Cutouts that an encoder is fitted on, drawn by whole shards."""
+    """Cutouts that an encoder is fitted on, drawn from several shards."""
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     batch_size: int = 32
     """Cutouts encoded at once; the last batch is padded, so that results do not depend on it."""

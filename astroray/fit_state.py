@@ -37,7 +37,7 @@ class FitConfig:
     checkpoint_every_s: float = 20.0
     """The state is saved after the first pass that ends so long after the last save."""
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if self.num_passes is None and self.budget_s is None:
             raise ConfigError("a fit has no end: set num_passes, budget_s or both")
         if self.precision not in ("auto", "fp32", "bf16"):

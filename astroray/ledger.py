@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -161,6 +161,25 @@ def read_listing(run_dir: str) -> list[Shard]:
         )
         for row in rows
     ]
+
+
+def check_unchanged(
+    known: Sequence[Shard], changed: Mapping[str, Shard], done: Collection[str]
+) -> None:
+    """Raises LedgerError where a finished shard has other files than when it was read.
+
+    known    the listing
+    changed  by name: shards of the listing as their files are now, where they differ
+    """
+    stale = sorted(set(done) & set(changed))
+    if not stale:
+        return
+    before = next(set(shard.inputs) for shard in known if shard.name == stale[0])
+    file = next(file for file in changed[stale[0]].inputs if file not in before)
+    raise LedgerError(
+        f"{len(stale)} finished shards have other files than when they were read, first "
+        f"{stale[0]} ({file.path}); restore the files, or scan into another --out"
+    )
 
 
 def begin_attempt(run_dir: str, shard: str, session: str) -> int:

@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from astroray import faults, ledger, provenance, report, storage, surveys, workers
@@ -14,35 +15,20 @@ from astroray.actors.fit import Sample, SamplePlan, draw_sample, finish_model, n
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, Model, load_model
+from astroray.encoders import ENCODERS, load_model
 from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
+from astroray.progress import Counter, Progress, Show
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.training import FitProgress, fit_network
 from astroray.workers import WorkerPlan
 
+_log = logging.getLogger("astroray.pipeline")
+
 MAX_INPUT_BLOCKS = 2000
 """Ray keeps statistics for every block, so a survey of a million shards is cut into fewer."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a running scan stands; what the progress line shows."""
-
-    stage: str
-    """list, fit, embed, search or report."""
-    objects: int = 0
-    objects_per_s: float = 0.0
-    shards_done: int = 0
-    shards_total: int = 0
-    rejects: int = 0
-    seconds_left: float | None = None
-    note: str = ""
-
-
-Show = Callable[[Progress], None]
 
 
 def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
@@ -115,14 +101,7 @@ class _Run:
         started = self._begin("list")
         known = ledger.read_listing(self.out)
         listing = surveys.list_shards(self.config.survey, known=known)
-        done = ledger.done_shards(self.out)
-        stale = sorted(done & set(listing.changed))
-        if stale:
-            raise LedgerError(
-                f"{len(stale)} finished shards have other files than when they were read, first "
-                f"{stale[0]} ({listing.changed[stale[0]].inputs[0].path}); restore the files, or "
-                "scan into another --out"
-            )
+        ledger.check_unchanged(known, listing.changed, ledger.done_shards(self.out))
         self.shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
@@ -141,7 +120,7 @@ class _Run:
             self._fit_model()
         model = load_model(self.model_path)
         faults.reach("fitted")
-        self._note(model=describe_model(model))
+        self._note(model=model.describe())
         self._end("fit", started)
 
     def _fit_model(self) -> None:
@@ -209,7 +188,7 @@ class _Run:
         started = self._begin("embed")
         done = ledger.done_shards(self.out)
         todo = [shard for shard in self.shards if shard.name not in done]
-        count = _Counter(self.show, len(self.shards), len(done), started)
+        count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo, session):
             count.add(receipt)
             faults.reach("receipt", receipt.shard)
@@ -311,6 +290,14 @@ class _Run:
             with workers.plain_errors():
                 for batch in rendered.iter_batches(batch_size=None, prefetch_batches=0):
                     pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
+        num_wanted = sum(len(rows) for rows in outcome.wanted.values())
+        if len(pictures) < num_wanted:
+            _log.warning(
+                "%d of %d pictures for the report could not be made: their shards can no longer "
+                "be read",
+                num_wanted - len(pictures),
+                num_wanted,
+            )
         publish_thumbnails(self.out, pictures)
         faults.reach("thumbnails")
         self._end("report", started)
@@ -352,48 +339,3 @@ class _Run:
         facts["seconds"] = {**before, **spent}
         self.record = dataclasses.replace(self.record, **facts)
         self.record.publish(self.out)
-
-
-class _Counter:
-    """Turns receipts into progress."""
-
-    def __init__(self, show: Show, shards_total: int, shards_done: int, started: float) -> None:
-        self.show = show
-        self.shards_total = shards_total
-        self.shards_before = shards_done
-        self.shards_done = shards_done
-        self.started = started
-        self.objects = 0
-        self.rejects = 0
-
-    def add(self, receipt: Receipt) -> None:
-        self.shards_done += 1
-        self.objects += receipt.rows_embedded
-        self.rejects += receipt.rows_rejected + receipt.shard_rejected
-        elapsed_s = time.monotonic() - self.started
-        share = (self.shards_done - self.shards_before) / (self.shards_total - self.shards_before)
-        self.show(
-            Progress(
-                stage="embed",
-                objects=self.objects,
-                objects_per_s=self.objects / elapsed_s,
-                shards_done=self.shards_done,
-                shards_total=self.shards_total,
-                rejects=self.rejects,
-                seconds_left=elapsed_s / share - elapsed_s,
-            )
-        )
-
-
-def describe_model(model: Model) -> dict[str, Any]:
-    """What a run record says of its model."""
-    return {
-        "model_id": model.model_id,
-        "encoder": model.encoder,
-        "dim": model.dim,
-        "size_px": model.preparation.size_px,
-        "bands": list(model.preparation.bands),
-        "pixels": model.preparation.pixels,
-        "stretch": model.preparation.stretch,
-        "fit": dict(model.fit),
-    }

@@ -130,16 +130,18 @@ def _train_with_ray(plan: Plan, use_gpu: bool, report: Callable[[FitProgress], N
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    # In a thread of its own, since in the main one Ray Train would keep Ctrl-C for itself.
-    with concurrent.futures.ThreadPoolExecutor(1) as executor:
-        fit = executor.submit(trainer.fit)
-        seen = None
-        while not fit.done():
-            concurrent.futures.wait([fit], timeout=REPORT_EVERY_S / 2)
-            progress = _read_progress(plan.folder)
-            if progress is not None and progress != seen:
-                report(progress)
-            seen = progress
+    # In a thread of its own, since in the main one Ray Train would keep Ctrl-C for itself; the
+    # executor is not waited for, so that an interrupted driver ends at once.
+    executor = concurrent.futures.ThreadPoolExecutor(1)
+    fit = executor.submit(trainer.fit)
+    executor.shutdown(wait=False)
+    seen = None
+    while not fit.done():
+        concurrent.futures.wait([fit], timeout=REPORT_EVERY_S / 2)
+        progress = _read_progress(plan.folder)
+        if progress is not None and progress != seen:
+            report(progress)
+        seen = progress
     error = fit.exception()
     if isinstance(error, ray.train.TrainingFailedError):
         raise _explain(error, plan) from error

@@ -125,6 +125,8 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
             finally:
                 ray.shutdown()
     finally:
+        if log_dir:
+            _keep_logs(scratch, log_dir)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -177,6 +179,16 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         raise BackendError(
             f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
         ) from error
+
+
+def _keep_logs(scratch: str, log_dir: str) -> None:
+    """Copies what the workers wrote to `log_dir`/workers, so that a dead one can be asked why."""
+    target = Path(log_dir) / "workers"
+    shutil.rmtree(target, ignore_errors=True)
+    for file in Path(scratch).glob("session_2*/logs/worker-*"):
+        if file.stat().st_size:
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target)
 
 
 def _quiet_ray_data() -> None:

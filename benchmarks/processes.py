@@ -14,17 +14,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Fresh", "NotMeasured", "Sample", "run_fresh", "scratch_folder"]
+import numpy as np
+
+from benchmarks.rows import MeasurementError
+
+__all__ = ["Fresh", "Sample", "run_fresh"]
 
 SAMPLE_EVERY_S = 0.5
 END_TIMEOUT_S = 120.0
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _Key = tuple[int, int]  # process id, start in ticks: an id that is used again is another process
 Result = TypeVar("Result")
-
-
-class NotMeasured(Exception):
-    """A measurement failed; the message becomes the row's reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,24 +47,24 @@ class Fresh(Generic[Result]):
     samples: list[Sample]
 
     def value(self) -> Result:
-        """The result. Raises NotMeasured where the process was killed."""
+        """The result. Raises MeasurementError where the process was killed."""
         if self.result is None:
-            raise NotMeasured("the process was killed, expected a result; see standard error")
+            raise MeasurementError("the process was killed, expected a result; see standard error")
         return self.result
 
     def cpu_s(self, begin_s: float, end_s: float) -> float:
         """CPU seconds of the family between two moments in Unix time, from the samples."""
-        import numpy as np
-
         times = [sample.time_s for sample in self.samples]
         used = np.interp([begin_s, end_s], times, [sample.cpu_s for sample in self.samples])
         return float(used[1] - used[0])
 
     def peak_bytes(self, begin_s: float, end_s: float) -> int:
-        """Largest memory of the family between two moments. Raises NotMeasured without samples."""
+        """Largest memory between two moments. Raises MeasurementError without a sample."""
         inside = [s.memory_bytes for s in self.samples if begin_s <= s.time_s <= end_s]
         if not inside:
-            raise NotMeasured(f"no memory sample within {end_s - begin_s:.1f} s; use more objects")
+            raise MeasurementError(
+                f"no memory sample within {end_s - begin_s:.1f} s; use more objects"
+            )
         return max(inside)
 
 
@@ -79,7 +79,7 @@ def run_fresh(
 
     environment  variables that the new process starts with beside those of this one
 
-    Raises NotMeasured where the process ends without a result, unless it may be killed.
+    Raises MeasurementError where the process ends without a result, unless it may be killed.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -99,22 +99,11 @@ def run_fresh(
     process.join()
     family.wait_for_end()
     if result is None and not (may_be_killed and (process.exitcode or 0) < 0):
-        raise NotMeasured(
+        raise MeasurementError(
             f"{function.__name__} ended with exit code {process.exitcode} and no result; its "
             "message is on standard error"
         )
     return Fresh(result=result, samples=samples)
-
-
-@contextlib.contextmanager
-def scratch_folder(asked: str | None) -> Iterator[Path]:
-    """A new folder in `asked` or in the system's place for temporary files, gone afterwards."""
-    import tempfile
-
-    if asked:
-        Path(asked).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="astroray-bench-", dir=asked) as folder:
-        yield Path(folder).resolve()
 
 
 def _call(sender: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -151,11 +140,13 @@ class _Family:
         )
 
     def wait_for_end(self) -> None:
-        """Waits for members that outlive the process. Raises NotMeasured if they will not end."""
+        """Waits for members that outlive the process. Raises MeasurementError if they stay."""
         deadline = time.monotonic() + END_TIMEOUT_S
         while members := self._members():
             if time.monotonic() > deadline:
-                raise NotMeasured(f"processes {members} have not ended in {END_TIMEOUT_S:.0f} s")
+                raise MeasurementError(
+                    f"processes {members} have not ended in {END_TIMEOUT_S:.0f} s"
+                )
             time.sleep(SAMPLE_EVERY_S / 5)
 
     def _members(self) -> list[int]:

@@ -11,7 +11,8 @@ import dataclasses
 import json
 import statistics
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,20 +20,14 @@ from typing import Any
 
 from astroray import provenance
 
-__all__ = ["BenchRow", "Spread", "parse_arguments", "print_rows", "spread"]
+__all__ = ["BenchRow", "MeasurementError", "measured", "run_benchmark", "spread"]
 
 PEER_PACKAGES = ("scikit-learn",)
 """Peers that no result of a run depends on, so that a run record does not name them."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Spread:
-    """The ratios of one run's interleaved pairs; its fields are those of a row."""
-
-    value: float
-    low: float
-    high: float
-    runs: int
+class MeasurementError(Exception):
+    """A measurement failed; the message becomes the row's reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,30 +80,55 @@ class BenchRow:
         return {name: _rounded(value) for name, value in values.items()}
 
 
-def spread(values: Sequence[float]) -> Spread:
-    """Median and range of what the runs gave, at least one."""
-    return Spread(
-        value=statistics.median(values), low=min(values), high=max(values), runs=len(values)
-    )
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and range of what the runs gave, at least one, as fields of a row."""
+    return {
+        "value": statistics.median(values),
+        "low": min(values),
+        "high": max(values),
+        "runs": len(values),
+    }
 
 
-def parse_arguments(name: str, claim: str, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags that all benchmarks share: `json`, `quick`, `scratch`."""
+def measured(
+    claims: Sequence[Callable[..., BenchRow]], measure: Callable[[], Sequence[Mapping[str, Any]]]
+) -> list[BenchRow]:
+    """Rows of `claims`, which lack what `measure` gives: the other fields of each, in order.
+
+    Where it raises MeasurementError, they are rows without a value.
+    """
+    try:
+        fields = measure()
+    except MeasurementError as error:
+        fields = [{"reason": str(error)}] * len(claims)
+    return [claim(**values) for claim, values in zip(claims, fields, strict=True)]
+
+
+def run_benchmark(
+    name: str,
+    claim: str,
+    measure: Callable[[bool, Path], Sequence[BenchRow]],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """The command line of a benchmark: parses `--json --quick --scratch`, measures, prints.
+
+    measure  takes whether it is quick, and a folder to write to that is removed afterwards
+    """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=claim)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--quick", action="store_true", help="the same rows from less, in minutes")
+    parser.add_argument("--quick", action="store_true", help="the same rows from fewer runs")
     parser.add_argument(
         "--scratch", metavar="DIR", help="where to write; what is written is removed in the end"
     )
-    return parser.parse_args(arguments)
-
-
-def print_rows(name: str, rows: Sequence[BenchRow], *, quick: bool, as_json: bool) -> None:
-    """Prints a line a row, and the whole as one line of JSON where asked."""
+    asked = parser.parse_args(arguments)
+    if asked.scratch:
+        Path(asked.scratch).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="astroray-bench-", dir=asked.scratch) as folder:
+        rows = measure(asked.quick, Path(folder).resolve())
     for row in rows:
         print(_sentence(row), flush=True)
-    if as_json:
-        print(json.dumps(_document(name, rows, quick), allow_nan=False), flush=True)
+    if asked.json:
+        print(json.dumps(_document(name, rows, asked.quick), allow_nan=False), flush=True)
 
 
 def _document(name: str, rows: Sequence[BenchRow], quick: bool) -> dict[str, Any]:

@@ -7,12 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
-from astroray import pipeline
+from astroray import pipeline, surveys
+from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
 from astroray.config import ScanConfig, load_config
+from astroray.fit_state import FitConfig
 from astroray.ledger import RunRecord
+from astroray.passes import run_passes
 
 SCAN_TIMEOUT_S = 240
 COMMAND = "from astroray.cli import cli; cli()"
@@ -40,6 +45,30 @@ class Ended:
         return self.code == -signal.SIGKILL
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Process:
+    """A scan on its way."""
+
+    child: subprocess.Popen[bytes]
+    out: IO[str]
+    err: IO[str]
+
+    def wait(self, timeout_s: float = SCAN_TIMEOUT_S) -> Ended:
+        """Waits for the end; a scan that hangs is killed, and subprocess.TimeoutExpired raised."""
+        try:
+            self.child.wait(timeout_s)
+        finally:
+            if self.child.poll() is None:
+                os.killpg(self.child.pid, signal.SIGKILL)
+                self.child.wait()
+            texts = []
+            for file in (self.out, self.err):
+                file.seek(0)
+                texts.append(file.read())
+                file.close()
+        return Ended(code=self.child.returncode, out=texts[0], err=texts[1])
+
+
 def small_config(survey: str | Path, out: str | Path, **settings: object) -> ScanConfig:
     """SMALL with other settings; two underscores in a name stand for the dot of a section."""
     flags = SMALL | {name.replace("__", "."): value for name, value in settings.items()}
@@ -58,26 +87,49 @@ def scan_command(survey: str | Path, out: str | Path, **settings: object) -> lis
     return [sys.executable, "-c", COMMAND, "scan", str(survey), "--out", str(out), *flags]
 
 
-def run_command(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, timeout_s: float | None = None
-) -> Ended:
-    """Runs a command to its end, in a process group that is gone afterwards."""
+def start(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
+    """Starts a command in a session of its own; what it writes goes to files.
+
+    With pipes, the workers that a killed driver leaves for a moment would hold them open.
+    """
     known = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    process = subprocess.Popen(
-        command,
-        env=known | dict(env or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+    out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    child = subprocess.Popen(
+        command, env=known | dict(env or {}), stdout=out, stderr=err, start_new_session=True
     )
-    try:
-        out, err = process.communicate(timeout=timeout_s or SCAN_TIMEOUT_S)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    return Ended(code=process.returncode, out=out, err=err)
+    return Process(child=child, out=out, err=err)
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Ended:
+    """Runs a command to its end."""
+    return start(command, env=env).wait()
+
+
+def fit_model(
+    survey: str, path: str | Path, *, encoder: str = "pca", num_passes: int = 0, size_px: int = 16
+) -> str:
+    """Fits a small model in this process, without Ray, and returns its path."""
+    folder = f"{Path(path).parent}/fit-{Path(path).name}"
+    plan = SamplePlan(
+        folder=folder, max_rows=64, size_px=size_px, bands=None, max_missing=0.5, seed=0
+    )
+    sample = draw_sample(surveys.list_shards(survey).shards, plan)
+    network = network_config(encoder, sample, latent=None)
+    weights = None
+    if num_passes:
+        config = FitConfig(num_passes=num_passes, batch_size=16)
+        weights = run_passes(sample.path, encoder, network, config, folder).state_dict
+    finish_model(
+        sample,
+        path=str(path),
+        encoder=encoder,
+        config=network,
+        weights=weights,
+        fit={},
+        seed=0,
+        num_threads=1,
+    )
+    return str(path)
 
 
 def catalog_bytes(run_dir: str | Path) -> dict[str, str]:

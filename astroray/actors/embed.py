@@ -76,7 +76,9 @@ class Embedder:
         rows = _Rows()
         fault: Reject | None
         if attempt > MAX_ATTEMPTS:
-            reason = f"killed its worker {MAX_ATTEMPTS} times; look at the log, then retry-rejects"
+            reason = (
+                f"killed its worker {MAX_ATTEMPTS} times; look at logs/workers, then retry-rejects"
+            )
             fault = Reject(row=None, stage="encode", kind="quarantine", reason=reason)
         else:
             fault = self._fill(rows, shard)

@@ -21,6 +21,8 @@ from astroray.surveys.shards import Cutouts, Shard
 MEASURE_ROWS = 512
 MEASURE_VALUES = 64_000_000
 """Pixels are measured on so many rows or numbers at most, whichever comes first."""
+SAMPLE_SHARDS = 16
+"""A sample is drawn from at least so many shards where a survey has them."""
 FRAME_ROWS = 2048
 FRAME_BATCH = 32
 DEFAULT_SIZE_PX = 64
@@ -50,7 +52,7 @@ class Sample:
 
 
 def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
-    """Prepares up to `max_rows` cutouts of the shards, taken whole in a seeded order of names.
+    """Prepares up to `max_rows` cutouts, evenly spaced rows of many shards in a seeded order.
 
     Publishes `sample.npy` and then `sample.json` in the plan's folder; where both stand they are
     taken as they are. Raises ConfigError where no cutout of the survey can be used.
@@ -160,7 +162,7 @@ def _measure(shards: Sequence[Shard], plan: SamplePlan) -> Preparation:
     """Preparation from the first slices of the ordered shards."""
     slices: list[Cutouts] = []
     num_rows = num_values = 0
-    for cutouts in _slices(shards):
+    for cutouts in _slices(shards, _quota(shards, MEASURE_ROWS)):
         slices.append(cutouts)
         num_rows += len(cutouts.row_B)
         num_values += cutouts.image_BCYX.size
@@ -183,7 +185,7 @@ def _prepared(
 ) -> Iterator[np.ndarray]:
     """Prepared cutouts as float16 until `max_rows` are there."""
     num_rows = 0
-    for cutouts in _slices(shards):
+    for cutouts in _slices(shards, _quota(shards, max_rows)):
         image_BCYX = prepare(cutouts, preparation).image_BCYX.astype(np.float16)
         if len(image_BCYX):
             yield image_BCYX
@@ -192,12 +194,29 @@ def _prepared(
             return
 
 
-def _slices(shards: Sequence[Shard]) -> Iterator[Cutouts]:
-    """Readable slices; what cannot be read is counted by the embed stage, not here."""
+def _quota(shards: Sequence[Shard], max_rows: int) -> int:
+    """Rows taken of one shard, so that several shards have their part in the sample."""
+    return -(-max_rows // max(1, min(len(shards), SAMPLE_SHARDS)))
+
+
+def _slices(shards: Sequence[Shard], quota: int) -> Iterator[Cutouts]:
+    """Readable slices; what cannot be read is counted by the embed stage, not here.
+
+    Of a shard with more than `quota` rows, rows at even distances where their number is known,
+    else the first slices.
+    """
     for shard in shards:
+        rows: Sequence[int] | None = None
+        if shard.num_rows is not None and shard.num_rows > quota:
+            rows = np.linspace(0, shard.num_rows - 1, quota).astype(int).tolist()
+        num_rows = 0
         try:
-            items = surveys.read_shard(shard)
-            yield from (item for item in items if isinstance(item, Cutouts))
+            for item in surveys.read_shard(shard, rows=rows):
+                if isinstance(item, Cutouts):
+                    yield item
+                    num_rows += len(item.row_B)
+                if num_rows >= quota:
+                    break
         except DataError:
             continue
 

@@ -72,6 +72,19 @@ class Model:
         """Length of an embedding."""
         return len(self.live_D)
 
+    def describe(self) -> dict[str, Any]:
+        """What a run record says of the model."""
+        return {
+            "model_id": self.model_id,
+            "encoder": self.encoder,
+            "dim": self.dim,
+            "size_px": self.preparation.size_px,
+            "bands": list(self.preparation.bands),
+            "pixels": self.preparation.pixels,
+            "stretch": self.preparation.stretch,
+            "fit": dict(self.fit),
+        }
+
     def embed(self, image_BCYX: Tensor) -> Tensor:
         """Embeddings [B, dim] float32 of prepared cutouts [B, C, S, S] in 0..1."""
         output_BD = self.network(image_BCYX).float()

@@ -1,0 +1,115 @@
+"""The peer of the embed stage: a bare loop in one process, and what Ray and a model take to start.
+
+Plain on purpose: read, prepare, encode in fixed batches, and nothing else.
+"""
+
+import dataclasses
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astroray import surveys
+from astroray.surveys.shards import Reject, Shard
+
+if TYPE_CHECKING:  # a fresh process loads torch and ray itself, some of them on the clock
+    from astroray.encoders import Model
+
+BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lap:
+    """One shard of the loop."""
+
+    rows: int
+    wall_s: float
+    cpu_s: float
+
+
+def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
+    """The peer: embeddings [N, D] of a shard, read, prepared and encoded in fixed batches."""
+    import torch
+
+    from astroray.preparation import prepare
+
+    size_px, num_bands = model.preparation.size_px, len(model.preparation.bands)
+    left_BCYX = np.zeros((0, num_bands, size_px, size_px), np.float32)
+    outputs: list[np.ndarray] = []
+    with torch.inference_mode():
+        for item in surveys.read_shard(shard):
+            if isinstance(item, Reject):
+                continue
+            image_BCYX = prepare(item, model.preparation).image_BCYX
+            if len(left_BCYX):
+                image_BCYX = np.concatenate([left_BCYX, image_BCYX])
+            num_full = len(image_BCYX) // BATCH_SIZE * BATCH_SIZE
+            for start in range(0, num_full, BATCH_SIZE):
+                batch_BCYX = torch.from_numpy(image_BCYX[start : start + BATCH_SIZE])
+                outputs.append(model.embed(batch_BCYX).numpy())
+            left_BCYX = image_BCYX[num_full:]
+        if len(left_BCYX):
+            padded_BCYX = torch.zeros((BATCH_SIZE, *left_BCYX.shape[1:]))
+            padded_BCYX[: len(left_BCYX)] = torch.from_numpy(left_BCYX)
+            outputs.append(model.embed(padded_BCYX).numpy()[: len(left_BCYX)])
+    return np.concatenate(outputs)
+
+
+def run_loop(survey: str, model_path: str, save_to: str) -> list[Lap]:
+    """The peer over all shards of a survey; embeddings are saved by shard, after the time."""
+    import torch
+
+    from astroray.encoders import load_model
+
+    torch.set_num_threads(1)
+    model = load_model(model_path)
+    laps: list[Lap] = []
+    embeddings: dict[str, np.ndarray] = {}
+    for shard in surveys.list_shards(survey).shards:
+        wall_s, cpu_s = time.perf_counter(), time.process_time()
+        embedding_ND = embed_plainly(shard, model)
+        laps.append(
+            Lap(
+                rows=len(embedding_ND),
+                wall_s=time.perf_counter() - wall_s,
+                cpu_s=time.process_time() - cpu_s,
+            )
+        )
+        embeddings[shard.name] = embedding_ND
+    np.savez(save_to, allow_pickle=False, **embeddings)
+    return laps
+
+
+def start_ray() -> dict[str, float]:
+    """Seconds of `ray.init` and a first pipeline of one row that does nothing, imports included.
+
+    Also those of a second pipeline, whose nothing is done by an actor.
+    """
+    began_s = time.perf_counter()
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    import ray.data
+
+    class Nothing:
+        def __call__(self, batch: Any) -> Any:
+            return batch
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    ray.data.from_items([{"row": 0}]).map_batches(lambda batch: batch).take_all()
+    first_s = time.perf_counter() - began_s
+    pool = ray.data.ActorPoolStrategy(size=1)
+    ray.data.from_items([{"row": 0}]).map_batches(Nothing, compute=pool).take_all()
+    second_s = time.perf_counter() - began_s - first_s
+    ray.shutdown()  # type: ignore[no-untyped-call]
+    return {"first_s": first_s, "second_s": second_s}
+
+
+def start_model(model_path: str) -> float:
+    """Seconds until a model is loaded, torch included."""
+    began_s = time.perf_counter()
+    from astroray.encoders import load_model
+
+    load_model(model_path)
+    return time.perf_counter() - began_s

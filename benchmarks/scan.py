@@ -1,0 +1,372 @@
+"""What the embed stage costs over a bare loop: objects/s, memory, resume, first shard.
+
+Simulated galaxies of 64 x 64 px in three bands are written to disk first, so shards are read and
+none are drawn while time is taken. The peer is `bare_loop`: one process, one thread,
+the same reader, preparation, encoder and batches, and nothing else: no publishing, no ledger, no
+Ray. It does not read ahead; that is the pipeline's own merit. Its embeddings must equal the
+published ones to the last bit before any time is taken.
+
+Objects/s are those of the steady state, of what was published: each worker's first shard is left
+out, as is the loop's, and the window ends where the first worker has no more. In the window the
+gaps between shards count (publishing, ledger, Ray), a shard that an edge cuts counts by its part.
+Loop and pipeline run in turns, each in a fresh process; a ratio is that of neighbors in time.
+`cpu_ratio` compares CPU seconds per object, the pipeline's with those of driver and daemons.
+"""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from astroray import ledger, storage, surveys
+from astroray.ledger import Receipt
+from astroray.surveys.simulated import write_survey
+from benchmarks.bare_loop import BATCH_SIZE, run_loop, start_model, start_ray
+from benchmarks.processes import Fresh, run_fresh
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+
+if TYPE_CHECKING:  # the process that measures loads neither torch nor ray
+    from astroray.pipeline import Progress
+
+ROW_BYTES = 3 * 64 * 64 * 4
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+LOOP = "a bare loop of one process and one thread, same reader, encoder and batches"
+
+CLAIMS = (
+    partial(BenchRow, what="objects/s of one worker over a bare loop", goal=0.95, peer=LOOP),
+    partial(BenchRow, what="objects/s of two workers over a bare loop", goal=1.8, peer=LOOP),
+    partial(
+        BenchRow,
+        what="peak memory of the embed stage at 4 N objects over that at N",
+        goal=1.1,
+        is_at_most=True,
+        peer="the same scan of the first quarter of the shards",
+    ),
+    partial(
+        BenchRow,
+        what="bytes read by a resume after a kill at half over bytes of the unfinished shards",
+        goal=1.05,
+        is_at_most=True,
+        peer="the size of the unfinished shards' files",
+    ),
+    partial(
+        BenchRow,
+        what="seconds to the first published shard, less Ray's start, over a bare loop",
+        goal=1.2,
+        is_at_most=True,
+        peer=LOOP,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How much is measured."""
+
+    rounds: int
+    shards: int
+    shard_rows: int
+    """Of the rows about objects/s; the first shard's row has the default 1,000."""
+    first_runs: int
+    survey_shards: int
+    """Of the rows about memory and resume."""
+    survey_shard_rows: int
+
+
+FULL = Sizes(
+    rounds=5, shards=8, shard_rows=256, first_runs=5, survey_shards=100, survey_shard_rows=1000
+)
+QUICK = Sizes(
+    rounds=2, shards=5, shard_rows=128, first_runs=1, survey_shards=8, survey_shard_rows=250
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Marks:
+    """When a scan was where, in Unix time, and what its driver read."""
+
+    began_s: float
+    embed_began_s: float
+    ended_s: float
+    driver_bytes: int
+
+
+class _FarEnoughError(Exception):
+    """Ends a scan that has done what is measured."""
+
+
+def run_scan(
+    survey: str,
+    model_path: str,
+    out: str,
+    workers: str = "auto",
+    fault_plan: str = "",
+    stop_at_first: bool = False,
+) -> Marks:
+    """A scan with a fitted model, until its embed stage is over or its first shard published."""
+    began_s, before = time.time(), storage.METER.bytes_read
+    from astroray.config import EncoderConfig, ScanConfig
+    from astroray.pipeline import scan
+
+    seen: dict[str, float] = {}
+
+    def show(progress: "Progress") -> None:
+        seen.setdefault(progress.stage, time.time())
+        is_first = stop_at_first and progress.stage == "embed" and progress.objects > 0
+        if is_first or progress.stage == "search":
+            raise _FarEnoughError
+
+    config = ScanConfig(
+        survey=survey,
+        out=out,
+        encoder=EncoderConfig(name=model_path),
+        batch_size=BATCH_SIZE,
+        workers=workers,
+        fault_plan=fault_plan,
+    )
+    with contextlib.suppress(_FarEnoughError):
+        scan(config, show=show)
+    return Marks(
+        began_s=began_s,
+        embed_began_s=seen["embed"],
+        ended_s=seen.get("search", time.time()),
+        driver_bytes=storage.METER.bytes_read - before,
+    )
+
+
+def run_scans(survey: str, model_path: str, outs: Mapping[str, str]) -> dict[str, Marks]:
+    """Scans by number of workers, one after the other in one cluster."""
+    from astroray import workers
+
+    with workers.cluster():
+        return {num: run_scan(survey, model_path, out, num) for num, out in outs.items()}
+
+
+def make_model(survey: str, folder: str, encoder: str, latent: int | None) -> str:
+    """A model of the survey's first cutouts, fitted for one pass: speed is not in the weights."""
+    from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
+    from astroray.encoders import ENCODERS
+    from astroray.passes import run_passes
+    from astroray.training import FitConfig
+
+    plan = SamplePlan(
+        folder=folder, max_rows=64, size_px=64, bands=None, max_missing=0.5, seed=0
+    )  # fmt: skip
+    sample = draw_sample(surveys.list_shards(survey).shards[:1], plan)
+    network = network_config(encoder, sample, latent=latent)
+    weights = None
+    if ENCODERS[encoder].fit == "network":
+        config = FitConfig(num_passes=1)
+        weights = run_passes(sample.path, encoder, network, config, folder).state_dict
+    path = f"{folder}/model.safetensors"
+    finish_model(
+        sample, path=path, encoder=encoder, config=network, weights=weights, fit={}, seed=0,
+        num_threads=1,
+    )  # fmt: skip
+    return path
+
+
+def measure_first(sizes: Sizes, survey: str, model: str, scratch: Path) -> list[dict[str, Any]]:
+    """The row about the first shard; raises MeasurementError where embeddings differ."""
+    ratios, facts = [], []
+    error = 0.0
+    for run in range(sizes.first_runs):
+        out, saved = str(scratch / f"first-{run}"), str(scratch / f"first-{run}.npz")
+        marks = run_fresh(run_scan, survey, model, out, "auto", "", True).value()
+        laps = run_fresh(run_loop, survey, model, saved, environment=ONE_THREAD).value()
+        error = max(error, _difference(out, saved))
+        ray = run_fresh(start_ray).value()
+        model_s = run_fresh(start_model, model, environment=ONE_THREAD).value()
+        scan_s = min(done_s for done_s, _ in _done(out)) - marks.began_s
+        ratios.append((scan_s - ray["first_s"] - model_s) / laps[0].wall_s)
+        facts.append(
+            {
+                "scan_s": scan_s,
+                "ray_s": ray["first_s"],
+                "model_s": model_s,
+                "loop_s": laps[0].wall_s,
+                "do_nothing_actor_s": ray["second_s"],
+            }
+        )
+    return [{**spread(ratios), "error": error, "facts": _medians(facts)}]
+
+
+def measure_speed(
+    sizes: Sizes, survey: str, model: str, scratch: Path, error: float | None
+) -> list[dict[str, Any]]:
+    """The rows about objects/s with one and with two workers."""
+    if error is None:
+        raise MeasurementError("the published embeddings were not found equal to the loop's")
+    nums = ("1", "2") if (os.cpu_count() or 1) > 1 else ("1",)
+    ratios: dict[str, list[float]] = {num: [] for num in nums}
+    facts: dict[str, list[dict[str, float]]] = {num: [] for num in nums}
+    for turn in range(sizes.rounds):
+        saved = str(scratch / "loop.npz")
+        laps = run_fresh(run_loop, survey, model, saved, environment=ONE_THREAD).value()[1:]
+        rows = sum(lap.rows for lap in laps)
+        loop_per_s = rows / sum(lap.wall_s for lap in laps)
+        loop_cpu_s = sum(lap.cpu_s for lap in laps) / rows
+        outs = {num: str(scratch / f"speed-{turn}-{num}") for num in nums}
+        fresh = run_fresh(run_scans, survey, model, outs)
+        for num in nums:
+            per_s, cpu_s = _steady(outs[num], fresh)
+            ratios[num].append(per_s / loop_per_s)
+            facts[num].append(
+                {"per_s": per_s, "loop_per_s": loop_per_s, "cpu_ratio": loop_cpu_s / cpu_s}
+            )
+            error = max(error, _difference(outs[num], saved))
+    found = [{**spread(ratios[num]), "error": error, "facts": _medians(facts[num])} for num in nums]
+    return found if len(nums) == 2 else [*found, {"reason": "this machine has one core"}]
+
+
+def measure_memory(survey: str, quarter: str, model: str, scratch: Path) -> list[dict[str, Any]]:
+    """The row about memory, from scans of the survey and of its first quarter."""
+    peaks, facts = [], {}
+    for name, where in (("quarter", quarter), ("all", survey)):
+        out = str(scratch / f"memory-{name}")
+        fresh = run_fresh(run_scan, where, model, out, with_memory=True)
+        marks = fresh.value()
+        peaks.append(fresh.peak_bytes(marks.embed_began_s, marks.ended_s))
+        facts[f"{name}_objects"] = float(sum(r.rows_embedded for _, r in _done(out)))
+        facts[f"{name}_mib"] = peaks[-1] / 2**20
+    return [{"value": peaks[1] / peaks[0], "runs": 1, "facts": facts}]
+
+
+def measure_resume(survey: str, model: str, scratch: Path) -> list[dict[str, Any]]:
+    """The row about resume: the driver is killed at the receipt of the middle shard."""
+    shards = surveys.list_shards(survey).shards
+    out, plan = str(scratch / "resume"), scratch / "faults"
+    plan.mkdir()
+    (plan / f"receipt@{shards[len(shards) // 2 - 1].name}").touch()
+    run_fresh(run_scan, survey, model, out, "auto", str(plan), may_be_killed=True)
+    before = ledger.done_shards(out)
+    todo = [shard for shard in shards if shard.name not in before]
+    if not before or not todo:
+        raise MeasurementError(f"{len(before)} of {len(shards)} shards were done at the kill")
+    marks = run_fresh(run_scan, survey, model, out).value()
+    read = sum(r.bytes_read for _, r in _done(out) if r.shard not in before)
+    models = 2 * os.path.getsize(model)  # as the workers load it, which no receipt counts
+    unfinished = sum(shard.size_bytes for shard in todo)
+    facts = {
+        "shards": float(len(shards)),
+        "unfinished_shards": float(len(todo)),
+        "unfinished_mb": unfinished / 1e6,
+        "workers_mb": read / 1e6,
+        "driver_mb": marks.driver_bytes / 1e6,
+        "models_mb": models / 1e6,
+    }
+    total = read + marks.driver_bytes + models
+    return [{"value": total / unfinished, "runs": 1, "facts": facts}]
+
+
+def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+    """All rows; the folder is left full."""
+    sizes = QUICK if quick else FULL
+    one, two, memory, resume, first = CLAIMS
+    small = _simulate(scratch / "small", sizes.shards, sizes.shard_rows)
+    large = _simulate(scratch / "large", 2, 1000)
+    attcae = run_fresh(make_model, small, str(scratch / "attcae"), "attcae", None).value()
+    firsts = measured([first], lambda: measure_first(sizes, large, attcae, scratch))
+    speeds = measured(
+        [one, two], lambda: measure_speed(sizes, small, attcae, scratch, firsts[0].error)
+    )
+    many = _simulate(scratch / "many", sizes.survey_shards, sizes.survey_shard_rows)
+    quarter = _link_first(many, sizes.survey_shards // 4, scratch / "quarter")
+    some = _link_first(many, min(20, sizes.survey_shards), scratch / "some")
+    pca = run_fresh(make_model, small, str(scratch / "pca"), "pca", 8).value()
+    return [
+        *speeds,
+        *measured([memory], lambda: measure_memory(many, quarter, pca, scratch)),
+        *measured([resume], lambda: measure_resume(some, pca, scratch)),
+        *firsts,
+    ]
+
+
+def _simulate(folder: Path, num_shards: int, shard_rows: int) -> str:
+    """Writes simulated shards; returns their folder."""
+    count = num_shards * shard_rows
+    free = shutil.disk_usage(folder.parent).free
+    if free < 2 * count * ROW_BYTES:
+        raise OSError(
+            f"{folder} has {free / 1e9:.0f} GB free, expected twice the "
+            f"{count * ROW_BYTES / 1e9:.0f} GB to be written; name another --scratch"
+        )
+    write_survey(f"sim:galaxies?count={count}&shard_rows={shard_rows}", str(folder))
+    return str(folder / "shards")
+
+
+def _link_first(survey: str, num_shards: int, folder: Path) -> str:
+    """A survey of the first shards of another one."""
+    folder.mkdir()
+    for name in sorted(os.listdir(survey))[:num_shards]:
+        os.link(f"{survey}/{name}", folder / name)
+    return str(folder)
+
+
+def _done(out: str) -> list[tuple[float, Receipt]]:
+    """Receipts of a run and when each was published, in that order."""
+    found = []
+    for name in ledger.done_shards(out):
+        receipt = ledger.read_receipt(out, name)
+        assert receipt is not None
+        found.append((os.stat(f"{out}/ledger/done/{name}.json").st_mtime, receipt))
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _steady(out: str, fresh: Fresh[Any]) -> tuple[float, float]:
+    """Objects/s and CPU seconds an object while all workers were past their first shard."""
+    spans = [(done_s - r.seconds, done_s, r.rows_embedded) for done_s, r in _done(out)]
+    tracks: list[list[float]] = []  # when each worker published, worker by worker
+    for begin_s, done_s, _ in sorted(spans):
+        free = [track for track in tracks if track[-1] <= begin_s + 0.01]
+        if free:
+            max(free, key=lambda track: track[-1]).append(done_s)
+        else:
+            tracks.append([done_s])
+    begin_s, end_s = max(track[0] for track in tracks), min(track[-1] for track in tracks)
+    if end_s <= begin_s:
+        raise MeasurementError("a worker had but one shard; use more shards")
+    rows = sum(
+        rows * max(0.0, min(done_s, end_s) - max(from_s, begin_s)) / (done_s - from_s)
+        for from_s, done_s, rows in spans
+    )
+    return rows / (end_s - begin_s), fresh.cpu_s(begin_s, end_s) / rows
+
+
+def _difference(out: str, saved: str) -> float:
+    """Largest difference of published embeddings from the loop's. Raises where there is any."""
+    largest = 0.0
+    with np.load(saved) as loop:
+        for name in sorted(ledger.done_shards(out)):
+            table = pq.read_table(ledger.embeddings_path(out, name)).sort_by("row")
+            flat = table["embedding"].combine_chunks().flatten().to_numpy()
+            published_ND = flat.reshape(table.num_rows, -1)
+            if published_ND.shape != loop[name].shape:
+                raise MeasurementError(f"shard {name} has another shape than the loop's")
+            largest = max(largest, float(np.abs(published_ND - loop[name]).max()))
+    if largest > 0:
+        raise MeasurementError(f"published embeddings differ from the loop's by {largest:.2g}")
+    return largest
+
+
+def _medians(facts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: float(np.median([fact[name] for fact in facts])) for name in facts[0]}
+
+
+def main() -> None:
+    """`python -m benchmarks.scan`."""
+    run_benchmark("scan", "The embed stage against a bare loop.", measure)
+
+
+if __name__ == "__main__":
+    from benchmarks import scan as module  # so that fresh processes find its functions by name
+
+    module.main()

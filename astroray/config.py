@@ -16,9 +16,9 @@ import yaml
 from astroray import storage
 from astroray.encoders import ENCODERS
 from astroray.errors import ConfigError, FileError
+from astroray.fit_state import FitConfig
 from astroray.neighbors import SearchConfig
 from astroray.surveys.shards import SurveyUri
-from astroray.training import FitConfig
 
 DEFAULT_BUDGET_S = 90.0
 

@@ -18,7 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from astroray import faults, storage
+from astroray import faults, storage, workers
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
 from astroray.passes import REPORT_EVERY_S, Place, Plan, run_worker
@@ -29,11 +29,7 @@ FORMAT_VERSION = 1
 PROGRESS_NAME = "progress.json"
 MAX_FAILURES = 3
 WORKER_ENVIRONMENT = {
-    # Activations of 30 MB and more would be mapped and unmapped anew in every step; kept in
-    # the heap, a training step on CPU takes about 0.6 of the time.
-    "GLIBC_TUNABLES": (
-        "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"
-    ),
+    **workers.ENVIRONMENT,
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it matrix products on GPU do not repeat
 }
 

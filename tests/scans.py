@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from astroray import pipeline, surveys
+from astroray import faults, pipeline, surveys
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
 from astroray.config import ScanConfig, load_config
 from astroray.fit_state import FitConfig
@@ -77,7 +77,10 @@ def small_config(survey: str | Path, out: str | Path, **settings: object) -> Sca
 
 def scan(survey: str | Path, out: str | Path, **settings: object) -> RunRecord:
     """A scan in this process, on the Ray cluster of the session where there is one."""
-    return pipeline.scan(small_config(survey, out, **settings))
+    try:
+        return pipeline.scan(small_config(survey, out, **settings))
+    finally:
+        faults.arm("")
 
 
 def scan_command(survey: str | Path, out: str | Path, **settings: object) -> list[str]:
@@ -93,7 +96,7 @@ def start(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Pr
     With pipes, the workers that a killed driver leaves for a moment would hold them open.
     """
     known = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    out, err = tempfile.TemporaryFile("w+"), tempfile.TemporaryFile("w+")
+    out, err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 (wait closes them)
     child = subprocess.Popen(
         command, env=known | dict(env or {}), stdout=out, stderr=err, start_new_session=True
     )

@@ -154,8 +154,11 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     """The network's outputs over evenly spaced rows of the sample, [M, D]."""
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     chosen_NCYX = sample_NCYX[::step]
-    batches = torch.split(chosen_NCYX, FRAME_BATCH)
-    return torch.cat([network(batch.float()).float() for batch in batches])
+    network = network.to(memory_format=torch.channels_last)
+    batches = [batch.float() for batch in torch.split(chosen_NCYX, FRAME_BATCH)]
+    return torch.cat(
+        [network(batch.to(memory_format=torch.channels_last)).float() for batch in batches]
+    )
 
 
 def _measure(shards: Sequence[Shard], plan: SamplePlan) -> Preparation:

@@ -87,7 +87,7 @@ class Model:
 
     def embed(self, image_BCYX: Tensor) -> Tensor:
         """Embeddings [B, dim] float32 of prepared cutouts [B, C, S, S] in 0..1."""
-        output_BD = self.network(image_BCYX).float()
+        output_BD = self.network(image_BCYX.to(memory_format=torch.channels_last)).float()
         return ((output_BD - self.center_D) / self.scale_D)[:, self.live_D]
 
     def to(self, device: torch.device) -> "Model":
@@ -174,6 +174,7 @@ def load_model(path: str) -> Model:
     prefix = "network."
     weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
     network.load_state_dict(weights)
+    network = network.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
     return Model(
         encoder=meaning["encoder"],
         preparation=Preparation.from_json(meaning["preparation"]),

@@ -1,0 +1,196 @@
+"""What a fit by Ray Train costs over a bare training loop: seconds a pass.
+
+The peer is `train_plainly` below: one process, the same network, images, order, turns, optimizer,
+precision, batch and threads, and nothing else: no state saved, no progress, no Ray. Its losses
+must equal those of Ray Train's fit before a ratio is taken. The training workers keep their
+activations in the heap (GLIBC_TUNABLES); the loop runs both with that setting and without.
+Seconds are those of training; the start of Ray and of its workers is left out.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astroray import surveys
+from benchmarks.processes import run_fresh
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+
+ENCODER = "attcae"
+NETWORK = {"num_bands": 3, "size_px": 64}
+NUM_PASSES = 2
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-3
+WORKER_NICE = 15
+LARGEST_ERROR = 1e-6
+
+CLAIMS = (
+    partial(
+        BenchRow,
+        what="seconds a pass of Ray Train over a bare loop with the same heap setting",
+        goal=1.05,
+        is_at_most=True,
+        peer="a bare PyTorch loop, GLIBC_TUNABLES as the training workers have it",
+    ),
+    partial(
+        BenchRow,
+        what="seconds a pass of Ray Train over a bare loop as PyTorch comes",
+        goal=1.05,
+        is_at_most=True,
+        peer="a bare PyTorch loop, GLIBC_TUNABLES unset",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a fit came to."""
+
+    losses: tuple[float, ...]
+    """One a pass, the mean over all images."""
+    pass_s: float
+    threads: int
+    precision: str
+
+
+def train_with_ray(sample_path: str, folder: str) -> Trained:
+    """The fit as a scan does it, by one training worker."""
+    from astroray import workers
+    from astroray.training import FitConfig, fit_network
+
+    config = FitConfig(
+        num_passes=NUM_PASSES, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=0
+    )
+    with workers.cluster():
+        result = fit_network(
+            sample_path, ENCODER, NETWORK, config, folder, report=lambda progress: None
+        )
+    return Trained(
+        losses=result.loss_per_pass,
+        pass_s=result.seconds / result.num_passes,
+        threads=result.threads,
+        precision=result.precision,
+    )
+
+
+def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
+    """The peer: the same steps in a loop, at the priority that Ray gives its workers."""
+    import torch
+
+    from astroray.encoders import build_network
+
+    os.setpriority(os.PRIO_PROCESS, 0, WORKER_NICE)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    images_NCYX = torch.from_numpy(np.load(sample_path, mmap_mode="c"))
+    network = build_network(ENCODER, NETWORK).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
+    num_rows, losses, seconds = len(images_NCYX), [], 0.0
+    for number in range(NUM_PASSES):
+        began_s = time.perf_counter()
+        draw, total = np.random.default_rng([0, number]), 0.0
+        order_N, turn_N = draw.permutation(num_rows), draw.integers(0, 8, num_rows)
+        for row_B in np.array_split(order_N, math.ceil(num_rows / BATCH_SIZE)):
+            image_BCYX = turn(images_NCYX[torch.from_numpy(row_B)].float(), turn_N[row_B])
+            image_BCYX = image_BCYX.contiguous(memory_format=torch.channels_last)
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = network.loss(image_BCYX)  # type: ignore[operator]
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach().double()) * len(row_B)
+        losses.append(total / num_rows)
+        seconds += time.perf_counter() - began_s
+    return Trained(
+        losses=tuple(losses), pass_s=seconds / NUM_PASSES, threads=threads, precision=precision
+    )
+
+
+def turn(image_BCYX: Any, turn_B: np.ndarray) -> Any:
+    """Each image transposed and flipped as the three bits of its number say."""
+    for i, number in enumerate(turn_B):
+        image_CYX = image_BCYX[i]
+        image_CYX = image_CYX.transpose(1, 2) if number & 1 else image_CYX
+        dims = [dim for bit, dim in ((2, 1), (4, 2)) if number & bit]
+        image_BCYX[i] = image_CYX.flip(dims) if dims else image_CYX.clone()
+    return image_BCYX
+
+
+def draw_images(num_images: int, folder: str) -> str:
+    """A fit's sample of simulated galaxies, drawn and prepared as a scan does it."""
+    from astroray.actors.fit import SamplePlan, draw_sample
+
+    survey = f"sim:galaxies?count={num_images}&shard_rows={num_images}"
+    plan = SamplePlan(
+        folder=folder, max_rows=num_images, size_px=64, bands=None, max_missing=0.5, seed=0
+    )
+    return draw_sample(surveys.list_shards(survey).shards, plan).path
+
+
+def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str, Any]]:
+    """Both rows; raises MeasurementError where the losses differ."""
+    sample = run_fresh(draw_images, num_images, str(scratch / "sample")).value()
+    heap = run_fresh(heap_setting).value()
+    environments = ({"GLIBC_TUNABLES": heap}, {"GLIBC_TUNABLES": ""})
+    ratios: list[list[float]] = [[] for _ in environments]
+    facts: list[dict[str, float]] = [{} for _ in environments]
+    error = 0.0
+    for number in range(rounds):
+        ours = run_fresh(train_with_ray, sample, str(scratch / f"fit-{number}")).value()
+        for which, environment in enumerate(environments):
+            peer = run_fresh(
+                train_plainly, sample, ours.threads, ours.precision, environment=environment
+            ).value()
+            error = max(error, _difference(ours, peer))
+            ratios[which].append(ours.pass_s / peer.pass_s)
+            facts[which] = {
+                "ray_pass_s": ours.pass_s,
+                "loop_pass_s": peer.pass_s,
+                "images": float(num_images),
+                "threads": float(ours.threads),
+            }
+    return [
+        {**spread(ratios[which]), "error": error, "facts": facts[which]}
+        for which in range(len(environments))
+    ]
+
+
+def heap_setting() -> str:
+    """GLIBC_TUNABLES of the training workers."""
+    from astroray.training import WORKER_ENVIRONMENT
+
+    return WORKER_ENVIRONMENT["GLIBC_TUNABLES"]
+
+
+def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+    """All rows; the folder is left full."""
+    num_images, rounds = (256, 2) if quick else (1024, 5)
+    return measured(CLAIMS, lambda: measure_passes(num_images, rounds, scratch))
+
+
+def _difference(ours: Trained, peer: Trained) -> float:
+    """Largest relative difference of the losses. Raises MeasurementError where it is large."""
+    pairs = zip(ours.losses, peer.losses, strict=True)
+    error = max(abs(a - b) / abs(b) for a, b in pairs)
+    if not error <= LARGEST_ERROR:
+        raise MeasurementError(
+            f"losses are {ours.losses} by Ray Train and {peer.losses} by the loop, relative "
+            f"difference {error:.2g}, expected at most {LARGEST_ERROR:g}"
+        )
+    return error
+
+
+def main() -> None:
+    """`python -m benchmarks.fit`."""
+    run_benchmark("fit", "Ray Train's fit against a bare training loop.", measure)
+
+
+if __name__ == "__main__":
+    from benchmarks import fit as module  # so that fresh processes find its functions by name
+
+    module.main()

@@ -1,0 +1,216 @@
+"""What proof costs the neighbor search, and what it saves: against FAISS, scikit-learn, itself.
+
+Vectors lie in clusters of several widths with some far from all, as embeddings do. Search by
+brute force is compared with FAISS's own flat index and with scikit-learn, on one thread each;
+both find float32 or unproven neighbors, ours are proven in float64. Then cells with a certificate
+are compared with our own brute force, whose certified list they must repeat to the last bit.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astroray.neighbors import Neighbors, SearchConfig, search
+from benchmarks.processes import run_fresh
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+
+K = 10
+TOP = 100
+DIM = 64
+LARGEST_ERROR = 1e-5
+BLAS_THRESHOLD = 20
+ONE_THREAD = {
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
+}  # fmt: skip
+
+CLAIMS = (
+    partial(
+        BenchRow,
+        what="exact neighbors, proven: time of FAISS IndexFlatL2 over ours",
+        goal=0.67,
+        peer="faiss.IndexFlatL2, self-search, distance_compute_blas_threshold 20, 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="exact neighbors, proven: time of scikit-learn brute over ours",
+        goal=1.0,
+        peer="sklearn.neighbors.NearestNeighbors(algorithm='brute'), 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="certified top 100: time of our brute force over cells with a certificate",
+        goal=1.5,
+        peer="astroray.neighbors.search with index flat, 1 thread",
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Times of two ways in turns, after their results were compared."""
+
+    error: float
+    ours_wall_s: list[float]
+    peer_wall_s: list[float]
+    ours_cpu_s: list[float]
+    peer_cpu_s: list[float]
+    rescored: int = 0
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of a row."""
+        ratios = np.divide(self.peer_wall_s, self.ours_wall_s).tolist()
+        cpu = np.divide(self.peer_cpu_s, self.ours_cpu_s)
+        facts = {
+            "ours_s": float(np.median(self.ours_wall_s)),
+            "peer_s": float(np.median(self.peer_wall_s)),
+            "cpu_ratio": float(np.median(cpu)),
+            "rescored": float(self.rescored),
+        }
+        return {**spread(ratios), "error": self.error, "facts": facts}
+
+
+def make_embeddings(num_objects: int, dim: int, *, seed: int) -> np.ndarray:
+    """Float32 [N, D]: clusters of several widths, and one object in a hundred far from all."""
+    draw = np.random.default_rng(seed)
+    num_clusters = 50
+    center_MD = draw.normal(size=(num_clusters, dim))
+    width_M = draw.uniform(0.2, 0.6, num_clusters)
+    which_N = draw.integers(0, num_clusters, num_objects)
+    spread_ND = draw.normal(size=(num_objects, dim)) * width_M[which_N, None]
+    spread_ND[draw.random(num_objects) < 0.01] *= 2.5
+    return (center_MD[which_N] + spread_ND).astype(np.float32)
+
+
+def against_faiss(num_objects: int, runs: int) -> Pairs:
+    """Ours against FAISS's flat index, itself among the k + 1 nearest."""
+    import faiss
+
+    embedding_ND = make_embeddings(num_objects, DIM, seed=1)
+
+    def peer() -> np.ndarray:
+        faiss.omp_set_num_threads(1)
+        before = faiss.cvar.distance_compute_blas_threshold
+        faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
+        index = faiss.IndexFlatL2(DIM)
+        index.add(embedding_ND)
+        _, near_NK = index.search(embedding_ND, K + 1)
+        faiss.cvar.distance_compute_blas_threshold = before
+        return np.asarray(near_NK)
+
+    return _against(embedding_ND, peer, runs)
+
+
+def against_sklearn(num_objects: int, runs: int) -> Pairs:
+    """Ours against scikit-learn's brute force."""
+    from sklearn.neighbors import NearestNeighbors
+
+    embedding_ND = make_embeddings(num_objects, DIM, seed=1)
+
+    def peer() -> np.ndarray:
+        found = NearestNeighbors(n_neighbors=K + 1, algorithm="brute", n_jobs=1).fit(embedding_ND)
+        return np.asarray(found.kneighbors(embedding_ND, return_distance=False))
+
+    return _against(embedding_ND, peer, runs)
+
+
+def against_flat(num_objects: int, runs: int) -> Pairs:
+    """Cells with a certificate against our brute force; the certified lists must be equal."""
+    embedding_ND = make_embeddings(num_objects, DIM, seed=2)
+    cells, flat = _search(embedding_ND, "ivf-flat"), _search(embedding_ND, "flat")
+    lists = [np.argsort(found.rank_N)[:TOP] for found in (cells, flat)]
+    if not np.array_equal(*lists):
+        raise MeasurementError("the certified lists of cells and brute force differ")
+    error = float(np.abs(cells.score_N[lists[0]] - flat.score_N[lists[0]]).max())
+    if error > 0:
+        raise MeasurementError(f"the certified scores differ by {error:.2g}, expected 0")
+    return _in_turns(
+        lambda: _search(embedding_ND, "ivf-flat"),
+        lambda: _search(embedding_ND, "flat"),
+        runs,
+        error,
+        cells.proof.num_rescored,
+    )
+
+
+def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+    """All rows; nothing is written."""
+    sizes, runs = ((4_000, 10_000), 3) if quick else ((20_000, 60_000), 5)
+
+    def rows(function: Callable[[int, int], Pairs], size: int) -> list[dict[str, Any]]:
+        pairs = run_fresh(function, size, runs, environment=ONE_THREAD).value()
+        fields = pairs.fields()
+        fields["facts"] |= {"objects": float(size)}
+        return [fields]
+
+    return [
+        *measured(CLAIMS[:1], lambda: rows(against_faiss, sizes[0])),
+        *measured(CLAIMS[1:2], lambda: rows(against_sklearn, sizes[0])),
+        *measured(CLAIMS[2:], lambda: rows(against_flat, sizes[1])),
+    ]
+
+
+def _against(embedding_ND: np.ndarray, peer: Callable[[], np.ndarray], runs: int) -> Pairs:
+    """Ours against a peer that returns each object's neighbors [N, K + 1], itself among them."""
+    ours = _search(embedding_ND, "flat")
+    distance_NK = _without_itself(embedding_ND, peer())
+    error = float(np.max(np.abs(distance_NK - ours.distance_NK) / ours.distance_NK))
+    if not error <= LARGEST_ERROR:
+        raise MeasurementError(
+            f"distances of neighbors differ by {error:.2g} of themselves, expected at most "
+            f"{LARGEST_ERROR:g}"
+        )
+    return _in_turns(lambda: _search(embedding_ND, "flat"), peer, runs, error, len(embedding_ND))
+
+
+def _without_itself(embedding_ND: np.ndarray, near_NK: np.ndarray) -> np.ndarray:
+    """Ascending float64 distances [N, K] of the neighbors but the object itself."""
+    distance_NK = np.empty(near_NK.shape)
+    for row, near_K in enumerate(near_NK):
+        difference_KD = embedding_ND[near_K].astype(np.float64) - embedding_ND[row]
+        distance_NK[row] = np.sqrt((difference_KD**2).sum(axis=1))
+        distance_NK[row, near_K == row] = -1.0
+    return np.sort(distance_NK, axis=1)[:, 1:]
+
+
+def _in_turns(
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    runs: int,
+    error: float,
+    rescored: int,
+) -> Pairs:
+    pairs = Pairs(
+        error=error, ours_wall_s=[], peer_wall_s=[], ours_cpu_s=[], peer_cpu_s=[],
+        rescored=rescored,
+    )  # fmt: skip
+    for _ in range(runs):
+        for function, wall, cpu in (
+            (ours, pairs.ours_wall_s, pairs.ours_cpu_s),
+            (peer, pairs.peer_wall_s, pairs.peer_cpu_s),
+        ):
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            function()
+            wall.append(time.perf_counter() - wall_s)
+            cpu.append(time.process_time() - cpu_s)
+    return pairs
+
+
+def _search(embedding_ND: np.ndarray, index: Any) -> Neighbors:
+    ids = [f"{row:08d}" for row in range(len(embedding_ND))]
+    return search(embedding_ND, ids, SearchConfig(k=K, top=TOP, index=index, num_threads=1))
+
+
+def main() -> None:
+    """`python -m benchmarks.neighbors`."""
+    run_benchmark("neighbors", "The neighbor search against FAISS and scikit-learn.", measure)
+
+
+if __name__ == "__main__":
+    from benchmarks import neighbors as module  # so that fresh processes find its functions
+
+    module.main()

@@ -32,6 +32,9 @@ ENVIRONMENT = {
 }
 """What every worker is started with."""
 
+RAY_DATA_NOTE = "\nFailed to apply UDF"
+"""Begins what Ray Data adds to the message of an error that passes through it."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
@@ -120,6 +123,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     import ray
 
     if ray.is_initialized():  # the caller's own cluster is used as it is
+        _set_up_ray_data()
         yield
         return
     joined = bool(os.environ.get("RAY_ADDRESS"))
@@ -128,7 +132,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     try:
         with _noise_to(log_dir):
             _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
-            _quiet_ray_data()
+            _set_up_ray_data()
             try:
                 yield
             finally:
@@ -203,10 +207,12 @@ def _keep_logs(scratch: str, log_dir: str) -> None:
             shutil.copy(file, target)
 
 
-def _quiet_ray_data() -> None:
+def _set_up_ray_data() -> None:
+    """Quiet, and with the errors of our code as they are: Ray's wrapper loses them in actors."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
+    context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
 
@@ -246,7 +252,7 @@ def plain_errors() -> Iterator[None]:
         yield
     except ray.exceptions.RayError as error:
         if own := _own_error(error):
-            raise type(own)(str(own)) from None
+            raise type(own)(str(own).partition(RAY_DATA_NOTE)[0]) from None
         if isinstance(error, lost):
             raise BackendError(
                 f"a worker died again and again: {str(error).strip()[:600]}; it may have run out "

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from astroray import surveys
+from astroray import surveys, workers
+from benchmarks.bare_loop import WORKER_NICE
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -26,7 +27,6 @@ NETWORK = {"num_bands": 3, "size_px": 64}
 NUM_PASSES = 2
 BATCH_SIZE = 128
 LEARNING_RATE = 1e-3
-WORKER_NICE = 15
 LARGEST_ERROR = 1e-6
 
 CLAIMS = (
@@ -60,7 +60,6 @@ class Trained:
 
 def train_with_ray(sample_path: str, folder: str) -> Trained:
     """The fit as a scan does it, by one training worker."""
-    from astroray import workers
     from astroray.training import FitConfig, fit_network
 
     config = FitConfig(
@@ -88,7 +87,8 @@ def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     images_NCYX = torch.from_numpy(np.load(sample_path, mmap_mode="c"))
-    network = build_network(ENCODER, NETWORK).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: Any = build_network(ENCODER, NETWORK)
+    network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     num_rows, losses, seconds = len(images_NCYX), [], 0.0
     for number in range(NUM_PASSES):
@@ -100,7 +100,7 @@ def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
             image_BCYX = image_BCYX.contiguous(memory_format=torch.channels_last)
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                loss = network.loss(image_BCYX)  # type: ignore[operator]
+                loss = network.loss(image_BCYX)
             loss.backward()
             optimizer.step()
             total += float(loss.detach().double()) * len(row_B)
@@ -135,8 +135,7 @@ def draw_images(num_images: int, folder: str) -> str:
 def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str, Any]]:
     """Both rows; raises MeasurementError where the losses differ."""
     sample = run_fresh(draw_images, num_images, str(scratch / "sample")).value()
-    heap = run_fresh(heap_setting).value()
-    environments = ({"GLIBC_TUNABLES": heap}, {"GLIBC_TUNABLES": ""})
+    environments = (workers.ENVIRONMENT, dict.fromkeys(workers.ENVIRONMENT, ""))
     ratios: list[list[float]] = [[] for _ in environments]
     facts: list[dict[str, float]] = [{} for _ in environments]
     error = 0.0
@@ -158,13 +157,6 @@ def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str
         {**spread(ratios[which]), "error": error, "facts": facts[which]}
         for which in range(len(environments))
     ]
-
-
-def heap_setting() -> str:
-    """GLIBC_TUNABLES of the training workers."""
-    from astroray.training import WORKER_ENVIRONMENT
-
-    return WORKER_ENVIRONMENT["GLIBC_TUNABLES"]
 
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:

@@ -12,7 +12,7 @@ import json
 import statistics
 import subprocess
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -107,7 +107,7 @@ def measured(
 def run_benchmark(
     name: str,
     claim: str,
-    measure: Callable[[bool, Path], Sequence[BenchRow]],
+    measure: Callable[[bool, Path], Iterable[BenchRow]],
     arguments: Sequence[str] | None = None,
 ) -> None:
     """The command line of a benchmark: parses `--json --quick --scratch`, measures, prints.
@@ -124,9 +124,10 @@ def run_benchmark(
     if asked.scratch:
         Path(asked.scratch).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="astroray-bench-", dir=asked.scratch) as folder:
-        rows = measure(asked.quick, Path(folder).resolve())
-    for row in rows:
-        print(_sentence(row), flush=True)
+        rows = []
+        for row in measure(asked.quick, Path(folder).resolve()):
+            print(_sentence(row), flush=True)
+            rows.append(row)
     if asked.json:
         print(json.dumps(_document(name, rows, asked.quick), allow_nan=False), flush=True)
 

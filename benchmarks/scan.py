@@ -2,9 +2,10 @@
 
 Simulated galaxies of 64 x 64 px in three bands are written to disk first, so shards are read and
 none are drawn while time is taken. The peer is `bare_loop`: one process, one thread,
-the same reader, preparation, encoder and batches, and nothing else: no publishing, no ledger, no
-Ray. It does not read ahead; that is the pipeline's own merit. Its embeddings must equal the
-published ones to the last bit before any time is taken.
+the same reader, preparation, encoder, batches, heap setting and priority as a worker of the
+pipeline, and nothing else: no publishing, no ledger, no Ray. It does not read ahead; that is the
+pipeline's own merit. Its embeddings must equal the published ones to the last bit before any time
+is taken.
 
 Objects/s are those of the steady state, of what was published: each worker's first shard is left
 out, as is the loop's, and the window ends where the first worker has no more. In the window the
@@ -18,7 +19,7 @@ import dataclasses
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from astroray import ledger, storage, surveys
+from astroray import ledger, storage, surveys, workers
 from astroray.ledger import Receipt
 from astroray.surveys.simulated import write_survey
 from benchmarks.bare_loop import BATCH_SIZE, run_loop, start_model, start_ray
@@ -34,10 +35,10 @@ from benchmarks.processes import Fresh, run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the process that measures loads neither torch nor ray
-    from astroray.pipeline import Progress
+    from astroray.progress import Progress
 
 ROW_BYTES = 3 * 64 * 64 * 4
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+LIKE_A_WORKER = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 LOOP = "a bare loop of one process and one thread, same reader, encoder and batches"
 
 CLAIMS = (
@@ -82,10 +83,10 @@ class Sizes:
 
 
 FULL = Sizes(
-    rounds=5, shards=8, shard_rows=256, first_runs=5, survey_shards=100, survey_shard_rows=1000
+    rounds=5, shards=8, shard_rows=512, first_runs=5, survey_shards=100, survey_shard_rows=1000
 )
 QUICK = Sizes(
-    rounds=2, shards=5, shard_rows=128, first_runs=1, survey_shards=8, survey_shard_rows=250
+    rounds=2, shards=5, shard_rows=256, first_runs=1, survey_shards=8, survey_shard_rows=250
 )
 
 
@@ -144,8 +145,6 @@ def run_scan(
 
 def run_scans(survey: str, model_path: str, outs: Mapping[str, str]) -> dict[str, Marks]:
     """Scans by number of workers, one after the other in one cluster."""
-    from astroray import workers
-
     with workers.cluster():
         return {num: run_scan(survey, model_path, out, num) for num, out in outs.items()}
 
@@ -181,10 +180,10 @@ def measure_first(sizes: Sizes, survey: str, model: str, scratch: Path) -> list[
     for run in range(sizes.first_runs):
         out, saved = str(scratch / f"first-{run}"), str(scratch / f"first-{run}.npz")
         marks = run_fresh(run_scan, survey, model, out, "auto", "", True).value()
-        laps = run_fresh(run_loop, survey, model, saved, environment=ONE_THREAD).value()
+        laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()
         error = max(error, _difference(out, saved))
         ray = run_fresh(start_ray).value()
-        model_s = run_fresh(start_model, model, environment=ONE_THREAD).value()
+        model_s = run_fresh(start_model, model, environment=LIKE_A_WORKER).value()
         scan_s = min(done_s for done_s, _ in _done(out)) - marks.began_s
         ratios.append((scan_s - ray["first_s"] - model_s) / laps[0].wall_s)
         facts.append(
@@ -210,7 +209,7 @@ def measure_speed(
     facts: dict[str, list[dict[str, float]]] = {num: [] for num in nums}
     for turn in range(sizes.rounds):
         saved = str(scratch / "loop.npz")
-        laps = run_fresh(run_loop, survey, model, saved, environment=ONE_THREAD).value()[1:]
+        laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()[1:]
         rows = sum(lap.rows for lap in laps)
         loop_per_s = rows / sum(lap.wall_s for lap in laps)
         loop_cpu_s = sum(lap.cpu_s for lap in laps) / rows
@@ -267,27 +266,23 @@ def measure_resume(survey: str, model: str, scratch: Path) -> list[dict[str, Any
     return [{"value": total / unfinished, "runs": 1, "facts": facts}]
 
 
-def measure(quick: bool, scratch: Path) -> list[BenchRow]:
-    """All rows; the folder is left full."""
+def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
+    """All rows, as they are measured; the folder is left full."""
     sizes = QUICK if quick else FULL
     one, two, memory, resume, first = CLAIMS
     small = _simulate(scratch / "small", sizes.shards, sizes.shard_rows)
     large = _simulate(scratch / "large", 2, 1000)
     attcae = run_fresh(make_model, small, str(scratch / "attcae"), "attcae", None).value()
     firsts = measured([first], lambda: measure_first(sizes, large, attcae, scratch))
-    speeds = measured(
-        [one, two], lambda: measure_speed(sizes, small, attcae, scratch, firsts[0].error)
-    )
+    yield from firsts
+    error = firsts[0].error
+    yield from measured([one, two], lambda: measure_speed(sizes, small, attcae, scratch, error))
     many = _simulate(scratch / "many", sizes.survey_shards, sizes.survey_shard_rows)
     quarter = _link_first(many, sizes.survey_shards // 4, scratch / "quarter")
     some = _link_first(many, min(20, sizes.survey_shards), scratch / "some")
     pca = run_fresh(make_model, small, str(scratch / "pca"), "pca", 8).value()
-    return [
-        *speeds,
-        *measured([memory], lambda: measure_memory(many, quarter, pca, scratch)),
-        *measured([resume], lambda: measure_resume(some, pca, scratch)),
-        *firsts,
-    ]
+    yield from measured([memory], lambda: measure_memory(many, quarter, pca, scratch))
+    yield from measured([resume], lambda: measure_resume(some, pca, scratch))
 
 
 def _simulate(folder: Path, num_shards: int, shard_rows: int) -> str:

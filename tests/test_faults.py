@@ -414,6 +414,26 @@ def test_a_store_that_is_busy_is_asked_again_and_one_that_is_down_stops_the_run(
     assert ledger.done_shards(run_dir) == {shard.name for shard in shards}
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_worker_that_cannot_write_stops_the_scan_with_one_sentence_and_it_resumes(
+    ray_cluster, tmp_path
+):
+    model = scans.fit_model(SIMULATED, tmp_path / "model.safetensors")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "embeddings").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match=r"^cannot write .*: a part of the path is a file.*$"):
+        scans.scan(SIMULATED, out, encoder__name=model)
+    record = ledger.RunRecord.load(str(out))
+    assert record.state == "failed"
+    assert record.error.startswith("cannot write")
+    assert "\n" not in record.error
+    (out / "embeddings").unlink()
+    assert scans.scan(SIMULATED, out, encoder__name=model).counts["catalog"] == 90
+    assert verify_run(str(out)) == []
+
+
 def test_an_attempt_that_a_killed_driver_ended_accuses_no_shard(tmp_path):
     model = scans.fit_model(SIMULATED, tmp_path / "model.safetensors")
     shard = surveys.list_shards(SIMULATED).shards[0]

@@ -177,7 +177,8 @@ def doctor() -> None:
 
     healthy = True
     for finding in examine():
-        click.echo(f"{'ok ' if finding.ok else 'NO '} {finding.what:<14}{finding.text}")
+        mark = "ok" if finding.ok else "NO" if finding.required else "- "
+        click.echo(f"{mark}  {finding.what:<14}{finding.text}")
         healthy &= finding.ok or not finding.required
     sys.exit(0 if healthy else 1)
 

@@ -63,6 +63,7 @@ class _Run:
         self.show = show
         self.out = config.out
         self.model_path = storage.join(config.out, "model", "model.safetensors")
+        self.given = load_model(config.encoder.name) if config.encoder.is_fitted else None
         self.record: RunRecord
         self.plan: WorkerPlan
         self.shards: list[Shard] = []
@@ -77,8 +78,8 @@ class _Run:
             num_shards=2**31,
             resources=workers.resources(),
         )
-        model = load_model(config.encoder.name) if config.encoder.is_fitted else None
-        science = config.science(model_id=model.model_id if model else "", device=self.plan.device)
+        model_id = self.given.model_id if self.given else ""
+        science = config.science(model_id=model_id, device=self.plan.device)
         fresh = RunRecord(
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
@@ -89,7 +90,7 @@ class _Run:
             backends={"device": self.plan.device},
         )
         self.record = ledger.open_run(self.out, fresh)
-        if model and not storage.exists(self.model_path):
+        if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, storage.read_bytes(config.encoder.name))
         self._note(seconds={"start": time.monotonic() - self.started})
 

@@ -34,6 +34,7 @@ FIT: Mapping[str, object] = {
     "fit.batch_size": 32,
     "fit.checkpoint_every_s": 0.0,
 }
+STORE_TIMEOUT_S = 120
 FIT_FILES = ("sample.npy", "sample.json")
 SEARCH_FILES = ("neighbors.parquet", "Npix", "skymap.fits", "hats.properties")
 DRIVER_FILES = ("run.json", "thumbnails.parquet", "index.html")
@@ -242,13 +243,15 @@ def _done_twice(steps: Sequence[tuple[str, str]]) -> list[str]:
 
 def _wait_for_store(path: str) -> None:
     """Returns once the store takes and gives back a file; raises StorageError after minutes."""
-    for is_last in (False, False, True):
+    until_s = time.monotonic() + STORE_TIMEOUT_S
+    while True:
         try:
             storage.publish(path, b"yes")
             storage.read_bytes(path)
         except StorageError:
-            if is_last:
+            if time.monotonic() > until_s:
                 raise
+            time.sleep(1)
         else:
             return
 

@@ -12,6 +12,8 @@ import pytest
 from benchmarks import bare_loop, neighbors, processes, rows, scan
 from benchmarks.rows import BenchRow, MeasurementError
 
+pytestmark = pytest.mark.timeout(60)  # fresh processes import much, on any machine
+
 NAMES = ["scan", "fit", "neighbors"]
 
 
@@ -114,8 +116,7 @@ def test_a_killed_process_has_no_value_but_its_family_is_waited_for():
     assert fresh.result is None
     with pytest.raises(MeasurementError, match="killed"):
         fresh.value()
-    with pytest.raises(MeasurementError, match="exit code -9"):
-        processes.run_fresh(_die_with_child)
+    assert time.time() - fresh.samples[-1].time_s >= 0.5  # the child outlives its parent
 
 
 def test_memory_counts_what_a_child_of_the_process_holds():

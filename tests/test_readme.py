@@ -1,0 +1,63 @@
+"""What the README tells people to type exists."""
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from astroray.cli import cli
+from astroray.encoders import ENCODERS
+from astroray.surveys.shards import SurveyUri
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition("#")[0].strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.startswith("astroray ")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_verb_and_flag_exists(command):
+    words = shlex.split(command.translate(str.maketrans("", "", "[]")))
+    verb = cli.commands[words[1]]
+    flags = {option for param in verb.params for option in param.opts}
+    assert {word for word in words[2:] if word.startswith("--")} <= flags
+
+
+def test_every_make_target_exists():
+    targets = re.findall(r"^make (\w+)", "\n".join(BLOCKS), re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets
+    for target in {*targets, *re.findall(r"`make (\w+)`", README)}:
+        assert f"\n{target}:" in makefile, target
+
+
+def test_every_file_that_is_named_exists():
+    named = {*re.findall(r"\]\((docs/[^)]+)\)", README)}
+    named |= {name for name in re.findall(r"`(tests/[\w.]+)`", README)}
+    named |= {
+        f"astroray/{name}"
+        for name in re.findall(r"`(?:astroray/)?((?:\w+/)?\w+\.py)`", README)
+        if not name.startswith("tests/")
+    }
+    assert len(named) > 5
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+def test_every_encoder_and_scheme_is_in_the_tables():
+    for name in ENCODERS:
+        assert f"| `{name}` |" in README
+    assert SurveyUri.parse("hdf?threshold=4").options == {"threshold": "4"}
+
+
+def test_every_verb_is_mentioned():
+    for name, command in cli.commands.items():
+        assert isinstance(command, click.Command)
+        assert re.search(rf"\b(astroray )?{name}\b", README), name

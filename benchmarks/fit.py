@@ -54,6 +54,10 @@ class Trained:
     losses: tuple[float, ...]
     """One a pass, the mean over all images."""
     pass_s: float
+    cpu_s: float
+    """CPU seconds a pass; 0 of Ray Train, whose family is watched from outside."""
+    ended_s: float
+    """Unix time."""
     threads: int
     precision: str
 
@@ -65,13 +69,21 @@ def train_with_ray(sample_path: str, folder: str) -> Trained:
     config = FitConfig(
         num_passes=NUM_PASSES, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=0
     )
+    reported_s: list[float] = []
     with workers.cluster():
         result = fit_network(
-            sample_path, ENCODER, NETWORK, config, folder, report=lambda progress: None
+            sample_path,
+            ENCODER,
+            NETWORK,
+            config,
+            folder,
+            report=lambda progress: reported_s.append(time.time()),
         )
     return Trained(
         losses=result.loss_per_pass,
         pass_s=result.seconds / result.num_passes,
+        cpu_s=0.0,
+        ended_s=reported_s[-1],
         threads=result.threads,
         precision=result.precision,
     )
@@ -91,6 +103,7 @@ def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=LEARNING_RATE, fused=True)
     num_rows, losses, seconds = len(images_NCYX), [], 0.0
+    cpu_s = time.process_time()
     for number in range(NUM_PASSES):
         began_s = time.perf_counter()
         draw, total = np.random.default_rng([0, number]), 0.0
@@ -107,7 +120,12 @@ def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
         losses.append(total / num_rows)
         seconds += time.perf_counter() - began_s
     return Trained(
-        losses=tuple(losses), pass_s=seconds / NUM_PASSES, threads=threads, precision=precision
+        losses=tuple(losses),
+        pass_s=seconds / NUM_PASSES,
+        cpu_s=(time.process_time() - cpu_s) / NUM_PASSES,
+        ended_s=time.time(),
+        threads=threads,
+        precision=precision,
     )
 
 
@@ -140,7 +158,10 @@ def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str
     facts: list[dict[str, float]] = [{} for _ in environments]
     error = 0.0
     for number in range(rounds):
-        ours = run_fresh(train_with_ray, sample, str(scratch / f"fit-{number}")).value()
+        fresh = run_fresh(train_with_ray, sample, str(scratch / f"fit-{number}"))
+        ours = fresh.value()
+        began_s = ours.ended_s - ours.pass_s * NUM_PASSES
+        cpu_s = fresh.cpu_s(began_s, ours.ended_s) / NUM_PASSES
         for which, environment in enumerate(environments):
             peer = run_fresh(
                 train_plainly, sample, ours.threads, ours.precision, environment=environment
@@ -150,6 +171,7 @@ def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str
             facts[which] = {
                 "ray_pass_s": ours.pass_s,
                 "loop_pass_s": peer.pass_s,
+                "cpu_ratio": cpu_s / peer.cpu_s,
                 "images": float(num_images),
                 "threads": float(ours.threads),
             }

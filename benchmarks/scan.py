@@ -18,6 +18,8 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -109,15 +111,20 @@ def run_scan(
     model_path: str,
     out: str,
     workers: str = "auto",
-    fault_plan: str = "",
     stop_at_first: bool = False,
+    kill_at: int = 0,
 ) -> Marks:
-    """A scan with a fitted model, until its embed stage is over or its first shard published."""
+    """A scan with a fitted model, until its embed stage is over or its first shard published.
+
+    kill_at  kills this process once so many shards are published; 0: never
+    """
     began_s, before = time.time(), storage.METER.bytes_read
     from astroray.config import EncoderConfig, ScanConfig
     from astroray.pipeline import scan
 
     seen: dict[str, float] = {}
+    if kill_at:
+        threading.Thread(target=_kill_when_done, args=(out, kill_at), daemon=True).start()
 
     def show(progress: "Progress") -> None:
         seen.setdefault(progress.stage, time.time())
@@ -131,7 +138,6 @@ def run_scan(
         encoder=EncoderConfig(name=model_path),
         batch_size=BATCH_SIZE,
         workers=workers,
-        fault_plan=fault_plan,
     )
     with contextlib.suppress(_FarEnoughError):
         scan(config, show=show)
@@ -179,7 +185,7 @@ def measure_first(sizes: Sizes, survey: str, model: str, scratch: Path) -> list[
     error = 0.0
     for run in range(sizes.first_runs):
         out, saved = str(scratch / f"first-{run}"), str(scratch / f"first-{run}.npz")
-        marks = run_fresh(run_scan, survey, model, out, "auto", "", True).value()
+        marks = run_fresh(run_scan, survey, model, out, "auto", True).value()
         laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()
         error = max(error, _difference(out, saved))
         ray = run_fresh(start_ray).value()
@@ -240,13 +246,11 @@ def measure_memory(survey: str, quarter: str, model: str, scratch: Path) -> list
 
 
 def measure_resume(survey: str, model: str, scratch: Path) -> list[dict[str, Any]]:
-    """The row about resume: the driver is killed at the receipt of the middle shard."""
+    """The row about resume; shards that the workers finish after the driver's death are done."""
     shards = surveys.list_shards(survey).shards
-    out, plan = str(scratch / "resume"), scratch / "faults"
-    plan.mkdir()
-    # The workers run ahead of the driver by a few shards.
-    (plan / f"receipt@{shards[len(shards) // 2 - 3].name}").touch()
-    run_fresh(run_scan, survey, model, out, "auto", str(plan), may_be_killed=True)
+    out = str(scratch / "resume")
+    half = len(shards) // 2
+    run_fresh(run_scan, survey, model, out, "auto", False, half, may_be_killed=True)
     before = ledger.done_shards(out)
     todo = [shard for shard in shards if shard.name not in before]
     if not before or not todo:
@@ -284,6 +288,12 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     pca = run_fresh(make_model, small, str(scratch / "pca"), "pca", 8).value()
     yield from measured([memory], lambda: measure_memory(many, quarter, pca, scratch))
     yield from measured([resume], lambda: measure_resume(some, pca, scratch))
+
+
+def _kill_when_done(out: str, num_shards: int) -> None:
+    while len(ledger.done_shards(out)) < num_shards:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _simulate(folder: Path, num_shards: int, shard_rows: int) -> str:

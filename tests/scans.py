@@ -21,7 +21,7 @@ from astroray.passes import run_passes
 
 SCAN_TIMEOUT_S = 240
 COMMAND = "from astroray.cli import cli; cli()"
-SMALL: Mapping[str, object] = {
+SMALL: dict[str, object] = {
     "encoder.name": "pca",
     "encoder.size_px": 16,
     "search.k": 3,

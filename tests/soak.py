@@ -56,7 +56,7 @@ Life = Sequence[Kill]
 """One scan: deaths of workers, then at most one of the driver."""
 
 
-def plan_round(seed: int, shards: Sequence[str], points: Sequence[str]) -> list[Life]:
+def plan_round(seed: int, shards: Sequence[str], points: Sequence[str]) -> Sequence[Life]:
     """The scans of one round, in the order of faults.POINTS, for the points that are asked for.
 
     A shard loses at most one worker, and a task of the search two, which Ray starts anew.
@@ -144,7 +144,7 @@ class Soak:
                 self._count(f"round {number}: {fault}", ok=False)
         left = sorted(path.name for path in plan.iterdir() if path.name != "reached")
         self._count(f"round {number}: no kill is left over {left or ''}", ok=not left)
-        self._check(number, run_dir)
+        self._check(f"round {number}", run_dir)
         again = _done_twice(scans.reached(plan))
         self._count(f"round {number}: no finished shard was begun again {again}", ok=not again)
         _say(f"round {number}  {time.monotonic() - started:.0f} s")
@@ -180,7 +180,7 @@ class Soak:
             ended = scans.run(self._command(run_dir, plan), env=self._env())
             self._count(f"s3 {number}: resumed {ended.err[-300:] if ended.code else ''}",
                         ok=ended.code == 0)  # fmt: skip
-            self._check(number, run_dir)
+            self._check(f"s3 {number}", run_dir)
         finally:
             server.send_signal(signal.SIGKILL)
             server.wait()
@@ -195,19 +195,19 @@ class Soak:
         scratch.mkdir(exist_ok=True)
         return {"TMPDIR": str(scratch)}
 
-    def _check(self, number: int, run_dir: str) -> None:
+    def _check(self, name: str, run_dir: str) -> None:
         """The end of a round: nothing lost, nothing doubled, the bytes of the reference."""
         for fault in _faults_of(run_dir):
-            self._count(f"round {number}: {fault}", ok=False)
+            self._count(f"{name}: {fault}", ok=False)
         ids = catalog.read_catalog(run_dir)["object_id"].to_pylist()
         self._count(
-            f"round {number}: {len(ids)} objects, {len(set(ids))} different",
+            f"{name}: {len(ids)} objects, {len(set(ids))} different",
             ok=len(ids) == len(set(ids)) == self.num_objects,
         )
         got = _catalog(run_dir)
         differ = sorted(name for name in {*got, *self.expected} if got.get(name) !=
                         self.expected.get(name))  # fmt: skip
-        self._count(f"round {number}: catalog equals the reference {differ or ''}", ok=not differ)
+        self._count(f"{name}: catalog equals the reference {differ or ''}", ok=not differ)
 
     def _count(self, what: str, *, ok: bool) -> None:
         self.num_passed += ok

@@ -21,8 +21,11 @@ from astroray import faults, ledger, pipeline, storage, surveys
 from astroray.actors.embed import MAX_ATTEMPTS, Embedder, EmbedPlan
 from astroray.catalog import read_catalog
 from astroray.cli import cli
-from astroray.errors import StorageError
-from astroray.inspection import verify_run
+from astroray.config import to_dict
+from astroray.errors import LedgerError, StorageError
+from astroray.inspection import reopen_rejected, verify_run
+from astroray.leases import hold_lease
+from astroray.ledger import RunRecord
 from tests import scans
 from tests.surveys_made import write_pictures
 
@@ -307,6 +310,32 @@ def test_corrupt_missing_and_exploding_pictures_are_rejects_of_their_rows(tmp_pa
     reasons = {row: reason for (_, row), (_, reason) in rejects_of(tmp_path / "run").items()}
     assert all(str(paths[row]) in reasons[row] for row in (1, 2, 4, 7, 12))
     assert "60000 x 60000 pixels" in reasons[7]
+
+
+@pytest.mark.timeout(60)
+def test_only_shards_whose_rejects_may_have_gone_are_opened_again(tmp_path):
+    paths = write_pictures(tmp_path / "pictures", 8)
+    survey = f"{tmp_path}/pictures?shard_files=4"
+    model = scans.fit_model(survey, tmp_path / "model.safetensors")
+    Image.new("RGB", (24, 24)).save(paths[6])  # stays as black as it is
+    shards = surveys.list_shards(survey).shards
+    data = paths[1].read_bytes()
+    paths[1].unlink()
+    run_dir = str(tmp_path / "run")
+    config = to_dict(scans.small_config(survey, run_dir, encoder__name=model))
+    record = RunRecord(survey=survey, fingerprint="f", config=config, created=ledger.now())
+    record.publish(run_dir)
+    ledger.write_listing(run_dir, shards)
+    for shard in shards:
+        Embedder(plan_of(run_dir, model)).embed(shard)
+    kinds = {row: kind for (_, row), (kind, _) in rejects_of(tmp_path / "run").items()}
+    assert kinds == {1: "missing", 2: "constant"}
+    paths[1].write_bytes(data)
+    _, reopened = reopen_rejected(run_dir)
+    assert reopened == [shards[0].name]
+    assert ledger.done_shards(run_dir) == {shards[1].name}
+    with hold_lease(run_dir), pytest.raises(LedgerError, match="this very process has it"):
+        reopen_rejected(run_dir)
 
 
 @pytest.mark.timeout(60)

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "ScanConfig": "pipeline",
     "list_shards": "surveys",
-    "load_model": "encoders",
+    "load_model": "encoders.store",
     "read_catalog": "catalog",
     "read_shard": "surveys",
     "scan": "pipeline",

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray import faults, storage
-from astroray.encoders import build_network
+from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
 

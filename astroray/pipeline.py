@@ -7,23 +7,25 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from astroray import faults, ledger, provenance, report, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
-from astroray.actors.fit import Sample, SamplePlan, draw_sample, finish_model, network_config
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, load_model
+from astroray.encoders import ENCODERS, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
+from astroray.fit_state import FitProgress
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.progress import Counter, Progress, Show
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
-from astroray.training import FitProgress, fit_network
 from astroray.workers import WorkerPlan
+
+if TYPE_CHECKING:
+    from astroray.actors.fit import Sample
 
 _log = logging.getLogger("astroray.pipeline")
 
@@ -63,7 +65,8 @@ class _Run:
         self.show = show
         self.out = config.out
         self.model_path = storage.join(config.out, "model", "model.safetensors")
-        self.given = load_model(config.encoder.name) if config.encoder.is_fitted else None
+        name = config.encoder.name
+        self.given = read_model_file(name) if config.encoder.is_fitted else None
         self.record: RunRecord
         self.plan: WorkerPlan
         self.shards: list[Shard] = []
@@ -91,7 +94,7 @@ class _Run:
         )
         self.record = ledger.open_run(self.out, fresh)
         if self.given and not storage.exists(self.model_path):
-            storage.publish(self.model_path, storage.read_bytes(config.encoder.name))
+            storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
 
     def list(self) -> None:
@@ -119,12 +122,14 @@ class _Run:
                     "check the survey, or give a fitted model with --encoder PATH"
                 )
             self._fit_model()
-        model = load_model(self.model_path)
+        model = read_model_file(self.model_path)
         faults.reach("fitted")
         self._note(model=model.describe())
         self._end("fit", started)
 
     def _fit_model(self) -> None:
+        from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
+
         config, encoder = self.config, self.config.encoder
         folder = storage.join(self.out, "model", "fit")
         sample = workers.remotely(draw_sample, num_cpus=1)(
@@ -153,10 +158,12 @@ class _Run:
         )
 
     def _train(
-        self, sample: Sample, network: Mapping[str, int], folder: str
+        self, sample: "Sample", network: Mapping[str, int], folder: str
     ) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
         if ENCODERS[self.config.encoder.name].fit != "network":
             return None, {}
+        from astroray.training import fit_network
+
         result = fit_network(
             sample.path,
             self.config.encoder.name,

@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from astroray import schema
 from astroray.errors import ConfigError
@@ -112,13 +110,15 @@ def resample(image_BCYX: np.ndarray, size_px: int) -> np.ndarray:
 
     image_BCYX  [B, C, Y, X]  float32, no NaN
     """
+    import torch  # only where pixels are touched: the driver of a scan starts without it
+
     height, width = image_BCYX.shape[2:]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     square_BCYX = image_BCYX[:, :, top : top + edge, left : left + edge]
     if edge == size_px:
         return np.ascontiguousarray(square_BCYX)
-    resized = F.interpolate(
+    resized = torch.nn.functional.interpolate(
         torch.from_numpy(np.ascontiguousarray(square_BCYX)),
         size=(size_px, size_px),
         mode="bilinear",

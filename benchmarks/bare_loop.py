@@ -14,7 +14,7 @@ from astroray import surveys
 from astroray.surveys.shards import Reject, Shard
 
 if TYPE_CHECKING:  # a fresh process loads torch and ray itself, some of them on the clock
-    from astroray.encoders import Model
+    from astroray.encoders.store import Model
 
 BATCH_SIZE = 32
 WORKER_NICE = 15
@@ -63,7 +63,7 @@ def run_loop(survey: str, model_path: str, save_to: str) -> list[Lap]:
     """The peer over all shards of a survey; embeddings are saved by shard, after the time."""
     import torch
 
-    from astroray.encoders import load_model
+    from astroray.encoders.store import load_model
 
     os.setpriority(os.PRIO_PROCESS, 0, WORKER_NICE)
     torch.set_num_threads(1)
@@ -110,7 +110,7 @@ def start_ray() -> dict[str, float]:
 def start_model(model_path: str) -> float:
     """Seconds until a model is loaded, torch included."""
     began_s = time.perf_counter()
-    from astroray.encoders import load_model
+    from astroray.encoders.store import load_model
 
     load_model(model_path)
     return time.perf_counter() - began_s

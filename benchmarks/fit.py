@@ -93,7 +93,7 @@ def train_plainly(sample_path: str, threads: int, precision: str) -> Trained:
     """The peer: the same steps in a loop, at the priority that Ray gives its workers."""
     import torch
 
-    from astroray.encoders import build_network
+    from astroray.encoders.store import build_network
 
     os.setpriority(os.PRIO_PROCESS, 0, WORKER_NICE)
     torch.set_num_threads(threads)

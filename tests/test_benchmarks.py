@@ -153,7 +153,7 @@ def test_the_bare_loop_encodes_every_row_in_padded_batches(tmp_path):
 
     survey = "sim:galaxies?count=70&shard_rows=70"
     path = scan.make_model(survey, str(tmp_path), "pca", 4)
-    from astroray.encoders import load_model
+    from astroray.encoders.store import load_model
 
     model = load_model(path)
     sizes = []

@@ -15,15 +15,15 @@ from astroray import ledger, schema, surveys
 from astroray.actors import embed as embed_module
 from astroray.actors.embed import (
     MAX_ATTEMPTS,
-    BatchEncoder,
     Embedder,
     EmbedPlan,
     ahead,
     shard_from_json,
     shard_to_json,
 )
+from astroray.actors.encode import BatchEncoder
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model
-from astroray.encoders import load_model
+from astroray.encoders.store import load_model
 from astroray.errors import BackendError, ConfigError, ShardError, StorageError
 from tests.surveys_made import write_pictures
 
@@ -187,9 +187,9 @@ def test_trouble_of_the_store_stops_the_run_rather_than_rejecting(plan, tmp_path
 
 def test_out_of_memory_halves_the_batch_and_changes_no_number(plan, monkeypatch):
     image_BCYX = np.random.default_rng(0).uniform(0, 1, (8, 3, 16, 16)).astype(np.float32)
-    whole = BatchEncoder(model_path=plan.model_path, batch_size=8, device="cpu")
+    whole = BatchEncoder(model_path=plan.model_path, batch_size=8, device="cpu", num_threads=1)
     expected = whole.push(image_BCYX)
-    halved = BatchEncoder(model_path=plan.model_path, batch_size=8, device="cpu")
+    halved = BatchEncoder(model_path=plan.model_path, batch_size=8, device="cpu", num_threads=1)
     forward = halved._forward
 
     def small_memory(piece_BCYX):
@@ -202,7 +202,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(plan, monkeypatch)
 
 
 def test_one_cutout_that_does_not_fit_is_an_error_of_the_machine(plan, monkeypatch):
-    encoder = BatchEncoder(model_path=plan.model_path, batch_size=4, device="cpu")
+    encoder = BatchEncoder(model_path=plan.model_path, batch_size=4, device="cpu", num_threads=1)
 
     def no_memory(piece_BCYX):
         raise torch.OutOfMemoryError("out of memory")

@@ -8,8 +8,9 @@ import safetensors.torch
 import torch
 
 from astroray.actors.fit import freeze_frame
-from astroray.encoders import ENCODERS, build_network, load_model, save_model
+from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
+from astroray.encoders.store import build_network, load_model, save_model
 from astroray.errors import ConfigError
 from astroray.preparation import measure
 from tests.surveys_made import cutouts

@@ -17,7 +17,7 @@ from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.search import embedding_matrix, load_embeddings
 from astroray.catalog import read_catalog
 from astroray.cli import cli
-from astroray.encoders import load_model
+from astroray.encoders.store import load_model
 from astroray.errors import ConfigError, LedgerError
 from astroray.inspection import verify_run
 from astroray.neighbors import SearchConfig, search

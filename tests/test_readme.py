@@ -40,7 +40,7 @@ def test_every_make_target_exists():
 
 def test_every_file_that_is_named_exists():
     named = {*re.findall(r"\]\((docs/[^)]+)\)", README)}
-    named |= {name for name in re.findall(r"`(tests/[\w.]+)`", README)}
+    named |= set(re.findall(r"`(tests/[\w.]+)`", README))
     named |= {
         f"astroray/{name}"
         for name in re.findall(r"`(?:astroray/)?((?:\w+/)?\w+\.py)`", README)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from astroray import storage, surveys
-from astroray.encoders import ENCODERS, build_network, save_model
+from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
+from astroray.encoders.store import build_network, save_model
 from astroray.errors import ConfigError, DataError
 from astroray.preparation import Preparation, measure, prepare
 from astroray.surveys.shards import Cutouts, Shard
@@ -154,7 +155,6 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     """The network's outputs over evenly spaced rows of the sample, [M, D]."""
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     chosen_NCYX = sample_NCYX[::step]
-    network = network.to(memory_format=torch.channels_last)
     batches = [batch.float() for batch in torch.split(chosen_NCYX, FRAME_BATCH)]
     return torch.cat(
         [network(batch.to(memory_format=torch.channels_last)).float() for batch in batches]

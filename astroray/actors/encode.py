@@ -1,0 +1,86 @@
+"""How prepared rows become embeddings on a device, in batches of one fixed size."""
+
+import logging
+
+import numpy as np
+import torch
+
+from astroray.encoders.store import load_model
+from astroray.errors import BackendError
+
+_log = logging.getLogger("astroray.encode")
+
+
+class BatchEncoder:
+    """Encodes rows in batches of one fixed size, so that a row's numbers never depend on luck.
+
+    The last batch of a shard is padded with zeros. On a GPU batches are copied from pinned memory
+    on a stream of their own, and cut in halves where memory does not suffice.
+    """
+
+    def __init__(self, *, model_path: str, batch_size: int, device: str, num_threads: int) -> None:
+        torch.set_num_threads(num_threads)
+        self.device = torch.device(device)
+        self.model = load_model(model_path).to(self.device)
+        self.dim = self.model.dim
+        preparation = self.model.preparation
+        shape = (batch_size, len(preparation.bands), preparation.size_px, preparation.size_px)
+        self._batch_BCYX = torch.zeros(shape, pin_memory=self.device.type == "cuda")
+        self._stream: torch.cuda.Stream | None = None
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        self._num_waiting = 0
+        self._num_pieces = 1
+
+    def push(self, image_BCYX: np.ndarray) -> np.ndarray:
+        """Takes prepared rows; returns the embeddings [M, dim] of the batches that became full."""
+        size = len(self._batch_BCYX)
+        full: list[np.ndarray] = []
+        start = 0
+        while start < len(image_BCYX):
+            take = min(size - self._num_waiting, len(image_BCYX) - start)
+            stop = self._num_waiting + take
+            self._batch_BCYX[self._num_waiting : stop] = torch.from_numpy(
+                image_BCYX[start : start + take]
+            )
+            self._num_waiting, start = stop, start + take
+            if stop == size:
+                full.append(self.flush())
+        return np.concatenate(full) if full else np.zeros((0, self.dim), np.float32)
+
+    def flush(self) -> np.ndarray:
+        """Embeddings of the rows that still wait, [M, dim]; the batch is padded with zeros."""
+        num_rows = self._num_waiting
+        if num_rows == 0:
+            return np.zeros((0, self.dim), np.float32)
+        self._batch_BCYX[num_rows:] = 0.0
+        self.clear()
+        return self._encode()[:num_rows]
+
+    def clear(self) -> None:
+        """Forgets the rows that wait."""
+        self._num_waiting = 0
+
+    @torch.inference_mode()
+    def _encode(self) -> np.ndarray:
+        while True:
+            try:
+                pieces = self._batch_BCYX.chunk(self._num_pieces)
+                return np.concatenate([self._forward(piece) for piece in pieces])
+            except torch.OutOfMemoryError as error:
+                self._num_pieces *= 2
+                if self._num_pieces > len(self._batch_BCYX):
+                    raise BackendError(
+                        f"one cutout does not fit into the memory of {self.device}: {error}; "
+                        "choose a smaller encoder or size"
+                    ) from error
+                _log.warning("out of memory: batch cut into %d pieces", self._num_pieces)
+                if self._stream is not None:
+                    torch.cuda.empty_cache()
+
+    def _forward(self, piece_BCYX: torch.Tensor) -> np.ndarray:
+        if self._stream is None:
+            return self.model.embed(piece_BCYX).numpy()
+        with torch.cuda.stream(self._stream):
+            embedding_BD = self.model.embed(piece_BCYX.to(self.device, non_blocking=True))
+            return embedding_BD.cpu().numpy()

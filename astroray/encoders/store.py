@@ -1,0 +1,132 @@
+"""A model in memory: its network beside all that stands before and after it; saved and loaded."""
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from astroray import storage
+from astroray.encoders import (
+    ENCODERS,
+    FORMAT_VERSION,
+    content_id,
+    read_model_file,
+    unknown_encoder,
+)
+from astroray.preparation import Preparation
+
+__all__ = ["Model", "build_network", "load_model", "save_model"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Model:
+    """A fitted encoder and all that stands before and after its network."""
+
+    encoder: str
+    preparation: Preparation
+    network: nn.Module
+    network_config: Mapping[str, int]
+    center_D: Tensor
+    """[D] float32, mean of the network's outputs over the fitting sample."""
+    scale_D: Tensor
+    """[D] float32, what a centered output is divided by."""
+    live_D: Tensor
+    """[D] int64, outputs that vary at all; the others are dropped."""
+    fit: Mapping[str, Any]
+    """How it was fitted: passes, seconds, loss, rows; part of the record, not of the id."""
+    model_id: str
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return len(self.live_D)
+
+    def embed(self, image_BCYX: Tensor) -> Tensor:
+        """Embeddings [B, dim] float32 of prepared cutouts [B, C, S, S] in 0..1."""
+        output_BD = self.network(image_BCYX.to(memory_format=torch.channels_last)).float()
+        return ((output_BD - self.center_D) / self.scale_D)[:, self.live_D]
+
+    def to(self, device: torch.device) -> "Model":
+        """The same model on another device."""
+        return dataclasses.replace(
+            self,
+            network=self.network.to(device),
+            center_D=self.center_D.to(device),
+            scale_D=self.scale_D.to(device),
+            live_D=self.live_D.to(device),
+        )
+
+
+def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
+    """The untrained network of an encoder. Raises ConfigError on an unknown name."""
+    if encoder not in ENCODERS:
+        raise unknown_encoder(encoder)
+    module, name = ENCODERS[encoder].network.split(":")
+    network = getattr(importlib.import_module(f"astroray.encoders.{module}"), name)
+    built: nn.Module = network(**network_config).eval()
+    # the order of memory in which convolutions are 1.5 times as fast on a CPU
+    return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def save_model(
+    path: str,
+    *,
+    encoder: str,
+    preparation: Preparation,
+    network: nn.Module,
+    network_config: Mapping[str, int],
+    center_D: Tensor,
+    scale_D: Tensor,
+    live_D: Tensor,
+    fit: Mapping[str, Any],
+) -> str:
+    """Publishes the model file, whole or absent, and returns its model_id."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    tensors |= {"frame.center": center_D, "frame.scale": scale_D, "frame.live": live_D}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    meaning = json.dumps(
+        {
+            "format_version": FORMAT_VERSION,
+            "encoder": encoder,
+            "preparation": dataclasses.asdict(preparation),
+            "network": dict(network_config),
+        },
+        sort_keys=True,
+    )
+    model_id = content_id(meaning, safetensors.torch.save(tensors))
+    metadata = {
+        "astroray": meaning,
+        "model_id": model_id,
+        "fit": json.dumps(dict(fit), sort_keys=True),
+    }
+    storage.publish(path, safetensors.torch.save(tensors, metadata))
+    return model_id
+
+
+def load_model(path: str) -> Model:
+    """The model of a file, on the CPU, its id checked against its content.
+
+    Raises ConfigError where the file is no model, is damaged, or is of another format version.
+    """
+    file = read_model_file(path)
+    tensors = safetensors.torch.load(file.data)
+    network = build_network(file.encoder, file.network_config)
+    prefix = "network."
+    weights = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    network.load_state_dict(weights)
+    return Model(
+        encoder=file.encoder,
+        preparation=file.preparation,
+        network=network,
+        network_config=file.network_config,
+        center_D=tensors["frame.center"],
+        scale_D=tensors["frame.scale"],
+        live_D=tensors["frame.live"],
+        fit=file.fit,
+        model_id=file.model_id,
+    )

@@ -20,7 +20,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
-	$(BIN)/python -m tests.soak --rounds 20
+	$(BIN)/python -m tests.soak --rounds 20 --s3
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -51,11 +51,12 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     missing = sorted(listed - set(receipts))
     if record.state == "done" and missing:
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[0]}")
-    for name, receipt in sorted(receipts.items()):
-        fault = _check_embeddings(run_dir, receipt)
-        if fault:
-            faults.append(fault)
-            if repair:
+    damaged = {name: _check_embeddings(run_dir, receipt) for name, receipt in receipts.items()}
+    damaged = {name: fault for name, fault in sorted(damaged.items()) if fault}
+    faults += damaged.values()
+    if repair and damaged:
+        with hold_lease(run_dir):
+            for name in damaged:
                 ledger.undo_shard(run_dir, name)
     if record.state == "done":
         faults += _check_catalog(run_dir, record, ledger.total(receipts.values()))

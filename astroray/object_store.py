@@ -17,8 +17,9 @@ from typing import Any
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
 
-MAX_ATTEMPTS = 8
-"""Tries of one request in all; the waits double from at most 1 s to at most 20 s, at random."""
+MAX_ATTEMPTS = 11
+"""Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each
+time: on average half a minute in all, so that a store may be restarted under a scan."""
 MAX_PUT_BYTES = 5 * 1024**3
 """What S3 takes in one request."""
 CONNECT_TIMEOUT_S = 10

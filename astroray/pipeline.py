@@ -75,6 +75,7 @@ class _Run:
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
         config = self.config
+        storage.remove_temporaries(self.out)
         self.plan = workers.plan_workers(
             workers=config.workers,
             num_gpus=config.num_gpus,
@@ -260,7 +261,6 @@ class _Run:
                 search=dataclasses.replace(self.config.search, num_threads=threads),
                 num_random=self.config.num_random,
                 seed=self.config.seed,
-                fault_plan=self.config.fault_plan,
             )
         )
         counts |= outcome.counts

@@ -168,6 +168,13 @@ def delete(path: str) -> None:
         os.unlink(path)
 
 
+def remove_temporaries(folder: str) -> None:
+    """Removes what killed writers left half-written below `folder`; only its one writer may."""
+    if not is_remote(folder):
+        for file in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
+            delete(str(file))
+
+
 def _walk(folder: str) -> list[str]:
     paths, seen = [], set()  # a link to a folder above would lead round and round
     with _file_errors(folder):

@@ -34,6 +34,8 @@ ENVIRONMENT = {
 }
 """What every worker is started with."""
 
+SCRATCH_PREFIX = "astroray-"
+
 RAY_DATA_NOTE = "\nFailed to apply UDF"
 """Begins what Ray Data adds to the message of an error that passes through it."""
 
@@ -120,7 +122,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    scratch = tempfile.mkdtemp(prefix="astroray-ray-")
+    scratch = _make_scratch()
     os.environ["RAY_DATA_LOGGING_CONFIG"] = _logging_config(scratch, log_dir)
     import ray
 
@@ -143,6 +145,29 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
         if log_dir:
             _keep_logs(scratch, log_dir)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _make_scratch() -> str:
+    """A folder for Ray's session, named by this process; those of dead processes are removed.
+
+    In /tmp, since the paths of Ray's sockets may have 107 characters and no more.
+    """
+    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    for folder in parent.glob(f"{SCRATCH_PREFIX}*-*"):
+        pid = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
+        if pid.isdigit() and not _is_running(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=parent)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
 
 
 @contextlib.contextmanager

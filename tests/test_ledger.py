@@ -137,3 +137,21 @@ def test_rejects_are_summed_by_kind_with_an_example(run_dir):
         ("unreadable", 0, 1),
     ]
     assert summary[0]["reason"] == "r0"
+
+
+def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
+    from astroray.inspection import verify_run
+
+    ledger.write_listing(
+        run_dir, [Shard(name=n, reader="simulated", inputs=(), params={}) for n in ("a", "b")]
+    )
+    record(state="running").publish(run_dir)
+    for shard in ("a", "b"):
+        ledger.finish_shard(run_dir, receipt(shard), embeddings=b"E", rejects=[])
+    faults = verify_run(run_dir)
+    assert [fault.split("/")[-1] for fault in faults] == [
+        f"{name}.parquet differs from its receipt: sha256 expected 0" for name in ("a", "b")
+    ]
+    assert ledger.done_shards(run_dir) == {"a", "b"}
+    assert verify_run(run_dir, repair=True) == faults
+    assert ledger.done_shards(run_dir) == set()

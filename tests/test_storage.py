@@ -310,3 +310,10 @@ def test_the_local_copy_of_a_local_file_is_the_file_and_its_bytes_are_counted(tm
 )
 def test_the_stem_is_the_name_without_the_suffixes_of_data_files(path, expected):
     assert storage.stem(path) == expected
+
+
+def test_half_written_files_of_a_killed_writer_are_removed(tmp_path):
+    storage.publish(str(tmp_path / "a" / "whole"), b"1")
+    (tmp_path / "a" / ".tmp-x").write_bytes(b"half")
+    storage.remove_temporaries(str(tmp_path))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]

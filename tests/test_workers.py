@@ -30,7 +30,7 @@ def test_no_more_workers_than_shards():
 def test_a_pool_may_grow_within_bounds():
     got = plan("1..2", CPU=2.0)
     assert (got.min_workers, got.max_workers) == (1, 2)
-    got = plan("2..500", CPU=2.0)  # a cluster that scales up may get there
+    got = plan("2..500", num_shards=1000, CPU=2.0)  # a cluster that scales up may get there
     assert (got.min_workers, got.max_workers) == (2, 500)
 
 
@@ -106,3 +106,28 @@ def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
     assert ray.cluster_resources()["CPU"] == 6
+
+
+def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays():
+    import os
+    import subprocess
+    import sys
+    import tempfile
+    from pathlib import Path
+
+    from astroray import workers
+
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    dead = Path(tempfile.mkdtemp(prefix=f"astroray-{int(child.stdout)}-", dir="/tmp"))
+    living = Path(tempfile.mkdtemp(prefix=f"astroray-{os.getppid()}-", dir="/tmp"))
+    mine = Path(workers._make_scratch())
+    assert not dead.exists()
+    assert living.exists()
+    assert mine.exists()
+    living.rmdir()
+    mine.rmdir()

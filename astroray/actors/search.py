@@ -32,7 +32,6 @@ class SearchPlan:
     num_random: int
     """Objects drawn at random for the report's gallery."""
     seed: int
-    fault_plan: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,6 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
 
     Raises LedgerError where a done shard's embeddings are missing or differ from its receipt.
     """
-    faults.arm(plan.fault_plan)
     objects = load_embeddings(plan.run_dir)
     unique = outliers.drop_duplicates(objects)
     ledger.write_rejects(plan.run_dir, "duplicates", unique.rejects, attempt=1)

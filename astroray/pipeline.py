@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,9 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
     The same call on the same directory resumes: no finished shard is read again. Raises
     ConfigError before the first row is read, LedgerError where the directory refuses.
     """
-    log_dir = "" if storage.is_remote(config.out) else os.path.join(config.out, "logs")
+    log_dir = os.path.join(config.out, "logs")
+    if storage.is_remote(config.out):
+        log_dir = os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
     faults.arm(config.fault_plan)
     run = _Run(config, show)
     with hold_lease(config.out) as lease, workers.cluster(log_dir=log_dir):

@@ -46,7 +46,7 @@ class EncoderConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScanConfig:
-    """The main job's settings; see DESIGN of the run directory in the README."""
+    """The main job's settings; a file or `--set` may name each of them."""
 
     survey: str
     """Survey URI, e.g. `hdf`, `sim:galaxies?count=20000`, a folder, a glob, `s3://...`."""

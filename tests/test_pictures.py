@@ -243,7 +243,7 @@ def test_shards_carry_the_table_rows_of_their_own_files(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(["file,id,ra,dec", *lines]))
     shards = _list(tmp_path, table="t.csv", shard_files="2")
     assert [shard.num_rows for shard in shards] == [2, 2, 1]
-    assert [shard.params["object_id"] for shard in shards] == [
+    assert [shard.params["objects"]["object_id"] for shard in shards] == [
         ["id0", "1"],
         ["id2", "id3"],
         ["id4"],

@@ -23,6 +23,7 @@ from astroray.surveys.array_layouts import LAYOUTS, NO_WEIGHT, ArrayOptions, set
 from astroray.surveys.object_tables import (
     Objects,
     ObjectTable,
+    group_objects,
     read_object_table,
     survey_folder,
 )
@@ -32,7 +33,6 @@ from astroray.surveys.shards import (
     Reject,
     Shard,
     SurveyUri,
-    group_files,
     parse_options,
     shard_name,
 )
@@ -58,7 +58,14 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     table = read_object_table(uri.location, options) if options.table else None
     options = _settle_survey([file.path for file in files], options)
     if options.layout and "N" not in options.layout:
-        return _list_single(files, options, table, survey_folder(uri.location))
+        return group_objects(
+            files,
+            table=table,
+            folder=survey_folder(uri.location),
+            reader="arrays",
+            params=_stored(options),
+            group_size=options.shard_files,
+        )
     return _list_stacks(files, options, table)
 
 
@@ -81,33 +88,8 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
         _read_single(shard.inputs[row].path, row, options)
         for row in (range(len(shard.inputs)) if rows is None else sorted(set(rows)))
     )
-    objects = Objects.from_params(shard.params)
+    objects = Objects.from_params(shard.params["objects"])
     yield from gather(images, objects, bands=_bands(options), pixels=_pixels(options))
-
-
-def _list_single(
-    files: Sequence[storage.InputFile],
-    options: ArrayOptions,
-    table: ObjectTable | None,
-    folder: str,
-) -> list[Shard]:
-    paths = [file.path for file in files]
-    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
-    shards = group_files(
-        files,
-        reader="arrays",
-        params=_stored(options),
-        rows_per_file=1,
-        group_size=options.shard_files,
-    )
-    starts = range(0, len(files), options.shard_files)
-    return [
-        dataclasses.replace(
-            shard,
-            params={**shard.params, **objects.take(slice(i, i + len(shard.inputs))).to_params()},
-        )
-        for i, shard in zip(starts, shards, strict=True)
-    ]
 
 
 def _list_stacks(

@@ -23,9 +23,9 @@ from astroray.errors import ConfigError, DataError
 from astroray.surveys import fields, fits_stamps, shards
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.object_tables import (
-    Objects,
     ObjectTable,
     TableOptions,
+    group_objects,
     read_object_table,
     survey_folder,
 )
@@ -84,7 +84,14 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     options = dataclasses.replace(options, layout="stamp" if found == "fields" else found)
     table = read_object_table(uri.location, options) if options.table else None
     if options.layout == "stamp":
-        return _list_stamps(files, options, table, survey_folder(uri.location))
+        return group_objects(
+            files,
+            table=table,
+            folder=survey_folder(uri.location),
+            reader="fits_cutouts",
+            params=_params(options),
+            group_size=options.shard_files,
+        )
     if table is not None and len(files) > 1:
         raise ConfigError(
             f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
@@ -165,34 +172,6 @@ def _refuse_field_options(uri: SurveyUri, files: Sequence[storage.InputFile]) ->
 def _params(options: FitsCutoutOptions) -> dict[str, Any]:
     names = ("layout", "bands", "hdu", "id", "ra", "dec")
     return {name: getattr(options, name) for name in names}
-
-
-def _list_stamps(
-    files: Sequence[storage.InputFile],
-    options: FitsCutoutOptions,
-    table: ObjectTable | None,
-    folder: str,
-) -> list[Shard]:
-    paths = [file.path for file in files]
-    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
-    groups = shards.group_files(
-        files,
-        reader="fits_cutouts",
-        params=_params(options),
-        rows_per_file=1,
-        group_size=options.shard_files,
-    )
-    starts = range(0, len(files), options.shard_files)
-    return [
-        dataclasses.replace(
-            group,
-            params={
-                **group.params,
-                "objects": objects.take(slice(i, i + len(group.inputs))).to_params(),
-            },
-        )
-        for i, group in zip(starts, groups, strict=True)
-    ]
 
 
 def _list_file(

@@ -14,6 +14,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.surveys.shards import Shard, group_files
 from astroray.surveys.table_columns import Column, Columns, open_columns, positions, texts
 
 logger = logging.getLogger(__name__)
@@ -234,6 +235,37 @@ def read_object_table(location: str, options: TableOptions) -> ObjectTable | Non
     )
     names = [name for table in tables for name in table.name_N]
     return ObjectTable(objects, names, " + ".join(table.where for table in tables))
+
+
+def group_objects(
+    files: Sequence[storage.InputFile],
+    *,
+    table: ObjectTable | None,
+    folder: str,
+    reader: str,
+    params: Mapping[str, Any],
+    group_size: int,
+) -> list[Shard]:
+    """Shards of files that hold one object each; `params["objects"]` says which ones.
+
+    They are named by their files and `params` alone: a later table renames no shard.
+    """
+    files = sorted(files, key=lambda file: file.path)
+    paths = [file.path for file in files]
+    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
+    groups = group_files(
+        files, reader=reader, params=params, rows_per_file=1, group_size=group_size
+    )
+    return [
+        dataclasses.replace(
+            group,
+            params={
+                **group.params,
+                "objects": objects.take(slice(i, i + len(group.inputs))).to_params(),
+            },
+        )
+        for i, group in zip(range(0, len(files), group_size), groups, strict=True)
+    ]
 
 
 def table_paths(location: str, names: str) -> list[str]:

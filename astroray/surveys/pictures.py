@@ -19,8 +19,14 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
-from astroray.surveys.object_tables import Objects, TableOptions, read_object_table, survey_folder
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, group_files, parse_options
+from astroray.surveys.object_tables import (
+    Objects,
+    TableOptions,
+    group_objects,
+    read_object_table,
+    survey_folder,
+)
+from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options
 from astroray.surveys.slices import fault_kind, gather
 
 BANDS = {"RGB": ("R", "G", "B"), "L": ("L",)}
@@ -55,22 +61,16 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         raise ConfigError(f"bands is {options.bands!r}, expected auto, RGB or L")
     if options.max_pixels < 1:
         raise ConfigError(f"max_pixels is {options.max_pixels}, expected at least 1")
-    folder = survey_folder(uri.location)
     files = sorted(inputs, key=lambda file: file.path)
     paths = [file.path for file in files]
-    table = read_object_table(uri.location, options)
-    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
-    params = {"bands": _choose_bands(paths, options), "max_pixels": options.max_pixels}
-    shards = group_files(
-        files, reader="pictures", params=params, rows_per_file=1, group_size=options.shard_files
+    return group_objects(
+        files,
+        table=read_object_table(uri.location, options),
+        folder=survey_folder(uri.location),
+        reader="pictures",
+        params={"bands": _choose_bands(paths, options), "max_pixels": options.max_pixels},
+        group_size=options.shard_files,
     )
-    starts = range(0, len(files), options.shard_files)
-    return [
-        dataclasses.replace(
-            shard, params=params | objects.take(slice(i, i + len(shard.inputs))).to_params()
-        )
-        for i, shard in zip(starts, shards, strict=True)
-    ]
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
@@ -81,7 +81,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
     part them from their position and their neighbors' orientation. A missing, broken or too large
     file is a Reject of its row.
     """
-    objects = Objects.from_params(shard.params)
+    objects = Objects.from_params(shard.params["objects"])
     mode, max_pixels = str(shard.params["bands"]), int(shard.params["max_pixels"])
     pictures = (
         _read_picture(shard.inputs[row].path, row, mode, max_pixels)

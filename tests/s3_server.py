@@ -29,7 +29,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from astroray import object_store
 
-START_TIMEOUT_S = 20
+START_TIMEOUT_S = 60
 CODES = {
     403: "AccessDenied",
     409: "ConditionalRequestConflict",

@@ -1,12 +1,8 @@
 """What a run directory says of itself: status, verification, and shards worth another try."""
 
 import dataclasses
-import hashlib
-import io
 
-import pyarrow.parquet as pq
-
-from astroray import catalog, ledger, schema, storage, surveys
+from astroray import catalog, ledger, schema, surveys
 from astroray.config import ScanConfig, from_dict
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import hold_lease
@@ -17,7 +13,7 @@ def read_status(run_dir: str) -> dict[str, str]:
     """How far a run is, as names and values for a person. Raises LedgerError without a run."""
     record = _record(run_dir)
     shards = ledger.read_listing(run_dir)
-    receipts = _receipts(run_dir)
+    receipts = ledger.read_receipts(run_dir)
     counts = ledger.total(receipts.values())
     spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
     status = {
@@ -46,7 +42,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     record = _record(run_dir)
     faults: list[str] = []
     listed = {shard.name for shard in ledger.read_listing(run_dir)}
-    receipts = _receipts(run_dir)
+    receipts = ledger.read_receipts(run_dir)
     faults += [f"shard {name} is done but not listed" for name in sorted(set(receipts) - listed)]
     missing = sorted(listed - set(receipts))
     if record.state == "done" and missing:
@@ -95,25 +91,18 @@ def _record(run_dir: str) -> RunRecord:
     return record
 
 
-def _receipts(run_dir: str) -> dict[str, Receipt]:
-    found = {name: ledger.read_receipt(run_dir, name) for name in ledger.done_shards(run_dir)}
-    return {name: receipt for name, receipt in found.items() if receipt}
-
-
 def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
     """What is wrong with a done shard's embeddings; empty where nothing is."""
     if receipt.shard_rejected:
         return ""
-    path = ledger.embeddings_path(run_dir, receipt.shard)
-    if not storage.exists(path):
-        return f"{path} is missing"
-    data = storage.read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != receipt.checksum:
-        return f"{path} differs from its receipt: sha256 expected {receipt.checksum}"
-    table = pq.read_table(io.BytesIO(data))
+    try:
+        table = ledger.read_embeddings(run_dir, receipt)
+    except LedgerError as error:
+        return str(error)
     dim = table.schema.field("embedding").type.list_size
     schema.conform(table, schema.embeddings(dim), "embeddings")
     if len(table) != receipt.rows_embedded:
+        path = ledger.embeddings_path(run_dir, receipt.shard)
         return f"{path} has {len(table)} rows, its receipt says {receipt.rows_embedded}"
     return ""
 

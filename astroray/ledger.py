@@ -147,7 +147,7 @@ def read_listing(run_dir: str) -> list[Shard]:
     path = storage.join(run_dir, "ledger", "shards.parquet")
     if not storage.exists(path):
         return []
-    rows = pq.read_table(io.BytesIO(storage.read_bytes(path))).to_pylist()
+    rows = _read_table(path).to_pylist()
     return [
         Shard(
             name=row["name"],
@@ -211,6 +211,26 @@ def read_receipt(run_dir: str, shard: str) -> Receipt | None:
     """The receipt of one shard; None where it is not done."""
     path = _done_path(run_dir, shard)
     return Receipt(**json.loads(storage.read_bytes(path))) if storage.exists(path) else None
+
+
+def read_receipts(run_dir: str) -> dict[str, Receipt]:
+    """The receipts of all done shards by name, in order of name."""
+    found = {name: read_receipt(run_dir, name) for name in sorted(done_shards(run_dir))}
+    return {name: receipt for name, receipt in found.items() if receipt}
+
+
+def read_embeddings(run_dir: str, receipt: Receipt) -> pa.Table:
+    """The EMBEDDINGS of a done shard, which is not rejected, checked by its receipt.
+
+    Raises LedgerError where the file is missing or differs.
+    """
+    path = embeddings_path(run_dir, receipt.shard)
+    if not storage.exists(path):
+        raise LedgerError(f"{path} is missing")
+    data = storage.read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != receipt.checksum:
+        raise LedgerError(f"{path} differs from its receipt: sha256 expected {receipt.checksum}")
+    return pq.read_table(io.BytesIO(data))
 
 
 def done_shards(run_dir: str) -> set[str]:

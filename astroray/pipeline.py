@@ -252,8 +252,7 @@ class _Run:
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
-        receipts = [ledger.read_receipt(self.out, name) for name in ledger.done_shards(self.out)]
-        counts = ledger.total(receipt for receipt in receipts if receipt)
+        counts = ledger.total(ledger.read_receipts(self.out).values())
         threads = self.plan.max_workers
         outcome = workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(
             SearchPlan(

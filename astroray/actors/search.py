@@ -1,15 +1,12 @@
 """How published embeddings become the catalog: load, drop duplicates, search, certify, write."""
 
 import dataclasses
-import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import catalog, faults, ledger, outliers, provenance, schema, storage
 from astroray.errors import LedgerError
@@ -89,23 +86,14 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
 def load_embeddings(run_dir: str) -> pa.Table:
     """All embeddings of the done shards, by shard and row, each file checked by its receipt."""
     tables = []
-    for shard in sorted(ledger.done_shards(run_dir)):
-        receipt = ledger.read_receipt(run_dir, shard)
-        if receipt is None or receipt.shard_rejected:
+    for receipt in ledger.read_receipts(run_dir).values():
+        if receipt.shard_rejected:
             continue
-        path = ledger.embeddings_path(run_dir, shard)
-        if not storage.exists(path):
-            raise LedgerError(
-                f"{path} is missing although shard {shard} is done; run "
-                f"`astroray verify {run_dir} --repair`, then scan again"
-            )
-        data = storage.read_bytes(path)
-        if hashlib.sha256(data).hexdigest() != receipt.checksum:
-            raise LedgerError(
-                f"{path} differs from its receipt (sha256 {receipt.checksum[:12]}...); run "
-                f"`astroray verify {run_dir} --repair`, then scan again"
-            )
-        tables.append(pq.read_table(io.BytesIO(data)))
+        try:
+            tables.append(ledger.read_embeddings(run_dir, receipt))
+        except LedgerError as error:
+            advice = f"run `astroray verify {run_dir} --repair`, then scan again"
+            raise LedgerError(f"{error}; {advice}") from None
     if not tables:
         return schema.embeddings(1).empty_table()
     return pa.concat_tables(tables).combine_chunks()

@@ -22,6 +22,9 @@ from astroray.surveys.shards import SurveyUri
 
 DEFAULT_BUDGET_S = 90.0
 
+BATCH_SIZES = {"cpu": 32, "cuda": 256}
+"""Cutouts encoded at once where nothing is asked: fewer cost a CPU speed, more give it none."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -57,8 +60,8 @@ class ScanConfig:
     max_fit_rows: int = 4096
     """Cutouts that an encoder is fitted on, drawn from several shards."""
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
-    batch_size: int = 32
-    """Cutouts encoded at once; the last batch is padded, so that results do not depend on it."""
+    batch_size: int | None = None
+    """Cutouts encoded at once, the last batch padded; None: as many as suit the device."""
     seed: int = 0
     workers: str = "auto"
     """Workers of the embed stage: auto, N, or MIN..MAX."""
@@ -75,10 +78,15 @@ class ScanConfig:
         if not self.out:
             raise ConfigError("out is empty, expected a folder or s3:// address; give --out DIR")
         for name in ("max_fit_rows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}, expected at least 1")
         if not 0 <= self.max_rejected <= 1:
             raise ConfigError(f"max_rejected is {self.max_rejected}, expected a share 0..1")
+
+    def batch_size_on(self, device: str) -> int:
+        """Cutouts encoded at once on `device`, cpu or cuda."""
+        return self.batch_size or BATCH_SIZES[device]
 
     def science(self, *, model_id: str, device: str) -> dict[str, Any]:
         """All settings that may change what the catalog says; neither workers nor paths."""
@@ -89,7 +97,7 @@ class ScanConfig:
             settings = {k: v for k, v in settings.items() if k not in ("fit", "max_fit_rows")}
             settings["encoder"] = model_id
         settings["search"].pop("num_threads", None)
-        settings["device"] = device
+        settings |= {"device": device, "batch_size": self.batch_size_on(device)}
         return settings
 
 

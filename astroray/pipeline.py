@@ -224,7 +224,7 @@ class _Run:
             run_dir=self.out,
             model_path=self.model_path,
             session=session,
-            batch_size=self.config.batch_size,
+            batch_size=self.config.batch_size_on(self.plan.device),
             device=self.plan.device,
             num_threads=1,
             fault_plan=self.config.fault_plan,

@@ -4,19 +4,23 @@ Plain on purpose: read, prepare, encode in fixed batches, and nothing else.
 """
 
 import dataclasses
+import multiprocessing
 import os
 import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from astroray import surveys
+from astroray.config import BATCH_SIZES
 from astroray.surveys.shards import Reject, Shard
 
 if TYPE_CHECKING:  # a fresh process loads torch and ray itself, some of them on the clock
     from astroray.encoders.store import Model
 
-BATCH_SIZE = 32
+BATCH_SIZE = BATCH_SIZES["cpu"]
 WORKER_NICE = 15
 """Priority that Ray gives its workers; the loop takes it too, or a neighbor's load would slow one
 side alone."""
@@ -59,7 +63,7 @@ def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
     return np.concatenate(outputs)
 
 
-def run_loop(survey: str, model_path: str, save_to: str) -> list[Lap]:
+def run_loop(survey: str, model_path: str, save_to: str = "") -> list[Lap]:
     """The peer over all shards of a survey; embeddings are saved by shard, after the time."""
     import torch
 
@@ -81,8 +85,22 @@ def run_loop(survey: str, model_path: str, save_to: str) -> list[Lap]:
             )
         )
         embeddings[shard.name] = embedding_ND
-    np.savez(save_to, allow_pickle=False, **embeddings)
+    if save_to:
+        np.savez(save_to, allow_pickle=False, **embeddings)
     return laps
+
+
+def run_loops(survey: str, model_path: str, num_loops: int) -> float:
+    """Objects/s of so many peers at once, in processes that share nothing: the machine's limit."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_loops, mp_context=context) as pool:
+        loops = [pool.submit(run_loop, survey, model_path) for _ in range(num_loops)]
+        return sum(steady_per_s(loop.result()) for loop in loops)
+
+
+def steady_per_s(laps: Sequence[Lap]) -> float:
+    """Objects/s of a loop after its first shard."""
+    return sum(lap.rows for lap in laps[1:]) / sum(lap.wall_s for lap in laps[1:])
 
 
 def start_ray() -> dict[str, float]:

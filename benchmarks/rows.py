@@ -152,10 +152,11 @@ def _sentence(row: BenchRow) -> str:
     if row.value is None:
         return f"NO  {row.what}: not measured, {row.reason}"
     span = "" if row.low is None else f" [{row.low:.3g}..{row.high:.3g}]"
+    limit = "" if row.limit is None else f"  limit {row.limit:.3g}"
     error = "" if row.error is None else f"  error {row.error:.1g}"
     facts = "".join(f"  {key} {value:.4g}" for key, value in row.facts.items())
     mark = "ok " if row.ok else "NO "
-    return f"{mark} {row.what}: {row.value:.3g} {row.unit}{span}{goal}{error}{facts}"
+    return f"{mark} {row.what}: {row.value:.3g} {row.unit}{span}{goal}{limit}{error}{facts}"
 
 
 def _rounded(value: Any) -> Any:

@@ -12,6 +12,7 @@ out, as is the loop's, and the window ends where the first worker has no more. I
 gaps between shards count (publishing, ledger, Ray), a shard that an edge cuts counts by its part.
 Loop and pipeline run in turns, each in a fresh process; a ratio is that of neighbors in time.
 `cpu_ratio` compares CPU seconds per object, the pipeline's with those of driver and daemons.
+The limit of two workers is what two bare loops at once do over one, in the same turn.
 """
 
 import contextlib
@@ -32,7 +33,14 @@ import pyarrow.parquet as pq
 from astroray import ledger, storage, surveys, workers
 from astroray.ledger import Receipt
 from astroray.surveys.simulated import write_survey
-from benchmarks.bare_loop import BATCH_SIZE, run_loop, start_model, start_ray
+from benchmarks.bare_loop import (
+    BATCH_SIZE,
+    run_loop,
+    run_loops,
+    start_model,
+    start_ray,
+    steady_per_s,
+)
 from benchmarks.processes import Fresh, run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -62,7 +70,7 @@ CLAIMS = (
     ),
     partial(
         BenchRow,
-        what="seconds to the first published shard, less Ray's start, over a bare loop",
+        what="seconds to one worker's first published shard, less Ray's start, over a bare loop",
         goal=1.2,
         is_at_most=True,
         peer=LOOP,
@@ -180,25 +188,34 @@ def make_model(survey: str, folder: str, encoder: str, latent: int | None) -> st
 
 
 def measure_first(sizes: Sizes, survey: str, model: str, scratch: Path) -> list[dict[str, Any]]:
-    """The row about the first shard; raises MeasurementError where embeddings differ."""
+    """The row about the first shard; raises MeasurementError where embeddings differ.
+
+    The loop has one process on one core, so the pipeline has one worker. `all_workers_x` is the
+    same with a worker for each core, which share the machine while they start.
+    """
     ratios, facts = [], []
     error = 0.0
     for run in range(sizes.first_runs):
-        out, saved = str(scratch / f"first-{run}"), str(scratch / f"first-{run}.npz")
-        marks = run_fresh(run_scan, survey, model, out, "auto", True).value()
+        saved = str(scratch / f"first-{run}.npz")
         laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()
-        error = max(error, _difference(out, saved))
         ray = run_fresh(start_ray).value()
         model_s = run_fresh(start_model, model, environment=LIKE_A_WORKER).value()
-        scan_s = min(done_s for done_s, _ in _done(out)) - marks.began_s
-        ratios.append((scan_s - ray["first_s"] - model_s) / laps[0].wall_s)
+        scan_s: dict[str, float] = {}
+        for num in ("1", "auto"):
+            out = str(scratch / f"first-{run}-{num}")
+            marks = run_fresh(run_scan, survey, model, out, num, True).value()
+            scan_s[num] = min(done_s for done_s, _ in _done(out)) - marks.began_s
+            error = max(error, _difference(out, saved))
+        over = {num: (scan_s[num] - ray["first_s"] - model_s) / laps[0].wall_s for num in scan_s}
+        ratios.append(over["1"])
         facts.append(
             {
-                "scan_s": scan_s,
+                "scan_s": scan_s["1"],
                 "ray_s": ray["first_s"],
                 "model_s": model_s,
                 "loop_s": laps[0].wall_s,
                 "do_nothing_actor_s": ray["second_s"],
+                "all_workers_x": over["auto"],
             }
         )
     return [{**spread(ratios), "error": error, "facts": _medians(facts)}]
@@ -213,12 +230,15 @@ def measure_speed(
     nums = ("1", "2") if (os.cpu_count() or 1) > 1 else ("1",)
     ratios: dict[str, list[float]] = {num: [] for num in nums}
     facts: dict[str, list[dict[str, float]]] = {num: [] for num in nums}
+    limits: list[float] = []  # of two workers: what two loops at once do over one
     for turn in range(sizes.rounds):
         saved = str(scratch / "loop.npz")
-        laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()[1:]
-        rows = sum(lap.rows for lap in laps)
-        loop_per_s = rows / sum(lap.wall_s for lap in laps)
-        loop_cpu_s = sum(lap.cpu_s for lap in laps) / rows
+        laps = run_fresh(run_loop, survey, model, saved, environment=LIKE_A_WORKER).value()
+        loop_per_s = steady_per_s(laps)
+        loop_cpu_s = sum(lap.cpu_s for lap in laps[1:]) / sum(lap.rows for lap in laps[1:])
+        if "2" in nums:
+            loops = run_fresh(run_loops, survey, model, 2, environment=LIKE_A_WORKER)
+            limits.append(loops.value() / loop_per_s)
         outs = {num: str(scratch / f"speed-{turn}-{num}") for num in nums}
         fresh = run_fresh(run_scans, survey, model, outs)
         for num in nums:
@@ -229,7 +249,9 @@ def measure_speed(
             )
             error = max(error, _difference(outs[num], saved))
     found = [{**spread(ratios[num]), "error": error, "facts": _medians(facts[num])} for num in nums]
-    return found if len(nums) == 2 else [*found, {"reason": "this machine has one core"}]
+    if not limits:
+        return [*found, {"reason": "this machine has one core"}]
+    return [found[0], {**found[1], "limit": float(np.median(limits))}]
 
 
 def measure_memory(survey: str, quarter: str, model: str, scratch: Path) -> list[dict[str, Any]]:

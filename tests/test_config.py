@@ -61,7 +61,8 @@ def test_a_local_survey_is_known_by_its_absolute_path(tmp_path, monkeypatch):
         ("search.num_threads", 2, True),
         ("max_rejected", 0.5, True),
         ("search.k", 5, False),
-        ("batch_size", 8, False),
+        ("batch_size", 32, True),  # what a CPU gets
+        ("batch_size", 16, False),
         ("fit.num_passes", 2, False),
         ("seed", 1, False),
     ],

@@ -133,18 +133,34 @@ def _set_environment(patch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
 
 @contextlib.contextmanager
 def _server(weed: str, folder: Path) -> Iterator[S3]:
+    try:
+        store, process = start_server(weed, folder)
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    try:
+        yield store
+    finally:
+        _kill(process)
+
+
+def start_server(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
+    """A store that answers, and its process. Raises RuntimeError with its log where none does."""
     for attempt in range(3):  # a port may be taken between the look and the start
         store, process = _start(weed, folder / str(attempt))
-        try:
-            if _wait_until_ready(store, process):
-                yield store
-                return
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)  # it takes no notice of SIGTERM
-            process.wait()
+        if _wait_until_ready(store, process):
+            return store, process
+        code = process.poll()
+        _kill(process)
     log = (folder / str(attempt) / "log.txt").read_text(errors="replace")
-    pytest.skip(f"weed did not start within {START_TIMEOUT_S} s: {log[-400:]}")
+    raise RuntimeError(
+        f"weed did not answer within {START_TIMEOUT_S} s, exit code {code}: {log[-400:]}"
+    )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGKILL)  # it takes no notice of SIGTERM
+    process.wait()
 
 
 def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:

@@ -155,11 +155,9 @@ class Soak:
         plan = self.folder / f"s3plan{number}"
         plan.mkdir()
         (plan / "reached").touch()
-        store, server = s3_server._start(weed, self.folder / f"weed{number}")
+        store, server = s3_server.start_server(weed, self.folder / f"weed{number}")
         os.environ.update(store.env)
         try:
-            if not s3_server._wait_until_ready(store, server):
-                raise SystemExit("the S3 store does not start")
             run_dir = store.new_prefix()
             process = scans.start(self._command(run_dir, plan), env=self._env())
             wanted = 1 + number % (len(self.shards) - 1)
@@ -171,10 +169,7 @@ class Soak:
             is_clear = ended.code == 1 and bool(said) and said[0].startswith("astroray: cannot ")
             self._count(f"s3 {number}: store killed after {wanted} shards {said}", ok=is_clear)
             server = subprocess.Popen(
-                server.args,
-                cwd=self.folder / f"weed{number}",
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                server.args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
             )
             _wait_for_store(f"{run_dir}-other/ready")
             ended = scans.run(self._command(run_dir, plan), env=self._env())

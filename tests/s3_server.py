@@ -197,10 +197,17 @@ def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
         "s3.port.lance": 0,
     }
     arguments = [f"-{name}={value}" for name, value in options.items()]
+    # Keys in the environment, as of an earlier store, would take the place of those in the file.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-c", DIE_WITH_PARENT, weed, "server", "-filer", "-s3", *arguments]
     with open(folder / "log.txt", "wb") as log:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
         )
     return store, process
 

@@ -238,10 +238,14 @@ def _wait_until_ready(store: S3, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that are free here, and GRPC_OFFSET above; all below the range of outgoing ones."""
+    """Ports that are free here, and GRPC_OFFSET above.
+
+    Above those of Ray's workers (10002 to 19999), so that a killed store finds its own free again,
+    and below the range of outgoing ones.
+    """
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(12000, 22000)
+        port = random.randrange(20000, 22700)
         if port not in ports and _is_free(port) and _is_free(port + GRPC_OFFSET):
             ports.append(port)
     return ports

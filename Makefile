@@ -3,7 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := astroray benchmarks tests
+SOURCES := astroray benchmarks kernels tests setup.py
+NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
+# 1: the native kernels must compile, or the installation fails. CI asks for it.
+export ASTRORAY_REQUIRE_NATIVE ?= 0
 
 .PHONY: scan test check soak clean
 
@@ -22,7 +25,7 @@ check: $(VENV)/installed-dev
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
 	$(BIN)/python -m tests.soak --rounds 20 --s3
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) --editable ".[cpu]"
@@ -33,4 +36,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info kernels/astroray_kernels/*.so

@@ -1,4 +1,4 @@
-"""What this machine has for astroray: cores, memory, GPU, FAISS, Triton, S3."""
+"""What this machine has for astroray: cores, memory, GPU, FAISS, attention, Triton, S3."""
 
 import dataclasses
 import importlib.metadata
@@ -53,6 +53,7 @@ def examine() -> list[Finding]:
         _finding("torch", *_package("torch")),
         _finding("Ray", *_package("ray")),
         _optional("GPU", *_gpu()),
+        _optional("attention", *_attention()),
         _optional("Triton", *_package("triton")),
         _optional("S3", *_s3()),
         _optional("LSDB", *_package("lsdb")),
@@ -88,6 +89,23 @@ def _gpu() -> tuple[bool, str]:
         return False, "none that torch can use; encoders run on the CPU"
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return True, ", ".join(names)
+
+
+def _attention() -> tuple[bool, str]:
+    import torch
+
+    from astroray_kernels import BackendError, resolved, why_not
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    fast = {"cuda": "triton", "cpu": "native"}[device]
+    try:
+        backend = resolved("vfa_attention", device)
+    except BackendError as error:
+        return False, str(error)
+    if backend == fast:
+        return True, f"{backend}, on {device}"
+    reason = why_not("vfa_attention", fast, device)
+    return False, f"{backend}, on {device}; not {fast}: {reason}"
 
 
 def _shared_memory() -> tuple[bool, str]:

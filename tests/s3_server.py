@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -155,6 +156,20 @@ def start_server(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
     raise RuntimeError(
         f"weed did not answer within {START_TIMEOUT_S} s, exit code {code}: {log[-400:]}"
     )
+
+
+def start_again(store: S3, dead: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
+    """The process of a store that was killed, on its own data. Raises RuntimeError with its log."""
+    said = b""
+    for _ in range(3):
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(dead.args, stdout=log, stderr=subprocess.STDOUT)
+            if _wait_until_ready(store, process):
+                return process
+            _kill(process)
+            log.seek(0)
+            said = log.read()
+    raise RuntimeError(f"weed does not start again: {said[-2000:].decode(errors='replace')}")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -14,7 +14,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from astroray import catalog, faults, storage, surveys
-from astroray.errors import StorageError
 from astroray.inspection import verify_run
 from tests import s3_server, scans
 
@@ -34,7 +32,6 @@ FIT: Mapping[str, object] = {
     "fit.batch_size": 32,
     "fit.checkpoint_every_s": 0.0,
 }
-STORE_TIMEOUT_S = 120
 FIT_FILES = ("sample.npy", "sample.json")
 SEARCH_FILES = ("neighbors.parquet", "Npix", "skymap.fits", "hats.properties")
 DRIVER_FILES = ("run.json", "thumbnails.parquet", "index.html")
@@ -168,10 +165,7 @@ class Soak:
             said = ended.err.strip().splitlines()[-1:]
             is_clear = ended.code == 1 and bool(said) and said[0].startswith("astroray: cannot ")
             self._count(f"s3 {number}: store killed after {wanted} shards {said}", ok=is_clear)
-            server = subprocess.Popen(
-                server.args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            _wait_for_store(f"{run_dir}-other/ready")
+            server = s3_server.start_again(store, server)
             ended = scans.run(self._command(run_dir, plan), env=self._env())
             self._count(f"s3 {number}: resumed {ended.err[-300:] if ended.code else ''}",
                         ok=ended.code == 0)  # fmt: skip
@@ -234,21 +228,6 @@ def _done_twice(steps: Sequence[tuple[str, str]]) -> list[str]:
         if point == "shard.done":
             done.add(shard)
     return again
-
-
-def _wait_for_store(path: str) -> None:
-    """Returns once the store takes and gives back a file; raises StorageError after minutes."""
-    until_s = time.monotonic() + STORE_TIMEOUT_S
-    while True:
-        try:
-            storage.publish(path, b"yes")
-            storage.read_bytes(path)
-        except StorageError:
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(1)
-        else:
-            return
 
 
 def _wait_for_shards(plan: Path, wanted: int, process: scans.Process) -> None:

@@ -1,0 +1,27 @@
+"""Attention kernels of astroray: one meaning, several machines.
+
+The public names are loaded on first use, so that `import astroray_kernels` loads no torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from astroray_kernels.attention import vfa_attention
+    from astroray_kernels.dispatch import BackendError, Need, resolved, select, why_not
+
+_HOMES = {
+    "BackendError": "dispatch",
+    "Need": "dispatch",
+    "resolved": "dispatch",
+    "select": "dispatch",
+    "vfa_attention": "attention",
+    "why_not": "dispatch",
+}
+__all__ = ["BackendError", "Need", "resolved", "select", "vfa_attention", "why_not"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'astroray_kernels' has no attribute {name!r}, only {__all__}")
+    return getattr(importlib.import_module(f"astroray_kernels.{_HOMES[name]}"), name)

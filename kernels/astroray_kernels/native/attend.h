@@ -1,0 +1,363 @@
+// Rows against a packed head: the frozen maximum, its certificate, and the online softmax behind
+// it.
+#pragma once
+#include "ahead.h"
+#include "pack.h"
+
+namespace astroray {
+namespace {
+
+// Scratch of one thread for one group of rows; small enough for the L1 and L2.
+struct Scratch {
+  alignas(64) char q[kGroup * kMaxDim * 4];  // packed rows
+  alignas(64) float out[kGroup * kMaxDim];   // O, not yet divided
+  alignas(64) float sums[kGroup * 16];       // l, lane by lane
+  alignas(64) float m[kGroup];               // log2 units
+  alignas(64) float row_scale[kGroup];       // of the integers of Q
+  alignas(64) int32_t scores[kSuper * kRows * kBlock];
+  alignas(64) char p[kRows * kSpan * 4];
+  alignas(64) char c[kRows * 4 * 64];
+  bool online[kGroup / kRows];
+};
+
+constexpr float kWorthVoting = 0.1f;      // share of blocks left out that pays for the votes
+constexpr int64_t kFetchBytes = 1 << 20;  // of a head's q, k and v that the L2 has room for
+constexpr int32_t kZeros[kMaxDim] = {};
+
+template <class Score, class Value>
+struct Rows {
+  const Attention& call;
+  const Shape& shape;
+  const Head& head;
+  Scratch& scratch;
+  int64_t row_bytes;  // of packed Q
+  int64_t first;      // row of the group
+  int64_t num_rows;   // of the group
+  int64_t* facts;
+  Ahead ahead;
+  bool voting = false;  // whether tiles may leave blocks out
+
+  // Packs the group's queries and bounds their maxima.
+  void load(int64_t batch, int64_t head_index) {
+    const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
+    const __m512 by = _mm512_set1_ps(call.scale * kLog2E);
+    const int64_t padded = (num_rows + kRows - 1) / kRows * kRows, dim = shape.dim;
+    float* rows = scratch.out;  // free until the first block
+    for (int64_t r = 0; r < padded; ++r) {
+      float* row = rows + r * dim;
+      if (r >= num_rows) {
+        memset(row, 0, sizeof(float) * dim);
+        continue;
+      }
+      const int64_t at = base + (first + r) * call.q_strides[2];
+      for (int64_t d = 0; d < dim; d += 16)
+        _mm512_storeu_ps(row + d, _mm512_mul_ps(load16(call.q, call.dtype, at + d), by));
+    }
+    for (int64_t r = 0; r < padded; ++r) {
+      const float norm = __builtin_sqrtf(sum_of_squares(rows + r * dim, dim));
+      scratch.row_scale[r] = 1.0f;
+      if constexpr (Score::kPerGroup > 1)
+        scratch.row_scale[r] = integer_scale<Score>(largest(rows + r * dim, dim), norm);
+      const float bound = norm * head.key_norm * 1.01f;
+      scratch.m[r] = bound > Value::kHeadroom ? bound - Value::kHeadroom : 0.0f;
+    }
+    for (int64_t r = 0; r < padded; ++r)
+      quantize_row<Score>(rows + r * dim, dim, 1.0f / scratch.row_scale[r], 128,
+                          scratch.q + r * row_bytes);
+  }
+
+  // Whether the tile's rows can be frozen; sets m where it is not the bound of `load`.
+  bool choose(int64_t tile) {
+    if (call.estimate == kOnline || Value::kMost < 0.0f) return false;
+    float* m = scratch.m + tile * kRows;
+    if (call.estimate == kCauchySchwarz) {
+      if (!Score::kCentered) return true;  // the sums will tell
+      // With centered keys the mean score is 0, so l >= num_valid 2^-m: it cannot fail below this.
+      const float most =
+          Value::kMost + (31 - __builtin_clz(static_cast<uint32_t>(head.num_valid | 1)));
+      for (int r = 0; r < kRows; ++r)
+        if (!(m[r] <= most)) return false;
+      return true;
+    }
+    for (int r = 0; r < kRows; ++r) m[r] = kMasked;
+    if (call.estimate == kSabsmax)
+      for (int64_t b = 0; b < shape.num_reprs; ++b) raise(tile, head.reprs[b]);
+    if (call.estimate == kExact) {
+      for (int64_t b = 0; b < shape.num_blocks; ++b) raise(tile, head.blocks[b]);
+    } else {
+      raise_near(tile);
+    }
+    return true;
+  }
+
+  // Raises m to the true maximum over the sink block and the blocks of the tile's own positions.
+  void raise_near(int64_t tile) {
+    const int64_t row = first + tile * kRows;
+    const int64_t last = row + kRows - 1 < call.length ? row + kRows - 1 : call.length - 1;
+    raise(tile, head.blocks[0]);
+    for (int64_t b = row / kBlock; b <= last / kBlock; ++b)
+      if (b > 0) raise(tile, head.blocks[b]);
+  }
+
+  void raise(int64_t tile, const KeyBlock& block) {
+    score(tile, block, scratch.scores);
+    for (int r = 0; r < kRows; ++r) {
+      const float top = _mm512_reduce_max_ps(row_max(tile, r, block, scratch.scores));
+      float& m = scratch.m[tile * kRows + r];
+      m = top > m ? top : m;
+    }
+  }
+
+  void score(int64_t tile, const KeyBlock& block, int32_t* to) {
+    Score::Mul::template tile<4>(scratch.q + tile * kRows * row_bytes, row_bytes, block.groups,
+                                 shape.dim / Score::kPerGroup, block.init, to);
+  }
+
+  static __m512 as_float(const int32_t* scores) {
+    const __m512i n = _mm512_load_si512(scores);
+    if constexpr (Score::kPerGroup == 1) return _mm512_castsi512_ps(n);
+    return _mm512_cvtepi32_ps(n);
+  }
+
+  // Largest scores of a row in a block, lane by lane.
+  __m512 row_max(int64_t tile, int r, const KeyBlock& block, const int32_t* scores) const {
+    const int32_t* row = scores + r * kBlock;
+    const __m512 scale = _mm512_set1_ps(scratch.row_scale[tile * kRows + r] * block.scale);
+    if (block.bias != nullptr) {
+      __m512 top = _mm512_set1_ps(kMasked);
+      for (int c = 0; c < 4; ++c)
+        top = _mm512_max_ps(top, _mm512_fmadd_ps(as_float(row + 16 * c), scale,
+                                                 _mm512_loadu_ps(block.bias + 16 * c)));
+      return top;
+    }
+    if constexpr (Score::kPerGroup == 1)
+      return _mm512_max_ps(_mm512_max_ps(as_float(row), as_float(row + 16)),
+                           _mm512_max_ps(as_float(row + 32), as_float(row + 48)));
+    const __m512i a = _mm512_max_epi32(_mm512_load_si512(row), _mm512_load_si512(row + 16));
+    const __m512i b = _mm512_max_epi32(_mm512_load_si512(row + 32), _mm512_load_si512(row + 48));
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_max_epi32(a, b)), scale);
+  }
+
+  // P = 2^(S - m) of one block, kept at `p`, and its sums.
+  template <bool kHasBias>
+  inline void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = tile * kRows + r;
+      const __m512 scale = _mm512_set1_ps(scratch.row_scale[at] * block.scale);
+      const __m512 shift = _mm512_set1_ps(-scratch.m[at]);
+      __m512 sum = _mm512_load_ps(scratch.sums + 16 * at);
+      ahead.fetch();
+      for (int c = 0; c < 4; ++c) {
+        __m512 t = _mm512_fmadd_ps(as_float(scores + r * kBlock + 16 * c), scale, shift);
+        if constexpr (kHasBias) t = _mm512_add_ps(t, _mm512_loadu_ps(block.bias + 16 * c));
+        const __m512 weight = exp2_16<Value::kDegree>(t);
+        sum = _mm512_add_ps(sum, Value::keep(p + (r * kSpan + 16 * c) * Value::kBytes, weight));
+      }
+      _mm512_store_ps(scratch.sums + 16 * at, sum);
+    }
+  }
+
+  void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
+    if (block.bias == nullptr) {
+      weigh<false>(tile, block, scores, p);
+    } else {
+      weigh<true>(tile, block, scores, p);
+    }
+  }
+
+  // O += P V over blocks `begin` to `end` of all; P begins at block `p_block`.
+  void add_values(int64_t tile, int64_t begin, int64_t end, int64_t p_block) {
+    const int64_t span = shape.num_blocks * kBlock / Value::kPerGroup;
+    const int64_t steps = (end - begin) * kBlock / Value::kPerGroup;
+    const char* p = scratch.p + (begin - p_block) * kBlock * Value::kBytes;
+    const int64_t vectors = shape.chunk / 16;
+    for (int64_t chunk = 0; chunk < shape.num_chunks; ++chunk) {
+      const char* v =
+          head.values + 4 * (chunk * span + begin * kBlock / Value::kPerGroup) * shape.chunk;
+      constexpr int64_t stride = kSpan * Value::kBytes;
+      if (vectors == 4) {
+        Value::Mul::template tile<4>(p, stride, v, steps, kZeros, scratch.c);
+      } else if (vectors == 3) {
+        Value::Mul::template tile<3>(p, stride, v, steps, kZeros, scratch.c);
+      } else {
+        Value::Mul::template tile<2>(p, stride, v, steps, kZeros, scratch.c);
+      }
+      for (int r = 0; r < kRows; ++r) {
+        float* out = scratch.out + (tile * kRows + r) * shape.dim + chunk * shape.chunk;
+        const char* c = scratch.c + r * vectors * 64;
+        for (int64_t i = 0; i < vectors; ++i)
+          _mm512_storeu_ps(out + 16 * i,
+                           _mm512_add_ps(_mm512_loadu_ps(out + 16 * i), Value::widen(c + 64 * i)));
+      }
+    }
+  }
+
+  void clear(int64_t tile) {
+    memset(scratch.out + tile * kRows * shape.dim, 0, sizeof(float) * kRows * shape.dim);
+    memset(scratch.sums + tile * kRows * 16, 0, sizeof(float) * kRows * 16);
+  }
+
+  // One span of keys with m frozen.
+  void attend_frozen(int64_t tile, int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      score(tile, head.blocks[b], scratch.scores);
+      weigh(tile, head.blocks[b], scratch.scores, scratch.p + (b - begin) * kBlock * Value::kBytes);
+    }
+    add_values(tile, begin, end, begin);
+  }
+
+  // What a tile begins an online softmax with.
+  void begin_online(int64_t tile) {
+    clear(tile);
+    float* m = scratch.m + tile * kRows;
+    for (int r = 0; r < kRows; ++r) m[r] = kMasked / 2;  // above a masked key, so that it weighs 0
+    if (voting) raise_near(tile);
+  }
+
+  // One span of keys with a running maximum; where skip > 0, without the blocks voted out.
+  void attend_online(int64_t tile, int64_t begin, int64_t end) {
+    const uint32_t active = score_span(tile, begin, end);
+    for (int64_t b = begin; b < end; ++b)
+      if (active >> (b - begin) & 1)
+        weigh(tile, head.blocks[b], scratch.scores + (b - begin) * kRows * kBlock,
+              scratch.p + (b - begin) * kBlock * Value::kBytes);
+    for (int64_t b = begin; b < end; ++b) {
+      if (!(active >> (b - begin) & 1)) continue;
+      int64_t until = b + 1;
+      while (until < end && active >> (until - begin) & 1) ++until;
+      add_values(tile, b, until, begin);
+      b = until;
+    }
+  }
+
+  // Scores of a span, m raised to their maxima and O and l rescaled; a bit for each block kept.
+  uint32_t score_span(int64_t tile, int64_t begin, int64_t end) {
+    alignas(64) float tops[kSuper][kRows];
+    __m512 running[kRows];
+    for (int r = 0; r < kRows; ++r) running[r] = _mm512_set1_ps(kMasked);
+    for (int64_t b = begin; b < end; ++b) {
+      int32_t* scores = scratch.scores + (b - begin) * kRows * kBlock;
+      score(tile, head.blocks[b], scores);
+      for (int r = 0; r < kRows; ++r) {
+        const __m512 top = row_max(tile, r, head.blocks[b], scores);
+        running[r] = _mm512_max_ps(running[r], top);
+        if (voting) tops[b - begin][r] = _mm512_reduce_max_ps(top);
+      }
+    }
+    uint32_t active = (1u << (end - begin)) - 1;
+    if (voting) active = vote(tile, begin, end, tops);
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t at = tile * kRows + r;
+      const float top = _mm512_reduce_max_ps(running[r]);
+      if (!(top > scratch.m[at])) continue;
+      const __m512 by = exp2_16<5>(_mm512_set1_ps(scratch.m[at] - top));
+      scratch.m[at] = top;
+      float* out = scratch.out + at * shape.dim;
+      for (int64_t d = 0; d < shape.dim; d += 16)
+        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(out + d), by));
+      _mm512_store_ps(scratch.sums + 16 * at,
+                      _mm512_mul_ps(_mm512_load_ps(scratch.sums + 16 * at), by));
+    }
+    return active;
+  }
+
+  uint32_t vote(int64_t tile, int64_t begin, int64_t end, const float (*tops)[kRows]) {
+    uint32_t active = 0;
+    const float limit = -call.skip * kLog2E;
+    for (int64_t b = begin; b < end; ++b) {
+      bool kept = false;
+      for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
+        const float top = tops[b - begin][r], m = scratch.m[tile * kRows + r];
+        kept = kept || !(top - (top > m ? top : m) < limit);
+      }
+      active |= static_cast<uint32_t>(kept) << (b - begin);
+      ++facts[2];
+      facts[3] += !kept;
+    }
+    return active;
+  }
+
+  float total(int64_t row) const {
+    return _mm512_reduce_add_ps(_mm512_load_ps(scratch.sums + 16 * row));
+  }
+
+  // Whether the sums prove that no row of a frozen tile overflowed or lost what matters.
+  bool certified(int64_t tile) const {
+    for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
+      const float l = total(tile * kRows + r);
+      if (!(l > Value::kLow && l < Value::kHigh)) return false;
+    }
+    return true;
+  }
+
+  void store(int64_t head_at, int64_t tile) {
+    for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
+      const int64_t row = tile * kRows + r;
+      const float l = total(row);
+      const __m512 by = _mm512_set1_ps(l == 0.0f ? 0.0f : 1.0f / l);
+      const int64_t at = (head_at * call.length + first + row) * shape.dim;
+      for (int64_t d = 0; d < shape.dim; d += 16) {
+        __m512 x = _mm512_mul_ps(_mm512_load_ps(scratch.out + row * shape.dim + d), by);
+        if (l != 0.0f) x = _mm512_mul_ps(x, _mm512_loadu_ps(head.value_scale + d));
+        store16(call.out, call.dtype, at + d, x);
+      }
+    }
+  }
+
+  void run(int64_t head_at) {
+    load(head_at / call.heads, head_at % call.heads);
+    const int64_t num_tiles = (num_rows + kRows - 1) / kRows;
+    const int64_t start = call.skip > 0.0f ? scout() : 0;
+    for (int64_t t = start; t < num_tiles; ++t) {
+      scratch.online[t] = voting || !choose(t);
+      if (scratch.online[t]) {
+        begin_online(t);
+      } else {
+        clear(t);
+      }
+    }
+    for (int64_t begin = 0; begin < shape.num_blocks; begin += kSuper) {
+      const int64_t end = span_end(begin);
+      for (int64_t t = start; t < num_tiles; ++t) {
+        if (scratch.online[t]) {
+          attend_online(t, begin, end);
+        } else {
+          attend_frozen(t, begin, end);
+        }
+      }
+    }
+    for (int64_t t = 0; t < num_tiles; ++t) finish(head_at, t);
+  }
+
+  // Attends the group's first tile with votes, which decides whether the others vote: where next to
+  // nothing can be left out, a frozen maximum is faster and exact. Returns the tiles that are done.
+  int64_t scout() {
+    const int64_t voted = facts[2], skipped = facts[3];
+    voting = true;
+    attend_alone(0);
+    voting = facts[3] - skipped > kWorthVoting * static_cast<float>(facts[2] - voted);
+    return 1;
+  }
+
+  void attend_alone(int64_t tile) {
+    scratch.online[tile] = true;
+    begin_online(tile);
+    for (int64_t begin = 0; begin < shape.num_blocks; begin += kSuper)
+      attend_online(tile, begin, span_end(begin));
+  }
+
+  int64_t span_end(int64_t begin) const {
+    return begin + kSuper < shape.num_blocks ? begin + kSuper : shape.num_blocks;
+  }
+
+  // Certifies a tile, does it again online where it fails, and writes it.
+  void finish(int64_t head_at, int64_t tile) {
+    ++facts[0];
+    if (!scratch.online[tile] && !certified(tile)) attend_alone(tile);
+    facts[1] += scratch.online[tile] && call.estimate != kOnline;
+    store(head_at, tile);
+  }
+};
+
+}  // namespace
+}  // namespace astroray

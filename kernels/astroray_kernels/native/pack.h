@@ -1,0 +1,388 @@
+// Keys, queries and values in the layouts that the register tiles read, and their number formats.
+#pragma once
+#include "core.h"
+
+namespace astroray {
+namespace {
+
+// Score formats. kGroup: numbers in 32 bits. kCentered: keys lose their mean, rows gain a bound.
+struct ScoreFloat32 {
+  using Mul = MulFloat32;
+  static constexpr int kPerGroup = 1;
+  static constexpr bool kCentered = false;
+};
+struct ScoreInt16 {
+  using Mul = MulInt16;
+  static constexpr int kPerGroup = 2;
+  static constexpr bool kCentered = true;
+};
+struct ScoreInt8 {
+  using Mul = MulInt8;
+  static constexpr int kPerGroup = 4;
+  static constexpr bool kCentered = true;
+};
+
+// A packed block of 64 keys.
+struct KeyBlock {
+  const void* groups;   // [D / kPerGroup][64] groups of 32 bits
+  const int32_t* init;  // [64] what a score starts from
+  const float* bias;    // [64] 0, or kMasked; null where all keys take part
+  float scale;          // of the integers; 1 for floats
+};
+
+// A head's keys and values, packed. Pointers go into one workspace.
+struct Head {
+  KeyBlock* blocks;    // [num_blocks]
+  KeyBlock* reprs;     // [num_reprs] signed abs-max keys, 64 blocks' in one
+  char* values;        // [chunk][groups of keys][channels of a chunk] groups of 32 bits
+  float* value_scale;  // [D]
+  float* mean;         // [D] of the keys, zero where they are not centered
+  float key_norm;      // largest |k - mean|
+  float key_step;      // largest scale of a block's integers
+  int64_t num_valid;
+  bool coarse;  // too much so for 8-bit scores
+};
+
+struct Shape {
+  int64_t length, dim, num_blocks, num_reprs, num_chunks, chunk;  // chunk: channels
+  explicit Shape(const Attention& call)
+      : length(call.length),
+        dim(call.dim),
+        num_blocks((call.length + kBlock - 1) / kBlock),
+        num_reprs((num_blocks + kBlock - 1) / kBlock),
+        num_chunks(call.dim > 64 ? 2 : 1),
+        chunk(call.dim / num_chunks) {}
+};
+
+inline float sum_of_squares(const float* x, int64_t n) {
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t d = 0; d < n; d += 16) {
+    const __m512 v = _mm512_loadu_ps(x + d);
+    sum = _mm512_fmadd_ps(v, v, sum);
+  }
+  return _mm512_reduce_add_ps(sum);
+}
+
+inline float largest(const float* x, int64_t n) {  // NaN where there is one
+  __m512 top = _mm512_setzero_ps();
+  __mmask16 nan = 0;
+  for (int64_t d = 0; d < n; d += 16) {
+    const __m512 v = _mm512_loadu_ps(x + d);
+    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    top = _mm512_max_ps(top, _mm512_abs_ps(v));
+  }
+  return nan ? __builtin_nanf("") : _mm512_reduce_max_ps(top);
+}
+
+// Scale of integers that hold rows of this largest number and norm. In 16 bits the norms of a query
+// and a key stay below 2^15.5 each, so that by Cauchy-Schwarz no sum of products passes 2^31.
+template <class Score>
+inline float integer_scale(float top, float norm) {
+  if (top != top || norm != norm) return __builtin_nanf("");
+  if (top == 0.0f) return 1.0f;
+  if constexpr (Score::kPerGroup == 2) {
+    const float most = top * (11.32f / 46000.0f);  // of the norm, whose square may overflow
+    const float by_top = top / 32767.0f, by_norm = norm / 46000.0f < most ? norm / 46000.0f : most;
+    return by_top > by_norm ? by_top : by_norm;
+  }
+  return top / 127.0f;
+}
+
+// One row of D floats as groups; returns the sum of its integers.
+template <class Score>
+inline int32_t quantize_row(const float* x, int64_t dim, float inverse, int offset, char* to) {
+  if constexpr (Score::kPerGroup == 1) {
+    memcpy(to, x, sizeof(float) * dim);
+    return 0;
+  }
+  const __m512 scale = _mm512_set1_ps(inverse);
+  __m512i sum = _mm512_setzero_si512();
+  for (int64_t d = 0; d < dim; d += 16) {
+    const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + d), scale));
+    sum = _mm512_add_epi32(sum, n);
+    if constexpr (Score::kPerGroup == 2) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 2 * d), _mm512_cvtsepi32_epi16(n));
+    } else {
+      const __m512i shifted = _mm512_add_epi32(n, _mm512_set1_epi32(offset));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + d),
+                       offset ? _mm512_cvtusepi32_epi8(shifted) : _mm512_cvtsepi32_epi8(shifted));
+    }
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
+// Packs 64 rows of D floats as a block. Rows of keys that take no part are zero.
+//
+// norm  largest of a row
+template <class Score>
+inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, float norm,
+                       char* groups, int32_t* init, float* bias, KeyBlock* block) {
+  alignas(64) char plain[kBlock * kMaxDim * 4];
+  const int64_t num_groups = dim / Score::kPerGroup;
+  float scale = 1.0f;
+  if constexpr (Score::kPerGroup > 1)
+    scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
+  for (int j = 0; j < kBlock; ++j) {
+    const int32_t sum =
+        quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, 0, plain + j * num_groups * 4);
+    init[j] = Score::kPerGroup == 4 ? -128 * sum : 0;
+  }
+  for (int64_t d = 0; d < num_groups; d += 16)
+    for (int j = 0; j < kBlock; j += 16)
+      if (num_groups - d >= 16) {
+        transpose16(reinterpret_cast<uint32_t*>(plain) + j * num_groups + d, num_groups,
+                    reinterpret_cast<uint32_t*>(groups) + d * kBlock + j, kBlock);
+      } else {
+        for (int i = 0; i < 16; ++i)
+          for (int64_t e = d; e < num_groups; ++e)
+            memcpy(groups + 4 * (e * kBlock + j + i), plain + 4 * ((j + i) * num_groups + e), 4);
+      }
+  bool all = true;
+  for (int j = 0; j < kBlock; ++j) {
+    bias[j] = valid[j] ? 0.0f : kMasked;
+    all = all && bias[j] == 0.0f;
+  }
+  *block = KeyBlock{groups, init, all ? nullptr : bias, scale};
+}
+
+// Which of a block's 64 keys take part, none past the end; returns how many.
+inline int valid_keys(const Attention& call, int64_t batch, int64_t start, uint8_t* valid) {
+  int count = 0;
+  for (int j = 0; j < kBlock; ++j) {
+    const int64_t n = start + j;
+    valid[j] = n < call.length && (call.mask == nullptr || call.mask[batch * call.length + n]);
+    count += valid[j];
+  }
+  return count;
+}
+
+inline void load_row(const void* x, int dtype, int64_t at, int64_t dim, float* to) {
+  for (int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(to + d, load16(x, dtype, at + d));
+}
+
+// A block's rows as floats, zero where a key takes no part; `at` is the first row's place in x.
+inline void load_block(const void* x, int dtype, int64_t at, int64_t stride, int64_t dim,
+                       const uint8_t* valid, float* rows) {
+  for (int j = 0; j < kBlock; ++j) {
+    if (valid[j]) {
+      load_row(x, dtype, at + j * stride, dim, rows + j * dim);
+    } else {
+      memset(rows + j * dim, 0, sizeof(float) * dim);
+    }
+  }
+}
+
+// Mean of the keys that take part, and how many they are.
+inline void find_mean(const Attention& call, int64_t batch, int64_t base, Head* head, bool wanted) {
+  uint8_t valid[kBlock];
+  head->num_valid = 0;
+  memset(head->mean, 0, sizeof(float) * call.dim);
+  for (int64_t start = 0; start < call.length; start += kBlock) {
+    head->num_valid += valid_keys(call, batch, start, valid);
+    for (int64_t d = 0; wanted && d < call.dim; d += 16) {
+      __m512 sum = _mm512_loadu_ps(head->mean + d);
+      for (int j = 0; j < kBlock; ++j)
+        if (valid[j])
+          sum = _mm512_add_ps(
+              sum, load16(call.k, call.dtype, base + (start + j) * call.k_strides[2] + d));
+      _mm512_storeu_ps(head->mean + d, sum);
+    }
+  }
+  const float count = head->num_valid ? static_cast<float>(head->num_valid) : 1.0f;
+  for (int64_t d = 0; d < call.dim; ++d) head->mean[d] /= count;
+}
+
+// Takes the mean from the rows that take part; returns the largest square of their norms.
+inline float center(float* rows, const uint8_t* valid, const float* mean, int64_t dim) {
+  alignas(64) float norms2[kBlock];
+  for (int j = 0; j < kBlock; ++j) {
+    norms2[j] = 0.0f;
+    if (!valid[j]) continue;
+    float* row = rows + j * dim;
+    __m512 sum = _mm512_setzero_ps();
+    for (int64_t d = 0; d < dim; d += 16) {
+      const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(row + d), _mm512_loadu_ps(mean + d));
+      _mm512_storeu_ps(row + d, x);
+      sum = _mm512_fmadd_ps(x, x, sum);
+    }
+    norms2[j] = _mm512_reduce_add_ps(sum);
+  }
+  return largest(norms2, kBlock);
+}
+
+// The signed abs-max key of a block: per channel the number of largest size, + on a tie.
+inline void signed_abs_max(const float* rows, int64_t dim, float* to) {
+  for (int64_t d = 0; d < dim; d += 16) {
+    __m512 high = _mm512_loadu_ps(rows + d), low = high;
+    for (int j = 1; j < kBlock; ++j) {
+      const __m512 x = _mm512_loadu_ps(rows + j * dim + d);
+      high = _mm512_max_ps(high, x);
+      low = _mm512_min_ps(low, x);
+    }
+    const __mmask16 up =
+        _mm512_cmp_ps_mask(high, _mm512_sub_ps(_mm512_setzero_ps(), low), _CMP_GE_OQ);
+    _mm512_storeu_ps(to + d, _mm512_mask_blend_ps(up, low, high));
+  }
+}
+
+template <class Score>
+inline void pack_keys(const Attention& call, const Shape& shape, int64_t batch, int64_t head_index,
+                      char* groups, int32_t* init, float* bias, Head* head) {
+  const int64_t base = batch * call.k_strides[0] + head_index * call.k_strides[1];
+  const int64_t dim = shape.dim, bytes = kBlock * dim * 4 / Score::kPerGroup;
+  find_mean(call, batch, base, head, Score::kCentered);
+  alignas(64) float rows[kBlock * kMaxDim];
+  alignas(64) float reprs[kBlock * kMaxDim];
+  uint8_t valid[kBlock], present[kBlock];
+  float norm2 = 0.0f;
+  for (int64_t b = 0; b < shape.num_blocks; ++b) {
+    const bool any = valid_keys(call, batch, b * kBlock, valid) > 0;
+    load_block(call.k, call.dtype, base + b * kBlock * call.k_strides[2], call.k_strides[2], dim,
+               valid, rows);
+    const float most = center(rows, valid, head->mean, dim);
+    norm2 = most > norm2 || most != most ? most : norm2;
+    pack_block<Score>(rows, valid, dim, __builtin_sqrtf(most), groups + b * bytes,
+                      init + b * kBlock, bias + b * kBlock, head->blocks + b);
+    if (call.estimate != kSabsmax) continue;
+    const int64_t at = b % kBlock, block = b / kBlock;
+    if (at == 0) {
+      memset(reprs, 0, sizeof(reprs));
+      memset(present, 0, sizeof(present));
+    }
+    signed_abs_max(rows, dim, reprs + at * dim);
+    present[at] = any;
+    if (at == kBlock - 1 || b == shape.num_blocks - 1) {
+      const int64_t place = shape.num_blocks + block;
+      float norms2[kBlock];
+      for (int j = 0; j < kBlock; ++j) norms2[j] = sum_of_squares(reprs + j * dim, dim);
+      pack_block<Score>(reprs, present, dim, __builtin_sqrtf(largest(norms2, kBlock)),
+                        groups + place * bytes, init + place * kBlock, bias + place * kBlock,
+                        head->reprs + block);
+    }
+  }
+  head->key_norm = __builtin_sqrtf(norm2);
+  head->key_step = 0.0f;
+  for (int64_t b = 0; b < shape.num_blocks; ++b)
+    if (head->blocks[b].scale > head->key_step) head->key_step = head->blocks[b].scale;
+}
+
+// Whether 8-bit scores of this head are too coarse: the root mean square of their error, in powers
+// of two, where norms and steps are largest.
+inline bool is_coarse(const Attention& call, int64_t batch, int64_t head_index, const Head& head) {
+  const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
+  alignas(64) float row[kMaxDim];
+  float norm2 = 0.0f, top = 0.0f;
+  for (int64_t n = 0; n < call.length; ++n) {
+    load_row(call.q, call.dtype, base + n * call.q_strides[2], call.dim, row);
+    const float square = sum_of_squares(row, call.dim), most = largest(row, call.dim);
+    norm2 = square > norm2 ? square : norm2;
+    top = most > top ? most : top;
+  }
+  const float by = call.scale * kLog2E;
+  const float from_keys = __builtin_sqrtf(norm2) * by * head.key_step;
+  const float from_queries = head.key_norm * top * by / 127.0f;
+  return !(from_keys * from_keys + from_queries * from_queries <= 12.0f * kCoarse * kCoarse);
+}
+
+// A power of two above `top`, so that dividing by it is exact and no sum of values overflows.
+inline float power_above(float top) {
+  uint32_t bits;
+  memcpy(&bits, &top, 4);
+  bits = (bits & 0x7f800000u) + 0x00800000u;
+  if (bits > 0x7f000000u) bits = 0x7f000000u;
+  memcpy(&top, &bits, 4);
+  return top;
+}
+
+// Value formats. kPerGroup: keys in 32 bits. kBytes: of one probability.
+struct ValueFloat32 {
+  using Mul = MulFloat32;
+  static constexpr int kPerGroup = 1, kBytes = 4, kDegree = 5;
+  static constexpr float kLow = 1e-20f, kHigh = 1e30f, kHeadroom = 60.0f, kMost = 120.0f;
+  static float divisor(float top) { return power_above(top); }
+  static __m512i number(__m512 x) { return _mm512_castps_si512(x); }
+  static __m512 keep(void* to, __m512 p) {
+    _mm512_storeu_ps(static_cast<float*>(to), p);
+    return p;
+  }
+  static __m512 widen(const char* c) { return _mm512_loadu_ps(reinterpret_cast<const float*>(c)); }
+};
+
+struct ValueInt8 {
+  using Mul = MulInt8;
+  static constexpr int kPerGroup = 4, kBytes = 1, kDegree = 3;
+  static constexpr float kLow = 0.0f, kHigh = 0.0f, kHeadroom = 0.0f, kMost = -1.0f;  // online only
+  static float divisor(float top) { return top / 127.0f; }
+  static __m512i number(__m512 x) {
+    return _mm512_and_si512(_mm512_cvtps_epi32(x), _mm512_set1_epi32(0xff));
+  }
+  static __m512 keep(void* to, __m512 p) {  // p <= 1; the sum counts what is kept
+    const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(p, _mm512_set1_ps(255.0f)), 8);
+    _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(whole)));
+    return whole;
+  }
+  static __m512 widen(const char* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
+};
+
+// Per channel: the number that the head's values are divided by, and its inverse.
+template <class Value>
+inline void scale_values(const Attention& call, int64_t batch, int64_t base, float* scale,
+                         float* inverse) {
+  uint8_t valid[kBlock];
+  uint16_t nan[kMaxDim / 16] = {};
+  alignas(64) float tops[kMaxDim] = {};
+  for (int64_t start = 0; start < call.length; start += kBlock) {
+    valid_keys(call, batch, start, valid);
+    for (int64_t d = 0; d < call.dim; d += 16) {
+      __m512 top = _mm512_load_ps(tops + d);
+      for (int j = 0; j < kBlock; ++j) {
+        if (!valid[j]) continue;
+        const __m512 x = load16(call.v, call.dtype, base + (start + j) * call.v_strides[2] + d);
+        nan[d / 16] |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        top = _mm512_max_ps(top, _mm512_abs_ps(x));
+      }
+      _mm512_store_ps(tops + d, top);
+    }
+  }
+  for (int64_t d = 0; d < call.dim; ++d) {
+    const bool is_nan = nan[d / 16] >> (d % 16) & 1;
+    scale[d] = is_nan ? __builtin_nanf("") : tops[d] ? Value::divisor(tops[d]) : 1.0f;
+    inverse[d] = 1.0f / (scale[d] * 0.5f);  // of half a value: 2^-127 may count as 0
+  }
+}
+
+// Packs V as [chunk][keys / kPerGroup][channels] groups; keys that take no part are zero.
+template <class Value>
+inline void pack_values(const Attention& call, const Shape& shape, int64_t batch,
+                        int64_t head_index, Head* head) {
+  const int64_t base = batch * call.v_strides[0] + head_index * call.v_strides[1];
+  const int64_t dim = shape.dim, span = shape.num_blocks * kBlock / Value::kPerGroup;
+  alignas(64) float inverse[kMaxDim];
+  alignas(64) float rows[kBlock * kMaxDim];
+  uint8_t valid[kBlock];
+  scale_values<Value>(call, batch, base, head->value_scale, inverse);
+  for (int64_t b = 0; b < shape.num_blocks; ++b) {
+    valid_keys(call, batch, b * kBlock, valid);
+    load_block(call.v, call.dtype, base + b * kBlock * call.v_strides[2], call.v_strides[2], dim,
+               valid, rows);
+    for (int64_t d = 0; d < dim; d += 16) {
+      const __m512 by = _mm512_load_ps(inverse + d);
+      char* to = head->values +
+                 4 * (((d / shape.chunk) * span + b * kBlock / Value::kPerGroup) * shape.chunk +
+                      d % shape.chunk);
+      for (int64_t g = 0; g < kBlock / Value::kPerGroup; ++g) {
+        __m512i group = _mm512_setzero_si512();
+        for (int i = 0; i < Value::kPerGroup; ++i) {
+          const __m512 x = _mm512_loadu_ps(rows + (g * Value::kPerGroup + i) * dim + d);
+          const __m512i n =
+              Value::number(_mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), by));
+          group = _mm512_or_si512(group, _mm512_slli_epi32(n, i * (32 / Value::kPerGroup)));
+        }
+        _mm512_storeu_si512(to + 4 * g * shape.chunk, group);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace astroray

@@ -1,0 +1,197 @@
+"""Attention on a CPU with AVX-512, by the native library that the installation compiled.
+
+Which products the CPU is fast in decides how probabilities weigh the values: bfloat16 on AMD,
+float16 on Intel since Sapphire Rapids (where vdpbf16ps runs at half the speed of float32), else
+float32. Scores are float32 or integers: 16 bits of them are more exact than bfloat16 and, unlike
+it, fast on every CPU that has VNNI.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+from pathlib import Path
+
+import torch  # before the library, so that both share one OpenMP runtime
+from torch import Tensor
+
+from astroray_kernels.dispatch import BackendError
+from astroray_kernels.vfa.facts import TileFacts
+
+PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8_qk", "int8")
+DIMS = (32, 64, 96, 128)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+ESTIMATES: tuple[str, ...] = ("sabsmax", "sink_local", "cauchy_schwarz", "exact")
+ESTIMATE = "cauchy_schwarz"
+"""What "auto" means: keys are centered, so the true maximum lies between 0 and this bound."""
+
+LIBRARY = Path(__file__).parents[1] / "_native_kernels.so"
+
+ONLINE = "online"
+"""Not an estimate: the ordinary online softmax of the same kernel, FlashAttention's twin."""
+
+# Codes of native/vfa.h.
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_SCORES = {"fp32": 0, "bf16": 1, "int8_qk": 2, "int8": 2}
+_VALUES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
+_ESTIMATES = {ONLINE: 0, "cauchy_schwarz": 1, "sabsmax": 2, "sink_local": 3, "exact": 4}
+_HAS_AVX512, _HAS_BFLOAT16, _HAS_FLOAT16, _IS_AMD = 1, 2, 4, 8
+_NO_MEMORY = 1
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "mask", "todo")),
+        *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "dim")),
+        *((name, ctypes.c_int64 * 3) for name in ("q_strides", "k_strides", "v_strides")),
+        *((name, ctypes.c_float) for name in ("scale", "skip")),
+        *((name, ctypes.c_int32) for name in ("dtype", "score", "value", "estimate", "threads")),
+        ("facts", ctypes.c_int64 * 4),
+    ]
+
+
+def why_not(device: torch.device) -> str:
+    """Why the native code cannot run on that device, in words; "" where it can."""
+    if device.type != "cpu":
+        return f"native code runs on a CPU, not on {device.type}"
+    if not LIBRARY.is_file():
+        return (
+            "it was not built when astroray was installed: no C++ compiler was found, or it "
+            "failed; install g++ and run pip install again"
+        )
+    try:
+        features = _features()
+    except OSError as error:
+        return f"{LIBRARY.name} cannot be loaded ({error}); run pip install again on this machine"
+    if not features & _HAS_AVX512:
+        return f"this {platform.machine()} CPU has no AVX-512 with VNNI and VBMI2"
+    return ""
+
+
+def value_format() -> str:
+    """How probabilities weigh values on this CPU at 16 bits: bfloat16, float16 or float32."""
+    features = _features()
+    if features & _HAS_BFLOAT16 and features & _IS_AMD:
+        return "bfloat16"
+    return "float16" if features & _HAS_FLOAT16 else "float32"
+
+
+def vfa_attention(
+    q_BHND: Tensor,
+    k_BHND: Tensor,
+    v_BHND: Tensor,
+    *,
+    scale: float,
+    mask_BN: Tensor | None,
+    precision: str,
+    skip: float | None,
+    estimate: str,
+) -> Tensor:
+    """Attention by native code, arguments as in `vfa.reference`; see `vfa_attention_with_facts`.
+
+    Raises BackendError on a precision, dtype or head dimension that the native code lacks.
+    """
+    return vfa_attention_with_facts(
+        q_BHND, k_BHND, v_BHND, scale=scale, mask_BN=mask_BN, precision=precision, skip=skip,
+        estimate=estimate,
+    )[0]  # fmt: skip
+
+
+def vfa_attention_with_facts(
+    q_BHND: Tensor,
+    k_BHND: Tensor,
+    v_BHND: Tensor,
+    *,
+    scale: float,
+    mask_BN: Tensor | None = None,
+    precision: str = "bf16",
+    skip: float | None = None,
+    estimate: str = "auto",
+    values: str = "",
+    out_BHND: Tensor | None = None,
+) -> tuple[Tensor, TileFacts]:
+    """softmax(scale q k^T) v [B, H, N, D], contiguous, and what the tiles of 6 rows met.
+
+    precision  fp32; bf16: int16 scores, values as `value_format` says, but fp32 for float16
+               inputs; int8_qk: int8 scores; int8: int8 values too, their weights under the true
+               maximum of each 256 keys
+    skip       in nats: blocks of 64 keys that all 6 rows vote out are left out; the maximum is the
+               running one, which begins with the sink and the local block
+    estimate   of `ESTIMATES`, or "online" for the ordinary online softmax
+    values     a format that is not this CPU's own choice: float32, bfloat16, float16
+    out_BHND   where the result goes; None: a new tensor
+
+    Results do not depend on the number of threads (torch's) to the last bit. Heads whose 8-bit
+    scores would be too coarse are done with 16 bits.
+    Raises BackendError on a precision, dtype or head dimension that the native code lacks.
+    """
+    if reason := why_not(q_BHND.device) or _lacks(q_BHND, precision):
+        raise BackendError(f"backend 'native' cannot run: {reason}; ask for backend='auto'")
+    if precision == "bf16" and q_BHND.dtype == torch.float16:
+        precision = "fp32"  # float16 inputs are more exact than bfloat16, and than 16-bit scores
+    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BHND, k_BHND, v_BHND))
+    batch, heads, length, dim = q.shape
+    out = torch.empty((batch, heads, length, dim), dtype=q.dtype) if out_BHND is None else out_BHND
+    mask = None if mask_BN is None else mask_BN.contiguous().view(torch.uint8)
+    todo = torch.ones(batch * heads, dtype=torch.uint8)
+    call = _Call(
+        q=q.data_ptr(), k=k.data_ptr(), v=v.data_ptr(), out=out.data_ptr(),
+        mask=None if mask is None else mask.data_ptr(), todo=todo.data_ptr(),
+        batch=batch, heads=heads, length=length, dim=dim,
+        q_strides=q.stride()[:3], k_strides=k.stride()[:3], v_strides=v.stride()[:3],
+        scale=scale, skip=skip or 0.0, dtype=_DTYPES[q.dtype], score=_SCORES[precision],
+        value=_VALUES[values or _values(precision)], threads=torch.get_num_threads(),
+        estimate=_ESTIMATES[ESTIMATE if estimate == "auto" else estimate],
+    )  # fmt: skip
+    counts = [_run(call)]
+    if precision in ("int8_qk", "int8") and todo.any():
+        call.score, call.value = _SCORES["bf16"], _VALUES[values or value_format()]
+        counts.append(_run(call))
+    tiles, redone, blocks, skipped = (sum(column) for column in zip(*counts, strict=True))
+    return out, TileFacts(
+        num_tiles=tiles, num_redone=redone, num_key_blocks=blocks, num_skipped=skipped
+    )
+
+
+def _values(precision: str) -> str:
+    return {"fp32": "float32", "int8": "int8"}.get(precision) or value_format()
+
+
+def _lacks(q_BHND: Tensor, precision: str) -> str:
+    for what, got, has in (
+        ("precision", precision, PRECISIONS),
+        ("head dimension", q_BHND.shape[-1], DIMS),
+        ("dtype", q_BHND.dtype, DTYPES),
+    ):
+        if got not in has:
+            return f"{what} is {got}, expected one of {', '.join(map(str, has))}"
+    return ""
+
+
+def _run(call: _Call) -> list[int]:
+    code = _library().astroray_attention(ctypes.byref(call))
+    if code == _NO_MEMORY:
+        raise MemoryError(
+            f"attention on {call.batch} x {call.heads} heads of {call.length} rows needs more "
+            "memory than there is; use a smaller batch"
+        )
+    if code:
+        raise BackendError(
+            f"the native library has no kernel of score {call.score} and value {call.value} for "
+            f"this CPU (features {_features()}); ask for backend='auto'"
+        )
+    return list(call.facts)
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(os.fspath(LIBRARY))
+    library.astroray_attention.argtypes = [ctypes.POINTER(_Call)]
+    library.astroray_attention.restype = ctypes.c_int32
+    library.astroray_features.restype = ctypes.c_int32
+    return library
+
+
+@functools.cache
+def _features() -> int:
+    return int(_library().astroray_features())

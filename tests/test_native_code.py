@@ -1,0 +1,224 @@
+"""The native library as a file: why it cannot run somewhere, and the machine code of its loops.
+
+A compiler that spills the sums of a register tile costs 40 % of its speed and says nothing.
+"""
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from astroray_kernels import BackendError, dispatch
+from astroray_kernels.vfa import _native
+
+PRODUCTS = {
+    "vfmadd231ps": _native._HAS_AVX512,
+    "vpdpwssd": _native._HAS_AVX512,
+    "vpdpbusd": _native._HAS_AVX512,
+    "vdpbf16ps": _native._HAS_BFLOAT16,
+    "vfmadd231ph": _native._HAS_FLOAT16,
+}
+"""The instruction of each product, and the feature of a CPU that it belongs to."""
+
+WHY_NOT = _native.why_not(torch.device("cpu"))
+needs_library = pytest.mark.skipif(bool(WHY_NOT), reason=f"backend native: {WHY_NOT}")
+needs_code = pytest.mark.skipif(
+    not _native.LIBRARY.is_file() or shutil.which("objdump") is None,
+    reason="objdump is missing (it comes with binutils), or the library was not built",
+)
+
+
+class Instruction(NamedTuple):
+    """One line of a listing."""
+
+    address: int
+    name: str
+    operands: str
+    function: str
+
+
+@pytest.fixture(scope="module")
+def code():
+    """All instructions of the library, in order."""
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", _native.LIBRARY],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    found, function = [], ""
+    for line in listing.splitlines():
+        if header := re.match(r"[0-9a-f]+ <(.*)>:$", line):
+            function = header[1]
+        elif parts := re.match(r" *([0-9a-f]+):\s+(\S+) *([^#]*)", line):
+            found.append(Instruction(int(parts[1], 16), parts[2], parts[3].strip(), function))
+    return found
+
+
+@pytest.fixture(scope="module")
+def loops(code):
+    """The innermost loops: from where a jump leads back to, to the jump; no other in between."""
+    place = {instruction.address: i for i, instruction in enumerate(code)}
+    found, latest = [], -1
+    for end, instruction in enumerate(code):
+        target = re.match(r"([0-9a-f]+)( |$)", instruction.operands)
+        if not instruction.name.startswith("j") or target is None:
+            continue
+        begin = place.get(int(target[1], 16), end + 1)
+        if begin > end or code[begin].function != instruction.function:
+            continue
+        if begin > latest:
+            found.append(code[begin : end + 1])
+            latest = begin
+    return found
+
+
+def names(loop):
+    return Counter(instruction.name for instruction in loop)
+
+
+def weighs(loop):
+    """Whether a loop computes exponentials, of which vscalefps is the last step."""
+    return "vscalefps" in names(loop)
+
+
+@pytest.fixture(scope="module")
+def stack_uses(code):
+    """A function that gives the instructions of a loop which read or write the stack."""
+    framed = {
+        one.function for one in code if (one.name, one.operands) == ("mov", "%rsp,%rbp")
+    }  # in other functions rbp is a register like any other
+
+    def uses(loop):
+        stack = "%rsp|%rbp" if loop[0].function in framed else "%rsp"
+        return [one for one in loop if re.search(rf"\(({stack})|,({stack}),\d\)", one.operands)]
+
+    return uses
+
+
+@needs_code
+def test_register_tiles_hold_their_sums_in_registers(loops, stack_uses):
+    features = _native._features()
+    sizes = {name: set() for name, feature in PRODUCTS.items() if features & feature}
+    for loop in loops:
+        counts = names(loop)
+        products = {name: counts[name] for name in PRODUCTS if counts[name]}
+        if sum(products.values()) < 12 or weighs(loop):
+            continue
+        where = f"{loop[0].function} at {loop[0].address:#x}: {counts}"
+        assert len(products) == 1, where
+        name, count = products.popitem()
+        assert count in (12, 18, 24), where
+        assert not stack_uses(loop), where
+        others = counts.keys() - {name}
+        assert not any(other.startswith(("vmax", "vmul", "vfm", "vpdp")) for other in others), where
+        assert not any(re.match(r"%.mm\d+,.*\)$", one.operands) for one in loop), where  # stores
+        sizes.setdefault(name, set()).add(count)
+    for name, counts in sizes.items():
+        # int16 is for scores alone, whose tiles are 6 rows by 64 keys.
+        assert counts == ({24} if name == "vpdpwssd" else {12, 18, 24}), name
+
+
+@needs_code
+def test_exponentials_are_computed_without_the_stack(loops, stack_uses):
+    found = [loop for loop in loops if weighs(loop)]
+    assert len(found) >= 4  # one at least of each kernel that every CPU with AVX-512 has
+    for loop in found:
+        where = f"{loop[0].function} at {loop[0].address:#x}"
+        assert not [one for one in stack_uses(loop) if "mm" in one.operands], where
+        assert not names(loop).keys() & {"vmaxps", "call", "callq"}, where
+
+
+@needs_code
+@pytest.mark.parametrize("function", ["astroray_features", "astroray_attention"])
+def test_what_every_cpu_runs_has_no_wide_registers(code, function):
+    body = [instruction for instruction in code if instruction.function == function]
+    assert len(body) > 10
+    assert not [one for one in body if re.search(r"%[yz]mm|%k[0-7]", one.operands)]
+    assert not [one for one in body if one.name.startswith("v")]
+
+
+def test_it_says_why_it_cannot_run_there():
+    assert _native.why_not(torch.device("cuda")) == "native code runs on a CPU, not on cuda"
+    assert dispatch.why_not("vfa_attention", "native", "meta").endswith("not on meta")
+
+
+def test_a_library_that_was_not_built_is_a_reason_and_an_error(monkeypatch, tmp_path):
+    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "missing.so")
+    reason = _native.why_not(torch.device("cpu"))
+    assert "was not built when astroray was installed" in reason
+    assert "install g++ and run pip install again" in reason
+    x = torch.zeros(1, 1, 7, 32)
+    with pytest.raises(BackendError, match=r"'native' cannot run: it was not built.*; ask"):
+        _native.vfa_attention_with_facts(x, x, x, scale=1.0)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"dtype": torch.float64}, "dtype is torch.float64, expected one of torch.float32, "),
+        ({"dim": 40}, "head dimension is 40, expected one of 32, 64, 96, 128"),
+        ({"precision": "mxfp4"}, "precision is mxfp4, expected one of fp32, bf16, int8_qk, int8"),
+    ],
+)
+def test_what_it_lacks_is_refused_with_what_it_has(what, said):
+    x = torch.zeros(1, 1, 7, what.get("dim", 32), dtype=what.get("dtype", torch.float32))
+    with pytest.raises(BackendError, match=f"backend 'native' cannot run: {said}.*; ask for"):
+        _native.vfa_attention_with_facts(
+            x, x, x, scale=1.0, precision=what.get("precision", "bf16")
+        )
+
+
+@needs_library
+def test_no_kernel_for_a_pair_of_formats_is_an_error_that_names_it():
+    x = torch.zeros(1, 1, 7, 32)
+    with pytest.raises(BackendError, match="no kernel of score 0 and value 1 for this CPU"):
+        _native.vfa_attention_with_facts(x, x, x, scale=1.0, precision="fp32", values="bfloat16")
+
+
+@pytest.fixture
+def forgetful():
+    """What is known of the library is looked up anew, in the test and after it."""
+    for known in (_native._library, _native._features):
+        known.cache_clear()
+    yield
+    for known in (_native._library, _native._features):
+        known.cache_clear()
+
+
+def test_a_cpu_without_the_instructions_is_a_reason(monkeypatch, tmp_path):
+    (tmp_path / "there.so").touch()
+    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "there.so")
+    monkeypatch.setattr(_native, "_features", lambda: 0)
+    assert "CPU has no AVX-512 with VNNI and VBMI2" in _native.why_not(torch.device("cpu"))
+
+
+def test_a_library_that_cannot_be_loaded_is_not_the_fault_of_the_cpu(
+    monkeypatch, tmp_path, forgetful
+):
+    (tmp_path / "broken.so").write_bytes(b"of another machine")
+    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "broken.so")
+    reason = _native.why_not(torch.device("cpu"))
+    assert "broken.so" in reason
+    assert "AVX-512" not in reason
+
+
+@pytest.mark.parametrize(
+    ("features", "format_"),
+    [
+        (1, "float32"),
+        (3, "float32"),
+        (5, "float16"),
+        (7, "float16"),
+        (11, "bfloat16"),
+        (9, "float32"),
+    ],
+)
+def test_values_are_weighed_in_what_the_cpu_is_fast_in(monkeypatch, features, format_):
+    monkeypatch.setattr(_native, "_features", lambda: features)
+    assert _native.value_format() == format_

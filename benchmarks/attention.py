@@ -56,12 +56,16 @@ TWIN_GOALS = {"bf16": 1.05, "int8_qk": 1.08}
 """At the longest of `GOALS`; the shorter ones are shown."""
 HEADS = {256: 192, 1024: 24, 4096: 4}
 STAMP_LENGTHS = (64, 192, 320)
+STAMP_DIMS = (32, 64)
 STAMP_ROWS = 49_152
 """Positions of all heads together: a batch of stamps."""
 LARGEST_EXPONENT = 2.1
 LARGEST_MEMORY_GROWTH = 1.05
 MEMORY_LENGTHS = (4096, 16384)
 GROWTH_HEADS = 4
+
+LARGEST_BLOCK_ERROR = 0.002
+"""Relative to the block's result with torch in float32."""
 
 GROWTH_CLAIM = partial(
     BenchRow,
@@ -140,7 +144,7 @@ def claims() -> list[Claim]:
     found += [
         _against_torch(ours, length, dim, None)
         for ours in ("bf16", "int8_qk")
-        for dim in (32, 64)
+        for dim in STAMP_DIMS
         for length in STAMP_LENGTHS
     ]
     longest = max(HEADS)
@@ -194,10 +198,32 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
         taken = _attempt(threads, take_turns, cases(quick), threads, 3 if quick else 15)
         for claim in claims():
             yield from measured([claim.row(threads)], partial(_fields, claim, taken))
+    blocks = _attempt(1, _time_blocks, STAMP_LENGTHS, STAMP_DIMS, 3 if quick else 15)
+    for dim in STAMP_DIMS:
+        for length in STAMP_LENGTHS:
+            yield from measured(
+                [_block_claim(length, dim)], partial(block_fields, length, dim, blocks)
+            )
     grown = _attempt(1, grow, 1 if quick else GROWTH_HEADS, 1 if quick else 5)
     yield from measured([GROWTH_CLAIM], lambda: [growth_fields(grown())])
     used = [_attempt(1, memory_of_call, GROWTH_HEADS, length) for length in MEMORY_LENGTHS]
     yield from measured([MEMORY_CLAIM], lambda: [memory_fields([result() for result in used])])
+
+
+def block_fields(length: int, dim: int, blocks: Callable[[], list[Any]]) -> list[dict[str, Any]]:
+    """Fields of the row of a whole block. Raises MeasurementError on wrong results."""
+    taken = next(b for b in blocks() if (b.length, b.dim) == (length, dim))
+    if not taken.error <= LARGEST_BLOCK_ERROR:
+        raise MeasurementError(
+            f"the block's result with VFA is off by {taken.error:.2g}, expected at most "
+            f"{LARGEST_BLOCK_ERROR}"
+        )
+    ratios = (np.asarray(taken.with_torch) / np.asarray(taken.with_vfa)).tolist()
+    facts = {
+        "share_of_torch": min(taken.torch_alone) / min(taken.with_torch),
+        "share_of_vfa": min(taken.vfa_alone) / min(taken.with_vfa),
+    }
+    return [{**spread(ratios), "error": taken.error, "facts": facts}]
 
 
 def growth_fields(seconds: Mapping[int, Sequence[float]]) -> dict[str, Any]:
@@ -230,6 +256,19 @@ def _fields(claim: Claim, taken: Callable[[], list[Turns]]) -> list[dict[str, An
         and names <= set(turns.case.contenders)
     )
     return [claim.fields(turns)]
+
+
+def _block_claim(length: int, dim: int) -> Callable[..., BenchRow]:
+    what = f"a ViT-tiny block with bf16 VFA against torch's attention, N={length}, D={dim}"
+    return partial(
+        BenchRow, what=f"{what}, CPU time of 1 thread", goal=None, peer="the same float32 block"
+    )
+
+
+def _time_blocks(*arguments: Any) -> Any:
+    from benchmarks.attention_block import time_blocks
+
+    return time_blocks(*arguments)
 
 
 def _against_torch(ours: str, length: int, dim: int, goal: float | None) -> Claim:

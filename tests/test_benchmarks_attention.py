@@ -1,5 +1,6 @@
 """The benchmark of attention: its rows from known times, and its turns on small inputs."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -153,3 +154,30 @@ def test_an_instruction_that_the_cpu_lacks_is_a_row_without_a_value(monkeypatch)
 
 def _no_library():
     raise MeasurementError("no library")
+
+
+@needs_native
+def test_a_block_keeps_its_result_with_vfa(one_thread):
+    from benchmarks.attention_block import time_blocks
+
+    taken = time_blocks((64,), (32, 64), 2, 128)
+    fields = [attention.block_fields(64, dim, lambda: taken)[0] for dim in (32, 64)]
+    for found in fields:
+        assert 0 < found["error"] <= attention.LARGEST_BLOCK_ERROR
+        assert 0 < found["facts"]["share_of_vfa"] < 1
+        assert found["runs"] == 2
+
+
+def test_a_block_with_another_result_is_no_measurement():
+    from benchmarks.attention_block import BlockSeconds
+
+    taken = BlockSeconds(
+        length=64, dim=32, with_torch=[3.0], with_vfa=[2.0], torch_alone=[1.5], vfa_alone=[0.5],
+        error=0.0,
+    )  # fmt: skip
+    (fields,) = attention.block_fields(64, 32, lambda: [taken])
+    assert fields["value"] == 1.5
+    assert fields["facts"] == {"share_of_torch": 0.5, "share_of_vfa": 0.25}
+    wrong = dataclasses.replace(taken, error=0.1)
+    with pytest.raises(MeasurementError, match=r"off by 0.1, expected at most 0.002"):
+        attention.block_fields(64, 32, lambda: [wrong])

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -160,16 +159,29 @@ def start_server(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
 
 def start_again(store: S3, dead: subprocess.Popen[bytes]) -> subprocess.Popen[bytes]:
     """The process of a store that was killed, on its own data. Raises RuntimeError with its log."""
-    said = b""
+    command = [str(word) for word in dead.args]  # type: ignore[union-attr]
+    folder = Path(next(w for w in command if w.startswith("-dir=")).removeprefix("-dir=")).parent
     for _ in range(3):
-        with tempfile.TemporaryFile() as log:
-            process = subprocess.Popen(dead.args, stdout=log, stderr=subprocess.STDOUT)
-            if _wait_until_ready(store, process):
-                return process
-            _kill(process)
-            log.seek(0)
-            said = log.read()
-    raise RuntimeError(f"weed does not start again: {said[-2000:].decode(errors='replace')}")
+        process = _spawn(command, folder)
+        if _wait_until_ready(store, process):
+            return process
+        _kill(process)
+    log = (folder / "log.txt").read_text(errors="replace")
+    raise RuntimeError(f"weed does not start again: {log[-2000:]}")
+
+
+def _spawn(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    # Keys in the environment, as of an earlier store, would take the place of those in the file.
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("AWS_")}
+    with open(folder / "log.txt", "ab") as log:
+        return subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -212,19 +224,8 @@ def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
         "s3.port.lance": 0,
     }
     arguments = [f"-{name}={value}" for name, value in options.items()]
-    # Keys in the environment, as of an earlier store, would take the place of those in the file.
-    environment = {name: text for name, text in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, "-c", DIE_WITH_PARENT, weed, "server", "-filer", "-s3", *arguments]
-    with open(folder / "log.txt", "wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    return store, process
+    return store, _spawn(command, folder)
 
 
 def _wait_until_ready(store: S3, process: subprocess.Popen[bytes]) -> bool:

@@ -89,7 +89,8 @@ def test_no_time_is_shown_of_wrong_results():
 def test_a_process_that_fails_gives_its_reason_to_every_row(monkeypatch):
     monkeypatch.setattr(attention, "_why_not", lambda threads: "there is no native code")
     found = list(attention.measure(True, None))
-    assert len(found) == 2 * len(attention.claims()) + 2
+    num_blocks = len(attention.STAMP_LENGTHS) * len(attention.STAMP_DIMS)
+    assert len(found) == 2 * len(attention.claims()) + num_blocks + 2
     assert {row.reason for row in found} == {"there is no native code"}
 
 

@@ -7,10 +7,13 @@ Classes of the style sheet: `bulk`, `pictured` and `outlier` for objects, `axis`
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from astropy.wcs import WCS
 from markupsafe import Markup, escape
+
+if TYPE_CHECKING:  # loaded where it is used: a driver draws its maps last
+    from astropy.wcs import WCS
 
 WIDTH = 640
 WIDE_SURVEY_DEG = 35.0
@@ -208,7 +211,9 @@ def _radius_deg(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, center: tuple[float
     return float(np.degrees(np.arccos(np.clip(cosine_N, -1, 1)).max()))
 
 
-def _projection(kind: str, ra_deg: float, dec_deg: float) -> WCS:
+def _projection(kind: str, ra_deg: float, dec_deg: float) -> "WCS":
+    from astropy.wcs import WCS
+
     wcs = WCS(naxis=2)
     wcs.wcs.ctype = [f"RA---{kind}", f"DEC--{kind}"]
     wcs.wcs.crval = [ra_deg, dec_deg]

@@ -1,8 +1,9 @@
-"""Positions on the sphere: HEALPix indices, NESTED, and separations."""
+"""Positions on the sphere: HEALPix indices, NESTED, and separations.
 
-import cdshealpix
+astropy is loaded where it is used: it takes a third of a second, and a scan's driver needs it late.
+"""
+
 import numpy as np
-from astropy.coordinates import Latitude, Longitude, angular_separation
 
 HATS_ORDER = 29
 
@@ -15,6 +16,9 @@ def healpix_29(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> np.ndarray:
     """
     if len(ra_deg_N) == 0:
         return np.zeros(0, np.int64)
+    import cdshealpix
+    from astropy.coordinates import Latitude, Longitude
+
     index_N = cdshealpix.lonlat_to_healpix(
         Longitude(ra_deg_N, "deg"), Latitude(dec_deg_N, "deg"), HATS_ORDER
     )
@@ -30,5 +34,7 @@ def separation_arcsec(
     ra1_deg: np.ndarray, dec1_deg: np.ndarray, ra2_deg: np.ndarray, dec2_deg: np.ndarray
 ) -> np.ndarray:
     """Great-circle separation, arcsec (Vincenty, stable at all distances)."""
+    from astropy.coordinates import angular_separation
+
     ra1, dec1, ra2, dec2 = (np.radians(x) for x in (ra1_deg, dec1_deg, ra2_deg, dec2_deg))
     return np.degrees(angular_separation(ra1, dec1, ra2, dec2)) * 3600.0

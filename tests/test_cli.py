@@ -71,6 +71,15 @@ def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither():
     assert done.stdout.strip() == "[]"
 
 
+def test_a_driver_starts_without_what_only_its_workers_need():
+    code = (
+        "import sys, astroray.pipeline\n"
+        "print([name for name in ('torch', 'ray', 'faiss', 'astropy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_simulate_writes_shards_and_truth(tmp_path):
     result = run("simulate", "sim:galaxies?count=30&size=16&shard_rows=20", "--out", str(tmp_path))
     assert result.exit_code == 0, result.output

@@ -18,8 +18,8 @@ from astroray.surveys.object_tables import (
     ObjectTable,
     TableOptions,
     read_object_table,
-    survey_folder,
 )
+from astroray.surveys.survey_paths import survey_folder
 
 LONG_ID = 8647474693034869239  # odd: no float64 holds it
 

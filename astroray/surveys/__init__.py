@@ -7,8 +7,8 @@ from typing import Protocol, cast
 
 from astroray import storage
 from astroray.errors import ConfigError
-from astroray.surveys.object_tables import table_paths
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.survey_paths import table_paths
 
 __all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "read_shard"]
 

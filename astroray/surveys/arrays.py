@@ -25,7 +25,6 @@ from astroray.surveys.object_tables import (
     ObjectTable,
     group_objects,
     read_object_table,
-    survey_folder,
 )
 from astroray.surveys.shards import (
     Cutouts,
@@ -37,6 +36,7 @@ from astroray.surveys.shards import (
     shard_name,
 )
 from astroray.surveys.slices import fault_kind, gather
+from astroray.surveys.survey_paths import survey_folder
 
 logger = logging.getLogger(__name__)
 

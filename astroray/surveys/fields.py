@@ -28,8 +28,9 @@ from astroray.surveys import pictures, shards
 from astroray.surveys.detection import DetectionOptions, detect
 from astroray.surveys.fits_files import FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
-from astroray.surveys.object_tables import Objects, survey_folder
+from astroray.surveys.object_tables import Objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.survey_paths import survey_folder
 
 logger = logging.getLogger(__name__)
 

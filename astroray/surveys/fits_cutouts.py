@@ -27,9 +27,9 @@ from astroray.surveys.object_tables import (
     TableOptions,
     group_objects,
     read_object_table,
-    survey_folder,
 )
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.survey_paths import survey_folder
 
 LAYOUTS = ("auto", "cube", "mef", "stamp")
 _MAX_STAMP_PX = 512

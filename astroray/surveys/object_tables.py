@@ -1,11 +1,7 @@
 """Which identifier and position each picture, array row or FITS file of a survey has."""
 
-import contextlib
 import dataclasses
-import glob
 import logging
-import os
-import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +11,7 @@ import numpy as np
 from astroray import storage
 from astroray.errors import ConfigError, FileError
 from astroray.surveys.shards import Shard, group_files
+from astroray.surveys.survey_paths import table_paths
 from astroray.surveys.table_columns import Column, Columns, open_columns, positions, texts
 
 logger = logging.getLogger(__name__)
@@ -268,29 +265,6 @@ def group_objects(
     ]
 
 
-def table_paths(location: str, names: str) -> list[str]:
-    """Paths of the tables that `table=` names, comma-separated; relative ones from the survey."""
-    folder = survey_folder(location) if names else ""
-    return [_resolve(name, folder) for name in names.split(",") if name]
-
-
-def survey_folder(location: str) -> str:
-    """The folder that a survey's identifiers and table are relative to.
-
-    The folder itself; for a glob the folders before its first wildcard; for a file its folder.
-    """
-    if not storage.is_remote(location):
-        location = os.path.abspath(os.path.expanduser(location))
-        if os.path.isdir(location):
-            return location
-    with contextlib.suppress(FileError):  # forbidden, as a folder is where only keys may be read
-        if storage.exists(location):
-            return posixpath.dirname(location)
-    parts = location.rstrip("/").split("/")
-    fixed = [i for i, part in enumerate(parts) if glob.has_magic(part)]
-    return "/".join(parts[: fixed[0]] if fixed else parts)
-
-
 def _read(path: str, options: TableOptions) -> ObjectTable:
     try:
         if not storage.exists(path):
@@ -304,17 +278,6 @@ def _read(path: str, options: TableOptions) -> ObjectTable:
     if table is None or not len(table.name_N):
         raise ConfigError(f"table {path} has no rows or no usable column; name them with id=, ra=")
     return table
-
-
-def _resolve(name: str, folder: str) -> str:
-    if storage.is_remote(name):
-        return name
-    path = os.path.expanduser(name.strip())
-    if os.path.isabs(path):
-        return path
-    if not storage.is_remote(folder):
-        return os.path.normpath(os.path.join(folder, path))
-    return "s3://" + posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))
 
 
 def _choose(source: Columns, options: TableOptions, where: str) -> ObjectTable | None:

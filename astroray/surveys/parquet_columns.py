@@ -6,7 +6,6 @@ from typing import cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from astropy import units
 
 from astroray.errors import ConfigError
 from astroray.surveys.image_columns import ImageColumn, image_column, is_image
@@ -160,6 +159,8 @@ def _deg_per_unit(schema: pa.Schema, name: str | None, path: str) -> float:
     unit = (metadata or {}).get(b"unit", b"").decode("utf-8", "replace")
     if not unit:
         return 1.0
+    from astropy import units  # takes a third of a second, and few columns have a unit
+
     try:
         return float(units.Unit(unit).to(units.deg))
     except ValueError:  # astropy's unit errors are ValueErrors

@@ -24,10 +24,10 @@ from astroray.surveys.object_tables import (
     TableOptions,
     group_objects,
     read_object_table,
-    survey_folder,
 )
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options
 from astroray.surveys.slices import fault_kind, gather
+from astroray.surveys.survey_paths import survey_folder
 
 BANDS = {"RGB": ("R", "G", "B"), "L": ("L",)}
 _LUMINANCE_C = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow has it

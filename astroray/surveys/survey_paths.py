@@ -1,0 +1,43 @@
+"""Where a survey lies: the folder that its identifiers and tables are relative to."""
+
+import contextlib
+import glob
+import os
+import posixpath
+
+from astroray import storage
+from astroray.errors import FileError
+
+
+def table_paths(location: str, names: str) -> list[str]:
+    """Paths of the tables that `table=` names, comma-separated; relative ones from the survey."""
+    folder = survey_folder(location) if names else ""
+    return [_resolve(name, folder) for name in names.split(",") if name]
+
+
+def survey_folder(location: str) -> str:
+    """The folder that a survey's identifiers and table are relative to.
+
+    The folder itself; for a glob the folders before its first wildcard; for a file its folder.
+    """
+    if not storage.is_remote(location):
+        location = os.path.abspath(os.path.expanduser(location))
+        if os.path.isdir(location):
+            return location
+    with contextlib.suppress(FileError):  # forbidden, as a folder is where only keys may be read
+        if storage.exists(location):
+            return posixpath.dirname(location)
+    parts = location.rstrip("/").split("/")
+    fixed = [i for i, part in enumerate(parts) if glob.has_magic(part)]
+    return "/".join(parts[: fixed[0]] if fixed else parts)
+
+
+def _resolve(name: str, folder: str) -> str:
+    if storage.is_remote(name):
+        return name
+    path = os.path.expanduser(name.strip())
+    if os.path.isabs(path):
+        return path
+    if not storage.is_remote(folder):
+        return os.path.normpath(os.path.join(folder, path))
+    return "s3://" + posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))

@@ -26,7 +26,7 @@ NATIVE = Path("kernels/astroray_kernels/native")
 LIBRARY = Path("astroray_kernels/_native_kernels.so")
 
 # No -march=native: the wheel must not depend on the machine that builds it. No -ffast-math: it
-# removes the rounding by a magic constant that the exponential rests on.
+# takes NaN and infinity for impossible, and the certificate of a row rests on them.
 FLAGS = [
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-math-errno"),
     # gcc 12 takes the "undefined" values in its own header of the intrinsics for a mistake.

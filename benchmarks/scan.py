@@ -341,11 +341,10 @@ def _link_first(survey: str, num_shards: int, folder: Path) -> str:
 
 def _done(out: str) -> list[tuple[float, Receipt]]:
     """Receipts of a run and when each was published, in that order."""
-    found = []
-    for name in ledger.done_shards(out):
-        receipt = ledger.read_receipt(out, name)
-        assert receipt is not None
-        found.append((os.stat(f"{out}/ledger/done/{name}.json").st_mtime, receipt))
+    found = [
+        (os.stat(f"{out}/ledger/done/{name}.json").st_mtime, receipt)
+        for name, receipt in ledger.read_receipts(out).items()
+    ]
     return sorted(found, key=lambda pair: pair[0])
 
 

@@ -62,20 +62,19 @@ def test_the_doctor_says_what_there_is():
     assert result.exit_code == 0, result.output
 
 
-def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither():
-    code = (
-        "import sys, astroray, astroray.cli, astroray.surveys, astroray.catalog, astroray.ledger\n"
-        "print([name for name in ('torch', 'ray', 'faiss') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-def test_a_driver_starts_without_what_only_its_workers_need():
-    code = (
-        "import sys, astroray.pipeline\n"
-        "print([name for name in ('torch', 'ray', 'faiss', 'astropy') if name in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        (
+            "astroray, astroray.cli, astroray.surveys, astroray.catalog, astroray.ledger",
+            ("torch", "ray", "faiss"),
+        ),
+        ("astroray.pipeline", ("torch", "ray", "faiss", "astropy")),
+    ],
+    ids=["command", "driver"],
+)
+def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither(modules, unwanted):
+    code = f"import sys, {modules}\nprint([name for name in {unwanted!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

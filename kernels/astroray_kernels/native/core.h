@@ -59,8 +59,6 @@ inline void store16(void* p, int dtype, int64_t at, __m512 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<uint16_t*>(p) + at), half);
 }
 
-inline __m512 abs16(__m512 x) { return _mm512_abs_ps(x); }
-
 // 2^t for any t: 0 far below, infinity far above, NaN for NaN. kDegree 3: relative error 9e-5.
 template <int kDegree>
 inline __m512 exp2_16(__m512 t) {

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from astroray_kernels.dispatch import BackendError
+from astroray_kernels.vfa import guard
 from astroray_kernels.vfa._triton_tiles import TILES, Tiles
 from astroray_kernels.vfa.facts import TileFacts
 
@@ -163,7 +164,7 @@ def _run(
     mask = q_BHND if mask_BN is None else _bytes(mask_BN)
     keys = _scan_keys(call, k_raw_BHND, mask_BN, mask)
     is_fp16 = call.dtype == torch.float16
-    l_lo, l_hi = (length * 2.0**-14, 2.0**15) if is_fp16 else (1e-20, 1e30)
+    l_lo, l_hi = (length * 2.0**-14, 2.0**15) if is_fp16 else guard.WINDOWS["bf16"]
     vfa_forward[(len(facts),)](
         q_BHND,
         k_BHND,

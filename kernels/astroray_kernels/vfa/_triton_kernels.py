@@ -19,12 +19,12 @@ The arrays of the forward kernel:
 import triton
 import triton.language as tl
 
+from astroray_kernels.vfa import guard
+
 KEY_GROUP: tl.constexpr = tl.constexpr(64)
 """Keys that share an int8 scale, and a representative; BLOCK_N divides it where they are used."""
-SCORE_ERROR_LIMIT: tl.constexpr = tl.constexpr(0.25)
-"""int8 scores: root mean square error, in powers of two, beyond which a tile is redone in bf16."""
-SPARSE_LEAST: tl.constexpr = tl.constexpr(0.5)
-"""The least row sum of a tile that dropped blocks: then a dropped weight is below 2 exp(-skip)."""
+SCORE_ERROR_LIMIT: tl.constexpr = tl.constexpr(guard.SCORE_ERROR_LIMIT)
+SPARSE_LEAST: tl.constexpr = tl.constexpr(guard.SPARSE_LEAST)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from astroray_kernels.vfa import guard
 from astroray_kernels.vfa._triton_kernels import (
     _attend,
     _certified,
@@ -286,6 +287,6 @@ def launch(
     mxfp4_forward[(wide * -(-length // constants["BLOCK_M"]),)](
         q_BHND, k_BHND, v_BHND, out_BHND, mask, k_codes, k_scale, v_codes, v_scale,
         norm.amax(dim=1), facts, heads, length, num_padded, *q_BHND.stride()[:3],
-        *k_BHND.stride()[:3], *v_BHND.stride()[:3], scale_log2, 1e-20, 1e30, HAS_MASK=has_mask,
-        RECORD=is_recorded, num_warps=warps, enable_fp_fusion=True, **constants,
+        *k_BHND.stride()[:3], *v_BHND.stride()[:3], scale_log2, *guard.WINDOWS["mxfp4"],
+        HAS_MASK=has_mask, RECORD=is_recorded, num_warps=warps, enable_fp_fusion=True, **constants,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """What an object's neighbors say of it, as rows of CATALOG and NEIGHBORS, one row an object."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -51,11 +51,18 @@ def drop_duplicates(rows: pa.Table) -> Unique:
     )
 
 
-def catalog_table(objects: pa.Table, neighbors: Neighbors, *, model_id: str) -> pa.Table:
+def catalog_table(
+    objects: pa.Table,
+    neighbors: Neighbors,
+    further_scores: Mapping[str, np.ndarray],
+    *,
+    model_id: str,
+) -> pa.Table:
     """CATALOG, in the order of `objects`.
 
     `objects` has the identity, `shard`, `row` and `processing_flags` of the rows that were
-    searched, in the order of the search. A score is null where an object has no neighbor.
+    searched, in the order of the search; `further_scores` are what `scores.further_scores` made
+    of that search. A score is null where an object has no neighbor.
     Raises SchemaError where a column is missing.
     """
     score_N = neighbors.score_N
@@ -69,6 +76,7 @@ def catalog_table(objects: pa.Table, neighbors: Neighbors, *, model_id: str) -> 
         ).cast(pa.string()),
         "certified": pa.array(neighbors.certified_N),
     }
+    columns |= {n: pa.array(s_N, mask=np.isnan(s_N)) for n, s_N in further_scores.items()}
     return schema.conform(pa.table(columns | near), schema.CATALOG, "catalog")
 
 

@@ -36,6 +36,15 @@ _FLAG_WORDS = {
 }
 
 
+_SCORE_WORDS = {
+    "kth_distance": "distance to the last neighbor",
+    "mean_distance": "mean distance to the neighbors",
+    "mean_shift": "distance to the mean of the neighbors",
+    "local_outlier_factor": "local outlier factor",
+    "mahalanobis_distance": "Mahalanobis distance",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Shown:
     """An object as the page shows it: an outlier, a neighbor or one drawn at random."""
@@ -53,6 +62,8 @@ class _Shown:
     """To the object whose neighbor it is."""
     href: str = ""
     neighbors: tuple["_Shown", ...] = ()
+    further: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Scores beside the ranking, those that are known."""
 
     @property
     def label(self) -> str:
@@ -92,6 +103,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         num_objects=catalog.num_rows,
         num_positions=catalog.num_rows - catalog["ra"].null_count,
         outliers=outliers,
+        further=_further(outliers, record),
         random=[shown for shown in others if shown.object_id not in neighbor_ids],
         pictures=[
             (picture_of[object_id], base64.b64encode(jpeg).decode())
@@ -177,7 +189,15 @@ def _shown(
         is_certified=bool(row["certified"]),
         href=href,
         neighbors=neighbors,
+        further={name: row[name] for name in _SCORE_WORDS if row[name] is not None},
     )
+
+
+def _further(outliers: Sequence[_Shown], record: ledger.RunRecord) -> dict[str, str]:
+    """Words, by name, for the scores that can put the outliers in another order."""
+    ranking = f"{record.proof.get('score', 'kth')}_distance"
+    known = {name for shown in outliers for name in shown.further}
+    return {name: words for name, words in _SCORE_WORDS.items() if name in known - {ranking}}
 
 
 def _others(catalog: pa.Table, picture_of: Mapping[str, str], num_top: int) -> list[_Shown]:
@@ -208,7 +228,7 @@ def _figures(
             _dots(catalog.take(placed_M), named),
         ),
         "num_placed": len(placed_M),
-        "loss": report_figures.loss_curve(fit.get("loss") or []),
+        "loss": report_figures.loss_curve(fit.get("loss") or [], fit.get("validation_loss") or []),
     }
 
 

@@ -132,31 +132,42 @@ def sky_map(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot]) ->
     return _tangent_plane(ra_deg_N, dec_deg_N, dots, center)
 
 
-def loss_curve(loss_P: Sequence[float]) -> Markup:
-    """Training loss by pass, logarithmic; empty for fewer than two finite positive values."""
-    points = [(i, value) for i, value in enumerate(loss_P, start=1) if 0 < value < math.inf]
-    if len(points) < 2:
+def loss_curve(loss_P: Sequence[float], validation_loss_P: Sequence[float] = ()) -> Markup:
+    """Loss by pass, logarithmic; that of a validation part dashed, its lowest pass marked.
+
+    Empty for fewer than two finite positive values of the first.
+    """
+    lines = [
+        [(i, value) for i, value in enumerate(losses, start=1) if 0 < value < math.inf]
+        for losses in (loss_P, validation_loss_P)
+    ]
+    trained, held = lines
+    if len(trained) < 2:
         return Markup()
     height, left, bottom, top, right = 190, 64, 36, 14, 16
-    low = math.log10(min(value for _, value in points))
-    high = max(math.log10(max(value for _, value in points)), low + 1e-6)
-    last = max(points[-1][0], 2)
+    logs = [math.log10(value) for line in lines for _, value in line]
+    low, high = min(logs), max(max(logs), min(logs) + 1e-6)
+    last = max(trained[-1][0], 2)
 
-    def x_of(number: float) -> float:
-        return left + (number - 1) / (last - 1) * (WIDTH - left - right)
+    def at(number: float, value: float) -> tuple[float, float]:
+        x = left + (number - 1) / (last - 1) * (WIDTH - left - right)
+        y = top + (high - math.log10(value)) / (high - low) * (height - top - bottom)
+        return x, y
 
-    def y_of(value: float) -> float:
-        return top + (high - math.log10(value)) / (high - low) * (height - top - bottom)
-
-    path = "M" + "L".join(f"{x_of(i):.1f} {y_of(value):.1f}" for i, value in points)
     parts = []
-    for value in (points[0][1], points[-1][1]):
-        parts.append(f'<path class="grid" d="M{left} {y_of(value):.1f}H{WIDTH - right}"/>')
-        parts.append(_text(left - 8, y_of(value) + 4, f"{value:.3g}", anchor="end"))
-    parts.append(f'<path class="curve" d="{path}"/>')
+    for number, value in (trained[0], trained[-1]):
+        _, y = at(number, value)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - right}"/>')
+        parts.append(_text(left - 8, y + 4, f"{value:.3g}", anchor="end"))
+    for kind, line in (("curve held", held), ("curve", trained)):
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*point) for point in line))
+        parts += [f'<path class="{kind}" d="M{path}"/>'] if path else []
+    if held:
+        x, y = at(*min(held, key=lambda point: point[1]))
+        parts.append(f'<circle class="pictured" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
     parts.append(_text(left, height - 10, "pass 1"))
-    parts.append(_text(WIDTH - right, height - 10, f"pass {points[-1][0]}", anchor="end"))
-    return _svg(height, "Training loss by pass", parts)
+    parts.append(_text(WIDTH - right, height - 10, f"pass {trained[-1][0]}", anchor="end"))
+    return _svg(height, "Loss by pass", parts)
 
 
 def _threshold(x: float, threshold: float, top: int, base: int, right: int) -> list[str]:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from astroray import sky
 from astroray.errors import SchemaError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def column(name: str, dtype: pa.DataType, unit: str, doc: str, *, ucd: str = "") -> pa.Field:
@@ -58,6 +58,31 @@ NEIGHBOR_DISTANCE = column(
     "neighbor_distance", pa.list_(pa.float64()), "", "Euclidean distances to the neighbors",
     ucd="stat.value",
 )  # fmt: skip
+FURTHER_SCORES = [
+    column(
+        "kth_distance", pa.float64(), "", "distance to the k-th neighbor, the last listed; at "
+        "most this where score_kind is bound; null where there is no neighbor", ucd="stat.value",
+    ),
+    column(
+        "mean_distance", pa.float64(), "", "mean distance to the k neighbors; at most this where "
+        "score_kind is bound; null where there is no neighbor", ucd="stat.value",
+    ),
+    column(
+        "mean_shift", pa.float64(), "", "distance from the embedding to the mean of those of the "
+        "neighbors listed; null where there is none", ucd="stat.value",
+    ),
+    column(
+        "local_outlier_factor", pa.float64(), "", "how much sparser its surroundings are than "
+        "those of the neighbors listed, about 1 where even, infinite where only these coincide "
+        "with others; null where there is no neighbor", ucd="stat.value",
+    ),
+    column(
+        "mahalanobis_distance", pa.float64(), "", "distance from the mean embedding in units of "
+        "the covariance of all, shrunk; null with fewer than 2 objects or more than 512 dimensions",
+        ucd="stat.value",
+    ),
+]  # fmt: skip
+"""Scores beside the ranking, larger is more unusual; nothing is proven of them."""
 STAGE = column("stage", pa.string(), "", "stage that rejected: read, prepare, encode, catalog")
 CLASS = column("class", pa.string(), "", "class of the reason, one word")
 REASON = column("reason", pa.string(), "", "what was wrong, in words")
@@ -88,7 +113,7 @@ NEIGHBORS = pa.schema([*IDENTITY, NEIGHBOR_ID, NEIGHBOR_DISTANCE])
 CATALOG = pa.schema(
     [
         *[*IDENTITY, SHARD, ROW, MODEL_ID, SCORE, RANK, SCORE_KIND, CERTIFIED],
-        *[NEIGHBOR_ID, NEIGHBOR_DISTANCE, FLAGS],
+        *[NEIGHBOR_ID, NEIGHBOR_DISTANCE, FLAGS, *FURTHER_SCORES],
     ]
 )
 REJECTS = pa.schema([SHARD, ROW, STAGE, CLASS, REASON, ATTEMPT])

@@ -33,6 +33,9 @@ def make_catalog(num_rows: int, *, num_unplaced: int = 0, seed: int = 5) -> pa.T
         ),
         "processing_flags": pa.array(rng.integers(0, 4, num_rows), pa.int32()),
     }
+    for field in schema.FURTHER_SCORES:
+        score_N = rng.random(num_rows)
+        columns[field.name] = pa.array(score_N, mask=score_N < 0.1)
     return pa.table(columns, schema=schema.CATALOG)
 
 

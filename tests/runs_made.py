@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,13 @@ def make_run(
     first_id: str = "object-0",
     num_pictures: int | None = None,
     picture: bytes | None = None,
+    further: Mapping[str, float | None] | None = None,
     **facts: object,
 ) -> Run:
-    """A run of objects whose embedding is random; rank i is row i."""
+    """A run of objects whose embedding is random; rank i is row i.
+
+    further  values of scores beside the ranking, one for all objects; else they rise and fall
+    """
     rng = np.random.default_rng(5)
     ids = [first_id, *(f"object-{i}" for i in range(1, num_objects))][:num_objects]
     embedding_ND = rng.normal(size=(num_objects, 5)).astype(np.float32)
@@ -71,6 +76,13 @@ def make_run(
                 [distance_NN[i, row].tolist() for i, row in enumerate(nearest_NK)],
                 pa.list_(pa.float64()),
             ),
+            **{
+                field.name: pa.array(
+                    [(further or {}).get(field.name, i % 7 + n / 2) for i in range(num_objects)],
+                    pa.float64(),
+                )
+                for n, field in enumerate(schema.FURTHER_SCORES)
+            },
         }
     ).select(schema.CATALOG.names)
     run_dir = str(folder / "run")

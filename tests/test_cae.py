@@ -50,6 +50,20 @@ def test_shapes_hold_for_any_multiple_of_16_px(encoder, num_bands, size_px, late
     assert network.loss(image_BCYX).shape == ()
 
 
+@pytest.mark.parametrize("encoder", [Cae, AttCae])
+def test_the_loss_is_the_mean_of_what_each_object_is_off_by(encoder):
+    network = encoder(num_bands=2, size_px=16, latent=4)
+    image_BCYX = _images(5, 2, 16, 16, dtype=torch.float32)
+    image_BCYX[3] = (image_BCYX[3] > 0.5).float()
+    error_B = network.reconstruction_error(image_BCYX)
+    assert error_B.shape == (5,)
+    torch.testing.assert_close(error_B.mean(), network.loss(image_BCYX))
+    torch.testing.assert_close(network.reconstruction_error(image_BCYX[3:4]), error_B[3:4])
+    logits_CYX = network.reconstruct(image_BCYX)[3]
+    likelihood_CYX = torch.where(image_BCYX[3] > 0.5, logits_CYX, -logits_CYX).sigmoid()
+    torch.testing.assert_close(-likelihood_CYX.log().mean(), error_B[3])
+
+
 @pytest.mark.parametrize("size_px", [0, 8, 40])
 def test_a_size_that_pooling_cannot_halve_four_times_is_refused(size_px):
     with pytest.raises(ConfigError, match=f"size_px is {size_px}.*multiple of 16"):

@@ -2,10 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astroray import schema
+from astroray import outliers, schema
 from astroray.errors import SchemaError
-from astroray.neighbors import SearchConfig, search
-from astroray.outliers import catalog_table, drop_duplicates, neighbors_table
+from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.outliers import drop_duplicates, neighbors_table
+from astroray.scores import further_scores
 
 
 def make_objects(num: int, *, seed: int = 0, with_positions: bool = True) -> pa.Table:
@@ -25,6 +26,11 @@ def make_objects(num: int, *, seed: int = 0, with_positions: bool = True) -> pa.
 
 def make_embedding(num: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num, 6)).astype(np.float32)
+
+
+def catalog_table(objects: pa.Table, found: Neighbors, *, model_id: str) -> pa.Table:
+    scores = further_scores(make_embedding(len(objects)), found)
+    return outliers.catalog_table(objects, found, scores, model_id=model_id)
 
 
 @pytest.mark.parametrize("num", [0, 1, 2, 300])
@@ -55,6 +61,19 @@ def test_neighbors_are_named_nearest_first_with_their_distances():
     )
 
 
+def test_further_scores_stand_beside_the_ranking_and_one_of_them_is_it():
+    objects, embedding_ND = make_objects(50), make_embedding(50)
+    for score in ("kth", "mean"):
+        found = search(embedding_ND, objects["object_id"], SearchConfig(k=3, score=score))
+        catalog = catalog_table(objects, found, model_id="m")
+        assert catalog[f"{score}_distance"].equals(catalog["outlier_score"])
+        for name, score_N in further_scores(embedding_ND, found).items():
+            assert catalog[name].to_pylist() == score_N.tolist()
+    assert [field.name for field in schema.FURTHER_SCORES] == list(
+        further_scores(embedding_ND, found)
+    )
+
+
 def test_a_lone_object_has_no_score_and_no_neighbors():
     objects = make_objects(1)
     found = search(make_embedding(1), objects["object_id"], SearchConfig())
@@ -62,6 +81,7 @@ def test_a_lone_object_has_no_score_and_no_neighbors():
     assert row["outlier_score"] is None
     assert row["certified"] is False
     assert row["neighbor_id"] == []
+    assert {row[field.name] for field in schema.FURTHER_SCORES} == {None}
     assert row["rank"] == 1
 
 
@@ -91,6 +111,8 @@ def test_a_missing_column_is_named():
     found = search(make_embedding(3), objects["object_id"], SearchConfig())
     with pytest.raises(SchemaError, match="'processing_flags' is missing in catalog"):
         catalog_table(objects.drop_columns(["processing_flags"]), found, model_id="m")
+    with pytest.raises(SchemaError, match="'kth_distance' is missing in catalog"):
+        outliers.catalog_table(objects, found, {}, model_id="m")
 
 
 def rows_of(*rows: tuple[str, str, int]) -> pa.Table:

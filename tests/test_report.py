@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import catalog, ledger, report
+from astroray import catalog, ledger, report, schema
 from astroray.errors import LedgerError
 from astroray.surveys.shards import Reject
 from astroray.thumbnails import render_thumbnail
@@ -75,6 +75,28 @@ def test_objects_drawn_at_random_are_neither_outliers_nor_their_neighbors(tmp_pa
     section = text[text.index('<section id="random">') : text.index('<section id="figures">')]
     drawn = set(re.findall(r"rank \d+ · (object-\d+)", section))
     assert drawn == set(run.ids) - shown
+
+
+def test_outliers_can_be_put_in_the_order_of_another_score_by_its_name(tmp_path):
+    run = make_run(tmp_path, 40)
+    page = Page(run.report())
+    names = [field.name for field in schema.FURTHER_SCORES]
+    offered = [option["value"] for option in page.all("option") if "data-score" in option]
+    assert offered == [name for name in names if name != "kth_distance"]  # which ranks already
+    assert "By another score, not proven" in {a["label"] for a in page.all("optgroup")}
+    rows = catalog.read_catalog(run.path).to_pylist()
+    for row, card in zip(rows, page.all("article"), strict=False):
+        assert {name: float(card[f"data-{name}"]) for name in offered} == {
+            name: row[name] for name in offered
+        }
+
+
+def test_a_further_score_that_is_not_known_is_not_offered(tmp_path):
+    unknown = {"mahalanobis_distance": None, "local_outlier_factor": np.inf}
+    page = Page(make_run(tmp_path, 40, further=unknown).report())
+    offered = [option["value"] for option in page.all("option")]
+    assert "mahalanobis_distance" not in offered
+    assert {card["data-local_outlier_factor"] for card in page.all("article")} == {"Infinity"}
 
 
 def test_the_certificate_is_stated_with_threshold_and_bound(tmp_path):
@@ -288,6 +310,12 @@ def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
         const box = document.querySelector("use").getBoundingClientRect();
         document.querySelector("#filter").value = "object-2";
         document.querySelector("#filter").dispatchEvent(new Event("input"));
+        const sort = document.querySelector("#sort");
+        const order = (name) => {
+          sort.value = name;
+          sort.dispatchEvent(new Event("change"));
+          return [...document.querySelectorAll(".card")].map((c) => c.dataset.rank).join(" ");
+        };
         const circle = document.querySelector("circle.outlier");
         circle.closest("a").dispatchEvent(new PointerEvent("pointerenter"));
         Object.assign(document.body.dataset, {
@@ -295,6 +323,9 @@ def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
           loaded: performance.getEntriesByType("resource").map((e) => e.name)
             .filter((name) => !name.startsWith("data:")).join(" "),
           shown: [...document.querySelectorAll(".card:not([hidden])")].map((c) => c.dataset.id),
+          byScore: order("local_outlier_factor"),
+          other: document.querySelector(".card .other").textContent,
+          byRank: order("rank"), hidden: document.querySelector(".card .other").hidden,
           hover: document.querySelector("#hover").textContent,
         });
       }, 50));
@@ -312,5 +343,8 @@ def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
     assert body["data-faults"] == ""
     assert body["data-loaded"] == ""
     assert body["data-shown"] == "object-2"
+    assert body["data-by-score"] == "4 3 2 1"
+    assert body["data-other"] == "local outlier factor 4.500"
+    assert (body["data-by-rank"], body["data-hidden"]) == ("1 2 3 4", "true")
     assert "rank 1 · object-0" in body["data-hover"]
     assert int(body["data-width"]) > 90

@@ -91,3 +91,16 @@ def test_a_loss_curve_falls_where_the_loss_falls_and_needs_two_passes():
     assert y[2] - y[1] == pytest.approx(y[1] - y[0], abs=0.2)  # equal factors, equal steps
     assert y[1] > y[0]
     assert str(report_figures.loss_curve([float("nan"), 0.0, 0.1])) == ""
+
+
+def test_the_loss_of_a_validation_part_has_a_curve_of_its_own_and_its_best_pass_a_mark():
+    alone = str(report_figures.loss_curve([1.0, 0.1, 0.01]))
+    svg = str(report_figures.loss_curve([1.0, 0.1, 0.01], [1.0, 0.01, 0.1]))
+    curve = re.search(r'class="curve" d="([^"]+)"', svg)[1]
+    held = re.search(r'class="curve held" d="([^"]+)"', svg)[1]
+    assert held != curve
+    assert curve in alone
+    second = held[1:].split("L")[1].split()
+    assert f'<circle class="pictured" cx="{second[0]}" cy="{second[1]}"' in svg
+    assert "circle" not in alone
+    assert "held" not in alone

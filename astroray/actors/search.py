@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, faults, ledger, outliers, provenance, schema, storage
+from astroray import catalog, faults, ledger, outliers, provenance, schema, scores, storage
 from astroray.errors import LedgerError
 from astroray.neighbors import SearchConfig, search
 
@@ -52,14 +52,16 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     ledger.write_rejects(plan.run_dir, "duplicates", unique.rejects, attempt=1)
     if len(unique.rejects):
         objects = objects.take(pa.array(unique.kept_M))
+    embedding_ND = embedding_matrix(objects)
     found = search(
-        embedding_matrix(objects),
+        embedding_ND,
         objects["object_id"],
         plan.search,
         memory_bytes=provenance.machine()["memory_bytes"],
     )
     faults.reach("search.found")
-    rows = outliers.catalog_table(objects, found, model_id=plan.model_id)
+    further = scores.further_scores(embedding_ND, found)
+    rows = outliers.catalog_table(objects, found, further, model_id=plan.model_id)
     ledger.publish_table(
         storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
         outliers.neighbors_table(objects, found),

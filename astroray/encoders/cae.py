@@ -124,6 +124,13 @@ class Cae(nn.Module):
             self.reconstruct(image_BCYX).float(), image_BCYX.float()
         )
 
+    def reconstruction_error(self, image_BCYX: Tensor) -> Tensor:
+        """Mean binary cross-entropy of each object's reconstructed pixels, [B] float32."""
+        error_BCYX = F.binary_cross_entropy_with_logits(
+            self.reconstruct(image_BCYX).float(), image_BCYX.float(), reduction="none"
+        )
+        return error_BCYX.flatten(1).mean(dim=1)
+
 
 def _dense_layers(*widths: int) -> nn.Sequential:
     layers: list[nn.Module] = []

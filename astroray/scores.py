@@ -1,0 +1,300 @@
+"""How unusual an object is by its embedding: every score by name, larger is more unusual.
+
+Only the k-th and the mean distance can be certified, so one of them ranks a catalog; the others
+stand beside it.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import scipy.stats
+
+from astroray.distances import parts
+from astroray.errors import BackendError, ConfigError, DataError
+from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.statistics import Moments, project
+
+ROWS_AT_ONCE = 4096
+LARGEST_GAUSSIAN = 512
+"""Dimensions of a Gaussian: its covariance is built exactly, in time that grows as the square."""
+LEAST_SHRINKAGE = 1e-9
+"""Keeps a covariance invertible where its estimate would not shrink it at all."""
+FOREST_TREES = 100
+AVERAGED = ("smoothed", "lof", "gaussian")
+"""Scores that did better than the k-th distance on both sets that settings are chosen on."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Objects:
+    """What a score is made of; neighbors are searched when the first score asks for them."""
+
+    embedding_ND: np.ndarray
+    k: int
+    seed: int
+    num_threads: int
+    reconstruction_N: np.ndarray | None
+
+    @functools.cached_property
+    def found(self) -> Neighbors:
+        """The exact neighbors of all objects."""
+        names = [f"{row:012d}" for row in range(len(self.embedding_ND))]
+        config = SearchConfig(k=self.k, index="flat", num_threads=self.num_threads)
+        return search(self.embedding_ND, names, config)
+
+
+def score_objects(
+    name: str,
+    embedding_ND: np.ndarray,
+    *,
+    k: int,
+    seed: int = 0,
+    reconstruction_N: np.ndarray | None = None,
+    num_threads: int = 1,
+) -> np.ndarray:
+    """One of SCORES for every object among all, itself excluded.
+
+    embedding_ND      [N, D]  finite, in the model's frozen frame
+    reconstruction_N  [N]     errors of the autoencoder; only the score of that name wants them
+
+    Returns float64 [N], larger is more unusual; NaN where there is no other object. `num_threads`
+    never changes a result, `seed` only that of `forest`.
+    Raises ConfigError on an unknown name, a `k` below one, missing reconstruction errors or more
+    than 512 dimensions for `gaussian`; DataError on numbers that are not finite or of the wrong
+    count; BackendError where FAISS or, for `forest`, scikit-learn is not installed.
+    """
+    if name not in SCORES:
+        raise ConfigError(f"score is {name!r}, expected one of {', '.join(SCORES)}")
+    embedding_ND = np.ascontiguousarray(embedding_ND, np.float32)
+    if embedding_ND.ndim != 2 or not np.isfinite(embedding_ND).all():
+        raise DataError(
+            f"embedding_ND has shape {embedding_ND.shape} and {(~np.isfinite(embedding_ND)).sum()} "
+            "numbers that are not finite, expected [N, D], all finite; reject those rows before"
+        )
+    objects = _Objects(
+        embedding_ND=embedding_ND,
+        k=k,
+        seed=seed,
+        num_threads=num_threads,
+        reconstruction_N=reconstruction_N,
+    )
+    return SCORES[name](objects)
+
+
+def further_scores(embedding_ND: np.ndarray, neighbors: Neighbors) -> dict[str, np.ndarray]:
+    """Scores that need no second search, by their column of CATALOG, float64 [N] each.
+
+    embedding_ND  [N, D]  float32, finite, in the order of the search
+
+    They depend on the embeddings and the neighbor lists, not on the order of the rows: as exact
+    as the lists are. NaN where a neighbor that is needed was not found, and where a Gaussian
+    cannot be had: fewer than two objects or more than 512 dimensions.
+    """
+    near_NK, distance_NK = neighbors.neighbor_NK, neighbors.distance_NK
+    has_gaussian = embedding_ND.shape[1] <= LARGEST_GAUSSIAN
+    return {
+        "kth_distance": _kth_distance(distance_NK),
+        "mean_distance": _mean_over_neighbors(distance_NK),
+        "mean_shift": _mean_shift(embedding_ND, near_NK),
+        "local_outlier_factor": _local_outlier_factor(near_NK, distance_NK),
+        "mahalanobis_distance": _mahalanobis_distance(embedding_ND)
+        if has_gaussian
+        else np.full(len(embedding_ND), np.nan),
+    }
+
+
+def _kth(objects: _Objects) -> np.ndarray:
+    """Distance to the k-th nearest neighbor (Ramaswamy, Rastogi and Shim 2000)."""
+    return _kth_distance(objects.found.distance_NK)
+
+
+def _mean(objects: _Objects) -> np.ndarray:
+    """Mean distance to the k nearest neighbors (Angiulli and Pizzuti 2002)."""
+    return _mean_over_neighbors(objects.found.distance_NK)
+
+
+def _smoothed(objects: _Objects) -> np.ndarray:
+    """How far mean-shift smoothing moves an object: once, to the mean of its k nearest neighbors.
+
+    Mean-shift outlier detection (Yang, Rahardja and Fränti 2021) without its repeats: on galaxies
+    a second and third round, or the k-th distance after smoothing, found fewer.
+    """
+    return _mean_shift(objects.embedding_ND, objects.found.neighbor_NK)
+
+
+def _lof(objects: _Objects) -> np.ndarray:
+    """Local outlier factor (Breunig, Kriegel, Ng and Sander 2000)."""
+    return _local_outlier_factor(objects.found.neighbor_NK, objects.found.distance_NK)
+
+
+def _gaussian(objects: _Objects) -> np.ndarray:
+    """Mahalanobis distance from the mean of all, the covariance shrunk (Ledoit and Wolf 2004)."""
+    dim = objects.embedding_ND.shape[1]
+    if dim > LARGEST_GAUSSIAN:
+        raise ConfigError(
+            f"the embeddings have {dim} dimensions, expected at most {LARGEST_GAUSSIAN} for the "
+            "score 'gaussian'; choose an encoder with fewer"
+        )
+    return _mahalanobis_distance(objects.embedding_ND)
+
+
+def _forest(objects: _Objects) -> np.ndarray:
+    """Isolation forest (Liu, Ting and Zhou 2008) as scikit-learn has it, the outside baseline.
+
+    An object may be among those that a tree was grown from, and their order matters.
+    """
+    try:
+        from sklearn.ensemble import IsolationForest
+    except ImportError as error:
+        raise BackendError(
+            f"scikit-learn cannot be imported ({error}), and the score 'forest' needs it; "
+            "pip install 'astroray[evaluate]'"
+        ) from None
+    forest = IsolationForest(n_estimators=FOREST_TREES, random_state=objects.seed)
+    unusual_N: np.ndarray = -forest.fit(objects.embedding_ND).score_samples(objects.embedding_ND)
+    return unusual_N
+
+
+def _reconstruction(objects: _Objects) -> np.ndarray:
+    """Reconstruction error of an autoencoder (Hawkins, He, Williams and Baxter 2002)."""
+    if objects.reconstruction_N is None:
+        raise ConfigError(
+            "the score 'reconstruction' got no reconstruction_N, expected the error of each "
+            "object; only autoencoders such as cae and attcae have one"
+        )
+    error_N = np.asarray(objects.reconstruction_N, np.float64)
+    if error_N.shape != (len(objects.embedding_ND),) or not np.isfinite(error_N).all():
+        raise DataError(
+            f"reconstruction_N has shape {error_N.shape} and {(~np.isfinite(error_N)).sum()} "
+            f"numbers that are not finite, expected [{len(objects.embedding_ND)}], all finite"
+        )
+    return error_N
+
+
+def _rank_average(objects: _Objects) -> np.ndarray:
+    """Mean over AVERAGED of an object's rank from the most usual up; ties share their mean rank.
+
+    Rank averages of detectors are compared by Aggarwal and Sathe (2015).
+    """
+    ranks = [scipy.stats.rankdata(SCORES[name](objects)) for name in AVERAGED]
+    average_N: np.ndarray = np.mean(ranks, axis=0)
+    return average_N
+
+
+SCORES: Mapping[str, Callable[[_Objects], np.ndarray]] = {
+    "kth": _kth,
+    "mean": _mean,
+    "smoothed": _smoothed,
+    "lof": _lof,
+    "gaussian": _gaussian,
+    "forest": _forest,
+    "reconstruction": _reconstruction,
+    "rank-average": _rank_average,
+}
+"""Every score by name. A new one is a function above and a line here."""
+
+
+def _kth_distance(distance_NK: np.ndarray) -> np.ndarray:
+    nothing_N = np.full(len(distance_NK), np.nan)
+    return distance_NK[:, -1] if distance_NK.shape[1] else nothing_N
+
+
+def _mean_over_neighbors(value_NK: np.ndarray) -> np.ndarray:
+    """Mean along K, nearest first; NaN where a value is NaN or K is 0."""
+    total_N = np.zeros(len(value_NK))
+    for value_N in value_NK.T:
+        total_N += value_N
+    return total_N / (value_NK.shape[1] or np.nan)
+
+
+def _mean_shift(embedding_ND: np.ndarray, neighbor_NK: np.ndarray) -> np.ndarray:
+    """Distance from an object to the mean of its neighbors, [N]."""
+    num_neighbors = neighbor_NK.shape[1] or np.nan
+    square_N = np.empty(len(embedding_ND))
+    for part in parts(len(embedding_ND), ROWS_AT_ONCE):
+        total_BD = np.zeros(embedding_ND[part].shape)
+        for near_B in neighbor_NK[part].T:  # nearest first: the order of rows changes nothing
+            total_BD += embedding_ND[near_B]
+        square_N[part] = _square_norm(total_BD / num_neighbors - embedding_ND[part])
+    square_N[(neighbor_NK < 0).any(axis=1)] = np.nan
+    return np.sqrt(square_N)
+
+
+def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> np.ndarray:
+    """How much sparser an object's surroundings are than its neighbors', [N]; 1 where even.
+
+    Infinite where the neighbors lie on top of others, and the object does not. Where distances
+    tie, exactly K neighbors count.
+    """
+    if distance_NK.shape[1] == 0:
+        return _kth_distance(distance_NK)
+    reach_NK = np.maximum(distance_NK, distance_NK[neighbor_NK, -1])  # NaN wins
+    reach_N = _mean_over_neighbors(reach_NK)  # one over the local reachability density
+    near_NK = reach_N[neighbor_NK]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_NK = reach_N[:, None] / near_NK
+    ratio_NK[(reach_N[:, None] == 0) & (near_NK == 0)] = 1.0
+    return _mean_over_neighbors(ratio_NK)
+
+
+def _mahalanobis_distance(embedding_ND: np.ndarray) -> np.ndarray:
+    """Distance from the mean in units of the shrunk covariance of all objects, [N].
+
+    To leave each object out of its own mean and covariance, with the same share of shrinkage,
+    would change the numbers, but not their order: the square q becomes a multiple of q / (1 - c q)
+    for one c (Sherman and Morrison).
+    """
+    num_objects = len(embedding_ND)
+    if num_objects < 2:
+        return np.full(num_objects, np.nan)
+    moments = Moments.of(embedding_ND, outer=True)
+    centered = [
+        functools.partial(np.subtract, embedding_ND[part], moments.mean_D)
+        for part in parts(num_objects, ROWS_AT_ONCE)
+    ]
+    square_N = np.concatenate([_square_norm(block()) for block in centered])
+    shrunk_DD = _shrunk(moments.covariance, square_N)
+    if not shrunk_DD.any():  # all objects are equal
+        return np.zeros(num_objects)
+    whiten_DD = _inverse_root(shrunk_DD)
+    whitened = (_square_norm(project(block(), whiten_DD)) for block in centered)
+    return np.sqrt(np.concatenate(list(whitened)))
+
+
+def _shrunk(covariance_DD: np.ndarray, square_N: np.ndarray) -> np.ndarray:
+    """The covariance moved toward a multiple of the identity (Ledoit and Wolf 2004, section 3.2).
+
+    square_N  [N]  squared distances from the mean
+    """
+    num_objects, dim = len(square_N), len(covariance_DD)
+    target_DD = np.eye(dim) * np.trace(covariance_DD) / dim
+    spread = np.square(covariance_DD - target_DD).sum()  # d^2 of the paper, times dim
+    fourth = math.fsum(np.square(square_N)) / num_objects  # rounded once: any order of objects
+    error = max(fourth - np.square(covariance_DD).sum(), 0.0) / num_objects  # b^2, likewise
+    share = min(error / spread, 1.0) if spread else 1.0
+    share = max(share, LEAST_SHRINKAGE)
+    shrunk_DD: np.ndarray = share * target_DD + (1.0 - share) * covariance_DD
+    return shrunk_DD
+
+
+def _inverse_root(matrix_DD: np.ndarray) -> np.ndarray:
+    """W with W W^T the inverse of a positive definite matrix, by elimination.
+
+    LAPACK's bits may change with the number of threads, these do not.
+    """
+    rest_DD, root_DD = matrix_DD.copy(), np.eye(len(matrix_DD))
+    for j in range(len(matrix_DD) - 1):
+        factor_D = rest_DD[j + 1 :, j] / rest_DD[j, j]
+        root_DD[j + 1 :] -= np.multiply.outer(factor_D, root_DD[j])
+        rest_DD[j + 1 :] -= np.multiply.outer(factor_D, rest_DD[j])
+    return (root_DD / np.sqrt(np.diag(rest_DD))[:, None]).T
+
+
+def _square_norm(vector_BD: np.ndarray) -> np.ndarray:
+    """Squared length of each vector, [B], summed over the dimensions from the first to the last."""
+    total_B = np.zeros(len(vector_BD))
+    for value_B in vector_BD.T:
+        total_B += value_B * value_B
+    return total_B

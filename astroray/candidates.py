@@ -11,12 +11,22 @@ from types import ModuleType
 
 import numpy as np
 
-from astroray.distances import UNIT_FLOAT32, Frame, pair_distances, parts, spread
+from astroray.distances import (
+    UNIT_FLOAT32,
+    Frame,
+    pair_distances,
+    parts,
+    slab_squares,
+    spread,
+)
 
 PADS = (8, 100)
 """Candidates beyond k, so that the float32 error seldom reaches the k-th: first and second try."""
 CANDIDATES_AT_ONCE = 2**18
 VECTORS_AT_ONCE = 2**18
+WIDE = 1024
+"""Dimensions from which on products are summed by slabs: FAISS's would prove too few rows."""
+TILE_SIZE = 2**24  # float32 numbers, 64 MB
 POINTS_PER_CELL = 64  # of the training sample
 LARGEST_PROBED_SHARE = 0.25  # a scanned vector costs about twice one of brute force
 RECALL_SAMPLE = 1_000
@@ -29,6 +39,7 @@ class Exact:
     def __init__(self, faiss: ModuleType, frame: Frame, *, k: int) -> None:
         self.faiss, self.frame = faiss, frame
         self.num_neighbors = max(0, min(k, len(frame.embedding_UD) - 1))
+        self.is_wide = frame.embedding_UD.shape[1] >= WIDE
         self.num_float64 = 0
         """Searches in which float32 could not prove the neighbors, so float64 did."""
 
@@ -38,7 +49,7 @@ class Exact:
         distance_GK = np.zeros(near_GK.shape)
         if near_GK.size == 0:
             return near_GK, distance_GK
-        for part in parts(len(vector_G), _rows_at_once(self.num_neighbors + PADS[0])):
+        for part in parts(len(vector_G), self._rows_at_once()):
             near_GK[part], distance_GK[part] = self._nearest(vector_G[part])
         return near_GK, distance_GK
 
@@ -58,26 +69,29 @@ class Exact:
         self.num_float64 += len(left_B)
         return near_BK, distance_BK
 
+    def _rows_at_once(self) -> int:
+        if self.is_wide:  # all, whose candidates are small beside them: each product serves two
+            return len(self.frame.embedding_UD)
+        return _rows_at_once(self.num_neighbors + PADS[0])
+
     def _propose(self, vector_B: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The nearest of FAISS's float32 candidates, and for which rows that is proven."""
+        """The nearest of float32 candidates, and for which rows that is proven."""
         frame = self.frame
         num_candidates = min(self.num_neighbors + 1 + pad, len(frame.embedding_UD))
-        query_BD = frame.rows(vector_B, np.float32)
-        found = self.faiss.ResultHeap(len(vector_B), num_candidates)
-        for part in parts(len(frame.embedding_UD), VECTORS_AT_ONCE):
-            vectors = frame.rows(part, np.float32)
-            square_BC, near_BC = self.faiss.knn(
-                query_BD, vectors, min(num_candidates, len(vectors))
-            )
-            found.add_result(square_BC, near_BC + part.start)
-        found.finalize()
-        near_BK, distance_BK = _measure(frame, vector_B, found.I, self.num_neighbors)
+        propose = _by_tiles if self.is_wide else _by_faiss
+        square_BC, near_BC, error = propose(self.faiss, frame, vector_B, num_candidates)
+        norm_B = frame.norm_U[vector_B]
+        # Whatever was left out has a computed square of at least the last candidate's.
+        left_out_B = square_BC[:, -1].copy()
+        square_BC[near_BC == vector_B[:, None]] = np.inf
+        kth_B = np.partition(square_BC, self.num_neighbors - 1)[:, self.num_neighbors - 1]
+        limit_B = frame.limit(norm_B, kth_B, error)
+        near_BC[square_BC > limit_B[:, None]] = -1
+        near_BK, distance_BK = _measure(frame, vector_B, near_BC, self.num_neighbors)
         if num_candidates == len(frame.embedding_UD):
             return near_BK, distance_BK, np.ones(len(vector_B), bool)
-        kth_B = (distance_BK[:, -1] * frame.scale) ** 2
-        slack_B = frame.slack(frame.norm_U[vector_B], kth_B, UNIT_FLOAT32)
-        # Whatever FAISS left out has a computed square of at least its last candidate's.
-        return near_BK, distance_BK, np.asarray(found.D[:, -1] > kth_B + slack_B)
+        square_B = (distance_BK[:, -1] * frame.scale) ** 2
+        return near_BK, distance_BK, left_out_B > square_B + frame.slack(norm_B, square_B, error)
 
 
 class Cells:
@@ -158,6 +172,45 @@ def threads(faiss: ModuleType, num_threads: int) -> Iterator[None]:
         yield
     finally:
         faiss.omp_set_num_threads(before)
+
+
+def _by_faiss(
+    faiss: ModuleType, frame: Frame, vector_B: np.ndarray, num_candidates: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Computed squares [B, C], ascending, of the candidates [B, C], and the error of a square."""
+    query_BD = frame.rows(vector_B, np.float32)
+    found = faiss.ResultHeap(len(vector_B), num_candidates)
+    for part in parts(len(frame.embedding_UD), VECTORS_AT_ONCE):
+        vectors = frame.rows(part, np.float32)
+        square_BC, near_BC = faiss.knn(query_BD, vectors, min(num_candidates, len(vectors)))
+        found.add_result(square_BC, near_BC + part.start)
+    found.finalize()
+    return found.D, found.I, frame.product_error(UNIT_FLOAT32)
+
+
+def _by_tiles(
+    faiss: ModuleType, frame: Frame, vector_B: np.ndarray, num_candidates: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The same by products of slabs; where all are queries, one product serves both its sides."""
+    size, dim = frame.embedding_UD.shape
+    square_U = frame.norm_U**2
+    is_all = len(vector_B) == size and bool((vector_B == np.arange(size)).all())
+    found = faiss.ResultHeap(len(vector_B), num_candidates)
+    for rows in parts(len(vector_B), TILE_SIZE // dim):
+        row_G = np.arange(rows.start, rows.stop)
+        query_GD = frame.rows(vector_B[rows], np.float32)
+        for part in parts(size, TILE_SIZE // dim):
+            if is_all and part.start < rows.start:
+                continue
+            vector_V = np.arange(part.start, part.stop)
+            square_GV = slab_squares(
+                query_GD, frame.rows(part, np.float32), square_U[vector_B[rows]], square_U[part]
+            )
+            found.add_result_subset(row_G, square_GV, vector_V)
+            if is_all and part != rows:
+                found.add_result_subset(vector_V, square_GV.T, row_G)
+    found.finalize()
+    return found.D, found.I, frame.slab_error()
 
 
 def _measure(

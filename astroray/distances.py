@@ -15,8 +15,11 @@ UNIT_FLOAT32 = 2.0**-24
 UNIT_FLOAT64 = 2.0**-53
 UNDERFLOW = 2.0**-100  # of squared distances where the largest norm is about 1; see `slack`
 CENTER_SAMPLE = 4096
-PAIRS_AT_ONCE = 2048  # the differences of one round stay in the processor's cache
+PAIRS_AT_ONCE = 1024  # with so many dimensions of each, one round stays in the processor's cache
+DIMENSIONS_AT_ONCE = 64
 MATRIX_SIZE = 2**23  # float64 numbers, 64 MB
+ROWS_SIZE = 2**15  # float64 numbers that stay in the processor's cache
+SLAB = 512  # dimensions whose float32 products are summed by the library, in an order of its own
 
 
 def pair_distances(
@@ -26,15 +29,43 @@ def pair_distances(
     distance_P = np.empty(len(first_P))
     for start in range(0, len(first_P), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
-        difference_PD = np.subtract(
-            embedding_UD[first_P[part]], embedding_UD[second_P[part]], dtype=np.float64
-        )
-        square_DP = np.ascontiguousarray((difference_PD * difference_PD).T)
-        total_P = np.zeros(square_DP.shape[1])
-        for square_P in square_DP:  # np.sum's order depends on the shape of the array
-            total_P += square_P
+        total_P = np.zeros(len(first_P[part]))
+        for dims in parts(embedding_UD.shape[1], DIMENSIONS_AT_ONCE):
+            square_PD = np.subtract(
+                embedding_UD[first_P[part], dims],
+                embedding_UD[second_P[part], dims],
+                dtype=np.float64,
+            )
+            square_PD *= square_PD
+            for square_P in np.ascontiguousarray(square_PD.T):  # np.sum's order depends on shapes
+                total_P += square_P
         distance_P[part] = np.sqrt(total_P)
     return distance_P
+
+
+def slab_squares(
+    query_GD: np.ndarray, vector_VD: np.ndarray, square_G: np.ndarray, square_V: np.ndarray
+) -> np.ndarray:
+    """Computed |x|^2 + |y|^2 - 2xy, float32 [G, V]: the product is summed slab by slab.
+
+    query_GD   [G, D]  float32, in the frame
+    vector_VD  [V, D]  float32, in the frame
+    square_G   [G]     |x|^2, float64
+    square_V   [V]     |y|^2, float64
+
+    A sum over blocks errs by the length of a block plus their number instead of by the length of
+    the whole (Higham, Accuracy and Stability, section 3.1; Castaldo, Whaley & Chronopoulos 2009,
+    SIAM J. Sci. Comput. 31, 1156). `Frame.slab_error` is the bound.
+    """
+    product_GV = np.zeros((len(query_GD), len(vector_VD)), np.float32)
+    slab_GV = np.empty_like(product_GV)
+    for slab in parts(query_GD.shape[1], SLAB):
+        np.matmul(query_GD[:, slab], vector_VD[:, slab].T, out=slab_GV)
+        product_GV += slab_GV
+    product_GV *= np.float32(-2.0)
+    product_GV += square_V.astype(np.float32)
+    product_GV += square_G.astype(np.float32)[:, None]
+    return product_GV
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,14 +102,18 @@ class Frame:
 
     def rows(self, part: slice | np.ndarray, dtype: type) -> np.ndarray:
         """Some rows in this frame, [B, D] of `dtype`."""
-        return ((self.embedding_UD[part] - self.center_D) * self.scale).astype(dtype)
+        stored_BD = self.embedding_UD[part]
+        framed_BD: np.ndarray = np.empty(stored_BD.shape, dtype)
+        for some in parts(len(stored_BD), ROWS_SIZE // max(1, len(self.center_D))):
+            centered_BD = stored_BD[some] - self.center_D
+            centered_BD *= self.scale
+            framed_BD[some] = centered_BD
+        return framed_BD
 
-    def slack(self, norm_G: np.ndarray, square_G: np.ndarray, unit: float) -> np.ndarray:
-        """How far a computed |x|^2 + |y|^2 - 2xy may exceed the published square of a near pair.
+    def product_error(self, unit: float) -> float:
+        """Bound r of a computed |x|^2 + |y|^2 - 2xy: it errs by at most r (|x| + |y|)^2.
 
-        norm_G    [G]  |x|, scaled
-        square_G  [G]  a published square, scaled: holds for all y at most that far from x
-        unit           rounding unit of the product, UNIT_FLOAT32 or UNIT_FLOAT64
+        unit  rounding unit of the product, UNIT_FLOAT32 or UNIT_FLOAT64
 
         A sum of n products in any order, fused or not, errs by at most n u / (1 - n u) times the
         sum of magnitudes (Higham, Accuracy and Stability, section 3.1). Whether the norms are
@@ -86,12 +121,49 @@ class Frame:
         the magnitudes add up to at most (|x| + |y|)^2. Rounding x and y into the frame moves the
         square by less than 3u (|x| + |y|)^2, and the published square is itself within
         (D+4) 2^-53 of the true one. In all less than (3D+16) u (|x| + |y|)^2; 3D+32 is
-        used, which also covers squares whose roots round to equal distances. A published
-        distance at most s has |y| <= |x| + s. Numbers that fall below float32's range lose less
-        than UNDERFLOW in all.
+        used, which also covers squares whose roots round to equal distances. Numbers that fall
+        below float32's range lose less than UNDERFLOW in all.
         """
-        relative = self._relative(unit)
-        return relative * (2.0 * norm_G + np.sqrt(square_G)) ** 2 + UNDERFLOW
+        return _relative(3 * len(self.center_D) + 32, unit)
+
+    def slab_error(self) -> float:
+        """The same bound of `slab_squares`, whose norms are known in float64.
+
+        Of n dimensions a slab and m slabs, a term of xy passes through at most n roundings in
+        its slab and m in the sum over slabs, and the magnitudes add up to at most |x| |y|: 2xy
+        errs by at most (n + m) u / (1 - (n + m) u) times 2 |x| |y| <= (|x| + |y|)^2 / 2. To round
+        x and y into the frame, and the norms and both sums with them, moves the square by less
+        than 6u (|x| + |y|)^2, and the published square is within (D+4) 2^-53 < u of the true one
+        for all D below 2^28. In all less than ((n + m) / 2 + 8) u (|x| + |y|)^2; 32 is used for
+        8, for the same roots as above and for the products of bounds.
+        """
+        num_slabs = -(-len(self.center_D) // SLAB)
+        return _relative((SLAB + num_slabs) / 2 + 32, UNIT_FLOAT32)
+
+    def slack(self, norm_G: np.ndarray, square_G: np.ndarray, error: float) -> np.ndarray:
+        """How far a computed square may be from the published square of a near pair.
+
+        norm_G    [G]  |x|, scaled
+        square_G  [G]  a published square, scaled: holds for all y at most that far from x
+        error          `product_error` or `slab_error`
+
+        A published distance at most s has |y| <= |x| + s.
+        """
+        return error * (2.0 * norm_G + np.sqrt(square_G)) ** 2 + UNDERFLOW
+
+    def limit(self, norm_G: np.ndarray, square_G: np.ndarray, error: float) -> np.ndarray:
+        """What no computed square of the nearest K can exceed, [G].
+
+        norm_G    [G]  |x|, scaled
+        square_G  [G]  the K-th smallest computed square of others, scaled
+
+        The K smallest computed squares belong to pairs whose published square s obeys
+        s <= square + r (2|x| + sqrt(s))^2 <= square + 8 r |x|^2 + 2 r s, which bounds the K-th
+        published square; the pairs up to it have computed squares within its slack.
+        """
+        kth_G = np.maximum(square_G, 0.0) + 8 * error * norm_G**2 + UNDERFLOW
+        kth_G = kth_G / (1 - 2 * error)
+        return kth_G + self.slack(norm_G, kth_G, error)
 
     def nearest(self, row_G: np.ndarray, num_neighbors: int) -> tuple[np.ndarray, np.ndarray]:
         """Indices [G, K] and published distances [G, K] of the nearest others, proven.
@@ -112,13 +184,7 @@ class Frame:
         square_GU = self._squares(row_G)
         square_GU[np.arange(len(row_G)), row_G] = np.inf
         kth_G = np.partition(square_GU, num_neighbors - 1, axis=1)[:, num_neighbors - 1]
-        # The k smallest computed squares belong to pairs whose published square s obeys
-        # s <= kth + r (2|x| + sqrt(s))^2 <= kth + 8 r |x|^2 + 2 r s, so the k-th published
-        # square is at most this:
-        relative = self._relative(UNIT_FLOAT64)
-        kth_G = np.maximum(kth_G, 0.0) + 8 * relative * norm_G**2 + UNDERFLOW
-        kth_G = kth_G / (1 - 2 * relative)
-        limit_G = kth_G + self.slack(norm_G, kth_G, UNIT_FLOAT64)
+        limit_G = self.limit(norm_G, kth_G, self.product_error(UNIT_FLOAT64))
         query_P, other_P = np.nonzero(square_GU <= limit_G[:, None])
         distance_P = pair_distances(self.embedding_UD, row_G[query_P], other_P)
         order_P = np.lexsort((other_P, distance_P, query_P))
@@ -136,9 +202,9 @@ class Frame:
         square_GU += self.norm_U[row_G, None] ** 2
         return square_GU
 
-    def _relative(self, unit: float) -> float:
-        roundings = (3 * len(self.center_D) + 32) * unit
-        return roundings / (1.0 - roundings)
+
+def _relative(num_roundings: float, unit: float) -> float:
+    return num_roundings * unit / (1.0 - num_roundings * unit)
 
 
 def parts(length: int, step: int) -> list[slice]:

@@ -1,9 +1,9 @@
 """The nearest neighbors of every object, and which index finds them: the only file with FAISS.
 
-`candidates` has FAISS propose neighbors in float32 and `distances` measures them. A flat search
-proves every row. An inverted file gives upper bounds, and `certificate` re-scores those that
-matter exactly. All work is done in the order of `object_id`, so the result does not depend on
-the order of the input.
+`candidates` proposes neighbors in float32, by FAISS or by products of slabs, and `distances`
+measures them. A flat search proves every row. An inverted file gives upper bounds, and
+`certificate` re-scores those that matter exactly. All work is done in the order of `object_id`,
+so the result does not depend on the order of the input.
 """
 
 import contextlib

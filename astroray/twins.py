@@ -12,7 +12,7 @@ import numpy as np
 
 from astroray.distances import parts
 
-ROWS_AT_ONCE = 65_536
+NUMBERS_AT_ONCE = 2**17  # uint64, 1 MB: one round stays in the processor's cache
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _label(embedding_ND: np.ndarray) -> np.ndarray:
         0, 2**63, embedding_ND.shape[1], dtype=np.uint64
     ) * np.uint64(2) + np.uint64(1)
     hash_N = np.zeros(len(embedding_ND), np.uint64)
-    for part in parts(len(embedding_ND), ROWS_AT_ONCE):
+    for part in parts(len(embedding_ND), NUMBERS_AT_ONCE // max(1, embedding_ND.shape[1])):
         hash_N[part] = _bits(embedding_ND[part]).astype(np.uint64) @ odd_D
     _, label_N, count_U = np.unique(hash_N, return_inverse=True, return_counts=True)
     shared_N = np.flatnonzero(count_U[label_N] > 1)

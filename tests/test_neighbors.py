@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from astroray import certificate, distances
+from astroray import candidates, certificate, distances
 from astroray.certificate import certify_top
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.neighbors import Neighbors, SearchConfig, choose_index, search
@@ -221,8 +221,91 @@ def test_computed_squares_stay_within_the_stated_error(name):
     square_UK = (distance_UK * frame.scale) ** 2
     computed_UU = faiss_squares(frame.rows(np.arange(num), np.float32))
     computed_UK = np.take_along_axis(computed_UU, neighbor_UK, axis=1)
-    slack_UK = frame.slack(frame.norm_U[:, None], square_UK, distances.UNIT_FLOAT32)
+    error = frame.product_error(distances.UNIT_FLOAT32)
+    slack_UK = frame.slack(frame.norm_U[:, None], square_UK, error)
     assert (computed_UK <= square_UK + slack_UK).all()
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("slab", [1, 3, 512])
+def test_squares_by_slabs_stay_within_their_stated_error(name, slab, monkeypatch):
+    monkeypatch.setattr(distances, "SLAB", slab)
+    frame = distances.Frame.of(np.unique(DATA[name], axis=0))
+    neighbor_UK, distance_UK = brute_force(
+        frame.embedding_UD, make_ids(len(frame.embedding_UD)), len(frame.embedding_UD)
+    )
+    square_UK = (distance_UK * frame.scale) ** 2
+    computed_UK = np.take_along_axis(slab_squares_of_all(frame), neighbor_UK, axis=1)
+    slack_UK = frame.slack(frame.norm_U[:, None], square_UK, frame.slab_error())
+    assert (abs(computed_UK - square_UK) <= slack_UK).all()
+
+
+def test_sums_of_equal_signs_stay_within_the_error_of_slabs_a_fiftieth_of_a_whole_products():
+    ones_ND = np.random.default_rng(0).uniform(0.9, 1.0, size=(6, 12_288)).astype(np.float32)
+    frame = distances.Frame(
+        embedding_UD=ones_ND,
+        center_D=np.zeros(12_288),
+        scale=2.0**-7,
+        norm_U=np.sqrt((ones_ND.astype(np.float64) ** 2).sum(axis=1)) * 2.0**-7,
+    )
+    true_NN = np.array([[((a - b) ** 2).sum() for b in ones_ND.astype(float)] for a in ones_ND])
+    off_NN = abs(slab_squares_of_all(frame) - true_NN * 2.0**-14)
+    assert (off_NN <= frame.slab_error() * 4 * frame.norm_U.max() ** 2).all()
+    assert frame.slab_error() < frame.product_error(distances.UNIT_FLOAT32) / 50
+
+
+def slab_squares_of_all(frame: distances.Frame) -> np.ndarray:
+    vectors = frame.rows(slice(None), np.float32)
+    return distances.slab_squares(vectors, vectors, frame.norm_U**2, frame.norm_U**2)
+
+
+@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("k", [1, 10])
+def test_a_search_by_slabs_and_tiles_equals_float64_brute_force_bit_for_bit(name, k, monkeypatch):
+    monkeypatch.setattr(candidates, "WIDE", 1)
+    monkeypatch.setattr(candidates, "TILE_SIZE", 64 * DATA[name].shape[1])
+    monkeypatch.setattr(distances, "SLAB", 3)
+    embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
+    found = search(embedding_ND, ids, SearchConfig(k=k, index="flat"))
+    neighbor_NK, distance_NK = brute_force(embedding_ND, ids, k)
+    np.testing.assert_array_equal(found.neighbor_NK, neighbor_NK)
+    np.testing.assert_array_equal(found.distance_NK, distance_NK)
+
+
+@pytest.mark.parametrize("rows", [np.arange(200), np.arange(0, 200, 3), np.array([199, 7, 7, 0])])
+def test_some_vectors_are_searched_by_tiles_as_all_are(rows, monkeypatch):
+    monkeypatch.setattr(candidates, "TILE_SIZE", 32 * candidates.WIDE)
+    vectors = wide_pictures(200)
+    all_UK, distance_UK = exact(vectors).nearest(np.arange(200))
+    near_GK, distance_GK = exact(vectors).nearest(rows)
+    np.testing.assert_array_equal(near_GK, all_UK[rows])
+    np.testing.assert_array_equal(distance_GK, distance_UK[rows])
+
+
+def test_wide_vectors_are_proven_in_float32_where_a_whole_product_proves_few(monkeypatch):
+    vectors, rows = wide_pictures(280), np.arange(280)
+    by_slabs = exact(vectors)
+    found = by_slabs.nearest(rows)
+    monkeypatch.setattr(candidates, "WIDE", 10**6)
+    by_faiss = exact(vectors)
+    for got, expected in zip(found, by_faiss.nearest(rows), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    assert by_slabs.num_float64 == 0
+    assert by_faiss.num_float64 > 100
+
+
+def wide_pictures(num: int) -> np.ndarray:
+    """Bright pictures of two kinds under noise: norms are large beside distances."""
+    rng = np.random.default_rng(2)
+    noise_ND = rng.normal(size=(num, 2 * candidates.WIDE))
+    kind_N = np.arange(num) % 2
+    return (20.0 * kind_N[:, None] + noise_ND).astype(np.float32)
+
+
+def exact(vectors: np.ndarray) -> candidates.Exact:
+    import faiss
+
+    return candidates.Exact(faiss, distances.Frame.of(vectors), k=10)
 
 
 @pytest.mark.parametrize("name", DATA)

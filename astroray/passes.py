@@ -1,7 +1,7 @@
 """Passes over a sample: the training loop of one worker, whose bytes repeat. Knows no Ray.
 
-Every pass draws its order and its turns from the seed and its own number, so the weights and
-the optimizer after a pass are all that a killed fit needs to end in the same bytes.
+Every pass draws its order and its turns from the seed and its own number, so the weights, their
+average and the optimizer after a pass are all that a killed fit needs to end in the same bytes.
 """
 
 import contextlib
@@ -15,15 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from astroray import faults, storage
+from astroray.batches import VALIDATION, Batches
+from astroray.curves import Curves
+from astroray.descent import Descent
+from astroray.encoders import ENCODERS, unknown_encoder
+from astroray.encoders.recipe import Recipe
 from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
-from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
+from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState, find_best
 
-__all__ = ["Place", "Plan", "run_passes", "run_worker"]
+__all__ = ["Place", "Plan", "find_recipe", "run_passes", "run_worker"]
 
 REPORT_EVERY_S = 1.0
-NUM_TURNS = 8
-"""Flips and turns of a square: a picture of the sky has no upper edge."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class Plan:
     encoder: str
     network: Mapping[str, int]
     config: FitConfig
+    recipe: Recipe
     folder: str
     fault_plan: str = ""
 
@@ -66,13 +70,31 @@ def run_passes(
     Raises ConfigError where the sample does not suit, or where the loss is no longer finite.
     """
     plan = Plan(
-        sample_path=sample_path, encoder=encoder, network=network, config=config, folder=folder
+        sample_path=sample_path,
+        encoder=encoder,
+        network=network,
+        config=config,
+        recipe=find_recipe(encoder, config),
+        folder=folder,
     )
     cpu = torch.device("cpu")
     place = Place(
         rank=0, num_workers=1, device=cpu, threads=threads, wrap=lambda m: m, report=report
     )
     return run_worker(plan, place).result(config)
+
+
+def find_recipe(encoder: str, config: FitConfig) -> Recipe:
+    """The encoder's recipe, at the learning rate of the configuration where that names one.
+
+    Raises ConfigError on an unknown encoder.
+    """
+    if encoder not in ENCODERS:
+        raise unknown_encoder(encoder)
+    recipe = ENCODERS[encoder].recipe
+    if config.learning_rate is None:
+        return recipe
+    return dataclasses.replace(recipe, learning_rate=config.learning_rate)
 
 
 def run_worker(plan: Plan, place: Place) -> FitState:
@@ -100,14 +122,18 @@ class _Fit:
         self.threads = torch.get_num_threads()
         self.precision = _resolve_precision(self.config.precision, place.device)
         self.losses: list[float] = []
+        self.validation_losses: list[float] = []
+        self.best: dict[str, Tensor] | None = None
+        self.curves = Curves(plan.folder)
         self.seconds = self.saved_s = 0.0
         self.is_finished = False
         torch.manual_seed(self.config.seed)
         self.network = build_network(plan.encoder, plan.network)
         self.network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.descent = Descent(self.network, plan.recipe)
         self.objective = place.wrap(_Objective(self.network))
-        self.optimizer = torch.optim.Adam(
-            self.network.parameters(), lr=self.config.learning_rate, fused=True
+        self.batches = Batches(
+            sample_NCYX, self.config, rank=place.rank, num_workers=place.num_workers
         )
         if state:
             self._restore(state)
@@ -115,11 +141,11 @@ class _Fit:
     def run_pass(self) -> None:
         """One pass over the sample; then the state is saved if that is due."""
         began_s = reported_s = time.monotonic()
-        seed = np.random.SeedSequence([self.config.seed, len(self.losses), self.place.rank])
-        torch.manual_seed(int(seed.generate_state(1)[0]))
+        number = len(self.losses)
+        self._seed(number)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.place.device)
         num_images = 0
-        for image_BCYX in self._batches(len(self.losses)):
+        for image_BCYX in self.batches.train(number):
             loss_sum += self._step(image_BCYX).double() * len(image_BCYX)
             num_images += len(image_BCYX)
             if (now_s := time.monotonic()) - reported_s > REPORT_EVERY_S:
@@ -130,11 +156,15 @@ class _Fit:
 
     def state(self) -> FitState:
         """The fit as it is now, on the CPU."""
-        weights = self.network.state_dict()
+        published = self.descent.published
         return FitState(
-            network={name: tensor.cpu().contiguous() for name, tensor in weights.items()},
-            optimizer=self.optimizer.state_dict(),
+            network=_on_cpu(self.network),
+            published=_on_cpu(published) if published is not self.network else None,
+            best=self.best,
+            optimizer=self.descent.optimizer.state_dict(),
             losses=self.losses,
+            validation_losses=self.validation_losses,
+            learning_rate=self.plan.recipe.learning_rate,
             seconds=self.seconds,
             precision=self.precision,
             device=self.place.device.type,
@@ -145,60 +175,110 @@ class _Fit:
 
     def _restore(self, state: FitState) -> None:
         self.network.load_state_dict(state.network)
-        self.optimizer.load_state_dict(state.optimizer)
-        self.losses, self.precision = list(state.losses), state.precision
+        if state.published is not None:
+            self.descent.published.load_state_dict(state.published)
+        self.descent.optimizer.load_state_dict(state.optimizer)
+        self.descent.num_steps = len(state.losses) * self.batches.num_steps
+        self.losses, self.validation_losses = list(state.losses), list(state.validation_losses)
+        self.best, self.precision = state.best, state.precision
         self.seconds = self.saved_s = state.seconds
         self.is_finished = state.is_finished
 
-    def _batches(self, number: int) -> Iterator[Tensor]:
-        """This worker's images of each step of a pass, every image of the sample in one step.
-
-        Steps differ by at most one image, and so do the workers' shares of a step.
-        """
-        draw = np.random.default_rng([self.config.seed, number])
-        num_rows, device = len(self.sample_NCYX), self.place.device
-        order_N, turn_N = draw.permutation(num_rows), draw.integers(0, NUM_TURNS, num_rows)
-        for step_B in np.array_split(order_N, math.ceil(num_rows / self.config.batch_size)):
-            row_B = step_B[self.place.rank :: self.place.num_workers]
-            image_BCYX = self.sample_NCYX[torch.from_numpy(row_B).to(device)].float()
-            if self.config.augment:
-                image_BCYX = _turn(image_BCYX, torch.from_numpy(turn_N[row_B]).to(device))
-            yield image_BCYX.contiguous(memory_format=torch.channels_last)
+    def _seed(self, number: int) -> None:
+        """The random numbers of a network in pass `number` are this worker's own."""
+        seed = np.random.SeedSequence([self.config.seed, number, self.place.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
 
     def _step(self, image_BCYX: Tensor) -> Tensor:
-        self.optimizer.zero_grad(set_to_none=True)
-        is_bf16 = self.precision == "bf16"
-        with torch.autocast(self.place.device.type, torch.bfloat16, enabled=is_bf16):
+        self.descent.optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
             loss: Tensor = self.objective(image_BCYX)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        self.descent.step()
         return loss.detach()
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float, int]:
+        """Sum of the published network's loss over this worker's validation images, their number.
+
+        The same images and random numbers in every pass, so that passes can be compared.
+        """
+        self._seed(VALIDATION)
+        loss_sum, num_images = 0.0, 0
+        for image_BCYX in self.batches.validation():
+            with self._autocast():
+                loss: Tensor = self.descent.published.loss(image_BCYX)  # type: ignore[operator]
+            loss_sum += float(loss) * len(image_BCYX)
+            num_images += len(image_BCYX)
+        return loss_sum, num_images
+
+    def _autocast(self) -> torch.autocast:
+        is_bf16 = self.precision == "bf16"
+        return torch.autocast(self.place.device.type, torch.bfloat16, enabled=is_bf16)
 
     def _end_pass(self, loss_sum: float, num_images: int, began_s: float) -> None:
         """Books the pass; the first worker's clock decides for all what comes next."""
+        validation = self._validate()
         pass_s = time.monotonic() - began_s
         seconds = self.seconds + pass_s
-        is_last = self._is_last(seconds, pass_s)
-        is_save_due = is_last or seconds - self.saved_s >= self.config.checkpoint_every_s
-        numbers = torch.tensor([loss_sum, num_images, is_last, is_save_due], dtype=torch.float64)
+        is_late = self._is_last(seconds, pass_s)
+        is_save_due = seconds - self.saved_s >= self.config.checkpoint_every_s
+        sums = [loss_sum, num_images, *validation]
+        numbers = torch.tensor([*sums, is_late, is_save_due], dtype=torch.float64)
         if self.place.num_workers > 1:
-            numbers[2:] *= self.place.rank == 0
+            numbers[len(sums) :] *= self.place.rank == 0
             numbers = numbers.to(self.place.device)
             torch.distributed.all_reduce(numbers)
-        total, num_images_all, is_last, is_save_due = numbers.tolist()
-        loss = total / num_images_all
-        if not math.isfinite(loss):
-            raise ConfigError(
-                f"the loss of {self.plan.encoder} is {loss} in pass {len(self.losses) + 1}, "
-                f"expected a finite number; lower learning_rate (it is {self.config.learning_rate})"
-            )
+        *sums, is_late, is_save_due = numbers.tolist()
+        self._book(*sums)
+        self.seconds, self.is_finished = seconds, bool(is_late) or self._is_stalled()
+        if self.place.rank == 0:
+            self._draw(sums[1] / pass_s)
+            if is_save_due or self.is_finished:
+                self._save()
+        self._report(self.losses[-1], num_images, pass_s, is_under_way=False)
+
+    def _draw(self, images_per_s: float) -> None:
+        """Notes the newest pass for TensorBoard."""
+        values = {
+            "loss/train": self.losses[-1],
+            "learning_rate": self.descent.optimizer.param_groups[0]["lr"],
+            "images_per_s": images_per_s,
+        }
+        if self.validation_losses:
+            values["loss/validation"] = self.validation_losses[-1]
+        self.curves.add(len(self.losses), values)
+
+    def _save(self) -> None:
+        self.curves.publish()
+        self.state().save(self.plan.folder)
+        self.saved_s = self.seconds
+        faults.reach("fit.saved", f"pass {len(self.losses)}")
+
+    def _book(
+        self, loss_sum: float, num_images: float, validation_sum: float, num_validation: float
+    ) -> None:
+        """Notes the losses of all workers, and the weights where they are the best so far."""
+        loss = self._finite(loss_sum / num_images, "loss")
+        if num_validation:
+            validation_loss = self._finite(validation_sum / num_validation, "validation loss")
+            self.validation_losses.append(validation_loss)
+            if find_best(self.validation_losses) == len(self.validation_losses):
+                self.best = _on_cpu(self.descent.published, copy=True)
         self.losses.append(loss)
-        self.seconds, self.is_finished = seconds, bool(is_last)
-        if is_save_due and self.place.rank == 0:
-            self.state().save(self.plan.folder)
-            self.saved_s = seconds
-            faults.reach("fit.saved", f"pass {len(self.losses)}")
-        self._report(loss, num_images, pass_s, is_under_way=False)
+
+    def _finite(self, loss: float, what: str) -> float:
+        if math.isfinite(loss):
+            return loss
+        raise ConfigError(
+            f"the {what} of {self.plan.encoder} is {loss} in pass {len(self.losses) + 1}, expected "
+            f"a finite number; lower learning_rate (it is {self.plan.recipe.learning_rate})"
+        )
+
+    def _is_stalled(self) -> bool:
+        """Whether the validation loss has not fallen for `patience` passes."""
+        num_passes = len(self.validation_losses)
+        return num_passes - find_best(self.validation_losses) >= self.config.patience
 
     def _is_last(self, seconds: float, pass_s: float) -> bool:
         budget_s, num_passes = self.config.budget_s, self.config.num_passes
@@ -216,6 +296,7 @@ class _Fit:
             pass_number=len(self.losses) + is_under_way,
             num_passes=self.config.num_passes,
             loss=loss,
+            validation_loss=self.validation_losses[-1] if self.validation_losses else None,
             images_per_s=rate,
             seconds=seconds,
             seconds_left=0.0
@@ -228,7 +309,7 @@ class _Fit:
         left = []
         if self.config.num_passes is not None:
             num_todo = self.config.num_passes - len(self.losses)
-            left.append(max(0.0, num_todo * len(self.sample_NCYX) / images_per_s - pass_s))
+            left.append(max(0.0, num_todo * self.batches.num_images / images_per_s - pass_s))
         if self.config.budget_s is not None:
             left.append(max(0.0, self.config.budget_s - seconds))
         return min(left)
@@ -246,17 +327,10 @@ class _Objective(nn.Module):
         return loss
 
 
-def _turn(image_BCYX: Tensor, turn_B: Tensor) -> Tensor:
-    """Each image transposed and flipped as the three bits of its number in 0..7 say."""
-    turns: tuple[Callable[[Tensor], Tensor], ...] = (
-        lambda image: image.transpose(2, 3),
-        lambda image: image.flip(2),
-        lambda image: image.flip(3),
-    )
-    for bit, turn in enumerate(turns):
-        is_turned_B = (turn_B >> bit & 1).bool()
-        image_BCYX = torch.where(is_turned_B[:, None, None, None], turn(image_BCYX), image_BCYX)
-    return image_BCYX
+def _on_cpu(network: nn.Module, *, copy: bool = False) -> dict[str, Tensor]:
+    """The network's weights as a state keeps them; `copy` where training goes on meanwhile."""
+    weights = network.state_dict()
+    return {name: tensor.to("cpu", copy=copy).contiguous() for name, tensor in weights.items()}
 
 
 def _resolve_precision(asked: str, device: torch.device) -> str:

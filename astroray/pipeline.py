@@ -7,26 +7,23 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from astroray import faults, ledger, provenance, report, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, read_model_file
-from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
-from astroray.fit_state import FitProgress
+from astroray.encoders import read_model_file
+from astroray.errors import AstrorayError, LedgerError, StorageError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.progress import Counter, Progress, Show
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
+from astroray.train_encoder import fit_model
 from astroray.workers import WorkerPlan
-
-if TYPE_CHECKING:
-    from astroray.actors.fit import Sample
 
 _log = logging.getLogger("astroray.pipeline")
 
@@ -120,80 +117,12 @@ class _Run:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
         started = self._begin("fit", note=f"encoder {self.config.encoder.name}")
         if not storage.exists(self.model_path):
-            if not self.shards:
-                raise ConfigError(
-                    f"{self.config.survey} holds no objects, expected some to fit an encoder on; "
-                    "check the survey, or give a fitted model with --encoder PATH"
-                )
-            self._fit_model()
+            folder = storage.join(self.out, "model", "fit")
+            fit_model(self.shards, self.config, folder=folder, path=self.model_path, show=self.show)
         model = read_model_file(self.model_path)
         faults.reach("fitted")
         self._note(model=model.describe())
         self._end("fit", started)
-
-    def _fit_model(self) -> None:
-        from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
-
-        config, encoder = self.config, self.config.encoder
-        folder = storage.join(self.out, "model", "fit")
-        sample = workers.remotely(draw_sample, num_cpus=1)(
-            self.shards,
-            SamplePlan(
-                folder=folder,
-                max_rows=config.max_fit_rows,
-                size_px=encoder.size_px,
-                bands=encoder.bands,
-                max_missing=encoder.max_missing,
-                seed=config.seed,
-            ),
-        )
-        faults.reach("sampled")
-        network = network_config(encoder.name, sample, latent=encoder.latent)
-        weights, facts = self._train(sample, network, folder)
-        workers.remotely(finish_model, num_cpus=1)(
-            sample,
-            path=self.model_path,
-            encoder=encoder.name,
-            config=network,
-            weights=weights,
-            fit=facts,
-            seed=config.seed,
-            num_threads=os.cpu_count() or 1,
-        )
-
-    def _train(
-        self, sample: "Sample", network: Mapping[str, int], folder: str
-    ) -> tuple[Mapping[str, Any] | None, dict[str, Any]]:
-        if ENCODERS[self.config.encoder.name].fit != "network":
-            return None, {}
-        from astroray.training import fit_network
-
-        result = fit_network(
-            sample.path,
-            self.config.encoder.name,
-            network,
-            self.config.fit,
-            folder,
-            report=self._show_fit,
-        )
-        facts = {
-            "num_passes": result.num_passes,
-            "loss": list(result.loss_per_pass),
-            "seconds": round(result.seconds, 1),
-            "precision": result.precision,
-            "device": result.device,
-            "threads": result.threads,
-            "train_workers": result.train_workers,
-        }
-        return result.state_dict, facts
-
-    def _show_fit(self, progress: FitProgress) -> None:
-        of = f" of {progress.num_passes}" if progress.num_passes else ""
-        note = (
-            f"{self.config.encoder.name}  pass {progress.pass_number}{of}  "
-            f"loss {progress.loss:.4f}  {progress.images_per_s:.0f} images/s"
-        )
-        self.show(Progress(stage="fit", note=note, seconds_left=progress.seconds_left))
 
     def embed(self, *, session: str) -> None:
         """Streams the shards that are left through the workers; they publish, we count."""

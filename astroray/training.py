@@ -19,13 +19,14 @@ import ray.train.torch
 import torch
 
 from astroray import faults, storage, workers
+from astroray.encoders.recipe import Recipe
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
-from astroray.passes import REPORT_EVERY_S, Place, Plan, run_worker
+from astroray.passes import REPORT_EVERY_S, Place, Plan, find_recipe, run_worker
 
 __all__ = ["FitConfig", "FitProgress", "FitResult", "fit_network"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PROGRESS_NAME = "progress.json"
 MAX_FAILURES = 3
 WORKER_ENVIRONMENT = {
@@ -55,12 +56,14 @@ def fit_network(
     workers died more than three times.
     """
     use_gpu = _check_placement(config)
-    name = f"fit-{_fingerprint(sample_path, encoder, network, config, use_gpu)}"
+    recipe = find_recipe(encoder, config)
+    name = f"fit-{_fingerprint(sample_path, encoder, network, config, recipe, use_gpu)}"
     plan = Plan(
         sample_path=_absolute(sample_path),
         encoder=encoder,
         network=dict(network),
         config=config,
+        recipe=recipe,
         folder=storage.join(_absolute(folder), name),
         fault_plan=faults.armed(),
     )
@@ -79,11 +82,17 @@ def _absolute(path: str) -> str:
 
 
 def _fingerprint(
-    sample_path: str, encoder: str, network: Mapping[str, int], config: FitConfig, use_gpu: bool
+    sample_path: str,
+    encoder: str,
+    network: Mapping[str, int],
+    config: FitConfig,
+    recipe: Recipe,
+    use_gpu: bool,
 ) -> str:
     """Hash of all that decides the bytes of the fit, except for the machine."""
     meaning = dataclasses.asdict(config) | {
         "checkpoint_every_s": None,
+        "recipe": dataclasses.asdict(recipe),
         "encoder": encoder,
         "network": dict(network),
         "device": "cuda" if use_gpu else "cpu",

@@ -4,13 +4,17 @@ import dataclasses
 import functools
 import itertools
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
 
-from astroray import passes, training
+from astroray import curves, passes, training
+from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
 from astroray.fit_state import FitConfig, FitState
 from astroray.passes import run_passes
@@ -18,6 +22,11 @@ from astroray.training import fit_network
 
 NETWORK = {"num_bands": 2, "size_px": 16, "latent": 8}
 SMALL = FitConfig(num_passes=3, batch_size=16, checkpoint_every_s=0.0)
+HOLDING = dataclasses.replace(SMALL, validation_share=0.25)
+AVERAGED = Recipe(
+    learning_rate=2e-3, betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=4, clip_norm=0.05,
+    average=0.8,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -34,24 +43,36 @@ def sample_path(tmp_path: Path) -> str:
     return path
 
 
+@pytest.fixture
+def averaged(monkeypatch) -> None:
+    """Every encoder is fitted by a recipe with all there is."""
+    for module in (passes, training):
+        monkeypatch.setattr(module, "find_recipe", lambda encoder, config: AVERAGED)
+
+
 def _fit(sample_path: str, folder: Path, config: FitConfig = SMALL, **options):
     return run_passes(sample_path, "attcae", NETWORK, config, str(folder), **options)
 
 
 def _assert_same_bytes(result, expected) -> None:
     assert result.loss_per_pass == expected.loss_per_pass
+    assert result.validation_loss_per_pass == expected.validation_loss_per_pass
     assert list(result.state_dict) == list(expected.state_dict)
     for name, tensor in expected.state_dict.items():
         assert torch.equal(result.state_dict[name], tensor), name
 
 
-def _as_worker(rank: int, num_workers: int, config: FitConfig, sample_NCYX: torch.Tensor):
-    plan = passes.Plan(sample_path="", encoder="cae", network=NETWORK, config=config, folder="")
-    place = passes.Place(
+def _plan(config: FitConfig, encoder: str = "attcae") -> passes.Plan:
+    return passes.Plan(
+        sample_path="", encoder=encoder, network=NETWORK, config=config, recipe=AVERAGED, folder=""
+    )
+
+
+def _place(rank: int = 0, num_workers: int = 1) -> passes.Place:
+    return passes.Place(
         rank=rank, num_workers=num_workers, device=torch.device("cpu"), threads=1,
         wrap=lambda module: module, report=lambda progress: None,
     )  # fmt: skip
-    return passes._Fit(sample_NCYX, plan, place, None)
 
 
 def test_the_same_fit_gives_the_same_bytes_and_another_seed_others(sample_path, tmp_path):
@@ -61,26 +82,155 @@ def test_the_same_fit_gives_the_same_bytes_and_another_seed_others(sample_path, 
     assert other.loss_per_pass != first.loss_per_pass
 
 
+def _fit_and_die(sample_path, folder: Path, config: FitConfig, monkeypatch, *, num_steps) -> None:
+    """A fit that is killed in the step after `num_steps`."""
+    with monkeypatch.context() as patch:
+        step, count = passes._Fit._step, itertools.count()
+
+        def step_or_die(fit, image_BCYX):
+            if next(count) == num_steps:
+                raise MemoryError
+            return step(fit, image_BCYX)
+
+        patch.setattr(passes._Fit, "_step", step_or_die)
+        with pytest.raises(MemoryError):
+            _fit(sample_path, folder, config)
+
+
 @pytest.mark.parametrize("checkpoint_every_s", [0.0, 1e9])
 def test_a_fit_killed_in_its_third_pass_ends_in_the_same_bytes(
     checkpoint_every_s, sample_path, tmp_path, monkeypatch
 ):
     config = dataclasses.replace(SMALL, checkpoint_every_s=checkpoint_every_s)
     undisturbed = _fit(sample_path, tmp_path / "undisturbed", config)
-    with monkeypatch.context() as patch:
-        step, count = passes._Fit._step, itertools.count()
-
-        def step_or_die(fit, image_BCYX):
-            if next(count) == 10:  # four steps a pass
-                raise MemoryError
-            return step(fit, image_BCYX)
-
-        patch.setattr(passes._Fit, "_step", step_or_die)
-        with pytest.raises(MemoryError):
-            _fit(sample_path, tmp_path / "killed", config)
+    _fit_and_die(sample_path, tmp_path / "killed", config, monkeypatch, num_steps=10)  # 4 a pass
     saved = FitState.load(str(tmp_path / "killed"))
     assert (len(saved.losses) if saved else 0) == (2 if checkpoint_every_s == 0 else 0)
     _assert_same_bytes(_fit(sample_path, tmp_path / "killed", config), undisturbed)
+
+
+@pytest.mark.parametrize("config", [HOLDING, SMALL], ids=["validation", "no validation"])
+def test_average_warm_up_and_best_weights_survive_a_kill_to_the_last_bit(
+    config, averaged, sample_path, tmp_path, monkeypatch
+):
+    undisturbed = _fit(sample_path, tmp_path / "undisturbed", config)
+    num_steps = 7 if config is HOLDING else 9  # 3 or 4 a pass
+    _fit_and_die(sample_path, tmp_path / "killed", config, monkeypatch, num_steps=num_steps)
+    assert len(FitState.load(str(tmp_path / "killed")).losses) == 2
+    _assert_same_bytes(_fit(sample_path, tmp_path / "killed", config), undisturbed)
+    state = FitState.load(str(tmp_path / "killed"))
+    name = "encoder_convs.0.weight"
+    assert torch.equal(undisturbed.state_dict[name], (state.best or state.published)[name])
+    assert not torch.equal(undisturbed.state_dict[name], state.network[name])
+
+
+def _validate_as(losses: list[float], monkeypatch) -> None:
+    monkeypatch.setattr(passes._Fit, "_validate", lambda fit: (losses[len(fit.losses)], 1))
+
+
+def test_a_fit_stops_when_its_validation_loss_does_not_fall_and_keeps_the_best_weights(
+    sample_path, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(HOLDING, num_passes=9, patience=2)
+    with monkeypatch.context() as patch:
+        _validate_as([3.0, 2.0, 2.5, 1.0, 1.0, 1.5, 0.1, 0.1, 0.1], patch)
+        seen = []
+        stopped = _fit(sample_path, tmp_path / "stopped", config, report=seen.append)
+    assert stopped.validation_loss_per_pass == (3.0, 2.0, 2.5, 1.0, 1.0, 1.5)
+    assert stopped.best_pass == 4
+    assert stopped.num_passes == 6
+    assert seen[-1].seconds_left == 0
+    assert seen[-1].validation_loss == 1.5
+    assert seen[0].validation_loss == 3.0
+    four = dataclasses.replace(config, num_passes=4)
+    _validate_as([3.0, 2.0, 2.5, 1.0], monkeypatch)
+    expected = _fit(sample_path, tmp_path / "four", four)
+    assert stopped.loss_per_pass[:4] == expected.loss_per_pass
+    for name, tensor in expected.state_dict.items():
+        assert torch.equal(stopped.state_dict[name], tensor), name
+
+
+def test_validation_measures_the_published_weights_and_draws_the_same_numbers_in_every_pass(
+    sample_path, averaged
+):
+    sample_NCYX = torch.from_numpy(np.load(sample_path))
+    with passes._repeatable(1, torch.device("cpu")):
+        fit = passes._Fit(sample_NCYX, _plan(HOLDING), _place(), None)
+        before = fit._validate()
+        torch.manual_seed(99)
+        assert fit._validate() == before
+        for image_BCYX in fit.batches.train(0):
+            fit._step(image_BCYX)
+        held_BCYX = torch.cat(list(fit.batches.validation()))
+        with torch.no_grad():
+            published, trained = (
+                float(network.loss(held_BCYX)) for network in (fit.descent.published, fit.network)
+            )
+        loss_sum, num_images = fit._validate()
+    assert num_images == before[1] == 16
+    assert loss_sum / 16 == pytest.approx(published, rel=1e-6)
+    assert loss_sum / 16 != pytest.approx(trained, rel=1e-6)
+    assert loss_sum != before[0]
+
+
+def test_a_learning_rate_of_the_configuration_goes_before_the_recipe_s():
+    recipe = passes.find_recipe("cae", SMALL)
+    named = passes.find_recipe("cae", dataclasses.replace(SMALL, learning_rate=0.5))
+    assert recipe.learning_rate != 0.5
+    assert named == dataclasses.replace(recipe, learning_rate=0.5)
+
+
+def test_without_a_validation_part_the_last_weights_are_the_result(sample_path, tmp_path):
+    result = _fit(sample_path, tmp_path / "fit")
+    assert result.validation_loss_per_pass == ()
+    assert result.best_pass == 3
+    assert "validation_loss" not in result.facts()
+    state = FitState.load(str(tmp_path / "fit"))
+    assert state.best is None
+    assert torch.equal(
+        result.state_dict["encoder_convs.0.weight"], state.network["encoder_convs.0.weight"]
+    )
+
+
+def test_tensorboard_finds_each_pass_once_though_the_fit_was_killed(
+    sample_path, averaged, tmp_path, monkeypatch
+):
+    _fit_and_die(sample_path, tmp_path, HOLDING, monkeypatch, num_steps=7)
+    result = _fit(sample_path, tmp_path, HOLDING)
+    scalars = read_scalars(tmp_path / curves.FOLDER_NAME)
+    numbers = [1, 2, 3]
+    assert list(scalars["loss/train"]) == numbers
+    assert list(scalars["loss/train"].values()) == pytest.approx(result.loss_per_pass)
+    assert list(scalars["loss/validation"].values()) == pytest.approx(
+        result.validation_loss_per_pass
+    )
+    # three steps a pass, warm-up over four
+    assert list(scalars["learning_rate"].values()) == pytest.approx([1.5e-3, 2e-3, 2e-3])
+    assert list(scalars["images_per_s"]) == numbers
+    assert min(scalars["images_per_s"].values()) > 0
+
+
+def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
+    """Value by pass of each name, read as TensorBoard does; no pass may be there twice."""
+    scalars: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.iterdir()):
+        assert "tfevents" in path.name
+        data = path.read_bytes()
+        events = []
+        while data:
+            (size,) = struct.unpack("<Q", data[:8])
+            body = data[12 : 12 + size]
+            checks = struct.unpack("<I", data[8:12]) + struct.unpack("<I", data[12 + size :][:4])
+            assert checks == (masked_crc32c(data[:8]), masked_crc32c(body))
+            events.append(Event.FromString(body))
+            data = data[16 + size :]
+        assert events[0].file_version == "brain.Event:2"
+        for event in events[1:]:
+            for value in event.summary.value:
+                numbers = scalars.setdefault(value.tag, {})
+                assert event.step not in numbers
+                numbers[event.step] = value.simple_value
+    return scalars
 
 
 def test_a_finished_fit_is_not_trained_again(sample_path, tmp_path, monkeypatch):
@@ -133,34 +283,6 @@ def test_seconds_before_a_kill_count_against_the_budget(sample_path, tmp_path, m
     assert 0 < resumed.num_passes - whole.num_passes <= 2
 
 
-def test_every_image_is_in_one_batch_of_each_pass_and_of_one_worker(tmp_path):
-    sample_NCYX = torch.arange(50, dtype=torch.float16).view(50, 1, 1, 1).expand(50, 2, 16, 16)
-    config = dataclasses.replace(SMALL, train_workers=3, batch_size=16)
-    orders = []
-    for number in range(2):
-        shares = []
-        for rank in range(3):
-            fit = _as_worker(rank, 3, config, sample_NCYX)
-            shares.append([image[:, 0, 0, 0].tolist() for image in fit._batches(number)])
-        assert {len(batches) for batches in shares} == {4}  # ceil(50 / 16) steps for all
-        rows = [row for batches in shares for batch in batches for row in batch]
-        assert sorted(rows) == list(range(50))
-        orders.append(rows)
-    assert orders[0] != orders[1]
-
-
-def test_the_eight_turns_are_the_flips_and_rotations_of_a_square():
-    image_YX = torch.arange(9.0).view(3, 3)
-    turned = passes._turn(image_YX.expand(8, 1, 3, 3), torch.arange(8))
-    expected = {
-        tuple(torch.rot90(image, quarter).flatten().tolist())
-        for image in (image_YX, image_YX.T)
-        for quarter in range(4)
-    }
-    assert {tuple(image.flatten().tolist()) for image in turned} == expected
-    assert len(expected) == 8
-
-
 def test_progress_counts_up_to_the_end(sample_path, tmp_path):
     seen = []
     _fit(sample_path, tmp_path / "fit", report=seen.append)
@@ -179,6 +301,9 @@ def test_progress_counts_up_to_the_end(sample_path, tmp_path):
         ({"num_passes": 0}, "num_passes of a fit is 0"),
         ({"budget_s": -1.0}, "budget_s of a fit is -1"),
         ({"precision": "fp8"}, "precision is 'fp8'"),
+        ({"validation_share": 0.7}, r"validation_share is 0.7, expected 0..0.5"),
+        ({"validation_share": -0.1}, "validation_share is -0.1"),
+        ({"patience": 0}, "patience of a fit is 0"),
         ({"train_workers": 9}, "batch_size is 16 for 9 training workers"),
     ],
 )
@@ -201,8 +326,11 @@ def test_a_loss_that_is_not_finite_stops_the_fit(sample_path, tmp_path):
 
 
 def test_the_name_of_a_fit_changes_with_sample_and_configuration(sample_path, tmp_path):
-    name = functools.partial(training._fingerprint, encoder="cae", network=NETWORK, use_gpu=False)
+    name = functools.partial(
+        training._fingerprint, encoder="cae", network=NETWORK, recipe=Recipe(), use_gpu=False
+    )
     first = name(sample_path, config=SMALL)
+    assert name(sample_path, config=SMALL, recipe=AVERAGED) != first
     assert name(sample_path, config=dataclasses.replace(SMALL, checkpoint_every_s=5.0)) == first
     assert name(sample_path, config=dataclasses.replace(SMALL, seed=1)) != first
     other = str(tmp_path / "other.npy")
@@ -213,7 +341,7 @@ def test_the_name_of_a_fit_changes_with_sample_and_configuration(sample_path, tm
 @pytest.mark.ray
 @pytest.mark.timeout(180)
 def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
-    ray_cluster, sample_path, tmp_path, monkeypatch
+    ray_cluster, averaged, sample_path, tmp_path, monkeypatch
 ):
     train, scar = training._train_in_worker, tmp_path / "died"
 
@@ -223,7 +351,7 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
         step, count = passes._Fit._step, itertools.count()
 
         def step_or_die(fit, image_BCYX):
-            if next(count) == 6 and not scar.exists():  # in the second pass
+            if next(count) == 4 and not scar.exists():  # in the second pass
                 scar.touch()
                 os._exit(1)
             return step(fit, image_BCYX)
@@ -234,36 +362,43 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
     monkeypatch.setattr(training, "_train_in_worker", train_and_die_once)
     seen = []
     result = fit_network(
-        sample_path, "attcae", NETWORK, SMALL, str(tmp_path / "fits"), report=seen.append
+        sample_path, "attcae", NETWORK, HOLDING, str(tmp_path / "fits"), report=seen.append
     )
     assert scar.exists()
     assert seen[-1].pass_number == 3
     assert seen[-1].seconds_left == 0
-    expected = _fit(sample_path, tmp_path / "in_process", threads=result.threads)
+    expected = _fit(sample_path, tmp_path / "in_process", HOLDING, threads=result.threads)
     _assert_same_bytes(result, expected)
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
 def test_two_training_workers_take_the_steps_of_their_mean_gradient_to_the_last_bit(
-    ray_cluster, sample_path, tmp_path
+    ray_cluster, averaged, sample_path, tmp_path
 ):
-    config = dataclasses.replace(SMALL, num_passes=2, train_workers=2)
+    config = dataclasses.replace(HOLDING, num_passes=2, train_workers=2)
     result = fit_network(
         sample_path, "cae", NETWORK, config, str(tmp_path), report=lambda progress: None
     )
     assert result.train_workers == 2
-    sample_NCYX = torch.from_numpy(np.load(sample_path))
+    sample_NCYX, plan = torch.from_numpy(np.load(sample_path)), _plan(config, "cae")
+    validation_losses = []
     with passes._repeatable(result.threads, torch.device("cpu")):
-        first, second = (_as_worker(rank, 2, config, sample_NCYX) for rank in range(2))
+        first, second = (passes._Fit(sample_NCYX, plan, _place(i, 2), None) for i in range(2))
         for number in range(2):
-            for images in zip(first._batches(number), second._batches(number), strict=True):
+            batches = (fit.batches.train(number) for fit in (first, second))
+            for images in zip(*batches, strict=True):
                 gradients = [_gradients(first, image_BCYX) for image_BCYX in images]
                 for parameter, *pair in zip(first.network.parameters(), *gradients, strict=True):
                     # fused Adam wants the parameter's memory layout
                     parameter.grad = torch.empty_like(parameter).copy_(sum(pair) / 2)
-                first.optimizer.step()
-    for name, tensor in first.network.state_dict().items():
+                first.descent.step()
+            second.descent = first.descent
+            sums = [fit._validate() for fit in (first, second)]
+            validation_losses.append(sum(loss for loss, _ in sums) / sum(n for _, n in sums))
+    assert result.validation_loss_per_pass == tuple(validation_losses)
+    assert result.best_pass == 2
+    for name, tensor in first.descent.published.state_dict().items():
         assert torch.equal(result.state_dict[name], tensor), name
 
 

@@ -1,0 +1,182 @@
+"""An encoder fitted on a survey: its sample, the passes over it, the model file."""
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from astroray import faults, storage, surveys, workers
+from astroray.config import ScanConfig, load_config, to_dict
+from astroray.encoders import ENCODERS, ModelFile, read_model_file
+from astroray.errors import ConfigError, FileError
+from astroray.fit_state import FitProgress
+from astroray.leases import hold_lease
+from astroray.progress import Progress, Show
+from astroray.surveys.shards import Shard
+
+__all__ = ["fit_model", "load_training", "train_encoder"]
+
+SETTINGS_NAME = "settings.json"
+FOLDER_SUFFIX = ".fit"
+DEFAULT_BUDGET_S = 3600.0
+SETTINGS = ("encoder.", "fit.", "max_fit_rows", "seed")
+DEFAULTS: Mapping[str, Any] = {
+    "encoder.pretrained": False,
+    "fit.validation_share": 0.1,
+    "max_fit_rows": 16_384,
+}
+
+
+def load_training(path: str, survey: str, flags: Mapping[str, Any]) -> ScanConfig:
+    """The settings of a fit whose model file is to be at `path`, its folder beside it.
+
+    flags  dotted keys of a scan's settings; None values are left out
+
+    Raises ConfigError on a key that is no setting of a fit, or a value that cannot work.
+    """
+    given = {key: value for key, value in flags.items() if value is not None}
+    if strange := [key for key in given if not key.startswith(SETTINGS)]:
+        raise ConfigError(
+            f"{strange[0]} is no setting of a fit, expected one of {', '.join(SETTINGS)}"
+        )
+    values = {**DEFAULTS, **given}
+    if not {"fit.num_passes", "fit.budget_s"} & given.keys():
+        values["fit.budget_s"] = DEFAULT_BUDGET_S
+    return load_config(survey, f"{path}{FOLDER_SUFFIX}", None, values)
+
+
+def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None) -> ModelFile:
+    """Fits `config.encoder` on `config.survey` and writes the model file at `path`.
+
+    The fit stands in `config.out`; the same call goes on where a killed one was, and ends in the
+    same weights. Raises ConfigError where the encoder is none that is trained, the survey is
+    empty, or `path` or `config.out` are of another fit.
+    """
+    _check_encoder(config.encoder.name)
+    faults.arm(config.fault_plan)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(hold_lease(config.out))
+        if _is_done(config, path):
+            return read_model_file(path)
+        storage.remove_temporaries(config.out)
+        log_dir = storage.join(config.out, "logs")
+        if storage.is_remote(config.out):
+            log_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="astroray-logs-"))
+        stack.enter_context(workers.cluster(log_dir=log_dir))
+        show(Progress(stage="list", note=config.survey))
+        shards = surveys.list_shards(config.survey).shards
+        fit_model(shards, config, folder=config.out, path=path, show=show)
+        return read_model_file(path)
+
+
+def fit_model(
+    shards: Sequence[Shard], config: ScanConfig, *, folder: str, path: str, show: Show
+) -> None:
+    """Draws a sample of the shards, trains where the encoder needs it, writes the model file.
+
+    folder  keeps the sample and the fit, so that the same call goes on where a killed one was
+
+    Needs the running Ray cluster. Raises ConfigError where the survey has no object to fit on.
+    """
+    from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
+
+    encoder = config.encoder
+    if not shards:
+        raise ConfigError(
+            f"{config.survey} holds no objects, expected some to fit an encoder on; "
+            "check the survey, or give a fitted model with --encoder PATH"
+        )
+    show(Progress(stage="fit", note=f"{encoder.name}  drawing the sample"))
+    sample = workers.remotely(draw_sample, num_cpus=1)(
+        shards,
+        SamplePlan(
+            folder=folder,
+            max_rows=config.max_fit_rows,
+            size_px=encoder.size_px,
+            bands=encoder.bands,
+            max_missing=encoder.max_missing,
+            seed=config.seed,
+        ),
+    )
+    faults.reach("sampled")
+    network = network_config(encoder.name, sample, latent=encoder.latent)
+    weights: Mapping[str, Any] | None = None
+    facts: dict[str, Any] = {"seed": config.seed}
+    if ENCODERS[encoder.name].is_descended(pretrained=encoder.pretrained):
+        from astroray.training import fit_network
+
+        config.fit.num_held_out(sample.num_rows)  # refuses before the workers are started
+        report = partial(_show_fit, show, encoder.name)
+        result = fit_network(sample.path, encoder.name, network, config.fit, folder, report=report)
+        weights, facts = result.state_dict, facts | result.facts()
+    workers.remotely(finish_model, num_cpus=1)(
+        sample,
+        path=path,
+        encoder=encoder.name,
+        config=network,
+        weights=weights,
+        fit=facts,
+        seed=config.seed,
+        num_threads=os.cpu_count() or 1,
+    )
+
+
+def _check_encoder(name: str) -> None:
+    trained = sorted(name for name, kind in ENCODERS.items() if kind.fit == "network")
+    if name not in trained:
+        raise ConfigError(
+            f"model is {name!r}, expected one of {trained}; pixels and pca need no training: a "
+            "scan fits them at once"
+        )
+
+
+def _is_done(config: ScanConfig, path: str) -> bool:
+    """Whether the model is there already; notes the settings where the fit begins."""
+    settings_path = storage.join(config.out, SETTINGS_NAME)
+    settings = {
+        "survey": config.survey,
+        "encoder": to_dict(config.encoder),
+        "fit": to_dict(config.fit) | {"checkpoint_every_s": None},
+        "max_fit_rows": config.max_fit_rows,
+        "seed": config.seed,
+    }
+    try:
+        known = json.loads(storage.read_bytes(settings_path))
+    except FileError:
+        if storage.exists(path):
+            raise ConfigError(
+                f"{path} exists and was made by no fit in {config.out}; remove it or give "
+                "another --out"
+            ) from None
+        storage.publish(settings_path, json.dumps(settings, indent=1).encode())
+        return False
+    if known != settings:
+        raise ConfigError(
+            f"{config.out} holds another fit: {_difference(known, settings)}; repeat its command "
+            "to resume it, give another --out, or remove the folder and the model to fit anew"
+        )
+    return storage.exists(path)
+
+
+def _difference(known: Mapping[str, Any], settings: Mapping[str, Any], prefix: str = "") -> str:
+    """The first setting that differs, in words."""
+    for key in sorted(known.keys() | settings.keys()):
+        there, here = known.get(key), settings.get(key)
+        if isinstance(there, dict) and isinstance(here, dict) and there != here:
+            return _difference(there, here, f"{prefix}{key}.")
+        if there != here:
+            return f"{prefix}{key} is {there!r} there and {here!r} here"
+    return "no setting differs"
+
+
+def _show_fit(show: Show, encoder: str, progress: FitProgress) -> None:
+    of = f" of {progress.num_passes}" if progress.num_passes else ""
+    parts = [encoder, f"pass {progress.pass_number}{of}", f"loss {progress.loss:.4f}"]
+    if progress.validation_loss is not None:
+        parts.append(f"validation {progress.validation_loss:.4f}")
+    parts.append(f"{progress.images_per_s:.0f} images/s")
+    note = "  ".join(parts)
+    show(Progress(stage="fit", note=note, seconds_left=progress.seconds_left))

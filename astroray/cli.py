@@ -1,7 +1,7 @@
 """Every verb of the command line."""
 
+import functools
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,13 +10,11 @@ import click
 
 from astroray import __version__
 from astroray.errors import AstrorayError, ConfigError
+from astroray.terminal import status_line
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
     from astroray.progress import Progress
-
-REFRESH_S = 5.0
-"""Seconds between progress lines where the output is no terminal."""
 
 
 class _Group(click.Group):
@@ -43,7 +41,7 @@ def cli() -> None:
 @click.argument("survey", default="hdf")
 @click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
 @click.option(
-    "--encoder", metavar="NAME|PATH", help="attcae (default), cae, pca, pixels, or a model file."
+    "--encoder", metavar="NAME|PATH", help="rings (default), vit-tiny, attcae, ..., or a model file."
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
@@ -99,6 +97,75 @@ def scan(
         record = run_scan(config, show=show)
     _summarize(record, out)
     _exit_if_too_many_rejects(record, config.max_rejected)
+
+
+@cli.group()
+def train() -> None:
+    """Fit a network without labels, and write it as a model file."""
+
+
+@train.command()
+@click.argument("survey")
+@click.option("--model", required=True, metavar="NAME", help="vit-tiny, attcae, cae, ...")
+@click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
+@click.option("--passes", type=int, help="Passes over the sample at most.")
+@click.option(
+    "--budget",
+    type=float,
+    metavar="MINUTES",
+    help="Minutes of training at most.  [default: 60 where --passes is not given]",
+)
+@click.option("--train-workers", type=int, help="Training workers.  [default: 1]")
+@click.option("--rows", type=int, help="Cutouts drawn from SURVEY.  [default: 16384]")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="A setting of encoder or fit as in a scan, e.g. encoder.size_px=64, fit.patience=20.",
+)
+def encoder(
+    survey: str,
+    model: str,
+    out: str,
+    passes: int | None,
+    budget: float | None,
+    train_workers: int | None,
+    rows: int | None,
+    seed: int,
+    settings: tuple[str, ...],
+) -> None:
+    """Train an encoder on a sample of SURVEY; `astroray scan --encoder MODEL` uses it.
+
+    A tenth of the sample is held out, and the weights of the pass that does best on it are kept;
+    the fit ends early where that no longer improves. MODEL.fit keeps the state, so the same
+    command resumes, and loss curves for TensorBoard.
+    """
+    from astroray.train_encoder import load_training, train_encoder
+
+    flags = {
+        "encoder.name": model,
+        "fit.num_passes": passes,
+        "fit.budget_s": None if budget is None else 60 * budget,
+        "fit.train_workers": train_workers,
+        "max_fit_rows": rows,
+        "seed": seed,
+        "fit.seed": seed,
+        **dict(_parse_setting(text) for text in settings),
+    }
+    config = load_training(out, survey, flags)
+    with _progress_line() as show:
+        file = train_encoder(config, out, show=show)
+    fit = file.fit
+    losses = f"loss {fit['loss'][-1]:.4f}"
+    if "best_pass" in fit:
+        best = fit["validation_loss"][fit["best_pass"] - 1]
+        losses += f", validation loss {best:.4f} in pass {fit['best_pass']}, which is kept"
+    click.echo(f"{fit['num_passes']} passes over {fit['num_rows']} cutouts, {losses}")
+    click.echo(
+        f"model_id {file.model_id}\nmodel    {out}\ncurves   tensorboard --logdir {config.out}"
+    )
 
 
 @cli.command()
@@ -183,6 +250,72 @@ def doctor() -> None:
     sys.exit(0 if healthy else 1)
 
 
+@cli.group()
+def evaluate() -> None:
+    """Measure how good encoders are."""
+
+
+@evaluate.command()
+@click.option(
+    "--protocol", required=True, metavar="efigi|gz2|mirabest|sim", help="What is usual and rare."
+)
+@click.option(
+    "--encoders",
+    required=True,
+    metavar="NAME,PATH,...",
+    help="Names of encoders, fitted here, or model files; the trivial baselines come anyway.",
+)
+@click.option("--data", metavar="DIR", help="Folder with galaxies/efigi/... (not for sim).")
+@click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
+@click.option("--k", default=10, show_default=True, help="Neighbors of each object.")
+@click.option("--scores", default="kth", show_default=True, metavar="NAME,...")
+@click.option("--budget", default=60.0, show_default=True, metavar="MINUTES")
+@click.option("--full", is_flag=True, help="sim at the published size of 17,778 objects.")
+@click.option("--contamination", type=float, help="Share of outliers.  [default: the protocol's]")
+@click.option("--out", metavar="DIR", help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def outliers(
+    protocol: str,
+    encoders: str,
+    data: str | None,
+    seeds: int,
+    k: int,
+    scores: str,
+    budget: float,
+    full: bool,
+    contamination: float | None,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Compare encoders by the outliers that they find among labelled objects.
+
+    Each encoder is fitted without labels on the objects that it is judged on, outliers included,
+    as a scan does it. The same command on the same DIR resumes.
+    """
+    import json
+
+    from astroray.evaluation import EvaluationConfig, evaluate_outliers
+
+    config = EvaluationConfig(
+        protocol=protocol,
+        encoders=tuple(name.strip() for name in encoders.split(",") if name.strip()),
+        out=out or f"runs/evaluate-{protocol}",
+        data=data,
+        num_seeds=seeds,
+        k=k,
+        scores=tuple(name.strip() for name in scores.split(",") if name.strip()),
+        budget_min=budget,
+        full=full,
+        contamination=contamination,
+    )
+    with status_line() as show:
+        evaluation = evaluate_outliers(config, show=functools.partial(show, "evaluate"))
+    click.echo(evaluation.table)
+    click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
+    if as_json:
+        click.echo(json.dumps(evaluation.document, allow_nan=False))
+
+
 @cli.command(context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -211,28 +344,9 @@ def _parse_setting(text: str) -> tuple[str, Any]:
 
 @contextmanager
 def _progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """One line that is rewritten on a terminal, or a line every few seconds elsewhere."""
-    terminal = sys.stderr.isatty()
-    last_stage, last_time = "", 0.0
-
-    def show(progress: "Progress") -> None:
-        nonlocal last_stage, last_time
-        now = time.monotonic()
-        new_stage = progress.stage != last_stage
-        if terminal:
-            end = "\n" if new_stage and last_stage else ""
-            click.echo(f"{end}\r\033[K{_describe(progress)}", nl=False, err=True)
-        elif new_stage or now - last_time >= REFRESH_S:
-            click.echo(_describe(progress), err=True)
-        else:
-            return
-        last_stage, last_time = progress.stage, now
-
-    try:
-        yield show
-    finally:
-        if terminal and last_stage:
-            click.echo("", err=True)
+    """The status line of a scan or a fit."""
+    with status_line() as show:
+        yield lambda progress: show(progress.stage, _describe(progress))
 
 
 def _describe(progress: "Progress") -> str:

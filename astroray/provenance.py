@@ -1,8 +1,13 @@
-"""What a run record says of where and with what the run was made."""
+"""What a run record, a benchmark or an evaluation says of where and with what it was made."""
 
+import functools
 import os
 import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = (
@@ -32,6 +37,33 @@ def machine() -> dict[str, Any]:
         "memory_bytes": pages * page_bytes,
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def document(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The JSON object that a benchmark or an evaluation ends with; `rows` are its numbers."""
+    where = machine()
+    return {
+        "name": name,
+        "device": f"{where['cpu']}, {where['cores']} cores, "
+        f"{where['memory_bytes'] / 2**30:.0f} GiB",
+        "versions": versions(),
+        "commit": _commit(Path(__file__).parents[1]),
+        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "rows": list(rows),
+    }
+
+
+@functools.cache
+def _commit(checkout: Path) -> str:
+    """The commit that is checked out, `-dirty` where files differ from it, else unknown."""
+    if not (checkout / ".git").exists():
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
 
 
 def _cpu_name() -> str:

@@ -10,10 +10,8 @@ import argparse
 import dataclasses
 import json
 import statistics
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -133,17 +131,8 @@ def run_benchmark(
 
 
 def _document(name: str, rows: Sequence[BenchRow], quick: bool) -> dict[str, Any]:
-    machine = provenance.machine()
-    return {
-        "name": name,
-        "device": f"{machine['cpu']}, {machine['cores']} cores, "
-        f"{machine['memory_bytes'] / 2**30:.0f} GiB",
-        "versions": provenance.versions() | _peer_versions(),
-        "commit": _commit(Path(__file__).parent),
-        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "quick": quick,
-        "rows": [row.to_json() for row in rows],
-    }
+    document = provenance.document(name, [row.to_json() for row in rows])
+    return document | {"quick": quick, "versions": document["versions"] | _peer_versions()}
 
 
 def _sentence(row: BenchRow) -> str:
@@ -173,13 +162,3 @@ def _peer_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _commit(folder: Path) -> str:
-    """The commit that is checked out, `-dirty` where files differ from it, else unknown."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--match="]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"

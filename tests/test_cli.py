@@ -16,7 +16,7 @@ def run(*arguments):
 
 def test_help_names_every_verb():
     text = run("--help").output
-    for verb in ("scan", "simulate", "status", "verify", "retry-rejects", "export", "doctor"):
+    for verb in ("scan", "simulate", "status", "verify", "retry-rejects", "export", "train", "evaluate", "doctor"):
         assert verb in text
 
 

@@ -1,0 +1,153 @@
+"""What a person is shown of an evaluation: one HTML file that needs no network."""
+
+import base64
+import dataclasses
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from astroray import storage
+from astroray.evaluation.pictures import Pictures
+from astroray.evaluation.protocols import NUM_DRAWS, Subset
+from astroray.evaluation.results import Line, Results
+from astroray.evaluation.rows import notes
+from astroray.evaluation.scoring import NUM_RESAMPLES
+
+__all__ = ["write_page"]
+
+NUM_CASES = 8
+"""Pictures of each kind of case."""
+CHART_PX = 180
+TITLES = {
+    "efigi": "nearby galaxies of EFIGI",
+    "gz2": "galaxies of Galaxy Zoo 2",
+    "mirabest": "radio galaxies of MiraBest",
+    "sim": "simulated galaxies",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Case:
+    """An object of the first draw as one encoder ranks it."""
+
+    row: int
+    object_id: str
+    rank: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Gallery:
+    """Best and worst cases of one encoder on one subset, by the first score."""
+
+    encoder: str
+    num_objects: int
+    num_outliers: int
+    cases: Mapping[str, Sequence[_Case]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A subset as the page shows it."""
+
+    subset: Subset
+    lines: Sequence[Line]
+    galleries: Sequence[_Gallery]
+
+
+def write_page(
+    results: Results, pictures: Pictures, document: Mapping[str, Any], folder: str
+) -> str:
+    """Publishes `index.html` in the folder of the evaluation; returns its path."""
+    lines = results.lines()
+    shown = list(dict.fromkeys([results.best_encoder(), "attcae"]))
+    sections = [
+        _Section(
+            subset=subset,
+            lines=[line for line in lines if line.subset is subset],
+            galleries=[
+                gallery for encoder in shown if (gallery := _gallery(results, subset, encoder))
+            ],
+        )
+        for subset in results.protocol.subsets
+    ]
+    rows = {
+        case.row
+        for section in sections
+        for gallery in section.galleries
+        for cases in gallery.cases.values()
+        for case in cases
+    }
+    jpegs = pictures.thumbnails(np.array(sorted(rows), np.int64))
+    html = _template().render(
+        results=results,
+        document=document,
+        title=TITLES[results.protocol.name],
+        sections=sections,
+        fitted=next(s for s in sections if s.subset.name == results.protocol.fitted),
+        best=results.best_encoder(),
+        peers=results.peers,
+        notes=notes(results),
+        num_draws=NUM_DRAWS,
+        num_resamples=NUM_RESAMPLES,
+        pictures=[(row, base64.b64encode(jpeg).decode()) for row, jpeg in jpegs.items()],
+    )
+    path = storage.join(folder, "index.html")
+    storage.publish(path, html.encode())
+    return path
+
+
+def _gallery(results: Results, subset: Subset, encoder: str) -> _Gallery | None:
+    """Cases of the first draw of the first seed that the encoder has; None without any."""
+    score = results.scores[0]
+    seeds = range(results.num_seeds)
+    found = [seed for seed in seeds if (subset.name, encoder, score, seed) in results.scored]
+    if not found:
+        return None
+    draw = subset.draw(found[0], 0)
+    score_M = results.scored[subset.name, encoder, score, found[0]].first_score_M
+    order_M = np.argsort(-score_M, kind="stable")
+    row_J, is_outlier_J = draw.row_M[order_M], draw.is_outlier_M[order_M]
+
+    def cases(place_J: np.ndarray) -> list[_Case]:
+        ids = results.protocol.object_ids
+        return [
+            _Case(row=int(row_J[j]), object_id=ids[row_J[j]], rank=int(j) + 1)
+            for j in place_J[:NUM_CASES]
+        ]
+
+    outlier_J, inlier_J = np.flatnonzero(is_outlier_J), np.flatnonzero(~is_outlier_J)
+    return _Gallery(
+        encoder=encoder,
+        num_objects=len(order_M),
+        num_outliers=len(outlier_J),
+        cases={
+            "Outliers ranked highest": cases(outlier_J),
+            "Outliers ranked lowest": cases(outlier_J[::-1]),
+            "Inliers ranked highest": cases(inlier_J),
+        },
+    )
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(signed=_signed, seconds=_seconds, place=_place)
+    text = importlib.resources.files("astroray.evaluation").joinpath("page.html.jinja")
+    return environment.from_string(text.read_text("utf-8"))
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
+
+
+def _place(value: float) -> str:
+    """A share 0..1 as a coordinate of the chart."""
+    return f"{CHART_PX * min(max(value, 0.0), 1.0):.1f}"

@@ -1,0 +1,176 @@
+"""What an evaluation found so far, and how encoders compare on each subset."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from astroray.evaluation.metrics import interval
+from astroray.evaluation.models import NUM_PASSES, Encoded
+from astroray.evaluation.protocols import Protocol, Subset
+from astroray.evaluation.scoring import METRICS, Scored
+
+__all__ = ["PEERS", "Difference", "Line", "Results"]
+
+PEERS = ("attcae", "pixels")
+"""Encoders that every other one is compared with, by the same score."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A mean over seeds and draws and its 95 % interval under resamples of the objects."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Line:
+    """One encoder by one score on one subset."""
+
+    subset: Subset
+    encoder: str
+    score: str
+    num_seeds: int
+    """Seeds whose draws were scored; 0 where there is only a `reason`."""
+    is_complete: bool
+    """Whether all seeds are there and every fit made all its passes."""
+    reason: str
+    """What is missing, in words; empty where nothing is."""
+    means: Mapping[str, Difference]
+    """By `auc` and `recall`."""
+    metrics: Mapping[str, float]
+    """By METRICS."""
+    lift: float
+    """Recall over that of random flags."""
+    minus: Mapping[tuple[str, str], Difference]
+    """By peer and `auc` or `recall`: this encoder minus the peer."""
+    error_ratio: float
+    """1 - AUC over that of pixels; NaN without pixels."""
+    facts: Mapping[str, float]
+    """Seconds by stage, passes, share of objects trained on."""
+
+
+class Results:
+    """Encoders and their scores, as they come in."""
+
+    def __init__(
+        self, protocol: Protocol, *, encoders: Sequence[str], scores: Sequence[str], num_seeds: int
+    ) -> None:
+        self.protocol, self.encoders, self.scores = protocol, tuple(encoders), tuple(scores)
+        self.num_seeds = num_seeds
+        self.peers = tuple(peer for peer in PEERS if peer in self.encoders)
+        """Those of PEERS that are in this evaluation."""
+        self.encoded: dict[tuple[str, int], Encoded] = {}
+        self.scored: dict[tuple[str, str, str, int], Scored] = {}
+        """By subset, encoder, score and seed."""
+        self.reasons: dict[tuple[str, str], str] = {}
+        """By encoder and score, or an empty score for all: why something is not there."""
+
+    def lines(self) -> list[Line]:
+        """All encoders on all subsets, in order of subset, score and encoder."""
+        return [
+            self._line(subset, encoder, score)
+            for subset in self.protocol.subsets
+            for score in self.scores
+            for encoder in self.encoders
+        ]
+
+    def best_encoder(self) -> str:
+        """The encoder with the highest recall by the first score on the subset of the fit."""
+
+        def recall(encoder: str) -> float:
+            found = self._seeds(self.protocol.fitted, encoder, self.scores[0])
+            return _mean([one.metrics["recall"] for one in found.values()]) if found else -1.0
+
+        return max(self.encoders, key=recall)
+
+    def _seeds(self, subset: str, encoder: str, score: str) -> dict[int, Scored]:
+        return {
+            seed: self.scored[subset, encoder, score, seed]
+            for seed in range(self.num_seeds)
+            if (subset, encoder, score, seed) in self.scored
+        }
+
+    def _line(self, subset: Subset, encoder: str, score: str) -> Line:
+        found = self._seeds(subset.name, encoder, score)
+        metrics = {name: _mean([one.metrics[name] for one in found.values()]) for name in METRICS}
+        num_objects = len(subset.inlier_I) + subset.num_outliers
+        pixels = self._seeds(subset.name, "pixels", score)
+        missed = 1 - _mean([one.metrics["auc"] for one in pixels.values()])
+        return Line(
+            subset=subset,
+            encoder=encoder,
+            score=score,
+            num_seeds=len(found),
+            is_complete=len(found) == self.num_seeds
+            and all(self.encoded[encoder, seed].is_whole for seed in found),
+            reason=self._reason(encoder, score, found),
+            means={name: _compare(found, None, name) for name in ("auc", "recall")}
+            if found
+            else {},
+            metrics=metrics,
+            lift=metrics["recall"] * num_objects / subset.num_outliers,
+            minus=self._minus(subset, encoder, score, found),
+            error_ratio=(1 - metrics["auc"]) / missed if missed > 0 else float("nan"),
+            facts=self._facts(encoder, found),
+        )
+
+    def _minus(
+        self, subset: Subset, encoder: str, score: str, found: Mapping[int, Scored]
+    ) -> dict[tuple[str, str], Difference]:
+        differences = {}
+        for peer in self.peers:
+            others = self._seeds(subset.name, peer, score)
+            if peer != encoder and set(found) & set(others):
+                for name in ("auc", "recall"):
+                    differences[peer, name] = _compare(found, others, name)
+        return differences
+
+    def _reason(self, encoder: str, score: str, found: Mapping[int, Scored]) -> str:
+        """Why an encoder is not complete, empty where it is."""
+        reason = self.reasons.get((encoder, score)) or self.reasons.get((encoder, ""), "")
+        if len(found) < self.num_seeds and found:
+            return f"{len(found)} of {self.num_seeds} seeds: {reason}"
+        passes = [self.encoded[encoder, seed].num_passes for seed in found]
+        if not all(self.encoded[encoder, seed].is_whole for seed in found):
+            return f"its fits made {min(passes)} to {max(passes)} of {NUM_PASSES} passes"
+        return reason
+
+    def _facts(self, encoder: str, found: Mapping[int, Scored]) -> dict[str, float]:
+        encoded = [self.encoded[encoder, seed] for seed in found]
+        return {
+            "fit_s": _mean([one.fit_s for one in encoded]),
+            "encode_s": _mean([one.encode_s for one in encoded]),
+            "encoded_objects": float(len(self.protocol.object_ids)),
+            "index_s": _mean([one.index_s for one in found.values()]),
+            "query_s": _mean([one.query_s for one in found.values()]),
+            "passes": _mean([one.num_passes for one in encoded]),
+            "trained_on_share": max((one.trained_share for one in encoded), default=0.0),
+        }
+
+
+def _compare(
+    found: Mapping[int, Scored], others: Mapping[int, Scored] | None, name: str
+) -> Difference:
+    """Mean over the seeds that both have; without others, of `found` alone."""
+    seeds = sorted(set(found) if others is None else set(found) & set(others))
+
+    def values(scored: Scored) -> tuple[float, np.ndarray]:
+        return scored.metrics[name], scored.auc_R if name == "auc" else scored.recall_R
+
+    points, resamples = [], []
+    for seed in seeds:
+        point, value_R = values(found[seed])
+        if others is not None:
+            other, other_R = values(others[seed])
+            point, value_R = point - other, value_R - other_R
+        points.append(point)
+        resamples.append(value_R)
+    low, high = interval(np.mean(resamples, axis=0))
+    return Difference(value=float(np.mean(points)), low=low, high=high)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

@@ -30,7 +30,7 @@ BATCH_SIZES = {"cpu": 32, "cuda": 256}
 class EncoderConfig:
     """Which encoder, and what it sees of a cutout."""
 
-    name: str = "attcae"
+    name: str = "rings"
     """A name of `encoders.ENCODERS`, fitted on the survey, or the path of a model file."""
     size_px: int | None = None
     """Edge of the prepared square; None: the cutouts' own, at most 64. For a fit only."""
@@ -38,6 +38,8 @@ class EncoderConfig:
     """Bands in order; None: all that the survey has. For a fit only."""
     latent: int | None = None
     """Length of the network's output; None: its own default. For a fit only."""
+    pretrained: bool = True
+    """Whether an encoder that has weights of its own is taken as it came, or fitted here."""
     max_missing: float = 0.5
     """Largest share of missing pixels of a cutout. For a fit only."""
 

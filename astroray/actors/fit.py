@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from astroray import storage, surveys
 from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
+from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import build_network, save_model
 from astroray.errors import ConfigError, DataError
 from astroray.preparation import Preparation, measure, prepare
+from astroray.statistics import Moments
 from astroray.surveys.shards import Cutouts, Shard
 
 MEASURE_ROWS = 512
@@ -80,12 +82,20 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
 
 
 def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[str, int]:
-    """The numbers that the encoder's network is built with."""
+    """The numbers that the encoder's network is built with.
+
+    Raises ConfigError where `latent` is given for an encoder whose length is fixed.
+    """
     config = {
         "num_bands": len(sample.preparation.bands),
         "size_px": sample.preparation.size_px,
     }
-    if latent is not None and encoder != "pixels":
+    if latent is not None:
+        if not ENCODERS[encoder].has_latent:
+            raise ConfigError(
+                f"encoder.latent is {latent}, but the embedding of {encoder} has one length; "
+                "leave it out"
+            )
         config["latent"] = latent
     return config
 
@@ -103,14 +113,19 @@ def finish_model(
 ) -> str:
     """Closes the fit: fits what has a closed form, freezes the frame, publishes the model file.
 
-    weights  the trained network's state; None where the encoder is not trained
+    weights  the trained network's state; None where the encoder is not trained, or where the
+             weights are those that come with astroray
     Returns the model_id.
     """
     torch.set_num_threads(num_threads)
     network = build_network(encoder, config)
+    facts = dict(fit)
+    shipped = load_pretrained(encoder)
+    if weights is None and shipped is not None:
+        weights = shipped.weights(sample.preparation.bands)
+        facts |= {"pretrained": dict(shipped.story)}
     with storage.local_copy(sample.path) as local:
         sample_NCYX = torch.from_numpy(np.load(local, mmap_mode="c"))
-        facts = dict(fit)
         if isinstance(network, Pca):
             facts |= fit_pca(network, sample_NCYX, seed=seed)
         if weights is not None:
@@ -138,9 +153,9 @@ def freeze_frame(output_ND: Tensor, *, standardize: bool) -> tuple[Tensor, Tenso
     Returns center [D], scale [D] (ones without `standardize`) and the indices of the dimensions
     that vary, at least one.
     """
-    output_ND = output_ND.double()
-    center_D = output_ND.mean(dim=0)
-    spread_D = output_ND.std(dim=0, unbiased=False)
+    moments = Moments.of(output_ND.float().numpy())
+    center_D = torch.from_numpy(moments.mean_D)
+    spread_D = torch.from_numpy(moments.covariance).sqrt()
     live_D = torch.nonzero(spread_D > 1e-6 * spread_D.max()).flatten()
     if not len(live_D):
         live_D = torch.zeros(1, dtype=torch.int64)

@@ -14,10 +14,18 @@ from typing import Any
 import safetensors
 
 from astroray import storage
+from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError, FileError
 from astroray.preparation import Preparation
 
-__all__ = ["ENCODERS", "ModelFile", "content_id", "read_model_file", "unknown_encoder"]
+__all__ = [
+    "ENCODERS",
+    "ModelFile",
+    "content_id",
+    "read_metadata",
+    "read_model_file",
+    "unknown_encoder",
+]
 
 FORMAT_VERSION = 1
 
@@ -34,13 +42,43 @@ class EncoderKind:
     """Whether the frame divides each dimension by its standard deviation."""
     size_px: int | None = None
     """Default edge of the prepared square; None: the survey's own up to 64."""
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    """How gradient descent goes, where there is any."""
+    has_latent: bool = True
+    """Whether the length of the embedding can be chosen."""
+    weights: str | None = None
+    """File below astroray.encoders with weights that come with astroray."""
 
+    def is_descended(self, *, pretrained: bool = True) -> bool:
+        """Whether a fit is gradient descent: not where the weights come with astroray."""
+        return self.fit == "network" and not (pretrained and self.weights)
+
+
+VIT_RECIPE = Recipe(
+    betas=(0.9, 0.95), weight_decay=0.05, warmup_steps=100, clip_norm=1.0, average=0.995
+)
 
 ENCODERS: Mapping[str, EncoderKind] = {
-    "pixels": EncoderKind(network="pixels:Pixels", fit="none", standardize=False),
+    "pixels": EncoderKind(network="pixels:Pixels", fit="none", standardize=False, has_latent=False),
     "pca": EncoderKind(network="pca:Pca", fit="pca", standardize=False),
+    "rings": EncoderKind(network="rings:Rings", fit="pca", standardize=False),
     "cae": EncoderKind(network="cae:Cae", fit="network", standardize=True),
     "attcae": EncoderKind(network="attcae:AttCae", fit="network", standardize=True),
+    "vit-tiny": EncoderKind(
+        network="vit:VitTiny",
+        fit="network",
+        standardize=False,
+        recipe=VIT_RECIPE,
+        has_latent=False,
+        weights="vit-tiny.safetensors",
+    ),
+    "vit-small": EncoderKind(
+        network="vit:VitSmall",
+        fit="network",
+        standardize=False,
+        recipe=VIT_RECIPE,
+        has_latent=False,
+    ),
 }
 """Every encoder by name. A new one is a file in this folder and a line here."""
 
@@ -85,7 +123,7 @@ def read_model_file(path: str) -> ModelFile:
         raise unknown_encoder(path) from None
     except safetensors.SafetensorError as error:
         raise ConfigError(f"{path} is not a model file: {error}; fit one with a scan") from None
-    metadata = _metadata(data)
+    metadata = read_metadata(data)
     if "astroray" not in metadata:
         raise ConfigError(f"{path} is a safetensors file but no astroray model; fit one by a scan")
     meaning = json.loads(metadata["astroray"])
@@ -135,7 +173,7 @@ def _tensors(data: bytes) -> list[tuple[str, dict[str, Any]]]:
     return tensors
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def read_metadata(data: bytes) -> dict[str, str]:
     """The text fields of a safetensors header: its length in 8 bytes, then JSON."""
     length = int.from_bytes(data[:8], "little")
     metadata: dict[str, str] = json.loads(data[8 : 8 + length]).get("__metadata__") or {}

@@ -1,27 +1,40 @@
-"""The linear encoder: coordinates along the principal components of the survey's own pixels."""
+"""The linear encoder: coordinates along the principal components of what it measures of pixels."""
 
 import torch
 from torch import Tensor, nn
 
 MAX_FIT_ROWS = 5000
+FEATURES_AT_ONCE = 256
 NUM_POWER_ITERATIONS = 4
 
 
 class Pca(nn.Module):
-    """Projects [B, C, S, S] to the first `latent` principal components, [B, latent]."""
+    """Projects [B, C, S, S] to the first `latent` principal components, [B, latent].
+
+    Of the pixels themselves; a subclass measures something else of them first.
+    """
 
     def __init__(self, *, num_bands: int, size_px: int, latent: int = 32) -> None:
         super().__init__()
-        num_pixels = num_bands * size_px * size_px
         self.embedding_dim = latent
-        self.register_buffer("mean", torch.zeros(num_pixels))
-        self.register_buffer("components", torch.zeros(latent, num_pixels))
+        num_features = self.count_features(num_bands, size_px)
+        self.register_buffer("mean", torch.zeros(num_features))
+        self.register_buffer("components", torch.zeros(latent, num_features))
 
     def forward(self, image_BCYX: Tensor) -> Tensor:
         mean = self.get_buffer("mean")
-        return (image_BCYX.flatten(1) - mean) @ self.get_buffer("components").T
+        return (self.measure(image_BCYX) - mean) @ self.get_buffer("components").T
+
+    def count_features(self, num_bands: int, size_px: int) -> int:
+        """Numbers that `measure` gives of an image."""
+        return num_bands * size_px * size_px
+
+    def measure(self, image_BCYX: Tensor) -> Tensor:
+        """What is projected, [B, F]."""
+        return image_BCYX.flatten(1)
 
 
+@torch.inference_mode()
 def fit_pca(network: Pca, sample_NCYX: Tensor, *, seed: int) -> dict[str, float]:
     """Sets mean and components from a sample; returns the share of variance they explain.
 
@@ -30,20 +43,21 @@ def fit_pca(network: Pca, sample_NCYX: Tensor, *, seed: int) -> dict[str, float]
     by the largest weight of each component. Components beyond the sample's rank are zero.
     """
     order_N = torch.randperm(len(sample_NCYX), generator=torch.Generator().manual_seed(seed))
-    chosen_N = order_N[:MAX_FIT_ROWS].sort().values
-    pixels_NP = sample_NCYX[chosen_N].flatten(1).float()
-    mean = pixels_NP.mean(dim=0)
-    centered_NP = pixels_NP - mean
+    chosen_NCYX = sample_NCYX[order_N[:MAX_FIT_ROWS].sort().values]
+    batches = torch.split(chosen_NCYX, FEATURES_AT_ONCE)
+    features_NF = torch.cat([network.measure(batch.float()) for batch in batches])
+    mean = features_NF.mean(dim=0)
+    centered_NF = features_NF - mean
     latent = network.embedding_dim
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        rank = min(latent + 10, *centered_NP.shape)
-        _, sigma, v = torch.svd_lowrank(centered_NP, q=rank, niter=NUM_POWER_ITERATIONS)
+        rank = min(latent + 10, *centered_NF.shape)
+        _, sigma, v = torch.svd_lowrank(centered_NF, q=rank, niter=NUM_POWER_ITERATIONS)
     components = v.T[:latent]
     largest = components.abs().argmax(dim=1, keepdim=True)
     components = components * torch.sign(components.gather(1, largest))
     network.get_buffer("mean").copy_(mean)
     network.get_buffer("components")[: len(components)] = components
-    total = float(centered_NP.square().sum())
+    total = float(centered_NF.square().sum())
     explained = float(sigma[:latent].square().sum()) / total if total > 0 else 0.0
     return {"explained_variance": min(explained, 1.0)}

@@ -41,7 +41,9 @@ def cli() -> None:
 @click.argument("survey", default="hdf")
 @click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
 @click.option(
-    "--encoder", metavar="NAME|PATH", help="rings (default), vit-tiny, attcae, ..., or a model file."
+    "--encoder",
+    metavar="NAME|PATH",
+    help="rings (default), vit-tiny, attcae, ..., or a model file.",
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from astroray import storage
-from astroray.encoders import ENCODERS
+from astroray.encoders import ENCODERS, AttentionName
 from astroray.errors import ConfigError, FileError
 from astroray.fit_state import FitConfig
 from astroray.neighbors import SearchConfig
@@ -40,6 +40,8 @@ class EncoderConfig:
     """Length of the network's output; None: its own default. For a fit only."""
     pretrained: bool = True
     """Whether an encoder that has weights of its own is taken as it came, or fitted here."""
+    attention: AttentionName = "auto"
+    """How transformers compute attention; see `encoders.attention`."""
     max_missing: float = 0.5
     """Largest share of missing pixels of a cutout. For a fit only."""
 
@@ -97,7 +99,7 @@ class ScanConfig:
             del settings[name]
         if model_id:  # a model file is known by its content, and nothing is fitted
             settings = {k: v for k, v in settings.items() if k not in ("fit", "max_fit_rows")}
-            settings["encoder"] = model_id
+            settings["encoder"] = {"model_id": model_id, "attention": self.encoder.attention}
         settings["search"].pop("num_threads", None)
         settings |= {"device": device, "batch_size": self.batch_size_on(device)}
         return settings

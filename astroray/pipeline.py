@@ -15,7 +15,7 @@ from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import read_model_file
+from astroray.encoders import ENCODERS, read_model_file
 from astroray.errors import AstrorayError, LedgerError, StorageError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
@@ -129,6 +129,8 @@ class _Run:
         started = self._begin("embed")
         done = ledger.done_shards(self.out)
         todo = [shard for shard in self.shards if shard.name not in done]
+        if todo:
+            self._resolve_attention()
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo, session):
             count.add(receipt)
@@ -141,6 +143,23 @@ class _Run:
             )
         faults.reach("embedded")
         self._end("embed", started)
+
+    def _resolve_attention(self) -> None:
+        """Notes which attention the workers compute with; a run keeps to one."""
+        if not ENCODERS[self.record.model["encoder"]].has_attention:
+            return
+        from astroray.actors.encode import resolve_attention
+
+        name = workers.remotely(resolve_attention, num_cpus=1, num_gpus=self.plan.num_gpus)(
+            self.model_path, self.config.encoder.attention, self.plan.device
+        )
+        before = self.record.backends.get("attention", name)
+        if name != before:
+            raise LedgerError(
+                f"{self.out} was begun with attention {before}, here it is {name}: the rest would "
+                f"not repeat; set encoder.attention, or use a machine like the first"
+            )
+        self._note(backends={**self.record.backends, "attention": name})
 
     def _receipts(self, todo: Sequence[Shard], session: str) -> Any:
         """Receipts of the shards, in the order in which they get done. Ray Data is here."""
@@ -156,6 +175,7 @@ class _Run:
             batch_size=self.config.batch_size_on(self.plan.device),
             device=self.plan.device,
             num_threads=1,
+            attention=self.config.encoder.attention,
             fault_plan=self.config.fault_plan,
         )
         rows = ray.data.from_items(

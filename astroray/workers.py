@@ -288,7 +288,9 @@ def plain_errors() -> Iterator[None]:
         raise
 
 
-def remotely(function: Callable[Params, Result], *, num_cpus: float) -> Callable[Params, Result]:
+def remotely(
+    function: Callable[Params, Result], *, num_cpus: float, num_gpus: float = 0.0
+) -> Callable[Params, Result]:
     """`function` as a Ray task that the caller waits for; errors come back as they were."""
     import ray
 
@@ -298,7 +300,7 @@ def remotely(function: Callable[Params, Result], *, num_cpus: float) -> Callable
         faults.arm(fault_plan)
         return function(*args, **kwargs)
 
-    task = ray.remote(num_cpus=num_cpus)(run)
+    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus)(run)
 
     def call(*args: Params.args, **kwargs: Params.kwargs) -> Result:
         with plain_errors():

@@ -16,8 +16,8 @@ def run(*arguments):
 
 def test_help_names_every_verb():
     text = run("--help").output
-    for verb in ("scan", "simulate", "status", "verify", "retry-rejects", "export", "train", "evaluate", "doctor"):
-        assert verb in text
+    assert cli.commands.keys() <= set(text.split())
+    assert {"scan", "status", "verify", "train", "evaluate", "doctor"} <= cli.commands.keys()
 
 
 def test_version_is_the_package_s():

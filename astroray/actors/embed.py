@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage, surveys
+from astroray.encoders import AttentionName
 from astroray.errors import DataError, FileError
 from astroray.ledger import Receipt
 from astroray.preparation import Prepared, prepare
@@ -38,6 +39,7 @@ class EmbedPlan:
     batch_size: int
     device: str
     num_threads: int
+    attention: AttentionName = "auto"
     fault_plan: str = ""
 
 
@@ -57,6 +59,7 @@ class Embedder:
             batch_size=plan.batch_size,
             device=plan.device,
             num_threads=plan.num_threads,
+            attention=plan.attention,
         )
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -5,10 +5,17 @@ import logging
 import numpy as np
 import torch
 
+from astroray.encoders import AttentionName
+from astroray.encoders.attention import choose_attention
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
 
 _log = logging.getLogger("astroray.encode")
+
+
+def resolve_attention(model_path: str, asked: AttentionName, device: str) -> str:
+    """What `encoder.attention` becomes for a model on this machine; see `choose_attention`."""
+    return choose_attention(load_model(model_path).network, asked, device)
 
 
 class BatchEncoder:
@@ -18,10 +25,19 @@ class BatchEncoder:
     on a stream of their own, and cut in halves where memory does not suffice.
     """
 
-    def __init__(self, *, model_path: str, batch_size: int, device: str, num_threads: int) -> None:
+    def __init__(
+        self,
+        *,
+        model_path: str,
+        batch_size: int,
+        device: str,
+        num_threads: int,
+        attention: AttentionName = "auto",
+    ) -> None:
         torch.set_num_threads(num_threads)
         self.device = torch.device(device)
         self.model = load_model(model_path).to(self.device)
+        self.attention = choose_attention(self.model.network, attention, self.device)
         self.dim = self.model.dim
         preparation = self.model.preparation
         shape = (batch_size, len(preparation.bands), preparation.size_px, preparation.size_px)

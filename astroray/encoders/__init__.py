@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import safetensors
 
@@ -20,6 +20,7 @@ from astroray.preparation import Preparation
 
 __all__ = [
     "ENCODERS",
+    "AttentionName",
     "ModelFile",
     "content_id",
     "read_metadata",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+
+AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
+"""What `encoder.attention` may be; `encoders.attention` says what each means."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,8 @@ class EncoderKind:
     """Default edge of the prepared square; None: the survey's own up to 64."""
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     """How gradient descent goes, where there is any."""
+    has_attention: bool = False
+    """Whether it is a transformer, whose attention can be chosen."""
     has_latent: bool = True
     """Whether the length of the embedding can be chosen."""
     weights: str | None = None
@@ -69,6 +75,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
         fit="network",
         standardize=False,
         recipe=VIT_RECIPE,
+        has_attention=True,
         has_latent=False,
         weights="vit-tiny.safetensors",
     ),
@@ -77,6 +84,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
         fit="network",
         standardize=False,
         recipe=VIT_RECIPE,
+        has_attention=True,
         has_latent=False,
     ),
 }

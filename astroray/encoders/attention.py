@@ -1,0 +1,53 @@
+"""Which attention a network computes with, resolved once when its model is loaded."""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from astroray.encoders import AttentionName
+from astroray.encoders.layers import Attention, AttentionCore
+from astroray.errors import BackendError
+from astroray_kernels import vfa_attention
+from astroray_kernels.dispatch import BackendError as KernelError
+from astroray_kernels.dispatch import Need, resolved
+
+__all__ = ["choose_attention"]
+
+PRECISION = "bf16"
+SKIP_NATS = 8.0
+"""VSA leaves out tiles that weigh less than e^-8 of the largest."""
+
+
+def choose_attention(network: nn.Module, asked: AttentionName, device: torch.device | str) -> str:
+    """Makes all attention of a network that of `asked` and says what it became.
+
+    auto  PyTorch's: at the lengths of stamps VFA was not measured faster (docs/encoders.md)
+    vfa   attention with a frozen row maximum (arXiv 2604.12798), products in bf16
+    vsa   the same, leaving out tiles of small weight
+
+    Returns `sdpa`, or op, backend and precision, such as `vfa native bf16`; "" where the network
+    has no attention. Raises BackendError where this machine cannot run what was asked for.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, Attention)]
+    if not layers:
+        return ""
+    if asked in ("auto", "sdpa"):
+        core: AttentionCore = F.scaled_dot_product_attention
+        name = "sdpa"
+    else:
+        skip = SKIP_NATS if asked == "vsa" else None
+        dim = layers[0].to_out.in_features // layers[0].num_heads
+        need = Need(precision=PRECISION, skip=skip, dim=dim, dtype=torch.float32)
+        try:
+            backend = resolved("vfa_attention", device, need=need)
+        except KernelError as error:
+            raise BackendError(
+                f"encoder.attention is {asked}: {error}; use encoder.attention=sdpa"
+            ) from error
+        core = functools.partial(vfa_attention, precision=PRECISION, skip=skip, backend=backend)
+        name = f"{asked} {backend} {PRECISION}"
+    for layer in layers:
+        layer.core = core
+    return name

@@ -27,6 +27,7 @@ import numpy as np
 from astroray import surveys, workers
 from astroray.config import BATCH_SIZES
 from benchmarks import fit
+from benchmarks.models import make_model
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -131,26 +132,6 @@ def prepare_images(num_images: int, folder: str) -> Images:
         sample=Sample(path=path, preparation=preparation, num_rows=num_rows),
         planted_path=planted_path,
     )
-
-
-def make_model(sample: "Sample", encoder: str, folder: str) -> str:
-    """A model with the weights it begins with, its frame frozen: speed is not in the weights."""
-    import torch
-
-    from astroray.actors.fit import finish_model, network_config
-    from astroray.encoders import ENCODERS
-    from astroray.encoders.store import build_network
-
-    config = network_config(encoder, sample, latent=LATENT)
-    torch.manual_seed(0)
-    is_trained = ENCODERS[encoder].fit == "network"
-    path = f"{folder}/{encoder}.safetensors"
-    finish_model(
-        sample, path=path, encoder=encoder, config=config,
-        weights=build_network(encoder, config).state_dict() if is_trained else None,
-        fit={}, seed=0, num_threads=CORES,
-    )  # fmt: skip
-    return path
 
 
 def encode_images(model_path: str, images_path: str, rows: slice, out: str) -> None:

@@ -152,7 +152,7 @@ def test_the_bare_loop_encodes_every_row_in_padded_batches(tmp_path):
     from astroray.surveys.simulated import list_shards
 
     survey = "sim:galaxies?count=70&shard_rows=70"
-    path = scan.make_model(survey, str(tmp_path), "pca", 4)
+    path = scan.fit_model(survey, str(tmp_path), "pca", 4)
     from astroray.encoders.store import load_model
 
     model = load_model(path)

@@ -8,6 +8,7 @@ import pytest
 
 from astroray.fit_state import FitConfig, FitState
 from benchmarks import attcae
+from benchmarks.models import make_model
 from benchmarks.rows import MeasurementError
 
 pytestmark = pytest.mark.timeout(60)
@@ -51,7 +52,7 @@ def test_shares_encode_as_the_whole_does_in_the_same_order(images, tmp_path):
 
     from astroray.encoders.store import load_model
 
-    path = attcae.make_model(images.sample, "attcae", str(tmp_path))
+    path = make_model(images.sample, "attcae", str(tmp_path))
     for name, rows in (("a", slice(0, 23)), ("b", slice(23, NUM))):
         attcae.encode_images(path, images.sample.path, rows, str(tmp_path / f"{name}.npy"))
     done_ND = np.concatenate([np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy")])

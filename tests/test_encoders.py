@@ -22,9 +22,13 @@ def preparation():
     return measure(iter([cutouts(image_BCYX)]), size_px=16)
 
 
-def save(path, preparation, *, encoder="pixels", center=0.0, fit=None):
+def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, changed=None):
     config = {"num_bands": 1, "size_px": 16}
+    torch.manual_seed(seed)
     network = build_network(encoder, config)
+    if changed is not None:
+        number = network.state_dict()[changed].view(-1)
+        number[-1] = torch.nextafter(number[-1], torch.tensor(torch.inf))
     dim = network.embedding_dim
     return save_model(
         str(path),
@@ -58,6 +62,28 @@ def test_rows_do_not_depend_on_each_other(encoder):
     other_BCYX[3] = image_BCYX[3]
     with torch.inference_mode():
         assert torch.equal(network(image_BCYX)[3], network(other_BCYX)[3])
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_size_of_a_batch_and_the_order_of_its_rows_do_not_matter(encoder):
+    torch.manual_seed(0)
+    network = build_network(encoder, {"num_bands": 2, "size_px": 32})
+    image_BCYX, order_B = torch.rand(6, 2, 32, 32), torch.tensor([4, 2, 0, 5, 1, 3])
+    with torch.inference_mode():
+        together_BD = network(image_BCYX)
+        alone_BD = torch.cat([network(image_BCYX[b : b + 1]) for b in range(6)])
+        shuffled_BD = network(image_BCYX[order_B])
+    torch.testing.assert_close(alone_BD, together_BD, rtol=1e-4, atol=1e-5)
+    assert torch.equal(shuffled_BD, together_BD[order_B])
+
+
+@pytest.mark.parametrize("encoder", sorted(ENCODERS.keys() - {"vit-small"}))  # vit-tiny, larger
+def test_the_id_changes_with_any_number_of_a_network(tmp_path, preparation, encoder):
+    known = {save(tmp_path / "first", preparation, encoder=encoder, seed=1)}
+    names = list(build_network(encoder, {"num_bands": 1, "size_px": 16}).state_dict())[::7]
+    for name in names:
+        known.add(save(tmp_path / "other", preparation, encoder=encoder, seed=1, changed=name))
+    assert len(known) == 1 + len(names)
 
 
 def test_a_model_comes_back_as_it_was_saved(tmp_path, preparation):

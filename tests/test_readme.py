@@ -13,7 +13,8 @@ from astroray.surveys.shards import SurveyUri
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```\n(.*?)```", README, re.DOTALL)
+FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+BLOCKS = [text for language, text in FENCED if not language]
 COMMANDS = [
     line.partition("#")[0].strip()
     for block in BLOCKS
@@ -25,9 +26,12 @@ COMMANDS = [
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_verb_and_flag_exists(command):
     words = shlex.split(command.translate(str.maketrans("", "", "[]")))
-    verb = cli.commands[words[1]]
+    verb = cli
+    while isinstance(verb, click.Group):
+        words = words[1:]
+        verb = verb.commands[words[0]]
     flags = {option for param in verb.params for option in param.opts}
-    assert {word for word in words[2:] if word.startswith("--")} <= flags
+    assert {word for word in words[1:] if word.startswith("--")} <= flags
 
 
 def test_every_make_target_exists():

@@ -27,8 +27,9 @@ def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, c
     torch.manual_seed(seed)
     network = build_network(encoder, config)
     if changed is not None:
-        number = network.state_dict()[changed].view(-1)
-        number[-1] = torch.nextafter(number[-1], torch.tensor(torch.inf))
+        numbers = network.state_dict()[changed]
+        last = tuple(length - 1 for length in numbers.shape)
+        numbers[last] = torch.nextafter(numbers[last], torch.tensor(torch.inf))
     dim = network.embedding_dim
     return save_model(
         str(path),

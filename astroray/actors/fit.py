@@ -120,8 +120,7 @@ def finish_model(
     torch.set_num_threads(num_threads)
     network = build_network(encoder, config)
     facts = dict(fit)
-    shipped = load_pretrained(encoder)
-    if weights is None and shipped is not None:
+    if weights is None and (shipped := load_pretrained(encoder)) is not None:
         weights = shipped.weights(sample.preparation.bands)
         facts |= {"pretrained": dict(shipped.story)}
     with storage.local_copy(sample.path) as local:

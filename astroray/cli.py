@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from astroray import __version__
+from astroray.cli_flares import flares
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import status_line
 
@@ -35,6 +36,9 @@ def cli() -> None:
 
     A first look:  astroray scan hdf --out runs/hdf
     """
+
+
+cli.add_command(flares)
 
 
 @cli.command()

@@ -99,6 +99,15 @@ class Flag:
     SATURATED = 8  # holds pixels that the survey marks as saturated
 
 
+class FlareFlag:
+    """Bits of `flare_flags`."""
+
+    EDGE = 1  # beside a gap or an end: its start or stop may be missing
+    GAP = 2  # cadences are missing inside, so that flux is missing too
+    SHORT = 4  # fewer points above the threshold than the rule asks for, but a decay after them
+    COMPLEX = 8  # several peaks, likely several flares
+
+
 def embedding_column(dim: int) -> pa.Field:
     """The embedding of one object: `dim` numbers in the model's frozen frame."""
     return column("embedding", pa.list_(pa.float32(), dim), "", "embedding", ucd="stat.value")
@@ -118,6 +127,112 @@ CATALOG = pa.schema(
 )
 REJECTS = pa.schema([SHARD, ROW, STAGE, CLASS, REASON, ATTEMPT])
 THUMBNAILS = pa.schema([OBJECT_ID, THUMBNAIL])
+
+FLARE_EVENT = [
+    column(
+        "start", pa.float64(), "d", "time of the first cadence, TDB, in the zero point `time_zero`",
+        ucd="time.start",
+    ),
+    column("peak", pa.float64(), "d", "time of the brightest cadence", ucd="time.epoch"),
+    column("stop", pa.float64(), "d", "time of the last cadence", ucd="time.end"),
+    column(
+        "time_zero", pa.string(), "", "zero point of the times: BKJD is BJD - 2454833, BTJD is "
+        "BJD - 2457000, MJD is JD - 2400000.5", ucd="meta.ref",
+    ),
+    column(
+        "amplitude", pa.float64(), "", "peak flux over that of the star without flare, minus 1",
+        ucd="phot.flux;stat.max",
+    ),
+    column(
+        "equivalent_duration", pa.float64(), "s", "time in which the star without flare radiates "
+        "as much in the mission's band", ucd="time.duration",
+    ),
+    column(
+        "equivalent_duration_err", pa.float64(), "s", "one sigma of it from the noise",
+        ucd="stat.error;time.duration",
+    ),
+    column(
+        "energy", pa.float64(), "erg", "bolometric energy of a black body of flares.energy; null "
+        "where temperature or radius of the star, or the band, is unknown", ucd="phys.energy",
+    ),
+    column("snr", pa.float64(), "", "sum of the flare over its noise", ucd="stat.snr"),
+    column("num_points", pa.int32(), "", "cadences from start to stop", ucd="meta.number"),
+    column(
+        "confidence", pa.float64(), "", "0 to 1, from signal-to-noise and shape; a ranking, not a "
+        "probability", ucd="stat.likelihood",
+    ),
+    column("flare_flags", pa.int32(), "", "bits of schema.FlareFlag", ucd="meta.code.qual"),
+    column(
+        "profile_time", pa.list_(pa.float32()), "d", "times of the cadences in and around the "
+        "flare, after its peak; null where it was refused", ucd="time.relative",
+    ),
+    column(
+        "profile_flux", pa.list_(pa.float32()), "", "their flux over that of the star without "
+        "flare, minus 1; NaN where missing", ucd="phot.flux",
+    ),
+]  # fmt: skip
+FLARES = pa.schema([*IDENTITY, SHARD, ROW, *FLARE_EVENT])
+"""FLARES: one row a flare."""
+REFUSED_FLARES = pa.schema([*FLARES, CLASS, REASON])
+"""REFUSED_FLARES: candidates that stood out and are no flares, and why."""
+
+_OBSERVED = [
+    column("num_cadences", pa.int64(), "", "cadences that were searched", ucd="meta.number"),
+    column("observed", pa.float64(), "d", "their number times their spacing", ucd="time.duration"),
+    column("num_flares", pa.int64(), "", "flares found", ucd="meta.number"),
+    column("num_refused", pa.int64(), "", "candidates refused", ucd="meta.number"),
+    column(
+        "num_mirrored", pa.int64(), "", "flares that the same rule finds in the light curve turned "
+        "upside down: about how many of num_flares are false, unless the star has eclipses",
+        ucd="meta.number",
+    ),
+    column("teff", pa.float64(), "K", "effective temperature of the star", ucd="phys.temperature"),
+    column("radius", pa.float64(), "solRad", "radius of the star", ucd="phys.size.radius"),
+    column(
+        "num_injected", pa.list_(pa.int64()), "", "made flares put in, by bin of equivalent "
+        "duration, flares.inject.ED_EDGES_S", ucd="meta.number",
+    ),
+    column(
+        "num_recovered", pa.list_(pa.int64()), "", "those of them that were found",
+        ucd="meta.number",
+    ),
+]  # fmt: skip
+FLARE_CURVES = pa.schema(
+    [
+        *[*IDENTITY, SHARD, ROW],
+        column("mission", pa.string(), "", "kepler, k2, tess or other", ucd="meta.id;instr"),
+        column("flux_kind", pa.string(), "", "pdcsap, sap or flux", ucd="meta.code"),
+        column("cadence", pa.float64(), "s", "median spacing", ucd="time.interval"),
+        column(
+            "window", pa.float64(), "d", "full width of the trend's window", ucd="time.interval"
+        ),
+        column("noise", pa.float64(), "", "median noise of the relative flux", ucd="stat.error"),
+        *_OBSERVED,
+    ]
+)
+"""FLARE_CURVES: one row a light curve that was searched."""
+FLARE_STARS = pa.schema(
+    [
+        *IDENTITY,
+        column("num_light_curves", pa.int64(), "", "light curves searched", ucd="meta.number"),
+        *_OBSERVED,
+        column("rate", pa.float64(), "d-1", "flares found over days observed", ucd="stat.rate"),
+        column(
+            "half_complete", pa.float64(), "s", "equivalent duration from which half of the made "
+            "flares are found; null where unknown", ucd="time.duration;stat.min",
+        ),
+        column(
+            "mostly_complete", pa.float64(), "s", "the same for four of five",
+            ucd="time.duration;stat.min",
+        ),
+        column(
+            "slope", pa.float64(), "", "alpha of dN/dED ~ ED^-alpha; null for fewer than five "
+            "flares where four of five are found", ucd="stat.fit.param",
+        ),
+        column("slope_err", pa.float64(), "", "one sigma of it", ucd="stat.error"),
+    ]
+)  # fmt: skip
+"""FLARE_STARS: one row a star, its light curves together."""
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

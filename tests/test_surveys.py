@@ -6,6 +6,7 @@ import pytest
 from astroray import surveys
 from astroray.errors import ConfigError
 from astroray.surveys.shards import SurveyUri, parse_options
+from tests.light_curves_made import times, write_mission
 from tests.surveys_made import write_pictures
 
 
@@ -95,3 +96,20 @@ def test_options_are_checked_by_name_and_type():
         parse_options(Options, {"sise": "64"})
     with pytest.raises(ConfigError, match="size is 'big', expected int"):
         parse_options(Options, {"size": "big"})
+
+
+def test_published_light_curves_are_told_from_cutouts_and_are_no_cutouts(tmp_path):
+    write_mission(tmp_path / "a.fits", "tess")
+    (shard,) = surveys.list_shards(str(tmp_path)).shards
+    assert (shard.reader, shard.num_rows) == ("light_curves", 1)
+    with pytest.raises(ConfigError, match="astroray flares find"):
+        surveys.read_shard(shard)
+
+
+def test_light_curves_are_read_from_files_of_other_readers_where_the_user_says_so(tmp_path):
+    (tmp_path / "LICENSE").touch()
+    np.savez(tmp_path / "tic7.npz", time=times("tess"), flux=np.ones(200))
+    survey = f"{tmp_path}?format=light_curves&time=BTJD"
+    (shard,) = surveys.list_shards(survey).shards
+    assert shard.reader == "light_curves"
+    assert surveys.list_shards(survey, known=[shard]).shards == (shard,)

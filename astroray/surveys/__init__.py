@@ -30,6 +30,14 @@ SUFFIXES = {
 }
 """File suffix and its reader; `format=NAME` in the survey's options chooses another one."""
 
+FORMATS = {
+    "light_curves": (
+        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".parquet", ".parq", ".pq", ".csv",
+        ".csv.gz", ".dat", ".dat.gz",
+    ),
+}  # fmt: skip
+"""Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""
+
 
 class Reader(Protocol):
     """What a module of this folder offers."""
@@ -94,7 +102,10 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     files = [file for file in storage.list_files(uri.location) if file.path not in tables]
     readers = {file.path: _reader_of(file.path) for file in files}
-    if asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
+    if asked in FORMATS:
+        suffixes = FORMATS[asked]
+        readers = {p: asked if p.lower().endswith(suffixes) else None for p in readers}
+    elif asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
         own = asked in readers.values()
         readers = {p: asked if not own or r == asked else None for p, r in readers.items()}
     names = sorted({name for name in readers.values() if name})
@@ -108,10 +119,9 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"{uri.location} mixes files for several readers ({', '.join(names)}); name one kind "
             "with a glob such as 'folder/*.fits' or with ?format=NAME"
         )
-    if names[0] not in set(SUFFIXES.values()) | set(SCHEMES.values()):
-        raise ConfigError(
-            f"format is {names[0]!r}, expected one of {sorted(set(SUFFIXES.values()) | {'fields'})}"
-        )
+    if names[0] not in {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}:
+        known = sorted({*SUFFIXES.values(), "fields", *FORMATS})
+        raise ConfigError(f"format is {names[0]!r}, expected one of {known}")
     return names[0], [file for file in files if readers[file.path]]
 
 

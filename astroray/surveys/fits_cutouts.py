@@ -9,7 +9,8 @@ Examples of surveys:
 What a survey is, is seen from the headers of its first file (`layout=auto`): several images are
 stamps, one image of at most 512 px (and at most 6 planes) is a stamp, more planes are a cube.
 Images above 512 px are wide fields: the reader `fields` finds the sources in them. `layout=`,
-`format=fits_cutouts` and `format=fields` overrule that.
+`format=fits_cutouts` and `format=fields` overrule that. Files that Kepler, K2 or TESS published as
+light curves go to the reader `light_curves`, though each holds an image of its aperture.
 """
 
 import dataclasses
@@ -20,8 +21,9 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
-from astroray.surveys import fields, fits_stamps, shards
+from astroray.surveys import fields, fits_stamps, light_curves, shards
 from astroray.surveys.fits_files import open_fits
+from astroray.surveys.light_curve_fits import is_light_curve
 from astroray.surveys.object_tables import (
     ObjectTable,
     TableOptions,
@@ -69,7 +71,7 @@ class FitsCutoutOptions(TableOptions):
 
 
 def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
-    """Shards of the cutouts in `inputs`; wide fields are handed to the reader `fields`.
+    """Shards of the cutouts in `inputs`; wide fields and light curves go to their own readers.
 
     Only headers are read, of the first file, and of each cube for its length.
     Raises ConfigError on bad options, a table that does not fit, or a first file without images.
@@ -77,6 +79,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     files = sorted(inputs, key=lambda file: file.path)
     asked = uri.options.get("layout", "auto")
     found = _sniff(files, uri.options.get("hdu", "")) if asked == "auto" else asked
+    if found == "light_curves":
+        return light_curves.list_shards(files, uri)
     if found == "fields" and uri.options.get("format") != "fits_cutouts":
         return fields.list_shards(files, uri)
     _refuse_field_options(uri, files)
@@ -129,10 +133,14 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
 
 
 def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
-    """The layout of the first file that can be opened, or "fields" for wide fields."""
+    """The layout of the first file that can be opened, or the reader of files that are no cutouts:
+    "fields" for wide fields, "light_curves".
+    """
     for file in files[:_MAX_SNIFFED]:
         try:
             with open_fits(file.path) as opened:
+                if is_light_curve(opened.hdus):
+                    return "light_curves"
                 shapes = [image.plain_shape for image in opened.sciences(hdu)]
                 lengths = {opened.num_rows(index) for index in opened.tables}
         except DataError:  # its own shard or row is rejected when it is read

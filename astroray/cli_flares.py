@@ -1,0 +1,91 @@
+"""The verbs of `astroray flares`."""
+
+import click
+
+from astroray.errors import AstrorayError
+from astroray.terminal import status_line
+
+__all__ = ["flares"]
+
+
+@click.group()
+def flares() -> None:
+    """Find stellar flares in light curves."""
+
+
+@flares.command()
+@click.argument("survey")
+@click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
+@click.option("--sigma", default=3.0, show_default=True, help="Height of a flare's points.")
+@click.option(
+    "--injections",
+    default=100,
+    show_default=True,
+    help="Made flares put into each light curve to measure what is missed; 0 for none.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of the made flares.")
+@click.option("--workers", default="auto", show_default=True, metavar="auto|N|MIN..MAX")
+@click.option(
+    "--max-rejected",
+    default=0.01,
+    show_default=True,
+    help="Share of light curves or shards that may be rejected before the exit code is 1.",
+)
+def find(
+    survey: str,
+    out: str,
+    sigma: float,
+    injections: int,
+    seed: int,
+    workers: str,
+    max_rejected: float,
+) -> None:
+    """Find the flares in the light curves of SURVEY: a folder, a glob, one file, s3://...
+
+    Writes flares.parquet, stars.parquet, refused.parquet and rejects.parquet into DIR, and
+    index.html to look at. The same command on the same DIR resumes.
+    """
+    from astroray.find_flares import FindConfig, find_flares
+    from astroray.flares.events import FlareRule
+
+    config = FindConfig(
+        survey=survey,
+        out=out,
+        rule=FlareRule(sigma=sigma),
+        num_injections=injections,
+        seed=seed,
+        workers=workers,
+        max_rejected=max_rejected,
+    )
+    with status_line() as show:
+        record = find_flares(
+            config,
+            show=lambda now: show(
+                now.stage,
+                f"flares   {now.objects} light curves  {now.objects_per_s:.0f}/s  shards "
+                f"{now.shards_done}/{now.shards_total}  rejects {now.rejects}",
+            ),
+        )
+    counts = record.counts
+    click.echo(
+        f"{counts['flares']} flares of {counts['stars']} stars in {counts['rows_embedded']} light "
+        f"curves, {counts['refused']} candidates refused, {counts['rows_rejected']} light curves "
+        f"and {counts['shards_rejected']} shards rejected, {sum(record.seconds.values()):.0f} s"
+    )
+    click.echo(
+        f"  {counts['mirrored']} more in the same light curves upside down: about as many are false"
+    )
+    for kind in record.rejects:
+        click.echo(
+            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
+            f"e.g. {kind['reason']}"
+        )
+    click.echo(f"flares   {out}/flares.parquet\npage     {out}/index.html")
+    rows = counts["rows_rejected"] / max(counts["rows_read"], 1)
+    shards = counts["shards_rejected"] / max(counts["shards"], 1)
+    if max(rows, shards) > max_rejected:
+        raise AstrorayError(
+            f"{rows:.1%} of the light curves and {shards:.1%} of the shards were rejected, "
+            f"expected at most {max_rejected:.1%}; the tables are written; see the reasons above "
+            "and --max-rejected"
+        )

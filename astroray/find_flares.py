@@ -1,0 +1,234 @@
+"""The job `astroray flares find`: list, search every light curve, gather, show.
+
+flares.parquet         FLARES
+refused.parquet        REFUSED_FLARES
+light_curves.parquet   FLARE_CURVES
+stars.parquet          FLARE_STARS
+rejects.parquet        REJECTS
+run.json, index.html, ledger/, parts/, rejects/, logs/
+"""
+
+import contextlib
+import dataclasses
+import io
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import ledger, provenance, schema, storage, surveys, workers
+from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
+from astroray.flares.energy import FLARE_TEMPERATURE_K
+from astroray.flares.events import FlareRule
+from astroray.flares.find import FindPlan, find_in_shard, part_path
+from astroray.flares.page import write_page
+from astroray.flares.stars import split_candidates, stars_of, stars_table
+from astroray.leases import Lease, hold_lease
+from astroray.ledger import Receipt, RunRecord
+from astroray.progress import Counter, Progress, Show
+from astroray.surveys.shards import Shard, SurveyUri
+
+__all__ = ["FindConfig", "find_flares"]
+
+READER = "light_curves"
+SHARD_FILES = 32
+"""Files a shard where the survey does not say: at about a second each, enough for one task."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FindConfig:
+    """What to search, how strictly, and where the result goes."""
+
+    survey: str
+    """Survey URI of light curves."""
+    out: str
+    """Run directory; belongs to one fingerprint."""
+    rule: FlareRule = dataclasses.field(default_factory=FlareRule)
+    num_injections: int = 100
+    """Made flares put into each light curve to measure completeness; 0 for none."""
+    flare_k: float = FLARE_TEMPERATURE_K
+    """Temperature of the flares, for their energy."""
+    seed: int = 0
+    workers: str = "auto"
+    max_rejected: float = 0.01
+    """Share of light curves or of shards that may be rejected; above it the exit code is 1."""
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
+        if not self.rule.sigma > 0:
+            raise ConfigError(f"sigma is {self.rule.sigma}, expected above 0")
+        if self.num_injections < 0:
+            raise ConfigError(f"injections is {self.num_injections}, expected 0 or more")
+        if not 5000 <= self.flare_k <= 50000:
+            raise ConfigError(f"flare_k is {self.flare_k} K, expected 5000..50000")
+
+
+def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord:
+    """Finds the flares of a survey in `config.out`, or of what is left of it.
+
+    The same call on the same directory resumes: no finished shard is read again. Raises
+    ConfigError before the first light curve is read, LedgerError where the directory refuses.
+    """
+    log_dir = os.path.join(config.out, "logs")
+    if storage.is_remote(config.out):
+        log_dir = os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
+    with hold_lease(config.out) as lease:
+        storage.remove_temporaries(config.out)
+        known = ledger.read_listing(config.out)
+        shards = _list(config, known)  # first, so that a mistaken survey leaves no run behind
+        record = ledger.open_run(config.out, _fresh_record(config))
+        if shards != known:
+            ledger.write_listing(config.out, shards)
+        started = time.monotonic()
+        try:
+            with workers.cluster(log_dir=log_dir):
+                _search(config, shards, f"S{lease.epoch:06d}", show)
+            return _gather(config, shards, record, lease, started)
+        except AstrorayError as error:
+            # A full disk cannot take this note either, and another writer's record is not ours.
+            with contextlib.suppress(StorageError, LedgerError):
+                lease.check()
+                dataclasses.replace(record, state="failed", error=str(error)).publish(config.out)
+            raise
+
+
+def _fresh_record(config: FindConfig) -> RunRecord:
+    settings = dataclasses.asdict(config)
+    outside = ("out", "workers", "max_rejected")
+    science = {name: value for name, value in settings.items() if name not in outside}
+    return RunRecord(
+        survey=config.survey,
+        fingerprint=ledger.fingerprint({"job": "flares find", **science}),
+        config=settings,
+        created=ledger.now(),
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+        backends={"device": "cpu"},
+    )
+
+
+def _list(config: FindConfig, known: Sequence[Shard]) -> list[Shard]:
+    """The shards of the survey, known ones first; new files are appended as further ones."""
+    uri = SurveyUri.parse(config.survey)
+    if uri.location not in surveys.SCHEMES:
+        usual = {"format": READER, "shard_files": str(SHARD_FILES)}
+        uri = dataclasses.replace(uri, options={**usual, **uri.options})
+    listing = surveys.list_shards(str(uri), known=known)
+    ledger.check_unchanged(known, listing.changed, ledger.done_shards(config.out))
+    shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
+    other = next((shard for shard in shards if shard.reader != READER), None)
+    if other is not None:
+        raise ConfigError(
+            f"{config.survey} is read as {other.reader}, expected light curves; leave out format="
+        )
+    return shards
+
+
+def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Show) -> None:
+    """Searches the shards that are left: one Ray task each, as many at once as fit."""
+    done = ledger.done_shards(config.out)
+    todo = [shard for shard in shards if shard.name not in done]
+    if not todo:
+        return
+    placing = workers.plan_workers(
+        workers=config.workers,
+        num_gpus=0.0,
+        num_shards=len(todo),
+        resources=workers.resources(),
+    )
+    plan = FindPlan(
+        run_dir=config.out,
+        session=session,
+        rule=config.rule,
+        num_injections=config.num_injections,
+        seed=config.seed,
+        flare_k=config.flare_k,
+    )
+    search = workers.remotely(find_in_shard, num_cpus=placing.num_cpus)
+    show(Progress(stage="flares", shards_total=len(shards)))
+    count = Counter(show, len(shards), len(done), time.monotonic())
+    # A thread waits for each task, so no more tasks than threads are in flight.
+    with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="flares") as pool:
+        try:
+            for receipt in pool.map(lambda shard: search(plan, shard), todo):
+                count.add(receipt)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _gather(
+    config: FindConfig, shards: Sequence[Shard], record: RunRecord, lease: Lease, started: float
+) -> RunRecord:
+    """Makes the tables of the whole survey from those of its shards, and the page."""
+    out = config.out
+    receipts = ledger.read_receipts(out)
+    missing = sorted({shard.name for shard in shards} - set(receipts))
+    if missing:
+        raise LedgerError(
+            f"{len(missing)} shards have no done mark, first {missing[0]}; see {out}/logs and run "
+            "the same command again"
+        )
+    searched = [shard.name for shard in shards]
+    curves = _read_parts(out, "light_curves", searched, schema.FLARE_CURVES)
+    curves = curves.sort_by([(name, "ascending") for name in ("object_id", "shard", "row")])
+    flares, refused = split_candidates(
+        _read_parts(out, "candidates", searched, schema.REFUSED_FLARES)
+    )
+    stars = list(stars_of(curves, flares))
+    rejects = ledger.read_rejects(out)
+    lease.check()
+    for name, table in {
+        "flares": flares,
+        "refused": refused,
+        "light_curves": curves,
+        "stars": stars_table(stars),
+        "rejects": rejects.sort_by([("shard", "ascending"), ("row", "ascending")]),
+    }.items():
+        ledger.publish_table(storage.join(out, f"{name}.parquet"), table)
+    counts = _counts(receipts, curves, flares, refused, len(stars))
+    spent_s = record.seconds.get("flares", 0.0) + time.monotonic() - started
+    record = dataclasses.replace(
+        record,
+        state="done",
+        finished=ledger.now(),
+        counts=counts,
+        rejects=ledger.summarize_rejects(rejects),
+        seconds={**record.seconds, "flares": round(spent_s, 3)},
+    )
+    write_page(out, record, stars, flares, refused)
+    record.publish(out)
+    return record
+
+
+def _counts(
+    receipts: dict[str, Receipt],
+    curves: pa.Table,
+    flares: pa.Table,
+    refused: pa.Table,
+    num_stars: int,
+) -> dict[str, int]:
+    """Counts of the run; raises LedgerError where light curves are not conserved."""
+    counts = ledger.total(receipts.values())
+    if counts["rows_embedded"] != len(curves):
+        raise LedgerError(
+            f"light curves are not conserved: {counts['rows_embedded']} searched, {len(curves)} "
+            "in the tables; report this as a bug"
+        )
+    found = {"stars": num_stars, "flares": len(flares), "refused": len(refused)}
+    found["mirrored"] = sum(curves["num_mirrored"].to_pylist())
+    return {**counts, **found}
+
+
+def _read_parts(out: str, table: str, names: Sequence[str], promised: pa.Schema) -> pa.Table:
+    parts: list[Any] = [promised.empty_table()]
+    for name in names:
+        data = storage.read_bytes(part_path(out, table, name))
+        parts.append(schema.conform(pq.read_table(io.BytesIO(data)), promised, table))
+    return pa.concat_tables(parts)

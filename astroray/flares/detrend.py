@@ -1,0 +1,220 @@
+"""What a star does besides flaring: its trend, and the noise around it.
+
+The trend is a local quadratic fit with tricube weights (LOESS, Cleveland 1979, JASA 74, 829), so
+that it follows rotation without flattening its maxima, fitted again and again without the points
+that stick out. Several windows are tried, the longest first, and the first is kept whose
+residuals scatter hardly more than the flux does from one cadence to the next.
+"""
+
+import dataclasses
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+from astroray.errors import DataError
+
+__all__ = ["DetrendConfig", "Detrended", "detrend"]
+
+SIGMA_OF_MAD = 1.4826
+"""Standard deviation of a normal distribution over its median absolute deviation."""
+NUM_PASSES = 6
+CLIP_HIGH, CLIP_GROW, CLIP_LOW = 3.0, 1.0, -4.0
+"""Points above CLIP_HIGH sigma leave the fit, and with them their neighbors as long as the mean of
+five points is above CLIP_GROW sigma, so that a flare's tail goes with its peak; so do points below
+CLIP_LOW sigma."""
+MIN_WEIGHT = 0.1
+"""Share of a full window's weight below which a fit is not trusted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetrendConfig:
+    """How far a trend looks."""
+
+    windows_d: tuple[float, ...] = (1.2, 0.8, 0.5, 0.3, 0.2)
+    """Full widths of the windows that are tried, falling."""
+    max_excess: float = 1.1
+    """Scatter of the residuals over point-to-point noise up to which a window is kept."""
+    max_gap_d: float = 0.125
+    """A longer pause, of more than six cadences, splits the light curve."""
+    min_points: int = 30
+    """Pieces between gaps with fewer points are left out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detrended:
+    """A light curve relative to its trend."""
+
+    relative_T: np.ndarray
+    """[T] float64, flux over trend, minus 1; NaN where the flux is, or where no trend is known."""
+    trend_T: np.ndarray
+    """[T] float64, in the unit of the flux."""
+    noise_T: np.ndarray
+    """[T] float64, one sigma of relative_T: the larger of the local scatter of the residuals and
+    that of the differences of neighbors over sqrt(2), both from medians."""
+    segment_T: np.ndarray
+    """[T] int64, piece between gaps, from 0; -1 where the point is not used."""
+    window_d: float
+    """Full width of the window that was kept."""
+    cadence_d: float
+    """Median spacing."""
+
+
+def detrend(time_d: np.ndarray, flux: np.ndarray, config: DetrendConfig | None = None) -> Detrended:
+    """The light curve relative to its trend, with its local noise.
+
+    time_d  [T]  float64, d, strictly ascending
+    flux    [T]  any unit; NaN where missing
+
+    Raises DataError where time does not ascend, no piece is long enough, or the median flux is
+    not above 0, so that relative flux has no meaning.
+    """
+    config = config or DetrendConfig()
+    if not (np.diff(time_d) > 0).all() or not np.isfinite(time_d).all():
+        row = int(np.argmin(np.diff(time_d) > 0))
+        raise DataError(f"time does not ascend after cadence {row}; sort it, or mend the reader")
+    use_P, segment_P = _pieces(time_d, np.isfinite(flux), config)
+    if not use_P.size:
+        raise DataError(
+            f"no {config.min_points} points stand together among {len(flux)} cadences, "
+            f"{int(np.isfinite(flux).sum())} of them with a flux; nothing can be detrended"
+        )
+    level = float(np.median(flux[use_P]))
+    if not level > 0:
+        raise DataError(f"the median flux is {level:.4g}, expected above 0; relative flux is void")
+    cadence_d = float(np.median(np.diff(time_d)))
+    scaled_P = flux[use_P].astype(np.float64) / level
+    best: tuple[float, float, np.ndarray, np.ndarray] | None = None
+    for window_d in config.windows_d:
+        grid = _Grid(time_d[use_P], segment_P, cadence_d, window_d)
+        trend_P, noise_P, excess = _fit(grid, scaled_P)
+        if best is None or excess < best[0]:
+            best = excess, window_d, trend_P, noise_P
+        if excess <= config.max_excess:
+            break
+    assert best is not None
+    _, window_d, trend_P, noise_P = best
+    relative_P = np.where(trend_P > 0, scaled_P / np.where(trend_P > 0, trend_P, 1.0) - 1, np.nan)
+    known_P = np.isfinite(relative_P)
+    return Detrended(
+        relative_T=_spread(relative_P, use_P, len(flux), np.nan),
+        trend_T=_spread(trend_P * level, use_P, len(flux), np.nan),
+        noise_T=_spread(noise_P, use_P, len(flux), np.nan),
+        segment_T=_spread(np.where(known_P, segment_P, -1), use_P, len(flux), -1),
+        window_d=window_d,
+        cadence_d=cadence_d,
+    )
+
+
+def _pieces(
+    time_d: np.ndarray, finite_T: np.ndarray, config: DetrendConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [P] of the points in pieces that are long enough, and the piece of each."""
+    use_P = np.flatnonzero(finite_T)
+    if use_P.size < config.min_points:
+        return use_P[:0], use_P[:0]
+    cadence_d = float(np.median(np.diff(time_d)))
+    max_gap_d = max(config.max_gap_d, 6.5 * cadence_d)
+    segment_P = np.concatenate([[0], np.cumsum(np.diff(time_d[use_P]) > max_gap_d)])
+    is_long_P = np.bincount(segment_P)[segment_P] >= config.min_points
+    use_P = use_P[is_long_P]
+    return use_P, np.unique(segment_P[is_long_P], return_inverse=True)[1].astype(np.int64)
+
+
+def _spread(value_P: np.ndarray, use_P: np.ndarray, size: int, missing: float) -> np.ndarray:
+    spread_T = np.full(size, missing, value_P.dtype)
+    spread_T[use_P] = value_P
+    return spread_T
+
+
+class _Grid:
+    """The points on evenly spaced cells, pieces so far apart that no window sees two of them."""
+
+    def __init__(
+        self, time_P: np.ndarray, segment_P: np.ndarray, cadence_d: float, window_d: float
+    ) -> None:
+        self.half = max(6, round(0.5 * window_d / cadence_d))
+        # Steps are rounded one by one: barycentric time drifts by more than a short cadence.
+        step_P = np.maximum(1, np.rint(np.diff(time_P) / cadence_d)).astype(np.int64)
+        step_P[np.diff(segment_P) > 0] = 2 * self.half + 1
+        self.cell_P = np.concatenate([[0], np.cumsum(step_P)])
+        self.num_cells = int(self.cell_P[-1]) + 1
+        self.is_next_P = np.concatenate([[False], step_P == 1])
+        x_K = np.arange(-self.half, self.half + 1) / (self.half + 1)
+        weight_K = (1 - np.abs(x_K) ** 3) ** 3
+        self.full_weight = float(weight_K.sum())
+        self.fft_size = scipy.fft.next_fast_len(self.num_cells + 2 * self.half, real=True)
+        moments_5K = weight_K * x_K ** np.arange(5)[:, None]
+        # Reversed, since a convolution turns its kernel round.
+        self.kernel_5F = scipy.fft.rfft(moments_5K[:, ::-1], self.fft_size)
+
+    def median(self, value_P: np.ndarray, width: int) -> np.ndarray:
+        """[P] running median of the values, NaN left out, `width` cells wide."""
+        half = width // 2
+        cells = np.full(self.num_cells + 2 * half, np.nan)
+        cells[self.cell_P + half] = value_P
+        windows = np.lib.stride_tricks.sliding_window_view(cells, 2 * half + 1)
+        center_W = np.unique(self.cell_P[:: max(1, half // 4)])
+        sorted_WK = np.sort(windows[center_W], axis=1)
+        count_W = np.isfinite(sorted_WK).sum(axis=1)
+        has_W = count_W > 0
+        rows, count_W = sorted_WK[has_W], count_W[has_W]
+        at_W = np.arange(len(rows))
+        middle_W = (rows[at_W, (count_W - 1) // 2] + rows[at_W, count_W // 2]) / 2
+        if not middle_W.size:
+            return np.full(len(value_P), np.nan)
+        return np.interp(self.cell_P, center_W[has_W], middle_W)
+
+    def quadratic(self, value_P: np.ndarray, good_P: np.ndarray) -> np.ndarray:
+        """[P] local quadratic fit to the good points; NaN where too few are near."""
+        cells = np.zeros((2, self.num_cells))
+        cells[0, self.cell_P[good_P]] = 1.0
+        cells[1, self.cell_P[good_P]] = value_P[good_P]
+        cells_F = scipy.fft.rfft(cells, self.fft_size)
+        product = np.concatenate([cells_F[0] * self.kernel_5F, cells_F[1] * self.kernel_5F[:3]])
+        sums_8P = scipy.fft.irfft(product, self.fft_size)[:, self.cell_P + self.half]
+        m0, m1, m2, m3, m4, b0, b1, b2 = sums_8P
+        c0, c1, c2 = m2 * m4 - m3 * m3, m1 * m4 - m2 * m3, m1 * m3 - m2 * m2
+        determinant = m0 * c0 - m1 * c1 + m2 * c2
+        is_fit = (m0 > MIN_WEIGHT * self.full_weight) & (determinant > 1e-6 * m0**3)
+        fitted_P = (b0 * c0 - b1 * c1 + b2 * c2) / np.where(is_fit, determinant, 1.0)
+        return np.where(is_fit, fitted_P, np.nan)
+
+
+def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """Trend and relative noise at the points, and the excess scatter over point-to-point noise."""
+    trend_P = grid.median(scaled_P, grid.half + 1)
+    good_P = np.ones(len(scaled_P), bool)
+    for _ in range(NUM_PASSES):
+        noise_P, excess = _noise(grid, scaled_P - trend_P, good_P)
+        ratio_P = (scaled_P - trend_P) / noise_P
+        # A mean of five, so that a faint tail is followed through its noise.
+        near_P = scipy.ndimage.uniform_filter1d(ratio_P, 5) > CLIP_GROW
+        high_P = ratio_P > CLIP_HIGH
+        grown_P = scipy.ndimage.binary_propagation(high_P, mask=near_P | high_P)
+        kept_P = ~grown_P & (ratio_P > CLIP_LOW)
+        fitted_P = grid.quadratic(scaled_P, kept_P)
+        trend_P = np.where(np.isfinite(fitted_P), fitted_P, grid.median(scaled_P, 2 * grid.half))
+        if (kept_P == good_P).all():
+            break
+        good_P = kept_P
+    noise_P, excess = _noise(grid, scaled_P - trend_P, good_P)
+    return trend_P, noise_P / np.maximum(trend_P, 1e-3), excess
+
+
+def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> tuple[np.ndarray, float]:
+    """Local noise of the residuals, and their scatter over that of neighbors' differences."""
+    difference_P = np.abs(np.diff(residual_P, prepend=np.nan))
+    is_pair_P = grid.is_next_P & good_P & np.concatenate([[False], good_P[:-1]])
+    difference_P[~is_pair_P] = np.nan
+    size_P = np.where(good_P, np.abs(residual_P), np.nan)
+    width = 4 * grid.half
+    white_P = SIGMA_OF_MAD / np.sqrt(2) * grid.median(difference_P, width)
+    scatter_P = SIGMA_OF_MAD * grid.median(size_P, width)
+    noise_P = np.fmax(white_P, scatter_P)
+    usual = float(np.nanmedian(noise_P)) if np.isfinite(noise_P).any() else np.nan
+    # A constant flux has no noise: a hundred-millionth keeps ratios finite, and finds nothing.
+    noise_P = np.maximum(np.where(np.isfinite(noise_P), noise_P, usual), 1e-8)
+    overall = float(np.nanmedian(size_P)) * np.sqrt(2)
+    white = float(np.nanmedian(difference_P)) if np.isfinite(difference_P).any() else np.nan
+    return noise_P, overall / max(white, 1e-12) if np.isfinite(white) else np.inf

@@ -1,0 +1,265 @@
+"""Which points of a light curve are a flare, and what was refused although it stood out."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+import scipy.signal
+
+from astroray.flares.detrend import Detrended
+from astroray.flares.template import mean_flare_shape
+from astroray.schema import FlareFlag
+
+__all__ = ["Event", "FlareRule", "find_events"]
+
+SHORT_CADENCE_S = 150.0
+"""Up to this spacing a flare of one or two points shows its decay in the points after them."""
+CERTAIN_SNR = 8.0
+"""Signal-to-noise at which confidence loses its first 1/e."""
+MIRROR_MARGIN = 0.2
+"""How much more of an event the mirrored template may explain before its shape is refused."""
+
+Refusal = Literal["", "single", "short", "gap", "slow", "shape", "doubtful"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlareRule:
+    """What counts as a flare: Chang, Byun & Hartman (2015, ApJ 814, 35) with N1 = 3, N3 = 3."""
+
+    sigma: float = 3.0
+    """Height of the points that make a flare, in local noise."""
+    num_points: int = 3
+    """Consecutive points of that height."""
+    stop_sigma: float = 1.0
+    """A flare goes on as long as no two consecutive points are below this height."""
+    merge_points: int = 3
+    """Flares with at most this many points between them are one."""
+    max_share: float = 0.5
+    """Longest flare over the window of the trend: the trend cannot be told from a longer one."""
+    min_confidence: float = 0.6
+    """Flares below it are refused; see Event.confidence."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+    """A flare, or a candidate that was refused."""
+
+    first: int
+    """Index of its first cadence in the light curve."""
+    peak: int
+    last: int
+    start_d: float
+    """Times in d, in the zero point of the light curve: of the first, brightest, last cadence."""
+    peak_d: float
+    stop_d: float
+    amplitude: float
+    """Flux of the brightest cadence over the trend, minus 1."""
+    equivalent_duration_s: float
+    """Time in which the star without the flare radiates what the flare does (Gershberg 1972)."""
+    equivalent_duration_err_s: float
+    """One sigma of it from the noise of the cadences; the choice of start and stop is not in it."""
+    snr: float
+    """Sum of the flare's points over the noise of that sum."""
+    num_points: int
+    """Cadences with a flux from first to last."""
+    confidence: float
+    """0..1: (1 - exp(-(snr / 8)^2)) r^2 w. r^2 is the share of the squared flux of the event and
+    its surroundings that the best Davenport (2014) template explains, w = min(1, 2 r^2 / (r^2 +
+    r_m^2)) with r_m^2 that of the template mirrored in time. A ranking, not a probability; 0 where
+    it was refused as single, short, gap or slow."""
+    flags: int
+    """Bits of schema.FlareFlag."""
+    refused: Refusal
+    """"" for a flare; else single or short (one or two points high and no decay seen), gap (more
+    than half of its cadences are missing), slow (longer than the trend can follow), shape (rises
+    more slowly than it decays), doubtful (confidence below the rule's)."""
+
+
+def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = None) -> list[Event]:
+    """Flares and refused candidates of a light curve, in order of time.
+
+    time_d  [T]  d, ascending
+    curve        the same cadences, detrended
+
+    A candidate is a run of points above `stop_sigma` that holds one above `sigma`. It is a flare
+    where `num_points` consecutive ones are above `sigma`; at spacings up to 150 s also where
+    fewer are but the points after them show the decay, which a cosmic ray does not have.
+    """
+    rule = rule or FlareRule()
+    point_P = np.flatnonzero(curve.segment_T >= 0)
+    points = _Points(
+        index_P=point_P,
+        time_P=time_d[point_P],
+        relative_P=curve.relative_T[point_P],
+        noise_P=curve.noise_T[point_P],
+        segment_P=curve.segment_T[point_P],
+        cadence_d=curve.cadence_d,
+        window_d=curve.window_d,
+    )
+    is_high_P = points.ratio_P >= rule.sigma
+    high = _runs(is_high_P, points.segment_P)
+    is_above_P = points.ratio_P > rule.stop_sigma
+    is_hole_P = ~is_above_P & np.roll(is_above_P, 1) & np.roll(is_above_P, -1)
+    ranges = _runs(is_above_P | is_hole_P, points.segment_P)
+    ranges = [(a, b) for a, b in ranges if is_high_P[a : b + 1].any()]
+    return [
+        _describe(points, first, last, max(b - a + 1 for a, b in high if first <= a <= last), rule)
+        for first, last in _merged(ranges, points.segment_P, rule.merge_points)
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Points:
+    """The cadences of a light curve that have a flux and a trend."""
+
+    index_P: np.ndarray
+    time_P: np.ndarray
+    relative_P: np.ndarray
+    noise_P: np.ndarray
+    segment_P: np.ndarray
+    cadence_d: float
+    window_d: float
+
+    @property
+    def ratio_P(self) -> np.ndarray:
+        return self.relative_P / self.noise_P
+
+
+def _runs(is_in_P: np.ndarray, segment_P: np.ndarray) -> list[tuple[int, int]]:
+    """First and last index of each run of True within one segment."""
+    if not is_in_P.size:
+        return []
+    is_new_P = np.concatenate([[True], np.diff(segment_P) != 0])
+    before_P = np.concatenate([[False], is_in_P[:-1]]) & ~is_new_P
+    after_P = np.concatenate([is_in_P[1:], [False]]) & ~np.concatenate([is_new_P[1:], [True]])
+    first = np.flatnonzero(is_in_P & ~before_P)
+    last = np.flatnonzero(is_in_P & ~after_P)
+    return list(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def _merged(
+    ranges: list[tuple[int, int]], segment_P: np.ndarray, merge_points: int
+) -> list[tuple[int, int]]:
+    merged: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if merged:
+            begin, end = merged[-1]
+            if first - end - 1 <= merge_points and segment_P[first] == segment_P[end]:
+                merged[-1] = begin, last
+                continue
+        merged.append((first, last))
+    return merged
+
+
+def _describe(points: _Points, first: int, last: int, num_high: int, rule: FlareRule) -> Event:
+    inside = slice(first, last + 1)
+    relative_P, noise_P = points.relative_P[inside], points.noise_P[inside]
+    time_P = points.time_P[inside]
+    peak = first + int(np.argmax(relative_P))
+    refused = _refusal(points, (first, peak, last), num_high, rule)
+    # Each point stands for the time half way to its neighbors, and at least for one cadence.
+    width_P = np.gradient(time_P) if len(time_P) > 1 else np.full(1, points.cadence_d)
+    width_s = 86400.0 * np.maximum(width_P, 0.5 * points.cadence_d)
+    snr = float(relative_P.sum() / np.sqrt(np.sum(noise_P**2)))
+    confidence = 0.0
+    if not refused:
+        forward, mirrored = _explained(points, first, peak, last)
+        weight = min(1.0, 2 * forward / (forward + mirrored)) if forward > 0 else 0.0
+        confidence = float((1 - np.exp(-((snr / CERTAIN_SNR) ** 2))) * forward * weight)
+        if last - first >= 4 and mirrored - forward > MIRROR_MARGIN:
+            refused = "shape"
+        elif confidence < rule.min_confidence:
+            refused = "doubtful"
+    return Event(
+        first=int(points.index_P[first]),
+        peak=int(points.index_P[peak]),
+        last=int(points.index_P[last]),
+        start_d=float(time_P[0]),
+        peak_d=float(points.time_P[peak]),
+        stop_d=float(time_P[-1]),
+        amplitude=float(points.relative_P[peak]),
+        equivalent_duration_s=float(np.sum(relative_P * width_s)),
+        equivalent_duration_err_s=float(np.sqrt(np.sum((noise_P * width_s) ** 2))),
+        snr=snr,
+        num_points=len(time_P),
+        confidence=confidence,
+        flags=_flags(points, first, last, num_high, rule),
+        refused=refused,
+    )
+
+
+def _refusal(
+    points: _Points, place: tuple[int, int, int], num_high: int, rule: FlareRule
+) -> Refusal:
+    first, peak, last = place
+    if num_high < rule.num_points and not _decays(points, peak, num_high, rule):
+        return "single" if num_high == 1 else "short"
+    length_d = points.time_P[last] - points.time_P[first]
+    if last - first < 0.5 * length_d / points.cadence_d:
+        return "gap"
+    if length_d > rule.max_share * points.window_d:
+        return "slow"
+    return ""
+
+
+def _decays(points: _Points, peak: int, num_high: int, rule: FlareRule) -> bool:
+    """Whether the points after a short peak stand out, the first of them most, as those before
+    it do not."""
+    if points.cadence_d * 86400.0 > SHORT_CADENCE_S or peak < 2:
+        return False
+    after = points.ratio_P[peak + num_high : peak + num_high + 3]
+    is_near = points.segment_P[peak + num_high : peak + num_high + 3] == points.segment_P[peak]
+    if len(after) < 3 or not is_near.all():
+        return False
+    before = points.ratio_P[max(0, peak - 3) : peak]
+    return bool(
+        points.ratio_P[peak] > 2 * rule.sigma
+        and after.sum() / np.sqrt(3) > rule.sigma
+        and after[0] > rule.stop_sigma
+        and after.sum() > before.sum()
+    )
+
+
+def _flags(points: _Points, first: int, last: int, num_high: int, rule: FlareRule) -> int:
+    segment = points.segment_P[first]
+    beyond = (first - 2, last + 2)
+    inside_P = [0 <= at < len(points.segment_P) for at in beyond]
+    is_edge = not all(
+        ok and points.segment_P[at] == segment for ok, at in zip(inside_P, beyond, strict=True)
+    )
+    steps = np.diff(points.time_P[max(first - 1, 0) : last + 2]) / points.cadence_d
+    ratio_P = points.ratio_P[max(first - 1, 0) : last + 2]
+    peaks, _ = scipy.signal.find_peaks(ratio_P, height=rule.sigma, prominence=rule.sigma)
+    return (
+        FlareFlag.EDGE * is_edge
+        | FlareFlag.GAP * bool((steps > 1.5).any() and not is_edge)
+        | FlareFlag.SHORT * (num_high < rule.num_points)
+        | FlareFlag.COMPLEX * (len(peaks) > 1)
+    )
+
+
+def _explained(points: _Points, first: int, peak: int, last: int) -> tuple[float, float]:
+    """Shares of the squared flux that the best template, and the best mirrored one, explain.
+
+    Widths from half a cadence to the whole event and peaks within a cadence are tried; the height
+    of each is its best, not below 0.
+    """
+    around = max(3, (last - first) // 2)
+    segment = points.segment_P[peak]
+    inside = slice(max(0, first - around), last + around + 1)
+    is_same = points.segment_P[inside] == segment
+    cadence_d = points.cadence_d
+    time_P = (points.time_P[inside][is_same] - points.time_P[peak]) / cadence_d
+    value_P = points.ratio_P[inside][is_same]
+    power = float(value_P @ value_P)
+    width_W = np.geomspace(0.5, max(2.0, last - first + 1.0), 10)
+    shift_S = np.linspace(-0.75, 0.75, 7)
+    shares = []
+    for direction in (1.0, -1.0):
+        phase_WSP = (direction * time_P - shift_S[:, None]) / width_W[:, None, None]
+        exposure = 1 / width_W[:, None, None]
+        model_WSP = mean_flare_shape(phase_WSP, exposure)
+        overlap_WS = np.maximum(model_WSP @ value_P, 0)
+        norm_WS = np.maximum(np.einsum("wsp,wsp->ws", model_WSP, model_WSP), 1e-12)
+        shares.append(float((overlap_WS**2 / norm_WS).max() / power))
+    return shares[0], shares[1]

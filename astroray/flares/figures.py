@@ -1,0 +1,161 @@
+"""How flare frequencies and completeness are drawn: small SVG whose colors the page owns."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from astroray.flares.frequency import Completeness, FlareFrequency
+from astroray.flares.inject import ED_EDGES_S
+
+__all__ = ["completeness_figure", "flare_figure", "frequency_figure"]
+
+WIDTH, HEIGHT = 420, 240
+PROFILE_WIDTH, PROFILE_HEIGHT = 240, 130
+LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 40
+
+
+class _Axes:
+    """A plane with a logarithmic horizontal axis, and a vertical one in a given range."""
+
+    def __init__(self, low_s: float, high_s: float, low_y: float, high_y: float) -> None:
+        self.x0, self.x1 = math.floor(math.log10(low_s)), math.ceil(math.log10(high_s))
+        self.x1 = max(self.x1, self.x0 + 1)
+        self.y0, self.y1 = low_y, high_y
+
+    def x(self, value_s: float) -> float:
+        share = (math.log10(value_s) - self.x0) / (self.x1 - self.x0)
+        return LEFT + share * (WIDTH - LEFT - RIGHT)
+
+    def y(self, value: float) -> float:
+        share = (min(max(value, self.y0), self.y1) - self.y0) / (self.y1 - self.y0)
+        return HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP)
+
+    def frame(self, ticks: Sequence[tuple[float, str]], name: str) -> list[str]:
+        base = HEIGHT - BOTTOM
+        parts = [f'<path class="axis" d="M{LEFT} {base}H{WIDTH - RIGHT}"/>']
+        for power in range(self.x0, self.x1 + 1):
+            x = self.x(10.0**power)
+            parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{base}"/>')
+            parts.append(_text(x, base + 15, f"{10.0**power:g}", "middle"))
+        for value, label in ticks:
+            y = self.y(value)
+            parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
+            parts.append(_text(LEFT - 6, y + 4, label, "end"))
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        parts.append(_text(middle, HEIGHT - 8, "equivalent duration, s", "middle"))
+        parts.append(
+            f'<text class="label" transform="translate(12 {(TOP + base) / 2:.0f}) rotate(-90)" '
+            f'text-anchor="middle">{escape(name)}</text>'
+        )
+        return parts
+
+
+def frequency_figure(frequency: FlareFrequency, name: str) -> Markup:
+    """Cumulative flares per day by equivalent duration: found with its interval, and corrected.
+
+    Both axes are logarithmic. Empty where there is no flare of positive equivalent duration.
+    """
+    ed_s = frequency.equivalent_duration_s_F
+    is_shown = ed_s > 0
+    if not is_shown.any():
+        return Markup()
+    ed_s = ed_s[is_shown]
+    found, low, high, corrected = (
+        np.log10(rate[is_shown])
+        for rate in (
+            frequency.rate_per_d_F,
+            frequency.low_per_d_F,
+            frequency.high_per_d_F,
+            frequency.corrected_per_d_F,
+        )
+    )
+    top = math.ceil(max(float(np.nanmax(np.append(corrected, -9))), float(high.max())))
+    axes = _Axes(float(ed_s.min()), float(ed_s.max()), math.floor(float(found.min())), top)
+    ticks = [(float(p), f"{10.0**p:g}") for p in range(int(axes.y0), int(axes.y1) + 1)]
+    parts = axes.frame(ticks, "flares per day, this long or longer")
+    outline = [(axes.x(s), axes.y(v)) for s, v in zip(ed_s, high, strict=True)]
+    outline += [(axes.x(s), axes.y(v)) for s, v in zip(ed_s[::-1], low[::-1], strict=True)]
+    parts.append(f'<path class="band" d="{_path(outline)}Z"/>')
+    known = np.isfinite(corrected)
+    line = [(axes.x(s), axes.y(v)) for s, v in zip(ed_s[known], corrected[known], strict=True)]
+    parts.append(f'<path class="corrected" d="{_path(line)}"/>')
+    for s, v in zip(ed_s, found, strict=True):
+        title = f"{s:.3g} s: {10.0**v:.3g} per day"
+        parts.append(
+            f'<circle class="found" cx="{axes.x(s):.1f}" cy="{axes.y(v):.1f}" r="2.6">'
+            f"<title>{title}</title></circle>"
+        )
+    return _svg(parts, f"Cumulative flare frequency of {name}")
+
+
+def completeness_figure(completeness: Completeness, name: str) -> Markup:
+    """Share of made flares that are found, by equivalent duration, with its interval.
+
+    Empty where nothing was injected.
+    """
+    known = np.flatnonzero(np.isfinite(completeness.share_E))
+    if not known.size:
+        return Markup()
+    edges = np.array(ED_EDGES_S)
+    axes = _Axes(float(edges[known[0]]), float(edges[known[-1] + 1]), 0.0, 1.0)
+    parts = axes.frame([(0, "0"), (0.5, "50 %"), (1, "100 %")], "made flares found")
+    centers = [(i, float(np.sqrt(edges[i] * edges[i + 1]))) for i in known.tolist()]
+    line = [(axes.x(s), axes.y(float(completeness.share_E[i]))) for i, s in centers]
+    parts.append(f'<path class="corrected" d="{_path(line)}"/>')
+    for i, s in centers:
+        low, high = float(completeness.low_E[i]), float(completeness.high_E[i])
+        x, share = axes.x(s), float(completeness.share_E[i])
+        parts.append(f'<path class="span" d="M{x:.1f} {axes.y(low):.1f}V{axes.y(high):.1f}"/>')
+        parts.append(
+            f'<circle class="found" cx="{x:.1f}" cy="{axes.y(share):.1f}" r="2.6">'
+            f"<title>{s:.3g} s: {share:.0%}, {low:.0%} to {high:.0%}</title></circle>"
+        )
+    return _svg(parts, f"Completeness of the flares of {name}")
+
+
+def flare_figure(time_d: Sequence[float], flux: Sequence[float], name: str) -> Markup:
+    """A flare's relative flux over time: its length in hours and height in per cent beside it.
+
+    time_d, flux  [P]  d, relative flux; NaN where missing, which breaks the line
+    """
+    time_P, flux_P = np.asarray(time_d, np.float64), np.asarray(flux, np.float64)
+    known_P = np.isfinite(flux_P)
+    low, high = min(0.0, float(flux_P[known_P].min())), float(flux_P[known_P].max())
+    x_P = 8 + (time_P - time_P[0]) / (time_P[-1] - time_P[0]) * (PROFILE_WIDTH - 16)
+    unit = (PROFILE_HEIGHT - 38) / (high - low)
+    y_P = PROFILE_HEIGHT - 22 - (flux_P - low) * unit
+    breaks = np.flatnonzero(np.diff(known_P)) + 1
+    pieces = [
+        _path(list(zip(x.tolist(), y.tolist(), strict=True)))
+        for x, y in zip(np.split(x_P, breaks), np.split(y_P, breaks), strict=True)
+        if np.isfinite(y[0])
+    ]
+    hours = 24 * (time_P[-1] - time_P[0])
+    base = PROFILE_HEIGHT - 22 + low * unit
+    parts = [
+        f'<path class="grid" d="M8 {base:.1f}H{PROFILE_WIDTH - 8}"/>',
+        f'<path class="corrected" d="{"".join(pieces)}"/>',
+        _text(8, PROFILE_HEIGHT - 6, f"{hours:.2g} h", "start"),
+        _text(PROFILE_WIDTH - 8, PROFILE_HEIGHT - 6, f"peak +{100 * high:.3g} %", "end"),
+    ]
+    return Markup(
+        f'<svg class="figure" viewBox="0 0 {PROFILE_WIDTH} {PROFILE_HEIGHT}" role="img" '
+        f'aria-label="{escape(name)}">{"".join(parts)}</svg>'
+    )
+
+
+def _path(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else "M0 0"
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
+def _svg(parts: Sequence[str], title: str) -> Markup:
+    return Markup(
+        f'<svg class="figure" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )

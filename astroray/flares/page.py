@@ -1,0 +1,78 @@
+"""What a person is shown of the flares of a survey: one HTML file that needs no network."""
+
+import importlib.resources
+from collections import Counter
+from collections.abc import Sequence
+
+import jinja2
+import pyarrow as pa
+
+from astroray import storage
+from astroray.flares.figures import completeness_figure, flare_figure, frequency_figure
+from astroray.flares.find import REFUSALS
+from astroray.flares.stars import Star
+from astroray.ledger import RunRecord
+from astroray.schema import FlareFlag
+
+__all__ = ["write_page"]
+
+NUM_STARS = 24
+"""Stars whose frequency is drawn, those with the most flares."""
+NUM_PROFILES = 24
+"""Largest flares that are drawn."""
+NUM_ROWS = 50
+"""Flares and stars listed in tables."""
+FLAGS = {name.lower(): bit for name, bit in vars(FlareFlag).items() if name.isupper()}
+
+
+def write_page(
+    folder: str, record: RunRecord, stars: Sequence[Star], flares: pa.Table, refused: pa.Table
+) -> str:
+    """Publishes `index.html` in the folder of a run; returns its path."""
+    ranked = sorted(stars, key=lambda star: (-star.num_flares, star.object_id))
+    largest = flares.sort_by([("equivalent_duration", "descending"), ("object_id", "ascending")])
+    listed = largest.slice(0, NUM_ROWS).to_pylist()
+    kinds = Counter(refused["class"].to_pylist())
+    html = _template().render(
+        record=record,
+        stars=ranked[:NUM_ROWS],
+        figures=[
+            (
+                star,
+                frequency_figure(star.frequency, star.object_id),
+                completeness_figure(star.completeness, star.object_id),
+            )
+            for star in ranked[:NUM_STARS]
+        ],
+        largest=listed,
+        profiles=[
+            (row, flare_figure(row["profile_time"], row["profile_flux"], row["object_id"]))
+            for row in listed[:NUM_PROFILES]
+        ],
+        refusals=[(kind, count, MEANINGS[kind]) for kind, count in kinds.most_common()],
+        observed_d=sum(star.observed_d for star in stars),
+    )
+    path = storage.join(folder, "index.html")
+    storage.publish(path, html.encode())
+    return path
+
+
+MEANINGS = {**REFUSALS, "doubtful": "confidence below the rule's"}
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(flags=_flags, number=_number)
+    text = importlib.resources.files("astroray.flares").joinpath("page.html.jinja")
+    return environment.from_string(text.read_text("utf-8"))
+
+
+def _flags(bits: int) -> str:
+    return ", ".join(name for name, bit in FLAGS.items() if bits & bit)
+
+
+def _number(value: float | None) -> str:
+    """Three digits; a dash for what is not known."""
+    return "–" if value is None or value != value else f"{value:.3g}"

@@ -1,0 +1,121 @@
+"""How light curves come out of text tables: a file an object, or a table of single measurements.
+
+A table of measurements (`id=` names its column of objects) has no order, so those of an object are
+sorted by time; the cadences of a file of one object must stand in order.
+"""
+
+import csv
+import gzip
+import io
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from astroray import storage
+from astroray.errors import SchemaError, ShardError
+from astroray.surveys.light_curve_columns import Stated, choose, make_raw, star_of_file
+from astroray.surveys.light_curve_rows import RawCurve
+
+_BAD_TEXT = (pa.ArrowException, OSError, ValueError, EOFError, csv.Error, zlib.error)
+
+
+def read_text(path: str, stated: Stated, *, names: Sequence[str]) -> RawCurve:
+    """The light curve in a text file, packed or not, separated by commas or blanks.
+
+    `names` are those of its columns where it has no line of names.
+    Raises FileError or ShardError where it cannot be read, SchemaError where columns are missing.
+    """
+    chosen, columns, _ = _read(path, stated, names, "")
+    return make_raw(columns, chosen, stated, star_of_file(path))
+
+
+def read_measurements(
+    path: str, stated: Stated, *, names: Sequence[str], id_column: str
+) -> list[RawCurve]:
+    """The light curves of all objects in a table, in order of their first measurement.
+
+    Raises as read_text does, and SchemaError where it has no column `id_column`.
+    """
+    chosen, columns, id_N = _read(path, stated, names, id_column)
+    order_N = np.argsort(columns["time"], kind="stable")
+    known, first, place_N = np.unique(id_N, return_index=True, return_inverse=True)
+    by_object_N = order_N[np.argsort(place_N[order_N], kind="stable")]
+    groups = np.split(by_object_N, np.cumsum(np.bincount(place_N, minlength=len(known)))[:-1])
+    return [
+        make_raw(
+            {role: values[groups[place]] for role, values in columns.items()},
+            chosen,
+            stated,
+            str(known[place]),
+        )
+        for place in np.argsort(first)
+    ]
+
+
+def _read(
+    path: str, stated: Stated, names: Sequence[str], id_column: str
+) -> tuple[dict[str, str], dict[str, np.ndarray], np.ndarray]:
+    """Names and values of the columns by role, and identifiers [N] as text."""
+    data = storage.read_bytes(path)
+    try:
+        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "replace")
+        skipped, first = next(
+            ((i, line) for i, line in enumerate(lines) if not line.startswith("#")), (0, "")
+        )
+        is_bare = _is_numbers(first)
+        if is_bare and not names:
+            raise SchemaError(
+                f"{path} has no line of names, expected one; name its columns with columns=, e.g. "
+                "columns=time,flux,flux_err"
+            )
+        found = list(names) if is_bare else next(csv.reader([first.strip()]), [])
+        if id_column and id_column not in found:
+            raise SchemaError(f"{path} has no column {id_column!r}, expected one of {found}")
+        chosen = choose(found, stated, path)
+        if is_bare and "," not in first:
+            return chosen, *_read_blanks(data, found, chosen, id_column)
+        return chosen, *_read_commas(data, found if is_bare else [], skipped, chosen, id_column)
+    except _BAD_TEXT as error:
+        raise ShardError(f"{path} cannot be read as a table of text: {error}") from None
+
+
+def _is_numbers(line: str) -> bool:
+    words = line.replace(",", " ").split()
+    try:
+        return len([float(word) for word in words]) >= 2
+    except ValueError:
+        return False
+
+
+def _read_blanks(
+    data: bytes, names: Sequence[str], chosen: Mapping[str, str], id_column: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    lines = (line for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip())
+    words = [line.split() for line in lines if not line.startswith("#")]
+    widths = {len(row) for row in words}
+    if widths != {len(names)}:
+        raise ValueError(f"its lines have {sorted(widths)} words, expected the {len(names)} named")
+    columns = dict(zip(names, np.array(words).T, strict=True))
+    id_N = columns[id_column] if id_column else np.empty(0, str)
+    return {role: columns[name].astype(np.float64) for role, name in chosen.items()}, id_N
+
+
+def _read_commas(
+    data: bytes, names: Sequence[str], skipped: int, chosen: Mapping[str, str], id_column: str
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    types = {name: pa.float64() for name in chosen.values()}
+    if id_column:
+        types[id_column] = pa.string()
+    table = pa.csv.read_csv(
+        io.BytesIO(data),
+        read_options=pa.csv.ReadOptions(skip_rows=skipped, column_names=list(names) or None),
+        convert_options=pa.csv.ConvertOptions(include_columns=list(types), column_types=types),
+    )
+    filled = {role: pc.fill_null(table.column(name), np.nan) for role, name in chosen.items()}
+    id_N = np.array(table.column(id_column).to_pylist() if id_column else [], str)
+    return {role: column.to_numpy() for role, column in filled.items()}, id_N

@@ -1,0 +1,283 @@
+"""How files of light curves become rows: a FITS, npz or text file an object, or rows of tables.
+
+Examples of surveys:
+
+    'kepler/*_llc.fits?format=light_curves'
+    'tess/*_lc.fits.gz?format=light_curves&flux=sap&quality=hard'
+    'curves.parquet?format=light_curves&time=BTJD&mission=tess'
+    'tess_young_stars/*.npz?format=light_curves&time=BTJD&mission=tess'
+    'ogle/*.dat.gz?format=light_curves&columns=bjd,mag,mag_err&mag=true'
+    'transients.csv.gz?format=light_curves&id=ID&mag=true'
+
+`read_light_curves` gives them one by one. `astroray scan` cannot use them yet, so `read_shard`,
+which every reader offers, says what can.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, DataError, FileError, SchemaError, ShardError
+from astroray.surveys import light_curve_columns as columns
+from astroray.surveys import light_curve_text as text
+from astroray.surveys import shards
+from astroray.surveys.light_curve_fits import read_fits
+from astroray.surveys.light_curve_rows import (
+    ZERO_JD,
+    LightCurve,
+    RawCurve,
+    TimeZero,
+    reject,
+    settle,
+)
+from astroray.surveys.object_tables import Objects
+from astroray.surveys.quality import Mission, mask_bits
+from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.slices import fault_kind
+from astroray.surveys.survey_paths import survey_folder
+
+__all__ = ["ZERO_JD", "LightCurve", "list_shards", "read_light_curves", "read_shard"]
+
+_KINDS = {
+    "fits": (".fits", ".fit", ".fits.gz", ".fit.gz"),
+    "npz": (".npz",),
+    "parquet": (".parquet", ".parq", ".pq"),
+    "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
+}
+_TABLES = ("parquet", "measurements")  # of many objects each
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightCurveOptions:
+    """Options of a survey of light curves."""
+
+    flux: str = "pdcsap"
+    """pdcsap (systematics removed by the mission) or sap (as the aperture summed it)."""
+    quality: str = "default"
+    """Bits that mask a cadence: default, hard, none, or an integer; see quality.DEFAULT."""
+    time: str = ""
+    """BKJD, BTJD, BJD or MJD, where the files do not say; their times must be TDB."""
+    mission: str = "other"
+    """kepler, k2, tess or other, where the files do not say: what the quality bits mean."""
+    mag: bool = False
+    """Whether magnitudes are turned into flux relative to their median, or refused."""
+    columns: str = ""
+    """Names of the columns of text files that have no line of names: `time,flux,flux_err`."""
+    id: str = ""
+    """Column of objects in text files that are tables of measurements of many; without it each
+    text file is one object."""
+    max_gap_d: float = 0.0
+    """A light curve with a longer gap between two cadences is rejected; 0 is 1000 days for Kepler,
+    K2 and TESS, 10000 for others."""
+    shard_files: int = 512
+    """Files of one object each that make a shard; a Parquet file is a shard."""
+    format: str = ""
+    """Name of this reader."""
+
+    def __post_init__(self) -> None:
+        """Refuses values that cannot work."""
+        choices = {
+            "flux": ("pdcsap", "sap"),
+            "time": ("", *get_args(TimeZero)),
+            "mission": get_args(Mission),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
+        mask_bits(self.quality, "other")
+        if not self.max_gap_d >= 0:
+            raise ConfigError(f"max_gap_d is {self.max_gap_d}, expected 0 or more days")
+
+
+def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
+    """Groups of files of one object each, or one shard a table of many.
+
+    Of Parquet files the footers are read where they are local, of npz and text the first file.
+    Files of no known suffix are left out.
+    Raises ConfigError on bad options, files of two kinds, and where no file can be understood
+    without an option.
+    """
+    options = shards.parse_options(LightCurveOptions, uri.options)
+    kind, files = _one_kind(inputs, uri.location)
+    if kind == "text" and options.id:
+        kind = "measurements"
+    params = {"kind": kind, "folder": survey_folder(uri.location)} | {
+        name: value
+        for name, value in dataclasses.asdict(options).items()
+        if name not in ("shard_files", "format")
+    }
+    if kind not in _TABLES:
+        _check_first(files, kind, options)
+        return shards.group_files(
+            files,
+            reader="light_curves",
+            params=params,
+            rows_per_file=1,
+            group_size=options.shard_files,
+        )
+    counts = _count_rows(files, kind, options)
+    return [
+        Shard(
+            name=shards.shard_name([file], params),
+            reader="light_curves",
+            inputs=(file,),
+            params=params,
+            num_rows=num_rows,
+        )
+        for file, num_rows in zip(files, counts, strict=True)
+    ]
+
+
+def read_light_curves(
+    shard: Shard, *, rows: Sequence[int] | None = None
+) -> Iterator[LightCurve | Reject]:
+    """All light curves of the shard, or only `rows`, in row order; each row gives one item.
+
+    What is bad of one object is a Reject of its row.
+    Raises ShardError where a table of many objects cannot be read as a whole.
+    """
+    own = ("kind", "folder")
+    params: dict[str, Any] = {key: value for key, value in shard.params.items() if key not in own}
+    options = LightCurveOptions(**params)
+    path_of = {row: file.path for row, file in enumerate(shard.inputs)}
+    if shard.params["kind"] in _TABLES:
+        try:
+            for row, raw in _read_table(shard, options, rows):
+                yield _settle(raw, row, f"row {row} of {path_of[0]}", options)
+        except (SchemaError, FileError) as error:
+            raise ShardError(str(error)) from None
+        return
+    kind, folder = str(shard.params["kind"]), str(shard.params["folder"])
+    for row in path_of if rows is None else sorted(set(rows)):
+        raw = _read_file(path_of[row], row, kind, options)
+        if isinstance(raw, RawCurve) and not raw.object_id:  # named after its file, as pictures are
+            (name,) = Objects.from_files([path_of[row]], folder).object_id_N
+            raw = dataclasses.replace(raw, object_id=name or f"{shard.name}:{row}")
+        yield _settle(raw, row, path_of[row], options)
+
+
+def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
+    """Nothing: light curves are no images. Raises ConfigError that says what reads them."""
+    raise ConfigError(
+        f"shard {shard.name} holds light curves, expected images: astroray scan does not encode "
+        "light curves yet; use astroray flares find"
+    )
+
+
+def _settle(
+    raw: RawCurve | Reject, row: int, where: str, options: LightCurveOptions
+) -> LightCurve | Reject:
+    if isinstance(raw, Reject):
+        return raw
+    with np.errstate(invalid="ignore", over="ignore"):  # of numbers that the rules refuse
+        return settle(
+            raw, row=row, where=where, quality=options.quality, max_gap_d=options.max_gap_d
+        )
+
+
+def _read_file(path: str, row: int, kind: str, options: LightCurveOptions) -> RawCurve | Reject:
+    """What a file of one object says."""
+    try:
+        return _parse(path, kind, options)
+    except FileError as error:
+        return reject(row, fault_kind(path), str(error))
+    except SchemaError as error:
+        return reject(row, "schema", str(error))
+    except ShardError as error:
+        return reject(row, "corrupt", str(error))
+
+
+def _parse(path: str, kind: str, options: LightCurveOptions) -> RawCurve:
+    if kind == "npz":
+        return columns.read_arrays(path, _stated(options))
+    if kind == "text":
+        return text.read_text(path, _stated(options), names=_names(options))
+    mission = cast(Mission, options.mission)
+    return read_fits(
+        path, flux=options.flux, otherwise_zero=options.time, otherwise_mission=mission
+    )
+
+
+def _stated(options: LightCurveOptions) -> columns.Stated:
+    mission = cast(Mission, options.mission)
+    return columns.Stated(time=options.time, mission=mission, mag=options.mag)
+
+
+def _one_kind(
+    inputs: Sequence[storage.InputFile], location: str
+) -> tuple[str, list[storage.InputFile]]:
+    found: dict[str, list[storage.InputFile]] = {}
+    for file in sorted(inputs, key=lambda file: file.path):
+        for kind, suffixes in _KINDS.items():
+            if file.path.lower().endswith(suffixes):
+                found.setdefault(kind, []).append(file)
+    if len(found) != 1:
+        raise ConfigError(
+            f"{location} has light curves of {' and '.join(found) or 'no'} kind, expected one of "
+            f"{', '.join(_KINDS)}; name one kind with a glob such as 'folder/*.fits'"
+        )
+    return next(iter(found.items()))
+
+
+def _check_first(files: Sequence[storage.InputFile], kind: str, options: LightCurveOptions) -> None:
+    """Refuses what would reject every file for want of an option, as the first one shows."""
+    if kind == "fits":  # its header says what is needed
+        return
+    try:
+        _parse(files[0].path, kind, options)
+    except SchemaError as error:
+        raise ConfigError(str(error)) from None
+    except DataError:  # its own row is rejected when it is read
+        return
+
+
+def _count_rows(
+    files: Sequence[storage.InputFile], kind: str, options: LightCurveOptions
+) -> list[int | None]:
+    """Rows of each table; None where that costs reading it, or it is broken: reading it says so."""
+    counts: list[int | None] = []
+    for file in files:
+        num_rows = None
+        is_first = file is files[0]
+        if is_first or (kind == "parquet" and not storage.is_remote(file.path)):
+            try:
+                num_rows = _count(file.path, kind, options)
+            except SchemaError as error:
+                if is_first:
+                    raise ConfigError(str(error)) from None
+            except (ShardError, FileError):
+                num_rows = None
+        counts.append(num_rows)
+    return counts
+
+
+def _count(path: str, kind: str, options: LightCurveOptions) -> int:
+    if kind == "parquet":
+        return columns.check_parquet(path, _stated(options))
+    return len(_read_measurements(path, options))
+
+
+def _read_table(
+    shard: Shard, options: LightCurveOptions, rows: Sequence[int] | None
+) -> Iterator[tuple[int, RawCurve | Reject]]:
+    path = shard.inputs[0].path
+    if shard.params["kind"] == "parquet":
+        yield from columns.read_rows(path, _stated(options), rows, shard.name)
+        return
+    wanted = None if rows is None else set(rows)
+    for row, raw in enumerate(_read_measurements(path, options)):
+        if wanted is None or row in wanted:
+            yield row, raw
+
+
+def _read_measurements(path: str, options: LightCurveOptions) -> list[RawCurve]:
+    return text.read_measurements(
+        path, _stated(options), names=_names(options), id_column=options.id
+    )
+
+
+def _names(options: LightCurveOptions) -> list[str]:
+    return [name.strip() for name in options.columns.split(",") if name.strip()]

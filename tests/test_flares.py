@@ -1,0 +1,230 @@
+"""Flares of one light curve: trend, rule, template and energy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from astroray.errors import DataError
+from astroray.flares.detrend import DetrendConfig, detrend
+from astroray.flares.energy import flare_energy_erg
+from astroray.flares.events import FlareRule, find_events
+from astroray.flares.template import TEMPLATE_AREA, flare_shape, mean_flare_shape
+from astroray.schema import FlareFlag
+from tests.flares_made import MINUTE_D, star
+
+THREE = ((2.0, 6.0, 0.05), (5.5, 20.0, 0.02), (9.1, 12.0, 0.3))
+
+
+def flares_of(time_d, flux, rule=None):
+    return [e for e in find_events(time_d, detrend(time_d, flux), rule) if not e.refused]
+
+
+def refused_of(time_d, flux, rule=None):
+    return [e for e in find_events(time_d, detrend(time_d, flux), rule) if e.refused]
+
+
+def test_the_template_is_that_of_davenport_et_al_2014():
+    assert flare_shape(np.array([-1.5, 0.0])).tolist() == [0.0, 1.0]
+    assert flare_shape(np.array([-0.5]))[0] == pytest.approx(
+        1 - 0.5 * 1.941 - 0.25 * 0.175 + 0.125 * 2.246 - 0.0625 * 1.125
+    )
+    inside = np.linspace(-1, 4, 50_001)
+    above = inside[flare_shape(inside) >= 0.5]
+    assert above[-1] - above[0] == pytest.approx(0.913, abs=1e-3)
+    assert flare_shape(np.array([2.0]))[0] == pytest.approx(
+        0.6890 * np.exp(-3.2) + 0.3030 * np.exp(-0.5566)
+    )
+
+
+def test_the_mean_over_exposures_is_that_of_a_fine_grid_and_keeps_the_area():
+    fine = (np.arange(1000) + 0.5) / 1000 - 0.5
+    for center in (-1.2, -0.4, 0.1, 3.0):
+        direct = flare_shape(center + 0.5 * fine).mean()
+        assert mean_flare_shape(np.array(center), 0.5) == pytest.approx(direct, rel=1e-3, abs=1e-5)
+    wide = mean_flare_shape(np.arange(-5, 80) * 1.0, 1.0)
+    assert wide.sum() == pytest.approx(TEMPLATE_AREA, rel=1e-6)
+    assert pytest.approx(1.827, abs=5e-4) == TEMPLATE_AREA
+
+
+def test_three_planted_flares_are_found_with_peak_and_equivalent_duration():
+    found = flares_of(*star(flares=THREE))
+    assert len(found) == 3
+    for event, (peak_d, width_min, amplitude) in zip(found, THREE, strict=True):
+        assert event.peak_d - 1500 == pytest.approx(peak_d, abs=2 * MINUTE_D)
+        # Flux is relative to the spotted star, within its 3 %, and the tail ends in the noise.
+        planted_s = amplitude * width_min * 60 * TEMPLATE_AREA
+        assert 0.75 * planted_s < event.equivalent_duration_s < 1.1 * planted_s
+        assert event.start_d < event.peak_d < event.stop_d
+        assert event.confidence > 0.8
+        assert event.snr > 10
+
+
+def test_a_quiet_star_has_no_flare_however_much_it_rotates():
+    for seed, period_d in enumerate((0.7, 1.5, 5.0)):
+        time_d, flux = star(days=20, period_d=period_d, spots=0.05, seed=seed)
+        assert flares_of(time_d, flux) == []
+
+
+def test_rotation_is_taken_out_and_the_noise_is_known():
+    time_d, flux = star(period_d=1.0, spots=0.05, noise=0.002)
+    curve = detrend(time_d, flux)
+    assert np.nanstd(curve.relative_T) == pytest.approx(0.002, rel=0.1)
+    assert np.nanmedian(curve.noise_T) == pytest.approx(0.002, rel=0.1)
+
+
+def test_a_fast_rotator_gets_a_shorter_window():
+    slow = detrend(*star(period_d=8.0)).window_d
+    fast = detrend(*star(period_d=0.6, spots=0.05)).window_d
+    assert fast < slow == DetrendConfig().windows_d[0]
+
+
+def test_noise_is_local():
+    time_d, flux = star(days=12, spots=0.0)
+    loud_T = time_d > 1506
+    flux[loud_T] += np.random.default_rng(1).normal(0, 5.0, loud_T.sum())
+    noise_T = detrend(time_d, flux).noise_T
+    assert np.median(noise_T[time_d > 1508]) > 4 * np.median(noise_T[time_d < 1504])
+
+
+def test_a_negative_flare_is_none():
+    time_d, flux = star(flares=THREE)
+    assert flares_of(time_d, 2000 - flux) == []
+
+
+def test_a_cosmic_ray_is_refused_and_named():
+    time_d, flux = star()
+    flux[4000] *= 1.05
+    assert flares_of(time_d, flux) == []
+    hit = max(refused_of(time_d, flux), key=lambda event: event.amplitude)
+    assert (hit.peak, hit.refused, hit.confidence) == (4000, "single", 0.0)
+    flux[6000:6002] *= 1.05
+    assert {event.refused for event in refused_of(time_d, flux)} >= {"single", "short"}
+
+
+def test_a_short_flare_counts_where_two_minute_data_show_its_decay():
+    time_d, flux = star(spots=0.0)
+    flux[4000:4005] *= 1 + np.array([0.015, 0.0026, 0.0025, 0.0022, 0.0016])
+    found = flares_of(time_d, flux)
+    assert [event.peak for event in found] == [4000]
+    assert found[0].flags & FlareFlag.SHORT
+    long_d = 1500 + (time_d - 1500) * 15  # the same numbers at a spacing of 30 minutes
+    assert flares_of(long_d, flux) == []
+
+
+def test_an_event_that_rises_slowly_and_ends_at_once_is_refused_for_its_shape():
+    time_d, flux = star(flares=((5.5, 30.0, 0.05),))
+    mirrored = refused_of(time_d, flux[::-1].copy())
+    assert [event.refused for event in mirrored if event.snr > 50] == ["shape"]
+
+
+def test_an_event_that_the_trend_cannot_follow_is_refused_as_slow():
+    time_d, flux = star(spots=0.0, flares=((5.0, 40.0, 0.1),))
+    (flare,) = flares_of(time_d, flux)
+    assert 0.1 < flare.stop_d - flare.start_d < 0.5
+    (refused,) = [e for e in refused_of(time_d, flux, FlareRule(max_share=0.05)) if e.snr > 50]
+    assert (refused.refused, refused.peak) == ("slow", flare.peak)
+
+
+def test_flares_close_together_are_one_complex_flare():
+    (event,) = flares_of(*star(flares=((5.0, 10.0, 0.1), (5.012, 10.0, 0.08))))
+    assert event.flags & FlareFlag.COMPLEX
+
+
+def test_a_flare_beside_a_gap_and_one_around_a_gap_are_flagged():
+    time_d, flux = star(flares=THREE)
+    start = np.searchsorted(time_d, 1502.0)
+    kept_T = np.ones(len(time_d), bool)
+    kept_T[start - 300 : start + 2] = False
+    flux[np.searchsorted(time_d, 1509.1) + 4] = np.nan
+    edge, whole, gap = flares_of(time_d[kept_T], flux[kept_T])
+    assert (edge.flags, whole.flags & FlareFlag.EDGE) == (FlareFlag.EDGE, 0)
+    assert gap.flags & FlareFlag.GAP
+
+
+def test_an_event_that_is_mostly_missing_is_refused():
+    time_d, flux = star(flares=((5.0, 12.0, 0.1),))
+    (flare,) = flares_of(time_d, flux)
+    assert flare.stop_d - flare.start_d < DetrendConfig().max_gap_d  # or the hole would split it
+    flux[flare.peak + 4 : flare.last - 5] = np.nan
+    largest = max(refused_of(time_d, flux), key=lambda event: event.snr)
+    assert (largest.refused, largest.peak) == ("gap", flare.peak)
+
+
+def test_gaps_split_the_light_curve_and_short_pieces_are_left_out():
+    time_d, flux = star()
+    piece_T = (time_d > 1503.0) & (time_d < 1503.03)
+    kept_T = (time_d < 1502) | piece_T | (time_d > 1504)
+    curve = detrend(time_d[kept_T], flux[kept_T])
+    assert set(curve.segment_T) == {-1, 0, 1}
+    assert (curve.segment_T == -1).sum() == piece_T.sum() < 30
+
+
+def test_missing_flux_stays_missing():
+    time_d, flux = star()
+    flux[100:110] = np.nan
+    curve = detrend(time_d, flux)
+    assert np.flatnonzero(np.isnan(curve.relative_T)).tolist() == list(range(100, 110))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])
+def test_the_unit_of_the_flux_does_not_matter(scale):
+    time_d, flux = star(flares=THREE)
+    expected, found = flares_of(time_d, flux), flares_of(time_d, flux * scale)
+    assert [event.peak for event in found] == [event.peak for event in expected]
+    assert [event.amplitude for event in found] == pytest.approx(
+        [event.amplitude for event in expected]
+    )
+
+
+def test_a_constant_light_curve_has_no_event():
+    time_d, flux = star(days=3)
+    assert find_events(time_d, detrend(time_d, np.full_like(flux, 7.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda time_d, flux: (time_d[::-1], flux), "time does not ascend"),
+        (lambda time_d, flux: (time_d, flux * np.nan), "no 30 points stand together"),
+        (lambda time_d, flux: (time_d[:20], flux[:20]), "no 30 points stand together"),
+        (lambda time_d, flux: (time_d[:1], flux[:1]), "no 30 points stand together"),
+        (lambda time_d, flux: (time_d[:0], flux[:0]), "no 30 points stand together"),
+        (lambda time_d, flux: (time_d, flux - 1000), "median flux"),
+    ],
+)
+def test_what_cannot_be_detrended_is_said(change, message):
+    time_d, flux = star(days=1, spots=0.0, noise=0.01)
+    with pytest.raises(DataError, match=message):
+        detrend(*change(time_d, flux - 1))
+
+
+def test_the_rule_s_threshold_and_number_of_points_decide():
+    time_d, flux = star(flares=THREE)
+    assert len(flares_of(time_d, flux, FlareRule(sigma=30.0))) == 1
+    strict = dataclasses.replace(FlareRule(), num_points=200)
+    assert flares_of(time_d, flux, strict) == []
+
+
+def test_energies_are_those_of_guenther_et_al_2020():
+    # TIC 358108509, sector 1: amplitude, full width and energy of two flares of their table.
+    for amplitude, width_d, energy_erg in ((4.52183, 0.00153, 1.1e33), (0.20001, 0.01825, 5.8e32)):
+        duration_s = amplitude * width_d * 86400 * TEMPLATE_AREA
+        energy = flare_energy_erg(duration_s, mission="tess", teff_k=2824, radius_sun=0.129)
+        assert energy == pytest.approx(energy_erg, rel=0.05)
+
+
+def test_a_star_as_hot_as_its_flares_gives_its_own_luminosity_times_the_duration():
+    # A quarter of it: the flare radiates from the area that is seen, as the paper has it.
+    sun = flare_energy_erg(1.0, mission="kepler", teff_k=5772, radius_sun=1.0, flare_k=5772)
+    assert sun == pytest.approx(3.828e33 / 4, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [{"mission": "other"}, {"teff_k": np.nan}, {"teff_k": -9999.0}, {"radius_sun": 0.0}],
+)
+def test_energy_is_unknown_where_star_or_band_are(unknown):
+    known = {"mission": "tess", "teff_k": 3500.0, "radius_sun": 0.5}
+    assert np.isfinite(flare_energy_erg(10.0, **known))
+    assert np.isnan(flare_energy_erg(10.0, **(known | unknown)))

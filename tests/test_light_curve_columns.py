@@ -1,0 +1,240 @@
+"""Light curves in Parquet, npz and text files, which have no mission's header."""
+
+import gzip
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from astroray.errors import ConfigError, ShardError
+from astroray.surveys.light_curve_columns import star_of_file
+from astroray.surveys.light_curves import LightCurve, read_light_curves
+from astroray.surveys.shards import Reject
+from tests.light_curves_made import fluxes, read, shards_of, times
+
+TIME = times("tess")
+
+
+def write_parquet(path, *, num_rows=7, groups_of=3, kind=pa.list_, **changes):
+    """One light curve a row; row i has 100 + i cadences. `changes` replace or remove columns."""
+    lengths = range(100, 100 + num_rows)
+    lists = {
+        "time": pa.array([TIME[:n] for n in lengths], kind(pa.float64())),
+        "flux": pa.array([fluxes(n, seed=n) for n in lengths], kind(pa.float32())),
+        "flux_err": pa.array([np.full(n, 2.0) for n in lengths], kind(pa.float64())),
+        "quality": pa.array([np.arange(n) % 50 == 9 for n in lengths], kind(pa.bool_())).cast(
+            kind(pa.int32())
+        ),
+    }
+    plain = {
+        "object_id": pa.array([f"TIC {n}" for n in lengths]),
+        "ra": pa.array([10.0 + n for n in range(num_rows)]),
+        "dec": pa.array([-5.0] * num_rows),
+    }
+    columns = {
+        name: value for name, value in (plain | lists | changes).items() if value is not None
+    }
+    pq.write_table(pa.table(columns), path, row_group_size=groups_of)
+    return f"{path}?time=BTJD&mission=tess"
+
+
+@pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
+def test_each_row_of_a_parquet_file_is_a_light_curve(tmp_path, kind):
+    survey = write_parquet(tmp_path / "a.parquet", kind=kind)
+    (shard,) = shards_of(survey)
+    assert shard.num_rows == 7
+    found = list(read_light_curves(shard))
+    for row, curve in enumerate(found):
+        num = 100 + row
+        assert (curve.row, curve.object_id, curve.mission) == (row, f"TIC {num}", "tess")
+        assert (curve.ra_deg, curve.dec_deg, curve.time_zero) == (10.0 + row, -5.0, "BTJD")
+        np.testing.assert_array_equal(curve.time_d, TIME[:num])
+        expected = np.where(curve.quality != 0, np.nan, fluxes(num, seed=num))
+        np.testing.assert_array_equal(curve.flux, expected)
+        assert np.flatnonzero(curve.quality).tolist() == list(range(9, num, 50))
+        assert (curve.flux_err == 2).all()
+    only = list(read_light_curves(shard, rows=[5, 2]))
+    assert [curve.row for curve in only] == [2, 5]
+    np.testing.assert_array_equal(only[1].flux, found[5].flux)
+
+
+def test_rows_that_cannot_be_used_are_rejects_and_none_is_lost(tmp_path):
+    time = [TIME, None, TIME[::-1], TIME[:1], [], TIME, [*TIME[:3], None, *TIME[4:]]]
+    flux = [fluxes(), fluxes(), fluxes(), [1.0], [], fluxes(50), fluxes()]
+    lists = {"time": pa.array(time), "flux": pa.array(flux), "flux_err": None, "quality": None}
+    found = read(write_parquet(tmp_path / "a.parquet", **lists))
+    assert [item.row for item in found] == list(range(7))
+    kinds = [item.kind if isinstance(item, Reject) else "read" for item in found]
+    assert kinds == ["read", "missing", "time", "short", "short", "shape", "read"]
+    assert (len(found[6].time_d), found[6].meta["cadences_no_time"]) == (199, 1)
+    assert "row 1 of" in found[1].reason
+
+
+def test_objects_without_identifier_or_position_are_called_by_shard_and_row(tmp_path):
+    survey = write_parquet(tmp_path / "a.parquet", object_id=None, ra=None)
+    (shard,) = shards_of(survey)
+    found = list(read_light_curves(shard))
+    assert [curve.object_id for curve in found] == [f"{shard.name}:{row}" for row in range(7)]
+    assert np.isnan([curve.dec_deg for curve in found]).all()
+
+
+def test_nobody_guesses_from_when_times_count(tmp_path):
+    survey = write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="say it with time="):
+        shards_of(survey.partition("?")[0])
+    named = write_parquet(tmp_path / "b.parquet", time=None, time_btjd=pa.array([TIME[:100]] * 7))
+    assert shards_of(named.partition("?")[0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flux": None}, "no column of flux"),
+        ({"time": None}, "no column of time"),
+        ({"flux": pa.array(["x"] * 7)}, "expected lists of numbers"),
+        ({"flux": None, "mag": pa.array([[1.0]] * 7)}, "say mag=true"),
+    ],
+)
+def test_parquet_without_the_columns_is_refused_before_reading(tmp_path, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        shards_of(write_parquet(tmp_path / "a.parquet", **changes))
+
+
+def test_a_broken_parquet_file_is_an_unreadable_shard_and_the_others_are_read(tmp_path):
+    for name in "ab":
+        survey = write_parquet(tmp_path / f"{name}.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    first, second = shards_of(survey.replace("b.parquet", "*.parquet"))
+    with pytest.raises(ShardError, match="not a whole Parquet file"):
+        list(read_light_curves(first))
+    assert (first.num_rows, second.num_rows) == (None, 7)
+    assert len(list(read_light_curves(second))) == 7
+
+
+def test_a_damaged_page_rejects_the_rows_of_its_group_alone(tmp_path):
+    survey = write_parquet(tmp_path / "a.parquet")
+    path = tmp_path / "a.parquet"
+    (shard,) = shards_of(survey)
+    chunk = pq.ParquetFile(path).metadata.row_group(1).column(3)
+    data = bytearray(path.read_bytes())
+    start = chunk.data_page_offset
+    data[start : start + chunk.total_compressed_size // 2] = b"\xff" * (
+        chunk.total_compressed_size // 2
+    )
+    path.write_bytes(bytes(data))
+    found = list(read_light_curves(shard))
+    assert [item.row for item in found] == list(range(7))
+    bad = [item.row for item in found if isinstance(item, Reject)]
+    assert bad == [3, 4, 5]
+    assert {item.kind for item in found if isinstance(item, Reject)} == {"corrupt"}
+
+
+def test_an_npz_file_is_one_light_curve_of_the_star_in_its_name(tmp_path):
+    path = tmp_path / "tic014155762_s0042.npz"
+    np.savez(path, time=TIME, flux=fluxes(), flux_err=np.ones(200, np.float16), prob=np.ones(3))
+    (curve,) = read(f"{path}?time=BTJD&mission=tess")
+    assert (curve.object_id, curve.mission, curve.flux_kind) == ("TIC 14155762", "tess", "flux")
+    np.testing.assert_array_equal(curve.flux, fluxes())
+    assert (curve.flux_err == 1).all()
+
+
+def test_arrays_that_are_no_light_curve_are_rejects(tmp_path):
+    np.savez(tmp_path / "a.npz", time=TIME, flux=fluxes())
+    np.savez(tmp_path / "b.npz", time=TIME, flux=np.ones((200, 2)))
+    np.savez(tmp_path / "c.npz", time=TIME, flux=np.array(["x"] * 200, object))
+    (tmp_path / "d.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
+    found = read(f"{tmp_path}?time=BTJD")
+    kinds = [item.kind if isinstance(item, Reject) else item.object_id for item in found]
+    assert kinds == ["a", "schema", "schema", "corrupt"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+def test_a_csv_file_names_its_columns(tmp_path, suffix):
+    lines = [",Flux,TIME_BKJD,flags,note", *(f"{i},{1 + i},{170 + i},0,a" for i in range(5))]
+    lines[3] = "2,,172,0,"
+    data = "\n".join(lines).encode()
+    path = tmp_path / f"kic4665368{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    (curve,) = read(f"{path}?mission=kepler")
+    assert (curve.object_id, curve.time_zero) == ("KIC 4665368", "BKJD")
+    assert curve.time_d.tolist() == [170, 171, 172, 173, 174]
+    np.testing.assert_array_equal(curve.flux, [1, 2, np.nan, 4, 5])
+
+
+def test_magnitudes_become_flux_relative_to_their_median_where_asked(tmp_path):
+    lines = ["# star 7", "50000.0 15.0 0.01", "50001 17.5 0.01", "50002 12.5 0.02"]
+    for name, between in (("a.dat", " "), ("b.csv", ",")):
+        (tmp_path / name).write_text("\n".join(lines).replace(" ", between))
+        survey = f"{tmp_path / name}?columns=mjd,mag,err"
+        with pytest.raises(ConfigError, match="say mag=true"):
+            shards_of(survey)
+        (curve,) = read(f"{survey}&mag=true")
+        np.testing.assert_allclose(curve.flux, [1, 0.1, 10], rtol=1e-12)
+        np.testing.assert_allclose(curve.flux_err, [0.0092103, 0.00092103, 0.184207], rtol=1e-4)
+        assert (curve.time_zero, curve.flux_kind, curve.object_id) == ("MJD", "flux", name[0])
+
+
+def test_columns_without_names_are_not_guessed(tmp_path):
+    (tmp_path / "a.dat").write_text("50000.0 15.0\n50001 17.5\n")
+    with pytest.raises(ConfigError, match="name its columns with columns="):
+        shards_of(f"{tmp_path}?time=MJD")
+
+
+def test_a_table_of_measurements_is_sorted_into_the_objects_it_names(tmp_path):
+    rows = ["b,3,30", "a,2,12", "b,1,10", "a,1,11", "c,5,50", "b,2,", "a,1,11"]
+    (tmp_path / "t.csv").write_text("\n".join(["ID,MJD,flux", *rows]))
+    survey = f"{tmp_path}?id=ID"
+    (shard,) = shards_of(survey)
+    assert shard.num_rows == 3
+    first, second, third = read_light_curves(shard)
+    assert (first.object_id, first.time_d.tolist(), first.row) == ("b", [1, 2, 3], 0)
+    np.testing.assert_array_equal(first.flux, [10, np.nan, 30])
+    assert (second.object_id, second.flux.tolist(), second.row) == ("a", [11, 12], 1)
+    assert second.meta["cadences_duplicate"] == 1
+    assert (third.kind, third.row) == ("short", 2)
+    (only,) = read_light_curves(shard, rows=[1])
+    assert only.object_id == "a"
+    with pytest.raises(ConfigError, match="no column 'name'"):
+        shards_of(f"{tmp_path}?id=name")
+
+
+@pytest.mark.parametrize("text", ["", "\n", "time,flux\n1,x\n2,3\n", "1,2\n3\n", "\0\0\0"])
+def test_text_that_is_no_light_curve_is_a_reject_or_refused(tmp_path, text):
+    (tmp_path / "0.csv").write_text("time,flux\n1,2\n2,3\n")
+    (tmp_path / "1.csv").write_text(text)
+    first, second = read(f"{tmp_path}?time=BTJD")
+    assert isinstance(first, LightCurve)
+    assert isinstance(second, Reject)
+    assert second.kind in ("corrupt", "schema")
+
+
+def test_files_of_two_kinds_are_refused_and_strange_ones_left_out(tmp_path):
+    (tmp_path / "LICENSE").touch()
+    with pytest.raises(ConfigError, match="of no kind"):
+        shards_of(tmp_path)
+    (tmp_path / "a.csv").write_text("time,flux\n1,2\n2,3\n")
+    assert shards_of(f"{tmp_path}?time=BTJD")[0].num_rows == 1
+    np.savez(tmp_path / "b.npz", time=TIME, flux=fluxes())
+    with pytest.raises(ConfigError, match="name one kind with a glob"):
+        shards_of(f"{tmp_path}?time=BTJD")
+
+
+@pytest.mark.parametrize(
+    ("name", "star"),
+    [("kplr010002792-2009259160929_llc.fits", "KIC 10002792"), ("EPIC_211.csv", "EPIC 211"),
+     ("hlsp-tic_0042.npz", "TIC 42"), ("arctic42.csv", ""), ("quiet_star_001.csv", "")],
+)  # fmt: skip
+def test_the_star_in_a_files_name(name, star):
+    assert star_of_file(f"/a/tic7/{name}") == star
+
+
+def test_files_without_a_star_in_the_name_are_called_by_their_path(tmp_path):
+    for folder in ("quiet", "flaring"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "s1.csv").write_text("time,flux\n1,2\n2,3\n")
+    assert [curve.object_id for curve in read(f"{tmp_path}?time=BTJD")] == [
+        "flaring/s1",
+        "quiet/s1",
+    ]

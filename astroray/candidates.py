@@ -1,4 +1,7 @@
-"""Which vectors FAISS proposes as neighbors, measured: by brute force, proven, or from cells.
+"""Which vectors are proposed as neighbors, measured: by brute force, proven, or from cells.
+
+Brute force multiplies with the native kernel of astroray_kernels, with FAISS where that does not
+run, or, for wide vectors, in slabs.
 
 FAISS itself is handed in; `neighbors` alone imports it. U vectors, all different, in the order of
 object_id; G queries among them; C candidates of each.
@@ -40,6 +43,8 @@ class Exact:
         self.faiss, self.frame = faiss, frame
         self.num_neighbors = max(0, min(k, len(frame.embedding_UD) - 1))
         self.is_wide = frame.embedding_UD.shape[1] >= WIDE
+        self.products = "slabs" if self.is_wide else "native" if has_native() else "faiss"
+        """What multiplies and proves: float32 slabs, the native kernel on int16, or FAISS."""
         self.num_float64 = 0
         """Searches in which float32 could not prove the neighbors, so float64 did."""
 
@@ -49,9 +54,32 @@ class Exact:
         distance_GK = np.zeros(near_GK.shape)
         if near_GK.size == 0:
             return near_GK, distance_GK
+        if self.products == "native":  # whose blocks of wide vectors would leave the cache
+            return self._by_kernel(vector_G)
         for part in parts(len(vector_G), self._rows_at_once()):
             near_GK[part], distance_GK[part] = self._nearest(vector_G[part])
         return near_GK, distance_GK
+
+    def _by_kernel(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same by the native kernel, whose distances are the published ones to the last bit."""
+        import torch
+
+        from astroray_kernels.nearest import nearest_vectors
+
+        vectors = torch.from_numpy(self.frame.embedding_UD)
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.faiss.omp_get_max_threads())
+        try:
+            near_GK, distance_GK = nearest_vectors(
+                torch.from_numpy(self.frame.embedding_UD[vector_G]),
+                vectors,
+                self.num_neighbors,
+                exclude_G=torch.from_numpy(vector_G),
+                backend="native",
+            )
+        finally:
+            torch.set_num_threads(before)
+        return near_GK.numpy(), distance_GK.numpy()
 
     def _nearest(self, vector_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         near_BK = np.zeros((len(vector_B), self.num_neighbors), np.int64)
@@ -92,6 +120,13 @@ class Exact:
             return near_BK, distance_BK, np.ones(len(vector_B), bool)
         square_B = (distance_BK[:, -1] * frame.scale) ** 2
         return near_BK, distance_BK, left_out_B > square_B + frame.slack(norm_B, square_B, error)
+
+
+def has_native() -> bool:
+    """Whether this machine runs the native nearest-neighbor kernel."""
+    from astroray_kernels.dispatch import why_not
+
+    return not why_not("nearest_vectors", "native", "cpu")
 
 
 class Cells:

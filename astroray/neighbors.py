@@ -83,6 +83,8 @@ class Neighbors:
     index: str
     """flat, ivf-flat or ivf-sq8."""
     index_reason: str
+    products: str
+    """What multiplied in exact searches: native, faiss or slabs."""
     num_float64: int
     """Searches in which float32 could not prove the neighbors, so float64 did."""
 
@@ -134,6 +136,7 @@ def search(
         proof=certified.proof,
         index=survey.index,
         index_reason=survey.index_reason,
+        products=survey.exact.products,
         num_float64=survey.exact.num_float64,
     )
 

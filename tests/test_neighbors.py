@@ -16,6 +16,15 @@ from astroray.twins import Twins
 ARRAYS = ("neighbor_NK", "distance_NK", "score_N", "is_exact_N", "rank_N", "certified_N")
 
 
+@pytest.fixture(params=["native", "faiss"])
+def products(request, monkeypatch):
+    """What multiplies in exact searches, each in turn."""
+    if request.param == "native" and not candidates.has_native():
+        pytest.skip("this machine does not run the native kernel")
+    monkeypatch.setattr(candidates, "has_native", lambda: request.param == "native")
+    return request.param
+
+
 def make_ids(num: int, seed: int = 0) -> list[str]:
     """Unique names whose order is not that of the rows."""
     return [f"obj-{i}" for i in np.random.default_rng(seed).permutation(num)]
@@ -85,7 +94,7 @@ def assert_same(
 
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("k", [1, 10])
-def test_flat_search_equals_float64_brute_force_bit_for_bit(name, k):
+def test_flat_search_equals_float64_brute_force_bit_for_bit(name, k, products):
     embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
     found = search(embedding_ND, ids, SearchConfig(k=k, index="flat"))
     neighbor_NK, distance_NK = brute_force(embedding_ND, ids, k)
@@ -93,6 +102,7 @@ def test_flat_search_equals_float64_brute_force_bit_for_bit(name, k):
     np.testing.assert_array_equal(found.distance_NK, distance_NK)
     np.testing.assert_array_equal(found.score_N, distance_NK[:, -1])
     assert found.is_exact_N.all()
+    assert found.products == products
 
 
 @pytest.mark.parametrize("num", [2, 3, 17, 500])
@@ -133,7 +143,8 @@ def test_float32_alone_would_have_given_other_neighbors():
         assert (plain_NK != neighbor_NK).any(axis=1).mean() > 0.5
 
 
-def test_rows_that_float32_cannot_prove_are_counted():
+def test_rows_that_float32_cannot_prove_are_counted(monkeypatch):
+    monkeypatch.setattr(candidates, "has_native", lambda: False)
     plain, knots = DATA["plain"], DATA["tight clusters"]
     assert search(plain, make_ids(len(plain)), SearchConfig(index="flat")).num_float64 == 0
     assert search(knots, make_ids(len(knots)), SearchConfig(index="flat")).num_float64 > 100
@@ -287,6 +298,7 @@ def test_wide_vectors_are_proven_in_float32_where_a_whole_product_proves_few(mon
     by_slabs = exact(vectors)
     found = by_slabs.nearest(rows)
     monkeypatch.setattr(candidates, "WIDE", 10**6)
+    monkeypatch.setattr(candidates, "has_native", lambda: False)
     by_faiss = exact(vectors)
     for got, expected in zip(found, by_faiss.nearest(rows), strict=True):
         np.testing.assert_array_equal(got, expected)

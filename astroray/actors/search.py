@@ -80,7 +80,11 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
             "sentence": found.proof.sentence(),
             "model_id": plan.model_id,
         },
-        backends={"index": found.index, "index_reason": found.index_reason},
+        backends={
+            "index": found.index,
+            "index_reason": found.index_reason,
+            "products": found.products,
+        },
         wanted=_wanted(rows, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
     )
 

@@ -1,4 +1,4 @@
-"""Attention kernels of astroray: one meaning, several machines.
+"""Kernels of astroray, attention and nearest vectors: one meaning, several machines.
 
 The public names are loaded on first use, so that `import astroray_kernels` loads no torch.
 """
@@ -9,16 +9,26 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from astroray_kernels.attention import vfa_attention
     from astroray_kernels.dispatch import BackendError, Need, resolved, select, why_not
+    from astroray_kernels.nearest import nearest_vectors
 
 _HOMES = {
     "BackendError": "dispatch",
     "Need": "dispatch",
+    "nearest_vectors": "nearest",
     "resolved": "dispatch",
     "select": "dispatch",
     "vfa_attention": "attention",
     "why_not": "dispatch",
 }
-__all__ = ["BackendError", "Need", "resolved", "select", "vfa_attention", "why_not"]
+__all__ = [
+    "BackendError",
+    "Need",
+    "nearest_vectors",
+    "resolved",
+    "select",
+    "vfa_attention",
+    "why_not",
+]
 
 
 def __getattr__(name: str) -> object:

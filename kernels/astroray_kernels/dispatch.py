@@ -27,6 +27,10 @@ BACKENDS = {
         "sdpa": "vfa._sdpa:vfa_attention",
         "reference": "vfa.reference:vfa_attention",
     },
+    "nearest_vectors": {
+        "native": "knn._native:nearest_vectors",
+        "reference": "knn.reference:nearest_vectors",
+    },
 }
 
 # On a GPU nothing stands in for Triton: the reference would be a hundred times slower there and
@@ -109,6 +113,8 @@ def _auto(op: str, device: torch.device, need: Need | None) -> str:
         )
     passed: list[str] = []
     for backend in _AUTO[device.type]:
+        if backend not in BACKENDS[op]:
+            continue
         reason = why_not(op, backend, device, need)
         if not reason:
             because = f" ({'; '.join(passed)})" if passed else ""

@@ -1,0 +1,50 @@
+"""What the nearest vectors and their distances are, in plain PyTorch on any device; slow."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PRECISIONS = ("fp32",)
+PAIRS_AT_ONCE = 2**22  # float64 numbers, 32 MB
+
+
+def why_not(device: torch.device) -> str:
+    """Nothing stands in its way on any device."""
+    del device
+    return ""
+
+
+def nearest_vectors(
+    query_GD: Tensor, vector_VD: Tensor, k: int, *, exclude_G: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Indices, int64 [G, k], and distances, float64 [G, k], of what `nearest` describes.
+
+    A distance is the square root of the sum, from the first dimension to the last, of the squares
+    of the differences, all in float64: it depends on the two vectors alone, not on the library
+    that sums. Ties go to the smaller index.
+    """
+    num_queries, num_vectors = len(query_GD), len(vector_VD)
+    index_GK = query_GD.new_full((num_queries, k), -1, dtype=torch.int64)
+    distance_GK = query_GD.new_full((num_queries, k), torch.nan, dtype=torch.float64)
+    step = max(1, PAIRS_AT_ONCE // max(1, num_vectors))
+    for start in range(0, num_queries, step):
+        rows = slice(start, start + step)
+        distance_BV = _distances(query_GD[rows], vector_VD)
+        if exclude_G is not None:
+            excluded_B = exclude_G[rows, None]
+            distance_BV[torch.arange(num_vectors, device=query_GD.device) == excluded_B] = torch.inf
+        distance_BV, index_BV = distance_BV.sort(dim=1, stable=True)
+        found_BV = distance_BV[:, :k] < torch.inf  # distances of finite float32 vectors are finite
+        most = found_BV.shape[1]
+        index_GK[rows, :most] = index_BV[:, :k].where(found_BV, -1)
+        distance_GK[rows, :most] = distance_BV[:, :k].where(found_BV, torch.nan)
+    return index_GK, distance_GK
+
+
+def _distances(query_BD: Tensor, vector_VD: Tensor) -> Tensor:
+    total_BV = query_BD.new_zeros((len(query_BD), len(vector_VD)), dtype=torch.float64)
+    for query_B, vector_V in zip(query_BD.double().T, vector_VD.double().T, strict=True):
+        difference_BV = query_B[:, None] - vector_V
+        total_BV += difference_BV * difference_BV  # two roundings: addcmul may fuse them
+    # Torch's own root is not the rounded one everywhere: MKL's may be off by a bit.
+    return torch.from_numpy(np.sqrt(total_BV.cpu().numpy())).to(query_BD.device)

@@ -252,7 +252,8 @@ def test_estimates_are_what_they_are_called():
     true = (q @ k.mT).amax(dim=-1, keepdim=True) * 0.125 / LN2
     exact_start = initial_maximum_BHN1(operands, "exact", keys)
     assert torch.allclose(exact_start, true)
-    assert torch.equal(exact_start[:, :, 3:9], exact_maximum_BHM1(operands, slice(3, 9), keys))
+    some = exact_maximum_BHM1(operands, slice(3, 9), keys)  # a product of fewer rows may round
+    torch.testing.assert_close(exact_start[:, :, 3:9], some, rtol=1e-14, atol=0)  # otherwise
     assert (initial_maximum_BHN1(operands, "cauchy_schwarz", keys) >= true).all()
     assert (initial_maximum_BHN1(operands, "sink_local", keys) == -torch.inf).all()
 

@@ -11,7 +11,7 @@ import click
 from astroray import __version__
 from astroray.cli_flares import flares
 from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import status_line
+from astroray.terminal import check_rejects, echo_rejects, status_line
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
@@ -102,7 +102,7 @@ def scan(
     with _progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, out)
-    _exit_if_too_many_rejects(record, config.max_rejected)
+    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 
 
 @cli.group()
@@ -227,7 +227,7 @@ def retry_rejects(run_dir: str) -> None:
     with _progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, run_dir)
-    _exit_if_too_many_rejects(record, config.max_rejected)
+    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 
 
 @cli.command()
@@ -373,24 +373,6 @@ def _summarize(record: "RunRecord", out: str) -> None:
         f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
         f"{sum(record.seconds.values()):.0f} s"
     )
-    for kind in record.rejects:
-        click.echo(
-            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
-            f"e.g. {kind['reason']}"
-        )
+    echo_rejects(record)
     click.echo(f"proof    {record.proof['sentence']}")
     click.echo(f"catalog  {out}/catalog\nreport   {out}/report/index.html")
-
-
-def _exit_if_too_many_rejects(record: "RunRecord", limit: float) -> None:
-    counts = record.counts
-    rows = counts["rows_rejected"] / max(counts["rows_read"], 1)
-    shards = counts["shards_rejected"] / max(counts["shards"], 1)
-    if max(rows, shards) > limit:
-        click.echo(
-            f"astroray: {rows:.1%} of the rows and {shards:.1%} of the shards were rejected, "
-            f"expected at most {limit:.1%}; the catalog is written; see the reasons above and "
-            f"--max-rejected",
-            err=True,
-        )
-        sys.exit(1)

@@ -2,8 +2,7 @@
 
 import click
 
-from astroray.errors import AstrorayError
-from astroray.terminal import status_line
+from astroray.terminal import check_rejects, echo_rejects, status_line
 
 __all__ = ["flares"]
 
@@ -75,17 +74,6 @@ def find(
     click.echo(
         f"  {counts['mirrored']} more in the same light curves upside down: about as many are false"
     )
-    for kind in record.rejects:
-        click.echo(
-            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
-            f"e.g. {kind['reason']}"
-        )
+    echo_rejects(record)
     click.echo(f"flares   {out}/flares.parquet\npage     {out}/index.html")
-    rows = counts["rows_rejected"] / max(counts["rows_read"], 1)
-    shards = counts["shards_rejected"] / max(counts["shards"], 1)
-    if max(rows, shards) > max_rejected:
-        raise AstrorayError(
-            f"{rows:.1%} of the light curves and {shards:.1%} of the shards were rejected, "
-            f"expected at most {max_rejected:.1%}; the tables are written; see the reasons above "
-            "and --max-rejected"
-        )
+    check_rejects(record, max_rejected, rows="light curves", result="tables are")

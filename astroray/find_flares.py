@@ -8,11 +8,8 @@ rejects.parquet        REJECTS
 run.json, index.html, ledger/, parts/, rejects/, logs/
 """
 
-import contextlib
 import dataclasses
 import io
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import ledger, provenance, schema, storage, surveys, workers
-from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
+from astroray import ledger, provenance, runs, schema, storage, surveys, workers
+from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.flares.energy import FLARE_TEMPERATURE_K
 from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
@@ -75,9 +72,6 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
     The same call on the same directory resumes: no finished shard is read again. Raises
     ConfigError before the first light curve is read, LedgerError where the directory refuses.
     """
-    log_dir = os.path.join(config.out, "logs")
-    if storage.is_remote(config.out):
-        log_dir = os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
     with hold_lease(config.out) as lease:
         storage.remove_temporaries(config.out)
         known = ledger.read_listing(config.out)
@@ -87,14 +81,11 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
             ledger.write_listing(config.out, shards)
         started = time.monotonic()
         try:
-            with workers.cluster(log_dir=log_dir):
+            with workers.cluster(log_dir=runs.log_folder(config.out)):
                 _search(config, shards, f"S{lease.epoch:06d}", show)
             return _gather(config, shards, record, lease, started)
         except AstrorayError as error:
-            # A full disk cannot take this note either, and another writer's record is not ours.
-            with contextlib.suppress(StorageError, LedgerError):
-                lease.check()
-                dataclasses.replace(record, state="failed", error=str(error)).publish(config.out)
+            runs.note_failure(record, config.out, error, lease)
             raise
 
 
@@ -119,9 +110,7 @@ def _list(config: FindConfig, known: Sequence[Shard]) -> list[Shard]:
     if uri.location not in surveys.SCHEMES:
         usual = {"format": READER, "shard_files": str(SHARD_FILES)}
         uri = dataclasses.replace(uri, options={**usual, **uri.options})
-    listing = surveys.list_shards(str(uri), known=known)
-    ledger.check_unchanged(known, listing.changed, ledger.done_shards(config.out))
-    shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
+    shards = runs.list_again(config.out, str(uri), known)
     other = next((shard for shard in shards if shard.reader != READER), None)
     if other is not None:
         raise ConfigError(

@@ -26,6 +26,8 @@ from astroray.errors import LedgerError
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 
+MAX_ATTEMPTS = 3
+"""Attempts at a shard in one session; a shard that killed its worker this often is quarantined."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
 
@@ -194,6 +196,18 @@ def begin_attempt(run_dir: str, shard: str, session: str) -> int:
     return attempt
 
 
+def quarantine(attempt: int, *, stage: str, advice: str) -> Reject | None:
+    """The reject of a shard that has killed its worker MAX_ATTEMPTS times; None before that."""
+    if attempt <= MAX_ATTEMPTS:
+        return None
+    return Reject(
+        row=None,
+        stage=stage,
+        kind="quarantine",
+        reason=f"killed its worker {MAX_ATTEMPTS} times; {advice}",
+    )
+
+
 def finish_shard(
     run_dir: str, receipt: Receipt, *, embeddings: bytes, rejects: Sequence[Reject]
 ) -> None:
@@ -201,6 +215,11 @@ def finish_shard(
     if not receipt.shard_rejected:
         storage.publish(embeddings_path(run_dir, receipt.shard), embeddings)
     faults.reach("shard.embeddings", receipt.shard)
+    mark_done(run_dir, receipt, rejects)
+
+
+def mark_done(run_dir: str, receipt: Receipt, rejects: Sequence[Reject]) -> None:
+    """Publishes a shard's rejects, then its done mark, which comes last of all its files."""
     write_rejects(run_dir, receipt.shard, rejects, attempt=receipt.attempt)
     faults.reach("shard.rejects", receipt.shard)
     mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()

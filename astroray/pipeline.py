@@ -1,22 +1,20 @@
 """The main job, top to bottom: list, fit, embed, search, report. All of Ray Data is built here."""
 
-import contextlib
 import dataclasses
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, report, storage, surveys, workers
+from astroray import faults, ledger, provenance, report, runs, storage, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, read_model_file
-from astroray.errors import AstrorayError, LedgerError, StorageError
+from astroray.encoders import ENCODERS, PLAIN_ATTENTION, read_model_file
+from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.progress import Counter, Progress, Show
@@ -37,12 +35,9 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
     The same call on the same directory resumes: no finished shard is read again. Raises
     ConfigError before the first row is read, LedgerError where the directory refuses.
     """
-    log_dir = os.path.join(config.out, "logs")
-    if storage.is_remote(config.out):
-        log_dir = os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
     faults.arm(config.fault_plan)
     run = _Run(config, show)
-    with hold_lease(config.out) as lease, workers.cluster(log_dir=log_dir):
+    with hold_lease(config.out) as lease, workers.cluster(log_dir=runs.log_folder(config.out)):
         run.open()
         try:
             run.list()
@@ -53,7 +48,7 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
             run.show_pictures(outcome)
             return run.close(lease)
         except AstrorayError as error:
-            run.fail(error, lease)
+            run.record = runs.note_failure(run.record, config.out, error, lease)
             raise
 
 
@@ -105,9 +100,7 @@ class _Run:
         """
         started = self._begin("list")
         known = ledger.read_listing(self.out)
-        listing = surveys.list_shards(self.config.survey, known=known)
-        ledger.check_unchanged(known, listing.changed, ledger.done_shards(self.out))
-        self.shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
+        self.shards = runs.list_again(self.out, self.config.survey, known)
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
         faults.reach("listed")
@@ -150,9 +143,10 @@ class _Run:
             return
         from astroray.actors.encode import resolve_attention
 
-        name = workers.remotely(resolve_attention, num_cpus=1, num_gpus=self.plan.num_gpus)(
-            self.model_path, self.config.encoder.attention, self.plan.device
-        )
+        name, asked = "sdpa", self.config.encoder.attention
+        if asked not in PLAIN_ATTENTION:
+            resolve = workers.remotely(resolve_attention, num_cpus=1, num_gpus=self.plan.num_gpus)
+            name = resolve(self.model_path, asked, self.plan.device)
         before = self.record.backends.get("attention", name)
         if name != before:
             raise LedgerError(
@@ -272,14 +266,6 @@ class _Run:
         )
         faults.reach("done")
         return self.record
-
-    def fail(self, error: AstrorayError, lease: Lease) -> None:
-        """Notes why the run ended; the directory stays resumable."""
-        self.record = dataclasses.replace(self.record, state="failed", error=str(error))
-        # A full disk cannot take this note either, and another writer's record is not ours.
-        with contextlib.suppress(StorageError, LedgerError):
-            lease.check()
-            self.record.publish(self.out)
 
     def _begin(self, stage: str, note: str = "") -> float:
         self.show(Progress(stage=stage, note=note, shards_total=len(self.shards)))

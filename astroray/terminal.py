@@ -1,13 +1,19 @@
-"""How long work shows where it is: one line that changes, or a line now and then in a log."""
+"""What a person sees of long work: a line that changes while it runs, and what was rejected."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-__all__ = ["status_line"]
+from astroray.errors import AstrorayError
+
+if TYPE_CHECKING:  # loads pyarrow
+    from astroray.ledger import RunRecord
+
+__all__ = ["check_rejects", "echo_rejects", "status_line"]
 
 REFRESH_S = 5.0
 """Seconds between lines where the output is no terminal."""
@@ -40,3 +46,28 @@ def status_line() -> Iterator[Callable[[str, str], None]]:
     finally:
         if terminal and last_stage:
             click.echo("", err=True)
+
+
+def echo_rejects(record: "RunRecord") -> None:
+    """Writes a line for each kind of reject, with an example of its reason."""
+    for kind in record.rejects:
+        click.echo(
+            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
+            f"e.g. {kind['reason']}"
+        )
+
+
+def check_rejects(record: "RunRecord", limit: float, *, rows: str, result: str) -> None:
+    """Raises AstrorayError, exit code 1, where more than `limit` of rows or shards were rejected.
+
+    rows    what a row of the survey is called
+    result  what is there all the same, with its verb
+    """
+    counts = record.counts
+    share = counts["rows_rejected"] / max(counts["rows_read"], 1)
+    of_shards = counts["shards_rejected"] / max(counts["shards"], 1)
+    if max(share, of_shards) > limit:
+        raise AstrorayError(
+            f"{share:.1%} of the {rows} and {of_shards:.1%} of the shards were rejected, expected "
+            f"at most {limit:.1%}; the {result} written; see the reasons above and --max-rejected"
+        )

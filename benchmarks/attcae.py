@@ -255,7 +255,7 @@ def fit_in_turns(sample_path: str, rounds: int, folder: str) -> dict[str, Any]:
         cpu_s = time.process_time() - cpu_s
         threads, precision = ours.threads, ours.precision
         peer = fit.train_plainly(sample_path, threads, precision)
-        error = max(error, loss_difference(ours.loss_per_pass, peer.losses))
+        error = max(error, fit.loss_difference(ours.loss_per_pass, peer.losses))
         if number:
             ratios.append(ours.seconds / ours.num_passes / peer.pass_s)
             cpu_ratios.append(cpu_s / ours.num_passes / peer.cpu_s)
@@ -268,17 +268,6 @@ def fit_in_turns(sample_path: str, rounds: int, folder: str) -> dict[str, Any]:
         "bf16": float(precision == "bf16"),
     }
     return {**spread(ratios), "error": error, "facts": facts}
-
-
-def loss_difference(ours: Sequence[float], peer: Sequence[float]) -> float:
-    """Largest relative difference of losses. Raises MeasurementError where it is large."""
-    error = max(abs(a - b) / abs(b) for a, b in zip(ours, peer, strict=True))
-    if not error <= fit.LARGEST_ERROR:
-        raise MeasurementError(
-            f"losses are {tuple(ours)} by the fit and {tuple(peer)} by the loop, relative "
-            f"difference {error:.2g}, expected at most {fit.LARGEST_ERROR:g}"
-        )
-    return error
 
 
 def measure_fit(images: Images, sizes: Sizes, scratch: Path) -> dict[str, Any]:

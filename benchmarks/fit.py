@@ -11,6 +11,7 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,7 @@ def measure_passes(num_images: int, rounds: int, scratch: Path) -> list[dict[str
             peer = run_fresh(
                 train_plainly, sample, ours.threads, ours.precision, environment=environment
             ).value()
-            error = max(error, _difference(ours, peer))
+            error = max(error, loss_difference(ours.losses, peer.losses))
             ratios[which].append(ours.pass_s / peer.pass_s)
             facts[which] = {
                 "ray_pass_s": ours.pass_s,
@@ -187,13 +188,12 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     return measured(CLAIMS, lambda: measure_passes(num_images, rounds, scratch))
 
 
-def _difference(ours: Trained, peer: Trained) -> float:
-    """Largest relative difference of the losses. Raises MeasurementError where it is large."""
-    pairs = zip(ours.losses, peer.losses, strict=True)
-    error = max(abs(a - b) / abs(b) for a, b in pairs)
+def loss_difference(ours: Sequence[float], peer: Sequence[float]) -> float:
+    """Largest relative difference of losses. Raises MeasurementError where it is large."""
+    error = max(abs(a - b) / abs(b) for a, b in zip(ours, peer, strict=True))
     if not error <= LARGEST_ERROR:
         raise MeasurementError(
-            f"losses are {ours.losses} by Ray Train and {peer.losses} by the loop, relative "
+            f"losses are {tuple(ours)} by the fit and {tuple(peer)} by the loop, relative "
             f"difference {error:.2g}, expected at most {LARGEST_ERROR:g}"
         )
     return error

@@ -14,7 +14,6 @@ import torch
 from astroray import ledger, schema, surveys
 from astroray.actors import embed as embed_module
 from astroray.actors.embed import (
-    MAX_ATTEMPTS,
     Embedder,
     EmbedPlan,
     ahead,
@@ -146,7 +145,7 @@ def test_a_shard_that_cannot_be_read_is_one_reject(plan, monkeypatch):
 
 def test_a_shard_that_killed_its_worker_too_often_is_quarantined(plan):
     shard = surveys.list_shards(SURVEY).shards[0]
-    for _ in range(MAX_ATTEMPTS):
+    for _ in range(ledger.MAX_ATTEMPTS):
         ledger.begin_attempt(plan.run_dir, shard.name, plan.session)
     receipt = Embedder(plan).embed(shard)
     assert receipt.shard_rejected

@@ -18,7 +18,7 @@ from PIL import Image
 
 import astroray
 from astroray import faults, ledger, pipeline, storage, surveys
-from astroray.actors.embed import MAX_ATTEMPTS, Embedder, EmbedPlan
+from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.catalog import read_catalog
 from astroray.cli import cli
 from astroray.config import to_dict
@@ -191,7 +191,7 @@ def broken(ray_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("broken")
     write_broken(folder / "survey")
     model = scans.fit_model(f"{folder}/survey/a.npz?bands=g,r,i", folder / "model.safetensors")
-    for nth in range(1, MAX_ATTEMPTS + 1):
+    for nth in range(1, ledger.MAX_ATTEMPTS + 1):
         scans.token(folder / "plan", "shard.begun", "i-kills", nth=nth)
 
     def show(progress):
@@ -224,7 +224,7 @@ def broken_rejects(broken):
         ("d-shape", None, "unreadable", "d-shape.npz"),
         ("g-cut", None, "unreadable", "g-cut.npz is no whole .npy or .npz file"),
         ("h-gone", None, "unreadable", "h-gone.npz is missing"),
-        ("i-kills", None, "quarantine", f"killed its worker {MAX_ATTEMPTS} times"),
+        ("i-kills", None, "quarantine", f"killed its worker {ledger.MAX_ATTEMPTS} times"),
     ],
 )
 def test_a_broken_input_is_a_counted_reject_with_its_reason(

@@ -265,7 +265,7 @@ def test_law_4_four_workers_and_another_order_of_shards_give_the_same_bytes(
         order = np.random.default_rng(3).permutation(len(listing.shards))
         return dataclasses.replace(listing, shards=tuple(listing.shards[i] for i in order))
 
-    monkeypatch.setattr(pipeline.surveys, "list_shards", shuffled)
+    monkeypatch.setattr(surveys, "list_shards", shuffled)
     out = tmp_path / "run"
     record = scans.scan(SIMULATED, out, search__top=TOP, encoder__name=model_path, workers="4")
     assert record.config["workers"] == "4"

@@ -16,13 +16,10 @@ import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage, surveys
 from astroray.encoders import AttentionName
-from astroray.errors import DataError, FileError
+from astroray.errors import DataError
 from astroray.ledger import Receipt
 from astroray.preparation import Prepared, prepare
 from astroray.surveys.shards import Cutouts, Reject, Shard
-
-MAX_ATTEMPTS = 3
-"""Attempts at a shard in one session; a shard that killed its worker this often is quarantined."""
 
 _log = logging.getLogger("astroray.embed")
 _Item = TypeVar("_Item")
@@ -70,7 +67,7 @@ class Embedder:
         """Embeds one shard and publishes it whole; does nothing twice.
 
         A shard that cannot be read becomes one reject; so does one that has killed its worker
-        MAX_ATTEMPTS times.
+        `ledger.MAX_ATTEMPTS` times.
         """
         done = ledger.read_receipt(self.plan.run_dir, shard.name)
         if done is not None:
@@ -79,14 +76,9 @@ class Embedder:
         attempt = ledger.begin_attempt(self.plan.run_dir, shard.name, self.plan.session)
         faults.reach("shard.begun", shard.name)
         rows = _Rows()
-        fault: Reject | None
-        if attempt > MAX_ATTEMPTS:
-            reason = (
-                f"killed its worker {MAX_ATTEMPTS} times; look at logs/workers, then retry-rejects"
-            )
-            fault = Reject(row=None, stage="encode", kind="quarantine", reason=reason)
-        else:
-            fault = self._fill(rows, shard)
+        advice = "look at logs/workers, then retry-rejects"
+        killer = ledger.quarantine(attempt, stage="encode", advice=advice)
+        fault = killer or self._fill(rows, shard)
         faults.reach("shard.encoded", shard.name)
         data = b"" if fault else rows.to_parquet(shard.name, dim=self.encoder.dim)
         rejects = [fault] if fault else rows.rejects
@@ -117,10 +109,8 @@ class Embedder:
                     rows.keep(cutouts, prepared)
                     rows.encoded(self.encoder.push(prepared.image_BCYX))
             rows.encoded(self.encoder.flush())
-        except FileError as error:
-            return Reject(row=None, stage="read", kind="missing_file", reason=str(error))
         except DataError as error:
-            return Reject(row=None, stage="read", kind="unreadable", reason=str(error))
+            return Reject.of_shard(error)
         finally:
             self.encoder.clear()
         return None

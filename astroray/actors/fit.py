@@ -29,6 +29,7 @@ SAMPLE_SHARDS = 16
 FRAME_ROWS = 2048
 FRAME_BATCH = 32
 DEFAULT_SIZE_PX = 64
+SAMPLE_NAME, DESCRIPTION_NAME = "sample.npy", "sample.json"
 SIZE_STEP_PX = 16
 """The published network halves its image four times."""
 
@@ -60,12 +61,8 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
     Publishes `sample.npy` and then `sample.json` in the plan's folder; where both stand they are
     taken as they are. Raises ConfigError where no cutout of the survey can be used.
     """
-    description = storage.join(plan.folder, "sample.json")
-    path = storage.join(plan.folder, "sample.npy")
-    if storage.exists(description):
-        known = json.loads(storage.read_bytes(description))
-        preparation = Preparation.from_json(known["preparation"])
-        return Sample(path=path, preparation=preparation, num_rows=known["num_rows"])
+    if (known := load_sample(plan.folder)) is not None:
+        return known
     ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
     preparation = _measure(ordered, plan)
     images = list(_prepared(ordered, preparation, plan.max_rows))
@@ -75,9 +72,28 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
             "--encoder of a fitted model lists the reasons"
         )
     sample_NCYX = np.concatenate(images)[: plan.max_rows]
+    return publish_sample(plan.folder, preparation, sample_NCYX)
+
+
+def load_sample(folder: str) -> Sample | None:
+    """The sample that was published in a folder; None where there is none, or but a part."""
+    description = storage.join(folder, DESCRIPTION_NAME)
+    if not storage.exists(description):
+        return None
+    known = json.loads(storage.read_bytes(description))
+    return Sample(
+        path=storage.join(folder, SAMPLE_NAME),
+        preparation=Preparation.from_json(known["preparation"]),
+        num_rows=known["num_rows"],
+    )
+
+
+def publish_sample(folder: str, preparation: Preparation, sample_NCYX: np.ndarray) -> Sample:
+    """Publishes prepared cutouts, float16 [N, C, S, S], and then how they were prepared."""
+    path = storage.join(folder, SAMPLE_NAME)
     storage.publish(path, _npy(sample_NCYX))
     text = {"preparation": dataclasses.asdict(preparation), "num_rows": len(sample_NCYX)}
-    storage.publish(description, json.dumps(text).encode())
+    storage.publish(storage.join(folder, DESCRIPTION_NAME), json.dumps(text).encode())
     return Sample(path=path, preparation=preparation, num_rows=len(sample_NCYX))
 
 

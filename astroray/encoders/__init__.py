@@ -20,6 +20,7 @@ from astroray.preparation import Preparation
 
 __all__ = [
     "ENCODERS",
+    "PLAIN_ATTENTION",
     "AttentionName",
     "ModelFile",
     "content_id",
@@ -32,6 +33,8 @@ FORMAT_VERSION = 1
 
 AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
 """What `encoder.attention` may be; `encoders.attention` says what each means."""
+PLAIN_ATTENTION = ("auto", "sdpa")
+"""Those that are PyTorch's own on every machine, so that nothing has to be resolved."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

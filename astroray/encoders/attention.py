@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from astroray.encoders import AttentionName
+from astroray.encoders import PLAIN_ATTENTION, AttentionName
 from astroray.encoders.layers import Attention, AttentionCore
 from astroray.errors import BackendError
 from astroray_kernels import vfa_attention
@@ -33,7 +33,7 @@ def choose_attention(network: nn.Module, asked: AttentionName, device: torch.dev
     layers = [layer for layer in network.modules() if isinstance(layer, Attention)]
     if not layers:
         return ""
-    if asked in ("auto", "sdpa"):
+    if asked in PLAIN_ATTENTION:
         core: AttentionCore = F.scaled_dot_product_attention
         name = "sdpa"
     else:

@@ -13,7 +13,13 @@ import numpy as np
 import torch
 
 from astroray import storage
-from astroray.actors.fit import Sample, finish_model, network_config
+from astroray.actors.fit import (
+    Sample,
+    finish_model,
+    load_sample,
+    network_config,
+    publish_sample,
+)
 from astroray.encoders import ENCODERS, ModelFile, read_model_file
 from astroray.encoders.pretrained import load_pretrained, object_hash
 from astroray.encoders.store import build_network, load_model
@@ -22,7 +28,6 @@ from astroray.evaluation.baselines import measure_baseline
 from astroray.evaluation.pictures import Pictures
 from astroray.fit_state import FitConfig, FitProgress, FitState
 from astroray.passes import find_recipe, run_passes
-from astroray.preparation import Preparation
 
 __all__ = [
     "NUM_PASSES",
@@ -86,18 +91,10 @@ def take_sample(pictures: Pictures, row_M: np.ndarray, folder: str) -> Sample:
     row_M = np.sort(row_M)
     digest = hashlib.sha256(pictures.content_id.encode() + row_M.astype("<i8").tobytes())
     folder = storage.join(folder, digest.hexdigest()[:12])
-    path, description = storage.join(folder, "sample.npy"), storage.join(folder, "sample.json")
-    if storage.exists(description):
-        known = json.loads(storage.read_bytes(description))
-        preparation = Preparation.from_json(known["preparation"])
-        return Sample(path=path, preparation=preparation, num_rows=known["num_rows"])
+    if (known := load_sample(folder)) is not None:
+        return known
     preparation = pictures.measure(row_M)
-    sink = io.BytesIO()
-    np.save(sink, pictures.prepared(preparation)[row_M])
-    storage.publish(path, sink.getvalue())
-    text = {"preparation": dataclasses.asdict(preparation), "num_rows": len(row_M)}
-    storage.publish(description, json.dumps(text).encode())
-    return Sample(path=path, preparation=preparation, num_rows=len(row_M))
+    return publish_sample(folder, preparation, pictures.prepared(preparation)[row_M])
 
 
 def fit_model(

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import io
-import json
 import logging
 import math
 import time
@@ -15,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage
-from astroray.errors import DataError, FileError
+from astroray.errors import DataError
 from astroray.flares.detrend import detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["CurveFlares", "FindPlan", "find_in_light_curve", "find_in_shard", "part_path"]
 
-MAX_ATTEMPTS = 3
-"""Attempts at a shard in one session; one that killed its worker this often is quarantined."""
 PROFILE_POINTS = (15, 30)
 """Cadences of a profile before and after the flare, or a fifth and a half of it if that is more."""
 REFUSALS = {
@@ -130,7 +127,7 @@ def find_in_shard(plan: FindPlan, shard: Shard) -> Receipt:
     """Searches one shard and publishes its tables, rejects and done mark; does nothing twice.
 
     A shard that cannot be read as a whole becomes one reject; so does one that has killed its
-    worker MAX_ATTEMPTS times. In the receipt, rows embedded are light curves searched.
+    worker `ledger.MAX_ATTEMPTS` times. In the receipt, rows embedded are light curves searched.
     """
     done = ledger.read_receipt(plan.run_dir, shard.name)
     if done is not None:
@@ -139,12 +136,8 @@ def find_in_shard(plan: FindPlan, shard: Shard) -> Receipt:
     attempt = ledger.begin_attempt(plan.run_dir, shard.name, plan.session)
     faults.reach("shard.begun", shard.name)
     rows = _Rows(shard.name, plan)
-    fault: Reject | None
-    if attempt > MAX_ATTEMPTS:
-        reason = f"killed its worker {MAX_ATTEMPTS} times; look at logs/workers"
-        fault = Reject(row=None, stage="detrend", kind="quarantine", reason=reason)
-    else:
-        fault = _fill(rows, shard)
+    killer = ledger.quarantine(attempt, stage="detrend", advice="look at logs/workers")
+    fault = killer or _fill(rows, shard)
     if fault:
         rows = _Rows(shard.name, plan)
         rows.rejects.append(fault)
@@ -161,10 +154,7 @@ def find_in_shard(plan: FindPlan, shard: Shard) -> Receipt:
         seconds=round(time.monotonic() - started, 4),
         bytes_read=storage.METER.bytes_read - bytes_before,
     )
-    ledger.write_rejects(plan.run_dir, shard.name, rows.rejects, attempt=attempt)
-    faults.reach("shard.rejects", shard.name)
-    mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
-    storage.publish(storage.join(plan.run_dir, "ledger", "done", f"{shard.name}.json"), mark)
+    ledger.mark_done(plan.run_dir, receipt, rows.rejects)
     _log.info("searched %s", receipt)
     return receipt
 
@@ -190,10 +180,8 @@ def _fill(rows: "_Rows", shard: Shard) -> Reject | None:
                 rows.rejects.append(
                     Reject(row=item.row, stage="detrend", kind="unusable", reason=reason)
                 )
-    except FileError as error:
-        return Reject(row=None, stage="read", kind="missing_file", reason=str(error))
     except DataError as error:
-        return Reject(row=None, stage="read", kind="unreadable", reason=str(error))
+        return Reject.of_shard(error)
     return None
 
 

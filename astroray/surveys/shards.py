@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from astroray import storage
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, DataError, FileError
 
 MAX_FILES_PER_SHARD = 512
 
@@ -110,6 +110,12 @@ class Reject:
     """What was wrong, where, got, expected."""
     shard: str = ""
     """Name of the shard; readers leave it empty, since they read one shard at a time."""
+
+    @classmethod
+    def of_shard(cls, error: DataError) -> "Reject":
+        """The reject of a shard that cannot be read as a whole."""
+        kind = "missing_file" if isinstance(error, FileError) else "unreadable"
+        return cls(row=None, stage="read", kind=kind, reason=str(error))
 
 
 Options = TypeVar("Options")

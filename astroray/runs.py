@@ -1,0 +1,42 @@
+"""What every job with a run directory does alike: its logs, its listing, its end by an error."""
+
+import contextlib
+import dataclasses
+import os
+import tempfile
+from collections.abc import Sequence
+
+from astroray import ledger, storage, surveys
+from astroray.errors import AstrorayError, LedgerError, StorageError
+from astroray.leases import Lease
+from astroray.ledger import RunRecord
+from astroray.surveys.shards import Shard
+
+__all__ = ["list_again", "log_folder", "note_failure"]
+
+
+def log_folder(run_dir: str) -> str:
+    """Where Ray's messages go: into the run directory, or, where that is remote, beside others."""
+    if storage.is_remote(run_dir):
+        return os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
+    return os.path.join(run_dir, "logs")
+
+
+def list_again(run_dir: str, survey: str, known: Sequence[Shard]) -> list[Shard]:
+    """The shards of a survey: the `known` ones first, as their files are now, then new ones.
+
+    Raises LedgerError where the bytes of a finished shard have changed.
+    """
+    listing = surveys.list_shards(survey, known=known)
+    ledger.check_unchanged(known, listing.changed, ledger.done_shards(run_dir))
+    return [listing.changed.get(shard.name, shard) for shard in listing.shards]
+
+
+def note_failure(record: RunRecord, run_dir: str, error: AstrorayError, lease: Lease) -> RunRecord:
+    """The record with the reason why the run ended; the directory stays resumable."""
+    failed = dataclasses.replace(record, state="failed", error=str(error))
+    # A full disk cannot take this note either, and another writer's record is not ours.
+    with contextlib.suppress(StorageError, LedgerError):
+        lease.check()
+        failed.publish(run_dir)
+    return failed

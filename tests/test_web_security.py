@@ -111,7 +111,12 @@ class Client:
 
     def __init__(self, tokens, audit, **limits):
         self.guard = Guard(
-            echo, tokens=tokens, limits=Limits(**limits), audit=audit, open_paths=["/healthz"]
+            echo,
+            tokens=tokens,
+            limits=Limits(**limits),
+            audit=audit,
+            open_paths=["/healthz"],
+            headers={"x-run": "r1"},
         )
 
     def ask(self, path="/", *, method="GET", body=(b"",), **headers):
@@ -159,7 +164,7 @@ def test_without_a_valid_token_only_open_paths_answer(tokens, audit, key):
 def test_every_answer_carries_the_security_headers(tokens, audit, key):
     client = Client(tokens, audit)
     for headers in (client.ask(authorization=key)[1], client.ask()[1], client.ask("/healthz")[1]):
-        assert headers.items() >= guard._HEADERS.items()
+        assert headers.items() >= {**guard._HEADERS, "x-run": "r1"}.items()
         assert not any(name.startswith("access-control") for name in headers)
         assert len(headers["x-request-id"]) == 16
 

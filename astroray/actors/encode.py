@@ -71,21 +71,28 @@ class BatchEncoder:
             return np.zeros((0, self.dim), np.float32)
         self._batch_BCYX[num_rows:] = 0.0
         self.clear()
-        return self._encode()[:num_rows]
+        return self._encode(self._batch_BCYX)[:num_rows]
+
+    def embed(self, image_BCYX: np.ndarray) -> np.ndarray:
+        """Embeddings [B, dim] of prepared rows at once, not padded, beside any that wait.
+
+        For answers while somebody waits: the last bits may differ from those of a full batch.
+        """
+        return self._encode(torch.from_numpy(image_BCYX))
 
     def clear(self) -> None:
         """Forgets the rows that wait."""
         self._num_waiting = 0
 
     @torch.inference_mode()
-    def _encode(self) -> np.ndarray:
+    def _encode(self, batch_BCYX: torch.Tensor) -> np.ndarray:
         while True:
             try:
-                pieces = self._batch_BCYX.chunk(self._num_pieces)
+                pieces = batch_BCYX.chunk(self._num_pieces)
                 return np.concatenate([self._forward(piece) for piece in pieces])
             except torch.OutOfMemoryError as error:
                 self._num_pieces *= 2
-                if self._num_pieces > len(self._batch_BCYX):
+                if self._num_pieces > len(batch_BCYX):
                     raise BackendError(
                         f"one cutout does not fit into the memory of {self.device}: {error}; "
                         "choose a smaller encoder or size"

@@ -54,6 +54,8 @@ class Limits:
     """Longest time that an upload may take."""
     pixels: int = 4_194_304
     """Most pixels of an upload, over all bands."""
+    in_flight: int = 64
+    """Requests that one replica works on at once; more are told to come again."""
     requests_per_s: float = 100.0
     """Requests of one token, in the long run."""
     burst: int = 200
@@ -102,10 +104,14 @@ class Guard:
         limits: Limits,
         audit: AuditLog,
         open_paths: Collection[str],
+        headers: Mapping[str, str],
     ) -> None:
+        """`headers` go with every answer."""
         self.app, self.tokens, self.limits, self.audit = app, tokens, limits, audit
         self.open_paths = frozenset(open_paths)
+        self.headers = {**_HEADERS, **headers}
         self._buckets = _Buckets()
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -120,7 +126,7 @@ class Guard:
             key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
         }
         secret = secret_of(headers)
-        answer = _Answer(send)
+        answer = _Answer(send, self.headers)
         try:
             token = self.tokens.find(secret) if secret else None
         except ConfigError as error:  # nobody is let in; the operator reads why
@@ -131,6 +137,7 @@ class Guard:
         scope["state"] |= {"token": token, "request_id": answer.request_id}
         started = time.perf_counter()
         body = b""
+        self._in_flight += 1
         try:
             refusal = self._refuse(scope, headers, token)
             if refusal is None:
@@ -140,6 +147,7 @@ class Guard:
             else:
                 await self.app(scope, _Replay(body, receive), answer)
         finally:
+            self._in_flight -= 1
             if scope["path"] not in self.open_paths:
                 self._note(scope, token, answer, len(body), time.perf_counter() - started)
 
@@ -157,6 +165,8 @@ class Guard:
         wait_s = self._buckets.take(key, rate, burst)
         if wait_s > 0:
             return 429, f"too many requests of this {key}", {"retry-after": _whole(wait_s)}
+        if self._in_flight > self.limits.in_flight:
+            return 503, "busy: too many requests at once", {"retry-after": "1"}
         if token is None:
             reason = "no valid token: send Authorization: Bearer TOKEN"
             return 401, reason, {"www-authenticate": CHALLENGE}
@@ -233,8 +243,8 @@ class _Replay:
 class _Answer:
     """Sends an answer with the security headers, and remembers its status and size."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self._send, self._headers = send, headers
         self.request_id = secrets.token_hex(8)
         self.status = 500
         self.num_bytes = 0
@@ -244,7 +254,7 @@ class _Answer:
             self.status = message["status"]
             given = list(message.get("headers", []))
             known = {key.lower() for key, _ in given}
-            ours = {**_HEADERS, "x-request-id": self.request_id}
+            ours = {**self._headers, "x-request-id": self.request_id}
             given += [
                 (key.encode(), value.encode())
                 for key, value in ours.items()

@@ -10,8 +10,9 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_serve import serve, token
 from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import check_rejects, echo_rejects, status_line
+from astroray.terminal import check_rejects, echo_rejects, parse_setting, status_line
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
@@ -39,6 +40,8 @@ def cli() -> None:
 
 
 cli.add_command(flares)
+cli.add_command(serve)
+cli.add_command(token)
 
 
 @cli.command()
@@ -96,7 +99,7 @@ def scan(
         "workers": workers,
         "fit.train_workers": train_workers,
         "max_rejected": max_rejected,
-        **dict(_parse_setting(text) for text in settings),
+        **dict(parse_setting(text) for text in settings),
     }
     config = load_config(survey, out, file, flags)
     with _progress_line() as show:
@@ -158,7 +161,7 @@ def encoder(
         "max_fit_rows": rows,
         "seed": seed,
         "fit.seed": seed,
-        **dict(_parse_setting(text) for text in settings),
+        **dict(parse_setting(text) for text in settings),
     }
     config = load_training(out, survey, flags)
     with _progress_line() as show:
@@ -337,15 +340,6 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
     sys.path.insert(0, "")
     sys.argv = [f"benchmarks.{name}", *arguments]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-
-
-def _parse_setting(text: str) -> tuple[str, Any]:
-    import yaml
-
-    key, mark, value = text.partition("=")
-    if not mark:
-        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
-    return key, yaml.safe_load(value)
 
 
 @contextmanager

@@ -112,15 +112,23 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    values: dict[str, Any] = {}
-    if file:
-        values = _load_yaml(file)
+    values = {**flags, "survey": _absolute(survey), "out": out}
+    config: ScanConfig = load_settings(ScanConfig, file, values)
+    return config
+
+
+def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
+    """The frozen dataclass `cls` of its defaults, then a YAML file, then flags.
+
+    flags  dotted keys; None values are left out
+
+    Raises ConfigError on an unknown key or a value of another type.
+    """
+    values = _load_yaml(file) if file else {}
     for key, value in flags.items():
         if value is not None:
             _put(values, key.split("."), value)
-    values |= {"survey": _absolute(survey), "out": out}
-    config: ScanConfig = from_dict(ScanConfig, values, where=file or "the flags")
-    return config
+    return from_dict(cls, values, where=file or "the flags")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -4,16 +4,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from astroray.errors import AstrorayError
+from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.ledger import RunRecord
 
-__all__ = ["check_rejects", "echo_rejects", "status_line"]
+__all__ = ["check_rejects", "echo_rejects", "parse_setting", "status_line"]
 
 REFRESH_S = 5.0
 """Seconds between lines where the output is no terminal."""
@@ -46,6 +46,16 @@ def status_line() -> Iterator[Callable[[str, str], None]]:
     finally:
         if terminal and last_stage:
             click.echo("", err=True)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Key and value of `--set KEY=VALUE`, the value as YAML has it. Raises ConfigError."""
+    import yaml
+
+    key, mark, value = text.partition("=")
+    if not mark:
+        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
+    return key, yaml.safe_load(value)
 
 
 def echo_rejects(record: "RunRecord") -> None:

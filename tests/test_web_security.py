@@ -166,7 +166,7 @@ def test_every_answer_carries_the_security_headers(tokens, audit, key):
     for headers in (client.ask(authorization=key)[1], client.ask()[1], client.ask("/healthz")[1]):
         assert headers.items() >= {**guard._HEADERS, "x-run": "r1"}.items()
         assert not any(name.startswith("access-control") for name in headers)
-        assert len(headers["x-request-id"]) == 16
+        assert len(headers["x-astroray-request"]) == 16
 
 
 @pytest.mark.parametrize(

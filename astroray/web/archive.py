@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import logging
 import math
+import os
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from astroray.ledger import RunRecord
 from astroray.surveys.shards import Cutouts
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest"]
+__all__ = ["Archive", "Nearest", "finished_run"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -39,10 +40,18 @@ class Nearest:
     """[K] float64, Euclidean, from the stored embeddings."""
 
 
+def finished_run(run_dir: str) -> str | None:
+    """run_id of what a directory, or a link to one, holds now; None where that is not done."""
+    record = RunRecord.load(run_dir)
+    return _run_id(record) if record and record.state == "done" else None
+
+
 class Archive:
     """One finished run, read into memory; rows of the catalog are in order of rank."""
 
     def __init__(self, run_dir: str) -> None:
+        if not storage.is_remote(run_dir):  # a link may be moved later
+            run_dir = os.path.realpath(os.path.expanduser(run_dir))
         record = RunRecord.load(run_dir)
         if record is None or record.state != "done":
             state = "no run.json" if record is None else f"a run that is {record.state}"
@@ -63,8 +72,7 @@ class Archive:
     @property
     def run_id(self) -> str:
         """The run and when it was finished; another catalog has another one."""
-        finished = self.record.finished.translate(str.maketrans("", "", "-:"))
-        return f"{self.record.fingerprint}-{finished}"
+        return _run_id(self.record)
 
     @property
     def model_id(self) -> str:
@@ -134,7 +142,9 @@ class Archive:
         distance_K = found.distance_K
         if not len(distance_K):
             return math.nan
-        return float(distance_K[-1] if self.score == "kth" else distance_K.sum() / len(distance_K))
+        if self.score == "kth":
+            return float(distance_K[-1])
+        return float(sum(distance_K.tolist()) / len(distance_K))  # in the order that a scan sums
 
     def rank_of(self, score: float) -> int:
         """The rank that a score would have: 1 + objects of the catalog with a larger one."""
@@ -178,3 +188,8 @@ class Archive:
         except DataError as error:
             _log.warning("no picture of row %d of shard %s: %s", place["row"], shard.name, error)
         return None
+
+
+def _run_id(record: RunRecord) -> str:
+    finished = record.finished.translate(str.maketrans("", "", "-:"))
+    return f"{record.fingerprint}-{finished}"

@@ -254,7 +254,7 @@ class _Answer:
             self.status = message["status"]
             given = list(message.get("headers", []))
             known = {key.lower() for key, _ in given}
-            ours = {**self._headers, "x-request-id": self.request_id}
+            ours = {**self._headers, "x-astroray-request": self.request_id}
             given += [
                 (key.encode(), value.encode())
                 for key, value in ours.items()

@@ -34,7 +34,7 @@ def _endpoint(
     example = path.replace("{object_id}", "ID")
     required = [p["name"] for p in operation.get("parameters", []) if p["required"]]
     query = "&".join(f"{name}=..." for name in required if f"{{{name}}}" not in path)
-    words.append(f"'$URL{example}{'?' if query else ''}{query}'".replace("'$URL", '"$URL"\''))
+    words.append(f'"$URL{example}{"?" if query else ""}{query}"')
     return {
         "id": f"{method}{path}",
         "method": method.upper(),

@@ -33,6 +33,7 @@ APP = "astroray"
 _TRIES = 4
 """Replicas that an upload is given to before its client is told to come again."""
 _READY_S = 5.0
+_HEALTH: dict[str, Any] = {"health_check_period_s": 2, "graceful_shutdown_timeout_s": 10}
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 _log = logging.getLogger("astroray.serving")
@@ -65,7 +66,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
         finally:
             # Ray 2.60 reports the end of its own controller as a failed task
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-                serve.shutdown()
+                serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -93,19 +94,22 @@ def check_room(config: ServeConfig, resources: Mapping[str, float]) -> None:
 
 def _bind(config: ServeConfig) -> serve.Application:
     encoder, web = config.encoder, config.web
-    encoders = CutoutEncoder.options(
+    encoders = serve.deployment(
+        **_HEALTH,
         autoscaling_config=_scale(encoder),
         max_ongoing_requests=2 * encoder.max_batch,
         max_queued_requests=encoder.max_queued,
         ray_actor_options={"num_cpus": encoder.num_cpus, "num_gpus": encoder.num_gpus},
-    ).bind(config)
-    return WebApp.options(
+    )(CutoutEncoder)
+    apps = serve.deployment(
+        **_HEALTH,
         autoscaling_config=_scale(web),
         max_ongoing_requests=2 * config.limits.in_flight,  # the guard says no before Serve does
         max_queued_requests=2 * config.limits.in_flight,
         ray_actor_options={"num_cpus": web.num_cpus},
         backpressure_config=BackpressureConfig(retry_after_s=1.0),
-    ).bind(config, encoders)
+    )(serve.ingress()(WebApp))
+    return apps.bind(config, encoders.bind(config))
 
 
 def _scale(replicas: Any) -> AutoscalingConfig:
@@ -116,7 +120,6 @@ def _scale(replicas: Any) -> AutoscalingConfig:
     )
 
 
-@serve.deployment(health_check_period_s=2, graceful_shutdown_timeout_s=10)
 class CutoutEncoder:
     """Encodes uploads in batches, in a thread of its own, so that the next batch can gather."""
 
@@ -126,8 +129,9 @@ class CutoutEncoder:
         self.answerer = Answerer(
             device=device, num_threads=settings.num_threads, attention=config.attention
         )
-        self.embed.set_max_batch_size(settings.max_batch)
-        self.embed.set_batch_wait_timeout_s(settings.batch_wait_ms / 1e3)
+        batched: Any = self.embed
+        batched.set_max_batch_size(settings.max_batch)
+        batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1e3)
         self.fault = ""
 
     @serve.batch
@@ -178,8 +182,6 @@ class _Encoders:
             return False
 
 
-@serve.deployment(health_check_period_s=2, graceful_shutdown_timeout_s=10)
-@serve.ingress()
 class WebApp:
     """Parses, searches and answers. Changes to another run by itself, between two requests."""
 

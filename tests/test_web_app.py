@@ -17,8 +17,8 @@ from astroray.web.archive import Archive
 from astroray.web.guard import AuditLog
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
+from benchmarks.bad_uploads import fits_bytes
 from tests.served_run import SURVEY, PlainEncoder, make_run
-from tests.uploads_made import fits_bytes
 
 
 @pytest.fixture(scope="module")

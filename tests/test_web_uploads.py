@@ -9,7 +9,7 @@ import pytest
 from astroray.errors import DataError
 from astroray.preparation import Preparation
 from astroray.web.uploads import UnknownFormatError, read_upload
-from tests.uploads_made import bombs, fits_bytes, picture_bytes, spoiled
+from benchmarks.bad_uploads import bombs, fits_bytes, picture_bytes, spoiled
 
 MAX_PIXELS = 100_000
 FLUX = Preparation(

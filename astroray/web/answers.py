@@ -32,10 +32,11 @@ def _field(field: pa.Field) -> tuple[Any, Any]:
 _COLUMNS = [field for field in schema.CATALOG if not field.name.startswith("_")]
 """An order-29 HEALPix index does not fit into a JSON number; the VOTable has it."""
 
+_FIELDS: dict[str, Any] = {field.name: _field(field) for field in _COLUMNS}
 CatalogObject: Any = create_model(
     "CatalogObject",
     __doc__="One row of the catalog; a number that is unknown or not finite is null.",
-    **{field.name: _field(field) for field in _COLUMNS},
+    **_FIELDS,
 )
 
 

@@ -55,7 +55,7 @@ def build_app(
     app.add_exception_handler(RequestValidationError, _explain)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     app.add_middleware(
-        Guard,  # type: ignore[arg-type] # starlette's protocol of middlewares is wider
+        Guard,
         tokens=tokens,
         limits=limits,
         audit=audit,

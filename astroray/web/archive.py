@@ -112,7 +112,7 @@ class Archive:
             return row_M
         near = self.table.select(["ra", "dec"]).take(pa.array(row_M))
         away_M = sky.separation_arcsec(
-            near["ra"].to_numpy(), near["dec"].to_numpy(), np.float64(ra_deg), np.float64(dec_deg)
+            near["ra"].to_numpy(), near["dec"].to_numpy(), np.array(ra_deg), np.array(dec_deg)
         )
         return np.sort(row_M[away_M <= radius_deg * 3600.0])
 

@@ -1,4 +1,4 @@
-"""Files that tests upload: good ones, and bad ones without end, from a seed."""
+"""Files that are uploaded: good ones, and bad ones without end, from a seed."""
 
 import functools
 import gzip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -21,7 +22,7 @@ from astroray.actors.answer import Answerer
 from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, finished_run, run_id
 from astroray.web.guard import AuditLog
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
@@ -45,8 +46,9 @@ def serving(config: ServeConfig) -> Iterator[str]:
 
     Raises ConfigError where the run is not done or the replicas do not fit into the cluster.
     """
-    Archive(config.run_dir)  # what is wrong with the run is said before anything starts
+    finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     log_dir = runs.log_folder(config.run_dir)
+    is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with workers.cluster(log_dir=log_dir):
         check_room(config, workers.resources())
         https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
@@ -64,8 +66,9 @@ def serving(config: ServeConfig) -> Iterator[str]:
             scheme = "https" if config.tls_cert else "http"
             yield f"{scheme}://{config.host}:{config.port}"
         finally:
-            # Ray 2.60 reports the end of its own controller as a failed task
-            with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            if is_ours:  # and ends with all that is left on it
+                serve.delete(APP)
+            else:
                 serve.shutdown()  # type: ignore[no-untyped-call]
 
 
@@ -220,14 +223,14 @@ class WebApp:
         while True:
             await asyncio.sleep(self.config.watch_s * random.uniform(0.8, 1.2))
             try:
-                found = await asyncio.to_thread(finished_run, self.config.run_dir)
-                if found in (None, self.archive.run_id):
+                record = await asyncio.to_thread(finished_run, self.config.run_dir)
+                if run_id(record) == self.archive.run_id:
                     continue
                 archive = await asyncio.to_thread(Archive, self.config.run_dir)
                 app = self._app_of(archive)
                 await _Encoders(self.encoders, archive).is_ready()
-            except AstrorayError as error:  # a run half moved; the one before goes on
-                _log.warning("the run in %s cannot be served: %s", self.config.run_dir, error)
+            except AstrorayError as error:  # a scan on its way; the run before goes on
+                _log.info("the run in %s is not served yet: %s", self.config.run_dir, error)
                 continue
             self.archive, self.current = archive, app
 

@@ -23,7 +23,7 @@ from benchmarks.bad_uploads import bombs, fits_bytes, picture_bytes, spoiled
 from benchmarks.rows import BenchRow, MeasurementError, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
-ENCODER, SIZE_PX = "vit-small", 128
+ENCODER, SIZE_PX = "vit-small", 40
 PORT = 8461
 LEAST_MS = 20.0
 CLIENTS = (1, 8, 32)
@@ -88,7 +88,7 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     config = from_dict(ServeConfig, values, where="the benchmark")
     two = {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.25}
     doubled = from_dict(ServeConfig, values | {"encoder": two}, where="the benchmark")
-    rows = _loops(config, uploads, secret, seconds=4.0 if quick else 12.0, runs=1 if quick else 3)
+    rows = _loops(config, uploads, secret, seconds=6.0 if quick else 10.0, runs=1 if quick else 3)
     rows.append(_kill(doubled, uploads, secret, seconds=8.0 if quick else 30.0))
     rows += _malformed(run_dir, tokens, secret, count=300 if quick else 20_000)
     return rows

@@ -22,7 +22,7 @@ from astroray.ledger import RunRecord
 from astroray.surveys.shards import Cutouts
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest", "finished_run"]
+__all__ = ["Archive", "Nearest", "finished_run", "run_id"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -40,10 +40,21 @@ class Nearest:
     """[K] float64, Euclidean, from the stored embeddings."""
 
 
-def finished_run(run_dir: str) -> str | None:
-    """run_id of what a directory, or a link to one, holds now; None where that is not done."""
+def finished_run(run_dir: str) -> RunRecord:
+    """The record of a run that can be served. Raises ConfigError where it is not done."""
     record = RunRecord.load(run_dir)
-    return _run_id(record) if record and record.state == "done" else None
+    if record is None or record.state != "done":
+        state = "no run.json" if record is None else f"a run that is {record.state}"
+        raise ConfigError(
+            f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
+        )
+    return record
+
+
+def run_id(record: RunRecord) -> str:
+    """The run and when it was finished; another catalog has another one."""
+    finished = record.finished.translate(str.maketrans("", "", "-:"))
+    return f"{record.fingerprint}-{finished}"
 
 
 class Archive:
@@ -52,12 +63,7 @@ class Archive:
     def __init__(self, run_dir: str) -> None:
         if not storage.is_remote(run_dir):  # a link may be moved later
             run_dir = os.path.realpath(os.path.expanduser(run_dir))
-        record = RunRecord.load(run_dir)
-        if record is None or record.state != "done":
-            state = "no run.json" if record is None else f"a run that is {record.state}"
-            raise ConfigError(
-                f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
-            )
+        record = finished_run(run_dir)
         self.run_dir, self.record = run_dir, record
         self.table = catalog.read_catalog(run_dir).combine_chunks()
         self._by_id_N = pc.sort_indices(self.table["object_id"]).to_numpy()
@@ -72,7 +78,7 @@ class Archive:
     @property
     def run_id(self) -> str:
         """The run and when it was finished; another catalog has another one."""
-        return _run_id(self.record)
+        return run_id(self.record)
 
     @property
     def model_id(self) -> str:
@@ -188,8 +194,3 @@ class Archive:
         except DataError as error:
             _log.warning("no picture of row %d of shard %s: %s", place["row"], shard.name, error)
         return None
-
-
-def _run_id(record: RunRecord) -> str:
-    finished = record.finished.translate(str.maketrans("", "", "-:"))
-    return f"{record.fingerprint}-{finished}"

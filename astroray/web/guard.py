@@ -76,8 +76,11 @@ class AuditLog:
         if not self.path:
             _log.info("%s", line)
             return
-        with open(self.path, "a", encoding="ascii") as file:
-            file.write(line + "\n")
+        try:
+            with open(self.path, "a", encoding="ascii") as file:
+                file.write(line + "\n")
+        except OSError as error:  # the answer is on its way; the entry goes where it still can
+            _log.error("%s cannot be written (%s): %s", self.path, error.strerror, line)
 
     def tail(self, count: int) -> list[dict[str, Any]]:
         """The last `count` entries, newest last; at most the last MiB is looked at."""

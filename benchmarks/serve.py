@@ -12,6 +12,8 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import numpy as np
 from astroray import surveys
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import bombs, fits_bytes, picture_bytes, spoiled
-from benchmarks.rows import BenchRow, MeasurementError, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
 ENCODER, SIZE_PX = "vit-small", 40
@@ -30,7 +32,41 @@ CLIENTS = (1, 8, 32)
 BATCH = 16
 LARGEST_ERROR = 1e-3
 ROUTES = ("/v1/embed", "/v1/score", "/v1/similar")
-DIRECT = "the batched function called directly, batches of 16, 1 thread"
+CLAIMS = (
+    *(
+        partial(
+            BenchRow,
+            what=f"{clients} clients: pictures a second over direct calls",
+            goal=0.5,
+            limit=1.0,
+            peer="the batched function called directly, batches of 16, 1 thread",
+        )
+        for clients in CLIENTS[1:]
+    ),
+    partial(
+        BenchRow,
+        what="1 client: what an answer takes beyond the model",
+        goal=25.0,
+        is_at_most=True,
+        unit="ms",
+        peer="the function called directly with one picture",
+    ),
+    partial(
+        BenchRow,
+        what="32 clients: p95 of the latency over 32 / throughput",
+        goal=2.0,
+        is_at_most=True,
+        limit=1.0,
+        peer="every client waits its turn",
+    ),
+)
+KILL = partial(
+    BenchRow,
+    what="a model replica killed under load: failed requests, wrong answers refused",
+    goal=0.5,
+    is_at_most=True,
+    unit="%",
+)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -73,14 +109,13 @@ class Uploads:
         return count / spent_s
 
 
-def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; the run, its tokens and logs are in `scratch`."""
     from astroray.config import from_dict
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 
     run_dir = _make_run(scratch)
-    uploads = _uploads(run_dir)
     tokens = str(scratch / "tokens.json")
     secret = Tokens(tokens).issue("bench", ["read"])
     values = {"run_dir": run_dir, "port": PORT, "tokens": tokens, "watch_s": 600.0}
@@ -88,10 +123,14 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     config = from_dict(ServeConfig, values, where="the benchmark")
     two = {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.25}
     doubled = from_dict(ServeConfig, values | {"encoder": two}, where="the benchmark")
-    rows = _loops(config, uploads, secret, seconds=6.0 if quick else 10.0, runs=1 if quick else 3)
-    rows.append(_kill(doubled, uploads, secret, seconds=8.0 if quick else 30.0))
-    rows += _malformed(run_dir, tokens, secret, count=300 if quick else 20_000)
-    return rows
+    seconds, runs = (6.0, 1) if quick else (10.0, 3)
+    yield from measured(
+        CLAIMS,
+        lambda: _loops(config, _uploads(run_dir), secret, seconds=seconds, runs=runs),
+    )
+    seconds = 8.0 if quick else 30.0
+    yield from measured([KILL], lambda: _kill(doubled, _uploads(run_dir), secret, seconds=seconds))
+    yield from _malformed(run_dir, tokens, secret, count=300 if quick else 20_000)
 
 
 def _make_run(scratch: Path) -> str:
@@ -188,7 +227,7 @@ def _closed_loop(uploads: Uploads, secret: str, clients: int, seconds: float) ->
 
 def _loops(
     config: Any, uploads: Uploads, secret: str, *, seconds: float, runs: int
-) -> list[BenchRow]:
+) -> list[dict[str, Any]]:
     """Closed loops of 1, 8 and 32 clients, in turns with direct calls."""
     from astroray.serving import serving
 
@@ -204,36 +243,23 @@ def _loops(
                 loops[clients].append(_closed_loop(uploads, secret, clients, seconds))
     direct, each_ms = float(np.median(rates)), 1e3 * float(np.median(single_s))
     facts = {"direct_per_s": direct, "direct_ms": each_ms}
-    rows = [
-        BenchRow(
-            what=f"{clients} clients: pictures a second over direct calls", goal=0.5, peer=DIRECT,
-            limit=1.0, error=max(loop.error for loop in loops[clients]),
-            facts=facts | {"per_s": float(np.median([loop.rate for loop in loops[clients]]))},
+    fields: list[dict[str, Any]] = [
+        {
             **spread([loop.rate / direct for loop in loops[clients]]),
-        )
+            "error": max(loop.error for loop in loops[clients]),
+            "facts": facts | {"per_s": float(np.median([loop.rate for loop in loops[clients]]))},
+        }
         for clients in CLIENTS[1:]
-    ]  # fmt: skip
+    ]
     added_ms = [1e3 * float(np.median(loop.latency_s)) - each_ms for loop in loops[1]]
-    rows.append(
-        BenchRow(
-            what="1 client: what an answer takes beyond the model", goal=25.0, is_at_most=True,
-            unit="ms", peer="the function called with one picture", facts=facts, **spread(added_ms),
-        )
-    )  # fmt: skip
     ratios = [
         float(np.percentile(loop.latency_s, 95)) * loop.rate / CLIENTS[-1]
         for loop in loops[CLIENTS[-1]]
     ]
-    rows.append(
-        BenchRow(
-            what="32 clients: p95 of the latency over 32 / throughput", goal=2.0, is_at_most=True,
-            peer="every client waits its turn", limit=1.0, **spread(ratios),
-        )
-    )  # fmt: skip
-    return rows
+    return [*fields, {**spread(added_ms), "facts": facts}, spread(ratios)]
 
 
-def _kill(config: Any, uploads: Uploads, secret: str, *, seconds: float) -> BenchRow:
+def _kill(config: Any, uploads: Uploads, secret: str, *, seconds: float) -> list[dict[str, Any]]:
     """One of two model replicas is killed while 8 clients ask."""
     import ray
 
@@ -246,11 +272,9 @@ def _kill(config: Any, uploads: Uploads, secret: str, *, seconds: float) -> Benc
         loop = _closed_loop(uploads, secret, 8, seconds)
         killer.join()
     total = sum(loop.statuses.values())
-    return BenchRow(
-        what="a model replica killed under load: failed requests", goal=0.5, is_at_most=True,
-        unit="%", value=100 * loop.num_failed / total, error=loop.error, runs=1,
-        facts={"requests": total, "failed": loop.num_failed, "wrong": 0},
-    )  # fmt: skip
+    facts = {"requests": total, "failed": loop.num_failed}
+    value = 100 * loop.num_failed / total
+    return [{"value": value, "error": loop.error, "runs": 1, "facts": facts}]
 
 
 def _replica() -> Any:
@@ -261,7 +285,7 @@ def _replica() -> Any:
     return ray.get_actor(name, namespace="serve")
 
 
-def _malformed(run_dir: str, tokens: str, secret: str, *, count: int) -> list[BenchRow]:
+def _malformed(run_dir: str, tokens: str, secret: str, *, count: int) -> Iterator[BenchRow]:
     """Bad uploads at each route of the app itself; 200 only where a file is still whole."""
     from starlette.testclient import TestClient
 
@@ -278,20 +302,16 @@ def _malformed(run_dir: str, tokens: str, secret: str, *, count: int) -> list[Be
     image_CYX = np.random.default_rng(1).normal(10, 3, (3, 24, 24)).astype(np.float32)
     bands = client.get("/v1/run").json()["bands"]
     good = [fits_bytes(image_CYX, bands), picture_bytes("PNG"), picture_bytes("JPEG")]
-    rows = []
     for number, route in enumerate(ROUTES):
         statuses: Counter[int] = Counter()
         for body in itertools.chain(bombs().values(), spoiled(good, count, seed=number)):
             statuses[client.post(route, content=body).status_code] += 1
         other = sum(n for status, n in statuses.items() if status != 200 and status // 100 != 4)
-        rows.append(
-            BenchRow(
-                what=f"bad uploads at {route}: answers other than 4xx", goal=0, is_at_most=True,
-                unit="answers", value=float(other), runs=1,
-                facts={"uploads": sum(statuses.values()), "still_whole": statuses[200]},
-            )
+        yield BenchRow(
+            what=f"bad uploads at {route}: answers other than 4xx", goal=0, is_at_most=True,
+            unit="answers", value=float(other), runs=1,
+            facts={"uploads": sum(statuses.values()), "still_whole": statuses[200]},
         )  # fmt: skip
-    return rows
 
 
 class _Zeros:

@@ -99,18 +99,16 @@ class ShardedSearch:
         """Decides how many cells are looked into; `reason` says why."""
         num_cells = open_batches(self.plan.cells).get_batch(0).num_rows
         most = max(1, int(LARGEST_PROBED_SHARE * num_cells))
-        reason = self.manifest.reason
-        if self.config.num_probes is not None:
-            num_probes = min(self.config.num_probes, num_cells)
-            how = "asked for"
-        else:
+        num_probes, is_all, how = self.config.num_probes, False, "asked for"
+        if num_probes is None:
             num_probes, recall, num = self._measure_recall(most)
-            how = f"recall {recall:.4f} on {num} objects"
-            if recall < RECALL_GOAL:
-                num_probes, reason = num_cells, f"{reason}; cells would not help: {how}"
-        is_all = num_probes == num_cells
+            is_all, how = recall < RECALL_GOAL, f"recall {recall:.4f} on {num} objects"
+        how = f"{min(num_probes, num_cells)} of {num_cells} cells looked into, {how}"
+        if is_all:
+            how = f"cells would not help: {how}; so every partition is searched for every object"
+        is_all = is_all or num_probes >= num_cells
         self.plan = dataclasses.replace(self.plan, num_probes=0 if is_all else num_probes)
-        self.reason = f"{reason}; {num_probes} of {num_cells} cells looked into, {how}"
+        self.reason = f"{self.manifest.reason}; {how}"
 
     def _measure_recall(self, most: int) -> tuple[int, float, int]:
         """The fewest cells that hold RECALL_GOAL of the neighbors of a sample; recall, its size."""

@@ -171,7 +171,7 @@ def test_neither_order_nor_size_of_groups_changes_the_list(tmp_path, monkeypatch
 def test_cells_that_find_too_little_give_way_to_all_of_them(tmp_path):
     noise = np.random.default_rng(0).normal(size=(500, 30)).astype(np.float32)
     (one, expected), (many, got) = both(tmp_path, noise, names(500), k=5)
-    assert "cells would not help: recall" in many.backends["index_reason"]
+    assert "; cells would not help: 4 of 16 cells" in many.backends["index_reason"]
     assert got.equals(expected)
     assert many.proof == one.proof
 

@@ -17,7 +17,9 @@ from astroray.encoders import ENCODERS, PLAIN_ATTENTION, read_model_file
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
+from astroray.neighbors import choose_index
 from astroray.progress import Counter, Progress, Show
+from astroray.sharded import rank_sharded
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
@@ -196,18 +198,7 @@ class _Run:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
         counts = ledger.total(ledger.read_receipts(self.out).values())
-        threads = self.plan.max_workers
-        outcome = workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(
-            SearchPlan(
-                run_dir=self.out,
-                name=self.config.survey,
-                created=self.record.created,
-                model_id=self.record.model["model_id"],
-                search=dataclasses.replace(self.config.search, num_threads=threads),
-                num_random=self.config.num_random,
-                seed=self.config.seed,
-            )
-        )
+        outcome = self._rank(counts["rows_embedded"])
         counts |= outcome.counts
         if counts["rows_embedded"] != counts["catalog"] + counts["duplicates"]:
             raise LedgerError(
@@ -223,6 +214,28 @@ class _Run:
         faults.reach("searched")
         self._end("search", started)
         return outcome
+
+    def _rank(self, num_objects: int) -> SearchOutcome:
+        """Searches in one process, or, where there is more than that is best for, in many."""
+        threads = self.plan.max_workers
+        plan = SearchPlan(
+            run_dir=self.out,
+            name=self.config.survey,
+            created=self.record.created,
+            model_id=self.record.model["model_id"],
+            search=dataclasses.replace(self.config.search, num_threads=threads),
+            num_random=self.config.num_random,
+            seed=self.config.seed,
+        )
+        index: str = self.config.search.index
+        reason = "asked for"
+        if index == "auto":
+            dim = self.record.model["dim"]
+            index, reason = choose_index(num_objects, dim, can_shard=True)
+        if index == "sharded" and num_objects:
+            each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
+            return rank_sharded(plan, each, reason=reason)
+        return workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(plan)
 
     def show_pictures(self, outcome: SearchOutcome) -> None:
         """Renders the pictures that the report shows, shard by shard."""

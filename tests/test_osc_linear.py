@@ -78,10 +78,12 @@ def test_whole_numbers_of_four_bits_are_multiplied_exactly(backend, format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("shape", [(1, 128, 1), (7, 128, 63), (64, 384, 65), (33, 256, 200)])
-def test_codes_scales_and_outliers_are_the_same_bits_in_all_backends(backend, format, shape):
+@pytest.mark.parametrize("shape", [(1, 128, 1), (7, 128, 63), (64, 384, 65), (333, 256, 200)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_codes_scales_and_outliers_are_the_same_bits_in_all_backends(backend, format, shape, dtype):
     num_tokens, num_in, num_out = shape
     x, channels = with_outliers(num_tokens, num_in)
+    x = x.to(dtype)  # of 16 bits: many ties
     x[0] = 0.0
     _, packed = layer(num_in, num_out, outliers=channels, format=format)
     got = quantize_activations(x, packed, backend=backend)

@@ -12,7 +12,7 @@ Integers are symmetric: the lowest code is not used and there is no integer offs
 number is round(number * (largest / amax)), ties to even, the scale amax / largest; product and
 quotients are of float32 and rounded once each. (A division by the scale would cost a CPU as much
 as a tenth of the matrix product, and rounds no better.) MXFP4 is that of `vfa.formats`: the scale
-is the smallest power of two under which nothing saturates.
+is the smallest power of two under which nothing saturates; minus zero (code 8) is not used.
 
 Letters: G groups that have a scale each, `...` anything.
 """
@@ -64,7 +64,7 @@ def encode(x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     if form.is_float:
         codes, exponent = mx.mxfp4_codes(x)
         scale = mx.e8m0_values(exponent, torch.float32)
-        codes = torch.where(scale.isnan(), 0, codes)
+        codes = torch.where(scale.isnan() | (codes == 8), 0, codes)  # zero has one code, plus
     else:
         codes, scale = _integer_codes(x_G, form.largest)
     codes, scale = codes.flatten(-2), scale.squeeze(-1)
@@ -101,8 +101,10 @@ def unpack_nibbles(packed: Tensor) -> Tensor:
 def _integer_codes(x_G: Tensor, largest: int) -> tuple[Tensor, Tensor]:
     amax = x_G.abs().amax(dim=-1, keepdim=True)
     is_zero = amax < TINY
-    inverse = torch.where(is_zero, 0.0, largest / amax)
-    scale = torch.where(is_zero, 1.0, amax / largest)
+    # Of two tensors: with a plain number torch multiplies by a reciprocal, which rounds twice.
+    most = torch.full_like(amax, largest)
+    inverse = torch.where(is_zero, 0.0, most / amax)
+    scale = torch.where(is_zero, 1.0, amax / most)
     scale = torch.where(amax.isfinite(), scale, torch.nan)
     codes = torch.round(x_G * inverse).nan_to_num(0.0, 0.0, 0.0).clamp(-largest, largest)
     return torch.where(scale.isnan(), 0, codes).to(torch.int8), scale

@@ -48,14 +48,19 @@ inline __m512 load_kept(const Linear& call, int64_t row_at, int64_t chunk) {
   return _mm512_cvtph_ps(half);
 }
 
-inline float load_one(const Linear& call, int64_t at) {
-  if (call.dtype == kFloat32) return static_cast<const float*>(call.x)[at];
-  const uint16_t half = static_cast<const uint16_t*>(call.x)[at];
-  if (call.dtype == kFloat16) return _mm512_cvtss_f32(_mm512_cvtph_ps(_mm256_set1_epi16(half)));
-  const uint32_t bits = static_cast<uint32_t>(half) << 16;
-  float number;
-  memcpy(&number, &bits, 4);
-  return number;
+// 16 outlier channels of a token from the i-th on; 0 beyond the last.
+inline __m512 gather_outliers(const Linear& call, int64_t row_at, int64_t i) {
+  const int64_t left = call.num_outliers - i;
+  const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+  if (call.dtype == kFloat32) {
+    const float* row = static_cast<const float*>(call.x) + row_at;
+    const __m512i places = _mm512_maskz_loadu_epi32(in, call.outlier + i);
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), in, places, row, 4);
+  }
+  const uint16_t* row = static_cast<const uint16_t*>(call.x) + row_at;
+  alignas(32) uint16_t halves[16] = {};
+  for (int64_t j = 0; j < 16 && j < left; ++j) halves[j] = row[call.outlier[i + j]];
+  return load16(halves, call.dtype, 0);
 }
 
 // The largest magnitude as bits: NaN above infinity above all numbers.
@@ -116,39 +121,49 @@ inline void write_codes(const Linear& call, int64_t row_at, int64_t chunk, int64
   }
 }
 
-inline uint16_t bfloat16_of(float x) {
-  return static_cast<uint16_t>(_mm256_extract_epi16(to_bfloat16(_mm512_set1_ps(x)), 0));
+// A token's outliers as kPerStep of them are multiplied in a step: pairs of bfloat16, or float32.
+// Returns whether all are finite.
+template <int kPerStep>
+inline bool place_outliers(const Linear& call, int64_t row_at, void* to) {
+  __mmask16 infinite = 0;
+  for (int64_t i = 0; i < call.num_outliers; i += 16) {
+    const __m256i halves = to_bfloat16(gather_outliers(call, row_at, i));
+    const __m256i exponent = _mm256_set1_epi16(0x7f80);
+    infinite |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(halves, exponent), exponent);
+    const int64_t left = call.num_outliers - i + (kPerStep == 2 ? call.num_outliers % 2 : 0);
+    const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+    if constexpr (kPerStep == 2)
+      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(to) + i, in, halves);
+    else
+      _mm512_mask_storeu_epi32(static_cast<uint32_t*>(to) + i, in,
+                               _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  return infinite == 0;
 }
 
-// One token. Returns whether all its numbers are finite; where not, scales are NaN and codes zero.
+// One token. Where it is not finite its scales are NaN and its codes zero.
 //
 // codes    [K64] bytes, offset added
 // scale    [G]
-// outlier  [O] bfloat16
-template <int kKind>
-bool quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* scale,
-                    uint16_t* outlier) {
+// outlier  as place_outliers has them
+template <int kKind, int kPerStep>
+void quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* scale,
+                    void* outlier) {
   const int64_t row_at = token * call.stride, chunks = (call.num_in + 15) / 16;
   const int64_t per_group = kKind == kInt8 ? chunks : chunks / call.num_groups;
-  bool good = true;
-  for (int64_t i = 0; i < call.num_outliers; ++i) {
-    outlier[i] = bfloat16_of(load_one(call, row_at + call.outlier[i]));
-    good &= (outlier[i] & 0x7f80) != 0x7f80;
-  }
-  for (int64_t g = 0; g < call.num_groups; ++g) {
+  bool good = place_outliers<kPerStep>(call, row_at, outlier);
+  for (int64_t g = 0; good && g < call.num_groups; ++g) {
     const uint32_t bits = top_bits(call, row_at, g * per_group, (g + 1) * per_group);
-    good &= bits < kInfinity;
+    good = bits < kInfinity;
     float top;
     memcpy(&top, &bits, 4);
     const Step step = kKind == kE2m1 ? power_step(top) : integer_step(top, kKind == kInt8 ? 127 : 7);
     scale[g] = step.scale;
-    if (!good) break;
     write_codes<kKind>(call, row_at, g * per_group, (g + 1) * per_group, step.inverse, codes);
   }
-  if (good) return true;
+  if (good) return;
   memset(codes, offset_of(kKind), 16 * chunks);
   for (int64_t g = 0; g < call.num_groups; ++g) scale[g] = __builtin_nanf("");
-  return false;
 }
 
 }  // namespace

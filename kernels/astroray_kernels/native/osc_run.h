@@ -50,7 +50,6 @@ struct Space {
   uint8_t* codes;        // [kMostTokens, stride]
   float* scale;          // [kMostTokens, G]
   char* outlier;         // [kMostTokens, outlier stride]
-  uint16_t* row;         // [O2] outliers of one token
   int8_t* panel;         // [K4/4][64][4] weights of 4 bits, unpacked
   float* c;              // [6][64]
 };
@@ -80,8 +79,7 @@ struct Plan {
     if (num_shares > num_columns) num_shares = num_columns;
     per_task = (num_columns + num_shares - 1) / num_shares;
     bytes = up(block * stride, 64) + up(block * c.num_groups * 4, 64) +
-            up(block * outlier_stride + 4, 64) + up(c.num_outliers * 2 + 4, 64) +
-            (has_groups ? steps * 256 : 0) + kRows * kColumns * 4;
+            up(block * outlier_stride + 4, 64) + (has_groups ? steps * 256 : 0) + kRows * kColumns * 4;
   }
 
   Space space(char* at) const {
@@ -92,34 +90,18 @@ struct Plan {
     at += up(block * call.num_groups * 4, 64);
     s.outlier = at;
     at += up(block * outlier_stride + 4, 64);
-    s.row = reinterpret_cast<uint16_t*>(at);
-    at += up(call.num_outliers * 2 + 4, 64);
     s.c = reinterpret_cast<float*>(at);
     at += kRows * kColumns * 4;
     s.panel = reinterpret_cast<int8_t*>(at);
     return s;
   }
 
-  // A token's outliers as the products take them: pairs of bfloat16, or float32.
-  void place_outliers(const Space& s, int64_t row) const {
-    char* to = s.outlier + row * outlier_stride;
-    if constexpr (Outlier::kPerStep == 2) {
-      s.row[call.num_outliers] = 0;
-      memcpy(to, s.row, outlier_stride);
-    } else {
-      for (int64_t i = 0; i < call.num_outliers; ++i) {
-        const uint32_t bits = static_cast<uint32_t>(s.row[i]) << 16;
-        memcpy(to + 4 * i, &bits, 4);
-      }
-    }
-  }
-
   template <int kKind>
   void quantize_block(const Space& s, int64_t first, int64_t count) const {
     for (int64_t row = 0; row < count; ++row) {
-      quantize_token<kKind>(call, first + row, s.codes + row * stride,
-                            s.scale + row * call.num_groups, s.row);
-      place_outliers(s, row);
+      quantize_token<kKind, Outlier::kPerStep>(call, first + row, s.codes + row * stride,
+                                               s.scale + row * call.num_groups,
+                                               s.outlier + row * outlier_stride);
     }
     for (int64_t row = count; row < up(count, rows); ++row) {  // of no token: numbers, unused
       memset(s.codes + row * stride, 0, stride);
@@ -169,8 +151,17 @@ struct Plan {
       const int64_t at = (first + row) * call.num_out + column * kColumns;
       tile.c = straight ? static_cast<float*>(call.y) + at : s.c;
       tile.c_stride = 4 * (straight ? call.num_out : kColumns);
+      if (straight) fetch(tile);
       has_groups ? Outlier::tile3(tile) : Outlier::tile6(tile);
       if (!straight) finish(s, at, count - row < rows ? count - row : rows, column);
+    }
+  }
+
+  // Asks for the lines that the tile will write, so that they come while it is computed.
+  void fetch(const Tile& tile) const {
+    for (int64_t row = 0; row < rows; ++row) {
+      const char* to = reinterpret_cast<const char*>(tile.c) + row * tile.c_stride;
+      for (int i = 0; i < 256; i += 64) __builtin_prefetch(to + i, 1, 3);
     }
   }
 

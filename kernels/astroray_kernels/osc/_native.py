@@ -89,7 +89,7 @@ def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tenso
 
 
 def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
-    """Codes, scales and outlier channels as `reference.quantize_activations` has them, to the bit."""
+    """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has."""
     num_tokens = len(x_MK)
     quantized = QuantizedActivations(
         codes=packed.codes.new_empty((num_tokens, packed.codes.shape[1])),

@@ -32,10 +32,12 @@ BACKENDS = {
         "reference": "knn.reference:nearest_vectors",
     },
     "osc_linear": {
+        "triton": "osc._triton:osc_linear",
         "native": "osc._native:osc_linear",
         "reference": "osc.reference:osc_linear",
     },
     "quantize_activations": {
+        "triton": "osc._triton:quantize_activations",
         "native": "osc._native:quantize_activations",
         "reference": "osc.reference:quantize_activations",
     },

@@ -76,7 +76,7 @@ class Claim:
         for one in turns:
             self._check(one)
         logs = [np.log(one.seconds[self.peer]) - np.log(one.seconds[self.ours]) for one in turns]
-        facts = {}
+        facts: dict[str, float] = {}
         for one in turns:
             name = one.name.replace(" ", "_")
             rates = {who: one.operations / min(one.seconds[who]) / 1e9 for who in self._names()}

@@ -206,10 +206,13 @@ def test_tokens_and_threads_do_not_change_a_bit(backend, format):
     if backend != "reference":
         parts = [osc_linear(part, packed, backend=backend) for part in x.split([1, 5, 95, 200])]
         assert torch.equal(torch.cat(parts), whole)
+    quantized = quantize_activations(x, packed, backend="reference")
     threads = torch.get_num_threads()
     try:
-        torch.set_num_threads(1 if threads > 1 else 2)
-        assert torch.equal(osc_linear(x, packed, backend=backend), whole)
+        for num in (1, 2, 3):
+            torch.set_num_threads(num)
+            assert torch.equal(osc_linear(x, packed, backend=backend), whole)
+            same_bits(quantize_activations(x, packed, backend=backend), quantized)
     finally:
         torch.set_num_threads(threads)
 

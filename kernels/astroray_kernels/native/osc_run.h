@@ -75,7 +75,8 @@ struct Plan {
     const int64_t fair = up((c.num_tokens + 4 * c.threads - 1) / (4 * c.threads), kRows);
     if (c.threads > 1 && block > fair) block = fair < 48 ? 48 : fair;
     num_blocks = (c.num_tokens + block - 1) / block;
-    num_shares = num_blocks >= 2 * c.threads || c.threads == 1 ? 1 : 2 * c.threads;
+    const bool is_shared = c.y != nullptr && c.threads > 1 && num_blocks < 2 * c.threads;
+    num_shares = is_shared ? 2 * c.threads : 1;
     if (num_shares > num_columns) num_shares = num_columns;
     per_task = (num_columns + num_shares - 1) / num_shares;
     bytes = up(block * stride, 64) + up(block * c.num_groups * 4, 64) +
@@ -241,7 +242,7 @@ int linear(Linear& call) {
   const int64_t each = up(plan.bytes, 4096);
   char* memory = static_cast<char*>(aligned_alloc(4096, each * call.threads));
   if (memory == nullptr) return 1;
-  const int64_t num_tasks = plan.num_blocks * (call.y == nullptr ? 1 : plan.num_shares);
+  const int64_t num_tasks = plan.num_blocks * plan.num_shares;
 #pragma omp parallel for num_threads(call.threads) schedule(dynamic)
   for (int64_t task = 0; task < num_tasks; ++task)
     plan.run(plan.space(memory + each * omp_get_thread_num()), task);

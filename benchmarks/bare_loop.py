@@ -48,7 +48,7 @@ def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
         for item in surveys.read_shard(shard):
             if isinstance(item, Reject):
                 continue
-            image_BCYX = prepare(item, model.preparation).image_BCYX
+            image_BCYX = prepare(item, model.preparation).input_BCYX
             if len(left_BCYX):
                 image_BCYX = np.concatenate([left_BCYX, image_BCYX])
             num_full = len(image_BCYX) // BATCH_SIZE * BATCH_SIZE

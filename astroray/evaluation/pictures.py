@@ -7,10 +7,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from astroray import surveys
-from astroray.actors.fit import DEFAULT_SIZE_PX, MEASURE_ROWS, SIZE_STEP_PX
+from astroray.actors.fit import MEASURE_ROWS
 from astroray.errors import ConfigError
 from astroray.evaluation.protocols import Protocol
-from astroray.preparation import Preparation, measure, prepare
+from astroray.preparation import (
+    DEFAULT_SIZE_PX,
+    SIZE_STEP_PX,
+    Preparation,
+    measure,
+    prepare,
+)
 from astroray.surveys.shards import Cutouts, Shard
 from astroray.thumbnails import render_thumbnail
 
@@ -72,7 +78,7 @@ class Pictures:
                     f"{self.protocol.survey} cannot be prepared for bands {preparation.bands}: "
                     f"{reject.reason}; take it out of the label table, or use another model"
                 )
-            image_NCYX[row_B] = done.image_BCYX
+            image_NCYX[row_B] = done.input_BCYX
         return image_NCYX
 
     def _find(self) -> dict[int, list[tuple[int, int]]]:

@@ -9,11 +9,11 @@ Examples of surveys:
     'ogle/*.dat.gz?format=light_curves&columns=bjd,mag,mag_err&mag=true'
     'transients.csv.gz?format=light_curves&id=ID&mag=true'
 
-`read_light_curves` gives them one by one. `astroray scan` cannot use them yet, so `read_shard`,
-which every reader offers, says what can.
+`read_light_curves` gives them one by one, `read_shard`, which every reader offers, in slices.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, get_args
 
@@ -28,6 +28,7 @@ from astroray.surveys.light_curve_fits import read_fits
 from astroray.surveys.light_curve_rows import (
     ZERO_JD,
     LightCurve,
+    LightCurves,
     RawCurve,
     TimeZero,
     reject,
@@ -35,7 +36,7 @@ from astroray.surveys.light_curve_rows import (
 )
 from astroray.surveys.object_tables import Objects
 from astroray.surveys.quality import Mission, mask_bits
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.shards import Reject, Shard, SurveyUri
 from astroray.surveys.slices import fault_kind
 from astroray.surveys.survey_paths import survey_folder
 
@@ -47,6 +48,9 @@ _KINDS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
 }
+_VISITS = ("quarter", "campaign", "sector")
+_SLICE_CADENCES = 500_000
+"""Cadences of a slice, 14 MB, unless one curve has more."""
 _TABLES = ("parquet", "measurements")  # of many objects each
 
 
@@ -159,12 +163,48 @@ def read_light_curves(
         yield _settle(raw, row, path_of[row], options)
 
 
-def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
-    """Nothing: light curves are no images. Raises ConfigError that says what reads them."""
-    raise ConfigError(
-        f"shard {shard.name} holds light curves, expected images: astroray scan does not encode "
-        "light curves yet; use astroray flares find"
+def read_shard(
+    shard: Shard, *, rows: Sequence[int] | None = None
+) -> Iterator[LightCurves | Reject]:
+    """The same as slices of a few light curves, and rejects, in row order.
+
+    A star that a mission saw several times has as many rows, so its quarter, campaign or sector,
+    or else its first day, is part of their identifiers: "KIC 9726699 Q2", "TIC 25118964 BTJD 1325".
+    Raises ShardError as `read_light_curves` does.
+    """
+    pending: list[LightCurve] = []
+    num_values = 0
+    for found in read_light_curves(shard, rows=rows):
+        is_curve = isinstance(found, LightCurve)
+        if pending and (not is_curve or num_values + len(found.flux) > _SLICE_CADENCES):
+            yield _slice(pending)
+            pending, num_values = [], 0
+        if isinstance(found, LightCurve):
+            pending.append(found)
+            num_values += len(found.flux)
+        else:
+            yield found
+    if pending:
+        yield _slice(pending)
+
+
+def _slice(curves: Sequence[LightCurve]) -> LightCurves:
+    return LightCurves(
+        row_B=np.array([curve.row for curve in curves], np.int64),
+        object_id_B=[_row_name(curve) for curve in curves],
+        ra_deg_B=np.array([curve.ra_deg for curve in curves], np.float64),
+        dec_deg_B=np.array([curve.dec_deg for curve in curves], np.float64),
+        flags_B=np.zeros(len(curves), np.int32),
+        curve_B=tuple(curves),
     )
+
+
+def _row_name(curve: LightCurve) -> str:
+    if curve.mission == "other":
+        return curve.object_id
+    visits = [f"{name[0].upper()}{curve.meta[name]:.0f}" for name in _VISITS if name in curve.meta]
+    first_day = f"{curve.time_zero} {math.floor(curve.time_d[0])}"
+    return f"{curve.object_id} {visits[0] if visits else first_day}"
 
 
 def _settle(

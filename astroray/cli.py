@@ -263,7 +263,10 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.option(
-    "--protocol", required=True, metavar="efigi|gz2|mirabest|sim", help="What is usual and rare."
+    "--protocol",
+    required=True,
+    metavar="efigi|gz2|mirabest|sim|tess|crts",
+    help="What is usual and rare.",
 )
 @click.option(
     "--encoders",

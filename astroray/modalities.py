@@ -35,8 +35,6 @@ class Modality:
     """[C, Y, X] of a network's input, by the numbers that the network is built with."""
     can_turn: bool
     """Whether a row turned by quarters and mirrored is as likely as the row itself."""
-    caption: str
-    """What a person has to know to read its pictures, "" where they show what they are."""
     picture: str
     """`module:function` below astroray that renders a slice as JPEGs; loaded where it is used."""
 
@@ -65,7 +63,6 @@ MODALITIES: Mapping[ModalityName, Modality] = {
         prepare=prepare,
         shape=_image_shape,
         can_turn=True,
-        caption="",
         picture="thumbnails:render_cutouts",
     ),
     "light_curves": Modality(
@@ -76,11 +73,6 @@ MODALITIES: Mapping[ModalityName, Modality] = {
         prepare=prepare_curves,
         shape=_curve_shape,
         can_turn=False,
-        caption=(
-            "Its picture shows flux against time: the range of the flux stands above, the length "
-            "below; of a long light curve each column spans the fluxes of its time, a dot at their "
-            "median."
-        ),
         picture="curve_pictures:render_curves",
     ),
 }

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 from astroray import ledger, report_figures, schema, storage
 from astroray.catalog import read_catalog
 from astroray.errors import LedgerError
-from astroray.modalities import MODALITIES
 from astroray.report_figures import Dot
 
 MAX_OUTLIERS = 100
@@ -100,7 +99,6 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
     return _template().render(
         record=record,
-        caption=MODALITIES[record.model.get("modality", "images")].caption,
         name=_survey_name(record.survey),
         num_objects=catalog.num_rows,
         num_positions=catalog.num_rows - catalog["ra"].null_count,

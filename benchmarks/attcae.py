@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -105,7 +105,7 @@ class Images:
 def prepare_images(num_images: int, folder: str) -> Images:
     """Draws the galaxies, and prepares them by what a scan would measure on the survey."""
     from astroray.actors.fit import Sample, SamplePlan, draw_sample
-    from astroray.preparation import Wishes, prepare
+    from astroray.preparation import Preparation, Wishes, prepare
     from astroray.surveys.shards import Cutouts
     from astroray.surveys.simulated import truth_table
 
@@ -113,7 +113,7 @@ def prepare_images(num_images: int, folder: str) -> Images:
     plan = SamplePlan(
         folder=f"{folder}/measured", max_rows=SLICE_ROWS, wishes=Wishes(size_px=64), seed=0
     )
-    preparation = draw_sample(shards, plan).preparation
+    preparation = cast(Preparation, draw_sample(shards, plan).preparation)
     images: list[np.ndarray] = []
     planted: list[np.ndarray] = []
     for shard in shards:

@@ -1,7 +1,6 @@
 """How one shard becomes published embeddings: read, prepare, encode, publish, receipt."""
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -103,9 +102,11 @@ class Embedder:
     def _fill(self, rows: "_Rows", shard: Shard) -> Reject | None:
         """Reads and encodes the shard into `rows`; a reject where it is unreadable as a whole."""
         model = self.encoder.model
-        prepare = functools.partial(
-            MODALITIES[model.modality].prepare, preparation=model.preparation
-        )
+        modality = MODALITIES[model.modality]
+
+        def prepare(read: Rows) -> Prepared:
+            return modality.prepare(read, model.preparation)
+
         slices = (prepare_slice(item, prepare) for item in surveys.read_shard(shard))
         try:
             for read, prepared in ahead(slices):

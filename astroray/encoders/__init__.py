@@ -100,6 +100,9 @@ ENCODERS: Mapping[str, EncoderKind] = {
     "waves": EncoderKind(
         network="waves:Waves", fit="pca", standardize=False, modality="light_curves"
     ),
+    "lc-pca": EncoderKind(
+        network="pca:FluxPca", fit="pca", standardize=False, modality="light_curves"
+    ),
     "lc-tiny": EncoderKind(
         network="light_curve:LightCurveTiny",
         fit="network",

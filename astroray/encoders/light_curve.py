@@ -72,9 +72,10 @@ class LightCurveTiny(nn.Module):
     def forward(self, input_B2WX: Tensor) -> Tensor:
         """The embeddings, [B, width]."""
         window_M2X = input_B2WX.transpose(1, 2).flatten(0, 1).contiguous()
-        tokens_BND = self.trunk(window_M2X).unflatten(0, (len(input_B2WX), -1)).flatten(1, 2)
-        seen_MNV = window_M2X[:, 1].unflatten(1, (-1, STRIDE))
-        is_seen_BN = seen_MNV.amax(2).reshape(tokens_BND.shape[:2])
+        tokens_MND = self.trunk(window_M2X)
+        tokens_BND = tokens_MND.reshape(len(input_B2WX), -1, self.embedding_dim)
+        seen_BNV = window_M2X[:, 1].reshape(*tokens_BND.shape[:2], STRIDE)
+        is_seen_BN = seen_BNV.amax(2)
         weight_BN = is_seen_BN / is_seen_BN.sum(1, keepdim=True).clamp(min=1)
         return torch.einsum("bnd,bn->bd", tokens_BND, weight_BN)
 

@@ -1,7 +1,9 @@
-"""The linear encoder: coordinates along the principal components of what it measures of pixels."""
+"""The linear encoders: coordinates along the principal components of what is measured."""
 
 import torch
 from torch import Tensor, nn
+
+from astroray.curve_preparation import WINDOW
 
 MAX_FIT_ROWS = 5000
 FEATURES_AT_ONCE = 256
@@ -41,6 +43,17 @@ class Pca(Components):
     def count_features(self, num_bands: int, size_px: int) -> int:
         """Numbers that `measure` gives of an image."""
         return num_bands * size_px * size_px
+
+
+class FluxPca(Components):
+    """Projects the flux of light curves [B, 2, W, 512] to its first principal components."""
+
+    def __init__(self, *, num_windows: int, latent: int = 32) -> None:
+        super().__init__(num_features=num_windows * WINDOW, latent=latent)
+
+    def measure(self, input_BCYX: Tensor) -> Tensor:
+        """The flux of all bins, [B, F]."""
+        return input_BCYX[:, 0].flatten(1)
 
 
 @torch.inference_mode()

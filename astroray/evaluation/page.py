@@ -26,6 +26,8 @@ TITLES = {
     "gz2": "galaxies of Galaxy Zoo 2",
     "mirabest": "radio galaxies of MiraBest",
     "sim": "simulated galaxies",
+    "tess": "windows of young stars of TESS",
+    "crts": "transients of the Catalina survey",
 }
 
 

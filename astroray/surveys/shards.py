@@ -101,17 +101,11 @@ class Rows:
 
     def take(self, index_B: np.ndarray) -> Self:
         """The same slice with some of its rows."""
-        per_row = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if "_B" in field.name
-        }
-        chosen = {
-            name: values[index_B]
-            if isinstance(values, np.ndarray)
-            else [values[i] for i in index_B]
-            for name, values in per_row.items()
-        }
+        chosen: dict[str, Any] = {}
+        for name in (field.name for field in dataclasses.fields(self) if "_B" in field.name):
+            values = getattr(self, name)
+            is_array = isinstance(values, np.ndarray)
+            chosen[name] = values[index_B] if is_array else [values[i] for i in index_B]
         return dataclasses.replace(self, **chosen)
 
 

@@ -85,6 +85,7 @@ def write_page(
     jpegs = pictures.thumbnails(np.array(sorted(rows), np.int64))
     html = _template().render(
         results=results,
+        modality=pictures.modality,
         document=document,
         title=TITLES[results.protocol.name],
         sections=sections,

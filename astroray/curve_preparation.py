@@ -96,9 +96,12 @@ def prepare_curves(rows: Rows, preparation: CurvePreparation) -> Prepared:
     flags_B = rows.flags_B.astype(np.int32)
     rejects: list[Reject] = []
     for i, curve in enumerate(curves):
-        fault = _fault(curve, preparation)
+        seen_T = np.isfinite(curve.flux)
+        flux, time_d = curve.flux[seen_T], curve.time_d[seen_T]
+        level = float(np.median(flux))
+        fault = _fault(flux, level, preparation)
         if fault is None:
-            value_T, is_coarse = _binned(curve, preparation)
+            value_T, is_coarse = _binned(time_d, flux, level, preparation)
             num_observed = int(np.count_nonzero(np.isfinite(value_T)))
             fault = _sparse(num_observed, preparation)
         if fault is not None:
@@ -153,12 +156,10 @@ def measure_curves(slices: Iterator[Rows], wishes: Wishes) -> CurvePreparation:
     )
 
 
-def _fault(curve: LightCurve, preparation: CurvePreparation) -> tuple[str, str] | None:
-    """Why a light curve cannot be scaled, as class and reason."""
-    low, high = np.nanmin(curve.flux), np.nanmax(curve.flux)
-    if low == high:
-        return "constant", f"every flux is {low:g}: nothing to look at"
-    level = np.nanmedian(curve.flux)
+def _fault(flux: np.ndarray, level: float, preparation: CurvePreparation) -> tuple[str, str] | None:
+    """Why the observed flux cannot be scaled by its median, as class and reason."""
+    if flux.min() == flux.max():
+        return "constant", f"every flux is {level:g}: nothing to look at"
     if preparation.is_relative and level <= 0:
         return (
             "level",
@@ -179,15 +180,14 @@ def _sparse(num_observed: int, preparation: CurvePreparation) -> tuple[str, str]
     )
 
 
-def _binned(curve: LightCurve, preparation: CurvePreparation) -> tuple[np.ndarray, bool]:
+def _binned(
+    time_d: np.ndarray, flux: np.ndarray, level: float, preparation: CurvePreparation
+) -> tuple[np.ndarray, bool]:
     """Scaled flux of each bin [W * 512], NaN where nothing was observed; whether bins are wider."""
-    seen_T = np.isfinite(curve.flux)
-    time_d, flux = curve.time_d[seen_T], curve.flux[seen_T]
     num_bins = preparation.num_windows * WINDOW
     bins_T = (time_d - time_d[0]) * (SECONDS_PER_DAY / preparation.cadence_s)
     coarser = max(1.0, bins_T[-1] / (num_bins - 1))
     bin_T = np.rint(bins_T / coarser).astype(np.int64)
-    level = np.median(flux)
     above_T = flux / level - 1 if preparation.is_relative else flux - level
     count_B = np.bincount(bin_T, minlength=num_bins)
     sum_B = np.bincount(bin_T, weights=above_T, minlength=num_bins)

@@ -50,7 +50,7 @@ cli.add_command(token)
 @click.option(
     "--encoder",
     metavar="NAME|PATH",
-    help="rings (default), vit-tiny, attcae, ..., or a model file.",
+    help="rings (default for images), waves (for light curves), vit-tiny, ..., or a model file.",
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
@@ -125,7 +125,7 @@ def train() -> None:
     help="Minutes of training at most.  [default: 60 where --passes is not given]",
 )
 @click.option("--train-workers", type=int, help="Training workers.  [default: 1]")
-@click.option("--rows", type=int, help="Cutouts drawn from SURVEY.  [default: 16384]")
+@click.option("--rows", type=int, help="Objects drawn from SURVEY.  [default: 16384]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--set",
@@ -266,7 +266,10 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.option(
-    "--protocol", required=True, metavar="efigi|gz2|mirabest|sim", help="What is usual and rare."
+    "--protocol",
+    required=True,
+    metavar="efigi|gz2|mirabest|sim|tess|crts",
+    help="What is usual and rare.",
 )
 @click.option(
     "--encoders",

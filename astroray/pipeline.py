@@ -8,12 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, report, runs, storage, workers
+from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, PLAIN_ATTENTION, read_model_file
+from astroray.encoders import ENCODERS, PLAIN_ATTENTION, choose_encoder, read_model_file
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
@@ -98,11 +98,14 @@ class _Run:
     def list(self) -> None:
         """Lists the survey, or takes the listing that stands and appends new files as shards.
 
-        Raises LedgerError where the bytes of a finished shard have changed.
+        Raises LedgerError where the bytes of a finished shard have changed, ConfigError where the
+        given model is for rows of another kind.
         """
         started = self._begin("list")
         known = ledger.read_listing(self.out)
         self.shards = runs.list_again(self.out, self.config.survey, known)
+        if self.given and self.shards:
+            choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
         faults.reach("listed")

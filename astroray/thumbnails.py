@@ -4,7 +4,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from PIL import Image
 
 from astroray import schema, storage
 from astroray.errors import DataError
-from astroray.surveys.shards import Pixels
+from astroray.surveys.shards import Cutouts, Pixels, Rows
 
 MISSING_COLOR = (66, 52, 92)
 """Muted violet: neither sky nor star has it, so a hole is not taken for either."""
@@ -71,6 +71,15 @@ def render_thumbnail(
     if pixels == "flux":
         picture_YXC = picture_YXC[::-1]
     return _encode(_fit(Image.fromarray(picture_YXC), size_px), format)
+
+
+def render_cutouts(rows: Rows) -> list[bytes]:
+    """The thumbnail of each cutout of a slice, [B]."""
+    cutouts = cast(Cutouts, rows)
+    return [
+        render_thumbnail(image_CYX, bands=cutouts.bands, pixels=cutouts.pixels)
+        for image_CYX in cutouts.image_BCYX
+    ]
 
 
 def thumbnail_table(object_ids: Sequence[str], thumbnails: Sequence[bytes]) -> pa.Table:

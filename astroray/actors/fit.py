@@ -75,6 +75,20 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
     return publish_sample(plan.folder, preparation, sample_NCYX)
 
 
+def draw_prepared(
+    shards: Sequence[Shard], preparation: Preparation, *, max_rows: int, seed: int
+) -> np.ndarray:
+    """Cutouts drawn as `draw_sample` draws them, prepared as a model wants: float16 [N, C, S, S].
+
+    Empty where no cutout of the shards can be used.
+    """
+    ordered = sorted(shards, key=lambda shard: _order(shard.name, seed))
+    images = list(_prepared(ordered, preparation, max_rows))
+    size_px, num_bands = preparation.size_px, len(preparation.bands)
+    nothing = np.zeros((0, num_bands, size_px, size_px), np.float16)
+    return np.concatenate([nothing, *images])[:max_rows]
+
+
 def load_sample(folder: str) -> Sample | None:
     """The sample that was published in a folder; None where there is none, or but a part."""
     description = storage.join(folder, DESCRIPTION_NAME)

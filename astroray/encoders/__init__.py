@@ -21,8 +21,10 @@ from astroray.preparation import Preparation
 __all__ = [
     "ENCODERS",
     "PLAIN_ATTENTION",
+    "PLAIN_NUMBERS",
     "AttentionName",
     "ModelFile",
+    "QuantizeName",
     "content_id",
     "read_metadata",
     "read_model_file",
@@ -35,6 +37,13 @@ AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
 """What `encoder.attention` may be; `encoders.attention` says what each means."""
 PLAIN_ATTENTION = ("auto", "sdpa")
 """Those that are PyTorch's own on every machine, so that nothing has to be resolved."""
+
+QuantizeName = Literal[
+    "none", "auto", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4"
+]
+"""What `encoder.quantize` may be; `encoders.selecting` says what each means."""
+PLAIN_NUMBERS = ("none", "auto", "bf16", "torch-int8")
+"""Those that need no quantized layers in the model file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,11 +116,17 @@ class ModelFile:
     """How it was fitted: passes, seconds, loss, rows; part of the record, not of the id."""
     model_id: str
     data: bytes
+    quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a quantized model: `choice`, `reference_id`, and `schemes`; else empty."""
 
     def describe(self) -> dict[str, Any]:
         """What a run record says of the model."""
+        known = {
+            name: self.quantized[name] for name in ("choice", "reference_id") if self.quantized
+        }
         return {
             "model_id": self.model_id,
+            **({"quantized": known} if known else {}),
             "encoder": self.encoder,
             "dim": self.dim,
             "size_px": self.preparation.size_px,
@@ -157,6 +172,7 @@ def read_model_file(path: str) -> ModelFile:
         fit=json.loads(metadata["fit"]),
         model_id=model_id,
         data=data,
+        quantized=meaning.get("quantized", {}),
     )
 
 

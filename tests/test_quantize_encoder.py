@@ -1,18 +1,26 @@
 """`astroray quantize`: the file, the page, and what is refused."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
+from astroray import cli_quantize
 from astroray.cli import cli
-from astroray.encoders import read_model_file
+from astroray.encoders import PLAIN_NUMBERS, QuantizeName, read_model_file
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import load_model
 from astroray.errors import ConfigError
+from astroray.evaluation import models as evaluation_models
+from astroray.quantization import SCHEMES
+from astroray.quantization_page import SCHEME_WORDS
 from tests import scans
 
 SURVEY = "sim:galaxies?count=40&seed=3&size=32"
+
+pytestmark = pytest.mark.timeout(60)  # models are made and timed, on any machine
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +114,30 @@ def test_auto_keeps_the_reference_where_the_sample_is_too_small_to_judge(model_p
     assert set(ways) == {"none", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4"}
     assert all(way["speed"] > 0 for way in ways.values())
     assert "How it was decided" in (tmp_path / "auto.safetensors.html").read_text()
+
+
+def test_the_evaluation_of_encoders_judges_a_quantized_model_by_its_fewer_bits(
+    quantized, model_path, tmp_path
+):
+    image_NCYX = np.random.default_rng(1).random((5, 3, 16, 16), np.float32)
+
+    class Pictures:
+        def prepared(self, preparation):
+            return image_NCYX
+
+    found = []
+    for path in (str(quantized[0]), model_path):
+        evaluation_models._encode(path, Pictures(), f"{tmp_path}/e.npz", with_errors=False)
+        found.append(evaluation_models._load("", f"{tmp_path}/e.npz").embedding_ND)
+    model, _ = choose_numbers(load_model(str(quantized[0])), "osc-w4a4", "cpu")
+    with torch.inference_mode():
+        assert np.array_equal(found[0], model.embed(torch.from_numpy(image_NCYX)).numpy())
+    assert not np.allclose(found[0], found[1], rtol=1e-3)
+
+
+def test_every_scheme_can_be_asked_for_in_a_scan_and_on_the_command_line():
+    names = set(get_args(QuantizeName)) - set(PLAIN_NUMBERS)
+    assert names == set(SCHEMES) == set(SCHEME_WORDS) == set(cli_quantize.SCHEMES) - {"auto"}
 
 
 def test_a_model_that_is_quantized_already_is_refused(quantized, tmp_path):

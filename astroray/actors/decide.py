@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from astroray.encoders import QuantizeName
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import Model
@@ -19,8 +20,8 @@ __all__ = ["LEAST_ROWS", "SCHEMES_TRIED", "Decision", "Way", "decide"]
 
 LEAST_ROWS = 10_000
 """Objects without which a list's top is too short to judge by: the reference is used."""
-SCHEMES_TRIED = ("w8a8", "w8a8o", "osc-w4a4")
-WAYS = ("none", "bf16", "torch-int8", *SCHEMES_TRIED)
+SCHEMES_TRIED: tuple[QuantizeName, ...] = ("w8a8", "w8a8o", "osc-w4a4")
+WAYS: tuple[QuantizeName, ...] = ("none", "bf16", "torch-int8", *SCHEMES_TRIED)
 REFERENCE = "none"
 ALWAYS_SHOWN = "bf16"
 """Its list is compared in any case: what no quantization does to a list."""
@@ -97,7 +98,7 @@ def _prepared(model: Model) -> tuple[dict[str, Model], dict[str, Way]]:
     ways: dict[str, Way] = {}
     for name in WAYS:
         try:
-            models[name], full_name = choose_numbers(model, name, "cpu")  # type: ignore[arg-type]
+            models[name], full_name = choose_numbers(model, name, "cpu")
             ways[name] = Way(name=full_name)
         except AstrorayError as error:
             ways[name] = Way(name=name, note=str(error))

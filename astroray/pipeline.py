@@ -270,7 +270,7 @@ class _Run:
             "reference_id", self.record.model["model_id"]
         )
         again = self._on_rows(
-            find_shortlist(self.out, self.config.search.top),
+            workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
             Reencoder,
             fn_constructor_args=(self._embed_plan(""),),
             compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),

@@ -72,8 +72,9 @@ class Reencoder:
 def find_shortlist(run_dir: str, top: int) -> dict[str, list[int]]:
     """Rows by shard of the first 2 `top` objects of a run's catalog, and of their neighbors."""
     rows = catalog.read_catalog(run_dir)
-    ids = set(_shortlist(rows, top)["object_id"].to_pylist())
-    for neighbors in _shortlist(rows, top)["neighbor_id"].to_pylist():
+    listed = _shortlist(rows, top)
+    ids = set(listed["object_id"].to_pylist())
+    for neighbors in listed["neighbor_id"].to_pylist():
         ids.update(neighbors or [])
     chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(sorted(ids), pa.string())))
     found: dict[str, list[int]] = {}
@@ -109,14 +110,15 @@ def rank_shortlist(
     ids = sorted(encoded)
     listed, proof = _ranked(listed, encoded, plan, is_all=len(ids) == len(rows))
     rest = rows.slice(len(listed))
-    columns = {"model_id": [reference_id] * len(listed) + rest["model_id"].to_pylist()}
-    columns["certified"] = (np.arange(len(rows)) < proof.num_certified).tolist()
+    model_id = pa.repeat(pa.scalar(reference_id, pa.string()), len(listed))
+    is_certified = pa.array(np.arange(len(rows)) < proof.num_certified)
     table = pa.concat_tables([listed, rest])
-    for name, values in columns.items():
+    for name, values in (
+        ("model_id", pa.chunked_array([model_id, *rest["model_id"].chunks], pa.string())),
+        ("certified", is_certified),
+    ):
         field = schema.CATALOG.field(name)
-        table = table.set_column(
-            table.schema.get_field_index(name), field, pa.array(values, field.type)
-        )
+        table = table.set_column(table.schema.get_field_index(name), field, values)
     ledger.publish_table(
         storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
         schema.conform(table.select(schema.NEIGHBORS.names), schema.NEIGHBORS, "neighbors"),

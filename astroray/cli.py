@@ -10,6 +10,7 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import check_rejects, echo_rejects, parse_setting, status_line
@@ -40,6 +41,7 @@ def cli() -> None:
 
 
 cli.add_command(flares)
+cli.add_command(quantize)
 cli.add_command(serve)
 cli.add_command(token)
 

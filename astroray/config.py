@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from astroray import storage
-from astroray.encoders import AUTO, ENCODERS, AttentionName
+from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName
 from astroray.errors import ConfigError, FileError
 from astroray.fit_state import FitConfig
 from astroray.neighbors import SearchConfig
@@ -43,6 +43,8 @@ class EncoderConfig:
     """Whether an encoder that has weights of its own is taken as it came, or fitted here."""
     attention: AttentionName = "auto"
     """How transformers compute attention; see `encoders.attention`."""
+    quantize: QuantizeName = "auto"
+    """Numbers that the pass over the survey computes with; see `encoders.selecting`."""
     max_missing: float = 0.5
     """Largest share of missing pixels of a cutout. For a fit only."""
 
@@ -100,7 +102,11 @@ class ScanConfig:
             del settings[name]
         if model_id:  # a model file is known by its content, and nothing is fitted
             settings = {k: v for k, v in settings.items() if k not in ("fit", "max_fit_rows")}
-            settings["encoder"] = {"model_id": model_id, "attention": self.encoder.attention}
+            settings["encoder"] = {
+                "model_id": model_id,
+                "attention": self.encoder.attention,
+                "quantize": self.encoder.quantize,
+            }
         settings["search"].pop("num_threads", None)
         settings |= {"device": device, "batch_size": self.batch_size_on(device)}
         return settings

@@ -1,4 +1,4 @@
-"""What this machine has for astroray: cores, memory, GPU, FAISS, attention, Triton, S3."""
+"""What this machine has for astroray: cores, memory, GPU, FAISS, kernels, Triton, S3."""
 
 import dataclasses
 import importlib.metadata
@@ -53,7 +53,8 @@ def examine() -> list[Finding]:
         _finding("torch", *_package("torch")),
         _finding("Ray", *_package("ray")),
         _optional("GPU", *_gpu()),
-        _optional("attention", *_attention()),
+        _optional("attention", *_kernel("vfa_attention")),
+        _optional("fewer bits", *_kernel("osc_linear")),
         _optional("Triton", *_package("triton")),
         _optional("S3", *_s3()),
         _optional("LSDB", *_package("lsdb")),
@@ -91,7 +92,8 @@ def _gpu() -> tuple[bool, str]:
     return True, ", ".join(names)
 
 
-def _attention() -> tuple[bool, str]:
+def _kernel(op: str) -> tuple[bool, str]:
+    """Whether the fast code for an operation of `astroray_kernels` runs here."""
     import torch
 
     from astroray_kernels import BackendError, resolved, why_not
@@ -99,12 +101,12 @@ def _attention() -> tuple[bool, str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = {"cuda": "triton", "cpu": "native"}[device]
     try:
-        backend = resolved("vfa_attention", device)
+        backend = resolved(op, device)
     except BackendError as error:
         return False, str(error)
     if backend == fast:
         return True, f"{backend}, on {device}"
-    reason = why_not("vfa_attention", fast, device)
+    reason = why_not(op, fast, device)
     return False, f"{backend}, on {device}; not {fast}: {reason}"
 
 

@@ -5,15 +5,22 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, PLAIN_ATTENTION, choose_encoder, read_model_file
+from astroray.encoders import (
+    ENCODERS,
+    PLAIN_ATTENTION,
+    PLAIN_NUMBERS,
+    choose_encoder,
+    read_model_file,
+)
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
@@ -46,7 +53,7 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
             run.fit()
             run.embed(session=f"S{lease.epoch:06d}")
             lease.check()
-            outcome = run.search()
+            outcome = run.refine(run.search())
             run.show_pictures(outcome)
             return run.close(lease)
         except AstrorayError as error:
@@ -117,6 +124,7 @@ class _Run:
         if not storage.exists(self.model_path):
             folder = storage.join(self.out, "model", "fit")
             fit_model(self.shards, self.config, folder=folder, path=self.model_path, show=self.show)
+        self._quantize()
         model = read_model_file(self.model_path)
         faults.reach("fitted")
         self._note(model=model.describe())
@@ -128,7 +136,7 @@ class _Run:
         done = ledger.done_shards(self.out)
         todo = [shard for shard in self.shards if shard.name not in done]
         if todo:
-            self._resolve_attention()
+            self._resolve_backends()
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo, session):
             count.add(receipt)
@@ -142,23 +150,45 @@ class _Run:
         faults.reach("embedded")
         self._end("embed", started)
 
-    def _resolve_attention(self) -> None:
-        """Notes which attention the workers compute with; a run keeps to one."""
-        if not ENCODERS[self.record.model["encoder"]].has_attention:
+    def _quantize(self) -> None:
+        """Gives the run's model the quantized layers that were asked for by name."""
+        asked = self.config.encoder.quantize
+        held = read_model_file(self.model_path).quantized.get("schemes", {})
+        if asked in PLAIN_NUMBERS or asked in held:
             return
-        from astroray.actors.encode import resolve_attention
+        from astroray.actors.quantize import OBSERVED_ROWS, QuantizePlan, quantize_model
 
-        name, asked = "sdpa", self.config.encoder.attention
-        if asked not in PLAIN_ATTENTION:
-            resolve = workers.remotely(resolve_attention, num_cpus=1, num_gpus=self.plan.num_gpus)
-            name = resolve(self.model_path, asked, self.plan.device)
-        before = self.record.backends.get("attention", name)
-        if name != before:
-            raise LedgerError(
-                f"{self.out} was begun with attention {before}, here it is {name}: the rest would "
-                f"not repeat; set encoder.attention, or use a machine like the first"
-            )
-        self._note(backends={**self.record.backends, "attention": name})
+        self.show(Progress(stage="fit", note=f"quantizing to {asked}"))
+        plan = QuantizePlan(
+            model_path=self.model_path,
+            out=self.model_path,
+            scheme=asked,
+            max_rows=OBSERVED_ROWS,
+            seed=self.config.seed,
+            num_threads=1,
+        )
+        workers.remotely(quantize_model, num_cpus=1)(self.shards, plan)
+
+    def _resolve_backends(self) -> None:
+        """Notes with which attention and which numbers the workers compute; a run keeps to them."""
+        encoder = self.config.encoder
+        found = {"quantize": "none"}
+        if ENCODERS[self.record.model["encoder"]].has_attention:
+            found["attention"] = "sdpa"
+        is_plain = encoder.quantize in ("none", "auto") and "quantized" not in self.record.model
+        if encoder.attention not in PLAIN_ATTENTION or not is_plain:
+            from astroray.actors.encode import resolve_backends
+
+            resolve = workers.remotely(resolve_backends, num_cpus=1, num_gpus=self.plan.num_gpus)
+            found = resolve(self.model_path, encoder.attention, encoder.quantize, self.plan.device)
+        for what, name in found.items():
+            before = self.record.backends.get(what, name)
+            if name != before:
+                raise LedgerError(
+                    f"{self.out} was begun with {what} {before}, here it is {name}: the rest would "
+                    f"not repeat; set encoder.{what}, or use a machine like the first"
+                )
+        self._note(backends={**self.record.backends, **found})
 
     def _receipts(self, todo: Sequence[Shard], session: str) -> Any:
         """Receipts of the shards, in the order in which they get done. Ray Data is here."""
@@ -167,16 +197,7 @@ class _Run:
 
         if not todo:
             return
-        plan = EmbedPlan(
-            run_dir=self.out,
-            model_path=self.model_path,
-            session=session,
-            batch_size=self.config.batch_size_on(self.plan.device),
-            device=self.plan.device,
-            num_threads=1,
-            attention=self.config.encoder.attention,
-            fault_plan=self.config.fault_plan,
-        )
+        plan = self._embed_plan(session)
         rows = ray.data.from_items(
             [{"shard": shard_to_json(shard)} for shard in todo],
             override_num_blocks=min(len(todo), MAX_INPUT_BLOCKS),
@@ -196,6 +217,19 @@ class _Run:
             for batch in receipts.iter_batches(batch_size=None, prefetch_batches=0):
                 for text in batch["receipt"]:
                     yield Receipt(**json.loads(text))
+
+    def _embed_plan(self, session: str) -> EmbedPlan:
+        return EmbedPlan(
+            run_dir=self.out,
+            model_path=self.model_path,
+            session=session,
+            batch_size=self.config.batch_size_on(self.plan.device),
+            device=self.plan.device,
+            num_threads=1,
+            attention=self.config.encoder.attention,
+            quantize=self.config.encoder.quantize,
+            fault_plan=self.config.fault_plan,
+        )
 
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
@@ -220,16 +254,7 @@ class _Run:
 
     def _rank(self, num_objects: int) -> SearchOutcome:
         """Searches in one process, or, where there is more than that is best for, in many."""
-        threads = self.plan.max_workers
-        plan = SearchPlan(
-            run_dir=self.out,
-            name=self.config.survey,
-            created=self.record.created,
-            model_id=self.record.model["model_id"],
-            search=dataclasses.replace(self.config.search, num_threads=threads),
-            num_random=self.config.num_random,
-            seed=self.config.seed,
-        )
+        threads, plan = self.plan.max_workers, self._search_plan()
         index: str = self.config.search.index
         reason = "asked for"
         if index == "auto":
@@ -240,25 +265,54 @@ class _Run:
             return rank_sharded(plan, each, reason=reason)
         return workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(plan)
 
+    def _search_plan(self) -> SearchPlan:
+        return SearchPlan(
+            run_dir=self.out,
+            name=self.config.survey,
+            created=self.record.created,
+            model_id=self.record.model["model_id"],
+            search=dataclasses.replace(self.config.search, num_threads=self.plan.max_workers),
+            num_random=self.config.num_random,
+            seed=self.config.seed,
+        )
+
+    def refine(self, selected: SearchOutcome) -> SearchOutcome:
+        """Where the survey was embedded on fewer bits, ranks the shortlist by the reference.
+
+        The shortlist and its neighbors are read and encoded again; nothing else is.
+        """
+        numbers = self.record.backends.get("quantize", "none")
+        if numbers == "none":
+            return selected
+        from ray.data import ActorPoolStrategy
+
+        started = self._begin("refine", note=f"shortlist of {numbers}")
+        reference_id = self.record.model.get("quantized", self.record.model).get(
+            "reference_id", self.record.model["model_id"]
+        )
+        again = self._on_rows(
+            workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
+            Reencoder,
+            fn_constructor_args=(self._embed_plan(""),),
+            compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),
+            num_gpus=self.plan.num_gpus or None,
+        )
+        encoded: dict[str, list[float]] = {}
+        for batch in again:
+            encoded |= zip(batch["object_id"], batch["embedding"], strict=True)
+        outcome = workers.remotely(rank_shortlist, num_cpus=1)(
+            self._search_plan(), encoded, reference_id=reference_id, selected_by=numbers
+        )
+        self._note(proof=outcome.proof, counts={**self.record.counts, **outcome.counts})
+        self._end("refine", started)
+        return outcome
+
     def show_pictures(self, outcome: SearchOutcome) -> None:
         """Renders the pictures that the report shows, shard by shard."""
-        import ray.data
-
         started = self._begin("report")
-        by_name = {shard.name: shard for shard in self.shards}
-        wanted = [
-            {"shard": shard_to_json(by_name[name]), "rows": json.dumps(list(rows))}
-            for name, rows in outcome.wanted.items()
-        ]
         pictures: dict[str, bytes] = {}
-        if wanted:
-            rows = ray.data.from_items(
-                wanted, override_num_blocks=min(len(wanted), MAX_INPUT_BLOCKS)
-            )
-            rendered = rows.map_batches(render_rows, batch_size=1, num_cpus=self.plan.num_cpus)
-            with workers.plain_errors():
-                for batch in rendered.iter_batches(batch_size=None, prefetch_batches=0):
-                    pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
+        for batch in self._on_rows(outcome.wanted, render_rows):
+            pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
         num_wanted = sum(len(rows) for rows in outcome.wanted.values())
         if len(pictures) < num_wanted:
             _log.warning(
@@ -270,6 +324,24 @@ class _Run:
         publish_thumbnails(self.out, pictures)
         faults.reach("thumbnails")
         self._end("report", started)
+
+    def _on_rows(
+        self, rows_of: Mapping[str, Sequence[int]], function: Any, **options: Any
+    ) -> Iterator[Mapping[str, Any]]:
+        """Batches that `function` makes of chosen rows of shards. Ray Data is here."""
+        import ray.data
+
+        by_name = {shard.name: shard for shard in self.shards}
+        wanted = [
+            {"shard": shard_to_json(by_name[name]), "rows": json.dumps(list(rows))}
+            for name, rows in rows_of.items()
+        ]
+        if not wanted:
+            return
+        rows = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), MAX_INPUT_BLOCKS))
+        made = rows.map_batches(function, batch_size=1, num_cpus=self.plan.num_cpus, **options)
+        with workers.plain_errors():
+            yield from made.iter_batches(batch_size=None, prefetch_batches=0)
 
     def close(self, lease: Lease) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""

@@ -138,11 +138,11 @@ def _make_run(scratch: Path) -> str:
     from astroray import pipeline
     from astroray.actors.fit import SamplePlan, draw_sample
     from astroray.config import load_config
+    from astroray.preparation import Wishes
     from benchmarks.models import make_model
 
     plan = SamplePlan(
-        folder=str(scratch / "fit"), max_rows=64, size_px=SIZE_PX, bands=None, max_missing=0.5,
-        seed=0,
+        folder=str(scratch / "fit"), max_rows=64, wishes=Wishes(size_px=SIZE_PX), seed=0,
     )  # fmt: skip
     sample = draw_sample(surveys.list_shards(SURVEY).shards, plan)
     model = make_model(sample, ENCODER, str(scratch))
@@ -156,6 +156,7 @@ def _uploads(run_dir: str) -> Uploads:
 
     from astroray.actors.answer import Answerer
     from astroray.encoders import read_model_file
+    from astroray.preparation import Preparation
     from astroray.web.archive import Archive
     from astroray.web.uploads import read_upload
 
@@ -165,11 +166,12 @@ def _uploads(run_dir: str) -> Uploads:
     found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))
     body_M = [fits_bytes(image_CYX, found.bands) for image_CYX in found.image_BCYX[:64]]
     preparation = read_model_file(archive.model_path).preparation
+    assert isinstance(preparation, Preparation)  # the survey is one of images
     prepared_M = [
         (
             archive.model_path,
             archive.model_id,
-            read_upload(body, preparation, max_pixels=10**6).image_BCYX[0],
+            read_upload(body, preparation, max_pixels=10**6).input_BCYX[0],
         )
         for body in body_M
     ]

@@ -19,10 +19,12 @@ NAMES = [
     "fit",
     "attcae",
     "neighbors",
+    "sharded",
     "attention",
     "instruction_peak",
+    "quantization",
+    "flares",
     "serve",
-    "sharded",
 ]
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage, surveys
-from astroray.encoders import AttentionName
+from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError
 from astroray.ledger import Receipt
 from astroray.modalities import MODALITIES
@@ -38,6 +38,7 @@ class EmbedPlan:
     device: str
     num_threads: int
     attention: AttentionName = "auto"
+    quantize: QuantizeName = "auto"
     fault_plan: str = ""
 
 
@@ -58,6 +59,7 @@ class Embedder:
             device=plan.device,
             num_threads=plan.num_threads,
             attention=plan.attention,
+            quantize=plan.quantize,
         )
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -5,8 +5,9 @@ import logging
 import numpy as np
 import torch
 
-from astroray.encoders import AttentionName
+from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.attention import choose_attention
+from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
 from astroray.modalities import MODALITIES
@@ -14,9 +15,16 @@ from astroray.modalities import MODALITIES
 _log = logging.getLogger("astroray.encode")
 
 
-def resolve_attention(model_path: str, asked: AttentionName, device: str) -> str:
-    """What `encoder.attention` becomes for a model on this machine; see `choose_attention`."""
-    return choose_attention(load_model(model_path).network, asked, device)
+def resolve_backends(
+    model_path: str, attention: AttentionName, quantize: QuantizeName, device: str
+) -> dict[str, str]:
+    """What `encoder.attention` and `encoder.quantize` become for a model on this machine.
+
+    See `choose_attention` and `choose_numbers`; of a network without attention only the latter.
+    """
+    model, numbers = choose_numbers(load_model(model_path), quantize, device)
+    name = choose_attention(model.network, attention, device)
+    return {"quantize": numbers} | ({"attention": name} if name else {})
 
 
 class BatchEncoder:
@@ -34,10 +42,11 @@ class BatchEncoder:
         device: str,
         num_threads: int,
         attention: AttentionName = "auto",
+        quantize: QuantizeName = "none",
     ) -> None:
         torch.set_num_threads(num_threads)
         self.device = torch.device(device)
-        self.model = load_model(model_path).to(self.device)
+        self.model, self.numbers = choose_numbers(load_model(model_path), quantize, self.device)
         self.attention = choose_attention(self.model.network, attention, self.device)
         self.dim = self.model.dim
         shape = MODALITIES[self.model.modality].shape(self.model.network_config)

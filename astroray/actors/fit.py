@@ -73,6 +73,20 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
     return publish_sample(plan.folder, preparation, sample_NCYX, modality=name)
 
 
+def draw_prepared(
+    shards: Sequence[Shard], preparation: AnyPreparation, *, max_rows: int, seed: int
+) -> np.ndarray:
+    """Objects drawn as `draw_sample` draws them, prepared as a model wants: float16 [N, C, Y, X].
+
+    Empty where no object of the shards can be used.
+    """
+    ordered = sorted(shards, key=lambda shard: _order(shard.name, seed))
+    modality = MODALITIES[surveys.modality_of(ordered[0])]
+    parts = list(_prepared(ordered, modality, preparation, max_rows))
+    nothing = np.zeros((0, *modality.shape(preparation.network)), np.float16)
+    return np.concatenate([nothing, *parts])[:max_rows]
+
+
 def load_sample(folder: str) -> Sample | None:
     """The sample that was published in a folder; None where there is none, or but a part."""
     description = storage.join(folder, DESCRIPTION_NAME)

@@ -98,7 +98,7 @@ def publish_ranking(
             "index_reason": found.index_reason,
             "products": found.products,
         },
-        wanted=_wanted(rows, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
+        wanted=wanted_rows(rows, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
     )
 
 
@@ -130,7 +130,7 @@ def embedding_matrix(objects: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def _wanted(rows: pa.Table, *, top: int, num_random: int, seed: int) -> dict[str, list[int]]:
+def wanted_rows(rows: pa.Table, *, top: int, num_random: int, seed: int) -> dict[str, list[int]]:
     """Rows by shard of the top outliers, their nearest neighbors, and a random sample."""
     by_rank = rows.sort_by("rank")
     best = by_rank.slice(0, top)

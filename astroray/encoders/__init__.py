@@ -23,8 +23,10 @@ __all__ = [
     "AUTO",
     "ENCODERS",
     "PLAIN_ATTENTION",
+    "PLAIN_NUMBERS",
     "AttentionName",
     "ModelFile",
+    "QuantizeName",
     "choose_encoder",
     "content_id",
     "read_metadata",
@@ -40,6 +42,13 @@ AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
 """What `encoder.attention` may be; `encoders.attention` says what each means."""
 PLAIN_ATTENTION = ("auto", "sdpa")
 """Those that are PyTorch's own on every machine, so that nothing has to be resolved."""
+
+QuantizeName = Literal[
+    "none", "auto", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4"
+]
+"""What `encoder.quantize` may be; `encoders.selecting` says what each means."""
+PLAIN_NUMBERS = ("none", "auto", "bf16", "torch-int8")
+"""Those that need no quantized layers in the model file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,11 +138,17 @@ class ModelFile:
     """How it was fitted: passes, seconds, loss, rows; part of the record, not of the id."""
     model_id: str
     data: bytes
+    quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a quantized model: `choice`, `reference_id`, and `schemes`; else empty."""
 
     def describe(self) -> dict[str, Any]:
         """What a run record says of the model."""
+        known = {
+            name: self.quantized[name] for name in ("choice", "reference_id") if self.quantized
+        }
         return {
             "model_id": self.model_id,
+            **({"quantized": known} if known else {}),
             "encoder": self.encoder,
             "modality": ENCODERS[self.encoder].modality,
             "dim": self.dim,
@@ -178,6 +193,7 @@ def read_model_file(path: str) -> ModelFile:
         fit=json.loads(metadata["fit"]),
         model_id=model_id,
         data=data,
+        quantized=meaning.get("quantized", {}),
     )
 
 

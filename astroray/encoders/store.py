@@ -18,6 +18,7 @@ from astroray.encoders import (
     read_model_file,
     unknown_encoder,
 )
+from astroray.encoders.quantized import Quantized, read_quantized
 from astroray.modalities import AnyPreparation
 from astroray.surveys.shards import ModalityName
 
@@ -41,6 +42,8 @@ class Model:
     fit: Mapping[str, Any]
     """How it was fitted: passes, seconds, loss, rows; part of the record, not of the id."""
     model_id: str
+    quantized: Quantized | None = None
+    """Its layers on fewer bits, beside the network that they come from."""
 
     @property
     def modality(self) -> ModalityName:
@@ -90,20 +93,22 @@ def save_model(
     scale_D: Tensor,
     live_D: Tensor,
     fit: Mapping[str, Any],
+    quantized: Quantized | None = None,
 ) -> str:
     """Publishes the model file, whole or absent, and returns its model_id."""
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     tensors |= {"frame.center": center_D, "frame.scale": scale_D, "frame.live": live_D}
+    meant: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "encoder": encoder,
+        "preparation": dataclasses.asdict(preparation),
+        "network": dict(network_config),
+    }
+    if quantized is not None:
+        tensors |= quantized.tensors()
+        meant["quantized"] = quantized.meaning()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    meaning = json.dumps(
-        {
-            "format_version": FORMAT_VERSION,
-            "encoder": encoder,
-            "preparation": dataclasses.asdict(preparation),
-            "network": dict(network_config),
-        },
-        sort_keys=True,
-    )
+    meaning = json.dumps(meant, sort_keys=True)
     model_id = content_id(meaning, safetensors.torch.save(tensors))
     metadata = {
         "astroray": meaning,
@@ -135,4 +140,5 @@ def load_model(path: str) -> Model:
         live_D=tensors["frame.live"],
         fit=file.fit,
         model_id=file.model_id,
+        quantized=read_quantized(file.quantized, tensors) if file.quantized else None,
     )

@@ -22,6 +22,7 @@ from astroray.actors.fit import (
 )
 from astroray.encoders import ENCODERS, ModelFile, read_model_file
 from astroray.encoders.pretrained import load_pretrained, object_hash
+from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import measure_baseline
@@ -188,7 +189,7 @@ def embed_baseline(
 
 def _encode(path: str, pictures: Pictures, cached: str, with_errors: bool) -> None:
     torch.set_num_threads(NUM_THREADS)
-    model = load_model(path)
+    model, _ = choose_numbers(load_model(path), "auto", "cpu")  # a quantized model as its file says
     image_NCYX = torch.from_numpy(pictures.prepared(model.preparation))
     error_of: Any = getattr(model.network, "reconstruction_error", None) if with_errors else None
     embeddings, errors, seconds = [], [], 0.0

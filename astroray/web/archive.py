@@ -48,6 +48,11 @@ def finished_run(run_dir: str) -> RunRecord:
         raise ConfigError(
             f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
         )
+    if record.model.get("modality", "images") != "images":
+        raise ConfigError(
+            f"{run_dir} is a run of light curves, expected one of images: only cutouts are served "
+            f"so far; open {run_dir}/report/index.html"
+        )
     return record
 
 

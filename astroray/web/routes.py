@@ -257,7 +257,7 @@ class _View:
         except DataError as error:
             raise HTTPException(422, str(error)) from None
         try:
-            embedding_D = await self.encoder.embed(prepared.image_BCYX[0])
+            embedding_D = await self.encoder.embed(prepared.input_BCYX[0])
         except BusyError as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
         if not np.isfinite(embedding_D).all():

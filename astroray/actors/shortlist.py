@@ -1,0 +1,209 @@
+"""How a pass on fewer bits only selects: the reference encodes and ranks its shortlist again.
+
+The shortlist is twice the list that is wanted, as the rule asks by which `auto` takes a fast way.
+An object of it is compared with all that were encoded again: the shortlist and the neighbors that
+the fast pass found of it. Its distances are so at most too large, never too small.
+Letters: M objects encoded again, S of them in the shortlist, D dimensions.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray import catalog, faults, ledger, schema, storage, surveys
+from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json
+from astroray.actors.search import SearchOutcome, SearchPlan, wanted_rows
+from astroray.certificate import Proof
+from astroray.errors import DataError, LedgerError
+from astroray.modalities import MODALITIES
+from astroray.neighbors import Neighbors, search
+from astroray.preparation import Prepared
+from astroray.surveys.shards import Rows
+
+__all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
+
+LIST_FACTOR = 2
+"""Length of the shortlist over that of the list."""
+
+
+class Reencoder:
+    """Worker of the refine stage: row numbers of shards in, embeddings of the reference out.
+
+    Called with a batch {"shard": [JSON of a Shard], "rows": [JSON of row numbers]}; returns
+    {"object_id", "embedding"}. Raises LedgerError where a shard can no longer be read.
+    """
+
+    def __init__(self, plan: EmbedPlan) -> None:
+        from astroray.actors.encode import BatchEncoder  # loads torch, which the driver need not
+
+        faults.arm(plan.fault_plan)
+        self.encoder = BatchEncoder(
+            model_path=plan.model_path,
+            batch_size=plan.batch_size,
+            device=plan.device,
+            num_threads=plan.num_threads,
+            attention=plan.attention,
+            quantize="none",
+        )
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+        ids: list[str] = []
+        embeddings: list[np.ndarray] = []
+        for text, rows in zip(batch["shard"], batch["rows"], strict=True):
+            shard = shard_from_json(text)
+            try:
+                for item in surveys.read_shard(shard, rows=json.loads(rows)):
+                    read, prepared = prepare_slice(item, self._prepare)
+                    if read is not None:
+                        ids += [read.object_id_B[i] for i in prepared.index_B]
+                        embeddings.append(self.encoder.push(prepared.input_BCYX))
+            except DataError as error:
+                raise LedgerError(
+                    f"shard {shard.name} of the shortlist can no longer be read: {error}; restore "
+                    "its files and run the same command again"
+                ) from error
+            embeddings.append(self.encoder.flush())
+        return {"object_id": ids, "embedding": list(np.concatenate(embeddings))}
+
+    def _prepare(self, rows: Rows) -> Prepared:
+        model = self.encoder.model
+        return MODALITIES[model.modality].prepare(rows, model.preparation)
+
+
+def find_shortlist(run_dir: str, top: int) -> dict[str, list[int]]:
+    """Rows by shard of the first 2 `top` objects of a run's catalog, and of their neighbors."""
+    rows = catalog.read_catalog(run_dir)
+    listed = _shortlist(rows, top)
+    ids = set(listed["object_id"].to_pylist())
+    for neighbors in listed["neighbor_id"].to_pylist():
+        ids.update(neighbors or [])
+    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(sorted(ids), pa.string())))
+    found: dict[str, list[int]] = {}
+    for shard, row in zip(chosen["shard"].to_pylist(), chosen["row"].to_pylist(), strict=True):
+        found.setdefault(shard, []).append(row)
+    return {shard: sorted(found[shard]) for shard in sorted(found)}
+
+
+def rank_shortlist(
+    plan: SearchPlan,
+    encoded: Mapping[str, Sequence[float]],
+    *,
+    reference_id: str,
+    selected_by: str,
+) -> SearchOutcome:
+    """Ranks the shortlist by its distances in the reference's space, and writes the catalog anew.
+
+    encoded       embeddings of the reference by object_id
+    reference_id  model_id of the reference, which the re-ranked rows get
+    selected_by   the numbers of the pass that selected, for the proof
+
+    The other rows keep score, model_id and order. Raises LedgerError where objects of the shortlist
+    were not encoded again.
+    """
+    rows = catalog.read_catalog(plan.run_dir)
+    listed = _shortlist(rows, plan.search.top)
+    missing = set(listed["object_id"].to_pylist()) - encoded.keys()
+    if missing:
+        raise LedgerError(
+            f"{len(missing)} objects of the shortlist were not encoded again, first "
+            f"{min(missing)}; their shards have changed: restore them and run the command again"
+        )
+    ids = sorted(encoded)
+    listed, proof = _ranked(listed, encoded, plan, is_all=len(ids) == len(rows))
+    rest = rows.slice(len(listed))
+    model_id = pa.repeat(pa.scalar(reference_id, pa.string()), len(listed))
+    is_certified = pa.array(np.arange(len(rows)) < proof.num_certified)
+    table = pa.concat_tables([listed, rest])
+    for name, values in (
+        ("model_id", pa.chunked_array([model_id, *rest["model_id"].chunks], pa.string())),
+        ("certified", is_certified),
+    ):
+        field = schema.CATALOG.field(name)
+        table = table.set_column(table.schema.get_field_index(name), field, values)
+    ledger.publish_table(
+        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
+        schema.conform(table.select(schema.NEIGHBORS.names), schema.NEIGHBORS, "neighbors"),
+    )
+    catalog.write_catalog(table, plan.run_dir, name=plan.name, created=plan.created)
+    return SearchOutcome(
+        counts={"reencoded": len(ids)},
+        proof={
+            **dataclasses.asdict(proof),
+            "sentence": f"{proof.sentence()}, among {len(ids)} of {len(rows)} objects that "
+            f"{selected_by} selected, encoded again by model {reference_id}",
+            "model_id": reference_id,
+            "selected_by": selected_by,
+            "num_reencoded": len(ids),
+            "num_survey": len(rows),
+        },
+        backends={},
+        wanted=wanted_rows(table, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
+    )
+
+
+def _shortlist(rows: pa.Table, top: int) -> pa.Table:
+    """The first rows of a catalog by rank that have a score."""
+    num_scored = len(rows) - rows["outlier_score"].null_count
+    return rows.slice(0, min(LIST_FACTOR * top, num_scored))
+
+
+def _ranked(
+    listed: pa.Table, encoded: Mapping[str, Sequence[float]], plan: SearchPlan, *, is_all: bool
+) -> tuple[pa.Table, Proof]:
+    """The shortlist in its new order, and why its head is what it is."""
+    if not len(listed):
+        return listed, _proof(np.zeros(0), plan)
+    ids = sorted(encoded)
+    embedding_MD = np.array([encoded[name] for name in ids], np.float32)
+    found = search(
+        embedding_MD, ids, dataclasses.replace(plan.search, index="flat", num_probes=None)
+    )
+    place_S = np.searchsorted(np.array(ids), listed["object_id"].to_numpy(zero_copy_only=False))
+    order_S = np.lexsort((place_S, -found.score_N[place_S]))  # ties by object_id
+    place_S = place_S[order_S]
+    near, distances = _neighbor_lists(found, place_S, ids)
+    columns = {name: listed[name].take(pa.array(order_S)) for name in listed.column_names} | {
+        "outlier_score": pa.array(found.score_N[place_S]),
+        "rank": pa.array(np.arange(1, len(listed) + 1)),
+        # over all objects a score can only be lower
+        "score_kind": pa.array(["exact" if is_all else "bound"] * len(listed)),
+        "neighbor_id": near,
+        "neighbor_distance": distances,
+    }
+    ranked = schema.conform(pa.table(columns), schema.CATALOG, "catalog")
+    return ranked, _proof(found.score_N[place_S], plan)
+
+
+def _neighbor_lists(
+    found: Neighbors, place_S: np.ndarray, ids: Sequence[str]
+) -> tuple[pa.Array, pa.Array]:
+    names, distances = [], []
+    for near_K, distance_K in zip(
+        found.neighbor_NK[place_S], found.distance_NK[place_S], strict=True
+    ):
+        is_found_K = near_K >= 0
+        names.append([ids[place] for place in near_K[is_found_K]])
+        distances.append(distance_K[is_found_K].tolist())
+    return (
+        pa.array(names, schema.NEIGHBOR_ID.type),
+        pa.array(distances, schema.NEIGHBOR_DISTANCE.type),
+    )
+
+
+def _proof(score_S: np.ndarray, plan: SearchPlan) -> Proof:
+    """Of a shortlist whose scores, descending, are all known."""
+    num_top = min(plan.search.top, len(score_S))
+    return Proof(
+        num_certified=num_top,
+        num_objects=len(score_S),
+        num_rescored=len(score_S),
+        threshold=float(score_S[num_top - 1]) if num_top else None,
+        next_bound=float(score_S[num_top]) if num_top < len(score_S) else None,
+        score=plan.search.score,
+        k=plan.search.k,
+    )

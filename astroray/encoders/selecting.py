@@ -1,0 +1,93 @@
+"""Which numbers the pass over the survey computes with, resolved once when its model is loaded."""
+
+import copy
+import dataclasses
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from astroray.encoders import QuantizeName
+from astroray.encoders.store import Model
+from astroray.errors import ConfigError
+from astroray.quantization import QuantizedLinear, install_layers
+
+__all__ = ["choose_numbers", "resolve_choice"]
+
+
+def resolve_choice(asked: QuantizeName, choice: str | None) -> str:
+    """What `encoder.quantize` is for a model whose file chose `choice`; None: not quantized."""
+    return (choice or "none") if asked == "auto" else asked
+
+
+def choose_numbers(
+    model: Model, asked: QuantizeName, device: torch.device | str
+) -> tuple[Model, str]:
+    """The model whose network computes with what was asked for, on `device`, and what that is.
+
+    none        float32, the reference
+    auto        what `astroray quantize` chose or was told; of a model that it did not make: none
+    bf16        weights and activations in bfloat16
+    torch-int8  PyTorch's own dynamic 8-bit layers, for CPUs
+    the rest    a scheme of `quantization.SCHEMES`
+
+    Returns the name with the kernels that run it, such as `w8a8o native`. Raises ConfigError
+    where the file lacks the scheme, BackendError where this machine cannot run it.
+    """
+    name = resolve_choice(asked, model.quantized.choice if model.quantized else None)
+    if name == "none":
+        return model.to(torch.device(device)), name
+    if name == "bf16":
+        network: nn.Module = _Bfloat16(model.network)
+    elif name == "torch-int8":
+        network = _torch_int8(model.network, device)
+    else:
+        held = model.quantized.schemes if model.quantized else {}
+        if name not in held:
+            raise ConfigError(
+                f"encoder.quantize is {name}, but the model holds "
+                f"{', '.join(held) or 'no quantized layers'}; make one that does with `astroray "
+                f"quantize MODEL --observe SURVEY --scheme {name} --out NEW`"
+            )
+        packed = {layer: weights.to(device) for layer, weights in held[name].items()}
+        network = install_layers(model.network.to(device), packed)
+        backends = {m.backend for m in network.modules() if isinstance(m, QuantizedLinear)}
+        name = f"{name} {'+'.join(sorted(backends))}"
+    return dataclasses.replace(model, network=network).to(torch.device(device)), name
+
+
+class _Bfloat16(nn.Module):
+    """A copy of a network that computes in bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).bfloat16()
+
+    def forward(self, image_BCYX: Tensor) -> Tensor:
+        embedding_BD: Tensor = self.network(image_BCYX.bfloat16())
+        return embedding_BD
+
+
+def _torch_int8(network: nn.Module, device: torch.device | str) -> nn.Module:
+    """A copy whose linear layers are PyTorch's dynamic 8-bit ones."""
+    if torch.device(device).type != "cpu":
+        raise ConfigError(
+            f"encoder.quantize is torch-int8, which PyTorch has for CPUs only, not for {device}; "
+            "use w8a8"
+        )
+    from torch.ao.nn.quantized.dynamic import Linear
+    from torch.ao.quantization import default_dynamic_qconfig
+
+    copied = copy.deepcopy(network)
+    for path, layer in list(copied.named_modules()):
+        if isinstance(layer, nn.Linear):
+            plain = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            plain.load_state_dict(layer.state_dict())
+            plain.qconfig = default_dynamic_qconfig  # type: ignore[assignment]
+            parent, _, child = path.rpartition(".")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # PyTorch will take it away one day
+                eight = Linear.from_float(plain)  # type: ignore[no-untyped-call]
+            eight.in_features, eight.out_features = layer.in_features, layer.out_features
+            setattr(copied.get_submodule(parent), child, eight)
+    return copied.eval()

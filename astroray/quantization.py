@@ -1,0 +1,188 @@
+"""Which linear layers of a network get which number format, and the network with them replaced.
+
+Knows no encoder: any `nn.Module` whose dense layers are `nn.Linear`, subclasses too. A layer that
+the sample did not reach, as those that only train, stays as it is.
+"""
+
+import copy
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from astroray.activations import Ranges, linear_layers, outlier_channels
+from astroray.errors import BackendError, ConfigError
+from astroray_kernels import PackedWeights, osc_linear, pack_weights, resolved
+from astroray_kernels.dispatch import BackendError as KernelError
+from astroray_kernels.dispatch import Need
+
+__all__ = ["SCHEMES", "QuantizedLinear", "install_layers", "measure_errors", "pack_layers"]
+
+MIN_DENSITY = 0.4
+"""Clustering density below which one channel a group would leave most outliers where they are.
+
+Between the inputs of attention and of the first dense layer (0.6 to 0.8 in the paper's Table 1),
+which it quantizes to 4 bits, and those of the last (0.2 to 0.35), which it does not."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """How the layers of a network are quantized."""
+
+    format: str
+    """Of `astroray_kernels.osc.formats`."""
+    has_outliers: bool
+    """Whether outlier channels are kept apart in 16 bits."""
+    min_density: float = 0.0
+    """A layer whose outliers are less clustered has 8 bits instead."""
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "w8a8": Scheme(format="int8", has_outliers=False),
+    "w8a8o": Scheme(format="int8", has_outliers=True),
+    "osc-w4a4": Scheme(format="int4_g32", has_outliers=True, min_density=MIN_DENSITY),
+    "osc-mxfp4": Scheme(format="mxfp4", has_outliers=True, min_density=MIN_DENSITY),
+}
+"""Every scheme by name: 8 bits, 8 bits and outlier channels, OSC in integers and in MXFP4."""
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer on 8 or 4 bits [..., K] to [..., N]; for inference.
+
+    packed      its weights
+    activation  none, or gelu: applied in the same kernel
+    backend     auto, or one of the kernels'; resolved where the weights are, when made or moved
+
+    Raises BackendError where this machine cannot run it.
+    """
+
+    def __init__(
+        self, packed: PackedWeights, *, activation: str = "none", backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features = packed.num_in, packed.num_out
+        self.activation, self.asked = activation, backend
+        self.packed = packed
+        self.backend = self._resolved()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return osc_linear(x, self.packed, activation=self.activation, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        kept = f"{len(self.packed.outlier_O)} outlier channels"
+        return f"{self.in_features} to {self.out_features}, {self.packed.format}, {kept}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
+        """Moves with its network; a change of dtype does not reach packed numbers."""
+        device = fn(torch.empty(0, device=self.packed.codes.device)).device
+        if device != self.packed.codes.device:
+            self.packed = self.packed.to(device)
+            self.backend = self._resolved()
+        return self
+
+    def _resolved(self) -> str:
+        need = Need(precision=self.packed.format, dtype=torch.float32)
+        try:
+            return resolved("osc_linear", self.packed.codes.device, self.asked, need)
+        except KernelError as error:
+            raise BackendError(f"quantized layer: {error}; use encoder.quantize=none") from error
+
+
+def pack_layers(
+    network: nn.Module, ranges: Mapping[str, Ranges], scheme: str
+) -> dict[str, PackedWeights]:
+    """The layers of `ranges` rounded as the scheme says, by name.
+
+    Raises ConfigError on an unknown scheme, on a layer whose input channels are not a multiple of
+    the format's group, on weights that are not finite, and on a network that is quantized already.
+    """
+    if scheme not in SCHEMES:
+        raise ConfigError(f"scheme is {scheme!r}, expected one of {', '.join(SCHEMES)}")
+    if any(isinstance(module, QuantizedLinear) for module in network.modules()):
+        raise ConfigError("the network is quantized already, expected one with nn.Linear layers")
+    layers = linear_layers(network)
+    return {name: _pack(name, layers[name], one, SCHEMES[scheme]) for name, one in ranges.items()}
+
+
+def install_layers(
+    network: nn.Module, packed: Mapping[str, PackedWeights], *, backend: str = "auto"
+) -> nn.Module:
+    """A copy of the network whose layers of these names are quantized; the rest is as it was.
+
+    A GELU right after a layer in an `nn.Sequential` is computed by the layer's kernel.
+    """
+    copied = copy.deepcopy(network)
+    followed = _followed_by_gelu(copied)
+    for name, weights in packed.items():
+        parent, _, child = name.rpartition(".")
+        activation = "none"
+        if name in followed:
+            activation = "gelu"
+            copied.set_submodule(followed[name], nn.Identity())
+        layer = QuantizedLinear(weights, activation=activation, backend=backend)
+        setattr(copied.get_submodule(parent), child, layer)
+    return copied.eval()
+
+
+def measure_errors(
+    network: nn.Module, packed: Mapping[str, PackedWeights], run: Callable[[nn.Module], object]
+) -> dict[str, float]:
+    """Signal over error of each layer's output in dB, each given what it is given unquantized.
+
+    run  puts a sample through the network
+    """
+    sums = {name: torch.zeros(2, dtype=torch.float64) for name in packed}
+    layers = {name: QuantizedLinear(weights) for name, weights in packed.items()}
+    floats = linear_layers(network)
+
+    def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            error = layers[name](given[0]).double() - output.double()
+            signal = output.double().square().sum()
+            sums[name] += torch.stack([signal, error.square().sum()]).cpu()
+
+        return hook
+
+    hooks = [floats[name].register_forward_hook(hook_of(name)) for name in packed]
+    try:
+        with torch.inference_mode():
+            run(network)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return {name: _decibel(*total.tolist()) for name, total in sums.items()}
+
+
+def _pack(name: str, layer: nn.Linear, ranges: Ranges, scheme: Scheme) -> PackedWeights:
+    # NaN, where nothing stands out, is not below: 4 bits then lose nothing to outliers
+    is_diffuse = ranges.density < scheme.min_density
+    try:
+        return pack_weights(
+            layer.weight,
+            layer.bias,
+            format="int8" if is_diffuse else scheme.format,
+            outlier_channels=outlier_channels(ranges) if scheme.has_outliers else None,
+        )
+    except ValueError as error:
+        raise ConfigError(f"layer {name} cannot be quantized: {error}") from error
+
+
+def _followed_by_gelu(network: nn.Module) -> dict[str, str]:
+    """Names of linear layers with a GELU of the error function right behind them, and its name."""
+    found = {}
+    for path, module in network.named_modules():
+        if isinstance(module, nn.Sequential):
+            prefix = f"{path}." if path else ""
+            children = list(module.named_children())
+            for (one, layer), (other, gelu) in itertools.pairwise(children):
+                is_exact = isinstance(gelu, nn.GELU) and gelu.approximate == "none"
+                if isinstance(layer, nn.Linear) and is_exact:
+                    found[prefix + one] = prefix + other
+    return found
+
+
+def _decibel(signal: float, error: float) -> float:
+    return 10 * math.log10(signal / error) if signal and error else math.inf

@@ -1,0 +1,106 @@
+"""What a person is shown of a quantized model: one HTML file that needs no network."""
+
+import importlib.resources
+from collections.abc import Sequence
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+
+from astroray import provenance, storage
+from astroray.activations import Ranges, outlier_channels
+from astroray.actors.quantize import Layer, Quantization
+
+__all__ = ["write_page"]
+
+WIDTH, HEIGHT = 560, 92
+BOTTOM = HEIGHT - 16
+SCHEME_WORDS = {
+    "w8a8": "8 bits",
+    "w8a8o": "8 bits, outlier channels in 16",
+    "osc-w4a4": "4 bits (int4, groups of 32), outlier channels in 16",
+    "osc-mxfp4": "4 bits (MXFP4), outlier channels in 16",
+}
+
+
+def write_page(path: str, found: Quantization, *, model: str, survey: str) -> str:
+    """Publishes the page of a quantized model at `path`, and returns that.
+
+    model, survey  what was quantized, and observed
+    """
+    figures = {name: channel_figure(one, name) for name, one in found.ranges.items()}
+    html = _template().render(
+        found=found,
+        model=model,
+        survey=survey,
+        words=SCHEME_WORDS,
+        shown=found.choice if found.choice in found.schemes else next(iter(found.schemes)),
+        figures=figures,
+        totals={name: _total(layers) for name, layers in found.schemes.items()},
+        versions=provenance.versions(),
+        machine=provenance.machine(),
+    )
+    storage.publish(path, html.encode())
+    return path
+
+
+def channel_figure(ranges: Ranges, name: str) -> Markup:
+    """The largest magnitude of each input channel of a layer, outlier channels marked.
+
+    In units of the threshold above which a number is an outlier, drawn as a line.
+    """
+    tall_K = ranges.amax_K.numpy() / (ranges.threshold or 1.0)
+    kept = set(outlier_channels(ranges).tolist())
+    largest = float(tall_K.max(initial=0.0))
+    top = max(1.25, largest)
+    step = WIDTH / max(1, len(tall_K))
+    bars = []
+    for channel, tall in enumerate(tall_K):
+        y = BOTTOM - (BOTTOM - 4) * tall / top
+        label = f"channel {channel}: {tall:.2f}" + (", kept in 16 bits" if channel in kept else "")
+        kind = "bar top" if channel in kept else "bar"
+        bars.append(
+            f'<rect class="{kind}" x="{channel * step:.2f}" y="{y:.1f}" '
+            f'width="{max(step - 0.4, 0.6):.2f}" height="{BOTTOM - y:.1f}">'
+            f"<title>{label}</title></rect>"
+        )
+    y = BOTTOM - (BOTTOM - 4) / top
+    line = f'<path class="threshold" d="M0 {y:.1f}H{WIDTH}"/>'
+    words = (
+        f'<text x="0" y="{HEIGHT - 3}">{len(tall_K)} channels, largest {largest:.2f} thresholds'
+        f'</text><text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{len(kept)} kept</text>'
+    )
+    return Markup(
+        f'<svg class="figure" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="Largest magnitude of the channels of {escape(name)}">'
+        f"{''.join(bars)}{line}{words}</svg>"
+    )
+
+
+def _total(layers: Sequence[Layer]) -> dict[str, float]:
+    """Bytes of all layers, and the median error."""
+    errors = [layer.error_db for layer in layers if layer.error_db is not None]
+    return {
+        "bytes_before": sum(layer.bytes_before for layer in layers),
+        "bytes_after": sum(layer.bytes_after for layer in layers),
+        "error_db": float(np.median(errors)) if errors else float("nan"),
+        "outliers": sum(layer.num_outliers for layer in layers),
+    }
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(number=_number, share=_share)
+    text = importlib.resources.files("astroray").joinpath("quantization.html.jinja")
+    return environment.from_string(text.read_text("utf-8"))
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    """A number of so many decimals; a dash for what there is none of."""
+    return "–" if value is None or value != value else f"{value:,.{digits}f}"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

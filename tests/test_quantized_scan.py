@@ -1,0 +1,105 @@
+"""A scan on 4 bits with VFA through Ray: it selects, the reference ranks, the proof says so."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from astroray import catalog, ledger
+from astroray.inspection import verify_run
+from tests import scans
+
+SURVEY = "sim:galaxies?count=120&seed=5&shard_rows=60&size=32&outliers=0.05"
+TOP = 8
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+def scan(out, **settings):
+    return scans.scan(
+        SURVEY, out, encoder__name="vit-tiny", search__top=TOP, max_fit_rows=64, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(ray_cluster, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("plain") / "run")
+    return out, scan(out)
+
+
+@pytest.fixture(scope="module")
+def quantized(ray_cluster, tmp_path_factory):
+    out = str(tmp_path_factory.mktemp("quantized") / "run")
+    return out, scan(out, encoder__quantize="osc-w4a4", encoder__attention="vfa")
+
+
+def embeddings(out):
+    tables = [ledger.read_embeddings(out, r) for r in ledger.read_receipts(out).values()]
+    return {
+        row["object_id"]: np.array(row["embedding"], np.float32)
+        for table in tables
+        for row in table.select(["object_id", "embedding"]).to_pylist()
+    }
+
+
+def test_the_run_names_the_numbers_the_attention_and_both_models(plain, quantized):
+    record = quantized[1]
+    assert record.state == "done"
+    assert record.backends["quantize"].startswith("osc-w4a4 ")
+    assert record.backends["attention"].startswith("vfa ")
+    assert plain[1].backends["quantize"] == "none"
+    reference_id = plain[1].model["model_id"]
+    assert record.model["quantized"] == {"choice": "osc-w4a4", "reference_id": reference_id}
+    assert record.model["model_id"] != reference_id
+    assert record.proof["model_id"] == reference_id
+    assert record.proof["sentence"].endswith(f"encoded again by model {reference_id}")
+    assert f"of 120 objects that {record.backends['quantize']} selected" in record.proof["sentence"]
+
+
+def test_the_pass_itself_ran_on_fewer_bits(plain, quantized):
+    exact, fast = embeddings(plain[0]), embeddings(quantized[0])
+    assert exact.keys() == fast.keys()
+    error = np.median([np.linalg.norm(fast[name] - exact[name]) for name in exact])
+    size = np.median([np.linalg.norm(vector) for vector in exact.values()])
+    assert 0.01 * size < error < 0.6 * size  # 12 tokens an object: 4 bits hardly average out
+
+
+def test_the_shortlist_is_ranked_by_distances_of_the_reference(plain, quantized):
+    exact = embeddings(plain[0])
+    rows = catalog.read_catalog(quantized[0]).to_pylist()
+    reference_id = plain[1].model["model_id"]
+    ids = [row["model_id"] for row in rows]
+    assert ids == [reference_id] * 2 * TOP + [quantized[1].model["model_id"]] * (120 - 2 * TOP)
+    assert [row["certified"] for row in rows] == [True] * TOP + [False] * (120 - TOP)
+    for row in rows[: 2 * TOP]:
+        found = [
+            np.linalg.norm(exact[row["object_id"]].astype(float) - exact[name])
+            for name in row["neighbor_id"]
+        ]
+        # the run's attention is VFA in bf16, that of the plain one is not
+        assert row["neighbor_distance"] == pytest.approx(found, rel=0.02)
+        assert row["outlier_score"] == row["neighbor_distance"][-1]
+    scores = [row["outlier_score"] for row in rows[: 2 * TOP]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_its_list_stands_beside_that_of_the_reference(plain, quantized):
+    lists = [
+        [row["object_id"] for row in catalog.read_catalog(run[0]).slice(0, TOP).to_pylist()]
+        for run in (plain, quantized)
+    ]
+    assert len(set(lists[0]) & set(lists[1])) >= 0.75 * TOP
+
+
+def test_it_can_be_verified_and_its_report_says_what_was_done(quantized):
+    out, record = quantized
+    assert verify_run(out) == []
+    with open(f"{out}/report/index.html", encoding="utf-8") as page:
+        assert f"A pass in {record.backends['quantize']} selected" in page.read()
+    neighbors = pq.read_table(f"{out}/neighbors/neighbors.parquet")
+    assert len(neighbors) == 120
+
+
+def test_the_same_command_on_a_done_run_ends_in_the_same_catalog(quantized):
+    before = scans.catalog_bytes(quantized[0])
+    scan(quantized[0], encoder__quantize="osc-w4a4", encoder__attention="vfa")
+    assert scans.catalog_bytes(quantized[0]) == before

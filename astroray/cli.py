@@ -2,20 +2,18 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_nightly import explain, nightly
 from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import check_rejects, echo_rejects, status_line
+from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
-    from astroray.progress import Progress
 
 
 class _Group(click.Group):
@@ -39,6 +37,8 @@ def cli() -> None:
 
 
 cli.add_command(flares)
+cli.add_command(nightly)
+cli.add_command(explain)
 
 
 @cli.command()
@@ -99,7 +99,7 @@ def scan(
         **dict(_parse_setting(text) for text in settings),
     }
     config = load_config(survey, out, file, flags)
-    with _progress_line() as show:
+    with progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, out)
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
@@ -161,7 +161,7 @@ def encoder(
         **dict(_parse_setting(text) for text in settings),
     }
     config = load_training(out, survey, flags)
-    with _progress_line() as show:
+    with progress_line() as show:
         file = train_encoder(config, out, show=show)
     fit = file.fit
     losses = f"loss {fit['loss'][-1]:.4f}"
@@ -224,7 +224,7 @@ def retry_rejects(run_dir: str) -> None:
     click.echo(f"{len(reopened)} shards have rejects that may pass now")
     if not reopened:
         return
-    with _progress_line() as show:
+    with progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, run_dir)
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
@@ -238,8 +238,10 @@ def retry_rejects(run_dir: str) -> None:
 def export(run_dir: str, kind: str, out: str, overwrite: bool) -> None:
     """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them."""
     from astroray.catalog import export_catalog
+    from astroray.versions import read_version
 
-    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite)
+    rows = read_version(run_dir)
+    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite, rows=rows)
     click.echo(f"{num_rows} rows  {out}")
 
 
@@ -346,24 +348,6 @@ def _parse_setting(text: str) -> tuple[str, Any]:
     if not mark:
         raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
     return key, yaml.safe_load(value)
-
-
-@contextmanager
-def _progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """The status line of a scan or a fit."""
-    with status_line() as show:
-        yield lambda progress: show(progress.stage, _describe(progress))
-
-
-def _describe(progress: "Progress") -> str:
-    parts = [f"{progress.stage:<7}"]
-    if progress.shards_total and progress.stage == "embed":
-        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
-        parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
-        parts.append(f"rejects {progress.rejects}")
-    if progress.seconds_left is not None:
-        parts.append(f"{progress.seconds_left:.0f} s left")
-    return "  ".join([*parts, progress.note]).rstrip()
 
 
 def _summarize(record: "RunRecord", out: str) -> None:

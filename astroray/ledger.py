@@ -76,6 +76,8 @@ class RunRecord:
     rejects: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     proof: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a night: its reference, coverage, changes and drift; see `nightly`."""
     error: str = ""
 
     def publish(self, run_dir: str) -> None:
@@ -238,8 +240,12 @@ def read_receipts(run_dir: str) -> dict[str, Receipt]:
     return {name: receipt for name, receipt in found.items() if receipt}
 
 
-def read_embeddings(run_dir: str, receipt: Receipt) -> pa.Table:
+def read_embeddings(
+    run_dir: str, receipt: Receipt, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The EMBEDDINGS of a done shard, which is not rejected, checked by its receipt.
+
+    columns  those to read; None: all
 
     Raises LedgerError where the file is missing or differs.
     """
@@ -249,7 +255,7 @@ def read_embeddings(run_dir: str, receipt: Receipt) -> pa.Table:
     data = storage.read_bytes(path)
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise LedgerError(f"{path} differs from its receipt: sha256 expected {receipt.checksum}")
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(io.BytesIO(data), columns=columns)
 
 
 def done_shards(run_dir: str) -> set[str]:
@@ -317,6 +323,12 @@ def total(receipts: Iterable[Receipt]) -> dict[str, int]:
         counts["rows_embedded"] += receipt.rows_embedded
         counts["rows_rejected"] += receipt.rows_rejected
     return counts
+
+
+def is_conserved(counts: Mapping[str, int]) -> bool:
+    """Whether embedded + inherited = catalog + duplicates, as the run record counts them."""
+    found = counts["rows_embedded"] + counts.get("inherited", 0)
+    return found == counts["catalog"] + counts["duplicates"]
 
 
 def publish_table(path: str, table: pa.Table) -> None:

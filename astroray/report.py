@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from astroray import ledger, report_figures, schema, storage
-from astroray.catalog import read_catalog
+from astroray import ledger, report_figures, schema, storage, versions
 from astroray.errors import LedgerError
 from astroray.report_figures import Dot
 
@@ -89,7 +88,7 @@ def write_report(run_dir: str) -> str:
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
-    catalog = read_catalog(run_dir)
+    catalog = versions.read_version(run_dir)
     num_top = min(_num_top(record), catalog.num_rows)
     top_rows = catalog.slice(0, num_top).to_pylist()
     pictures = _read_pictures(run_dir, _wanted_ids(top_rows))
@@ -283,9 +282,11 @@ def _sample_embeddings(
     kept_M = np.intersect1d(_named_rows(catalog, named, num_top), candidate_M)
     chosen_M = _sample(candidate_M, kept_M)
     rows, parts = [np.zeros(0, np.int64)], []
+    receipts = versions.read_receipts(run_dir)
     for shard in np.unique(shard_N[chosen_M]):
         wanted_M = chosen_M[shard_N[chosen_M] == shard]
-        found_M, embedding_MD = _read_embeddings(run_dir, names[shard], catalog, wanted_M)
+        version, _ = receipts.get(names[shard], (run_dir, None))
+        found_M, embedding_MD = _read_embeddings(version, names[shard], catalog, wanted_M)
         if len(found_M):
             rows.append(found_M)
             parts.append(embedding_MD)

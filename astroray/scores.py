@@ -7,10 +7,11 @@ stand beside it.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import scipy.stats
+from safetensors.numpy import load, save
 
 from astroray.distances import parts
 from astroray.errors import BackendError, ConfigError, DataError
@@ -83,25 +84,95 @@ def score_objects(
     return SCORES[name](objects)
 
 
-def further_scores(embedding_ND: np.ndarray, neighbors: Neighbors) -> dict[str, np.ndarray]:
+def further_scores(
+    embedding_ND: np.ndarray, neighbors: Neighbors, gaussian: "Gaussian | None"
+) -> dict[str, np.ndarray]:
     """Scores that need no second search, by their column of CATALOG, float64 [N] each.
 
     embedding_ND  [N, D]  float32, finite, in the order of the search
+    gaussian              `Gaussian.of` these embeddings
 
     They depend on the embeddings and the neighbor lists, not on the order of the rows: as exact
     as the lists are. NaN where a neighbor that is needed was not found, and where a Gaussian
     cannot be had: fewer than two objects or more than 512 dimensions.
     """
     near_NK, distance_NK = neighbors.neighbor_NK, neighbors.distance_NK
-    has_gaussian = embedding_ND.shape[1] <= LARGEST_GAUSSIAN
+    all_N = np.arange(len(embedding_ND))
     return {
         "kth_distance": _kth_distance(distance_NK),
         "mean_distance": _mean_over_neighbors(distance_NK),
-        "mean_shift": _mean_shift(embedding_ND, near_NK),
+        "mean_shift": _mean_shift(embedding_ND, near_NK, all_N),
         "local_outlier_factor": _local_outlier_factor(near_NK, distance_NK),
-        "mahalanobis_distance": _mahalanobis_distance(embedding_ND)
-        if has_gaussian
+        "mahalanobis_distance": gaussian.distance(embedding_ND)
+        if gaussian
         else np.full(len(embedding_ND), np.nan),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Mean and shrunk covariance of the objects of a reference, frozen: a night measures by it."""
+
+    mean_D: np.ndarray
+    """[D] float64."""
+    whiten_DD: np.ndarray
+    """[D, D] float64; all zero where the objects were equal."""
+
+    @classmethod
+    def of(cls, embedding_ND: np.ndarray) -> "Gaussian | None":
+        """That of float32 [N, D]; None with fewer than two objects or more than 512 dimensions."""
+        if len(embedding_ND) < 2 or embedding_ND.shape[1] > LARGEST_GAUSSIAN:
+            return None
+        moments = Moments.of(embedding_ND, outer=True)
+        square_N = np.concatenate(
+            [_square_norm(block) for block in _centered(embedding_ND, moments.mean_D)]
+        )
+        shrunk_DD = _shrunk(moments.covariance, square_N)
+        whiten_DD = _inverse_root(shrunk_DD) if shrunk_DD.any() else shrunk_DD
+        return cls(mean_D=moments.mean_D, whiten_DD=whiten_DD)
+
+    def to_bytes(self) -> bytes:
+        """As a file."""
+        return save({"mean": self.mean_D, "whiten": self.whiten_DD})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Gaussian":
+        """The one that was written."""
+        arrays = load(data)
+        return cls(mean_D=arrays["mean"], whiten_DD=arrays["whiten"])
+
+    def distance(self, embedding_ND: np.ndarray) -> np.ndarray:
+        """Distance from the mean in units of the covariance, float64 [N].
+
+        To leave each object out of its own mean and covariance, with the same share of shrinkage,
+        would change the numbers, but not their order: the square q becomes a multiple of
+        q / (1 - c q) for one c (Sherman and Morrison).
+        """
+        squares = [
+            _square_norm(project(block, self.whiten_DD))
+            for block in _centered(embedding_ND, self.mean_D)
+        ]
+        return np.sqrt(np.concatenate([np.zeros(0), *squares]))
+
+
+def scores_again(
+    embedding_ND: np.ndarray, neighbors: Neighbors, row_M: np.ndarray, gaussian: Gaussian | None
+) -> dict[str, np.ndarray]:
+    """The same as `further_scores` for some rows, float64 [M] each, from what a night knows.
+
+    row_M     [M]  rows of the search
+    gaussian  that of the reference; None where it has none
+
+    `local_outlier_factor` is NaN: it needs the neighbors of the neighbors.
+    """
+    near_MK, distance_MK = neighbors.neighbor_NK[row_M], neighbors.distance_NK[row_M]
+    nothing_M = np.full(len(row_M), np.nan)
+    return {
+        "kth_distance": _kth_distance(distance_MK),
+        "mean_distance": _mean_over_neighbors(distance_MK),
+        "mean_shift": _mean_shift(embedding_ND, near_MK, row_M),
+        "local_outlier_factor": nothing_M,
+        "mahalanobis_distance": gaussian.distance(embedding_ND[row_M]) if gaussian else nothing_M,
     }
 
 
@@ -121,7 +192,8 @@ def _smoothed(objects: _Objects) -> np.ndarray:
     Mean-shift outlier detection (Yang, Rahardja and Fränti 2021) without its repeats: on galaxies
     a second and third round, or the k-th distance after smoothing, found fewer.
     """
-    return _mean_shift(objects.embedding_ND, objects.found.neighbor_NK)
+    all_N = np.arange(len(objects.embedding_ND))
+    return _mean_shift(objects.embedding_ND, objects.found.neighbor_NK, all_N)
 
 
 def _lof(objects: _Objects) -> np.ndarray:
@@ -137,7 +209,10 @@ def _gaussian(objects: _Objects) -> np.ndarray:
             f"the embeddings have {dim} dimensions, expected at most {LARGEST_GAUSSIAN} for the "
             "score 'gaussian'; choose an encoder with fewer"
         )
-    return _mahalanobis_distance(objects.embedding_ND)
+    gaussian = Gaussian.of(objects.embedding_ND)
+    if gaussian is None:
+        return np.full(len(objects.embedding_ND), np.nan)
+    return gaussian.distance(objects.embedding_ND)
 
 
 def _forest(objects: _Objects) -> np.ndarray:
@@ -209,17 +284,18 @@ def _mean_over_neighbors(value_NK: np.ndarray) -> np.ndarray:
     return total_N / (value_NK.shape[1] or np.nan)
 
 
-def _mean_shift(embedding_ND: np.ndarray, neighbor_NK: np.ndarray) -> np.ndarray:
-    """Distance from an object to the mean of its neighbors, [N]."""
-    num_neighbors = neighbor_NK.shape[1] or np.nan
-    square_N = np.empty(len(embedding_ND))
-    for part in parts(len(embedding_ND), ROWS_AT_ONCE):
-        total_BD = np.zeros(embedding_ND[part].shape)
-        for near_B in neighbor_NK[part].T:  # nearest first: the order of rows changes nothing
+def _mean_shift(embedding_ND: np.ndarray, neighbor_MK: np.ndarray, row_M: np.ndarray) -> np.ndarray:
+    """Distance from an object, row_M of all, to the mean of its neighbors, [M]."""
+    num_neighbors = neighbor_MK.shape[1] or np.nan
+    square_M = np.empty(len(row_M))
+    for part in parts(len(row_M), ROWS_AT_ONCE):
+        own_BD = embedding_ND[row_M[part]]
+        total_BD = np.zeros(own_BD.shape)
+        for near_B in neighbor_MK[part].T:  # nearest first: the order of rows changes nothing
             total_BD += embedding_ND[near_B]
-        square_N[part] = _square_norm(total_BD / num_neighbors - embedding_ND[part])
-    square_N[(neighbor_NK < 0).any(axis=1)] = np.nan
-    return np.sqrt(square_N)
+        square_M[part] = _square_norm(total_BD / num_neighbors - own_BD)
+    square_M[(neighbor_MK < 0).any(axis=1)] = np.nan
+    return np.sqrt(square_M)
 
 
 def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> np.ndarray:
@@ -239,28 +315,11 @@ def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> n
     return _mean_over_neighbors(ratio_NK)
 
 
-def _mahalanobis_distance(embedding_ND: np.ndarray) -> np.ndarray:
-    """Distance from the mean in units of the shrunk covariance of all objects, [N].
-
-    To leave each object out of its own mean and covariance, with the same share of shrinkage,
-    would change the numbers, but not their order: the square q becomes a multiple of q / (1 - c q)
-    for one c (Sherman and Morrison).
-    """
-    num_objects = len(embedding_ND)
-    if num_objects < 2:
-        return np.full(num_objects, np.nan)
-    moments = Moments.of(embedding_ND, outer=True)
-    centered = [
-        functools.partial(np.subtract, embedding_ND[part], moments.mean_D)
-        for part in parts(num_objects, ROWS_AT_ONCE)
-    ]
-    square_N = np.concatenate([_square_norm(block()) for block in centered])
-    shrunk_DD = _shrunk(moments.covariance, square_N)
-    if not shrunk_DD.any():  # all objects are equal
-        return np.zeros(num_objects)
-    whiten_DD = _inverse_root(shrunk_DD)
-    whitened = (_square_norm(project(block(), whiten_DD)) for block in centered)
-    return np.sqrt(np.concatenate(list(whitened)))
+def _centered(embedding_ND: np.ndarray, mean_D: np.ndarray) -> Iterator[np.ndarray]:
+    """The embeddings less the mean, float64, some rows at a time."""
+    return (
+        np.subtract(embedding_ND[part], mean_D) for part in parts(len(embedding_ND), ROWS_AT_ONCE)
+    )
 
 
 def _shrunk(covariance_DD: np.ndarray, square_N: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ def publish_shard(run_dir: str, name: str, ids: Sequence[str], embedding_ND: np.
     draw = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
     dec_deg = np.degrees(np.arcsin(draw.uniform(-1, 1, num)))
     flat = pa.array(np.ascontiguousarray(embedding_ND, np.float32).reshape(-1))
-    columns: dict[str, Any] = schema.identity(ids, draw.uniform(0, 360, num), dec_deg)
+    columns: dict[str, Any] = schema.identity(ids, np.asarray(draw.uniform(0, 360, num)), dec_deg)
     columns |= {
         "shard": pa.array([name] * num, pa.string()),
         "row": pa.array(np.arange(num), pa.int64()),

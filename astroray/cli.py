@@ -8,7 +8,7 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
-from astroray.cli_nightly import explain, nightly
+from astroray.cli_nightly import explain, nightly, prune
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
 
@@ -39,6 +39,7 @@ def cli() -> None:
 cli.add_command(flares)
 cli.add_command(nightly)
 cli.add_command(explain)
+cli.add_command(prune)
 
 
 @cli.command()
@@ -232,11 +233,24 @@ def retry_rejects(run_dir: str) -> None:
 
 @cli.command()
 @click.argument("run_dir")
-@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]), required=True)
-@click.option("--out", required=True, metavar="FILE")
+@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]))
+@click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")
+@click.option("--out", required=True, metavar="FILE|DIR")
 @click.option("--overwrite", is_flag=True)
-def export(run_dir: str, kind: str, out: str, overwrite: bool) -> None:
-    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them."""
+def export(run_dir: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
+    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them.
+
+    With --self-contained a night is copied with the files of the older versions that it refers
+    to: one HATS catalog, all embeddings, and a reference for further nights.
+    """
+    if self_contained == (kind is not None):
+        raise ConfigError("export needs either --format or --self-contained")
+    if kind is None:
+        from astroray.retention import export_version
+
+        record = export_version(run_dir, out)
+        click.echo(f"{record.counts['catalog']} rows  {out}")
+        return
     from astroray.catalog import export_catalog
     from astroray.versions import read_version
 

@@ -4,7 +4,7 @@ import click
 
 from astroray.terminal import check_rejects, echo_rejects, progress_line
 
-__all__ = ["explain", "nightly"]
+__all__ = ["explain", "nightly", "prune"]
 
 
 @click.command()
@@ -81,3 +81,26 @@ def explain(run_dir: str, object_id: str) -> None:
     click.echo(f"encoded   {found.encoded}{again}")
     if "differs" in found.verdict or "bug" in found.verdict:
         raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("old")
+@click.option(
+    "--keep", required=True, metavar="RUN", help="The newer version that must stay whole."
+)
+@click.option("--yes", is_flag=True, help="Delete; without it they are only shown.")
+def prune(old: str, keep: str, yes: bool) -> None:
+    """Show, and with --yes delete, the files of the version OLD that RUN does not refer to.
+
+    Nothing else ever deletes a version. Where RUN refers to none of OLD, as after
+    `export --self-contained`, all of it goes. Other versions that refer to OLD are not known here.
+    """
+    from astroray.retention import delete_files, find_prunable
+
+    files = find_prunable(old, keep)
+    for file in files:
+        click.echo(f"{file.size_bytes:>12,}  {file.path}")
+    size_mb = sum(file.size_bytes for file in files) / 1e6
+    click.echo(f"{len(files)} files, {size_mb:,.1f} MB{'' if yes else '; --yes deletes them'}")
+    if yes:
+        delete_files(files)

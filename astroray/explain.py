@@ -150,7 +150,7 @@ def _encode(
             if cutouts is None or not len(prepared.index_B):
                 reason = prepared.rejects[0].reason if prepared.rejects else "nothing was read"
                 return None, f"rejected now: {reason}"
-            now_BD = np.concatenate([encoder.push(prepared.image_BCYX), encoder.flush()])
+            now_BD = np.concatenate([encoder.push(prepared.image_BCYX.copy()), encoder.flush()])
             pair = np.stack([own_D, now_BD[0]])
             distance = float(pair_distances(pair, np.array([0]), np.array([1]))[0])
             same = "equal to the last bit" if np.array_equal(own_D, now_BD[0]) else "not equal"

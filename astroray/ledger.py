@@ -224,6 +224,11 @@ def mark_done(run_dir: str, receipt: Receipt, rejects: Sequence[Reject]) -> None
     """Publishes a shard's rejects, then its done mark, which comes last of all its files."""
     write_rejects(run_dir, receipt.shard, rejects, attempt=receipt.attempt)
     faults.reach("shard.rejects", receipt.shard)
+    publish_receipt(run_dir, receipt)
+
+
+def publish_receipt(run_dir: str, receipt: Receipt) -> None:
+    """Publishes the done mark of a shard whose files stand."""
     mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
     storage.publish(_done_path(run_dir, receipt.shard), mark)
 
@@ -293,9 +298,15 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
 
 def read_rejects(run_dir: str) -> pa.Table:
     """All rejects of a run, schema REJECTS."""
-    folder = storage.join(run_dir, "rejects")
-    tables = [_read_table(storage.join(folder, name)) for name in storage.list_names(folder)]
+    names = storage.list_names(storage.join(run_dir, "rejects"))
+    tables = [read_rejects_of(run_dir, name.removesuffix(".parquet")) for name in names]
     return pa.concat_tables([schema.REJECTS.empty_table(), *tables])
+
+
+def read_rejects_of(run_dir: str, name: str) -> pa.Table:
+    """The rejects of one shard or stage, schema REJECTS."""
+    path = storage.join(run_dir, "rejects", f"{name}.parquet")
+    return _read_table(path) if storage.exists(path) else schema.REJECTS.empty_table()
 
 
 def summarize_rejects(rejects: pa.Table) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from astroray import catalog, ledger, schema, versions
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, rank_survey
 from astroray.errors import ConfigError, LedgerError
-from astroray.neighbors import SearchConfig
+from astroray.neighbors import SearchConfig, search
 from astroray.nightly import parse_finish_by
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 
@@ -87,8 +87,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.timeout(120)
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     old=st.lists(st.integers(0, 6), max_size=12),
@@ -110,6 +111,32 @@ def test_a_night_equals_a_scan_of_all_with_twins_and_more_neighbors_than_objects
     scan(tmp_path / "all", first | second, config)
     assert certified(tmp_path / "night").equals(certified(tmp_path / "all"))
     assert outcome.proof["num_objects"] == len(old) + len(new)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    old=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=25),
+    new=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=8),
+    k=st.integers(1, 5),
+    top=st.integers(1, 12),
+    score=st.sampled_from(["kth", "mean"]),
+)
+def test_from_bounds_the_search_proves_what_it_finds_without(old, new, k, top, score):
+    config = SearchConfig(k=k, top=top, score=score)
+    vectors = np.array([*old, *new], np.float32)
+    ids = [f"{(7 * i) % 41:02d}" for i in range(len(vectors))]
+    before = search(vectors[: len(old)], ids[: len(old)], config)
+    bound_N = np.full(len(vectors), np.inf)
+    if len(old) > k:
+        bound_N[: len(old)] = before.score_N
+    again = search(vectors, ids, config, bound_N=bound_N)
+    whole = search(vectors, ids, config)
+    assert np.array_equal(again.certified_N, whole.certified_N)
+    top_N = whole.certified_N
+    for name in ("rank_N", "score_N", "neighbor_NK", "distance_NK"):
+        assert np.array_equal(getattr(again, name)[top_N], getattr(whole, name)[top_N]), name
+    known_N = ~np.isnan(whole.score_N)
+    assert (again.score_N[known_N] >= whole.score_N[known_N]).all()
 
 
 def test_scores_of_fewer_than_k_neighbors_bound_nothing(tmp_path):

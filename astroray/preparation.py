@@ -119,7 +119,7 @@ def resample(image_BCYX: np.ndarray, size_px: int) -> np.ndarray:
     if edge == size_px:
         return np.ascontiguousarray(square_BCYX)
     resized = torch.nn.functional.interpolate(
-        torch.from_numpy(np.require(square_BCYX, requirements="CW")),
+        torch.from_numpy(np.require(square_BCYX, requirements=["C", "W"])),
         size=(size_px, size_px),
         mode="bilinear",
         antialias=True,

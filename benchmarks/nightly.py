@@ -160,7 +160,7 @@ def check_equal(night: str, whole: str) -> None:
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows."""
-    size, runs = (20_000, 1) if quick else (100_000, 2)
+    size, runs = (20_000, 1) if quick else (200_000, 2)
 
     def rows(index: str) -> list[dict[str, Any]]:
         function = night_against_rescan

@@ -90,6 +90,15 @@ def read_catalog(run_dir: str) -> pa.Table:
 
     Raises LedgerError where there is no complete catalog or a file of it is damaged.
     """
+    parts = [_read_parquet(storage.join(run_dir, file)) for file in catalog_files(run_dir)]
+    return _sorted(pa.concat_tables(parts), "rank")
+
+
+def catalog_files(run_dir: str) -> list[str]:
+    """Paths in the run directory of the files that hold the rows of its complete catalog.
+
+    Raises LedgerError where there is none.
+    """
     folder = storage.join(run_dir, _FOLDER)
     if storage.exists(storage.join(folder, _PROPERTIES)):
         files = _partitions(storage.join(folder, _PARTITION_INFO))
@@ -102,13 +111,15 @@ def read_catalog(run_dir: str) -> pa.Table:
             f"no complete catalog in {folder}: neither {_PROPERTIES} nor {_OBJECTS} is there; "
             "let the run finish, or start it again to write what is left"
         )
-    parts = [_read_parquet(storage.join(folder, file)) for file in files]
-    return _sorted(pa.concat_tables(parts), "rank")
+    return [f"{_FOLDER}/{file}" for file in files]
 
 
-def export_catalog(run_dir: str, *, format: str, out: str, overwrite: bool = False) -> int:
+def export_catalog(
+    run_dir: str, *, format: str, out: str, overwrite: bool = False, rows: pa.Table | None = None
+) -> int:
     """Writes the run's catalog as one file for other tools; returns the number of rows.
 
+    rows    other rows than those of `read_catalog`, schema.CATALOG
     format  votable  units, UCDs and descriptions in the fields; astropy writes it row by row, so
                      for millions of rows one of the others is the better choice
             fits     units, comments and UCDs in TUNITn, TCOMMn, TUCDn
@@ -125,7 +136,7 @@ def export_catalog(run_dir: str, *, format: str, out: str, overwrite: bool = Fal
         raise ConfigError(f"export format is {format!r}, expected one of {', '.join(FORMATS)}")
     if not overwrite and storage.exists(out):
         raise ConfigError(f"{out} is already there; choose another name or overwrite it")
-    table = read_catalog(run_dir)
+    table = read_catalog(run_dir) if rows is None else rows
     if format == "csv":
         data = _csv(table)
     else:

@@ -31,10 +31,17 @@ class Proof:
     all were, the best exact score outside the top, at most the threshold. None where none is."""
     score: str
     k: int
+    is_cut: bool = False
+    """The clock stopped it before the list had its full length: what is certified is proven."""
 
     def sentence(self) -> str:
         """The proof in one line."""
         kind = f"(k={self.k}, {'mean' if self.score == 'mean' else 'kth'} distance)"
+        if self.is_cut:
+            return (
+                f"stopped by the clock with {self.num_rescored} of {self.num_objects} re-scored: "
+                f"the first {self.num_certified} are proven {kind}"
+            )
         if self.threshold is None:
             return f"nothing to certify: no object has a neighbor {kind}"
         done = f"exact: {self.num_rescored} of {self.num_objects} re-scored"
@@ -71,12 +78,14 @@ def certify_top(
     top: int,
     k: int,
     score: str,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> Certified:
     """Re-scores objects in descending order of their bound until the top is proven.
 
     score_N     [N]  upper bounds, infinite where too few neighbors are known; NaN: no score
     is_exact_N  [N]  True where the bound is the exact score already
     rescore          rows [B], ascending, to their exact scores [B]
+    is_late          asked before each block; True ends the work, and the top is what is proven
 
     Stops where the largest bound not re-scored is strictly below the `top`-th best exact score,
     so ties at the border are all exact; they are ranked in row order, which must be the order of
@@ -86,29 +95,56 @@ def certify_top(
     num_top = min(top, int((~np.isnan(score_N)).sum()))
     todo_N = np.flatnonzero(~is_exact_N & ~np.isnan(score_N))
     todo_N = todo_N[np.argsort(-score_N[todo_N], kind="stable")]
+    num_infinite = int(np.isinf(score_N[todo_N]).sum())  # no threshold spares them
     size = max(FIRST_BLOCK, num_top)
     threshold = _best(score_N[is_exact_N], num_top)
+    is_cut = False
     while len(todo_N) and score_N[todo_N[0]] >= threshold:
-        block = todo_N[:size]
+        if is_cut := is_late():
+            break
+        block = todo_N[: min(num_infinite, LARGEST_BLOCK) or size]
         block = np.sort(block[score_N[block] >= threshold])
         todo_N = todo_N[len(block) :]
         score_N[block] = _checked(rescore(block), score_N[block], block)
         is_exact_N[block] = True
         threshold = _best(score_N[is_exact_N], num_top)
-        size = min(2 * size, LARGEST_BLOCK)
+        if num_infinite:
+            num_infinite -= len(block)
+        else:
+            size = min(2 * size, LARGEST_BLOCK)
+    if is_cut:
+        num_top = int((score_N[is_exact_N] > score_N[todo_N[0]]).sum())
+        threshold = _best(score_N[is_exact_N], num_top)
+    return _certified(score_N, is_exact_N, todo_N, threshold, num_top, is_cut, score=score, k=k)
+
+
+def _certified(
+    score_N: np.ndarray,
+    is_exact_N: np.ndarray,
+    todo_N: np.ndarray,
+    threshold: float,
+    num_top: int,
+    is_cut: bool,
+    *,
+    score: str,
+    k: int,
+) -> Certified:
+    """Ranks and the proof; `todo_N` are the rows left, by descending bound."""
     order_N = np.lexsort((np.arange(len(score_N)), -score_N))  # NaN sorts last
     rank_N = np.empty(len(score_N), np.int64)
     rank_N[order_N] = np.arange(1, len(score_N) + 1)
     outside = score_N[todo_N] if len(todo_N) else score_N[order_N[num_top:]]
     outside = outside[~np.isnan(outside)]
+    next_bound = float(outside[0]) if len(outside) and np.isfinite(outside[0]) else None
     proof = Proof(
         num_certified=num_top,
         num_objects=len(score_N),
         num_rescored=int(is_exact_N.sum()),
         threshold=float(threshold) if num_top else None,
-        next_bound=float(outside[0]) if len(outside) else None,
+        next_bound=next_bound,
         score=score,
         k=k,
+        is_cut=is_cut,
     )
     return Certified(
         score_N=score_N,

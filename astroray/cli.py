@@ -2,22 +2,26 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
 from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import check_rejects, echo_rejects, parse_setting, status_line
+from astroray.terminal import (
+    check_rejects,
+    echo_rejects,
+    parse_setting,
+    progress_line,
+    status_line,
+)
 
 if TYPE_CHECKING:
     from astroray.ledger import RunRecord
-    from astroray.progress import Progress
 
 
 class _Group(click.Group):
@@ -41,6 +45,9 @@ def cli() -> None:
 
 
 cli.add_command(flares)
+cli.add_command(nightly)
+cli.add_command(explain)
+cli.add_command(prune)
 cli.add_command(quantize)
 cli.add_command(serve)
 cli.add_command(token)
@@ -104,7 +111,7 @@ def scan(
         **dict(parse_setting(text) for text in settings),
     }
     config = load_config(survey, out, file, flags)
-    with _progress_line() as show:
+    with progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, out)
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
@@ -166,7 +173,7 @@ def encoder(
         **dict(parse_setting(text) for text in settings),
     }
     config = load_training(out, survey, flags)
-    with _progress_line() as show:
+    with progress_line() as show:
         file = train_encoder(config, out, show=show)
     fit = file.fit
     losses = f"loss {fit['loss'][-1]:.4f}"
@@ -229,7 +236,7 @@ def retry_rejects(run_dir: str) -> None:
     click.echo(f"{len(reopened)} shards have rejects that may pass now")
     if not reopened:
         return
-    with _progress_line() as show:
+    with progress_line() as show:
         record = run_scan(config, show=show)
     _summarize(record, run_dir)
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
@@ -237,14 +244,29 @@ def retry_rejects(run_dir: str) -> None:
 
 @cli.command()
 @click.argument("run_dir")
-@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]), required=True)
-@click.option("--out", required=True, metavar="FILE")
+@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]))
+@click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")
+@click.option("--out", required=True, metavar="FILE|DIR")
 @click.option("--overwrite", is_flag=True)
-def export(run_dir: str, kind: str, out: str, overwrite: bool) -> None:
-    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them."""
-    from astroray.catalog import export_catalog
+def export(run_dir: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
+    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them.
 
-    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite)
+    With --self-contained a night is copied with the files of the older versions that it refers
+    to: one HATS catalog, all embeddings, and a reference for further nights.
+    """
+    if self_contained == (kind is not None):
+        raise ConfigError("export needs either --format or --self-contained")
+    if kind is None:
+        from astroray.retention import export_version
+
+        record = export_version(run_dir, out)
+        click.echo(f"{record.counts['catalog']} rows  {out}")
+        return
+    from astroray.catalog import export_catalog
+    from astroray.versions import read_version
+
+    rows = read_version(run_dir)
+    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite, rows=rows)
     click.echo(f"{num_rows} rows  {out}")
 
 
@@ -345,24 +367,6 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
     sys.path.insert(0, "")
     sys.argv = [f"benchmarks.{name}", *arguments]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-
-
-@contextmanager
-def _progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """The status line of a scan or a fit."""
-    with status_line() as show:
-        yield lambda progress: show(progress.stage, _describe(progress))
-
-
-def _describe(progress: "Progress") -> str:
-    parts = [f"{progress.stage:<7}"]
-    if progress.shards_total and progress.stage == "embed":
-        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
-        parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
-        parts.append(f"rejects {progress.rejects}")
-    if progress.seconds_left is not None:
-        parts.append(f"{progress.seconds_left:.0f} s left")
-    return "  ".join([*parts, progress.note]).rstrip()
 
 
 def _summarize(record: "RunRecord", out: str) -> None:

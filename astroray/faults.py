@@ -14,6 +14,7 @@ from typing import Literal
 Process = Literal["driver", "worker", "fit", "search"]
 
 POINTS: Mapping[str, tuple[Process, str]] = {
+    "inherited": ("driver", "a night's manifest of older files is written"),
     "listed": ("driver", "the listing is written"),
     "sampled": ("driver", "the sample of the fit is drawn"),
     "fit.saved": ("fit", "a state of the fit is written"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from astroray import catalog, ledger, schema, surveys
+from astroray import ledger, schema, surveys, versions
 from astroray.config import ScanConfig, from_dict
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.flares.verification import check_flare_shard, check_flare_tables
@@ -14,8 +14,8 @@ def read_status(run_dir: str) -> dict[str, str]:
     """How far a run is, as names and values for a person. Raises LedgerError without a run."""
     record = _record(run_dir)
     shards = ledger.read_listing(run_dir)
-    receipts = ledger.read_receipts(run_dir)
-    counts = ledger.total(receipts.values())
+    receipts = versions.read_receipts(run_dir)
+    counts = ledger.total(receipt for _, receipt in receipts.values())
     spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
     status = {
         "survey": record.survey,
@@ -29,6 +29,8 @@ def read_status(run_dir: str) -> dict[str, str]:
     if _is_of_flares(record):
         del status["model"]
         status["flares"] = str(record.counts.get("flares", "not gathered yet"))
+    if record.night:
+        status["night"] = f"{record.night['number']} after {record.night['reference']}"
     if record.proof:
         status["proof"] = str(record.proof["sentence"])
     if record.error:
@@ -47,13 +49,13 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     record = _record(run_dir)
     faults: list[str] = []
     listed = {shard.name for shard in ledger.read_listing(run_dir)}
-    receipts = ledger.read_receipts(run_dir)
+    receipts = versions.read_receipts(run_dir)
     faults += [f"shard {name} is done but not listed" for name in sorted(set(receipts) - listed)]
     missing = sorted(listed - set(receipts))
-    if record.state == "done" and missing:
-        faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[0]}")
+    if record.state == "done" and len(missing) != record.night.get("shards_left", 0):
+        faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[:1]}")
     check = check_flare_shard if _is_of_flares(record) else _check_embeddings
-    damaged = {name: check(run_dir, receipt) for name, receipt in receipts.items()}
+    damaged = {name: check(*found) for name, found in receipts.items()}
     damaged = {name: fault for name, fault in sorted(damaged.items()) if fault}
     faults += damaged.values()
     if repair and damaged:
@@ -61,9 +63,10 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
             for name in damaged:
                 ledger.undo_shard(run_dir, name)
     if record.state == "done" and _is_of_flares(record):
-        faults += check_flare_tables(run_dir, record, receipts)
+        own = {name: receipt for name, (_, receipt) in receipts.items()}
+        faults += check_flare_tables(run_dir, record, own)
     elif record.state == "done":
-        faults += _check_catalog(run_dir, record, ledger.total(receipts.values()))
+        faults += _check_catalog(run_dir, record)
     return faults
 
 
@@ -78,6 +81,11 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
         raise ConfigError(
             f"{run_dir} is a run of flares find, expected one of a scan; search the mended "
             "files with flares find and another --out"
+        )
+    if record.night:
+        raise LedgerError(
+            f"{run_dir} is a night, which others may refer to, expected a scan; once the cause of "
+            "its rejects is mended, scan the survey into a new --out, which begins a new reference"
         )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)
@@ -126,15 +134,19 @@ def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
     return ""
 
 
-def _check_catalog(run_dir: str, record: RunRecord, counts: dict[str, int]) -> list[str]:
+def _check_catalog(run_dir: str, record: RunRecord) -> list[str]:
     try:
-        table = catalog.read_catalog(run_dir)
+        table = versions.read_version(run_dir)
     except AstrorayError as error:
         return [str(error)]
     faults = []
-    embedded, duplicates = counts["rows_embedded"], record.counts.get("duplicates", 0)
-    if embedded != len(table) + duplicates:
-        faults.append(f"{embedded} rows embedded, {len(table)} in the catalog + {duplicates} twice")
+    embedded = ledger.total(ledger.read_receipts(run_dir).values())["rows_embedded"]
+    counts = {**record.counts, "rows_embedded": embedded, "catalog": len(table)}
+    if not ledger.is_conserved(counts):
+        faults.append(
+            f"{embedded} rows embedded and {counts.get('inherited', 0)} inherited, {len(table)} in "
+            f"the catalog + {counts['duplicates']} twice"
+        )
     if table["rank"].to_pylist() != list(range(1, len(table) + 1)):
         faults.append("the catalog's ranks are not 1..N")
     if len(set(table["object_id"].to_pylist())) != len(table):

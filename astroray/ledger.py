@@ -76,6 +76,8 @@ class RunRecord:
     rejects: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     proof: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Of a night: its reference, coverage, changes and drift; see `nightly`."""
     error: str = ""
 
     def publish(self, run_dir: str) -> None:
@@ -222,6 +224,11 @@ def mark_done(run_dir: str, receipt: Receipt, rejects: Sequence[Reject]) -> None
     """Publishes a shard's rejects, then its done mark, which comes last of all its files."""
     write_rejects(run_dir, receipt.shard, rejects, attempt=receipt.attempt)
     faults.reach("shard.rejects", receipt.shard)
+    publish_receipt(run_dir, receipt)
+
+
+def publish_receipt(run_dir: str, receipt: Receipt) -> None:
+    """Publishes the done mark of a shard whose files stand."""
     mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
     storage.publish(_done_path(run_dir, receipt.shard), mark)
 
@@ -238,8 +245,12 @@ def read_receipts(run_dir: str) -> dict[str, Receipt]:
     return {name: receipt for name, receipt in found.items() if receipt}
 
 
-def read_embeddings(run_dir: str, receipt: Receipt) -> pa.Table:
+def read_embeddings(
+    run_dir: str, receipt: Receipt, columns: Sequence[str] | None = None
+) -> pa.Table:
     """The EMBEDDINGS of a done shard, which is not rejected, checked by its receipt.
+
+    columns  those to read; None: all
 
     Raises LedgerError where the file is missing or differs.
     """
@@ -249,7 +260,7 @@ def read_embeddings(run_dir: str, receipt: Receipt) -> pa.Table:
     data = storage.read_bytes(path)
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise LedgerError(f"{path} differs from its receipt: sha256 expected {receipt.checksum}")
-    return pq.read_table(io.BytesIO(data))
+    return pq.read_table(io.BytesIO(data), columns=columns)
 
 
 def done_shards(run_dir: str) -> set[str]:
@@ -287,9 +298,15 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
 
 def read_rejects(run_dir: str) -> pa.Table:
     """All rejects of a run, schema REJECTS."""
-    folder = storage.join(run_dir, "rejects")
-    tables = [_read_table(storage.join(folder, name)) for name in storage.list_names(folder)]
+    names = storage.list_names(storage.join(run_dir, "rejects"))
+    tables = [read_rejects_of(run_dir, name.removesuffix(".parquet")) for name in names]
     return pa.concat_tables([schema.REJECTS.empty_table(), *tables])
+
+
+def read_rejects_of(run_dir: str, name: str) -> pa.Table:
+    """The rejects of one shard or stage, schema REJECTS."""
+    path = storage.join(run_dir, "rejects", f"{name}.parquet")
+    return _read_table(path) if storage.exists(path) else schema.REJECTS.empty_table()
 
 
 def summarize_rejects(rejects: pa.Table) -> list[dict[str, Any]]:
@@ -317,6 +334,12 @@ def total(receipts: Iterable[Receipt]) -> dict[str, int]:
         counts["rows_embedded"] += receipt.rows_embedded
         counts["rows_rejected"] += receipt.rows_rejected
     return counts
+
+
+def is_conserved(counts: Mapping[str, int]) -> bool:
+    """Whether embedded + inherited = catalog + duplicates, as the run record counts them."""
+    found = counts["rows_embedded"] + counts.get("inherited", 0)
+    return found == counts["catalog"] + counts["duplicates"]
 
 
 def publish_table(path: str, table: pa.Table) -> None:

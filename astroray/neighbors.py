@@ -118,11 +118,17 @@ def search(
     config: SearchConfig,
     *,
     memory_bytes: int | None = None,
+    bound_N: np.ndarray | None = None,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> Neighbors:
     """The neighbors of every object among all others, its score, and the certified top.
 
     embedding_ND  [N, D]  float32, finite, in the model's frozen frame
     object_id_N   [N]     unique strings
+    bound_N       [N]     upper bounds of the scores, as those of fewer objects are; infinite where
+                          unknown: those are searched by brute force, others as the top demands,
+                          and whoever is not has no neighbors here
+    is_late       with bounds: ends the work early, largest bounds first; see `certify_top`
 
     Raises DataError on a NaN, an identifier that occurs twice or other shapes; BackendError
     where FAISS is not installed.
@@ -135,7 +141,10 @@ def search(
     order_N = _order(embedding_ND, object_id_N)
     with _faiss(config.num_threads) as faiss:
         survey = _Survey(faiss, embedding_ND[order_N], config)
-        certified = survey.search(memory_bytes)
+        if bound_N is None:
+            certified = survey.search(memory_bytes)
+        else:
+            certified = survey.search_again(bound_N[order_N], is_late)
     neighbor_NK = np.append(order_N, -1)[survey.neighbor_NK]  # -1 stays -1
     back_N = np.argsort(order_N)
     return Neighbors(
@@ -184,15 +193,26 @@ class _Survey:
         nearest = self._nearest(memory_bytes)
         all_N, all_U = np.arange(len(self.neighbor_NK)), np.arange(len(self.twins.first_U))
         is_exact = self.index == "flat" or len(all_N) < 2
+        return self._certify(self._fill(all_N, all_U, nearest), is_exact, lambda: False)
+
+    def search_again(self, bound_N: np.ndarray, is_late: Callable[[], bool]) -> Certified:
+        """Fills in the neighbors of those whose bound demands it and certifies the top."""
+        self.index, self.index_reason = "flat", "the scores before are the bounds"
+        if len(bound_N) < 2:
+            return self._certify(np.full(len(bound_N), np.nan), True, is_late)
+        return self._certify(bound_N, False, is_late)
+
+    def _certify(self, score_N: np.ndarray, exact: bool, is_late: Callable[[], bool]) -> Certified:
         return certify_top(
-            self._fill(all_N, all_U, nearest),
-            np.full(len(all_N), is_exact),
+            score_N,
+            np.full(len(score_N), exact),
             lambda row_B: self._fill(
                 row_B, np.unique(self.twins.vector_N[row_B]), self.exact.nearest
             ),
             top=self.config.top,
             k=self.config.k,
             score=self.config.score,
+            is_late=is_late,
         )
 
     def _nearest(self, memory_bytes: int | None) -> Nearest:

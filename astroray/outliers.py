@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import schema
+from astroray.distances import parts
 from astroray.neighbors import Neighbors
 from astroray.surveys.shards import Reject
 
@@ -57,47 +58,49 @@ def catalog_table(
     further_scores: Mapping[str, np.ndarray],
     *,
     model_id: str,
+    row_M: np.ndarray | None = None,
 ) -> pa.Table:
-    """CATALOG, in the order of `objects`.
+    """CATALOG, in the order of `objects`, or of those of its rows that `row_M` names.
 
     `objects` has the identity, `shard`, `row` and `processing_flags` of the rows that were
-    searched, in the order of the search; `further_scores` are what `scores.further_scores` made
-    of that search. A score is null where an object has no neighbor.
+    searched, in the order of the search; `further_scores` are those of the rows of the result. A
+    score is null where an object has no neighbor.
     Raises SchemaError where a column is missing.
     """
-    score_N = neighbors.score_N
-    near = _neighbor_columns(objects, neighbors)
-    columns = {name: objects[name] for name in objects.column_names if name in _CARRIED} | {
-        "model_id": pa.repeat(pa.scalar(model_id, pa.string()), len(score_N)),
-        "outlier_score": pa.array(score_N, mask=np.isnan(score_N)),
-        "rank": pa.array(neighbors.rank_N),
+    if row_M is None:
+        row_M = np.arange(len(objects))
+    picked = objects if len(row_M) == len(objects) else objects.take(pa.array(row_M))
+    score_M = neighbors.score_N[row_M]
+    columns = {name: picked[name] for name in objects.column_names if name in _CARRIED} | {
+        "model_id": pa.repeat(pa.scalar(model_id, pa.string()), len(row_M)),
+        "outlier_score": pa.array(score_M, mask=np.isnan(score_M)),
+        "rank": pa.array(neighbors.rank_N[row_M]),
         "score_kind": pa.DictionaryArray.from_arrays(
-            neighbors.is_exact_N.astype(np.int8), ["bound", "exact"]
+            neighbors.is_exact_N[row_M].astype(np.int8), ["bound", "exact"]
         ).cast(pa.string()),
-        "certified": pa.array(neighbors.certified_N),
+        "certified": pa.array(neighbors.certified_N[row_M]),
     }
-    columns |= {n: pa.array(s_N, mask=np.isnan(s_N)) for n, s_N in further_scores.items()}
-    return schema.conform(pa.table(columns | near), schema.CATALOG, "catalog")
+    columns |= {n: pa.array(s_M, mask=np.isnan(s_M)) for n, s_M in further_scores.items()}
+    columns |= _neighbor_columns(objects, neighbors, row_M)
+    return schema.conform(pa.table(columns), schema.CATALOG, "catalog")
 
 
-def neighbors_table(objects: pa.Table, neighbors: Neighbors) -> pa.Table:
-    """NEIGHBORS, in the order of `objects`; lists are shorter where fewer were found."""
-    columns = {
-        name: objects[name] for name in schema.IDENTITY.names if name in objects.schema.names
-    }
-    table = pa.table(columns | _neighbor_columns(objects, neighbors))
-    return schema.conform(table, schema.NEIGHBORS, "neighbors")
+def neighbors_table(rows: pa.Table) -> pa.Table:
+    """NEIGHBORS of rows of CATALOG; lists are shorter where fewer were found."""
+    return schema.conform(rows, schema.NEIGHBORS, "neighbors")
 
 
 _CARRIED = {*schema.IDENTITY.names, "shard", "row", "processing_flags"}
 
 
-def _neighbor_columns(objects: pa.Table, neighbors: Neighbors) -> dict[str, pa.ChunkedArray]:
+def _neighbor_columns(
+    objects: pa.Table, neighbors: Neighbors, row_M: np.ndarray
+) -> dict[str, pa.ChunkedArray]:
     ids = objects["object_id"].combine_chunks()
     names, distances = [], []
-    for start in range(0, len(neighbors.neighbor_NK), LISTS_AT_ONCE):
-        near_BK = neighbors.neighbor_NK[start : start + LISTS_AT_ONCE]
-        distance_BK = neighbors.distance_NK[start : start + LISTS_AT_ONCE]
+    for part in parts(len(row_M), LISTS_AT_ONCE):
+        near_BK = neighbors.neighbor_NK[row_M[part]]
+        distance_BK = neighbors.distance_NK[row_M[part]]
         found_BK = near_BK >= 0
         ends_B = np.concatenate([[0], np.cumsum(found_BK.sum(axis=1))]).astype(np.int32)
         offsets = pa.array(ends_B)

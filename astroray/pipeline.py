@@ -1,6 +1,7 @@
 """The main job, top to bottom: list, fit, embed, search, report. All of Ray Data is built here."""
 
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -10,7 +11,8 @@ from typing import Any
 
 from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
-from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.night import rank_night
+from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
@@ -21,7 +23,7 @@ from astroray.encoders import (
     choose_encoder,
     read_model_file,
 )
-from astroray.errors import AstrorayError, LedgerError
+from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.neighbors import choose_index
@@ -30,6 +32,7 @@ from astroray.sharded import rank_sharded
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
+from astroray.versions import Inherited
 from astroray.workers import WorkerPlan
 
 _log = logging.getLogger("astroray.pipeline")
@@ -38,14 +41,45 @@ MAX_INPUT_BLOCKS = 2000
 """Ray keeps statistics for every block, so a survey of a million shards is cut into fewer."""
 
 
-def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Night:
+    """What makes a scan a night: the version that it goes on from, and its time."""
+
+    reference: str
+    inherited: Inherited
+    listing: Sequence[Shard]
+    """The shards that the reference lists; those it has not embedded are embedded now."""
+    survey: str
+    """The reference's; where the night's is the same, its shards must still be there."""
+    backends: Mapping[str, str]
+    """Device and attention that the reference was embedded with."""
+    number: int
+    """1 for the first night after a scan."""
+    embed_until_s: float | None
+    """Unix time."""
+    finish_by_s: float | None
+    """Unix time."""
+
+    @property
+    def identity(self) -> str:
+        """Content hash of all that the night inherits."""
+        checksums = [sha256 for _, _, sha256 in self.inherited.catalogs]
+        shards = {name: receipt.checksum for name, (_, receipt) in self.inherited.receipts.items()}
+        text = json.dumps([checksums, shards], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def scan(
+    config: ScanConfig, *, show: Show = lambda _: None, night: Night | None = None
+) -> RunRecord:
     """Runs the main job in `config.out`, or what is left of it, and returns the run record.
 
-    The same call on the same directory resumes: no finished shard is read again. Raises
-    ConfigError before the first row is read, LedgerError where the directory refuses.
+    With `night` only what its reference lacks is embedded and searched; see `nightly`. The same
+    call on the same directory resumes: no finished shard is read again. Raises ConfigError before
+    the first row is read, LedgerError where the directory refuses.
     """
     faults.arm(config.fault_plan)
-    run = _Run(config, show)
+    run = _Run(config, show, night)
     with hold_lease(config.out) as lease, workers.cluster(log_dir=runs.log_folder(config.out)):
         run.open()
         try:
@@ -64,9 +98,10 @@ def scan(config: ScanConfig, *, show: Show = lambda _: None) -> RunRecord:
 class _Run:
     """One scan on its way: the record so far, and the stages in their order."""
 
-    def __init__(self, config: ScanConfig, show: Show) -> None:
+    def __init__(self, config: ScanConfig, show: Show, night: Night | None) -> None:
         self.config = config
         self.show = show
+        self.night = night
         self.out = config.out
         self.model_path = storage.join(config.out, "model", "model.safetensors")
         name = config.encoder.name
@@ -88,6 +123,16 @@ class _Run:
         )
         model_id = self.given.model_id if self.given else ""
         science = config.science(model_id=model_id, device=self.plan.device)
+        backends: Mapping[str, str] = {"device": self.plan.device}
+        if self.night:
+            science["inherits"] = self.night.identity
+            backends = {**self.night.backends, **backends}
+            if (before := self.night.backends["device"]) != self.plan.device:
+                raise ConfigError(
+                    f"{self.night.reference} was embedded on {before}, this plan embeds on "
+                    f"{self.plan.device}: embeddings of two devices differ by rounding; set "
+                    "num_gpus as there, or begin a new reference"
+                )
         fresh = RunRecord(
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
@@ -95,12 +140,24 @@ class _Run:
             created=ledger.now(),
             versions=provenance.versions(),
             machine=provenance.machine(),
-            backends={"device": self.plan.device},
+            backends=backends,
         )
         self.record = ledger.open_run(self.out, fresh)
+        if self.night:
+            self._inherit(self.night)
         if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
+
+    def _inherit(self, night: Night) -> None:
+        """Writes what the night refers to, and takes over what is measured by."""
+        night.inherited.publish(self.out)
+        gaussian = storage.join(night.reference, GAUSSIAN_PATH)
+        if storage.exists(gaussian):
+            storage.publish(storage.join(self.out, GAUSSIAN_PATH), storage.read_bytes(gaussian))
+        facts = {"reference": night.reference, "number": night.number, "inherits": night.identity}
+        self._note(night=facts)
+        faults.reach("inherited")
 
     def list(self) -> None:
         """Lists the survey, or takes the listing that stands and appends new files as shards.
@@ -110,13 +167,21 @@ class _Run:
         """
         started = self._begin("list")
         known = ledger.read_listing(self.out)
-        self.shards = runs.list_again(self.out, self.config.survey, known)
+        before = known or (list(self.night.listing) if self.night else [])
+        self.shards = runs.list_again(self.config.survey, before, self._done())
         if self.given and self.shards:
             choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
+        if self.night and self.night.survey == self.config.survey:
+            runs.check_withdrawn(self.night.listing, self._done())
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
         faults.reach("listed")
         self._end("list", started)
+
+    def _done(self) -> set[str]:
+        """Shards that are done, here or in an older version."""
+        inherited = self.night.inherited.receipts if self.night else {}
+        return ledger.done_shards(self.out) | set(inherited)
 
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
@@ -133,22 +198,34 @@ class _Run:
     def embed(self, *, session: str) -> None:
         """Streams the shards that are left through the workers; they publish, we count."""
         started = self._begin("embed")
-        done = ledger.done_shards(self.out)
+        done = self._done()
         todo = [shard for shard in self.shards if shard.name not in done]
+        is_late = self._is_late()
+        todo_now = [] if is_late else todo
         if todo:
             self._resolve_backends()
         count = Counter(self.show, len(self.shards), len(done), started)
-        for receipt in self._receipts(todo, session):
+        for receipt in self._receipts(todo_now, session):
             count.add(receipt)
             faults.reach("receipt", receipt.shard)
+            if is_late := self._is_late():
+                break
         left = {shard.name for shard in todo} - ledger.done_shards(self.out)
-        if left:
+        if self.night:
+            coverage = {"shards_new": len(todo), "shards_left": len(left)}
+            self._note(night={**self.record.night, **coverage})
+        if left and not is_late:
             raise LedgerError(
                 f"{len(left)} shards have no done mark after the embed stage, first "
                 f"{min(left)}; see {self.out}/logs and run the same command again"
             )
         faults.reach("embedded")
         self._end("embed", started)
+
+    def _is_late(self) -> bool:
+        """Whether a night has to leave the shards that are left to the next one."""
+        until_s = self.night.embed_until_s if self.night else None
+        return until_s is not None and time.time() > until_s
 
     def _quantize(self) -> None:
         """Gives the run's model the quantized layers that were asked for by name."""
@@ -237,15 +314,17 @@ class _Run:
         counts = ledger.total(ledger.read_receipts(self.out).values())
         outcome = self._rank(counts["rows_embedded"])
         counts |= outcome.counts
-        if counts["rows_embedded"] != counts["catalog"] + counts["duplicates"]:
+        if not ledger.is_conserved(counts):
             raise LedgerError(
-                f"rows are not conserved: {counts['rows_embedded']} embedded, {counts['catalog']} "
-                f"in the catalog, {counts['duplicates']} duplicates; report this as a bug"
+                f"rows are not conserved: {counts['rows_embedded']} embedded, "
+                f"{counts.get('inherited', 0)} inherited, {counts['catalog']} in the catalog, "
+                f"{counts['duplicates']} duplicates; report this as a bug"
             )
         self._note(
             counts=counts,
             rejects=ledger.summarize_rejects(ledger.read_rejects(self.out)),
             proof=outcome.proof,
+            night={**self.record.night, **outcome.night},
             backends={**self.record.backends, **outcome.backends},
         )
         faults.reach("searched")
@@ -255,6 +334,9 @@ class _Run:
     def _rank(self, num_objects: int) -> SearchOutcome:
         """Searches in one process, or, where there is more than that is best for, in many."""
         threads, plan = self.plan.max_workers, self._search_plan()
+        here = min(threads, os.cpu_count() or 1)
+        if self.night:
+            return workers.remotely(rank_night, num_cpus=here)(plan)
         index: str = self.config.search.index
         reason = "asked for"
         if index == "auto":
@@ -263,7 +345,7 @@ class _Run:
         if index == "sharded" and num_objects:
             each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
             return rank_sharded(plan, each, reason=reason)
-        return workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(plan)
+        return workers.remotely(rank_survey, num_cpus=here)(plan)
 
     def _search_plan(self) -> SearchPlan:
         return SearchPlan(
@@ -274,6 +356,7 @@ class _Run:
             search=dataclasses.replace(self.config.search, num_threads=self.plan.max_workers),
             num_random=self.config.num_random,
             seed=self.config.seed,
+            finish_by_s=self.night.finish_by_s if self.night else None,
         )
 
     def refine(self, selected: SearchOutcome) -> SearchOutcome:
@@ -310,10 +393,10 @@ class _Run:
     def show_pictures(self, outcome: SearchOutcome) -> None:
         """Renders the pictures that the report shows, shard by shard."""
         started = self._begin("report")
-        pictures: dict[str, bytes] = {}
+        pictures: dict[str, bytes] = dict(outcome.pictures)
         for batch in self._on_rows(outcome.wanted, render_rows):
             pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
-        num_wanted = sum(len(rows) for rows in outcome.wanted.values())
+        num_wanted = len(outcome.pictures) + sum(len(rows) for rows in outcome.wanted.values())
         if len(pictures) < num_wanted:
             _log.warning(
                 "%d of %d pictures for the report could not be made: their shards can no longer "

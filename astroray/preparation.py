@@ -147,7 +147,7 @@ def resample(image_BCYX: np.ndarray, size_px: int) -> np.ndarray:
     if edge == size_px:
         return np.ascontiguousarray(square_BCYX)
     resized = torch.nn.functional.interpolate(
-        torch.from_numpy(np.ascontiguousarray(square_BCYX)),
+        torch.from_numpy(np.require(square_BCYX, requirements=["C", "W"])),
         size=(size_px, size_px),
         mode="bilinear",
         antialias=True,

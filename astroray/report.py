@@ -5,7 +5,6 @@ import dataclasses
 import importlib.resources
 import io
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from astroray import ledger, report_figures, schema, storage
-from astroray.catalog import read_catalog
+from astroray import ledger, report_figures, report_night, schema, storage, versions
 from astroray.errors import LedgerError
 from astroray.report_figures import Dot
 
@@ -89,10 +87,11 @@ def write_report(run_dir: str) -> str:
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
-    catalog = read_catalog(run_dir)
+    catalog = versions.read_version(run_dir)
     num_top = min(_num_top(record), catalog.num_rows)
     top_rows = catalog.slice(0, num_top).to_pylist()
-    pictures = _read_pictures(run_dir, _wanted_ids(top_rows))
+    wanted = [*_wanted_ids(top_rows), *report_night.changed_ids(run_dir)]
+    pictures = _read_pictures(run_dir, list(dict.fromkeys(wanted)))
     picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
     outliers = _outliers(top_rows, picture_of)
     others = _others(catalog, picture_of, num_top)
@@ -113,7 +112,8 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         figures=_figures(run_dir, record, catalog, [*outliers, *others]),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
-        commands=_commands(run_dir, record),
+        commands=report_night.list_commands(run_dir, record),
+        changes=report_night.read_changes(run_dir, picture_of),
     )
 
 
@@ -283,9 +283,11 @@ def _sample_embeddings(
     kept_M = np.intersect1d(_named_rows(catalog, named, num_top), candidate_M)
     chosen_M = _sample(candidate_M, kept_M)
     rows, parts = [np.zeros(0, np.int64)], []
+    receipts = versions.read_receipts(run_dir)
     for shard in np.unique(shard_N[chosen_M]):
         wanted_M = chosen_M[shard_N[chosen_M] == shard]
-        found_M, embedding_MD = _read_embeddings(run_dir, names[shard], catalog, wanted_M)
+        version, _ = receipts.get(names[shard], (run_dir, None))
+        found_M, embedding_MD = _read_embeddings(version, names[shard], catalog, wanted_M)
         if len(found_M):
             rows.append(found_M)
             parts.append(embedding_MD)
@@ -334,21 +336,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
         elif value is not None and value != "":
             flat.append((prefix + name, value))
     return flat
-
-
-def _commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
-    """What to type next; with the same model file a run repeats to the byte."""
-    out, search = shlex.quote(run_dir), record.config.get("search") or {}
-    model = shlex.quote(storage.join(run_dir, "model", "model.safetensors"))
-    flags = "".join(f" --{name} {search[name]}" for name in ("k", "top") if name in search)
-    if search.get("score", "kth") != "kth":
-        flags += f" --set search.score={search['score']}"
-    scan = f"astroray scan {shlex.quote(record.survey)} --out NEW_FOLDER --encoder {model}{flags}"
-    return [
-        ("Repeat it with the same model: the catalog must come out the same", scan),
-        ("Check the files and the counts", f"astroray verify {out}"),
-        ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
-    ]
 
 
 def _survey_name(survey: str) -> str:

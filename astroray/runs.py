@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from astroray import ledger, storage, surveys
 from astroray.errors import AstrorayError, LedgerError, StorageError
@@ -12,7 +12,7 @@ from astroray.leases import Lease
 from astroray.ledger import RunRecord
 from astroray.surveys.shards import Shard
 
-__all__ = ["list_again", "log_folder", "note_failure"]
+__all__ = ["check_withdrawn", "list_again", "log_folder", "note_failure"]
 
 
 def log_folder(run_dir: str) -> str:
@@ -22,14 +22,30 @@ def log_folder(run_dir: str) -> str:
     return os.path.join(run_dir, "logs")
 
 
-def list_again(run_dir: str, survey: str, known: Sequence[Shard]) -> list[Shard]:
+def list_again(survey: str, known: Sequence[Shard], done: Collection[str]) -> list[Shard]:
     """The shards of a survey: the `known` ones first, as their files are now, then new ones.
+
+    done  names of finished shards
 
     Raises LedgerError where the bytes of a finished shard have changed.
     """
     listing = surveys.list_shards(survey, known=known)
-    ledger.check_unchanged(known, listing.changed, ledger.done_shards(run_dir))
+    ledger.check_unchanged(known, listing.changed, done)
     return [listing.changed.get(shard.name, shard) for shard in listing.shards]
+
+
+def check_withdrawn(known: Sequence[Shard], done: Collection[str]) -> None:
+    """Raises LedgerError where a file of a finished shard is gone."""
+    files = {
+        file.path: shard.name for shard in known if shard.name in done for file in shard.inputs
+    }
+    gone = sorted(path for path in files if not storage.exists(path))
+    if gone:
+        raise LedgerError(
+            f"{len(gone)} files of the reference were withdrawn, first {gone[0]} (shard "
+            f"{files[gone[0]]}): scores are bounds only while objects are added; restore them, or "
+            "scan what is left into a new --out with the same model, which begins a new reference"
+        )
 
 
 def note_failure(record: RunRecord, run_dir: str, error: AstrorayError, lease: Lease) -> RunRecord:

@@ -74,11 +74,13 @@ FURTHER_SCORES = [
     column(
         "local_outlier_factor", pa.float64(), "", "how much sparser its surroundings are than "
         "those of the neighbors listed, about 1 where even, infinite where only these coincide "
-        "with others; null where there is no neighbor", ucd="stat.value",
+        "with others; null where there is no neighbor, and where a night scored it",
+        ucd="stat.value",
     ),
     column(
         "mahalanobis_distance", pa.float64(), "", "distance from the mean embedding in units of "
-        "the covariance of all, shrunk; null with fewer than 2 objects or more than 512 dimensions",
+        "the covariance of all, shrunk, in a night of all in its first reference; null with fewer "
+        "than 2 objects or more than 512 dimensions",
         ucd="stat.value",
     ),
 ]  # fmt: skip
@@ -126,6 +128,22 @@ CATALOG = pa.schema(
         *[NEIGHBOR_ID, NEIGHBOR_DISTANCE, FLAGS, *FURTHER_SCORES],
     ]
 )
+CHANGES = pa.schema(
+    [
+        *IDENTITY,
+        column("change", pa.string(), "", "entered, left or moved", ucd="meta.code"),
+        RANK,
+        column("rank_before", pa.int64(), "", "rank in the reference", ucd="meta.number"),
+        SCORE,
+        column("score_before", pa.float64(), "", "score in the reference", ucd="stat.value"),
+        SCORE_KIND,
+        column(
+            "suspect", pa.string(), "", "why it is likely an artefact: its detector, field or "
+            "night has too many of the outliers; else null", ucd="meta.note",
+        ),
+    ]
+)  # fmt: skip
+"""CHANGES: one row an object whose place in the certified list is another than before."""
 REJECTS = pa.schema([SHARD, ROW, STAGE, CLASS, REASON, ATTEMPT])
 THUMBNAILS = pa.schema([OBJECT_ID, THUMBNAIL])
 

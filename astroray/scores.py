@@ -7,10 +7,11 @@ stand beside it.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import scipy.stats
+from safetensors.numpy import load, save
 
 from astroray.distances import parts
 from astroray.errors import BackendError, ConfigError, DataError
@@ -87,22 +88,24 @@ def score_objects(
     return SCORES[name](objects)
 
 
-def further_scores(embedding_ND: np.ndarray, neighbors: Neighbors) -> dict[str, np.ndarray]:
+def further_scores(
+    embedding_ND: np.ndarray, neighbors: Neighbors, gaussian: "Gaussian | None"
+) -> dict[str, np.ndarray]:
     """Scores that need no second search, by their column of CATALOG, float64 [N] each.
 
     embedding_ND  [N, D]  float32, finite, in the order of the search
+    gaussian              `Gaussian.of` these embeddings
 
     They depend on the embeddings and the neighbor lists, not on the order of the rows: as exact
     as the lists are. NaN where a neighbor that is needed was not found, and where a Gaussian
     cannot be had: fewer than two objects or more than 512 dimensions.
     """
     near_NK = neighbors.neighbor_NK
-    has_gaussian = embedding_ND.shape[1] <= LARGEST_GAUSSIAN
     found = {
         **list_scores(near_NK, neighbors.distance_NK),
         "mean_shift": mean_shift(embedding_ND, near_NK, embedding_ND.__getitem__),
-        "mahalanobis_distance": _mahalanobis_distance(embedding_ND)
-        if has_gaussian
+        "mahalanobis_distance": gaussian.distances(embedding_ND)
+        if gaussian
         else np.full(len(embedding_ND), np.nan),
     }
     return {name: found[name] for name in COLUMNS}
@@ -114,6 +117,75 @@ def list_scores(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> dict[str, n
         "kth_distance": _kth_distance(distance_NK),
         "mean_distance": _mean_over_neighbors(distance_NK),
         "local_outlier_factor": _local_outlier_factor(neighbor_NK, distance_NK),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """Mean and shrunk covariance of the objects of a reference, frozen: a night measures by it."""
+
+    mean_D: np.ndarray
+    """[D] float64."""
+    whiten_DD: np.ndarray
+    """[D, D] float64; all zero where the objects were equal."""
+
+    @classmethod
+    def of(cls, embedding_ND: np.ndarray) -> "Gaussian | None":
+        """That of float32 [N, D]; None with fewer than two objects or more than 512 dimensions."""
+        if len(embedding_ND) < 2 or embedding_ND.shape[1] > LARGEST_GAUSSIAN:
+            return None
+        moments = Moments.of(embedding_ND, outer=True)
+        return cls.fit(moments, squares_from(moments.mean_D, embedding_ND))
+
+    @classmethod
+    def fit(cls, moments: Moments, square_N: np.ndarray) -> "Gaussian":
+        """Of at least two objects: their moments with outer products, their `squares_from`."""
+        shrunk_DD = _shrunk(moments.covariance, square_N)
+        whiten_DD = _inverse_root(shrunk_DD) if shrunk_DD.any() else shrunk_DD
+        return cls(mean_D=moments.mean_D, whiten_DD=whiten_DD)
+
+    def to_bytes(self) -> bytes:
+        """As a file."""
+        return save({"mean": self.mean_D, "whiten": self.whiten_DD})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Gaussian":
+        """The one that was written."""
+        arrays = load(data)
+        return cls(mean_D=arrays["mean"], whiten_DD=arrays["whiten"])
+
+    def distances(self, embedding_ND: np.ndarray) -> np.ndarray:
+        """Distance from the mean in units of the covariance, float64 [N].
+
+        To leave each object out of its own mean and covariance, with the same share of shrinkage,
+        would change the numbers, but not their order: the square q becomes a multiple of
+        q / (1 - c q) for one c (Sherman and Morrison).
+        """
+        squares = [
+            _square_norm(project(block, self.whiten_DD))
+            for block in _centered(embedding_ND, self.mean_D)
+        ]
+        return np.sqrt(np.concatenate([np.zeros(0), *squares]))
+
+
+def scores_again(
+    embedding_ND: np.ndarray, neighbors: Neighbors, row_M: np.ndarray, gaussian: Gaussian | None
+) -> dict[str, np.ndarray]:
+    """The same as `further_scores` for some rows, float64 [M] each, from what a night knows.
+
+    row_M     [M]  rows of the search
+    gaussian  that of the reference; None where it has none
+
+    `local_outlier_factor` is NaN: it needs the neighbors of the neighbors.
+    """
+    near_MK, distance_MK = neighbors.neighbor_NK[row_M], neighbors.distance_NK[row_M]
+    nothing_M = np.full(len(row_M), np.nan)
+    return {
+        "kth_distance": _kth_distance(distance_MK),
+        "mean_distance": _mean_over_neighbors(distance_MK),
+        "mean_shift": mean_shift(embedding_ND[row_M], near_MK, embedding_ND.__getitem__),
+        "local_outlier_factor": nothing_M,
+        "mahalanobis_distance": gaussian.distances(embedding_ND[row_M]) if gaussian else nothing_M,
     }
 
 
@@ -151,7 +223,10 @@ def _gaussian(objects: _Objects) -> np.ndarray:
             f"the embeddings have {dim} dimensions, expected at most {LARGEST_GAUSSIAN} for the "
             "score 'gaussian'; choose an encoder with fewer"
         )
-    return _mahalanobis_distance(objects.embedding_ND)
+    gaussian = Gaussian.of(objects.embedding_ND)
+    if gaussian is None:
+        return np.full(len(objects.embedding_ND), np.nan)
+    return gaussian.distances(objects.embedding_ND)
 
 
 def _forest(objects: _Objects) -> np.ndarray:
@@ -262,52 +337,17 @@ def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> n
     return _mean_over_neighbors(ratio_NK)
 
 
-def _mahalanobis_distance(embedding_ND: np.ndarray) -> np.ndarray:
-    """Distance from the mean in units of the shrunk covariance of all objects, [N]."""
-    if len(embedding_ND) < 2:
-        return np.full(len(embedding_ND), np.nan)
-    moments = Moments.of(embedding_ND, outer=True)
-    gaussian = Gaussian.fit(moments, squares_from(moments.mean_D, embedding_ND))
-    return gaussian.distances(embedding_ND)
-
-
 def squares_from(mean_D: np.ndarray, embedding_ND: np.ndarray) -> np.ndarray:
     """Squared distance of each object from the mean, float64 [N]."""
-    blocks = parts(len(embedding_ND), ROWS_AT_ONCE)
-    squares = [_square_norm(np.subtract(embedding_ND[part], mean_D)) for part in blocks]
+    squares = [_square_norm(block) for block in _centered(embedding_ND, mean_D)]
     return np.concatenate([np.zeros(0), *squares])
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Gaussian:
-    """A mean and a shrunk covariance, by which Mahalanobis distances are measured.
-
-    To leave each object out of its own mean and covariance, with the same share of shrinkage,
-    would change the numbers, but not their order: the square q becomes a multiple of q / (1 - c q)
-    for one c (Sherman and Morrison).
-    """
-
-    mean_D: np.ndarray
-    """[D] float64."""
-    whiten_DD: np.ndarray | None
-    """[D, D] float64, a root of the inverse covariance; None where all objects are equal."""
-
-    @classmethod
-    def fit(cls, moments: Moments, square_N: np.ndarray) -> "Gaussian":
-        """Of at least two objects: their moments with outer products, their `squares_from`."""
-        shrunk_DD = _shrunk(moments.covariance, square_N)
-        whiten_DD = _inverse_root(shrunk_DD) if shrunk_DD.any() else None
-        return cls(mean_D=moments.mean_D, whiten_DD=whiten_DD)
-
-    def distances(self, embedding_BD: np.ndarray) -> np.ndarray:
-        """The Mahalanobis distance of each vector, float64 [B]; others change no bit of it."""
-        if self.whiten_DD is None:
-            return np.zeros(len(embedding_BD))
-        whitened = (
-            _square_norm(project(np.subtract(embedding_BD[part], self.mean_D), self.whiten_DD))
-            for part in parts(len(embedding_BD), ROWS_AT_ONCE)
-        )
-        return np.sqrt(np.concatenate([np.zeros(0), *whitened]))
+def _centered(embedding_ND: np.ndarray, mean_D: np.ndarray) -> Iterator[np.ndarray]:
+    """The embeddings less the mean, float64, some rows at a time."""
+    return (
+        np.subtract(embedding_ND[part], mean_D) for part in parts(len(embedding_ND), ROWS_AT_ONCE)
+    )
 
 
 def _shrunk(covariance_DD: np.ndarray, square_N: np.ndarray) -> np.ndarray:

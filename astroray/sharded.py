@@ -12,7 +12,7 @@ import pyarrow as pa
 from astroray import storage
 from astroray.actors import index, join
 from astroray.actors.join import JoinPlan, Vectors
-from astroray.actors.search import SearchOutcome, SearchPlan
+from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.blocks import Lists, merge_lists
 from astroray.candidates import LARGEST_PROBED_SHARE, RECALL_GOAL, RECALL_SAMPLE, nearest_by_kernel
 from astroray.certificate import Certified, certify_top, score_of
@@ -216,6 +216,7 @@ class ShardedSearch:
                 self.each, join.measure_squares, [(self.plan, n, mean_D) for n in numbers]
             )
             gaussian = join.gaussian_of(moments, np.concatenate(squares))
+            publish_gaussian(self.search.run_dir, gaussian)
         run_all(self.each, join.score_vectors, [(self.plan, n, gaussian) for n in numbers])
 
 

@@ -12,8 +12,9 @@ from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.ledger import RunRecord
+    from astroray.progress import Progress
 
-__all__ = ["check_rejects", "echo_rejects", "parse_setting", "status_line"]
+__all__ = ["check_rejects", "echo_rejects", "parse_setting", "progress_line", "status_line"]
 
 REFRESH_S = 5.0
 """Seconds between lines where the output is no terminal."""
@@ -56,6 +57,24 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not mark:
         raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
     return key, yaml.safe_load(value)
+
+
+@contextmanager
+def progress_line() -> Iterator[Callable[["Progress"], None]]:
+    """The status line of a scan or a fit."""
+    with status_line() as show:
+        yield lambda progress: show(progress.stage, _describe(progress))
+
+
+def _describe(progress: "Progress") -> str:
+    parts = [f"{progress.stage:<7}"]
+    if progress.shards_total and progress.stage == "embed":
+        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
+        parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
+        parts.append(f"rejects {progress.rejects}")
+    if progress.seconds_left is not None:
+        parts.append(f"{progress.seconds_left:.0f} s left")
+    return "  ".join([*parts, progress.note]).rstrip()
 
 
 def echo_rejects(record: "RunRecord") -> None:

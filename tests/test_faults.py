@@ -112,8 +112,8 @@ def undisturbed(ray_cluster, tmp_path_factory):
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_every_point_is_reached_in_a_scan(undisturbed):
-    assert {point for point, _ in undisturbed[1]} == set(faults.POINTS)
+def test_every_point_but_that_of_a_night_is_reached_in_a_scan(undisturbed):
+    assert {point for point, _ in undisturbed[1]} == set(faults.POINTS) - {"inherited"}
 
 
 @pytest.mark.ray

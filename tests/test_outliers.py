@@ -2,11 +2,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astroray import outliers, schema
+from astroray import outliers, schema, scores
 from astroray.errors import SchemaError
 from astroray.neighbors import Neighbors, SearchConfig, search
-from astroray.outliers import drop_duplicates, neighbors_table
-from astroray.scores import further_scores
+from astroray.outliers import drop_duplicates
 
 
 def make_objects(num: int, *, seed: int = 0, with_positions: bool = True) -> pa.Table:
@@ -28,9 +27,17 @@ def make_embedding(num: int, seed: int = 1) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(num, 6)).astype(np.float32)
 
 
+def further_scores(embedding_ND: np.ndarray, found: Neighbors) -> dict[str, np.ndarray]:
+    return scores.further_scores(embedding_ND, found, scores.Gaussian.of(embedding_ND))
+
+
 def catalog_table(objects: pa.Table, found: Neighbors, *, model_id: str) -> pa.Table:
-    scores = further_scores(make_embedding(len(objects)), found)
-    return outliers.catalog_table(objects, found, scores, model_id=model_id)
+    further = further_scores(make_embedding(len(objects)), found)
+    return outliers.catalog_table(objects, found, further, model_id=model_id)
+
+
+def neighbors_table(objects: pa.Table, found: Neighbors) -> pa.Table:
+    return outliers.neighbors_table(catalog_table(objects, found, model_id="m"))
 
 
 @pytest.mark.parametrize("num", [0, 1, 2, 300])

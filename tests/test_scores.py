@@ -6,9 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from astroray import scores
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.neighbors import Neighbors, SearchConfig, search
-from astroray.scores import LARGEST_GAUSSIAN, SCORES, further_scores, score_objects
+from astroray.scores import LARGEST_GAUSSIAN, SCORES, Gaussian, score_objects
 
 ORDERLESS = sorted(set(SCORES) - {"forest"})
 
@@ -26,6 +27,10 @@ def errors_of(embedding_ND: np.ndarray) -> np.ndarray:
 def score(name: str, embedding_ND: np.ndarray, k: int = 5, **options: int) -> np.ndarray:
     error_N = errors_of(embedding_ND)
     return score_objects(name, embedding_ND, k=k, reconstruction_N=error_N, **options)
+
+
+def further_scores(embedding_ND: np.ndarray, found: Neighbors) -> dict[str, np.ndarray]:
+    return scores.further_scores(embedding_ND, found, Gaussian.of(embedding_ND))
 
 
 def found_in(embedding_ND: np.ndarray, k: int = 5) -> Neighbors:
@@ -196,3 +201,23 @@ def test_a_gaussian_of_too_many_dimensions_is_refused_or_left_out():
     further = further_scores(embedding_ND, found_in(embedding_ND))
     assert np.isnan(further.pop("mahalanobis_distance")).all()
     assert all(np.isfinite(score_N).all() for score_N in further.values())
+
+
+def test_scores_again_are_the_further_scores_of_some_rows_but_for_the_local_outlier_factor():
+    embedding_ND = cloud(80)
+    found, row_M = found_in(embedding_ND), np.array([7, 3, 60])
+    again = scores.scores_again(embedding_ND, found, row_M, Gaussian.of(embedding_ND))
+    assert np.isnan(again.pop("local_outlier_factor")).all()
+    whole = further_scores(embedding_ND, found)
+    for name, score_M in again.items():
+        assert np.array_equal(score_M, whole[name][row_M]), name
+
+
+def test_a_gaussian_comes_back_from_its_file_to_the_last_bit():
+    embedding_ND = cloud(40)
+    gaussian = Gaussian.of(embedding_ND)
+    again = Gaussian.from_bytes(gaussian.to_bytes())
+    assert np.array_equal(again.distance(embedding_ND), gaussian.distance(embedding_ND))
+    assert Gaussian.of(embedding_ND[:1]) is None
+    equal = np.ones((5, 3), np.float32)
+    assert Gaussian.of(equal).distance(equal).tolist() == [0.0] * 5

@@ -18,7 +18,6 @@ from astroray import faults, ledger, schema, storage, surveys
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError
 from astroray.ledger import Receipt
-from astroray.modalities import MODALITIES
 from astroray.preparation import Prepared
 from astroray.surveys.shards import Reject, Rows, Shard
 
@@ -103,12 +102,7 @@ class Embedder:
 
     def _fill(self, rows: "_Rows", shard: Shard) -> Reject | None:
         """Reads and encodes the shard into `rows`; a reject where it is unreadable as a whole."""
-        model = self.encoder.model
-        modality = MODALITIES[model.modality]
-
-        def prepare(read: Rows) -> Prepared:
-            return modality.prepare(read, model.preparation)
-
+        prepare = self.encoder.model.prepare
         slices = (prepare_slice(item, prepare) for item in surveys.read_shard(shard))
         try:
             for read, prepared in ahead(slices):

@@ -13,6 +13,8 @@ from astroray.errors import LedgerError
 from astroray.ledger import Receipt
 from astroray.neighbors import Neighbors, SearchConfig, search
 
+GAUSSIAN_PATH = "model/gaussian.safetensors"
+"""Mean and covariance of the survey, by which the nights after it measure."""
 SHOWN_NEIGHBORS = 5
 """Neighbors of an outlier that the report has pictures of."""
 
@@ -30,6 +32,8 @@ class SearchPlan:
     num_random: int
     """Objects drawn at random for the report's gallery."""
     seed: int
+    finish_by_s: float | None = None
+    """Unix time at which a night stops searching; None: when its list is proven."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,10 @@ class SearchOutcome:
     backends: Mapping[str, str]
     wanted: Mapping[str, Sequence[int]]
     """Rows by shard whose pictures the report shows."""
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    """Of them, those that a night has from its reference, by object_id."""
+    night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What a night found besides."""
 
 
 def rank_survey(plan: SearchPlan) -> SearchOutcome:
@@ -61,8 +69,16 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
         memory_bytes=provenance.machine()["memory_bytes"],
     )
     faults.reach("search.found")
-    further = scores.further_scores(embedding_ND, found)
+    gaussian = scores.Gaussian.of(embedding_ND)
+    publish_gaussian(plan.run_dir, gaussian)
+    further = scores.further_scores(embedding_ND, found, gaussian)
     return publish_ranking(plan, objects, found, further, num_duplicates=len(unique.rejects))
+
+
+def publish_gaussian(run_dir: str, gaussian: scores.Gaussian | None) -> None:
+    """Keeps what Mahalanobis distances are measured by: nights measure by it too."""
+    if gaussian:
+        storage.publish(storage.join(run_dir, GAUSSIAN_PATH), gaussian.to_bytes())
 
 
 def publish_ranking(
@@ -75,49 +91,76 @@ def publish_ranking(
 ) -> SearchOutcome:
     """Writes NEIGHBORS and CATALOG of what was found; arguments as of `outliers.catalog_table`."""
     rows = outliers.catalog_table(objects, found, further, model_id=plan.model_id)
+    publish_rows(plan, rows)
+    wanted = wanted_ids(rows, plan)
+    counts = {
+        "duplicates": num_duplicates,
+        "catalog": len(rows),
+        "positions": len(rows) - rows["ra"].null_count,
+    }
+    return outcome_of(plan, found, counts=counts, wanted=by_shard(rows, wanted))
+
+
+def publish_rows(plan: SearchPlan, rows: pa.Table) -> None:
+    """Writes NEIGHBORS, then CATALOG."""
     ledger.publish_table(
-        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
-        outliers.neighbors_table(objects, found),
+        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"), outliers.neighbors_table(rows)
     )
     faults.reach("search.neighbors")
     catalog.write_catalog(rows, plan.run_dir, name=plan.name, created=plan.created)
     faults.reach("search.catalog")
+
+
+def outcome_of(
+    plan: SearchPlan,
+    found: Neighbors,
+    *,
+    counts: Mapping[str, int],
+    wanted: Mapping[str, Sequence[int]],
+) -> SearchOutcome:
+    """What the run record needs of a search."""
+    proof = dataclasses.asdict(found.proof)
+    proof |= {"sentence": found.proof.sentence(), "model_id": plan.model_id}
     return SearchOutcome(
-        counts={
-            "duplicates": num_duplicates,
-            "catalog": len(rows),
-            "positions": len(rows) - rows["ra"].null_count,
-        },
-        proof={
-            **dataclasses.asdict(found.proof),
-            "sentence": found.proof.sentence(),
-            "model_id": plan.model_id,
-        },
+        counts=counts,
+        proof=proof,
         backends={
             "index": found.index,
             "index_reason": found.index_reason,
             "products": found.products,
         },
-        wanted=wanted_rows(rows, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
+        wanted=wanted,
     )
 
 
 def load_embeddings(run_dir: str) -> pa.Table:
     """All embeddings of the done shards, by shard and row, each file checked by its receipt."""
+    own = ledger.read_receipts(run_dir).items()
+    return read_embeddings({name: (run_dir, receipt) for name, receipt in own})
+
+
+def read_embeddings(
+    receipts: Mapping[str, tuple[str, Receipt]], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Embeddings by shard and row, each file checked by its receipt; columns None: all.
+
+    receipts  by shard: the run directory that embedded it, and its receipt
+    """
     tables = []
-    for receipt in ledger.read_receipts(run_dir).values():
+    for run_dir, receipt in receipts.values():
         if receipt.shard_rejected:
             continue
-        tables.append(read_shard(run_dir, receipt))
+        tables.append(read_shard(run_dir, receipt, columns))
     if not tables:
-        return schema.embeddings(1).empty_table()
+        empty = schema.embeddings(1).empty_table()
+        return empty.select(columns) if columns else empty
     return pa.concat_tables(tables).combine_chunks()
 
 
-def read_shard(run_dir: str, receipt: Receipt) -> pa.Table:
+def read_shard(run_dir: str, receipt: Receipt, columns: Sequence[str] | None = None) -> pa.Table:
     """EMBEDDINGS of a done shard, checked by its receipt; LedgerError says how to mend them."""
     try:
-        return ledger.read_embeddings(run_dir, receipt)
+        return ledger.read_embeddings(run_dir, receipt, columns)
     except LedgerError as error:
         advice = f"run `astroray verify {run_dir} --repair`, then scan again"
         raise LedgerError(f"{error}; {advice}") from None
@@ -130,17 +173,22 @@ def embedding_matrix(objects: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def wanted_rows(rows: pa.Table, *, top: int, num_random: int, seed: int) -> dict[str, list[int]]:
-    """Rows by shard of the top outliers, their nearest neighbors, and a random sample."""
+def wanted_ids(rows: pa.Table, plan: SearchPlan) -> list[str]:
+    """Objects whose pictures the report shows: the top, its neighbors, and a random sample."""
     by_rank = rows.sort_by("rank")
-    best = by_rank.slice(0, top)
+    best = by_rank.slice(0, plan.search.top)
     ids = set(best["object_id"].to_pylist())
     for neighbors in best["neighbor_id"].to_pylist():
         ids.update((neighbors or [])[:SHOWN_NEIGHBORS])
     every_id = by_rank["object_id"].to_numpy(zero_copy_only=False)
-    num_random = min(num_random, len(every_id))
-    ids.update(np.random.default_rng(seed).choice(every_id, num_random, replace=False))
-    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(sorted(ids), pa.string())))
+    num_random = min(plan.num_random, len(every_id))
+    ids.update(np.random.default_rng(plan.seed).choice(every_id, num_random, replace=False))
+    return sorted(ids)
+
+
+def by_shard(rows: pa.Table, ids: Sequence[str]) -> dict[str, list[int]]:
+    """The rows of some objects, by shard."""
+    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(ids, pa.string())))
     wanted: dict[str, list[int]] = {}
     for shard, row in zip(chosen["shard"].to_pylist(), chosen["row"].to_pylist(), strict=True):
         wanted.setdefault(shard, []).append(row)

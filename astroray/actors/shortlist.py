@@ -17,13 +17,10 @@ import pyarrow.compute as pc
 
 from astroray import catalog, faults, ledger, schema, storage, surveys
 from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json
-from astroray.actors.search import SearchOutcome, SearchPlan, wanted_rows
+from astroray.actors.search import SearchOutcome, SearchPlan, by_shard, wanted_ids
 from astroray.certificate import Proof
 from astroray.errors import DataError, LedgerError
-from astroray.modalities import MODALITIES
 from astroray.neighbors import Neighbors, search
-from astroray.preparation import Prepared
-from astroray.surveys.shards import Rows
 
 __all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
 
@@ -58,7 +55,7 @@ class Reencoder:
             shard = shard_from_json(text)
             try:
                 for item in surveys.read_shard(shard, rows=json.loads(rows)):
-                    read, prepared = prepare_slice(item, self._prepare)
+                    read, prepared = prepare_slice(item, self.encoder.model.prepare)
                     if read is not None:
                         ids += [read.object_id_B[i] for i in prepared.index_B]
                         embeddings.append(self.encoder.push(prepared.input_BCYX))
@@ -69,10 +66,6 @@ class Reencoder:
                 ) from error
             embeddings.append(self.encoder.flush())
         return {"object_id": ids, "embedding": list(np.concatenate(embeddings))}
-
-    def _prepare(self, rows: Rows) -> Prepared:
-        model = self.encoder.model
-        return MODALITIES[model.modality].prepare(rows, model.preparation)
 
 
 def find_shortlist(run_dir: str, top: int) -> dict[str, list[int]]:
@@ -142,7 +135,7 @@ def rank_shortlist(
             "num_survey": len(rows),
         },
         backends={},
-        wanted=wanted_rows(table, top=plan.search.top, num_random=plan.num_random, seed=plan.seed),
+        wanted=by_shard(table, wanted_ids(table, plan)),
     )
 
 

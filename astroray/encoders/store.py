@@ -19,8 +19,9 @@ from astroray.encoders import (
     unknown_encoder,
 )
 from astroray.encoders.quantized import Quantized, read_quantized
-from astroray.modalities import AnyPreparation
-from astroray.surveys.shards import ModalityName
+from astroray.modalities import MODALITIES, AnyPreparation
+from astroray.preparation import Prepared
+from astroray.surveys.shards import ModalityName, Rows
 
 __all__ = ["Model", "build_network", "load_model", "save_model"]
 
@@ -49,6 +50,10 @@ class Model:
     def modality(self) -> ModalityName:
         """What it encodes."""
         return ENCODERS[self.encoder].modality
+
+    def prepare(self, rows: Rows) -> Prepared:
+        """A slice of a survey as the network eats it; rejects what cannot be used."""
+        return MODALITIES[self.modality].prepare(rows, self.preparation)
 
     @property
     def dim(self) -> int:

@@ -1,0 +1,106 @@
+"""The verbs of a survey that grows night by night."""
+
+import click
+
+from astroray.terminal import check_rejects, echo_rejects, progress_line
+
+__all__ = ["explain", "nightly", "prune"]
+
+
+@click.command()
+@click.option("--survey", required=True, metavar="URI", help="The same with more files, or those.")
+@click.option("--reference", required=True, metavar="RUN", help="A finished scan or night.")
+@click.option("--out", required=True, metavar="DIR", help="Run directory of this night.")
+@click.option("--finish-by", metavar="HH:MM", help="When the catalog has to stand, local time.")
+@click.option("--top", type=int, help="Length of the certified list.  [default: the reference's]")
+@click.option("--workers", default="auto", show_default=True, metavar="auto|N|MIN..MAX")
+def nightly(
+    survey: str, reference: str, out: str, finish_by: str | None, top: int | None, workers: str
+) -> None:
+    """Add what is new in a survey to RUN: embed it, prove the list again, say what changed.
+
+    The model is that of RUN, whose scores are upper bounds, so only new objects are searched and
+    those whose bound demands it; the list is that of a scan of all. DIR refers to the files of
+    RUN, copies none, and is the reference of the night after.
+    """
+    from astroray.nightly import NightConfig, parse_finish_by, run_night
+
+    config = NightConfig(
+        survey=survey,
+        reference=reference,
+        out=out,
+        finish_by_s=parse_finish_by(finish_by) if finish_by else None,
+        top=top,
+        workers=workers,
+    )
+    with progress_line() as show:
+        record = run_night(config, show=show)
+    counts, night = record.counts, record.night
+    click.echo(
+        f"{night['objects_new']} new objects, {counts['catalog']} in all, "
+        f"{counts['rows_rejected']} rows and {counts['shards_rejected']} shards rejected, "
+        f"{counts['duplicates']} duplicates, {sum(record.seconds.values()):.0f} s"
+    )
+    echo_rejects(record)
+    if night["shards_left"]:
+        click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
+    changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
+    click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
+    click.echo(f"changes  {out}/changes.parquet\nreport   {out}/report/index.html")
+    check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+
+
+@click.command()
+@click.argument("run_dir")
+@click.argument("object_id")
+def explain(run_dir: str, object_id: str) -> None:
+    """Trace OBJECT_ID of the scan or night in RUN_DIR to its file, and compute its score again.
+
+    The score is computed from the stored embeddings of all objects; where the survey can be read,
+    the object is encoded again too. Exit code 1 where the catalog's exact score differs.
+    """
+    from astroray.explain import explain_object
+
+    found = explain_object(run_dir, object_id)
+    row = found.row
+    where = "no position" if row["ra"] is None else f"ra {row['ra']:.6f}, dec {row['dec']:.6f} deg"
+    click.echo(f"object    {row['object_id']}  {where}")
+    click.echo(f"shard     {row['shard']}, row {row['row']}, embedded in {found.embedded_in}")
+    for file in found.shard.inputs:
+        click.echo(f"file      {file.path}, {file.size_bytes} bytes, version {file.version}")
+    if found.shard.params:
+        click.echo(f"part      {dict(found.shard.params)}")
+    click.echo(f"model     {row['model_id']}")
+    for version, score, kind, certified in found.history:
+        value = "no score" if score is None else f"{score:.6g} {kind}"
+        click.echo(f"scored    {version}: {value}{', certified' if certified else ''}")
+    click.echo(f"now       rank {row['rank']}, {row['score_kind']}, {found.verdict}")
+    for name, distance in zip(found.neighbor_id, found.distance, strict=True):
+        click.echo(f"neighbor  {distance:.6g}  {name}")
+    again = "" if found.encoded_distance is None else f", distance {found.encoded_distance:.3g}"
+    click.echo(f"encoded   {found.encoded}{again}")
+    if "differs" in found.verdict or "bug" in found.verdict:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.argument("old")
+@click.option(
+    "--keep", required=True, metavar="RUN", help="The newer version that must stay whole."
+)
+@click.option("--yes", is_flag=True, help="Delete; without it they are only shown.")
+def prune(old: str, keep: str, yes: bool) -> None:
+    """Show, and with --yes delete, the files of the version OLD that RUN does not refer to.
+
+    Nothing else ever deletes a version. Where RUN refers to none of OLD, as after
+    `export --self-contained`, all of it goes. Other versions that refer to OLD are not known here.
+    """
+    from astroray.retention import delete_files, find_prunable
+
+    files = find_prunable(old, keep)
+    for file in files:
+        click.echo(f"{file.size_bytes:>12,}  {file.path}")
+    size_mb = sum(file.size_bytes for file in files) / 1e6
+    click.echo(f"{len(files)} files, {size_mb:,.1f} MB{'' if yes else '; --yes deletes them'}")
+    if yes:
+        delete_files(files)

@@ -1,0 +1,164 @@
+"""Whether a night's objects look like those of its first reference, and where its outliers cluster.
+
+The population stability index compares two samples in the bins of ten equal parts of the first,
+sum (q - p) ln(q / p); above 0.25 two populations are taken to differ (Siddiqi 2006, Credit Risk
+Scorecards). Without any drift it is about (bins - 1) (1 / n + 1 / m) by chance.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.stats
+
+from astroray.distances import spread
+
+__all__ = ["Suspect", "describe_drift", "find_suspects", "stability", "suspect_night"]
+
+SAMPLE = 5_000
+"""Objects of the reference that its bins are made of."""
+BINS = 10
+LARGE = 0.25
+TIMES_CHANCE = 3.0
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+CHANCE = 1e-3
+"""How often, all groups together, a night without any artefact has a suspect."""
+LEAST_OUTLIERS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """A detector, field or night with more outliers than its share of the objects explains."""
+
+    kind: str
+    """detector, field or night."""
+    value: str
+    num_outliers: int
+    num_objects: int
+    share_of_outliers: float
+    share_of_objects: float
+    chance: float
+    """Probability of so many by chance, times the number of groups that were looked at."""
+
+    def sentence(self) -> str:
+        """What a person reads."""
+        return (
+            f"{self.kind} {self.value} has {self.share_of_outliers:.0%} of the outliers and "
+            f"{self.share_of_objects:.0%} of the objects: likely artefacts"
+        )
+
+
+def stability(reference_M: np.ndarray, night_N: np.ndarray) -> float:
+    """Population stability index of two samples of one number; NaN where one is empty.
+
+    Equal numbers fall into one bin; half a count is added to each bin, so none is empty.
+    """
+    if not len(reference_M) or not len(night_N):
+        return float("nan")
+    inner = np.unique(np.quantile(reference_M, np.arange(1, BINS) / BINS, method="inverted_cdf"))
+    num_bins = len(inner) + 1
+
+    def shares(value: np.ndarray) -> np.ndarray:
+        count = np.bincount(np.searchsorted(inner, value), minlength=num_bins) + 0.5
+        return np.asarray(count / count.sum())
+
+    before, now = shares(reference_M), shares(night_N)
+    return float(((now - before) * np.log(now / before)).sum())
+
+
+def describe_drift(
+    reference_MD: np.ndarray, night_ND: np.ndarray, before_M: np.ndarray, score_N: np.ndarray
+) -> dict[str, Any]:
+    """Stability of every dimension and of the score, and quantiles of the scores, for the record.
+
+    reference_MD  [M, D]  embeddings of the first reference; a sample is taken
+    night_ND      [N, D]  those of the night's objects
+    before_M      [M]     scores of the objects before
+    score_N       [N]     scores of the night's objects
+
+    `dimensions_adrift` have an index above 0.25 and above three times what chance makes.
+    """
+    before_M, score_N = before_M[np.isfinite(before_M)], score_N[np.isfinite(score_N)]
+    if not len(night_ND) or not len(reference_MD) or not len(before_M) or not len(score_N):
+        return {}
+    sample_MD = reference_MD[spread(len(reference_MD), SAMPLE)]
+    index_D = [stability(sample_MD[:, d], night_ND[:, d]) for d in range(sample_MD.shape[1])]
+    chance = (BINS - 1) * (1 / len(sample_MD) + 1 / len(night_ND))
+    limit = max(LARGE, TIMES_CHANCE * chance)
+    of_score = stability(before_M[spread(len(before_M), SAMPLE)], score_N)
+    return {
+        "stability": [round(value, 4) for value in index_D],
+        "stability_by_chance": round(chance, 4),
+        "stability_limit": round(limit, 4),
+        "dimensions_adrift": [d for d, value in enumerate(index_D) if value > limit],
+        "score_stability": round(of_score, 4),
+        "score_quantiles": {
+            f"{q:g}": [float(np.quantile(before_M, q)), float(np.quantile(score_N, q))]
+            for q in QUANTILES
+        },
+    }
+
+
+def find_suspects(
+    columns: Mapping[str, pa.ChunkedArray], is_outlier_N: np.ndarray
+) -> tuple[list[Suspect], np.ndarray]:
+    """Groups with too many outliers, least likely first, and each object's first one, -1 for none.
+
+    columns       [N] strings each: detector, field, night; null where unknown
+    is_outlier_N  [N] bool
+
+    The chance of a group is that of drawing so many outliers without putting back, times the
+    number of groups. A group that holds all objects cannot be told from the survey.
+    """
+    groups = [
+        (kind, str(value), np.asarray(pc.fill_null(pc.equal(column, value), False)))
+        for kind, column in columns.items()
+        for value in pc.unique(column.drop_null()).to_pylist()
+    ]
+    num_objects, num_outliers = len(is_outlier_N), int(is_outlier_N.sum())
+    found: list[tuple[Suspect, np.ndarray]] = []
+    for kind, value, member_N in groups:
+        size, hits = int(member_N.sum()), int((member_N & is_outlier_N).sum())
+        chance = _too_many(hits, num_outliers, size, num_objects) * len(groups)
+        if hits >= LEAST_OUTLIERS and chance < CHANCE:
+            suspect = _suspect(kind, value, hits, num_outliers, size, num_objects, chance)
+            found.append((suspect, member_N))
+    found.sort(key=lambda entry: (entry[0].chance, entry[0].kind, entry[0].value))
+    suspect_N = np.full(num_objects, -1)
+    for number, (_, member_N) in reversed(list(enumerate(found))):
+        suspect_N[member_N & is_outlier_N] = number
+    return [suspect for suspect, _ in found], suspect_N
+
+
+def suspect_night(num_new: int, num_objects: int, in_list: int, length: int) -> Sequence[Suspect]:
+    """The night itself, where it has too much of the certified list.
+
+    num_new, num_objects  objects of the night and in all
+    in_list, length       certified objects of the night and in all
+    """
+    chance = _too_many(in_list, length, num_new, num_objects)
+    if in_list < LEAST_OUTLIERS or chance >= CHANCE:
+        return []
+    return [_suspect("night", "(this one)", in_list, length, num_new, num_objects, chance)]
+
+
+def _too_many(hits: int, num_outliers: int, size: int, num_objects: int) -> float:
+    """Probability of at least `hits` of the outliers in a group of `size` by chance."""
+    return float(scipy.stats.hypergeom.sf(hits - 1, num_objects, size, num_outliers))
+
+
+def _suspect(
+    kind: str, value: str, hits: int, num_outliers: int, size: int, num_objects: int, chance: float
+) -> Suspect:
+    return Suspect(
+        kind=kind,
+        value=value,
+        num_outliers=hits,
+        num_objects=size,
+        share_of_outliers=hits / num_outliers,
+        share_of_objects=size / num_objects,
+        chance=min(chance, 1.0),
+    )

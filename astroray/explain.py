@@ -1,0 +1,174 @@
+"""Where a row of a catalog comes from, and its score once more from the stored embeddings."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray import catalog, ledger, storage, surveys, versions
+from astroray.actors.embed import prepare_slice
+from astroray.actors.search import embedding_matrix, read_embeddings
+from astroray.certificate import score_of
+from astroray.config import ScanConfig, from_dict
+from astroray.distances import pair_distances
+from astroray.errors import DataError, LedgerError
+from astroray.ledger import RunRecord
+from astroray.surveys.shards import Reject, Shard
+from astroray.versions import Receipts
+
+__all__ = ["Explanation", "explain_object"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The trace of one row."""
+
+    row: dict[str, Any]
+    """As `versions.read_version` has it."""
+    embedded_in: str
+    """Run directory of the version that embedded it."""
+    shard: Shard
+    history: Sequence[tuple[str, float | None, str, bool]]
+    """Version, score, kind and whether certified, oldest first, where a version wrote the row."""
+    neighbor_id: Sequence[str]
+    """Nearest first, among all objects of this version, found again by float64 distances."""
+    distance: Sequence[float]
+    score: float
+    """Of these distances; NaN where there is no other object."""
+    encoded_distance: float | None
+    """How far the object, read and encoded now, is from its stored embedding."""
+    encoded: str
+    """What became of reading and encoding it again."""
+
+    @property
+    def verdict(self) -> str:
+        """What the score computed again says of the one in the catalog."""
+        stored = self.row["outlier_score"]
+        if stored is None or np.isnan(self.score):
+            return "no other object, no score" if stored is None else "differs: no other object"
+        if self.row["score_kind"] == "bound":
+            holds = self.score <= stored
+            return f"exact now: {self.score!r}, " + (
+                "the bound holds" if holds else f"above the bound {stored!r}: report this as a bug"
+            )
+        same = self.score == stored and list(self.neighbor_id) == self.row["neighbor_id"]
+        if same:
+            return "equal to the last bit, with the same neighbors"
+        return f"differs: {self.score!r} now, {stored!r} in the catalog; run `astroray verify`"
+
+
+def explain_object(run_dir: str, object_id: str) -> Explanation:
+    """Traces one object of a scan or night, and computes its score again.
+
+    Raises LedgerError where the version has no such object, or a file that it needs is gone.
+    """
+    record = RunRecord.load(run_dir)
+    if record is None:
+        raise LedgerError(f"{run_dir} holds no run.json, expected the --out of a scan or night")
+    config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
+    table = versions.read_version(run_dir)
+    chosen = table.filter(pc.equal(table["object_id"], object_id))
+    if not len(chosen):
+        some = ", ".join(table["object_id"].slice(0, 3).to_pylist())
+        raise LedgerError(
+            f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
+            f"{some}; it may be among the rejects"
+        )
+    row = chosen.to_pylist()[0]
+    receipts = versions.read_receipts(run_dir)
+    shard = next(s for s in ledger.read_listing(run_dir) if s.name == row["shard"])
+    own_D = _stored(receipts, row)
+    names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)
+    encoded_distance, encoded = _encode(run_dir, record, config, shard, row, own_D)
+    return Explanation(
+        row=row,
+        embedded_in=receipts[shard.name][0],
+        shard=shard,
+        history=_history(run_dir, object_id),
+        neighbor_id=names,
+        distance=distance_K.tolist(),
+        score=float(score_of(distance_K[None], config.search.score)[0]),
+        encoded_distance=encoded_distance,
+        encoded=encoded,
+    )
+
+
+def _stored(receipts: Receipts, row: dict[str, Any]) -> np.ndarray:
+    """The stored embedding of a row, float32 [D]."""
+    objects = read_embeddings({row["shard"]: receipts[row["shard"]]})
+    objects = objects.filter(pc.equal(objects["row"], row["row"]))
+    vector_D: np.ndarray = embedding_matrix(objects)[0]
+    return vector_D
+
+
+def _nearest(
+    receipts: Receipts, table: pa.Table, row: dict[str, Any], own_D: np.ndarray, *, k: int
+) -> tuple[list[str], np.ndarray]:
+    """Names and distances of the nearest others, shard by shard, ties by object_id."""
+    best: list[tuple[float, str]] = []
+    for name in receipts:
+        objects = read_embeddings({name: receipts[name]}, ["object_id", "row", "embedding"])
+        of_shard = table.filter(pc.equal(table["shard"], name))
+        is_kept = pc.is_in(objects["row"], value_set=of_shard["row"].combine_chunks())
+        is_other = pc.not_equal(objects["object_id"], row["object_id"])
+        objects = objects.filter(pc.and_(is_kept, is_other)).combine_chunks()
+        if not len(objects):
+            continue
+        vectors = np.concatenate([own_D[None], embedding_matrix(objects)])
+        other_P = np.arange(1, len(vectors))
+        distance_P = pair_distances(vectors, np.zeros(len(other_P), np.int64), other_P)
+        near = np.flatnonzero(distance_P <= np.sort(distance_P)[:k][-1])
+        ids = objects["object_id"].take(pa.array(near)).to_pylist()
+        best = sorted([*best, *zip(distance_P[near].tolist(), ids, strict=True)])[:k]
+    return [name for _, name in best], np.array([distance for distance, _ in best])
+
+
+def _encode(
+    run_dir: str,
+    record: RunRecord,
+    config: ScanConfig,
+    shard: Shard,
+    row: dict[str, Any],
+    own_D: np.ndarray,
+) -> tuple[float | None, str]:
+    """How far the object encoded now is from its stored embedding, and what happened."""
+    from astroray.actors.encode import BatchEncoder  # loads torch
+
+    encoder = BatchEncoder(
+        model_path=storage.join(run_dir, "model", "model.safetensors"),
+        batch_size=config.batch_size_on(record.backends["device"]),
+        device="cpu",
+        num_threads=1,
+        attention=config.encoder.attention,
+    )
+    try:
+        for item in surveys.read_shard(shard, rows=[row["row"]]):
+            read, prepared = prepare_slice(item, encoder.model.prepare)
+            if read is None or not len(prepared.index_B):
+                reason = prepared.rejects[0].reason if prepared.rejects else "nothing was read"
+                return None, f"rejected now: {reason}"
+            now_BD = np.concatenate([encoder.push(prepared.input_BCYX.copy()), encoder.flush()])
+            pair = np.stack([own_D, now_BD[0]])
+            distance = float(pair_distances(pair, np.array([0]), np.array([1]))[0])
+            same = "equal to the last bit" if np.array_equal(own_D, now_BD[0]) else "not equal"
+            return distance, f"read and encoded again, {same}"
+    except DataError as error:
+        return None, f"the survey cannot be read now: {Reject.of_shard(error).reason}"
+    return None, "the survey has no such row now"
+
+
+def _history(run_dir: str, object_id: str) -> list[tuple[str, float | None, str, bool]]:
+    """What each version wrote of an object, oldest first."""
+    columns = ["object_id", "outlier_score", "score_kind", "certified"]
+    found = []
+    layers = versions.read_layers(versions.read_inherited(run_dir), columns)
+    own = catalog.read_catalog(run_dir).select(columns)
+    for version, rows in [*layers, (run_dir, own)]:
+        found += [
+            (version, row["outlier_score"], row["score_kind"], row["certified"])
+            for row in rows.filter(pc.equal(rows["object_id"], object_id)).to_pylist()
+        ]
+    return found

@@ -1,0 +1,154 @@
+"""The job `astroray nightly`: what a night takes from its reference, and when it is refused.
+
+A night is a scan with another beginning and end: the model and the settings are those of the
+reference, only shards that the reference does not know are embedded, and its scores are bounds.
+
+    run.json, ledger/, embeddings/, neighbors/, rejects/, thumbnails/, report/   as of a scan
+    ledger/inherited.parquet   files of older versions that this one refers to, by checksum
+    catalog/                   HATS: the rows that were searched in this night
+    changes.parquet            CHANGES of the certified list
+"""
+
+import dataclasses
+import os
+import time
+from datetime import datetime, timedelta
+
+from astroray import ledger, pipeline, schema, storage, versions
+from astroray.config import ScanConfig, from_dict, load_config
+from astroray.errors import ConfigError, LedgerError
+from astroray.ledger import RunRecord
+from astroray.pipeline import Night
+from astroray.progress import Show
+
+__all__ = ["NightConfig", "parse_finish_by", "run_night"]
+
+LEAST_RESERVE_S = 20.0
+RESERVE_FACTOR = 1.5
+"""Search and report of a night are planned to take so many times those of its reference."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NightConfig:
+    """What a night is asked to do."""
+
+    survey: str
+    """Survey URI: the same with more files, or the new files alone."""
+    reference: str
+    """Run directory of a finished scan or night."""
+    out: str
+    """Run directory of this version."""
+    finish_by_s: float | None = None
+    """Unix time at which the catalog has to stand."""
+    top: int | None = None
+    """Length of the certified list; None: that of the reference."""
+    workers: str = "auto"
+    num_gpus: float | None = None
+    max_rejected: float | None = None
+    """None: that of the reference."""
+    fault_plan: str = ""
+
+    def __post_init__(self) -> None:
+        if storage.is_remote(self.out) != storage.is_remote(self.reference) or (
+            self.out.rstrip("/") == self.reference.rstrip("/")
+        ):
+            raise ConfigError(
+                f"out is {self.out} and reference {self.reference}, expected two folders of one "
+                "store; older versions are referred to, never changed"
+            )
+
+
+def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
+    """Adds to a reference what is new in the survey, as a version in `config.out`.
+
+    A night that is done is returned as it is, since others may refer to it. Raises ConfigError or
+    LedgerError where the reference cannot be one, and where a shard of it has changed.
+    """
+    if not storage.is_remote(config.reference):
+        config = dataclasses.replace(config, reference=os.path.abspath(config.reference))
+    done = RunRecord.load(config.out)
+    reference = _check_reference(config.reference)
+    night = Night(
+        reference=config.reference,
+        inherited=versions.describe_version(config.reference),
+        listing=ledger.read_listing(config.reference),
+        survey=reference.survey,
+        backends={
+            name: value
+            for name, value in reference.backends.items()
+            if name in ("device", "attention")
+        },
+        number=int(reference.night.get("number", 0)) + 1,
+        embed_until_s=_embed_until_s(config, reference),
+        finish_by_s=config.finish_by_s,
+    )
+    if done is not None and done.state == "done":
+        _check_same(done, night, config)
+        return done
+    return pipeline.scan(_scan_config(config, reference), show=show, night=night)
+
+
+def parse_finish_by(text: str, *, now_s: float | None = None) -> float:
+    """Unix time of the next HH:MM of this machine's clock. Raises ConfigError on other text."""
+    now = datetime.fromtimestamp(time.time() if now_s is None else now_s)
+    try:
+        clock = datetime.strptime(text, "%H:%M").time()
+    except ValueError:
+        raise ConfigError(f"--finish-by is {text!r}, expected HH:MM such as 06:30") from None
+    then = datetime.combine(now.date(), clock)
+    return (then if then > now else then + timedelta(days=1)).timestamp()
+
+
+def _check_reference(reference: str) -> RunRecord:
+    record = RunRecord.load(reference)
+    if record is None:
+        raise ConfigError(f"{reference} holds no run.json, expected the --out of a scan or night")
+    if record.state != "done" or not record.proof:
+        raise LedgerError(
+            f"the reference {reference} is {record.state}, expected a finished scan or night; "
+            "run its command again to finish it"
+        )
+    if record.schema_version != schema.SCHEMA_VERSION:
+        raise LedgerError(
+            f"the reference {reference} has schema version {record.schema_version}, expected "
+            f"{schema.SCHEMA_VERSION}; bounds never cross versions: scan the survey anew"
+        )
+    return record
+
+
+def _check_same(done: RunRecord, night: Night, config: NightConfig) -> None:
+    if done.night.get("inherits") != night.identity:
+        raise LedgerError(
+            f"{config.out} is a finished run of something else, expected an empty folder; choose "
+            "another --out"
+        )
+
+
+def _scan_config(config: NightConfig, reference: RunRecord) -> ScanConfig:
+    """The settings of the reference, its model as it is, and the night's own survey and out."""
+    before: ScanConfig = from_dict(ScanConfig, reference.config, where="run.json")
+    search = before.search
+    if config.top is not None:
+        search = dataclasses.replace(search, top=config.top)
+    model = storage.join(config.reference, "model", "model.safetensors")
+    rejected = before.max_rejected if config.max_rejected is None else config.max_rejected
+    located = load_config(config.survey, config.out, None, {})  # makes a local path absolute
+    return dataclasses.replace(
+        before,
+        survey=located.survey,
+        out=config.out,
+        encoder=dataclasses.replace(before.encoder, name=model),
+        search=search,
+        workers=config.workers,
+        num_gpus=config.num_gpus,
+        max_rejected=rejected,
+        fault_plan=config.fault_plan,
+    )
+
+
+def _embed_until_s(config: NightConfig, reference: RunRecord) -> float | None:
+    """When to stop embedding, so that search and report end in time."""
+    if config.finish_by_s is None:
+        return None
+    spent_s = sum(reference.seconds.get(stage, 0.0) for stage in ("search", "report"))
+    return config.finish_by_s - max(LEAST_RESERVE_S, RESERVE_FACTOR * spent_s)

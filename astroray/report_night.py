@@ -1,0 +1,86 @@
+"""What the report says of versions: what a night changed, and what to type next."""
+
+import io
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import ledger, storage
+
+__all__ = ["changed_ids", "list_commands", "read_changes"]
+
+MAX_SHOWN = 60
+"""Objects of each kind of change that the page shows."""
+
+
+def read_changes(run_dir: str, picture_of: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of CHANGES by kind, as the page shows them; empty for a scan.
+
+    picture_of  HTML id of the picture by object_id
+    """
+    shown: dict[str, list[dict[str, Any]]] = {}
+    for row in _table(run_dir).to_pylist():
+        before = "" if row["rank_before"] is None else f"{row['rank_before']:,}"
+        ranks = " → ".join(text for text in (before, f"{row['rank']:,}") if text)
+        label = f"rank {ranks} · {row['object_id']}"
+        if row["suspect"]:
+            label += f" · {row['suspect']}"
+        picture = picture_of.get(row["object_id"], "")
+        shown.setdefault(row["change"], []).append(
+            {**row, "ranks": ranks, "label": label, "picture": picture}
+        )
+    return {change: rows[:MAX_SHOWN] for change, rows in shown.items()}
+
+
+def changed_ids(run_dir: str) -> list[str]:
+    """Objects whose place in the certified list is another than before; none for a scan."""
+    table = _table(run_dir)
+    return table["object_id"].to_pylist() if len(table) else []
+
+
+def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
+    """What to type next; with the same model file a run repeats to the byte."""
+    if record.night:
+        return _commands_of_night(run_dir, record)
+    out, search = shlex.quote(run_dir), record.config.get("search") or {}
+    model = shlex.quote(storage.join(run_dir, "model", "model.safetensors"))
+    flags = "".join(f" --{name} {search[name]}" for name in ("k", "top") if name in search)
+    if search.get("score", "kth") != "kth":
+        flags += f" --set search.score={search['score']}"
+    scan = f"astroray scan {shlex.quote(record.survey)} --out NEW_FOLDER --encoder {model}{flags}"
+    return [
+        ("Repeat it with the same model: the catalog must come out the same", scan),
+        ("Check the files and the counts", f"astroray verify {out}"),
+        (
+            "Add what is new in the survey, and see what changes",
+            f"astroray nightly --survey {shlex.quote(record.survey)} --reference {out} --out NIGHT",
+        ),
+        ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
+    ]
+
+
+def _commands_of_night(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
+    out, survey = shlex.quote(run_dir), shlex.quote(record.survey)
+    reference = shlex.quote(record.night["reference"])
+    return [
+        (
+            "Add the next night",
+            f"astroray nightly --survey {survey} --reference {out} --out NEXT_NIGHT",
+        ),
+        (
+            "Repeat this night: the catalog must come out the same",
+            f"astroray nightly --survey {survey} --reference {reference} --out NEW_FOLDER",
+        ),
+        ("Trace an object, and compute its score again", f"astroray explain {out} OBJECT_ID"),
+        ("Check the files and the counts", f"astroray verify {out}"),
+    ]
+
+
+def _table(run_dir: str) -> pa.Table:
+    path = storage.join(run_dir, "changes.parquet")
+    if not storage.exists(path):
+        return pa.table({})
+    return pq.read_table(io.BytesIO(storage.read_bytes(path)))

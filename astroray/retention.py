@@ -1,0 +1,132 @@
+"""How long files of older versions stay: until nobody refers to them and a person says so."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+import pyarrow as pa
+
+from astroray import catalog, ledger, report, storage, versions
+from astroray.errors import ConfigError, LedgerError
+from astroray.leases import hold_lease
+from astroray.ledger import RunRecord
+from astroray.storage import InputFile
+
+__all__ = ["delete_files", "export_version", "find_prunable"]
+
+STAYS = ("run.json", "ledger/", "model/")
+"""Of a version that a newer one refers to, beside the files that it refers to."""
+HIDDEN = ("catalog/dataset/_metadata", "catalog/dataset/_common_metadata")
+"""Files that a listing leaves out."""
+
+
+def export_version(run_dir: str, out: str) -> RunRecord:
+    """Copies a version into `out` with all that it refers to, so that it stands alone.
+
+    The copy is a reference for further nights; scores stay the bounds that they were. The same
+    call goes on where it was interrupted. Raises LedgerError where the version is not finished, a
+    file of it is missing or `out` holds another run.
+    """
+    record = _finished(run_dir)
+    receipts = versions.read_receipts(run_dir)
+    with hold_lease(out) as lease:
+        _check_free(out, record)
+        for version, receipt in receipts.values():
+            _copy_shard(version, receipt, out)
+        for name in ("ledger/shards.parquet", "thumbnails/thumbnails.parquet", "changes.parquet"):
+            _copy(run_dir, name, out)
+        for name in storage.list_names(storage.join(run_dir, "model")):
+            _copy(run_dir, f"model/{name}", out)
+        num_duplicates = _copy_duplicates(run_dir, out)
+        rows = versions.read_version(run_dir)
+        catalog.write_catalog(rows, out, name=record.survey, created=record.created)
+        counts = {
+            **record.counts,
+            **ledger.total(receipt for _, receipt in receipts.values()),
+            "inherited": 0,
+            "duplicates": num_duplicates,
+        }
+        alone = dataclasses.replace(record, counts=counts, night={})
+        dataclasses.replace(alone, state="running").publish(out)
+        report.write_report(out)
+        lease.check()
+        alone.publish(out)
+    return alone
+
+
+def find_prunable(old: str, newest: str) -> list[InputFile]:
+    """The files of the version `old` that `newest` does not need: all where it refers to none.
+
+    Raises LedgerError where either is no finished version, ConfigError where they are one.
+    """
+    if not storage.is_remote(old):
+        old, newest = os.path.abspath(old), os.path.abspath(newest)
+    old, newest = old.rstrip("/"), newest.rstrip("/")
+    if old == newest:
+        raise ConfigError(f"{old} cannot be pruned for its own sake; name a newer version")
+    _finished(old)
+    _finished(newest)
+    inherited = versions.read_inherited(newest)
+    needed = {path for version, path, _ in inherited.catalogs if version.rstrip("/") == old}
+    needed |= {
+        f"embeddings/{name}.parquet"
+        for name, (version, _) in inherited.receipts.items()
+        if version.rstrip("/") == old
+    }
+    stays = STAYS if needed else ()
+    hidden = [storage.join(old, name) for name in HIDDEN]
+    files = storage.list_files(old) if storage.list_names(old) else []
+    files += [storage.describe(path) for path in hidden if storage.exists(path)]
+    return [
+        file
+        for file in files
+        if (name := file.path.removeprefix(f"{old}/")) not in needed and not name.startswith(stays)
+    ]
+
+
+def delete_files(files: Sequence[InputFile]) -> None:
+    """Deletes them, the run record last, so that an interrupted call can be made again."""
+    for file in sorted(files, key=lambda file: file.path.endswith("/run.json")):
+        storage.delete(file.path)
+
+
+def _finished(run_dir: str) -> RunRecord:
+    record = RunRecord.load(run_dir)
+    if record is None or record.state != "done":
+        state = f"is {record.state}" if record else "holds no run.json"
+        raise LedgerError(f"{run_dir} {state}, expected a finished scan or night")
+    return record
+
+
+def _check_free(out: str, record: RunRecord) -> None:
+    there = RunRecord.load(out)
+    if there is not None and there.fingerprint != record.fingerprint:
+        raise LedgerError(
+            f"{out} holds another run, expected an empty folder; choose another --out"
+        )
+
+
+def _copy(run_dir: str, name: str, out: str) -> None:
+    if storage.exists(storage.join(run_dir, name)):
+        storage.publish(storage.join(out, name), storage.read_bytes(storage.join(run_dir, name)))
+
+
+def _copy_shard(version: str, receipt: ledger.Receipt, out: str) -> None:
+    """Embeddings, rejects and done mark of a shard, in this order."""
+    if ledger.read_receipt(out, receipt.shard):
+        return
+    if not receipt.shard_rejected:
+        ledger.read_embeddings(version, receipt, ["row"])  # checks the file
+        _copy(version, f"embeddings/{receipt.shard}.parquet", out)
+    _copy(version, f"rejects/{receipt.shard}.parquet", out)
+    ledger.publish_receipt(out, receipt)
+
+
+def _copy_duplicates(run_dir: str, out: str) -> int:
+    """The duplicates that each version dropped, as one file; returns their number."""
+    older = versions.read_inherited(run_dir).versions
+    tables = [ledger.read_rejects_of(version, "duplicates") for version in [*older, run_dir]]
+    table = pa.concat_tables(tables)
+    if len(table):
+        ledger.publish_table(storage.join(out, "rejects", "duplicates.parquet"), table)
+    return len(table)

@@ -1,0 +1,196 @@
+"""What a night costs beside a scan of all: CPU time of the search stage, with equal lists.
+
+A survey of embeddings, as published files of its shards, is searched and certified whole; then
+5 % more come in, and the night that proves the list again is timed in turns with a search and
+certificate of all. Both read and check the files, and write their catalog. Vectors lie in clusters
+of several widths with some far from all, positions are spread over the whole sky: for the catalog
+the worst case.
+"""
+
+import dataclasses
+import hashlib
+import io
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import ledger, schema, versions
+from astroray.actors.night import rank_night
+from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.ledger import Receipt
+from astroray.neighbors import SearchConfig
+from benchmarks.neighbors import ONE_THREAD, make_embeddings
+from benchmarks.processes import run_fresh
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+
+DIM = 64
+TOP = 100
+SHARD_ROWS = 5_000
+NEW_SHARE = 0.05
+CEILING = (1 + NEW_SHARE) / NEW_SHARE
+"""A night that searches each new object among all cannot save more than this."""
+
+CLAIMS = tuple(
+    partial(
+        BenchRow,
+        what=f"night of +5 %: CPU time of a certified rescan, index {index}, over the night's",
+        goal=12.0,
+        limit=CEILING,
+        peer=f"astroray's own search stage of all objects, index {index}, 1 thread",
+    )
+    for index in ("flat", "auto")
+)
+
+
+def publish_shard(run_dir: str, name: str, ids: Sequence[str], embedding_ND: np.ndarray) -> None:
+    """A shard's EMBEDDINGS and done mark, as the embed stage leaves them."""
+    num, dim = embedding_ND.shape
+    draw = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
+    dec_deg = np.degrees(np.arcsin(draw.uniform(-1, 1, num)))
+    flat = pa.array(np.ascontiguousarray(embedding_ND, np.float32).reshape(-1))
+    columns: dict[str, Any] = schema.identity(ids, np.asarray(draw.uniform(0, 360, num)), dec_deg)
+    columns |= {
+        "shard": pa.array([name] * num, pa.string()),
+        "row": pa.array(np.arange(num), pa.int64()),
+        "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
+        "processing_flags": pa.array(np.zeros(num, np.int32)),
+    }
+    columns |= dict.fromkeys(("field", "night", "detector"), pa.nulls(num, pa.string()))
+    sink = io.BytesIO()
+    pq.write_table(schema.conform(pa.table(columns), schema.embeddings(dim), "embeddings"), sink)
+    data = sink.getvalue()
+    receipt = Receipt(
+        shard=name,
+        rows_read=num,
+        rows_embedded=num,
+        rows_rejected=0,
+        shard_rejected=False,
+        checksum=hashlib.sha256(data).hexdigest(),
+        attempt=1,
+        seconds=0.0,
+        bytes_read=0,
+    )
+    ledger.finish_shard(run_dir, receipt, embeddings=data, rejects=[])
+
+
+def plan_of(run_dir: str, search: SearchConfig) -> SearchPlan:
+    """What the search stage of a run directory is told."""
+    return SearchPlan(
+        run_dir=run_dir,
+        name="made",
+        created="2026-01-01T00:00:00Z",
+        model_id="m",
+        search=search,
+        num_random=4,
+        seed=0,
+    )
+
+
+def begin_night(reference: str, out: str) -> None:
+    """A run directory that goes on from a finished one."""
+    versions.describe_version(reference).publish(out)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Turns:
+    """CPU and wall seconds of both ways in turns, after their lists were compared."""
+
+    night_cpu_s: list[float]
+    whole_cpu_s: list[float]
+    night_wall_s: list[float]
+    whole_wall_s: list[float]
+    rescored: int
+    num_objects: int
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of a row."""
+        facts = {
+            "objects": float(self.num_objects),
+            "rescored": float(self.rescored),
+            "night_cpu_s": float(np.median(self.night_cpu_s)),
+            "rescan_cpu_s": float(np.median(self.whole_cpu_s)),
+            "wall_ratio": float(np.median(np.divide(self.whole_wall_s, self.night_wall_s))),
+        }
+        ratios = np.divide(self.whole_cpu_s, self.night_cpu_s).tolist()
+        return {**spread(ratios), "error": 0.0, "facts": facts}
+
+
+def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -> Turns:
+    """Timed in turns, the certified lists compared to the last bit after each."""
+    num_new = round(NEW_SHARE * num_objects)
+    embedding_ND = make_embeddings(num_objects + num_new, DIM, seed=4)
+    reference, night, whole = (f"{folder}/{index}-{name}" for name in ("ref", "night", "whole"))
+    for start in range(0, len(embedding_ND), SHARD_ROWS):
+        rows = range(start, min(start + SHARD_ROWS, len(embedding_ND)))
+        ids = [f"object-{row:08d}" for row in rows]
+        shard = f"shard-{start // SHARD_ROWS:05d}"
+        for run_dir in (reference, whole) if start < num_objects else (night, whole):
+            publish_shard(run_dir, shard, ids, embedding_ND[rows.start : rows.stop])
+    search = SearchConfig(k=10, top=TOP, index=index)
+    rank_survey(plan_of(reference, search))
+    begin_night(reference, night)
+    begun = rank_night(plan_of(night, search))  # untimed: libraries are loaded here
+    turns = Turns(
+        night_cpu_s=[], whole_cpu_s=[], night_wall_s=[], whole_wall_s=[],
+        rescored=begun.proof["num_rescored"], num_objects=len(embedding_ND),
+    )  # fmt: skip
+    for _ in range(runs):
+        _time(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
+        _time(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
+        check_equal(night, whole)
+    return turns
+
+
+def check_equal(night: str, whole: str) -> None:
+    """Raises MeasurementError where two versions' certified rows differ in any bit."""
+    columns = ["object_id", "rank", "outlier_score", "neighbor_id", "neighbor_distance"]
+    lists = []
+    for run_dir in (night, whole):
+        table = versions.read_version(run_dir)
+        lists.append(table.filter(table["certified"]).select(columns).combine_chunks())
+    if not lists[0].equals(lists[1]):
+        raise MeasurementError("the certified lists of the night and of the rescan differ")
+
+
+def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+    """All rows."""
+    size, runs = (20_000, 1) if quick else (200_000, 2)
+
+    def rows(index: str) -> list[dict[str, Any]]:
+        function = night_against_rescan
+        turns = run_fresh(function, str(scratch), size, index, runs, environment=ONE_THREAD)
+        return [turns.value().fields()]
+
+    return [
+        *measured(CLAIMS[:1], lambda: rows("flat")),
+        *measured(CLAIMS[1:], lambda: rows("auto")),
+    ]
+
+
+def _time(
+    rank: Callable[[SearchPlan], SearchOutcome],
+    plan: SearchPlan,
+    cpu_s: list[float],
+    wall_s: list[float],
+) -> None:
+    wall, cpu = time.perf_counter(), time.process_time()
+    rank(plan)
+    wall_s.append(time.perf_counter() - wall)
+    cpu_s.append(time.process_time() - cpu)
+
+
+def main() -> None:
+    """`python -m benchmarks.nightly`."""
+    run_benchmark("nightly", "A night of +5 % against a certified scan of all.", measure)
+
+
+if __name__ == "__main__":
+    from benchmarks import nightly as module  # so that fresh processes find its functions
+
+    module.main()

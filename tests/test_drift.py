@@ -1,0 +1,79 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from astroray.drift import describe_drift, find_suspects, stability, suspect_night
+
+
+def test_one_population_is_stable_and_a_moved_one_is_not():
+    draw = np.random.default_rng(0)
+    reference_M, same_N = draw.normal(size=4000), draw.normal(size=2000)
+    assert stability(reference_M, same_N) < 0.02
+    assert stability(reference_M, same_N + 1) > 0.5
+
+
+def test_the_index_is_that_of_its_formula():
+    reference_M, night_N = np.arange(100.0), np.full(9, 95.0)
+    share_before = (np.full(10, 10) + 0.5) / 105
+    share_now = (np.array([0] * 9 + [9]) + 0.5) / 14
+    expected = ((share_now - share_before) * np.log(share_now / share_before)).sum()
+    assert stability(reference_M, night_N) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_number_that_is_always_the_same_is_stable_and_nothing_has_no_index():
+    assert stability(np.ones(50), np.ones(50)) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(stability(np.ones(0), np.ones(3)))
+
+
+def test_the_dimension_that_drifts_is_named_and_chance_is_not_drift():
+    draw = np.random.default_rng(1)
+    reference_MD, night_ND = draw.normal(size=(3000, 5)), draw.normal(size=(60, 5))
+    scores = draw.random(3000), draw.random(60)
+    assert describe_drift(reference_MD, night_ND, *scores)["dimensions_adrift"] == []
+    night_ND[:, 3] += 3
+    drift = describe_drift(reference_MD, night_ND, *scores)
+    assert drift["dimensions_adrift"] == [3]
+    assert len(drift["stability"]) == 5
+    assert describe_drift(reference_MD, night_ND[:0], *scores) == {}
+
+
+def made_night(num_bad: int, *, seed: int = 3) -> tuple[dict[str, pa.ChunkedArray], np.ndarray]:
+    """1,000 objects of ten detectors; of 30 outliers `num_bad` lie on detector d4."""
+    draw = np.random.default_rng(seed)
+    detector = np.array([f"d{i % 10}" for i in range(1000)])
+    good = np.flatnonzero(detector != "d4")
+    bad = np.flatnonzero(detector == "d4")[:num_bad]
+    is_outlier_N = np.zeros(1000, bool)
+    is_outlier_N[bad] = is_outlier_N[draw.choice(good, 30 - num_bad, replace=False)] = True
+    columns = {
+        "detector": pa.chunked_array([detector]),
+        "field": pa.chunked_array([pa.array([None] * 1000, pa.string())]),
+        "night": pa.chunked_array([pa.array(["2026-11-28"] * 1000)]),
+    }
+    return columns, is_outlier_N
+
+
+def test_a_bad_detector_is_suspected_and_its_outliers_say_so():
+    columns, is_outlier_N = made_night(15)
+    suspects, suspect_N = find_suspects(columns, is_outlier_N)
+    assert [(s.kind, s.value, s.num_outliers, s.num_objects) for s in suspects] == [
+        ("detector", "d4", 15, 100)
+    ]
+    assert (suspect_N == 0).sum() == 15
+    assert is_outlier_N[suspect_N == 0].all()
+    assert suspects[0].sentence() == (
+        "detector d4 has 50% of the outliers and 10% of the objects: likely artefacts"
+    )
+
+
+def test_a_good_night_has_no_suspect():
+    for seed in range(20):
+        suspects, suspect_N = find_suspects(*made_night(3, seed=seed))
+        assert suspects == []
+        assert (suspect_N == -1).all()
+
+
+def test_a_night_that_takes_over_the_list_is_suspected_itself():
+    assert suspect_night(500, 10_000, 6, 100) == []
+    (suspect,) = suspect_night(500, 10_000, 60, 100)
+    assert suspect.sentence().startswith("night (this one) has 60% of the outliers and 5%")

@@ -1,0 +1,189 @@
+"""The job of a night: what it embeds, what it refuses, and that a kill changes no byte."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pytest
+
+from astroray import faults, inspection, ledger, versions
+from astroray.actors.night import rank_night
+from astroray.errors import ConfigError, LedgerError
+from astroray.explain import explain_object
+from astroray.leases import hold_lease
+from astroray.neighbors import SearchConfig
+from astroray.nightly import NightConfig, run_night
+from astroray.retention import delete_files, export_version, find_prunable
+from astroray.surveys.simulated import write_survey
+from benchmarks.nightly import begin_night, plan_of, publish_shard
+from tests import scans
+from tests.test_nightly import certified, cloud, files_of, scan, shard
+
+SURVEY = "sim:galaxies?count=60&seed=3&shard_rows=20&size=24"
+
+
+@pytest.fixture(scope="module")
+def reference(ray_cluster, tmp_path_factory) -> tuple[Path, Path, Path]:
+    """A folder of two shards, the scan of them, and a third shard that is not there yet."""
+    folder = tmp_path_factory.mktemp("nightly")
+    write_survey(SURVEY, str(folder / "made"))
+    *old, new = sorted((folder / "made" / "shards").glob("*.parquet"))
+    (folder / "sky").mkdir()
+    for path in old:
+        shutil.copy2(path, folder / "sky")
+    scans.scan(folder / "sky", folder / "ref")
+    return folder / "sky", folder / "ref", new
+
+
+def night_of(made: tuple[Path, Path, Path], out: Path, **settings: object) -> NightConfig:
+    sky, ref, _ = made
+    known = {"survey": str(sky), "reference": str(ref), "out": str(out), "workers": "1"}
+    return NightConfig(**{**known, **settings})
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(reference, tmp_path):
+    sky, ref, new = reference
+    shutil.copytree(sky, tmp_path / "sky")
+    before = files_of(ref)
+    night = night_of(reference, tmp_path / "night", survey=str(new))
+    record = run_night(night)
+    assert record.night["shards_new"] == 1
+    assert record.night["objects_new"] == 20
+    assert record.counts["catalog"] == 60
+    assert record.counts["inherited"] == 40
+    assert files_of(ref) == before
+    shutil.copy2(new, tmp_path / "sky")
+    model = str(ref / "model" / "model.safetensors")
+    scans.scan(tmp_path / "sky", tmp_path / "all", encoder__name=model)
+    assert (
+        certified(tmp_path / "night")
+        .drop_columns(["score_kind"])
+        .equals(certified(tmp_path / "all").drop_columns(["score_kind"]))
+    )
+    assert inspection.verify_run(str(tmp_path / "night")) == []
+    status = inspection.read_status(str(tmp_path / "night"))
+    assert status["shards done"] == "3 of 3"
+    assert status["night"].startswith("1 after")
+    page = (tmp_path / "night" / "report" / "index.html").read_text("utf-8")
+    assert "What this night changed" in page
+    # Its rows are traced over both versions, to the last bit.
+    table = versions.read_version(str(tmp_path / "night"))
+    for row in (0, len(table) - 1):
+        found = explain_object(str(tmp_path / "night"), table["object_id"][row].as_py())
+        assert "equal to the last bit" in found.verdict or "the bound holds" in found.verdict
+        assert found.encoded == "read and encoded again, equal to the last bit"
+    done = files_of(tmp_path / "night")
+    assert run_night(night).counts == record.counts
+    assert files_of(tmp_path / "night") == done
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(reference, tmp_path):
+    _sky, ref, new = reference
+    shutil.copytree(ref, tmp_path / "ref")
+    old, night, copy = (str(tmp_path / name) for name in ("ref", "night", "copy"))
+    run_night(night_of(reference, Path(night), survey=str(new), reference=old))
+    needed = {Path(file.path).name for file in find_prunable(old, night)}
+    assert "index.html" in needed
+    assert "run.json" not in needed
+    assert not {path.name for path in Path(old, "embeddings").iterdir()} & needed
+    record = export_version(night, copy)
+    assert (record.counts["rows_embedded"], record.counts["catalog"]) == (60, 60)
+    whole = versions.read_version(copy)
+    assert whole.equals(versions.read_version(night))
+    assert inspection.verify_run(copy) == []
+    delete_files(find_prunable(old, copy))
+    assert [path for path in Path(old).rglob("*") if path.is_file()] == []
+    with pytest.raises(LedgerError, match="this version refers to it"):
+        versions.read_version(night)
+    again = night_of(reference, tmp_path / "next", survey=str(new), reference=copy)
+    record = run_night(again)
+    assert record.night["objects_new"] == 0
+    assert record.proof["num_certified"] == 5
+    assert explain_object(copy, whole["object_id"][0].as_py()).verdict.startswith("equal to")
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_changed_withdrawn_and_unfinished_references_are_refused(reference, tmp_path):
+    sky, ref, new = reference
+    first = sorted(sky.glob("*.parquet"))[0]
+    aside, stat = tmp_path / "aside", first.stat()
+    shutil.move(first, aside)
+    try:
+        with pytest.raises(LedgerError, match="1 files of the reference were withdrawn"):
+            run_night(night_of(reference, tmp_path / "night"))
+        shutil.copy2(new, first)
+        with pytest.raises(LedgerError, match="other files than when they were read"):
+            run_night(night_of(reference, tmp_path / "night"))
+    finally:
+        shutil.copy2(aside, first)
+    assert first.stat().st_mtime_ns == stat.st_mtime_ns
+    with pytest.raises(ConfigError, match=r"holds no run\.json"):
+        run_night(night_of(reference, tmp_path / "night", reference=str(tmp_path / "none")))
+    unfinished = tmp_path / "unfinished"
+    shutil.copytree(ref, unfinished)
+    record = ledger.RunRecord.load(str(unfinished))
+    dataclasses.replace(record, state="failed").publish(str(unfinished))
+    with pytest.raises(LedgerError, match="is failed, expected a finished scan"):
+        run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
+    with pytest.raises(ConfigError, match="expected two folders"):
+        night_of(reference, ref)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_path):
+    _, _, new = reference
+    late = night_of(reference, tmp_path / "late", survey=str(new), finish_by_s=1.0)
+    record = run_night(late)
+    assert record.night["shards_left"] == 1
+    assert record.counts["catalog"] == 40
+    assert record.proof["num_certified"] == 0
+    assert inspection.verify_run(str(tmp_path / "late")) == []
+    after = night_of(
+        reference, tmp_path / "after", survey=str(new), reference=str(tmp_path / "late")
+    )
+    record = run_night(after)
+    assert record.night["objects_new"] == 20
+    assert record.proof["num_certified"] == 5
+
+
+def test_two_nights_at_once_are_not_let_in(reference, tmp_path):
+    with (
+        hold_lease(str(tmp_path / "night")),
+        pytest.raises(LedgerError, match="is being written by"),
+    ):
+        run_night(night_of(reference, tmp_path / "night"))
+
+
+class Killed(BaseException):
+    """What a kill leaves: nothing after it runs."""
+
+
+def test_a_kill_at_any_point_of_the_search_is_repaired_to_the_same_bytes(tmp_path, monkeypatch):
+    config = SearchConfig(k=3, top=5)
+    scan(tmp_path / "ref", {"a": shard("a", cloud(60))}, config)
+    for name in ("killed", "calm"):
+        begin_night(str(tmp_path / "ref"), str(tmp_path / name))
+        publish_shard(str(tmp_path / name), "b", *shard("b", cloud(9, seed=1)))
+    rank_night(plan_of(str(tmp_path / "calm"), config))
+    for point in ("search.found", "search.neighbors", "search.file", "search.catalog"):
+
+        def reach(reached: str, detail: str = "", point: str = point) -> None:
+            if reached == point:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(faults, "reach", reach)
+            with pytest.raises(Killed):
+                rank_night(plan_of(str(tmp_path / "killed"), config))
+    rank_night(plan_of(str(tmp_path / "killed"), config))
+    killed, calm = (
+        {str(Path(path).relative_to(tmp_path / name)): data for path, data in files.items()}
+        for name, files in ((n, files_of(tmp_path / n)) for n in ("killed", "calm"))
+    )
+    assert killed == calm

@@ -2,31 +2,24 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
-from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import check_rejects, echo_rejects, status_line
-
-if TYPE_CHECKING:
-    from astroray.ledger import RunRecord
-    from astroray.progress import Progress
+from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
+from astroray.errors import ConfigError
+from astroray.job_command import one_line_errors, parse_setting
+from astroray.terminal import show_scan, show_training, status_line
 
 
 class _Group(click.Group):
     """Turns astroray's own errors into one line and the exit code of their class."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_line_errors():
             return super().invoke(ctx)
-        except AstrorayError as error:
-            click.echo(f"astroray: {error}", err=True)
-            ctx.exit(error.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +32,8 @@ def cli() -> None:
 
 
 cli.add_command(flares)
+cli.add_command(submit)
+cli.add_command(cancel)
 
 
 @cli.command()
@@ -87,7 +82,6 @@ def scan(
     command on the same DIR resumes.
     """
     from astroray.config import load_config
-    from astroray.pipeline import scan as run_scan
 
     flags = {
         "encoder.name": encoder,
@@ -96,13 +90,9 @@ def scan(
         "workers": workers,
         "fit.train_workers": train_workers,
         "max_rejected": max_rejected,
-        **dict(_parse_setting(text) for text in settings),
+        **dict(parse_setting(text) for text in settings),
     }
-    config = load_config(survey, out, file, flags)
-    with _progress_line() as show:
-        record = run_scan(config, show=show)
-    _summarize(record, out)
-    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
+    show_scan(load_config(survey, out, file, flags))
 
 
 @cli.group()
@@ -148,7 +138,7 @@ def encoder(
     the fit ends early where that no longer improves. MODEL.fit keeps the state, so the same
     command resumes, and loss curves for TensorBoard.
     """
-    from astroray.train_encoder import load_training, train_encoder
+    from astroray.train_encoder import load_training
 
     flags = {
         "encoder.name": model,
@@ -158,20 +148,9 @@ def encoder(
         "max_fit_rows": rows,
         "seed": seed,
         "fit.seed": seed,
-        **dict(_parse_setting(text) for text in settings),
+        **dict(parse_setting(text) for text in settings),
     }
-    config = load_training(out, survey, flags)
-    with _progress_line() as show:
-        file = train_encoder(config, out, show=show)
-    fit = file.fit
-    losses = f"loss {fit['loss'][-1]:.4f}"
-    if "best_pass" in fit:
-        best = fit["validation_loss"][fit["best_pass"] - 1]
-        losses += f", validation loss {best:.4f} in pass {fit['best_pass']}, which is kept"
-    click.echo(f"{fit['num_passes']} passes over {fit['num_rows']} cutouts, {losses}")
-    click.echo(
-        f"model_id {file.model_id}\nmodel    {out}\ncurves   tensorboard --logdir {config.out}"
-    )
+    show_training(load_training(out, survey, flags), out)
 
 
 @cli.command()
@@ -186,12 +165,24 @@ def simulate(survey: str, out: str) -> None:
 
 
 @cli.command()
-@click.argument("run_dir")
-def status(run_dir: str) -> None:
-    """Say how far the run in RUN_DIR is, from its ledger."""
+@click.argument("run", metavar="RUN_DIR|SUBMISSION_ID")
+@click.option("--address", metavar="URL", help=ADDRESS_HELP)
+def status(run: str, address: str | None) -> None:
+    """Say how far a run is, from its ledger, or a job that was submitted, from its cluster.
+
+    A name without a slash that is no folder here is taken for a submission id.
+    """
+    from pathlib import Path
+
     from astroray.inspection import read_status
 
-    for name, value in read_status(run_dir).items():
+    if "/" in run or Path(run).is_dir():
+        found = read_status(run)
+    else:
+        from astroray.submission import JobServer
+
+        found = JobServer(address).describe(run)
+    for name, value in found.items():
         click.echo(f"{name:<14}{value}")
 
 
@@ -218,16 +209,11 @@ def verify(run_dir: str, repair: bool) -> None:
 def retry_rejects(run_dir: str) -> None:
     """Redo the shards of RUN_DIR with rejects whose cause may have gone, then the catalog."""
     from astroray.inspection import reopen_rejected
-    from astroray.pipeline import scan as run_scan
 
     config, reopened = reopen_rejected(run_dir)
     click.echo(f"{len(reopened)} shards have rejects that may pass now")
-    if not reopened:
-        return
-    with _progress_line() as show:
-        record = run_scan(config, show=show)
-    _summarize(record, run_dir)
-    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
+    if reopened:
+        show_scan(config)
 
 
 @cli.command()
@@ -337,42 +323,3 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
     sys.path.insert(0, "")
     sys.argv = [f"benchmarks.{name}", *arguments]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-
-
-def _parse_setting(text: str) -> tuple[str, Any]:
-    import yaml
-
-    key, mark, value = text.partition("=")
-    if not mark:
-        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
-    return key, yaml.safe_load(value)
-
-
-@contextmanager
-def _progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """The status line of a scan or a fit."""
-    with status_line() as show:
-        yield lambda progress: show(progress.stage, _describe(progress))
-
-
-def _describe(progress: "Progress") -> str:
-    parts = [f"{progress.stage:<7}"]
-    if progress.shards_total and progress.stage == "embed":
-        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
-        parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
-        parts.append(f"rejects {progress.rejects}")
-    if progress.seconds_left is not None:
-        parts.append(f"{progress.seconds_left:.0f} s left")
-    return "  ".join([*parts, progress.note]).rstrip()
-
-
-def _summarize(record: "RunRecord", out: str) -> None:
-    counts = record.counts
-    click.echo(
-        f"{counts['catalog']} objects scored, {counts['rows_rejected']} rows and "
-        f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
-        f"{sum(record.seconds.values()):.0f} s"
-    )
-    echo_rejects(record)
-    click.echo(f"proof    {record.proof['sentence']}")
-    click.echo(f"catalog  {out}/catalog\nreport   {out}/report/index.html")

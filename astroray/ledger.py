@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -77,6 +78,11 @@ class RunRecord:
     seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
     proof: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """What logs and metrics call this run, however often it is resumed."""
+        return f"{re.sub('[-:]', '', self.created)}-{self.fingerprint[:8]}"
 
     def publish(self, run_dir: str) -> None:
         """Writes `run.json`, whole or absent."""

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.progress import Counter, Progress, Show
+from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
@@ -70,12 +70,14 @@ class _Run:
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
         config = self.config
+        workers.refuse_local(self.out)
         storage.remove_temporaries(self.out)
         self.plan = workers.plan_workers(
             workers=config.workers,
             num_gpus=config.num_gpus,
             num_shards=2**31,
             resources=workers.resources(),
+            growth=workers.growth(),
         )
         model_id = self.given.model_id if self.given else ""
         science = config.science(model_id=model_id, device=self.plan.device)
@@ -89,6 +91,7 @@ class _Run:
             backends={"device": self.plan.device},
         )
         self.record = ledger.open_run(self.out, fresh)
+        log_context(run=self.record.run_id)
         if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
@@ -127,6 +130,7 @@ class _Run:
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo, session):
             count.add(receipt)
+            _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
             faults.reach("receipt", receipt.shard)
         left = {shard.name for shard in todo} - ledger.done_shards(self.out)
         if left:
@@ -196,8 +200,8 @@ class _Run:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
         counts = ledger.total(ledger.read_receipts(self.out).values())
-        threads = self.plan.max_workers
-        outcome = workers.remotely(rank_survey, num_cpus=min(threads, os.cpu_count() or 1))(
+        threads = min(self.plan.max_workers, workers.cpus_of_one_machine())
+        outcome = workers.remotely(rank_survey, num_cpus=threads)(
             SearchPlan(
                 run_dir=self.out,
                 name=self.config.survey,
@@ -272,7 +276,9 @@ class _Run:
         return time.monotonic()
 
     def _end(self, stage: str, started: float) -> None:
-        self._note(seconds={stage: time.monotonic() - started})
+        seconds = time.monotonic() - started
+        self._note(seconds={stage: seconds})
+        _log.info("stage done", extra={"facts": {"stage": stage, "seconds": round(seconds, 3)}})
 
     def _note(self, **facts: Any) -> None:
         """Adds facts to the record and publishes it; seconds add up by stage over resumes."""

@@ -1,0 +1,82 @@
+"""How a script of jobs/ becomes a command: its flags, its log, its exit code."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from astroray.errors import AstrorayError, ConfigError
+
+if TYPE_CHECKING:  # loads pyarrow
+    from astroray.config import ScanConfig
+
+__all__ = ["Configure", "job_command", "one_line_errors", "parse_setting", "read_job"]
+
+Configure = Callable[[str, str, Mapping[str, Any]], "ScanConfig"]
+"""Survey, out and the dotted settings of the command line become a job's configuration."""
+
+
+def job_command(configure: Configure, run: Callable[["ScanConfig", str], None]) -> click.Command:
+    """The command of a job: every job has the flags --survey, --out and --set.
+
+    configure  returns the job's configuration; raises ConfigError
+    run        does the work, given the configuration and --out
+
+    Its log is JSON, one line an event; its exit code is that of the class of the error.
+    """
+
+    @click.command(context_settings={"help_option_names": ["-h", "--help"]})
+    @click.option("--survey", required=True, help="A path, glob, s3:// address or scheme.")
+    @click.option("--out", required=True, help="Where the result goes: s3:// on several machines.")
+    @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting.")
+    def command(survey: str, out: str, settings: tuple[str, ...]) -> None:
+        from astroray.structured_logs import log_as_json
+
+        with one_line_errors():
+            log_as_json()
+            run(configure(survey, out, dict(parse_setting(text) for text in settings)), out)
+
+    command.callback.configure = configure  # type: ignore[union-attr]
+    return command
+
+
+def read_job(script: Path, arguments: list[str]) -> "tuple[ScanConfig, str]":
+    """The configuration and the --out that a job would run with, without running it.
+
+    Raises ConfigError where the script is no job or a setting cannot work, click.UsageError
+    where a flag is unknown or missing.
+    """
+    import runpy
+
+    command = runpy.run_path(str(script)).get("main")
+    configure = getattr(getattr(command, "callback", None), "configure", None)
+    if not isinstance(command, click.Command) or configure is None:
+        raise ConfigError(
+            f"{script} is no job, expected `main = job_command(...)` as in jobs/scan.py"
+        )
+    given = command.make_context(script.stem, arguments).params
+    settings = dict(parse_setting(text) for text in given["settings"])
+    return configure(given["survey"], given["out"], settings), given["out"]
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Key and value of one --set. Raises ConfigError where it is none."""
+    import yaml
+
+    key, mark, value = text.partition("=")
+    if not mark:
+        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
+    return key, yaml.safe_load(value)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turns astroray's own errors into one line and the exit code of their class."""
+    try:
+        yield
+    except AstrorayError as error:
+        click.echo(f"astroray: {error}", err=True)
+        sys.exit(error.exit_code)

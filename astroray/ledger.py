@@ -291,10 +291,11 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
     publish_table(path, pa.table(columns, schema=schema.REJECTS))
 
 
-def read_rejects(run_dir: str) -> pa.Table:
-    """All rejects of a run, schema REJECTS."""
+def read_rejects(run_dir: str, shard: str = "") -> pa.Table:
+    """All rejects of a run, or those of one shard that has some; schema REJECTS."""
     folder = storage.join(run_dir, "rejects")
-    tables = [_read_table(storage.join(folder, name)) for name in storage.list_names(folder)]
+    names = [f"{shard}.parquet"] if shard else storage.list_names(folder)
+    tables = [_read_table(storage.join(folder, name)) for name in names]
     return pa.concat_tables([schema.REJECTS.empty_table(), *tables])
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from astroray import faults, ledger, provenance, report, runs, storage, workers
@@ -16,6 +16,7 @@ from astroray.encoders import ENCODERS, PLAIN_ATTENTION, read_model_file
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
+from astroray.metrics import RunMetrics
 from astroray.progress import Counter, Progress, Show
 from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
@@ -64,6 +65,7 @@ class _Run:
         self.given = read_model_file(name) if config.encoder.is_fitted else None
         self.record: RunRecord
         self.plan: WorkerPlan
+        self.metrics: RunMetrics
         self.shards: list[Shard] = []
         self.started = time.monotonic()
 
@@ -77,7 +79,6 @@ class _Run:
             num_gpus=config.num_gpus,
             num_shards=2**31,
             resources=workers.resources(),
-            growth=workers.growth(),
         )
         model_id = self.given.model_id if self.given else ""
         science = config.science(model_id=model_id, device=self.plan.device)
@@ -92,6 +93,7 @@ class _Run:
         )
         self.record = ledger.open_run(self.out, fresh)
         log_context(run=self.record.run_id)
+        self.metrics = RunMetrics(self.record.run_id, num_workers=self.plan.max_workers)
         if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
@@ -130,6 +132,7 @@ class _Run:
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo, session):
             count.add(receipt)
+            self.metrics.add(receipt, self._rejects_of(receipt))
             _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
             faults.reach("receipt", receipt.shard)
         left = {shard.name for shard in todo} - ledger.done_shards(self.out)
@@ -196,6 +199,11 @@ class _Run:
                 for text in batch["receipt"]:
                     yield Receipt(**json.loads(text))
 
+    def _rejects_of(self, receipt: Receipt) -> Sequence[Mapping[str, Any]]:
+        if not (receipt.rows_rejected or receipt.shard_rejected):
+            return []
+        return ledger.summarize_rejects(ledger.read_rejects(self.out, receipt.shard))
+
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
@@ -212,6 +220,7 @@ class _Run:
                 seed=self.config.seed,
             )
         )
+        self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
         counts |= outcome.counts
         if counts["rows_embedded"] != counts["catalog"] + counts["duplicates"]:
             raise LedgerError(

@@ -53,25 +53,17 @@ class WorkerPlan:
 
 
 def plan_workers(
-    *,
-    workers: str,
-    num_gpus: float | None,
-    num_shards: int,
-    resources: dict[str, float],
-    growth: dict[str, float] | None = None,
+    *, workers: str, num_gpus: float | None, num_shards: int, resources: dict[str, float]
 ) -> WorkerPlan:
     """A plan that the cluster can place at once.
 
     workers    auto, N, or MIN..MAX
     num_gpus   GPUs a worker, fractions too; None: one each where the cluster has any, else none
     resources  what the cluster has in all, as `ray.cluster_resources()` says
-    growth     what its autoscaler may make of it, in all
 
     Raises ConfigError where the plan does not fit, since Ray would wait for ever.
     """
-    cpus, gpus = (
-        max(resources.get(name, 0.0), (growth or {}).get(name, 0.0)) for name in ("CPU", "GPU")
-    )
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     gpus_each = (1.0 if gpus else 0.0) if num_gpus is None else num_gpus
     by_cpu = int(cpus / CPUS_PER_WORKER)
     by_gpu = int(gpus / gpus_each) if gpus_each else by_cpu
@@ -82,8 +74,6 @@ def plan_workers(
             f"{cpus:g} and {gpus:g}; lower num_gpus or start a larger cluster"
         )
     low, high = _parse_workers(workers, room=min(room, max(1, int(cpus))))
-    if workers == "auto" and growth:  # begin on what is there, the demand brings the rest
-        low = min(low, max(1, int(resources.get("CPU", 0.0))))
     if low > room:
         raise ConfigError(
             f"workers is {workers}, but only {room} fit: each needs {CPUS_PER_WORKER} CPUs and "
@@ -107,14 +97,6 @@ def resources() -> dict[str, float]:
     return found
 
 
-def growth() -> dict[str, float] | None:
-    """What an autoscaler may make of the cluster, in all; None where there is none."""
-    import ray._private.state
-
-    largest = ray._private.state.state.get_max_resources_from_cluster_config()
-    return None if largest is None else dict(largest)
-
-
 def cpus_of_one_machine() -> int:
     """CPUs of the largest machine: a task that asks for more waits for ever."""
     import ray
@@ -133,13 +115,11 @@ def refuse_local(*paths: str) -> None:
     local = next((path for path in paths if not storage.is_remote(path)), None)
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     machines = {node["NodeManagerAddress"] for node in nodes}
-    if local is None or (len(machines) == 1 and growth() is None):
-        return
-    raise ConfigError(
-        f"out is {local}, a folder of one machine, but the cluster has "
-        f"{f'{len(machines)} machines' if len(machines) > 1 else 'an autoscaler'}, which would not "
-        "see each other's files; give an s3:// address"
-    )
+    if local is not None and len(machines) > 1:
+        raise ConfigError(
+            f"out is {local}, a folder of one machine, but the cluster has {len(machines)} "
+            "machines, which would not see each other's files; give an s3:// address"
+        )
 
 
 def _parse_workers(workers: str, *, room: int) -> tuple[int, int]:

@@ -31,6 +31,8 @@ class JobCluster:
     """A head node on the loopback address; `env` is what a client needs to reach it."""
 
     address: str
+    metrics: str
+    """Where Prometheus would scrape."""
     env: Mapping[str, str]
     folder: Path
 
@@ -44,7 +46,7 @@ class JobCluster:
 def job_cluster() -> Iterator[JobCluster]:
     """`ray start --head` on loopback with token authentication and 6 logical CPUs."""
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir="/tmp"))  # sockets have short paths
-    dashboard, gcs = _free_port(), _free_port()
+    dashboard, gcs, metrics = _free_port(), _free_port(), _free_port()
     address = f"http://127.0.0.1:{dashboard}"
     env = {
         "RAY_AUTH_MODE": "token",
@@ -59,6 +61,8 @@ def job_cluster() -> Iterator[JobCluster]:
         "port": gcs,
         "dashboard-host": "127.0.0.1",
         "dashboard-port": dashboard,
+        "metrics-export-port": metrics,
+        "system-config": '{"metrics_report_interval_ms": 1000}',
         "num-cpus": 6,
         "object-store-memory": 256 * 2**20,
         "temp-dir": folder / "ray",
@@ -69,7 +73,9 @@ def job_cluster() -> Iterator[JobCluster]:
     process = _spawn([ray, "start", "--head", "--block", *arguments], folder, server_env)
     try:
         _wait_until_ready(address, env["RAY_AUTH_TOKEN"], process, folder)
-        yield JobCluster(address=address, env=env, folder=folder)
+        yield JobCluster(
+            address=address, metrics=f"http://127.0.0.1:{metrics}/metrics", env=env, folder=folder
+        )
     finally:
         _kill_those_in(folder)
         process.kill()

@@ -62,15 +62,31 @@ def test_what_ray_s_own_command_submits_as_it_stands_can_be_watched_and_cancelle
         [*command, "--survey", many, "--out", str(run_dir), *SMALL], env=job_cluster.env, cwd=ROOT
     )
     assert ended.code == 0, ended.err
-    until = time.monotonic() + 60
-    while not (run_dir / "run.json").exists() and time.monotonic() < until:
-        time.sleep(0.1)
+    series = wait_for_series(job_cluster.metrics, "ray_astroray_worker_idle_share", timeout_s=60)
+    assert series["ray_astroray_objects_total"] % 100 == 0
+    assert series["ray_astroray_shards_total"] >= 1
+    assert series["ray_astroray_objects_per_second"] > 0
+    assert 0 <= series["ray_astroray_worker_idle_share"] <= 1
 
     assert "RUNNING" in job_cluster.astroray("status", "by-hand").out
     ended = job_cluster.astroray("cancel", "by-hand")
     assert ended.code == 0, ended.err
     assert ended.out == "stopped  by-hand\n"
     assert find_holder(str(run_dir)) is None, "the lease is released on the way out"
+
+
+def wait_for_series(url, name, *, timeout_s):
+    """Values of astroray's own series by name, once `name` is among them."""
+    import requests
+
+    until = time.monotonic() + timeout_s
+    series = {}
+    while name not in series and time.monotonic() < until:
+        time.sleep(0.1)
+        lines = requests.get(url, timeout=10).text.splitlines()
+        found = (line.rpartition(" ") for line in lines if line.startswith("ray_astroray_"))
+        series = {labels.partition("{")[0]: float(value) for labels, _, value in found}
+    return series
 
 
 def test_without_the_token_nothing_is_said(job_cluster):

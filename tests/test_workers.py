@@ -7,13 +7,9 @@ from astroray.errors import ConfigError, DataError, StorageError
 from astroray.workers import plain_errors, plan_workers, remotely
 
 
-def plan(workers="auto", *, num_gpus=None, num_shards=100, growth=None, **resources):
+def plan(workers="auto", *, num_gpus=None, num_shards=100, **resources):
     return plan_workers(
-        workers=workers,
-        num_gpus=num_gpus,
-        num_shards=num_shards,
-        resources=resources,
-        growth=growth,
+        workers=workers, num_gpus=num_gpus, num_shards=num_shards, resources=resources
     )
 
 
@@ -37,16 +33,6 @@ def test_a_pool_may_grow_within_bounds():
     assert (got.min_workers, got.max_workers) == (1, 2)
     got = plan("2..500", num_shards=1000, CPU=2.0)  # a cluster that scales up may get there
     assert (got.min_workers, got.max_workers) == (2, 500)
-
-
-def test_a_cluster_with_an_autoscaler_begins_on_what_is_there_and_may_grow():
-    got = plan(CPU=4.0, growth={"CPU": 40.0})
-    assert (got.min_workers, got.max_workers) == (4, 40)
-    got = plan(CPU=0.0, growth={"CPU": 40.0})  # no machine yet but the head, which has no CPUs
-    assert (got.min_workers, got.max_workers) == (1, 40)
-    assert plan("12", CPU=4.0, growth={"CPU": 40.0}).min_workers == 12
-    with pytest.raises(ConfigError, match="only 53 fit"):
-        plan("54", CPU=4.0, growth={"CPU": 40.0})
 
 
 @pytest.mark.parametrize("workers", ["3", "3..9", "100"])
@@ -153,19 +139,11 @@ def nodes_at(*addresses):
     ]
 
 
-@pytest.mark.parametrize(
-    ("addresses", "grows", "word"),
-    [
-        (["10.0.0.1", "10.0.0.2"], None, "2 machines"),
-        (["10.0.0.1"], {"CPU": 40.0}, "an autoscaler"),
-    ],
-)
-def test_a_local_folder_on_several_machines_is_refused(addresses, grows, word, monkeypatch):
+def test_a_local_folder_on_several_machines_is_refused(monkeypatch):
     import ray
 
-    monkeypatch.setattr(ray, "nodes", lambda: nodes_at(*addresses))
-    monkeypatch.setattr(workers, "growth", lambda: grows)
-    with pytest.raises(ConfigError, match=f"out is /tmp/x.*{word}.*give an s3:// address"):
+    monkeypatch.setattr(ray, "nodes", lambda: nodes_at("10.0.0.1", "10.0.0.2"))
+    with pytest.raises(ConfigError, match=r"out is /tmp/x.*2 machines.*give an s3:// address"):
         workers.refuse_local("s3://runs/y", "/tmp/x")
     workers.refuse_local("s3://runs/y", "s3://runs/x")
 
@@ -174,13 +152,11 @@ def test_a_local_folder_on_one_machine_is_fine_however_many_nodes_it_plays(monke
     import ray
 
     monkeypatch.setattr(ray, "nodes", lambda: nodes_at("10.0.0.1", "10.0.0.1"))
-    monkeypatch.setattr(workers, "growth", lambda: None)
     workers.refuse_local("/tmp/x")
     assert workers.cpus_of_one_machine() == 4
 
 
 @pytest.mark.ray
-def test_of_a_cluster_without_autoscaler_nothing_grows(ray_cluster):
-    assert workers.growth() is None
+def test_the_session_s_cluster_is_one_machine(ray_cluster):
     workers.refuse_local("/tmp/x")
     assert workers.cpus_of_one_machine() == 6

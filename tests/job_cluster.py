@@ -4,6 +4,7 @@ It is a process tree of its own, apart from the session's cluster in this proces
 token once a process.
 """
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -31,30 +32,57 @@ class JobCluster:
     """A head node on the loopback address; `env` is what a client needs to reach it."""
 
     address: str
+    gcs: str
+    """Where further nodes join."""
     metrics: str
     """Where Prometheus would scrape."""
     env: Mapping[str, str]
     folder: Path
+    head: "subprocess.Popen[bytes]"
 
     def astroray(self, *words: str, env: Mapping[str, str] | None = None) -> scans.Ended:
         """Runs the command line in the root of the checkout, as a user of the cluster."""
+        return self.start(*words, env=env).wait()
+
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> scans.Process:
+        """The same, on its way."""
         command = [sys.executable, "-c", scans.COMMAND, *words]
-        return scans.run(command, env={**self.env, **(env or {})}, cwd=ROOT)
+        return scans.start(command, env={**self.env, **(env or {})}, cwd=ROOT)
+
+    def add_node(self, ip: str, *, num_cpus: int) -> "subprocess.Popen[bytes]":
+        """Starts a further node at another loopback address: another machine to Ray."""
+        options = {"address": self.gcs, "node-ip-address": ip, "num-cpus": num_cpus}
+        return _ray_start(options, self.folder, self.env)
+
+    def stop(self) -> None:
+        """Ends every process of the cluster."""
+        kill_those_with(str(self.folder))
+        self.head.kill()
+        self.head.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
 def job_cluster() -> Iterator[JobCluster]:
     """`ray start --head` on loopback with token authentication and 6 logical CPUs."""
+    cluster = start_cluster(num_cpus=6)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> JobCluster:
+    """A head node whose job server answers; `env` is what its jobs shall find besides."""
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir="/tmp"))  # sockets have short paths
     dashboard, gcs, metrics = _free_port(), _free_port(), _free_port()
-    address = f"http://127.0.0.1:{dashboard}"
-    env = {
+    known = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ADDRESS": address,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+        **(env or {}),
     }
     options = {
         "node-ip-address": "127.0.0.1",
@@ -63,29 +91,55 @@ def job_cluster() -> Iterator[JobCluster]:
         "dashboard-port": dashboard,
         "metrics-export-port": metrics,
         "system-config": '{"metrics_report_interval_ms": 1000}',
-        "num-cpus": 6,
-        "object-store-memory": 256 * 2**20,
+        "num-cpus": num_cpus,
         "temp-dir": folder / "ray",
     }
-    ray = str(Path(sys.executable).with_name("ray"))
-    arguments = [f"--{name}={value}" for name, value in options.items()]
-    server_env = {k: v for k, v in env.items() if k != "RAY_ADDRESS"}  # it is the head itself
-    process = _spawn([ray, "start", "--head", "--block", *arguments], folder, server_env)
+    address = f"http://127.0.0.1:{dashboard}"
+    cluster = JobCluster(
+        address=address,
+        gcs=f"127.0.0.1:{gcs}",
+        metrics=f"http://127.0.0.1:{metrics}/metrics",
+        env={**known, "RAY_ADDRESS": address},
+        folder=folder,
+        head=_ray_start({"head": None, **options}, folder, known),
+    )
     try:
-        _wait_until_ready(address, env["RAY_AUTH_TOKEN"], process, folder)
-        yield JobCluster(
-            address=address, metrics=f"http://127.0.0.1:{metrics}/metrics", env=env, folder=folder
-        )
-    finally:
-        _kill_those_in(folder)
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        _wait_until_ready(cluster)
+    except RuntimeError:
+        cluster.stop()
+        raise
+    return cluster
+
+
+def kill_those_with(words: str, *, sign: int = signal.SIGKILL) -> int:
+    """Sends a signal to the processes that have `words` in their command; returns their number."""
+    count = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+            if words.encode() in command:
+                os.kill(int(entry.name), sign)
+                count += 1
+    return count
+
+
+def _ray_start(
+    options: Mapping[str, object], folder: Path, env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    options = {"object-store-memory": 256 * 2**20, **options}
+    arguments = [
+        f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()
+    ]
+    ray = str(Path(sys.executable).with_name("ray"))
+    env = {name: text for name, text in env.items() if name != "RAY_ADDRESS"}  # of the job server
+    return _spawn([ray, "start", "--block", *arguments], folder, env)
 
 
 def _spawn(command: list[str], folder: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     known = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    with open(folder / "log.txt", "wb") as log:
+    with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-c", DIE_WITH_PARENT, sys.executable, *command],
             env=known | dict(env),
@@ -96,34 +150,18 @@ def _spawn(command: list[str], folder: Path, env: Mapping[str, str]) -> "subproc
         )
 
 
-def _wait_until_ready(
-    address: str, token: str, process: "subprocess.Popen[bytes]", folder: Path
-) -> None:
+def _wait_until_ready(cluster: JobCluster) -> None:
     import requests
 
     until = time.monotonic() + START_TIMEOUT_S
-    headers = {"Authorization": f"Bearer {token}"}
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            if requests.get(f"{address}/api/jobs/", headers=headers, timeout=5).ok:
+    headers = {"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
+    while time.monotonic() < until and cluster.head.poll() is None:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{cluster.address}/api/jobs/", headers=headers, timeout=5).ok:
                 return
-        except requests.RequestException:
-            pass
         time.sleep(0.2)
-    log = (folder / "log.txt").read_text(errors="replace")
-    pytest.fail(f"the cluster does not start, exit code {process.poll()}: {log[-2000:]}")
-
-
-def _kill_those_in(folder: Path) -> None:
-    """Ends what a node left behind: the processes that have its folder in their command."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes()
-                if str(folder).encode() in words:
-                    os.kill(int(entry.name), signal.SIGKILL)
-            except OSError:
-                continue
+    log = (cluster.folder / "log.txt").read_text(errors="replace")
+    raise RuntimeError(f"no cluster within {START_TIMEOUT_S} s: {log[-2000:]}")
 
 
 def _free_port() -> int:

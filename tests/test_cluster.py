@@ -4,6 +4,7 @@ import copy
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from astroray import __version__
+from astroray.cli import cli
 from astroray.job_command import read_job
 from astroray.metrics import GAUGES, SUMS
 from tests.kuberay_schema import SPECS, object_schema
@@ -19,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
 KUBERNETES = sorted((CLUSTER / "kubernetes").rglob("*.yaml"))
 LAUNCHERS = [CLUSTER / "aws.yaml", CLUSTER / "hosts.yaml"]
+DOCS = (ROOT / "docs/cluster.md").read_text()
 DOCKERFILE = (CLUSTER / "Dockerfile").read_text()
 PINS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line
@@ -210,6 +213,8 @@ def test_the_image_is_built_from_what_is_there_as_the_tests_install_it():
     assert len(set(bases)) == 1
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", bases[0]), "a pinned base"
     assert "--constraint" in DOCKERFILE
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cpu", "gpu", "cluster"} <= extras["optional-dependencies"].keys()
     assert DOCKERFILE.rindex("USER ray") < DOCKERFILE.rindex("CMD"), "not as root"
 
 
@@ -223,3 +228,36 @@ def test_every_run_of_the_image_ends_at_the_first_failure_and_leaves_no_cache():
             assert "rm -rf /var/lib/apt/lists/*" in step
         if "pip" in step:
             assert "--no-cache-dir" in step
+
+
+def test_every_path_and_series_of_the_page_exists():
+    for path in re.findall(r"(?<![\w/])((?:cluster|jobs)/[\w./-]+\w)", DOCS):
+        assert (ROOT / path).exists(), path
+    for target in re.findall(r"`make ([\w-]+)`", DOCS):
+        assert f"\n{target}:" in (ROOT / "Makefile").read_text()
+    known = {f"ray_{name}_total" for name in SUMS} | {f"ray_{name}" for name in GAUGES}
+    assert set(re.findall(r"ray_astroray_\w+", DOCS)) == known
+
+
+def test_every_command_of_the_page_exists():
+    from ray.scripts.scripts import cli as ray_cli
+
+    blocks = "".join(re.findall(r"^```\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE))
+    lines = [shlex.split(line) for line in blocks.splitlines()]
+    verbs = {"astroray": cli, "ray": ray_cli}
+    seen = set()
+    for line in lines:
+        words = [word for word in line if not re.fullmatch(r"[A-Z_]+=\S+", word)]
+        if words[0] not in verbs:
+            continue
+        command = verbs[words[0]]
+        words = words[1 : words.index("--") if "--" in words else None]
+        while hasattr(command, "commands"):
+            command = command.commands[words[0]]
+            words = words[1:]
+        known = {option for param in command.params for option in param.opts}
+        known |= {"--survey", "--out"} if command.name == "submit" else set()
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known, line
+        seen.add(command.name)
+    assert {"submit", "status", "cancel", "up", "start"} <= seen

@@ -1,6 +1,7 @@
 """How a script of jobs/ becomes a command: its flags, its log, its exit code."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +37,8 @@ def job_command(configure: Configure, run: Callable[["ScanConfig", str], None]) 
         from astroray.structured_logs import log_as_json
 
         with one_line_errors():
+            if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # set by Ray's job server
+                _check_out(out)
             log_as_json()
             run(configure(survey, out, dict(parse_setting(text) for text in settings)), out)
 
@@ -44,7 +47,7 @@ def job_command(configure: Configure, run: Callable[["ScanConfig", str], None]) 
 
 
 def read_job(script: Path, arguments: list[str]) -> "tuple[ScanConfig, str]":
-    """The configuration and the --out that a job would run with, without running it.
+    """The configuration and the --out that a job would run with on a cluster, without running it.
 
     Raises ConfigError where the script is no job or a setting cannot work, click.UsageError
     where a flag is unknown or missing.
@@ -59,6 +62,7 @@ def read_job(script: Path, arguments: list[str]) -> "tuple[ScanConfig, str]":
         )
     given = command.make_context(script.stem, arguments).params
     settings = dict(parse_setting(text) for text in given["settings"])
+    _check_out(given["out"])
     return configure(given["survey"], given["out"], settings), given["out"]
 
 
@@ -70,6 +74,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
     if not mark:
         raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
     return key, yaml.safe_load(value)
+
+
+def _check_out(out: str) -> None:
+    if "://" not in out and not os.path.isabs(out):
+        raise ConfigError(
+            f"out is {out!r}, which a cluster takes from the job's own folder, deleted when it ends; "
+            "give an s3:// address, or on a single machine an absolute path"
+        )
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ class RunRecord:
     @property
     def run_id(self) -> str:
         """What logs and metrics call this run, however often it is resumed."""
-        return f"{re.sub('[-:]', '', self.created)}-{self.fingerprint[:8]}"
+        return f"{self.fingerprint}-{re.sub('[-:]', '', self.created)}"
 
     def publish(self, run_dir: str) -> None:
         """Writes `run.json`, whole or absent."""

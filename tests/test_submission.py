@@ -144,9 +144,10 @@ def test_a_script_that_is_no_job_is_said_to_be_none(tmp_path):
     ("arguments", "message"),
     [
         (["nothing"], "no jobs/nothing.py in this folder"),
-        (["scan", "--survey", "hdf", "--out", "x", "--set", "search.kk=3"], "search.kk"),
-        (["scan", "--survey", "hdf", "--out", "x", "--typo"], "--typo"),
-        (["scan", "--survey", "hdf", "--out", "x", "--set", "k"], "expected KEY=VALUE"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--set", "search.kk=3"], "search.kk"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--typo"], "--typo"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--set", "k"], "expected KEY=VALUE"),
+        (["scan", "--survey", "hdf", "--out", "runs/x"], "out is 'runs/x'"),
     ],
 )
 def test_a_mistake_is_found_before_the_cluster_is_asked(arguments, message, monkeypatch):

@@ -79,8 +79,8 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def _check_out(out: str) -> None:
     if "://" not in out and not os.path.isabs(out):
         raise ConfigError(
-            f"out is {out!r}, which a cluster takes from the job's own folder, deleted when it ends; "
-            "give an s3:// address, or on a single machine an absolute path"
+            f"out is {out!r}, which a cluster takes from the job's own folder, deleted when it "
+            "ends; give an s3:// address, or on a single machine an absolute path"
         )
 
 

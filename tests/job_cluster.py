@@ -111,15 +111,15 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
     return cluster
 
 
-def kill_those_with(words: str, *, sign: int = signal.SIGKILL) -> int:
-    """Sends a signal to the processes that have `words` in their command; returns their number."""
+def kill_those_with(*words: str, sign: int = signal.SIGKILL) -> int:
+    """Sends a signal to the processes that have all `words` in their command; their number."""
     count = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-            if words.encode() in command:
+            if all(word.encode() in command for word in words):
                 os.kill(int(entry.name), sign)
                 count += 1
     return count

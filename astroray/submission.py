@@ -96,12 +96,13 @@ class JobServer:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        with _plain_errors(address):
+        self._address = _find_address(address)
+        with _plain_errors(self._address):
             from ray.job_submission import JobSubmissionClient
 
             for name in NOISY:  # they set their own level when they are imported
                 logging.getLogger(name).setLevel(logging.WARNING)
-            with _environment(RAY_API_SERVER_ADDRESS=_find_address(address)):  # which Ray prefers
+            with _environment(RAY_API_SERVER_ADDRESS=self._address):  # which Ray prefers
                 self._client = JobSubmissionClient()
 
     def submit(self, job: Job, *, driver_cpus: float = 0.0) -> Submitted:
@@ -119,7 +120,7 @@ class JobServer:
                     _check_same(job, last)
                     return _submitted(last, is_new=False)
                 submission_id = f"{job.key}-a{attempt + 1}"
-                with contextlib.suppress(_IdTakenError), _plain_errors():
+                with contextlib.suppress(_IdTakenError), _plain_errors(self._address):
                     self._client.submit_job(
                         entrypoint=job.entrypoint,
                         submission_id=submission_id,
@@ -152,7 +153,7 @@ class JobServer:
 
         The job's lease is released on its way out, so that the next attempt may begin at once.
         """
-        with _plain_errors():
+        with _plain_errors(self._address):
             self._client.stop_job(submission_id)
         until_s = time.monotonic() + STOP_TIMEOUT_S
         while not (details := self._details(submission_id)).status.is_terminal():
@@ -190,7 +191,7 @@ class JobServer:
 
     def _last_attempt(self, key: str) -> "tuple[int, JobDetails | None]":
         """Number and details of the last attempt; 0 and None where there was none."""
-        with _plain_errors():
+        with _plain_errors(self._address):
             jobs = self._client.list_jobs()
         attempts = {
             int(match[1]): job
@@ -201,27 +202,31 @@ class JobServer:
         return last, attempts.get(last)
 
     def _details(self, submission_id: str) -> "JobDetails":
-        with _plain_errors():
+        with _plain_errors(self._address):
             return self._client.get_job_info(submission_id)
 
     def _logs(self, submission_id: str) -> str:
-        with _plain_errors():
+        with _plain_errors(self._address):
             return self._client.get_job_logs(submission_id)
 
     def _tail(self, submission_id: str, *, skip: int) -> Iterator[str]:
         """The pieces of a log as they come, without its first `skip` characters."""
         import asyncio
 
+        import aiohttp
+
         loop = asyncio.new_event_loop()
         pieces = self._client.tail_job_logs(submission_id)
         try:
-            with _plain_errors():
+            with _plain_errors(self._address):
                 while True:
                     piece = loop.run_until_complete(anext(pieces, None))
                     if piece is None:
                         return
                     yield piece[skip:]
                     skip = max(0, skip - len(piece))
+        except aiohttp.ClientError as error:
+            raise BackendError(f"the log of {submission_id} breaks off: {error}") from None
         finally:
             loop.run_until_complete(pieces.aclose())  # type: ignore[attr-defined]
             loop.close()
@@ -303,7 +308,7 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _plain_errors(address: str | None = None) -> Iterator[None]:
+def _plain_errors(address: str) -> Iterator[None]:
     """Says in words what keeps the cluster from answering."""
     from ray.exceptions import AuthenticationError
 
@@ -311,12 +316,12 @@ def _plain_errors(address: str | None = None) -> Iterator[None]:
         yield
     except AuthenticationError as error:
         raise BackendError(
-            f"{_find_address(address)} refuses the token: {_first_line(error)}; set RAY_AUTH_MODE="
+            f"{address} refuses the token: {_first_line(error)}; set RAY_AUTH_MODE="
             "token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
         ) from None
     except OSError as error:  # ConnectionError is one
         raise BackendError(
-            f"no Ray cluster answers at {_find_address(address)}: {_first_line(error)}; start one "
+            f"no Ray cluster answers at {address}: {_first_line(error)}; start one "
             "as docs/cluster.md says, or give its address with --address"
         ) from None
     except RuntimeError as error:

@@ -56,7 +56,7 @@ class Client:
 
 def server(*jobs):
     found = JobServer.__new__(JobServer)
-    found._client = Client(list(jobs))
+    found._address, found._client = "http://head:8265", Client(list(jobs))
     return found
 
 

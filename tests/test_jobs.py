@@ -9,10 +9,11 @@ import pytest
 
 from astroray.inspection import verify_run
 from astroray.leases import find_holder
+from astroray.ledger import RunRecord
 from tests import scans
 from tests.job_cluster import ROOT
 
-pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.ray, pytest.mark.faults, pytest.mark.timeout(300)]
 
 SURVEY = "sim:galaxies?count=90&size=16&shard_rows=15"
 SMALL = [f"--set={name}={json.dumps(value)}" for name, value in scans.SMALL.items()]
@@ -62,7 +63,7 @@ def test_what_ray_s_own_command_submits_as_it_stands_can_be_watched_and_cancelle
         [*command, "--survey", many, "--out", str(run_dir), *SMALL], env=job_cluster.env, cwd=ROOT
     )
     assert ended.code == 0, ended.err
-    series = wait_for_series(job_cluster.metrics, "ray_astroray_worker_idle_share", timeout_s=60)
+    series = wait_for_series(job_cluster.metrics, str(run_dir), "ray_astroray_worker_idle_share")
     assert series["ray_astroray_objects_total"] % 100 == 0
     assert series["ray_astroray_shards_total"] >= 1
     assert series["ray_astroray_objects_per_second"] > 0
@@ -75,16 +76,17 @@ def test_what_ray_s_own_command_submits_as_it_stands_can_be_watched_and_cancelle
     assert find_holder(str(run_dir)) is None, "the lease is released on the way out"
 
 
-def wait_for_series(url, name, *, timeout_s):
-    """Values of astroray's own series by name, once `name` is among them."""
+def wait_for_series(url, run_dir, name):
+    """Values of the run's own series by name, once `name` is among them."""
     import requests
 
-    until = time.monotonic() + timeout_s
+    until = time.monotonic() + 100
     series = {}
     while name not in series and time.monotonic() < until:
         time.sleep(0.1)
-        lines = requests.get(url, timeout=10).text.splitlines()
-        found = (line.rpartition(" ") for line in lines if line.startswith("ray_astroray_"))
+        record = RunRecord.load(run_dir)
+        lines = requests.get(url, timeout=10).text.splitlines() if record else []
+        found = (line.rpartition(" ") for line in lines if record.run_id in line)
         series = {labels.partition("{")[0]: float(value) for labels, _, value in found}
     return series
 

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from tests import scans
-from tests.s3_server import DIE_WITH_PARENT
+from tests.s3_server import DIE_WITH_PARENT, free_ports
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 90
@@ -75,7 +74,7 @@ def job_cluster() -> Iterator[JobCluster]:
 def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> JobCluster:
     """A head node whose job server answers; `env` is what its jobs shall find besides."""
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir="/tmp"))  # sockets have short paths
-    dashboard, gcs, metrics = _free_port(), _free_port(), _free_port()
+    dashboard, gcs, metrics = free_ports(3)
     known = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -162,10 +161,3 @@ def _wait_until_ready(cluster: JobCluster) -> None:
         time.sleep(0.2)
     log = (cluster.folder / "log.txt").read_text(errors="replace")
     raise RuntimeError(f"no cluster within {START_TIMEOUT_S} s: {log[-2000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

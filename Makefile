@@ -8,7 +8,7 @@ NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0
 
-.PHONY: scan test check soak soak-cluster clean
+.PHONY: scan test check soak clean
 
 scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report/index.html
 	$(BIN)/astroray scan hdf --out runs/hdf
@@ -24,9 +24,6 @@ check: $(VENV)/installed-dev
 
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
 	$(BIN)/python -m tests.soak --rounds 20 --s3
-
-soak-cluster: $(VENV)/installed-dev  ## a scan over four nodes, one killed and one asked to leave
-	$(BIN)/python -m tests.soak_cluster
 
 $(VENV)/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)

@@ -31,8 +31,6 @@ class JobCluster:
     """A head node on the loopback address; `env` is what a client needs to reach it."""
 
     address: str
-    gcs: str
-    """Where further nodes join."""
     metrics: str
     """Where Prometheus would scrape."""
     env: Mapping[str, str]
@@ -47,11 +45,6 @@ class JobCluster:
         """The same, on its way."""
         command = [sys.executable, "-c", scans.COMMAND, *words]
         return scans.start(command, env={**self.env, **(env or {})}, cwd=ROOT)
-
-    def add_node(self, ip: str, *, num_cpus: int) -> "subprocess.Popen[bytes]":
-        """Starts a further node at another loopback address: another machine to Ray."""
-        options = {"address": self.gcs, "node-ip-address": ip, "num-cpus": num_cpus}
-        return _ray_start(options, self.folder, self.env)
 
     def stop(self) -> None:
         """Ends every process of the cluster."""
@@ -96,7 +89,6 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
     address = f"http://127.0.0.1:{dashboard}"
     cluster = JobCluster(
         address=address,
-        gcs=f"127.0.0.1:{gcs}",
         metrics=f"http://127.0.0.1:{metrics}/metrics",
         env={**known, "RAY_ADDRESS": address},
         folder=folder,

@@ -67,7 +67,7 @@ def job_cluster() -> Iterator[JobCluster]:
 def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> JobCluster:
     """A head node whose job server answers; `env` is what its jobs shall find besides."""
     folder = Path(tempfile.mkdtemp(prefix="jobs-", dir="/tmp"))  # sockets have short paths
-    dashboard, gcs, metrics = free_ports(3)
+    dashboard, gcs, metrics, agent = free_ports(4)
     known = {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
@@ -82,6 +82,7 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
         "dashboard-host": "127.0.0.1",
         "dashboard-port": dashboard,
         "metrics-export-port": metrics,
+        "dashboard-agent-listen-port": agent,  # else 52365, which another cluster may have
         "system-config": '{"metrics_report_interval_ms": 1000}',
         "num-cpus": num_cpus,
         "temp-dir": folder / "ray",
@@ -148,7 +149,8 @@ def _wait_until_ready(cluster: JobCluster) -> None:
     headers = {"Authorization": f"Bearer {cluster.env['RAY_AUTH_TOKEN']}"}
     while time.monotonic() < until and cluster.head.poll() is None:
         with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{cluster.address}/api/jobs/", headers=headers, timeout=5).ok:
+            answers = requests.get(f"{cluster.address}/api/jobs/", headers=headers, timeout=5).ok
+            if answers and requests.get(cluster.metrics, timeout=5).ok:  # its agent starts jobs
                 return
         time.sleep(0.2)
     log = (cluster.folder / "log.txt").read_text(errors="replace")

@@ -62,24 +62,13 @@ class Exact:
 
     def _by_kernel(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same by the native kernel, whose distances are the published ones to the last bit."""
-        import torch
-
-        from astroray_kernels.nearest import nearest_vectors
-
-        vectors = torch.from_numpy(self.frame.embedding_UD)
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.faiss.omp_get_max_threads())
-        try:
-            near_GK, distance_GK = nearest_vectors(
-                torch.from_numpy(self.frame.embedding_UD[vector_G]),
-                vectors,
-                self.num_neighbors,
-                exclude_G=torch.from_numpy(vector_G),
-                backend="native",
-            )
-        finally:
-            torch.set_num_threads(before)
-        return near_GK.numpy(), distance_GK.numpy()
+        return nearest_by_kernel(
+            self.frame.embedding_UD[vector_G],
+            self.frame.embedding_UD,
+            self.num_neighbors,
+            exclude_G=vector_G,
+            num_threads=self.faiss.omp_get_max_threads(),
+        )
 
     def _nearest(self, vector_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         near_BK = np.zeros((len(vector_B), self.num_neighbors), np.int64)
@@ -127,6 +116,37 @@ def has_native() -> bool:
     from astroray_kernels.dispatch import why_not
 
     return not why_not("nearest_vectors", "native", "cpu")
+
+
+def nearest_by_kernel(
+    query_GD: np.ndarray,
+    vector_VD: np.ndarray,
+    k: int,
+    *,
+    exclude_G: np.ndarray | None = None,
+    num_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [G, k] and published distances [G, k] of the nearest, ties by index; -1 and NaN.
+
+    The native kernel where this machine runs it, else its reference: the same bits.
+    """
+    import torch
+
+    from astroray_kernels.nearest import nearest_vectors
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        near_GK, distance_GK = nearest_vectors(
+            torch.from_numpy(query_GD),
+            torch.from_numpy(vector_VD),
+            k,
+            exclude_G=None if exclude_G is None else torch.from_numpy(exclude_G),
+            backend="native" if has_native() else "reference",
+        )
+    finally:
+        torch.set_num_threads(before)
+    return near_GK.numpy(), distance_GK.numpy()
 
 
 class Cells:

@@ -305,14 +305,14 @@ def _csv(table: pa.Table) -> bytes:
 
 def _votable(table: pa.Table) -> bytes:
     sink = io.BytesIO()
-    _astropy(table).write(sink, format="votable", tabledata_format="binary2")
+    to_astropy(table).write(sink, format="votable", tabledata_format="binary2")
     return sink.getvalue()
 
 
 def _fits(table: pa.Table) -> bytes:
     from astropy.io import fits
 
-    columns = _astropy(table)
+    columns = to_astropy(table)
     try:
         hdu = fits.table_to_hdu(columns)
     except UnicodeEncodeError as error:
@@ -328,7 +328,7 @@ def _fits(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _astropy(table: pa.Table):  # type: ignore[no-untyped-def] # astropy has no types
+def to_astropy(table: pa.Table):  # type: ignore[no-untyped-def] # astropy has no types
     """The catalog as an astropy Table, with unit, description and UCD of every column."""
     from astropy.table import Column, MaskedColumn, Table
 

@@ -119,6 +119,21 @@ def certify_top(
     )
 
 
+def score_of(distance_BK: np.ndarray, score: str) -> np.ndarray:
+    """Score of each row of distances, nearest first: the last one (`kth`) or their `mean`.
+
+    Infinite where a neighbor was not found (NaN), NaN where K is 0.
+    """
+    if distance_BK.shape[1] == 0:
+        return np.full(len(distance_BK), np.nan)
+    if score == "kth":
+        return np.nan_to_num(distance_BK[:, -1], nan=np.inf)
+    total_B = np.zeros(len(distance_BK))
+    for distance_B in distance_BK.T:  # one fixed order, so that a bound stays a bound
+        total_B += distance_B
+    return np.nan_to_num(total_B / distance_BK.shape[1], nan=np.inf)
+
+
 def _best(score_N: np.ndarray, num_top: int) -> float:
     """The `num_top`-th largest score; minus infinity while there are fewer."""
     score_N = score_N[~np.isnan(score_N)]

@@ -9,9 +9,11 @@ import click
 from astroray import __version__
 from astroray.cli_flares import flares
 from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
+from astroray.cli_serve import serve, token
+from astroray.console import show_scan, show_training
 from astroray.errors import ConfigError
-from astroray.job_command import one_line_errors, parse_setting
-from astroray.terminal import show_scan, show_training, status_line
+from astroray.job_command import one_line_errors
+from astroray.terminal import parse_setting, status_line
 
 
 class _Group(click.Group):
@@ -34,6 +36,8 @@ def cli() -> None:
 cli.add_command(flares)
 cli.add_command(submit)
 cli.add_command(cancel)
+cli.add_command(serve)
+cli.add_command(token)
 
 
 @cli.command()
@@ -42,7 +46,7 @@ cli.add_command(cancel)
 @click.option(
     "--encoder",
     metavar="NAME|PATH",
-    help="rings (default), vit-tiny, attcae, ..., or a model file.",
+    help="rings (default for images), waves (for light curves), vit-tiny, ..., or a model file.",
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
@@ -112,7 +116,7 @@ def train() -> None:
     help="Minutes of training at most.  [default: 60 where --passes is not given]",
 )
 @click.option("--train-workers", type=int, help="Training workers.  [default: 1]")
-@click.option("--rows", type=int, help="Cutouts drawn from SURVEY.  [default: 16384]")
+@click.option("--rows", type=int, help="Objects drawn from SURVEY.  [default: 16384]")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--set",
@@ -249,7 +253,10 @@ def evaluate() -> None:
 
 @evaluate.command()
 @click.option(
-    "--protocol", required=True, metavar="efigi|gz2|mirabest|sim", help="What is usual and rare."
+    "--protocol",
+    required=True,
+    metavar="efigi|gz2|mirabest|sim|tess|crts",
+    help="What is usual and rare.",
 )
 @click.option(
     "--encoders",

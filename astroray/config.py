@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from astroray import storage
-from astroray.encoders import ENCODERS, AttentionName
+from astroray.encoders import AUTO, ENCODERS, AttentionName
 from astroray.errors import ConfigError, FileError
 from astroray.fit_state import FitConfig
 from astroray.neighbors import SearchConfig
@@ -23,15 +23,16 @@ from astroray.surveys.shards import SurveyUri
 DEFAULT_BUDGET_S = 90.0
 
 BATCH_SIZES = {"cpu": 32, "cuda": 256}
-"""Cutouts encoded at once where nothing is asked: fewer cost a CPU speed, more give it none."""
+"""Objects encoded at once where nothing is asked: fewer cost a CPU speed, more give it none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Which encoder, and what it sees of a cutout."""
 
-    name: str = "rings"
-    """A name of `encoders.ENCODERS`, fitted on the survey, or the path of a model file."""
+    name: str = AUTO
+    """A name of `encoders.ENCODERS`, fitted on the survey, or the path of a model file; auto: the
+    default of what the survey holds, `rings` for images and `waves` for light curves."""
     size_px: int | None = None
     """Edge of the prepared square; None: the cutouts' own, at most 64. For a fit only."""
     bands: tuple[str, ...] | None = None
@@ -48,7 +49,7 @@ class EncoderConfig:
     @property
     def is_fitted(self) -> bool:
         """Whether `name` is the path of a model file."""
-        return self.name not in ENCODERS
+        return self.name not in (AUTO, *ENCODERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,10 +63,10 @@ class ScanConfig:
     encoder: EncoderConfig = dataclasses.field(default_factory=EncoderConfig)
     fit: FitConfig = dataclasses.field(default_factory=lambda: FitConfig(budget_s=DEFAULT_BUDGET_S))
     max_fit_rows: int = 4096
-    """Cutouts that an encoder is fitted on, drawn from several shards."""
+    """Objects that an encoder is fitted on, drawn from several shards."""
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     batch_size: int | None = None
-    """Cutouts encoded at once, the last batch padded; None: as many as suit the device."""
+    """Objects encoded at once, the last batch padded; None: as many as suit the device."""
     seed: int = 0
     workers: str = "auto"
     """Workers of the embed stage: auto, N, or MIN..MAX."""
@@ -89,7 +90,7 @@ class ScanConfig:
             raise ConfigError(f"max_rejected is {self.max_rejected}, expected a share 0..1")
 
     def batch_size_on(self, device: str) -> int:
-        """Cutouts encoded at once on `device`, cpu or cuda."""
+        """Objects encoded at once on `device`, cpu or cuda."""
         return self.batch_size or BATCH_SIZES[device]
 
     def science(self, *, model_id: str, device: str) -> dict[str, Any]:
@@ -112,15 +113,23 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    values: dict[str, Any] = {}
-    if file:
-        values = _load_yaml(file)
+    values = {**flags, "survey": _absolute(survey), "out": out}
+    config: ScanConfig = load_settings(ScanConfig, file, values)
+    return config
+
+
+def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
+    """The frozen dataclass `cls` of its defaults, then a YAML file, then flags.
+
+    flags  dotted keys; None values are left out
+
+    Raises ConfigError on an unknown key or a value of another type.
+    """
+    values = _load_yaml(file) if file else {}
     for key, value in flags.items():
         if value is not None:
             _put(values, key.split("."), value)
-    values |= {"survey": _absolute(survey), "out": out}
-    config: ScanConfig = from_dict(ScanConfig, values, where=file or "the flags")
-    return config
+    return from_dict(cls, values, where=file or "the flags")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

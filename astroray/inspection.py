@@ -4,7 +4,8 @@ import dataclasses
 
 from astroray import catalog, ledger, schema, surveys
 from astroray.config import ScanConfig, from_dict
-from astroray.errors import AstrorayError, LedgerError
+from astroray.errors import AstrorayError, ConfigError, LedgerError
+from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 
@@ -25,6 +26,9 @@ def read_status(run_dir: str) -> dict[str, str]:
         "rejects": f"{counts['rows_rejected']} rows, {counts['shards_rejected']} shards",
         "seconds": spent,
     }
+    if _is_of_flares(record):
+        del status["model"]
+        status["flares"] = str(record.counts.get("flares", "not gathered yet"))
     if record.proof:
         status["proof"] = str(record.proof["sentence"])
     if record.error:
@@ -35,8 +39,9 @@ def read_status(run_dir: str) -> dict[str, str]:
 def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     """Faults of a run, in words; none is an empty list.
 
-    Checks every receipt's conservation, every embeddings file's checksum, schema and rows, that
-    embedded = catalog + duplicates, and that the catalog conforms and its ranks are 1..N. With
+    Of a scan, checks every receipt's conservation, every embeddings file's checksum, schema and
+    rows, that embedded = catalog + duplicates, and that the catalog conforms and its ranks are
+    1..N; of `flares find`, the parts of every shard, and that the tables conform and agree. With
     `repair` the done marks of damaged shards are taken back.
     """
     record = _record(run_dir)
@@ -47,14 +52,17 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     missing = sorted(listed - set(receipts))
     if record.state == "done" and missing:
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[0]}")
-    damaged = {name: _check_embeddings(run_dir, receipt) for name, receipt in receipts.items()}
+    check = check_flare_shard if _is_of_flares(record) else _check_embeddings
+    damaged = {name: check(run_dir, receipt) for name, receipt in receipts.items()}
     damaged = {name: fault for name, fault in sorted(damaged.items()) if fault}
     faults += damaged.values()
     if repair and damaged:
         with hold_lease(run_dir):
             for name in damaged:
                 ledger.undo_shard(run_dir, name)
-    if record.state == "done":
+    if record.state == "done" and _is_of_flares(record):
+        faults += check_flare_tables(run_dir, record, receipts)
+    elif record.state == "done":
         faults += _check_catalog(run_dir, record, ledger.total(receipts.values()))
     return faults
 
@@ -66,6 +74,11 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
     a scan with it does them again.
     """
     record = _record(run_dir)
+    if _is_of_flares(record):
+        raise ConfigError(
+            f"{run_dir} is a run of flares find, expected one of a scan; search the mended "
+            "files with flares find and another --out"
+        )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)
     rejects = ledger.read_rejects(run_dir)
@@ -87,8 +100,14 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
 def _record(run_dir: str) -> RunRecord:
     record = RunRecord.load(run_dir)
     if record is None:
-        raise LedgerError(f"{run_dir} holds no run.json, expected the --out of a scan")
+        raise LedgerError(
+            f"{run_dir} holds no run.json, expected the --out of a scan or of flares find"
+        )
     return record
+
+
+def _is_of_flares(record: RunRecord) -> bool:
+    return "rule" in record.config  # of FindConfig; a scan has none
 
 
 def _check_embeddings(run_dir: str, receipt: Receipt) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from astroray.errors import AstrorayError, ConfigError
+from astroray.terminal import parse_setting
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.config import ScanConfig
 
-__all__ = ["Configure", "job_command", "one_line_errors", "parse_setting", "read_job"]
+__all__ = ["Configure", "job_command", "one_line_errors", "read_job"]
 
 Configure = Callable[[str, str, Mapping[str, Any]], "ScanConfig"]
 """Survey, out and the dotted settings of the command line become a job's configuration."""
@@ -64,16 +65,6 @@ def read_job(script: Path, arguments: list[str]) -> "tuple[ScanConfig, str]":
     settings = dict(parse_setting(text) for text in given["settings"])
     _check_out(given["out"])
     return configure(given["survey"], given["out"], settings), given["out"]
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Key and value of one --set. Raises ConfigError where it is none."""
-    import yaml
-
-    key, mark, value = text.partition("=")
-    if not mark:
-        raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
-    return key, yaml.safe_load(value)
 
 
 def _check_out(out: str) -> None:

@@ -17,13 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.candidates import Cells, Exact, threads
-from astroray.certificate import Certified, Proof, certify_top
+from astroray.certificate import Certified, Proof, certify_top, score_of
 from astroray.distances import Frame, parts
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.twins import Twins
 
 Score = Literal["kth", "mean"]
-Index = Literal["auto", "flat", "ivf-flat", "ivf-sq8"]
+Index = Literal["auto", "flat", "ivf-flat", "ivf-sq8", "sharded"]
+INDEXES = ("auto", "flat", "ivf-flat", "ivf-sq8", "sharded")
 
 Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -49,16 +50,18 @@ class SearchConfig:
     num_threads: int = 1
     """Never changes a result."""
     num_probes: int | None = None
-    """Cells of an inverted file looked into for each object; None: by recall on a sample."""
+    """Cells looked into for each object; None: by recall on a sample."""
+    partition_mb: int = 256
+    """Vectors of a partition of a sharded search, about; a task needs a few times as much."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot work."""
-        for name in ("k", "top", "num_threads"):
+        for name in ("k", "top", "num_threads", "partition_mb"):
             _check_at_least_one(name, getattr(self, name))
         if self.num_probes is not None:
             _check_at_least_one("num_probes", self.num_probes)
         _check_choice("score", self.score, ("kth", "mean"))
-        _check_choice("index", self.index, ("auto", "flat", "ivf-flat", "ivf-sq8"))
+        _check_choice("index", self.index, INDEXES)
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed is {self.seed}, expected 0..{2**31 - 1}")
 
@@ -89,14 +92,18 @@ class Neighbors:
     """Searches in which float32 could not prove the neighbors, so float64 did."""
 
 
-def choose_index(num_objects: int, dim: int, memory_bytes: int | None = None) -> tuple[str, str]:
+def choose_index(
+    num_objects: int, dim: int, memory_bytes: int | None = None, *, can_shard: bool = False
+) -> tuple[str, str]:
     """The index for a survey and the reason in words; needs the machine's memory for ivf-sq8.
 
-    `memory_bytes` None means enough.
+    `memory_bytes` None means enough; `can_shard` where the embeddings lie in a run directory.
     """
     size_bytes = 4 * num_objects * dim
     if num_objects <= LARGEST_FLAT:
         return "flat", f"{num_objects} objects are at most {LARGEST_FLAT}"
+    if can_shard:
+        return "sharded", f"{num_objects} objects are more than {LARGEST_FLAT}"
     if memory_bytes is not None and size_bytes > MEMORY_SHARE * memory_bytes:
         return "ivf-sq8", (
             f"{size_bytes / 1e9:.1f} GB of vectors are more than {MEMORY_SHARE:.0%} of "
@@ -120,6 +127,11 @@ def search(
     Raises DataError on a NaN, an identifier that occurs twice or other shapes; BackendError
     where FAISS is not installed.
     """
+    if config.index == "sharded":
+        raise ConfigError(
+            "index 'sharded' searches the embeddings of a run directory, this search has arrays; "
+            "scan a survey, or choose another index"
+        )
     order_N = _order(embedding_ND, object_id_N)
     with _faiss(config.num_threads) as faiss:
         survey = _Survey(faiss, embedding_ND[order_N], config)
@@ -139,6 +151,16 @@ def search(
         products=survey.exact.products,
         num_float64=survey.exact.num_float64,
     )
+
+
+def check_finite(embedding_ND: np.ndarray, ids: pa.Array | pa.ChunkedArray) -> None:
+    """Raises DataError where an embedding, float32 [N, D], has a NaN or infinite number."""
+    bad = np.flatnonzero(~np.isfinite(embedding_ND).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"the embedding of object {ids[int(bad[0])]} has a NaN or infinite number "
+            f"({bad.size} such rows of {len(ids)}), expected finite; reject those rows before"
+        )
 
 
 class _Survey:
@@ -203,19 +225,7 @@ class _Survey:
             self.neighbor_NK[row], self.distance_NK[row] = self.twins.neighbors(
                 row, near_GK[place], distance_GK[place], self.neighbor_NK.shape[1]
             )
-        return _score(self.distance_NK[row_B], self.config.score)
-
-
-def _score(distance_BK: np.ndarray, score: Score) -> np.ndarray:
-    """Score of each row; infinite where a neighbor was not found, NaN without any neighbor."""
-    if distance_BK.shape[1] == 0:
-        return np.full(len(distance_BK), np.nan)
-    if score == "kth":
-        return np.nan_to_num(distance_BK[:, -1], nan=np.inf)
-    total_B = np.zeros(len(distance_BK))
-    for distance_B in distance_BK.T:  # one fixed order, so that a bound stays a bound
-        total_B += distance_B
-    return np.nan_to_num(total_B / distance_BK.shape[1], nan=np.inf)
+        return score_of(self.distance_NK[row_B], self.config.score)
 
 
 def _order(
@@ -230,12 +240,7 @@ def _order(
             f"embedding_ND is {embedding_ND.dtype} {embedding_ND.shape} for {len(ids)} "
             "identifiers, expected float32 [N, D]; read it from EMBEDDINGS"
         )
-    bad = np.flatnonzero(~np.isfinite(embedding_ND).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"the embedding of object {ids[int(bad[0])]} has a NaN or infinite number "
-            f"({bad.size} such rows of {len(ids)}), expected finite; reject those rows before"
-        )
+    check_finite(embedding_ND, ids)
     order_N = pc.sort_indices(ids).to_numpy().astype(np.int64)
     ordered = ids.take(pa.array(order_N))
     repeats = (

@@ -23,6 +23,7 @@ from astroray.encoders.recipe import Recipe
 from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState, find_best
+from astroray.modalities import MODALITIES
 
 __all__ = ["Place", "Plan", "find_recipe", "run_passes", "run_worker"]
 
@@ -119,6 +120,7 @@ class _Fit:
         self, sample_NCYX: Tensor, plan: Plan, place: Place, state: FitState | None
     ) -> None:
         self.sample_NCYX, self.plan, self.place, self.config = sample_NCYX, plan, place, plan.config
+        can_turn = MODALITIES[ENCODERS[plan.encoder].modality].can_turn
         self.threads = torch.get_num_threads()
         self.precision = _resolve_precision(self.config.precision, place.device)
         self.losses: list[float] = []
@@ -133,7 +135,10 @@ class _Fit:
         self.descent = Descent(self.network, plan.recipe)
         self.objective = place.wrap(_Objective(self.network))
         self.batches = Batches(
-            sample_NCYX, self.config, rank=place.rank, num_workers=place.num_workers
+            sample_NCYX,
+            dataclasses.replace(self.config, augment=self.config.augment and can_turn),
+            rank=place.rank,
+            num_workers=place.num_workers,
         )
         if state:
             self._restore(state)
@@ -359,8 +364,7 @@ def _repeatable(threads: int, device: torch.device) -> Iterator[None]:
 
 
 def _check_sample(sample_NCYX: Tensor, plan: Plan) -> None:
-    size_px = plan.network["size_px"]
-    expected = (plan.network["num_bands"], size_px, size_px)
+    expected = MODALITIES[ENCODERS[plan.encoder].modality].shape(plan.network)
     too_few = len(sample_NCYX) < plan.config.train_workers
     if sample_NCYX.ndim != 4 or tuple(sample_NCYX.shape[1:]) != expected or too_few:
         raise ConfigError(

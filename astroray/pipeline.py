@@ -7,17 +7,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, report, runs, storage, workers
+from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import ENCODERS, PLAIN_ATTENTION, read_model_file
+from astroray.encoders import ENCODERS, PLAIN_ATTENTION, choose_encoder, read_model_file
 from astroray.errors import AstrorayError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
+from astroray.neighbors import choose_index
 from astroray.progress import Counter, Progress, Show
+from astroray.sharded import rank_sharded
 from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
@@ -101,11 +103,14 @@ class _Run:
     def list(self) -> None:
         """Lists the survey, or takes the listing that stands and appends new files as shards.
 
-        Raises LedgerError where the bytes of a finished shard have changed.
+        Raises LedgerError where the bytes of a finished shard have changed, ConfigError where the
+        given model is for rows of another kind.
         """
         started = self._begin("list")
         known = ledger.read_listing(self.out)
         self.shards = runs.list_again(self.out, self.config.survey, known)
+        if self.given and self.shards:
+            choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
         faults.reach("listed")
@@ -208,18 +213,7 @@ class _Run:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
         counts = ledger.total(ledger.read_receipts(self.out).values())
-        threads = min(self.plan.max_workers, workers.cpus_of_one_machine())
-        outcome = workers.remotely(rank_survey, num_cpus=threads)(
-            SearchPlan(
-                run_dir=self.out,
-                name=self.config.survey,
-                created=self.record.created,
-                model_id=self.record.model["model_id"],
-                search=dataclasses.replace(self.config.search, num_threads=threads),
-                num_random=self.config.num_random,
-                seed=self.config.seed,
-            )
-        )
+        outcome = self._rank(counts["rows_embedded"])
         self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
         counts |= outcome.counts
         if counts["rows_embedded"] != counts["catalog"] + counts["duplicates"]:
@@ -236,6 +230,31 @@ class _Run:
         faults.reach("searched")
         self._end("search", started)
         return outcome
+
+    def _rank(self, num_objects: int) -> SearchOutcome:
+        """Searches in one process, or, where there is more than that is best for, in many."""
+        threads = self.plan.max_workers
+        plan = SearchPlan(
+            run_dir=self.out,
+            name=self.config.survey,
+            created=self.record.created,
+            model_id=self.record.model["model_id"],
+            search=dataclasses.replace(self.config.search, num_threads=threads),
+            num_random=self.config.num_random,
+            seed=self.config.seed,
+        )
+        index: str = self.config.search.index
+        reason = "asked for"
+        if index == "auto":
+            dim = self.record.model["dim"]
+            index, reason = choose_index(num_objects, dim, can_shard=True)
+        if index == "sharded" and num_objects:
+            each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
+            return rank_sharded(plan, each, reason=reason)
+        threads = min(threads, workers.cpus_of_one_machine())
+        search = dataclasses.replace(plan.search, num_threads=threads)
+        plan = dataclasses.replace(plan, search=search)
+        return workers.remotely(rank_survey, num_cpus=threads)(plan)
 
     def show_pictures(self, outcome: SearchOutcome) -> None:
         """Renders the pictures that the report shows, shard by shard."""

@@ -5,17 +5,29 @@ exactly as the first.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from astroray import schema
 from astroray.errors import ConfigError
-from astroray.surveys.shards import Cutouts, Pixels, Reject
+from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows
 
 Stretch = Literal["none", "asinh"]
 MIN_SIZE_PX, MAX_SIZE_PX = 8, 512
+DEFAULT_SIZE_PX = 64
+SIZE_STEP_PX = 16
+"""The published network halves its image four times."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user asks of a preparation that is yet to be measured."""
+
+    size_px: int | None = None
+    bands: tuple[str, ...] | None = None
+    max_missing: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,30 +69,46 @@ class Preparation:
         }
         return cls(**fields)
 
+    @property
+    def network(self) -> dict[str, int]:
+        """The numbers that a network for such cutouts is built with."""
+        return {"num_bands": len(self.bands), "size_px": self.size_px}
+
+    def describe(self) -> dict[str, Any]:
+        """What a run record says of it."""
+        return {
+            "input": f"{self.size_px} × {self.size_px} px, bands {', '.join(self.bands)}",
+            "size_px": self.size_px,
+            "bands": list(self.bands),
+            "pixels": self.pixels,
+            "stretch": self.stretch,
+        }
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
     """Rows of a slice that can be encoded, in order.
 
     index_B      [B] positions in the slice
-    image_BCYX   [B, C, S, S] float32 in 0..1, no NaN
+    input_BCYX   [B, C, Y, X] float32, no NaN; of cutouts [B, C, S, S] in 0..1
     flags_B      [B] int32, bits of schema.Flag
     rejects      the other rows, with reasons
     """
 
     index_B: np.ndarray
-    image_BCYX: np.ndarray
+    input_BCYX: np.ndarray
     flags_B: np.ndarray
     rejects: tuple[Reject, ...]
 
 
-def prepare(cutouts: Cutouts, preparation: Preparation) -> Prepared:
+def prepare(rows: Rows, preparation: Preparation) -> Prepared:
     """The slice as the encoder expects it: bands chosen, gaps filled, resampled, stretched.
 
     A row is rejected where a band is missing from the survey, where more than `max_missing` of
     its pixels are missing, or where all its pixels are equal. Missing pixels below that are
     filled with the median of their band in their cutout, and the row is flagged FILLED.
     """
+    cutouts = cast(Cutouts, rows)
     image_BCYX, flags_B, reasons = _usable(cutouts, preparation)
     kept_B = np.array([reason is None for reason in reasons], bool)
     rejects = tuple(
@@ -93,7 +121,7 @@ def prepare(cutouts: Cutouts, preparation: Preparation) -> Prepared:
         shape = (0, len(preparation.bands), preparation.size_px, preparation.size_px)
         return Prepared(
             index_B=index_B[:0],
-            image_BCYX=np.zeros(shape, np.float32),
+            input_BCYX=np.zeros(shape, np.float32),
             flags_B=np.zeros(0, np.int32),
             rejects=rejects,
         )
@@ -101,7 +129,7 @@ def prepare(cutouts: Cutouts, preparation: Preparation) -> Prepared:
         image_BCYX = image_BCYX[index_B]
     image_BCYX = stretch(resample(image_BCYX, preparation.size_px), preparation)
     return Prepared(
-        index_B=index_B, image_BCYX=image_BCYX, flags_B=flags_B[index_B], rejects=rejects
+        index_B=index_B, input_BCYX=image_BCYX, flags_B=flags_B[index_B], rejects=rejects
     )
 
 
@@ -145,6 +173,25 @@ def stretch(image_BCYX: np.ndarray, preparation: Preparation) -> np.ndarray:
     top = np.arcsinh((peak - sky) / noise)
     stretched = (np.arcsinh((image_BCYX - sky) / noise) - floor) / (top - floor)
     return np.clip(stretched, 0.0, 1.0).astype(np.float32)
+
+
+def measure_cutouts(slices: Iterator[Rows], wishes: Wishes) -> Preparation:
+    """What `measure` finds, as the user wishes it.
+
+    The size is the median edge of the cutouts, at most 64 px, rounded down to what all encoders
+    take, unless one is wished for.
+    """
+    cutouts = cast(list[Cutouts], list(slices))
+    size_px = wishes.size_px or _default_size_px(
+        [min(c.image_BCYX.shape[2:]) for c in cutouts for _ in c.row_B]
+    )
+    preparation = measure(iter(cutouts), size_px=size_px, bands=wishes.bands)
+    return dataclasses.replace(preparation, max_missing=wishes.max_missing)
+
+
+def _default_size_px(edges: Sequence[int]) -> int:
+    edge = min(DEFAULT_SIZE_PX, int(np.median(edges)) if edges else DEFAULT_SIZE_PX)
+    return max(SIZE_STEP_PX, edge // SIZE_STEP_PX * SIZE_STEP_PX)
 
 
 def measure(

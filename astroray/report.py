@@ -33,8 +33,8 @@ _FLAG_WORDS = {
     schema.Flag.EDGE: "at the edge of its image",
     schema.Flag.BLENDED: "blended",
     schema.Flag.SATURATED: "saturated",
+    schema.Flag.COARSER: "longer than the model's light curves",
 }
-
 
 _SCORE_WORDS = {
     "kth_distance": "distance to the last neighbor",

@@ -33,7 +33,7 @@ IDENTITY = pa.schema([OBJECT_ID, RA, DEC, HEALPIX_29])
 SHARD = column("shard", pa.string(), "", "name of the shard that holds the object", ucd="meta.file")
 ROW = column("row", pa.int64(), "", "row within the shard, from 0", ucd="meta.record")
 FLAGS = column(
-    "processing_flags", pa.int32(), "", "bits of schema.Flag: how pixels were prepared",
+    "processing_flags", pa.int32(), "", "bits of schema.Flag: how it was prepared",
     ucd="meta.code.qual",
 )  # fmt: skip
 FIELD = column("field", pa.string(), "", "field or image of the survey", ucd="obs.field")
@@ -97,6 +97,7 @@ class Flag:
     EDGE = 2  # the cutout reaches beyond its image; pixels beyond count as missing
     BLENDED = 4  # detected as part of a blend
     SATURATED = 8  # holds pixels that the survey marks as saturated
+    COARSER = 16  # a light curve longer than the model's, in wider bins
 
 
 class FlareFlag:

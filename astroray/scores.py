@@ -23,6 +23,10 @@ LARGEST_GAUSSIAN = 512
 LEAST_SHRINKAGE = 1e-9
 """Keeps a covariance invertible where its estimate would not shrink it at all."""
 FOREST_TREES = 100
+COLUMNS = (
+    "kth_distance", "mean_distance", "mean_shift", "local_outlier_factor", "mahalanobis_distance",
+)  # fmt: skip
+"""Columns of the further scores, in the order of CATALOG."""
 AVERAGED = ("smoothed", "lof", "gaussian")
 """Scores that did better than the k-th distance on both sets that settings are chosen on."""
 
@@ -92,16 +96,24 @@ def further_scores(embedding_ND: np.ndarray, neighbors: Neighbors) -> dict[str, 
     as the lists are. NaN where a neighbor that is needed was not found, and where a Gaussian
     cannot be had: fewer than two objects or more than 512 dimensions.
     """
-    near_NK, distance_NK = neighbors.neighbor_NK, neighbors.distance_NK
+    near_NK = neighbors.neighbor_NK
     has_gaussian = embedding_ND.shape[1] <= LARGEST_GAUSSIAN
-    return {
-        "kth_distance": _kth_distance(distance_NK),
-        "mean_distance": _mean_over_neighbors(distance_NK),
-        "mean_shift": _mean_shift(embedding_ND, near_NK),
-        "local_outlier_factor": _local_outlier_factor(near_NK, distance_NK),
+    found = {
+        **list_scores(near_NK, neighbors.distance_NK),
+        "mean_shift": mean_shift(embedding_ND, near_NK, embedding_ND.__getitem__),
         "mahalanobis_distance": _mahalanobis_distance(embedding_ND)
         if has_gaussian
         else np.full(len(embedding_ND), np.nan),
+    }
+    return {name: found[name] for name in COLUMNS}
+
+
+def list_scores(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> dict[str, np.ndarray]:
+    """Those of the further scores that need the neighbor lists alone, by column, float64 [N]."""
+    return {
+        "kth_distance": _kth_distance(distance_NK),
+        "mean_distance": _mean_over_neighbors(distance_NK),
+        "local_outlier_factor": _local_outlier_factor(neighbor_NK, distance_NK),
     }
 
 
@@ -121,7 +133,9 @@ def _smoothed(objects: _Objects) -> np.ndarray:
     Mean-shift outlier detection (Yang, Rahardja and Fränti 2021) without its repeats: on galaxies
     a second and third round, or the k-th distance after smoothing, found fewer.
     """
-    return _mean_shift(objects.embedding_ND, objects.found.neighbor_NK)
+    return mean_shift(
+        objects.embedding_ND, objects.found.neighbor_NK, objects.embedding_ND.__getitem__
+    )
 
 
 def _lof(objects: _Objects) -> np.ndarray:
@@ -209,14 +223,23 @@ def _mean_over_neighbors(value_NK: np.ndarray) -> np.ndarray:
     return total_N / (value_NK.shape[1] or np.nan)
 
 
-def _mean_shift(embedding_ND: np.ndarray, neighbor_NK: np.ndarray) -> np.ndarray:
-    """Distance from an object to the mean of its neighbors, [N]."""
+def mean_shift(
+    embedding_ND: np.ndarray,
+    neighbor_NK: np.ndarray,
+    vectors: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Distance from an object to the mean of its neighbors, float64 [N]; NaN where one is missing.
+
+    embedding_ND  [N, D]  of the objects
+    neighbor_NK   [N, K]  their neighbors, -1 for none
+    vectors               neighbors [B] to their embeddings [B, D]; what it gives for -1 is unused
+    """
     num_neighbors = neighbor_NK.shape[1] or np.nan
     square_N = np.empty(len(embedding_ND))
     for part in parts(len(embedding_ND), ROWS_AT_ONCE):
         total_BD = np.zeros(embedding_ND[part].shape)
         for near_B in neighbor_NK[part].T:  # nearest first: the order of rows changes nothing
-            total_BD += embedding_ND[near_B]
+            total_BD += vectors(near_B)
         square_N[part] = _square_norm(total_BD / num_neighbors - embedding_ND[part])
     square_N[(neighbor_NK < 0).any(axis=1)] = np.nan
     return np.sqrt(square_N)
@@ -240,27 +263,51 @@ def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> n
 
 
 def _mahalanobis_distance(embedding_ND: np.ndarray) -> np.ndarray:
-    """Distance from the mean in units of the shrunk covariance of all objects, [N].
+    """Distance from the mean in units of the shrunk covariance of all objects, [N]."""
+    if len(embedding_ND) < 2:
+        return np.full(len(embedding_ND), np.nan)
+    moments = Moments.of(embedding_ND, outer=True)
+    gaussian = Gaussian.fit(moments, squares_from(moments.mean_D, embedding_ND))
+    return gaussian.distances(embedding_ND)
+
+
+def squares_from(mean_D: np.ndarray, embedding_ND: np.ndarray) -> np.ndarray:
+    """Squared distance of each object from the mean, float64 [N]."""
+    blocks = parts(len(embedding_ND), ROWS_AT_ONCE)
+    squares = [_square_norm(np.subtract(embedding_ND[part], mean_D)) for part in blocks]
+    return np.concatenate([np.zeros(0), *squares])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gaussian:
+    """A mean and a shrunk covariance, by which Mahalanobis distances are measured.
 
     To leave each object out of its own mean and covariance, with the same share of shrinkage,
     would change the numbers, but not their order: the square q becomes a multiple of q / (1 - c q)
     for one c (Sherman and Morrison).
     """
-    num_objects = len(embedding_ND)
-    if num_objects < 2:
-        return np.full(num_objects, np.nan)
-    moments = Moments.of(embedding_ND, outer=True)
-    centered = [
-        functools.partial(np.subtract, embedding_ND[part], moments.mean_D)
-        for part in parts(num_objects, ROWS_AT_ONCE)
-    ]
-    square_N = np.concatenate([_square_norm(block()) for block in centered])
-    shrunk_DD = _shrunk(moments.covariance, square_N)
-    if not shrunk_DD.any():  # all objects are equal
-        return np.zeros(num_objects)
-    whiten_DD = _inverse_root(shrunk_DD)
-    whitened = (_square_norm(project(block(), whiten_DD)) for block in centered)
-    return np.sqrt(np.concatenate(list(whitened)))
+
+    mean_D: np.ndarray
+    """[D] float64."""
+    whiten_DD: np.ndarray | None
+    """[D, D] float64, a root of the inverse covariance; None where all objects are equal."""
+
+    @classmethod
+    def fit(cls, moments: Moments, square_N: np.ndarray) -> "Gaussian":
+        """Of at least two objects: their moments with outer products, their `squares_from`."""
+        shrunk_DD = _shrunk(moments.covariance, square_N)
+        whiten_DD = _inverse_root(shrunk_DD) if shrunk_DD.any() else None
+        return cls(mean_D=moments.mean_D, whiten_DD=whiten_DD)
+
+    def distances(self, embedding_BD: np.ndarray) -> np.ndarray:
+        """The Mahalanobis distance of each vector, float64 [B]; others change no bit of it."""
+        if self.whiten_DD is None:
+            return np.zeros(len(embedding_BD))
+        whitened = (
+            _square_norm(project(np.subtract(embedding_BD[part], self.mean_D), self.whiten_DD))
+            for part in parts(len(embedding_BD), ROWS_AT_ONCE)
+        )
+        return np.sqrt(np.concatenate([np.zeros(0), *whitened]))
 
 
 def _shrunk(covariance_DD: np.ndarray, square_N: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ from PIL import Image
 
 from astroray import schema, storage
 from astroray.errors import DataError
-from astroray.surveys.shards import Pixels
+from astroray.surveys.shards import Cutouts, Pixels, Rows
 
 MISSING_COLOR = (66, 52, 92)
 """Muted violet: neither sky nor star has it, so a hole is not taken for either."""
@@ -32,9 +33,14 @@ _WAVELENGTH_NM = {
 
 
 def render_thumbnail(
-    image_CYX: np.ndarray, *, bands: Sequence[str], pixels: Pixels, size_px: int = 96
+    image_CYX: np.ndarray,
+    *,
+    bands: Sequence[str],
+    pixels: Pixels,
+    size_px: int = 96,
+    format: Literal["JPEG", "PNG"] = "JPEG",
 ) -> bytes:
-    """A square JPEG of `size_px`, north up where the survey's flux images are.
+    """A square picture of `size_px`, north up where the survey's flux images are.
 
     image_CYX  [C, Y, X]  any finite range; NaN where missing, shown in a muted violet
     bands      [C]        names; known ones are ordered by wavelength, others go blue to red
@@ -64,7 +70,16 @@ def render_thumbnail(
     picture_YXC[missing_YX] = MISSING_COLOR
     if pixels == "flux":
         picture_YXC = picture_YXC[::-1]
-    return _encode(_fit(Image.fromarray(picture_YXC), size_px))
+    return _encode(_fit(Image.fromarray(picture_YXC), size_px), format)
+
+
+def render_cutouts(rows: Rows) -> list[bytes]:
+    """The thumbnail of each cutout of a slice, [B]."""
+    cutouts = cast(Cutouts, rows)
+    return [
+        render_thumbnail(image_CYX, bands=cutouts.bands, pixels=cutouts.pixels)
+        for image_CYX in cutouts.image_BCYX
+    ]
 
 
 def thumbnail_table(object_ids: Sequence[str], thumbnails: Sequence[bytes]) -> pa.Table:
@@ -193,7 +208,10 @@ def _fit(picture: Image.Image, size_px: int) -> Image.Image:
     return square
 
 
-def _encode(picture: Image.Image) -> bytes:
+def _encode(picture: Image.Image, format: Literal["JPEG", "PNG"]) -> bytes:
     buffer = io.BytesIO()
+    if format == "PNG":
+        picture.save(buffer, "PNG")
+        return buffer.getvalue()
     picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:2:2")
     return buffer.getvalue()

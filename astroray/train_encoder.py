@@ -10,10 +10,11 @@ from typing import Any
 
 from astroray import faults, storage, surveys, workers
 from astroray.config import ScanConfig, load_config, to_dict
-from astroray.encoders import ENCODERS, ModelFile, read_model_file
+from astroray.encoders import ENCODERS, ModelFile, choose_encoder, read_model_file
 from astroray.errors import ConfigError, FileError
 from astroray.fit_state import FitProgress
 from astroray.leases import hold_lease
+from astroray.preparation import Wishes
 from astroray.progress import Progress, Show
 from astroray.surveys.shards import Shard
 
@@ -90,33 +91,34 @@ def fit_model(
             f"{config.survey} holds no objects, expected some to fit an encoder on; "
             "check the survey, or give a fitted model with --encoder PATH"
         )
-    show(Progress(stage="fit", note=f"{encoder.name}  drawing the sample"))
+    name = choose_encoder(encoder.name, surveys.modality_of(shards[0]))
+    show(Progress(stage="fit", note=f"{name}  drawing the sample"))
     sample = workers.remotely(draw_sample, num_cpus=1)(
         shards,
         SamplePlan(
             folder=folder,
             max_rows=config.max_fit_rows,
-            size_px=encoder.size_px,
-            bands=encoder.bands,
-            max_missing=encoder.max_missing,
+            wishes=Wishes(
+                size_px=encoder.size_px, bands=encoder.bands, max_missing=encoder.max_missing
+            ),
             seed=config.seed,
         ),
     )
     faults.reach("sampled")
-    network = network_config(encoder.name, sample, latent=encoder.latent)
+    network = network_config(name, sample, latent=encoder.latent)
     weights: Mapping[str, Any] | None = None
     facts: dict[str, Any] = {"seed": config.seed}
-    if ENCODERS[encoder.name].is_descended(pretrained=encoder.pretrained):
+    if ENCODERS[name].is_descended(pretrained=encoder.pretrained):
         from astroray.training import fit_network
 
         config.fit.num_held_out(sample.num_rows)  # refuses before the workers are started
-        report = partial(_show_fit, show, encoder.name)
-        result = fit_network(sample.path, encoder.name, network, config.fit, folder, report=report)
+        report = partial(_show_fit, show, name)
+        result = fit_network(sample.path, name, network, config.fit, folder, report=report)
         weights, facts = result.state_dict, facts | result.facts()
     workers.remotely(finish_model, num_cpus=1)(
         sample,
         path=path,
-        encoder=encoder.name,
+        encoder=name,
         config=network,
         weights=weights,
         fit=facts,

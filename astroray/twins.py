@@ -64,36 +64,59 @@ class Twins:
         """
         if len(self.first_U) == len(self.vector_N):
             return near_BK, distance_BK
-        width = num_neighbors + 1  # the object itself is among them
+        width = num_neighbors + 1  # the object itself may be among them
         vector_BV = np.concatenate([self.vector_N[row_B][:, None], near_BK], axis=1)
         distance_BV = np.concatenate([np.zeros((len(row_B), 1)), distance_BK], axis=1)
-        member_BW, distance_BW = self._members(vector_BV, distance_BV, width)
-        is_other_BW = member_BW != row_B[:, None]
-        beyond_B = is_other_BW.all(axis=1)  # more twins than `width`, itself not among the first
-        is_other_BW[beyond_B, -1] = False
-        shape = (len(row_B), num_neighbors)
-        return member_BW[is_other_BW].reshape(shape), distance_BW[is_other_BW].reshape(shape)
+        member_BW, distance_BW = first_members(
+            self.member_N, self.start_U, self.count_U, vector_BV, distance_BV, width
+        )
+        return without_itself(row_B, member_BW, distance_BW)
 
-    def _members(
-        self, vector_BV: np.ndarray, distance_BV: np.ndarray, width: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The first `width` objects of some vectors, by (distance, object); -1 and NaN beyond."""
-        entry_row, entry_column = np.nonzero(vector_BV >= 0)
-        vector_E = vector_BV[entry_row, entry_column]
-        count_E = np.minimum(self.count_U[vector_E], width)
-        place_P = np.arange(count_E.sum()) - np.repeat(np.cumsum(count_E) - count_E, count_E)
-        member_P = self.member_N[np.repeat(self.start_U[vector_E], count_E) + place_P]
-        row_P = np.repeat(entry_row, count_E)
-        distance_P = np.repeat(distance_BV[entry_row, entry_column], count_E)
-        order_P = np.lexsort((member_P, distance_P, row_P))
-        start_B = np.searchsorted(row_P, np.arange(len(vector_BV)))  # row_P ascends
-        slot_P = np.arange(len(row_P)) - start_B[row_P]
-        kept_P = slot_P < width
-        member_BW = np.full((len(vector_BV), width), -1, np.int64)
-        distance_BW = np.full(member_BW.shape, np.nan)
-        member_BW[row_P[kept_P], slot_P[kept_P]] = member_P[order_P][kept_P]
-        distance_BW[row_P[kept_P], slot_P[kept_P]] = distance_P[order_P][kept_P]
-        return member_BW, distance_BW
+
+def first_members(
+    member_N: np.ndarray,
+    start_U: np.ndarray,
+    count_U: np.ndarray,
+    vector_BV: np.ndarray,
+    distance_BV: np.ndarray,
+    width: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first `width` objects of some vectors, by (distance, object); -1 and NaN beyond.
+
+    member_N           [N]     objects by vector, ascending within each
+    start_U, count_U   [U]     where the objects of each vector start in `member_N`, their number
+    vector_BV          [B, V]  vectors, -1 for none
+    distance_BV        [B, V]  their distances
+
+    Returns both as [B, width].
+    """
+    entry_row, entry_column = np.nonzero(vector_BV >= 0)
+    vector_E = vector_BV[entry_row, entry_column]
+    count_E = np.minimum(count_U[vector_E], width)
+    place_P = np.arange(count_E.sum()) - np.repeat(np.cumsum(count_E) - count_E, count_E)
+    member_P = member_N[np.repeat(start_U[vector_E], count_E) + place_P]
+    row_P = np.repeat(entry_row, count_E)
+    distance_P = np.repeat(distance_BV[entry_row, entry_column], count_E)
+    order_P = np.lexsort((member_P, distance_P, row_P))
+    start_B = np.searchsorted(row_P, np.arange(len(vector_BV)))  # row_P ascends
+    slot_P = np.arange(len(row_P)) - start_B[row_P]
+    kept_P = slot_P < width
+    member_BW = np.full((len(vector_BV), width), -1, np.int64)
+    distance_BW = np.full(member_BW.shape, np.nan)
+    member_BW[row_P[kept_P], slot_P[kept_P]] = member_P[order_P][kept_P]
+    distance_BW[row_P[kept_P], slot_P[kept_P]] = distance_P[order_P][kept_P]
+    return member_BW, distance_BW
+
+
+def without_itself(
+    row_B: np.ndarray, member_BW: np.ndarray, distance_BW: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's list [B, W - 1] without the object itself, or, where it is not in, the last."""
+    is_other_BW = member_BW != row_B[:, None]
+    beyond_B = is_other_BW.all(axis=1)  # as many twins or more are before it
+    is_other_BW[beyond_B, -1] = False
+    shape = (len(row_B), member_BW.shape[1] - 1)
+    return member_BW[is_other_BW].reshape(shape), distance_BW[is_other_BW].reshape(shape)
 
 
 def _label(embedding_ND: np.ndarray) -> np.ndarray:

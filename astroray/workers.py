@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -333,6 +334,39 @@ def remotely(
             return result
 
     return call
+
+
+def each_remotely(
+    *, num_cpus: float, at_once: int
+) -> Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[tuple[int, Any]]]:
+    """What runs a function on each tuple of arguments as Ray tasks, `at_once` at a time.
+
+    Yields place and result as they come; a task whose worker or node dies is repeated by itself.
+    """
+    import ray
+
+    fault_plan = faults.armed()
+
+    def run(
+        function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        def armed(*args: Any) -> Any:
+            faults.arm(fault_plan)
+            return function(*args)
+
+        task = ray.remote(num_cpus=num_cpus)(armed)
+        todo = iter(enumerate(arguments))
+        running: dict[Any, int] = {}
+        with plain_errors():
+            while True:
+                for place, args in itertools.islice(todo, at_once - len(running)):
+                    running[task.remote(*args)] = place
+                if not running:
+                    return
+                done, _ = ray.wait(list(running), num_returns=1)
+                yield running.pop(done[0]), ray.get(done[0])
+
+    return run
 
 
 def _own_error(error: BaseException | None) -> AstrorayError | None:

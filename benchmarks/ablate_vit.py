@@ -21,6 +21,7 @@ from astroray.encoders import read_model_file, views, vit
 from astroray.evaluation import EvaluationConfig, evaluate_outliers
 from astroray.fit_state import FitConfig
 from astroray.passes import run_passes
+from astroray.preparation import Wishes
 
 ENCODER = "vit-tiny"
 KEPT = ("what", "value", "low", "high")
@@ -60,9 +61,7 @@ def train(name: str, asked: argparse.Namespace) -> str:
     path = f"{folder}/model.safetensors"
     if Path(path).exists():
         return path
-    plan = SamplePlan(
-        folder=folder, max_rows=asked.rows, size_px=64, bands=None, max_missing=0.5, seed=0
-    )
+    plan = SamplePlan(folder=folder, max_rows=asked.rows, wishes=Wishes(size_px=64), seed=0)
     sample = draw_sample(surveys.list_shards(asked.pictures).shards, plan)
     numbers = network_config(ENCODER, sample, latent=None)
     threads = len(os.sched_getaffinity(0))

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -105,16 +105,15 @@ class Images:
 def prepare_images(num_images: int, folder: str) -> Images:
     """Draws the galaxies, and prepares them by what a scan would measure on the survey."""
     from astroray.actors.fit import Sample, SamplePlan, draw_sample
-    from astroray.preparation import prepare
+    from astroray.preparation import Preparation, Wishes, prepare
     from astroray.surveys.shards import Cutouts
     from astroray.surveys.simulated import truth_table
 
     shards = surveys.list_shards(SURVEY.format(num_images)).shards
     plan = SamplePlan(
-        folder=f"{folder}/measured", max_rows=SLICE_ROWS, size_px=64, bands=None,
-        max_missing=0.5, seed=0,
-    )  # fmt: skip
-    preparation = draw_sample(shards, plan).preparation
+        folder=f"{folder}/measured", max_rows=SLICE_ROWS, wishes=Wishes(size_px=64), seed=0
+    )
+    preparation = cast(Preparation, draw_sample(shards, plan).preparation)
     images: list[np.ndarray] = []
     planted: list[np.ndarray] = []
     for shard in shards:
@@ -122,7 +121,7 @@ def prepare_images(num_images: int, folder: str) -> Images:
         for cutouts in surveys.read_shard(shard):
             if isinstance(cutouts, Cutouts):
                 kept = prepare(cutouts, preparation)
-                images.append(kept.image_BCYX.astype(np.float16))
+                images.append(kept.input_BCYX.astype(np.float16))
                 planted.append(is_planted_N[cutouts.row_B[kept.index_B]])
     path, planted_path = f"{folder}/images.npy", f"{folder}/planted.npy"
     np.save(path, np.concatenate(images))

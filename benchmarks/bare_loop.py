@@ -39,16 +39,16 @@ def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
     """The peer: embeddings [N, D] of a shard, read, prepared and encoded in fixed batches."""
     import torch
 
-    from astroray.preparation import prepare
+    from astroray.modalities import MODALITIES
 
-    size_px, num_bands = model.preparation.size_px, len(model.preparation.bands)
-    left_BCYX = np.zeros((0, num_bands, size_px, size_px), np.float32)
+    modality = MODALITIES[model.modality]
+    left_BCYX = np.zeros((0, *modality.shape(model.network_config)), np.float32)
     outputs: list[np.ndarray] = []
     with torch.inference_mode():
         for item in surveys.read_shard(shard):
             if isinstance(item, Reject):
                 continue
-            image_BCYX = prepare(item, model.preparation).image_BCYX
+            image_BCYX = modality.prepare(item, model.preparation).input_BCYX
             if len(left_BCYX):
                 image_BCYX = np.concatenate([left_BCYX, image_BCYX])
             num_full = len(image_BCYX) // BATCH_SIZE * BATCH_SIZE

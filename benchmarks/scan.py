@@ -173,9 +173,10 @@ def run_scans(survey: str, model_path: str, outs: Mapping[str, str]) -> dict[str
 def fit_model(survey: str, folder: str, encoder: str, latent: int | None) -> str:
     """A model for the survey, of the weights it begins with."""
     from astroray.actors.fit import SamplePlan, draw_sample
+    from astroray.preparation import Wishes
 
     plan = SamplePlan(
-        folder=folder, max_rows=64, size_px=64, bands=None, max_missing=0.5, seed=0
+        folder=folder, max_rows=64, wishes=Wishes(size_px=64), seed=0
     )  # fmt: skip
     sample = draw_sample(surveys.list_shards(survey).shards[:1], plan)
     return make_model(sample, encoder, folder, latent=latent)

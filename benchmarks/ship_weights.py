@@ -7,10 +7,12 @@ encoder`. Every folder `<set>/images` of PICTURES, the globs it was trained on, 
 import argparse
 import glob
 from pathlib import Path
+from typing import cast
 
 from astroray.encoders import ENCODERS
 from astroray.encoders.pretrained import Pretrained, object_hash, pack_pretrained
 from astroray.encoders.store import load_model
+from astroray.preparation import Preparation
 
 PROTOCOL_OF = {"gz2_kaggle_spirals": "gz2"}
 """Sets that an evaluation calls by another name."""
@@ -27,13 +29,14 @@ def main() -> None:
     name = ENCODERS[model.encoder].weights
     if name is None:
         parser.error(f"no weights are shipped for {model.encoder}; name a file in ENCODERS")
+    preparation = cast(Preparation, model.preparation)
     objects = _objects(asked.pictures)
     pretrained = Pretrained(
         encoder=model.encoder,
-        bands=model.preparation.bands,
+        bands=preparation.bands,
         story={
             "model_id": model.model_id,
-            "size_px": model.preparation.size_px,
+            "size_px": preparation.size_px,
             "sets": {survey: len(ids) for survey, ids in objects.items()},
             **{key: model.fit[key] for key in STORY if key in model.fit},
         },

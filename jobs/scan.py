@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from astroray.config import ScanConfig, load_config
+from astroray.console import show_scan
 from astroray.job_command import job_command
-from astroray.terminal import show_scan
 
 
 def configure(survey: str, out: str, settings: Mapping[str, Any]) -> ScanConfig:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from astroray.config import ScanConfig
+from astroray.console import show_training
 from astroray.job_command import job_command
-from astroray.terminal import show_training
 from astroray.train_encoder import load_training
 
 

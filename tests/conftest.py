@@ -1,6 +1,7 @@
 """Fixtures that several test files share: the real data, the local Ray cluster."""
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def ray_cluster() -> Iterator[None]:
     with workers.cluster(num_cpus=6):
         yield
     assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="session")
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

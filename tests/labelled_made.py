@@ -1,6 +1,7 @@
 """Small labelled sets in the layouts of the real ones, made from a seed."""
 
 import csv
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,48 @@ def make_mirabest(folder: Path) -> Path:
     np.savez(base / "mirabest_150px_uint8.npz", images=images)
     rows = [(f"{i:03d}_{i}.5-0.1.fits", *kind) for i, kind in enumerate(kinds)]
     write_table(base / "labels.csv", ("file", "fr_class", "confidence", "morphology"), rows)
+    return folder
+
+
+def make_tess(folder: Path, *, num_windows: int = 8) -> Path:
+    """`folder` with lightcurves/tess_young_stars: stars whose windows 1 and 4 have a flare."""
+    base = folder / "lightcurves" / "tess_young_stars"
+    base.mkdir(parents=True)
+    events = []
+    for tic in (7, 8, 9):
+        time_d = 1400 + tic + np.arange(num_windows * 512) / 720
+        flux = np.random.default_rng(tic).normal(1, 0.002, len(time_d))
+        for window, height in ((1, 0.2), (4, 0.08), (6, 0.01)):
+            peak = window * 512 + 200
+            flux[peak : peak + 12] += height * np.exp(-np.arange(12) / 4)
+            start_d, peak_d, stop_d = time_d[[peak - 2, peak, peak + 12]]
+            events.append((tic, 1, start_d, peak_d, stop_d, height, 1.0))
+        np.savez(base / f"tic{tic}_s0001.npz", time=time_d, flux=flux)
+    columns = ("tic", "sector", "t_start_btjd", "t_peak_btjd", "t_end_btjd", "amp_rel", "stella")
+    write_table(base / "stella_events.csv", columns, events)
+    return folder
+
+
+def make_crts(folder: Path, *, num_each: int = 12) -> Path:
+    """`folder` with lightcurves/other_variables: CV that jump, SN that rise once, a short one."""
+    base = folder / "lightcurves" / "other_variables"
+    base.mkdir(parents=True)
+    random = np.random.default_rng(3)
+    labels, rows = [("CV", 999)], [("TranID999", 18.0, 0.1, 53000.0), ("TranID999", 19, 0.1, 53400)]
+    for number in range(2 * num_each):
+        is_rare = number % 2 == 1
+        labels.append(("SN" if is_rare else "CV", number))
+        mjd = 53000 + 11.0 * np.arange(30)
+        mag = random.normal(19, 0.1, 30)
+        mag[12 : 17 if is_rare else 13] -= 3
+        rows += [(f"TranID{number}", *line) for line in zip(mag, [0.1] * 30, mjd, strict=True)]
+    write_table(base / "labels.csv", ("Classification", "TransientID"), labels)
+    write_table(base / "curves.csv", ("ID", "Mag", "Magerr", "MJD"), rows)
+    names = {"labels": "crts_transient_labels.csv.gz", "curves": "crts_subset_500.csv.gz"}
+    for plain, packed in names.items():
+        path = base / f"{plain}.csv"
+        (base / packed).write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
     return folder
 
 

@@ -15,9 +15,11 @@ from typing import IO
 from astroray import faults, pipeline, surveys
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
 from astroray.config import ScanConfig, load_config
+from astroray.encoders import ENCODERS
 from astroray.fit_state import FitConfig
 from astroray.ledger import RunRecord
 from astroray.passes import run_passes
+from astroray.preparation import Wishes
 
 SCAN_TIMEOUT_S = 240
 COMMAND = "from astroray.cli import cli; cli()"
@@ -128,9 +130,9 @@ def fit_model(
 ) -> str:
     """Fits a small model in this process, without Ray, and returns its path."""
     folder = f"{Path(path).parent}/fit-{Path(path).name}"
-    plan = SamplePlan(
-        folder=folder, max_rows=64, size_px=size_px, bands=None, max_missing=0.5, seed=0
-    )
+    is_image = ENCODERS[encoder].modality == "images"
+    wishes = Wishes(size_px=size_px if is_image else None)
+    plan = SamplePlan(folder=folder, max_rows=64, wishes=wishes, seed=0)
     sample = draw_sample(surveys.list_shards(survey).shards, plan)
     network = network_config(encoder, sample, latent=None)
     weights = None

@@ -76,7 +76,12 @@ def plan_round(seed: int, shards: Sequence[str], points: Sequence[str]) -> Seque
         ],
         [*in_workers, _driver("receipt", rng.choice(late))],
         [_driver("embedded")],
-        [_search("search.found"), _search("search.file", _part(rng)), _driver("searched")],
+        [_search("index.routed"), _search("index.partition"), _driver("index.built")],
+        [_driver("index.manifest")],
+        [
+            *[_search("search.cells"), _search("search.partitions")],
+            *[_search("search.found"), _search("search.file", _part(rng)), _driver("searched")],
+        ],
         [
             _search("search.neighbors"),
             _search("publish.written", rng.choice(SEARCH_FILES)),
@@ -113,7 +118,8 @@ class Soak:
         self.num_passed = self.num_failed = 0
         self.reference = folder / "reference"
         started = time.monotonic()
-        ended = scans.run(self._command(str(self.reference), folder / "none"), env=self._env())
+        command = self._command(str(self.reference), folder / "none", index="flat")
+        ended = scans.run(command, env=self._env())
         if ended.code != 0:
             raise SystemExit(f"the undisturbed scan fails: {ended.err}")
         self.expected = catalog_files(str(self.reference))
@@ -174,9 +180,11 @@ class Soak:
             server.send_signal(signal.SIGKILL)
             server.wait()
 
-    def _command(self, run_dir: str, plan: Path, *, workers: str = "1") -> list[str]:
+    def _command(
+        self, run_dir: str, plan: Path, *, workers: str = "1", index: str = "sharded"
+    ) -> list[str]:
         fault_plan = str(plan) if plan.exists() else ""
-        settings = {**FIT, "workers": workers, "fault_plan": fault_plan}
+        settings = {**FIT, "workers": workers, "fault_plan": fault_plan, "search.index": index}
         return scans.scan_command(self.survey, run_dir, **settings)
 
     def _env(self) -> dict[str, str]:

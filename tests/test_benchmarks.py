@@ -14,7 +14,16 @@ from benchmarks.rows import BenchRow, MeasurementError
 
 pytestmark = pytest.mark.timeout(60)  # fresh processes import much, on any machine
 
-NAMES = ["scan", "fit", "attcae", "neighbors", "attention", "instruction_peak"]
+NAMES = [
+    "scan",
+    "fit",
+    "attcae",
+    "neighbors",
+    "attention",
+    "instruction_peak",
+    "serve",
+    "sharded",
+]
 
 
 def row(**values):

@@ -52,7 +52,7 @@ def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(
 def test_a_folder_without_a_run_is_said_to_be_one(verb, tmp_path):
     result = run(verb, str(tmp_path))
     assert result.exit_code == 1
-    assert "holds no run.json, expected the --out of a scan" in result.output
+    assert "holds no run.json, expected the --out of a scan or of flares find" in result.output
 
 
 def test_the_doctor_says_what_there_is():

@@ -14,7 +14,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
     file.write_text("search: {k: 20, top: 50}\nbatch_size: 16\n")
     config = load_config("hdf", "out", str(file), {"search.k": 5, "workers": None})
     assert (config.search.k, config.search.top) == (5, 50)
-    assert (config.batch_size, config.workers, config.encoder.name) == (16, "auto", "rings")
+    assert (config.batch_size, config.workers, config.encoder.name) == (16, "auto", "auto")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from astroray import ledger, schema, surveys
-from astroray.actors import embed as embed_module
 from astroray.actors.embed import (
     Embedder,
     EmbedPlan,
@@ -24,6 +23,7 @@ from astroray.actors.encode import BatchEncoder
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError, ConfigError, ShardError, StorageError
+from astroray.preparation import Wishes, prepare
 from tests.surveys_made import write_pictures
 
 SURVEY = "sim:galaxies?count=60&size=16&shard_rows=25"
@@ -48,9 +48,7 @@ def model_path(tmp_path_factory):
 
 
 def sample_plan(folder, **changes):
-    plan = SamplePlan(
-        folder=str(folder), max_rows=100, size_px=None, bands=None, max_missing=0.5, seed=0
-    )
+    plan = SamplePlan(folder=str(folder), max_rows=100, wishes=Wishes(), seed=0)
     return dataclasses.replace(plan, **changes)
 
 
@@ -200,14 +198,14 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(plan, monkeypatch)
     np.testing.assert_array_equal(halved.push(image_BCYX), expected)
 
 
-def test_one_cutout_that_does_not_fit_is_an_error_of_the_machine(plan, monkeypatch):
+def test_one_object_that_does_not_fit_is_an_error_of_the_machine(plan, monkeypatch):
     encoder = BatchEncoder(model_path=plan.model_path, batch_size=4, device="cpu", num_threads=1)
 
     def no_memory(piece_BCYX):
         raise torch.OutOfMemoryError("out of memory")
 
     monkeypatch.setattr(encoder, "_forward", no_memory)
-    with pytest.raises(BackendError, match="one cutout does not fit"):
+    with pytest.raises(BackendError, match="one object does not fit"):
         encoder.push(np.zeros((4, 3, 16, 16), np.float32))
 
 
@@ -258,7 +256,7 @@ def test_the_model_of_a_fit_embeds_its_sample_around_zero(model_path):
     assert model.fit["num_rows"] == 60
     shards = surveys.list_shards(SURVEY).shards
     slices = [item for shard in shards for item in surveys.read_shard(shard)]
-    prepared = [embed_module.prepare(item, model.preparation).image_BCYX for item in slices]
+    prepared = [prepare(item, model.preparation).input_BCYX for item in slices]
     embedding_ND = model.embed(torch.from_numpy(np.concatenate(prepared)))
     assert embedding_ND.mean(dim=0).abs().max() < 2e-3  # the sample is kept in float16
 

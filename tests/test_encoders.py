@@ -8,12 +8,16 @@ import safetensors.torch
 import torch
 
 from astroray.actors.fit import freeze_frame
+from astroray.curve_preparation import CurvePreparation
 from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
 from astroray.encoders.store import build_network, load_model, save_model
 from astroray.errors import ConfigError
+from astroray.modalities import MODALITIES
 from astroray.preparation import measure
 from tests.surveys_made import cutouts
+
+CURVES = CurvePreparation(cadence_s=60.0, num_windows=1, is_relative=True, scale=1.0)
 
 
 @pytest.fixture
@@ -24,6 +28,8 @@ def preparation():
 
 def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, changed=None):
     config = {"num_bands": 1, "size_px": 16}
+    if ENCODERS[encoder].modality == "light_curves":
+        config, preparation = {"num_windows": 1}, CURVES
     torch.manual_seed(seed)
     network = build_network(encoder, config)
     if changed is not None:
@@ -44,22 +50,37 @@ def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, c
     )
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_every_encoder_makes_one_finite_row_a_cutout(encoder):
+def build(encoder, num_rows, *, num_bands=2):
+    """A network, and inputs that suit it."""
+    modality = MODALITIES[ENCODERS[encoder].modality]
+    config = {"num_bands": num_bands, "size_px": 32}
+    if ENCODERS[encoder].modality == "light_curves":
+        config = {"num_windows": 2}
     torch.manual_seed(0)
-    network = build_network(encoder, {"num_bands": 2, "size_px": 32})
+    return build_network(encoder, config), draw_input(modality, config, num_rows)
+
+
+def draw_input(modality, config, num_rows):
+    input_BCYX = torch.rand(num_rows, *modality.shape(config))
+    if modality.noun == "light curve":
+        input_BCYX[:, 1] = (input_BCYX[:, 1] > 0.2).float()
+        input_BCYX[:, 0] *= input_BCYX[:, 1]
+    return input_BCYX
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_every_encoder_makes_one_finite_row_an_object(encoder):
+    network, input_BCYX = build(encoder, 3)
     with torch.inference_mode():
-        output_BD = network(torch.rand(3, 2, 32, 32))
+        output_BD = network(input_BCYX)
     assert output_BD.shape == (3, network.embedding_dim)
     assert torch.isfinite(output_BD).all()
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_rows_do_not_depend_on_each_other(encoder):
-    torch.manual_seed(0)
-    network = build_network(encoder, {"num_bands": 1, "size_px": 32})
-    image_BCYX = torch.rand(8, 1, 32, 32)
-    other_BCYX = torch.rand(8, 1, 32, 32)
+    network, image_BCYX = build(encoder, 8, num_bands=1)
+    other_BCYX = image_BCYX.flip(0).clone()
     other_BCYX[3] = image_BCYX[3]
     with torch.inference_mode():
         assert torch.equal(network(image_BCYX)[3], network(other_BCYX)[3])
@@ -67,9 +88,7 @@ def test_rows_do_not_depend_on_each_other(encoder):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_the_size_of_a_batch_and_the_order_of_its_rows_do_not_matter(encoder):
-    torch.manual_seed(0)
-    network = build_network(encoder, {"num_bands": 2, "size_px": 32})
-    image_BCYX, order_B = torch.rand(6, 2, 32, 32), torch.tensor([4, 2, 0, 5, 1, 3])
+    (network, image_BCYX), order_B = build(encoder, 6), torch.tensor([4, 2, 0, 5, 1, 3])
     with torch.inference_mode():
         together_BD = network(image_BCYX)
         alone_BD = torch.cat([network(image_BCYX[b : b + 1]) for b in range(6)])
@@ -81,7 +100,7 @@ def test_the_size_of_a_batch_and_the_order_of_its_rows_do_not_matter(encoder):
 @pytest.mark.parametrize("encoder", sorted(ENCODERS.keys() - {"vit-small"}))  # vit-tiny, larger
 def test_the_id_changes_with_any_number_of_a_network(tmp_path, preparation, encoder):
     known = {save(tmp_path / "first", preparation, encoder=encoder, seed=1)}
-    names = list(build_network(encoder, {"num_bands": 1, "size_px": 16}).state_dict())[::7]
+    names = list(load_model(str(tmp_path / "first")).network.state_dict())[::7]
     for name in names:
         known.add(save(tmp_path / "other", preparation, encoder=encoder, seed=1, changed=name))
     assert len(known) == 1 + len(names)

@@ -21,6 +21,8 @@ from tests import labelled_made
 def data(tmp_path):
     labelled_made.make_efigi(tmp_path)
     labelled_made.make_gz2(tmp_path)
+    labelled_made.make_tess(tmp_path)
+    labelled_made.make_crts(tmp_path)
     return labelled_made.make_mirabest(tmp_path)
 
 
@@ -235,3 +237,15 @@ def test_brightness_has_three_numbers_whatever_the_bands():
         assert value.shape == (6, 3)
         assert value.mean(axis=0) == pytest.approx(0, abs=1e-5)
         assert value.std(axis=0) == pytest.approx(1, abs=1e-5)
+
+
+def test_windows_with_a_high_flare_are_rare_and_those_with_a_low_one_unused(protocols):
+    (subset,) = protocols["tess"].subsets
+    names = np.array(protocols["tess"].object_ids)
+    assert [name.split()[-1] for name in names[subset.candidate_O]] == ["W1", "W4"] * 3
+    assert {name.split()[-1] for name in names[subset.inlier_I]} == {"W0", "W2", "W3", "W5", "W7"}
+
+
+def test_a_transient_that_was_seen_too_seldom_is_unused(protocols):
+    assert "TranID999" not in protocols["crts"].object_ids
+    assert [len(subset.inlier_I) for subset in protocols["crts"].subsets] == [12, 12]

@@ -105,6 +105,7 @@ def undisturbed(ray_cluster, tmp_path_factory):
     (folder / "plan").mkdir()
     (folder / "plan" / "reached").touch()
     settings = {"fit__num_passes": 1, "fit__budget_s": None, "encoder__name": "cae"}
+    settings["search__index"] = "sharded"
     scans.scan(SIMULATED, folder / "run", fault_plan=str(folder / "plan"), **settings)
     return folder / "run", scans.reached(folder / "plan")
 

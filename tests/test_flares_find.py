@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from astroray import ledger, schema
+from astroray import inspection, ledger, schema
 from astroray.cli import cli
 from astroray.errors import ConfigError, LedgerError
 from astroray.find_flares import FindConfig, find_flares
@@ -173,6 +173,20 @@ def test_candidates_are_split_and_sorted():
     assert flares.schema.equals(schema.FLARES)
 
 
+def check_that_damage_is_found(folder, config):
+    """A torn part is named and done again; a table of fewer rows is counted."""
+    (part, *_) = sorted((folder / "parts" / "candidates").iterdir())
+    whole, flares = part.read_bytes(), folder / "flares.parquet"
+    part.write_bytes(whole[:-9])
+    (fault,) = inspection.verify_run(config.out, repair=True)
+    assert "its receipt says" in fault
+    find_flares(config)
+    assert inspection.verify_run(config.out) == []
+    assert part.read_bytes() == whole
+    pq.write_table(pq.read_table(flares).slice(1), flares)
+    assert any("flares.parquet has" in fault for fault in inspection.verify_run(config.out))
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_cluster, tmp_path):
@@ -206,6 +220,12 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_c
     page = (tmp_path / "one" / "index.html").read_text()
     assert "6 flares of 4 stars" in page
     assert "nan" not in page.lower().replace("nano", "")
+    assert inspection.verify_run(config.out) == inspection.verify_run(other.out) == []
+    status = inspection.read_status(config.out)
+    assert (status["shards done"], status["objects"], status["flares"]) == ("3 of 3", "4", "6")
+    with pytest.raises(ConfigError, match=r"is a run of flares find"):
+        inspection.reopen_rejected(config.out)
+    check_that_damage_is_found(tmp_path / "two", other)
     with pytest.raises(LedgerError, match="belongs to another run"):
         find_flares(dataclasses.replace(config, rule=FlareRule(sigma=5.0)))
     assert json.loads((tmp_path / "one" / "run.json").read_text())["state"] == "done"

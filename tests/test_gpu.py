@@ -7,6 +7,7 @@ import torch
 from astroray import surveys
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model
+from astroray.preparation import Wishes
 
 pytestmark = pytest.mark.gpu
 SURVEY = "sim:galaxies?count=40&size=32&shard_rows=40"
@@ -17,7 +18,7 @@ def model_path(tmp_path_factory):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device that torch can use")
     folder = str(tmp_path_factory.mktemp("model"))
-    plan = SamplePlan(folder=folder, max_rows=40, size_px=32, bands=None, max_missing=0.5, seed=0)
+    plan = SamplePlan(folder=folder, max_rows=40, wishes=Wishes(size_px=32), seed=0)
     sample = draw_sample(surveys.list_shards(SURVEY).shards, plan)
     path = f"{folder}/model.safetensors"
     torch.manual_seed(0)

@@ -82,3 +82,15 @@ def test_every_dependency_is_pinned_for_ci():
     }
     names = {text.partition(">")[0].partition("[")[0].strip().lower() for text in wanted}
     assert names <= pinned, names - pinned
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
+def test_only_serving_imports_ray_serve(path):
+    imports = [
+        name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in ast.unparse(node).splitlines()
+    ]
+    uses = [line for line in imports if "ray.serve" in line or line == "from ray import serve"]
+    assert not uses or path.name == "serving.py"

@@ -367,13 +367,6 @@ def test_options_that_cannot_work_are_refused_before_reading(tmp_path, option):
         shards_of(f"{tmp_path}?{option}")
 
 
-def test_reading_light_curves_as_cutouts_says_what_to_use(tmp_path):
-    write_mission(tmp_path / "a.fits")
-    (shard,) = shards_of(tmp_path)
-    with pytest.raises(ConfigError, match="astroray flares find"):
-        light_curves.read_shard(shard)
-
-
 def test_a_light_curve_file_is_told_from_an_image_by_its_header(tmp_path):
     with fits.open(write_mission(tmp_path / "a.fits", "tess")) as hdus:
         assert is_light_curve(hdus)

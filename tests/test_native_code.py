@@ -135,7 +135,8 @@ def test_exponentials_are_computed_without_the_stack(loops, stack_uses):
 
 @needs_code
 @pytest.mark.parametrize(
-    "function", ["astroray_features", "astroray_attention", "astroray_nearest"]
+    "function",
+    ["astroray_features", "astroray_attention", "astroray_linear", "astroray_nearest"],
 )
 def test_what_every_cpu_runs_has_no_wide_registers(code, function):
     body = [instruction for instruction in code if instruction.function == function]

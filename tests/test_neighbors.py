@@ -469,6 +469,8 @@ def test_the_index_follows_size_and_memory():
     assert name == "ivf-sq8"
     assert "1.0 GB of vectors are more than 25% of 4.0 GB of memory" in reason
     assert choose_index(1_000_000, 256)[0] == "ivf-flat"
+    assert choose_index(1_000_000, 256, can_shard=True)[0] == "sharded"
+    assert choose_index(50_000, 256, can_shard=True)[0] == "flat"
 
 
 def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
@@ -490,6 +492,7 @@ def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
         ("num_threads", 0, "num_threads is 0"),
         ("num_probes", 0, "num_probes is 0"),
         ("score", "lof", "score is 'lof', expected one of kth, mean"),
+        ("partition_mb", 0, "partition_mb is 0, expected at least 1"),
         ("index", "hnsw", "index is 'hnsw', expected one of auto, flat, ivf-flat, ivf-sq8"),
         ("seed", -1, "seed is -1"),
     ],
@@ -497,6 +500,11 @@ def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
 def test_a_setting_that_cannot_work_is_refused(option, value, words):
     with pytest.raises(ConfigError, match=words):
         SearchConfig(**{option: value})
+
+
+def test_arrays_cannot_be_searched_sharded():
+    with pytest.raises(ConfigError, match="searches the embeddings of a run directory"):
+        search(np.zeros((3, 2), np.float32), list("abc"), SearchConfig(index="sharded"))
 
 
 def test_bad_rows_are_refused_by_name():

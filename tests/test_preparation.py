@@ -35,7 +35,7 @@ def test_measured_levels_are_those_of_the_sky(preparation):
 
 
 def test_prepared_pixels_lie_in_0_to_1_and_use_that_range(sample, preparation):
-    image_BCYX = prepare(sample, preparation).image_BCYX
+    image_BCYX = prepare(sample, preparation).input_BCYX
     assert image_BCYX.shape == (40, 3, 16, 16)
     assert image_BCYX.dtype == np.float32
     assert 0 <= image_BCYX.min() < 0.3
@@ -46,13 +46,13 @@ def test_display_pictures_stay_as_they_are():
     image_BCYX = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
     pictures = cutouts(image_BCYX, pixels="display", bands=("R", "G", "B"))
     prepared = prepare(pictures, measure(iter([pictures]), size_px=32))
-    np.testing.assert_array_equal(prepared.image_BCYX, image_BCYX)
+    np.testing.assert_array_equal(prepared.input_BCYX, image_BCYX)
 
 
 def test_a_row_is_prepared_the_same_alone_and_in_company(sample, preparation):
-    together = prepare(sample, preparation).image_BCYX
+    together = prepare(sample, preparation).input_BCYX
     for i in (0, 7, 39):
-        alone = prepare(cutouts(sample.image_BCYX[i : i + 1]), preparation).image_BCYX
+        alone = prepare(cutouts(sample.image_BCYX[i : i + 1]), preparation).input_BCYX
         np.testing.assert_array_equal(alone[0], together[i])
 
 
@@ -64,7 +64,7 @@ def test_missing_pixels_are_filled_with_the_median_and_flagged(sample, preparati
     assert prepared.flags_B.tolist() == [Flag.FILLED if i == 3 else 0 for i in range(40)]
     expected = image_BCYX.copy()
     expected[3, 1, :4] = np.nanmedian(image_BCYX[3, 1])
-    np.testing.assert_array_equal(prepared.image_BCYX, stretch(resample(expected, 16), preparation))
+    np.testing.assert_array_equal(prepared.input_BCYX, stretch(resample(expected, 16), preparation))
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_a_row_without_enough_to_look_at_is_a_reject_and_no_other_is_lost(
     prepared = prepare(cutouts(image_BCYX), preparation)
     assert [(reject.row, reject.kind) for reject in prepared.rejects] == [(5, kind)]
     assert prepared.index_B.tolist() == [i for i in range(40) if i != 5]
-    assert len(prepared.image_BCYX) == 39
-    assert np.isfinite(prepared.image_BCYX).all()
+    assert len(prepared.input_BCYX) == 39
+    assert np.isfinite(prepared.input_BCYX).all()
 
 
 def test_a_survey_without_a_band_of_the_model_is_rejected_row_by_row(sample, preparation):
@@ -101,7 +101,7 @@ def test_bands_are_taken_by_name(sample, preparation):
         sample, image_BCYX=sample.image_BCYX[:, ::-1], bands=("i", "r", "g")
     )
     np.testing.assert_array_equal(
-        prepare(turned, preparation).image_BCYX, prepare(sample, preparation).image_BCYX
+        prepare(turned, preparation).input_BCYX, prepare(sample, preparation).input_BCYX
     )
 
 

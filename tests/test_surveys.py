@@ -98,12 +98,13 @@ def test_options_are_checked_by_name_and_type():
         parse_options(Options, {"size": "big"})
 
 
-def test_published_light_curves_are_told_from_cutouts_and_are_no_cutouts(tmp_path):
+def test_published_light_curves_are_told_from_cutouts(tmp_path):
     write_mission(tmp_path / "a.fits", "tess")
     (shard,) = surveys.list_shards(str(tmp_path)).shards
     assert (shard.reader, shard.num_rows) == ("light_curves", 1)
-    with pytest.raises(ConfigError, match="astroray flares find"):
-        surveys.read_shard(shard)
+    assert surveys.modality_of(shard) == "light_curves"
+    (read,) = surveys.read_shard(shard)
+    assert read.object_id_B == ["TIC 358108509 S1"]
 
 
 def test_light_curves_are_read_from_files_of_other_readers_where_the_user_says_so(tmp_path):

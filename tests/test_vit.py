@@ -123,7 +123,7 @@ def test_it_learns_simulated_galaxies_in_seconds(tmp_path):
     (shard,) = list_shards("sim:galaxies?count=96&size=32&seed=5").shards
     slices = list(read_shard(shard))
     preparation = measure(iter(slices), size_px=32)
-    sample = np.concatenate([prepare(part, preparation).image_BCYX for part in slices])
+    sample = np.concatenate([prepare(part, preparation).input_BCYX for part in slices])
     np.save(tmp_path / "sample.npy", sample.astype(np.float16))
     fit = run_passes(
         str(tmp_path / "sample.npy"),

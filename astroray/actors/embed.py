@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,8 +18,9 @@ from astroray import faults, ledger, schema, storage, surveys
 from astroray.encoders import AttentionName
 from astroray.errors import DataError
 from astroray.ledger import Receipt
-from astroray.preparation import Prepared, prepare
-from astroray.surveys.shards import Cutouts, Reject, Shard
+from astroray.modalities import MODALITIES
+from astroray.preparation import Prepared
+from astroray.surveys.shards import Reject, Rows, Shard
 
 _log = logging.getLogger("astroray.embed")
 _Item = TypeVar("_Item")
@@ -100,14 +101,19 @@ class Embedder:
 
     def _fill(self, rows: "_Rows", shard: Shard) -> Reject | None:
         """Reads and encodes the shard into `rows`; a reject where it is unreadable as a whole."""
-        preparation = self.encoder.model.preparation
-        slices = (prepare_slice(item, preparation) for item in surveys.read_shard(shard))
+        model = self.encoder.model
+        modality = MODALITIES[model.modality]
+
+        def prepare(read: Rows) -> Prepared:
+            return modality.prepare(read, model.preparation)
+
+        slices = (prepare_slice(item, prepare) for item in surveys.read_shard(shard))
         try:
-            for cutouts, prepared in ahead(slices):
+            for read, prepared in ahead(slices):
                 rows.reject(prepared.rejects)
-                if cutouts is not None:
-                    rows.keep(cutouts, prepared)
-                    rows.encoded(self.encoder.push(prepared.image_BCYX))
+                if read is not None:
+                    rows.keep(read, prepared)
+                    rows.encoded(self.encoder.push(prepared.input_BCYX))
             rows.encoded(self.encoder.flush())
         except DataError as error:
             return Reject.of_shard(error)
@@ -116,13 +122,15 @@ class Embedder:
         return None
 
 
-def prepare_slice(item: Cutouts | Reject, preparation: Any) -> tuple[Cutouts | None, Prepared]:
+def prepare_slice(
+    item: Rows | Reject, prepare: Callable[[Rows], Prepared]
+) -> tuple[Rows | None, Prepared]:
     """A slice beside its prepared rows; a reject of the reader passes through."""
     if isinstance(item, Reject):
         return None, _only_rejects((item,))
     impossible_B = np.abs(item.dec_deg_B) > 90
     if not impossible_B.any():
-        return item, prepare(item, preparation)
+        return item, prepare(item)
     rejects = tuple(
         Reject(
             row=int(item.row_B[i]),
@@ -132,8 +140,8 @@ def prepare_slice(item: Cutouts | Reject, preparation: Any) -> tuple[Cutouts | N
         )
         for i in np.flatnonzero(impossible_B)
     )
-    possible = _take(item, np.flatnonzero(~impossible_B))
-    prepared = prepare(possible, preparation)
+    possible = item.take(np.flatnonzero(~impossible_B))
+    prepared = prepare(possible)
     return possible, dataclasses.replace(prepared, rejects=(*rejects, *prepared.rejects))
 
 
@@ -170,15 +178,15 @@ class _Rows:
     def reject(self, rejects: Sequence[Reject]) -> None:
         self.rejects.extend(rejects)
 
-    def keep(self, cutouts: Cutouts, prepared: Prepared) -> None:
+    def keep(self, read: Rows, prepared: Prepared) -> None:
         """Notes identity and flags of the prepared rows of a slice."""
         index_B = prepared.index_B
-        ids = [cutouts.object_id_B[i] for i in index_B]
-        columns = schema.identity(ids, cutouts.ra_deg_B[index_B], cutouts.dec_deg_B[index_B])
-        columns["row"] = pa.array(cutouts.row_B[index_B], pa.int64())
+        ids = [read.object_id_B[i] for i in index_B]
+        columns = schema.identity(ids, read.ra_deg_B[index_B], read.dec_deg_B[index_B])
+        columns["row"] = pa.array(read.row_B[index_B], pa.int64())
         columns["processing_flags"] = pa.array(prepared.flags_B, pa.int32())
         for name in ("field", "night", "detector"):
-            columns[name] = pa.array([getattr(cutouts, name)] * len(index_B), pa.string())
+            columns[name] = pa.array([getattr(read, name)] * len(index_B), pa.string())
         self._identities.append(pa.table(columns))
 
     def encoded(self, embedding_BD: np.ndarray) -> None:
@@ -195,7 +203,7 @@ class _Rows:
         embedding_ND = np.concatenate(self._embeddings)
         finite_N = np.isfinite(embedding_ND).all(axis=1)
         for row in table["row"].filter(pa.array(~finite_N)).to_pylist():
-            reason = "the encoder gave numbers that are not finite; report it with this cutout"
+            reason = "the encoder gave numbers that are not finite; report it with this object"
             self.rejects.append(Reject(row=row, stage="encode", kind="nonfinite", reason=reason))
         self.num_embedded = int(finite_N.sum())
         table = table.filter(pa.array(finite_N))
@@ -217,18 +225,6 @@ def _parquet(table: pa.Table) -> bytes:
 def _only_rejects(rejects: tuple[Reject, ...]) -> Prepared:
     nothing = np.zeros(0, np.int32)
     return Prepared(
-        index_B=nothing, image_BCYX=np.zeros((0, 0, 0, 0), np.float32), flags_B=nothing,
+        index_B=nothing, input_BCYX=np.zeros((0, 0, 0, 0), np.float32), flags_B=nothing,
         rejects=rejects,
     )  # fmt: skip
-
-
-def _take(cutouts: Cutouts, index_B: np.ndarray) -> Cutouts:
-    return dataclasses.replace(
-        cutouts,
-        row_B=cutouts.row_B[index_B],
-        object_id_B=[cutouts.object_id_B[i] for i in index_B],
-        ra_deg_B=cutouts.ra_deg_B[index_B],
-        dec_deg_B=cutouts.dec_deg_B[index_B],
-        image_BCYX=cutouts.image_BCYX[index_B],
-        flags_B=cutouts.flags_B[index_B],
-    )

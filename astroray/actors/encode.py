@@ -9,6 +9,7 @@ from astroray.encoders import AttentionName
 from astroray.encoders.attention import choose_attention
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
+from astroray.modalities import MODALITIES
 
 _log = logging.getLogger("astroray.encode")
 
@@ -39,9 +40,8 @@ class BatchEncoder:
         self.model = load_model(model_path).to(self.device)
         self.attention = choose_attention(self.model.network, attention, self.device)
         self.dim = self.model.dim
-        preparation = self.model.preparation
-        shape = (batch_size, len(preparation.bands), preparation.size_px, preparation.size_px)
-        self._batch_BCYX = torch.zeros(shape, pin_memory=self.device.type == "cuda")
+        shape = MODALITIES[self.model.modality].shape(self.model.network_config)
+        self._batch_BCYX = torch.zeros((batch_size, *shape), pin_memory=self.device.type == "cuda")
         self._stream: torch.cuda.Stream | None = None
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
@@ -71,23 +71,30 @@ class BatchEncoder:
             return np.zeros((0, self.dim), np.float32)
         self._batch_BCYX[num_rows:] = 0.0
         self.clear()
-        return self._encode()[:num_rows]
+        return self._encode(self._batch_BCYX)[:num_rows]
+
+    def embed(self, image_BCYX: np.ndarray) -> np.ndarray:
+        """Embeddings [B, dim] of prepared rows at once, not padded, beside any that wait.
+
+        For answers while somebody waits: the last bits may differ from those of a full batch.
+        """
+        return self._encode(torch.from_numpy(image_BCYX))
 
     def clear(self) -> None:
         """Forgets the rows that wait."""
         self._num_waiting = 0
 
     @torch.inference_mode()
-    def _encode(self) -> np.ndarray:
+    def _encode(self, batch_BCYX: torch.Tensor) -> np.ndarray:
         while True:
             try:
-                pieces = self._batch_BCYX.chunk(self._num_pieces)
+                pieces = batch_BCYX.chunk(self._num_pieces)
                 return np.concatenate([self._forward(piece) for piece in pieces])
             except torch.OutOfMemoryError as error:
                 self._num_pieces *= 2
-                if self._num_pieces > len(self._batch_BCYX):
+                if self._num_pieces > len(batch_BCYX):
                     raise BackendError(
-                        f"one cutout does not fit into the memory of {self.device}: {error}; "
+                        f"one object does not fit into the memory of {self.device}: {error}; "
                         "choose a smaller encoder or size"
                     ) from error
                 _log.warning("out of memory: batch cut into %d pieces", self._num_pieces)

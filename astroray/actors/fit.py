@@ -5,7 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from astroray import storage, surveys
 from astroray.encoders import ENCODERS
-from astroray.encoders.pca import Pca, fit_pca
+from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import build_network, save_model
 from astroray.errors import ConfigError, DataError
-from astroray.preparation import Preparation, measure, prepare
+from astroray.modalities import MODALITIES, AnyPreparation, Modality
+from astroray.preparation import Preparation, Wishes
 from astroray.statistics import Moments
-from astroray.surveys.shards import Cutouts, Shard
+from astroray.surveys.shards import ModalityName, Rows, Shard
 
 MEASURE_ROWS = 512
 MEASURE_VALUES = 64_000_000
@@ -28,10 +29,7 @@ SAMPLE_SHARDS = 16
 """A sample is drawn from at least so many shards where a survey has them."""
 FRAME_ROWS = 2048
 FRAME_BATCH = 32
-DEFAULT_SIZE_PX = 64
 SAMPLE_NAME, DESCRIPTION_NAME = "sample.npy", "sample.json"
-SIZE_STEP_PX = 16
-"""The published network halves its image four times."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,39 +38,39 @@ class SamplePlan:
 
     folder: str
     max_rows: int
-    size_px: int | None
-    bands: tuple[str, ...] | None
-    max_missing: float
+    wishes: Wishes
     seed: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A drawn sample: float16 [N, C, S, S] in 0..1 under `path`, and how it was prepared."""
+    """A drawn sample: float16 [N, C, Y, X] under `path`, and how it was prepared."""
 
     path: str
-    preparation: Preparation
+    preparation: AnyPreparation
     num_rows: int
+    modality: ModalityName = "images"
 
 
 def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
-    """Prepares up to `max_rows` cutouts, evenly spaced rows of many shards in a seeded order.
+    """Prepares up to `max_rows` objects, evenly spaced rows of many shards in a seeded order.
 
     Publishes `sample.npy` and then `sample.json` in the plan's folder; where both stand they are
-    taken as they are. Raises ConfigError where no cutout of the survey can be used.
+    taken as they are. Raises ConfigError where no object of the survey can be used.
     """
     if (known := load_sample(plan.folder)) is not None:
         return known
     ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
-    preparation = _measure(ordered, plan)
-    images = list(_prepared(ordered, preparation, plan.max_rows))
-    if not images:
+    name = surveys.modality_of(ordered[0])
+    preparation = MODALITIES[name].measure(_to_measure(ordered), plan.wishes)
+    parts = list(_prepared(ordered, MODALITIES[name], preparation, plan.max_rows))
+    if not parts:
         raise ConfigError(
-            "no cutout of the survey can be used: all were rejected; `astroray scan` with "
-            "--encoder of a fitted model lists the reasons"
+            f"no {MODALITIES[name].noun} of the survey can be used: all were rejected; `astroray "
+            "scan` with --encoder of a fitted model lists the reasons"
         )
-    sample_NCYX = np.concatenate(images)[: plan.max_rows]
-    return publish_sample(plan.folder, preparation, sample_NCYX)
+    sample_NCYX = np.concatenate(parts)[: plan.max_rows]
+    return publish_sample(plan.folder, preparation, sample_NCYX, modality=name)
 
 
 def load_sample(folder: str) -> Sample | None:
@@ -81,20 +79,32 @@ def load_sample(folder: str) -> Sample | None:
     if not storage.exists(description):
         return None
     known = json.loads(storage.read_bytes(description))
+    modality: ModalityName = known.get("modality", "images")
     return Sample(
         path=storage.join(folder, SAMPLE_NAME),
-        preparation=Preparation.from_json(known["preparation"]),
+        modality=modality,
+        preparation=MODALITIES[modality].preparation.from_json(known["preparation"]),
         num_rows=known["num_rows"],
     )
 
 
-def publish_sample(folder: str, preparation: Preparation, sample_NCYX: np.ndarray) -> Sample:
-    """Publishes prepared cutouts, float16 [N, C, S, S], and then how they were prepared."""
+def publish_sample(
+    folder: str,
+    preparation: AnyPreparation,
+    sample_NCYX: np.ndarray,
+    *,
+    modality: ModalityName = "images",
+) -> Sample:
+    """Publishes prepared objects, float16 [N, C, Y, X], and then how they were prepared."""
     path = storage.join(folder, SAMPLE_NAME)
     storage.publish(path, _npy(sample_NCYX))
-    text = {"preparation": dataclasses.asdict(preparation), "num_rows": len(sample_NCYX)}
+    text = {
+        "modality": modality,
+        "preparation": dataclasses.asdict(preparation),
+        "num_rows": len(sample_NCYX),
+    }
     storage.publish(storage.join(folder, DESCRIPTION_NAME), json.dumps(text).encode())
-    return Sample(path=path, preparation=preparation, num_rows=len(sample_NCYX))
+    return Sample(path=path, modality=modality, preparation=preparation, num_rows=len(sample_NCYX))
 
 
 def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[str, int]:
@@ -102,10 +112,7 @@ def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[
 
     Raises ConfigError where `latent` is given for an encoder whose length is fixed.
     """
-    config = {
-        "num_bands": len(sample.preparation.bands),
-        "size_px": sample.preparation.size_px,
-    }
+    config = sample.preparation.network
     if latent is not None:
         if not ENCODERS[encoder].has_latent:
             raise ConfigError(
@@ -137,11 +144,11 @@ def finish_model(
     network = build_network(encoder, config)
     facts = dict(fit)
     if weights is None and (shipped := load_pretrained(encoder)) is not None:
-        weights = shipped.weights(sample.preparation.bands)
+        weights = shipped.weights(cast(Preparation, sample.preparation).bands)
         facts |= {"pretrained": dict(shipped.story)}
     with storage.local_copy(sample.path) as local:
         sample_NCYX = torch.from_numpy(np.load(local, mmap_mode="c"))
-        if isinstance(network, Pca):
+        if isinstance(network, Components):
             facts |= fit_pca(network, sample_NCYX, seed=seed)
         if weights is not None:
             network.load_state_dict(dict(weights))
@@ -191,38 +198,27 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     )
 
 
-def _measure(shards: Sequence[Shard], plan: SamplePlan) -> Preparation:
-    """Preparation from the first slices of the ordered shards."""
-    slices: list[Cutouts] = []
+def _to_measure(shards: Sequence[Shard]) -> Iterator[Rows]:
+    """The first slices of the ordered shards."""
     num_rows = num_values = 0
-    for cutouts in _slices(shards, _quota(shards, MEASURE_ROWS)):
-        slices.append(cutouts)
-        num_rows += len(cutouts.row_B)
-        num_values += cutouts.image_BCYX.size
+    for rows in _slices(shards, _quota(shards, MEASURE_ROWS)):
+        yield rows
+        num_rows += len(rows.row_B)
+        num_values += rows.num_values
         if num_rows >= MEASURE_ROWS or num_values >= MEASURE_VALUES:
-            break
-    edges = [min(c.image_BCYX.shape[2:]) for c in slices for _ in c.row_B]
-    size_px = plan.size_px or _default_size_px(edges)
-    preparation = measure(iter(slices), size_px=size_px, bands=plan.bands)
-    return dataclasses.replace(preparation, max_missing=plan.max_missing)
-
-
-def _default_size_px(edges: Sequence[int]) -> int:
-    """The median edge of the cutouts, at most 64, rounded down to what all encoders take."""
-    edge = min(DEFAULT_SIZE_PX, int(np.median(edges)) if edges else DEFAULT_SIZE_PX)
-    return max(SIZE_STEP_PX, edge // SIZE_STEP_PX * SIZE_STEP_PX)
+            return
 
 
 def _prepared(
-    shards: Sequence[Shard], preparation: Preparation, max_rows: int
+    shards: Sequence[Shard], modality: Modality, preparation: AnyPreparation, max_rows: int
 ) -> Iterator[np.ndarray]:
-    """Prepared cutouts as float16 until `max_rows` are there."""
+    """Prepared objects as float16 until `max_rows` are there."""
     num_rows = 0
-    for cutouts in _slices(shards, _quota(shards, max_rows)):
-        image_BCYX = prepare(cutouts, preparation).image_BCYX.astype(np.float16)
-        if len(image_BCYX):
-            yield image_BCYX
-        num_rows += len(image_BCYX)
+    for rows in _slices(shards, _quota(shards, max_rows)):
+        input_BCYX = modality.prepare(rows, preparation).input_BCYX.astype(np.float16)
+        if len(input_BCYX):
+            yield input_BCYX
+        num_rows += len(input_BCYX)
         if num_rows >= max_rows:
             return
 
@@ -232,7 +228,7 @@ def _quota(shards: Sequence[Shard], max_rows: int) -> int:
     return -(-max_rows // max(1, min(len(shards), SAMPLE_SHARDS)))
 
 
-def _slices(shards: Sequence[Shard], quota: int) -> Iterator[Cutouts]:
+def _slices(shards: Sequence[Shard], quota: int) -> Iterator[Rows]:
     """Readable slices; what cannot be read is counted by the embed stage, not here.
 
     Of a shard with more than `quota` rows, rows at even distances where their number is known,
@@ -245,7 +241,7 @@ def _slices(shards: Sequence[Shard], quota: int) -> Iterator[Cutouts]:
         num_rows = 0
         try:
             for item in surveys.read_shard(shard, rows=rows):
-                if isinstance(item, Cutouts):
+                if isinstance(item, Rows):
                     yield item
                     num_rows += len(item.row_B)
                 if num_rows >= quota:

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 
 from astroray import catalog, faults, ledger, outliers, provenance, schema, scores, storage
 from astroray.errors import LedgerError
-from astroray.neighbors import SearchConfig, search
+from astroray.ledger import Receipt
+from astroray.neighbors import Neighbors, SearchConfig, search
 
 SHOWN_NEIGHBORS = 5
 """Neighbors of an outlier that the report has pictures of."""
@@ -61,6 +62,18 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     )
     faults.reach("search.found")
     further = scores.further_scores(embedding_ND, found)
+    return publish_ranking(plan, objects, found, further, num_duplicates=len(unique.rejects))
+
+
+def publish_ranking(
+    plan: SearchPlan,
+    objects: pa.Table,
+    found: Neighbors,
+    further: Mapping[str, np.ndarray],
+    *,
+    num_duplicates: int,
+) -> SearchOutcome:
+    """Writes NEIGHBORS and CATALOG of what was found; arguments as of `outliers.catalog_table`."""
     rows = outliers.catalog_table(objects, found, further, model_id=plan.model_id)
     ledger.publish_table(
         storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
@@ -71,7 +84,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     faults.reach("search.catalog")
     return SearchOutcome(
         counts={
-            "duplicates": len(unique.rejects),
+            "duplicates": num_duplicates,
             "catalog": len(rows),
             "positions": len(rows) - rows["ra"].null_count,
         },
@@ -95,14 +108,19 @@ def load_embeddings(run_dir: str) -> pa.Table:
     for receipt in ledger.read_receipts(run_dir).values():
         if receipt.shard_rejected:
             continue
-        try:
-            tables.append(ledger.read_embeddings(run_dir, receipt))
-        except LedgerError as error:
-            advice = f"run `astroray verify {run_dir} --repair`, then scan again"
-            raise LedgerError(f"{error}; {advice}") from None
+        tables.append(read_shard(run_dir, receipt))
     if not tables:
         return schema.embeddings(1).empty_table()
     return pa.concat_tables(tables).combine_chunks()
+
+
+def read_shard(run_dir: str, receipt: Receipt) -> pa.Table:
+    """EMBEDDINGS of a done shard, checked by its receipt; LedgerError says how to mend them."""
+    try:
+        return ledger.read_embeddings(run_dir, receipt)
+    except LedgerError as error:
+        advice = f"run `astroray verify {run_dir} --repair`, then scan again"
+        raise LedgerError(f"{error}; {advice}") from None
 
 
 def embedding_matrix(objects: pa.Table) -> np.ndarray:

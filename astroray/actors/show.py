@@ -7,8 +7,8 @@ from typing import Any
 from astroray import surveys
 from astroray.actors.embed import shard_from_json
 from astroray.errors import DataError
-from astroray.surveys.shards import Cutouts
-from astroray.thumbnails import render_thumbnail
+from astroray.modalities import MODALITIES
+from astroray.surveys.shards import Rows
 
 
 def render_rows(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -20,18 +20,13 @@ def render_rows(batch: Mapping[str, Any]) -> dict[str, list[Any]]:
     ids: list[str] = []
     pictures: list[bytes] = []
     for text, rows in zip(batch["shard"], batch["rows"], strict=True):
+        shard = shard_from_json(text)
+        modality = MODALITIES[surveys.modality_of(shard)]
         try:
-            for item in surveys.read_shard(shard_from_json(text), rows=json.loads(rows)):
-                if isinstance(item, Cutouts):
+            for item in surveys.read_shard(shard, rows=json.loads(rows)):
+                if isinstance(item, Rows):
                     ids += item.object_id_B
-                    pictures += _render(item)
+                    pictures += modality.render(item)
         except DataError:
             continue
     return {"object_id": ids, "thumbnail": pictures}
-
-
-def _render(cutouts: Cutouts) -> list[bytes]:
-    return [
-        render_thumbnail(image_CYX, bands=cutouts.bands, pixels=cutouts.pixels)
-        for image_CYX in cutouts.image_BCYX
-    ]

@@ -16,13 +16,16 @@ import safetensors
 from astroray import storage
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError, FileError
-from astroray.preparation import Preparation
+from astroray.modalities import MODALITIES, AnyPreparation
+from astroray.surveys.shards import ModalityName
 
 __all__ = [
+    "AUTO",
     "ENCODERS",
     "PLAIN_ATTENTION",
     "AttentionName",
     "ModelFile",
+    "choose_encoder",
     "content_id",
     "read_metadata",
     "read_model_file",
@@ -30,6 +33,8 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
+AUTO = "auto"
+"""Name that stands for the default encoder of what a survey holds."""
 
 AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
 """What `encoder.attention` may be; `encoders.attention` says what each means."""
@@ -51,6 +56,8 @@ class EncoderKind:
     """Default edge of the prepared square; None: the survey's own up to 64."""
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     """How gradient descent goes, where there is any."""
+    modality: ModalityName = "images"
+    """What it encodes."""
     has_attention: bool = False
     """Whether it is a transformer, whose attention can be chosen."""
     has_latent: bool = True
@@ -90,6 +97,21 @@ ENCODERS: Mapping[str, EncoderKind] = {
         has_attention=True,
         has_latent=False,
     ),
+    "waves": EncoderKind(
+        network="waves:Waves", fit="pca", standardize=False, modality="light_curves"
+    ),
+    "lc-pca": EncoderKind(
+        network="pca:FluxPca", fit="pca", standardize=False, modality="light_curves"
+    ),
+    "lc-tiny": EncoderKind(
+        network="light_curve:LightCurveTiny",
+        fit="network",
+        standardize=False,
+        recipe=VIT_RECIPE,
+        modality="light_curves",
+        has_attention=True,
+        has_latent=False,
+    ),
 }
 """Every encoder by name. A new one is a file in this folder and a line here."""
 
@@ -99,7 +121,7 @@ class ModelFile:
     """A model file as it was read, its id checked against its content."""
 
     encoder: str
-    preparation: Preparation
+    preparation: AnyPreparation
     network_config: Mapping[str, int]
     dim: int
     """Length of an embedding."""
@@ -113,11 +135,9 @@ class ModelFile:
         return {
             "model_id": self.model_id,
             "encoder": self.encoder,
+            "modality": ENCODERS[self.encoder].modality,
             "dim": self.dim,
-            "size_px": self.preparation.size_px,
-            "bands": list(self.preparation.bands),
-            "pixels": self.preparation.pixels,
-            "stretch": self.preparation.stretch,
+            **self.preparation.describe(),
             "fit": dict(self.fit),
         }
 
@@ -149,15 +169,38 @@ def read_model_file(path: str) -> ModelFile:
             f"{path} is damaged: its content has id {model_id}, expected {metadata['model_id']}; "
             "restore it or fit again"
         )
+    modality = MODALITIES[ENCODERS[meaning["encoder"]].modality]
     return ModelFile(
         encoder=meaning["encoder"],
-        preparation=Preparation.from_json(meaning["preparation"]),
+        preparation=modality.preparation.from_json(meaning["preparation"]),
         network_config=meaning["network"],
         dim=shapes["frame.live"][0],
         fit=json.loads(metadata["fit"]),
         model_id=model_id,
         data=data,
     )
+
+
+def choose_encoder(name: str, modality: ModalityName) -> str:
+    """The encoder of that name for rows of a modality; AUTO is the modality's own.
+
+    Raises ConfigError where the encoder eats something else, or there is none of that name.
+    """
+    if name == AUTO:
+        return MODALITIES[modality].default_encoder
+    if name not in ENCODERS:
+        raise unknown_encoder(name)
+    if ENCODERS[name].modality != modality:
+        suited = sorted(known for known, kind in ENCODERS.items() if kind.modality == modality)
+        raise ConfigError(
+            f"encoder {name} takes {_words(ENCODERS[name].modality)}, the survey has "
+            f"{_words(modality)}, expected one of {suited} or the path of a model file"
+        )
+    return name
+
+
+def _words(modality: ModalityName) -> str:
+    return f"{MODALITIES[modality].noun}s"
 
 
 def content_id(meaning: str, data: bytes) -> str:

@@ -18,7 +18,8 @@ from astroray.encoders import (
     read_model_file,
     unknown_encoder,
 )
-from astroray.preparation import Preparation
+from astroray.modalities import AnyPreparation
+from astroray.surveys.shards import ModalityName
 
 __all__ = ["Model", "build_network", "load_model", "save_model"]
 
@@ -28,7 +29,7 @@ class Model:
     """A fitted encoder and all that stands before and after its network."""
 
     encoder: str
-    preparation: Preparation
+    preparation: AnyPreparation
     network: nn.Module
     network_config: Mapping[str, int]
     center_D: Tensor
@@ -42,12 +43,17 @@ class Model:
     model_id: str
 
     @property
+    def modality(self) -> ModalityName:
+        """What it encodes."""
+        return ENCODERS[self.encoder].modality
+
+    @property
     def dim(self) -> int:
         """Length of an embedding."""
         return len(self.live_D)
 
     def embed(self, image_BCYX: Tensor) -> Tensor:
-        """Embeddings [B, dim] float32 of prepared cutouts [B, C, S, S] in 0..1."""
+        """Embeddings [B, dim] float32 of prepared objects [B, C, Y, X]."""
         output_BD = self.network(image_BCYX.to(memory_format=torch.channels_last)).float()
         return ((output_BD - self.center_D) / self.scale_D)[:, self.live_D]
 
@@ -77,7 +83,7 @@ def save_model(
     path: str,
     *,
     encoder: str,
-    preparation: Preparation,
+    preparation: AnyPreparation,
     network: nn.Module,
     network_config: Mapping[str, int],
     center_D: Tensor,

@@ -1,4 +1,4 @@
-"""Embeddings of one to three numbers: what size and brightness alone find."""
+"""Embeddings of one to three numbers: what size and brightness, or amplitude, alone find."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,7 +13,7 @@ NOISE_CUT = 3.0
 def measure_baseline(name: str, image_NCYX: np.ndarray, sample_M: np.ndarray) -> np.ndarray:
     """One of BASELINES for every object, centered and scaled by the sample; float32 [N, D].
 
-    image_NCYX  [N, C, S, S]  prepared pictures in 0..1
+    image_NCYX  [N, C, Y, X]  prepared pictures in 0..1, or light curves
     sample_M    [M]           rows that encoders are fitted on
     """
     parts = np.array_split(image_NCYX, -(-len(image_NCYX) // 256))
@@ -52,8 +52,28 @@ def _brightness(image_BCYX: np.ndarray) -> np.ndarray:
     return np.stack([pixel_BP.mean(axis=1), pixel_BP.std(axis=1), pixel_BP.max(axis=1)], axis=1)
 
 
+def _amplitude(input_B2WX: np.ndarray) -> np.ndarray:
+    """Highest flux above the median, and the median above the lowest, [B, 2]."""
+    flux_BT = _observed(input_B2WX)
+    median_B = np.nanmedian(flux_BT, axis=1)
+    high_B, low_B = np.nanmax(flux_BT, axis=1), np.nanmin(flux_BT, axis=1)
+    return np.stack([high_B - median_B, median_B - low_B], axis=1)
+
+
+def _scatter(input_B2WX: np.ndarray) -> np.ndarray:
+    """Standard deviation of the flux, [B, 1]."""
+    return np.nanstd(_observed(input_B2WX), axis=1)[:, None]
+
+
+def _observed(input_B2WX: np.ndarray) -> np.ndarray:
+    flux_BT, seen_BT = input_B2WX.reshape(len(input_B2WX), 2, -1).transpose(1, 0, 2)
+    return np.where(seen_BT > 0, flux_BT, np.nan)
+
+
 BASELINES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "size": _size,
     "brightness": _brightness,
+    "amplitude": _amplitude,
+    "scatter": _scatter,
 }
-"""By name: pictures float64 [B, C, S, S] to numbers [B, D]."""
+"""By name: prepared pictures or light curves, float64 [B, C, Y, X], to numbers [B, D]."""

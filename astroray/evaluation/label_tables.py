@@ -12,6 +12,7 @@ from PIL import Image
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.evaluation.curve_labels import crts_pools, tess_pools
 from astroray.evaluation.protocols import PROTOCOLS, Protocol, Subset
 from astroray.surveys.simulated import truth_table
 
@@ -35,7 +36,7 @@ def open_protocol(
 ) -> Protocol:
     """The protocol `name` of PROTOCOLS with the objects that are there.
 
-    data           folder of the layout `galaxies/efigi/...`; not read for sim
+    data           folder of the layout `galaxies/efigi/...`, `lightcurves/...`; not read for sim
     full           sim at the published size, 17,778 objects a draw instead of 4,000
     contamination  share of outliers; None: the protocol's own
 
@@ -144,6 +145,23 @@ def _mirabest(folder: str, contamination: float) -> Protocol:
         _Wanted("S3", "wide-angle tails", "sure", ("tails",), has_bar=False, contamination=few),
     ]
     return _protocol("mirabest", f"{stack}?table=labels.csv", pools, wanted, contamination, "S3")
+
+
+def _tess(folder: str, contamination: float) -> Protocol:
+    """Windows of young stars with and without a flare, as stella's network marks them."""
+    survey, pools = tess_pools(folder)
+    wanted = [_Wanted("S1", "windows with a flare", "quiet", ("flare",), has_bar=False)]
+    return _protocol("tess", survey, pools, wanted, contamination, fitted="S1")
+
+
+def _crts(folder: str, contamination: float) -> Protocol:
+    """Transients of the Catalina survey (Drake et al. 2009, ApJ 696, 870) by their class."""
+    survey, pools = crts_pools(folder)
+    wanted = [
+        _Wanted("S1", "supernovae among cataclysmic variables", "CV", ("SN",), has_bar=False),
+        _Wanted("S2", "cataclysmic variables among supernovae", "SN", ("CV",), has_bar=False),
+    ]
+    return _protocol("crts", survey, pools, wanted, contamination, fitted="S1")
 
 
 def _sim(full: bool, contamination: float | None) -> Protocol:
@@ -288,9 +306,13 @@ _FOLDERS = {
     "efigi": "galaxies/efigi",
     "gz2": "galaxies/gz2_kaggle_spirals",
     "mirabest": "galaxies/radio_mirabest",
+    "tess": "lightcurves/tess_young_stars",
+    "crts": "lightcurves/other_variables",
 }
 _READERS: Mapping[str, Callable[[str, float], Protocol]] = {
     "efigi": _efigi,
     "gz2": _gz2,
     "mirabest": _mirabest,
+    "tess": _tess,
+    "crts": _crts,
 }

@@ -94,7 +94,12 @@ def take_sample(pictures: Pictures, row_M: np.ndarray, folder: str) -> Sample:
     if (known := load_sample(folder)) is not None:
         return known
     preparation = pictures.measure(row_M)
-    return publish_sample(folder, preparation, pictures.prepared(preparation)[row_M])
+    return publish_sample(
+        folder,
+        preparation,
+        pictures.prepared(preparation)[row_M],
+        modality=pictures.modality,
+    )
 
 
 def fit_model(

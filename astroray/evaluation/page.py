@@ -26,6 +26,8 @@ TITLES = {
     "gz2": "galaxies of Galaxy Zoo 2",
     "mirabest": "radio galaxies of MiraBest",
     "sim": "simulated galaxies",
+    "tess": "windows of young stars of TESS",
+    "crts": "transients of the Catalina survey",
 }
 
 
@@ -83,6 +85,7 @@ def write_page(
     jpegs = pictures.thumbnails(np.array(sorted(rows), np.int64))
     html = _template().render(
         results=results,
+        modality=pictures.modality,
         document=document,
         title=TITLES[results.protocol.name],
         sections=sections,

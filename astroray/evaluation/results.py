@@ -12,7 +12,7 @@ from astroray.evaluation.scoring import METRICS, Scored
 
 __all__ = ["PEERS", "Difference", "Line", "Results"]
 
-PEERS = ("attcae", "pixels")
+PEERS = ("attcae", "pixels", "lc-pca")
 """Encoders that every other one is compared with, by the same score."""
 
 

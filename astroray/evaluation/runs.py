@@ -3,13 +3,13 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from astroray import provenance, storage
-from astroray.encoders import ENCODERS, read_model_file
+from astroray.encoders import ENCODERS, choose_encoder, read_model_file
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import BASELINES
 from astroray.evaluation.label_tables import open_protocol
@@ -27,10 +27,14 @@ from astroray.evaluation.results import Results
 from astroray.evaluation.rows import json_rows, text_table
 from astroray.evaluation.scoring import check_scores, score_subset
 from astroray.fit_state import FitProgress
+from astroray.surveys.shards import ModalityName
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate_outliers"]
 
-ALWAYS = (*BASELINES, "pixels", "pca")
+ALWAYS: Mapping[ModalityName, tuple[str, ...]] = {
+    "images": ("size", "brightness", "pixels", "pca"),
+    "light_curves": ("amplitude", "scatter", "lc-pca"),
+}
 """Trivial baselines that every table shows."""
 FIT_SHARE = 0.9
 """Of the time that is left; the rest is for encoding and scoring."""
@@ -110,12 +114,12 @@ class _Run:
     def __init__(self, config: EvaluationConfig, show: Callable[[str], None]) -> None:
         self.began_s = time.monotonic()
         self.config, self.show = config, show
-        self.encoders = _named(config.encoders)
         self.protocol = open_protocol(
             config.protocol, data=config.data, full=config.full, contamination=config.contamination
         )
         show(f"{len(self.protocol.object_ids)} objects of {self.protocol.survey}")
         self.pictures = Pictures(self.protocol)
+        self.encoders = _named(config.encoders, self.pictures.modality)
         self.results = Results(
             self.protocol,
             encoders=[encoder.label for encoder in self.encoders],
@@ -200,14 +204,20 @@ class _Run:
         )
 
 
-def _named(asked: Sequence[str]) -> list[_Encoder]:
-    """Trivial baselines, then what was asked for, each once. Raises ConfigError on other names."""
-    encoders = {label: _Encoder(label=label) for label in ALWAYS}
+def _named(asked: Sequence[str], modality: ModalityName) -> list[_Encoder]:
+    """Trivial baselines, then what was asked for, each once.
+
+    Raises ConfigError on other names, and on encoders of another modality.
+    """
+    encoders = {label: _Encoder(label=label) for label in ALWAYS[modality]}
     for name in asked:
-        if name in ENCODERS or name in BASELINES:
-            encoders.setdefault(name, _Encoder(label=name))
+        if name in encoders:
+            continue
+        if name in ENCODERS:
+            encoders[name] = _Encoder(label=choose_encoder(name, modality))
         else:
             file = read_model_file(name)
+            choose_encoder(file.encoder, modality)
             label = f"{file.encoder}:{file.model_id[:8]}"
             encoders[label] = _Encoder(label=label, path=name)
     return list(encoders.values())

@@ -7,10 +7,10 @@ from typing import Protocol, cast
 
 from astroray import storage
 from astroray.errors import ConfigError
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import table_paths
 
-__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "read_shard"]
+__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_shard"]
 
 SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
 """Surveys that are no files of the user's, and their reader."""
@@ -39,6 +39,10 @@ FORMATS = {
 """Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""
 
 
+MODALITIES: Mapping[str, ModalityName] = {"light_curves": "light_curves"}
+"""What the rows of a reader are; of those not named here, images."""
+
+
 class Reader(Protocol):
     """What a module of this folder offers."""
 
@@ -47,7 +51,7 @@ class Reader(Protocol):
 
     def read_shard(
         self, shard: Shard, *, rows: Sequence[int] | None = None
-    ) -> Iterator[Cutouts | Reject]:
+    ) -> Iterator[Rows | Reject]:
         """All rows of the shard, or only `rows`, in order; raises ShardError if unreadable."""
 
 
@@ -84,8 +88,13 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
     return Listing(shards=(*known, *added), changed=changed)
 
 
-def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
-    """The rows of one shard as slices of equal image shape, and rejects, in row order.
+def modality_of(shard: Shard) -> ModalityName:
+    """What the rows of a shard are."""
+    return MODALITIES.get(shard.reader, "images")
+
+
+def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Rows | Reject]:
+    """The rows of one shard as slices, and rejects, in row order.
 
     Raises ShardError where the shard cannot be read as a whole.
     """

@@ -24,6 +24,7 @@ from astroray.surveys.fits_headers import BAD_DATA, FitsImage, logged_warnings, 
 logger = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_NO_FITS = "is no FITS file that can be read"
 
 
 class FitsFile:
@@ -130,16 +131,26 @@ def open_fits(path: str) -> Iterator[FitsFile]:
     Raises ShardError where it is no FITS file, is truncated or cannot be decoded.
     """
     with storage.local_copy(path) as copy, contextlib.ExitStack() as stack:
-        with _translated(path, "is no FITS file that can be read"):
+        with _translated(path, _NO_FITS):
             # opened here, since astropy leaves its own file open where the headers are bad
-            stream = stack.enter_context(_open_bytes(copy))
-            hdus = fits.open(
-                stream, memmap=True, lazy_load_hdus=False, do_not_scale_image_data=True
-            )
-            stack.callback(_close, hdus)
-            _check_whole(path, hdus, stream)
-            file = FitsFile(path, hdus)
+            file = _open(path, stack.enter_context(_open_bytes(copy)), stack)
         yield file
+
+
+@contextlib.contextmanager
+def open_fits_bytes(name: str, data: bytes) -> Iterator[FitsFile]:
+    """The same of a file in memory, not packed by gzip; `name` stands in errors."""
+    with contextlib.ExitStack() as stack:
+        with _translated(name, _NO_FITS):
+            file = _open(name, io.BytesIO(data), stack)
+        yield file
+
+
+def _open(path: str, stream: BinaryIO, stack: contextlib.ExitStack) -> FitsFile:
+    hdus = fits.open(stream, memmap=True, lazy_load_hdus=False, do_not_scale_image_data=True)
+    stack.callback(_close, hdus)
+    _check_whole(path, hdus, stream)
+    return FitsFile(path, hdus)
 
 
 def _open_bytes(copy: Path) -> BinaryIO:

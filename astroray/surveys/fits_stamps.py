@@ -101,7 +101,7 @@ def read_mef(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Rejec
         names = _names(images)
         for row in range(len(images)) if rows is None else rows:
             name = names[row] or f"{shard.name}:{row}"
-            stamp = _read_stamp(file, [images[row]], row, name, shard)
+            stamp = read_stamp(file, [images[row]], row, name, str(shard.params["bands"]))
             yield _place(stamp, images[row]) if isinstance(stamp, Stamp) else stamp
 
 
@@ -123,7 +123,7 @@ def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Re
         try:
             with open_fits(path) as file:
                 images = file.sciences(str(shard.params["hdu"]))
-                stamp = _read_stamp(file, images, row, name, shard)
+                stamp = read_stamp(file, images, row, name, str(shard.params["bands"]))
                 if isinstance(stamp, Stamp) and np.isnan(objects.ra_deg_N[row]):
                     stamp = _place(stamp, images[0])
         except FileError as error:
@@ -140,10 +140,10 @@ def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Re
         yield stamp
 
 
-def _read_stamp(
-    file: FitsFile, images: Sequence[FitsImage], row: int, name: str, shard: Shard
+def read_stamp(
+    file: FitsFile, images: Sequence[FitsImage], row: int, name: str, bands_asked: str
 ) -> Stamp | Reject:
-    """One object: the planes of one HDU, or several HDUs of one shape, a band each."""
+    """One object without position: the planes of one HDU, or HDUs of one shape, a band each."""
     shapes = sorted({image.plain_shape for image in images})
     if len(shapes) != 1 or len(shapes[0]) > 3:
         found = ", ".join(str(shape) for shape in shapes) or "none"
@@ -152,7 +152,7 @@ def _read_stamp(
     height_px, width_px = shapes[0][-2:]
     try:
         planes = [_read_pixels(file, image).reshape(-1, height_px, width_px) for image in images]
-        bands = _bands(images, [len(plane) for plane in planes], shard.params["bands"])
+        bands = _bands(images, [len(plane) for plane in planes], bands_asked)
     except ShardError as error:
         return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
     return Stamp(

@@ -12,14 +12,14 @@ Rules, the same for every format:
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 from astroray.errors import SchemaError
 from astroray.surveys.quality import Mission, explain_mask, mask_bits
-from astroray.surveys.shards import Reject
+from astroray.surveys.shards import Reject, Rows
 
 FluxKind = Literal["pdcsap", "sap", "flux"]
 TimeZero = Literal["BKJD", "BTJD", "BJD", "MJD"]
@@ -73,6 +73,18 @@ class LightCurve:
     """teff_k, logg, radius_sun, metallicity_dex, kepler_mag, tess_mag, quarter, campaign, sector
     where the header has them; always cadences_read, cadences_no_time, cadences_duplicate and
     cadences_masked (of those kept)."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LightCurves(Rows):
+    """Rows of one shard, a light curve each, of any lengths."""
+
+    curve_B: Sequence[LightCurve]
+    """[B]."""
+
+    @property
+    def num_values(self) -> int:
+        return sum(len(curve.flux) for curve in self.curve_B)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

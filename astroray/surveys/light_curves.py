@@ -9,11 +9,11 @@ Examples of surveys:
     'ogle/*.dat.gz?format=light_curves&columns=bjd,mag,mag_err&mag=true'
     'transients.csv.gz?format=light_curves&id=ID&mag=true'
 
-`read_light_curves` gives them one by one. `astroray scan` cannot use them yet, so `read_shard`,
-which every reader offers, says what can.
+`read_light_curves` gives them one by one, `read_shard`, which every reader offers, in slices.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, cast, get_args
 
@@ -28,14 +28,16 @@ from astroray.surveys.light_curve_fits import read_fits
 from astroray.surveys.light_curve_rows import (
     ZERO_JD,
     LightCurve,
+    LightCurves,
     RawCurve,
     TimeZero,
     reject,
     settle,
 )
+from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
 from astroray.surveys.object_tables import Objects
 from astroray.surveys.quality import Mission, mask_bits
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.shards import Reject, Shard, SurveyUri
 from astroray.surveys.slices import fault_kind
 from astroray.surveys.survey_paths import survey_folder
 
@@ -47,6 +49,10 @@ _KINDS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
 }
+_MIN_WINDOW = 16
+_VISITS = ("quarter", "campaign", "sector")
+_SLICE_CADENCES = 500_000
+"""Cadences of a slice, 14 MB, unless one curve has more."""
 _TABLES = ("parquet", "measurements")  # of many objects each
 
 
@@ -72,6 +78,8 @@ class LightCurveOptions:
     max_gap_d: float = 0.0
     """A light curve with a longer gap between two cadences is rejected; 0 is 1000 days for Kepler,
     K2 and TESS, 10000 for others."""
+    window: int = 0
+    """Cadences of a row of a scan: each light curve is cut in time into rows so long; 0: whole."""
     shard_files: int = 512
     """Files of one object each that make a shard; a Parquet file is a shard."""
     format: str = ""
@@ -90,6 +98,8 @@ class LightCurveOptions:
         mask_bits(self.quality, "other")
         if not self.max_gap_d >= 0:
             raise ConfigError(f"max_gap_d is {self.max_gap_d}, expected 0 or more days")
+        if self.window < 0 or 0 < self.window < _MIN_WINDOW:
+            raise ConfigError(f"window is {self.window}, expected 0 or at least {_MIN_WINDOW}")
 
 
 def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
@@ -115,7 +125,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             files,
             reader="light_curves",
             params=params,
-            rows_per_file=1,
+            rows_per_file=None if options.window else 1,
             group_size=options.shard_files,
         )
     counts = _count_rows(files, kind, options)
@@ -125,7 +135,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             reader="light_curves",
             inputs=(file,),
             params=params,
-            num_rows=num_rows,
+            num_rows=None if options.window else num_rows,
         )
         for file, num_rows in zip(files, counts, strict=True)
     ]
@@ -159,12 +169,68 @@ def read_light_curves(
         yield _settle(raw, row, path_of[row], options)
 
 
-def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
-    """Nothing: light curves are no images. Raises ConfigError that says what reads them."""
-    raise ConfigError(
-        f"shard {shard.name} holds light curves, expected images: astroray scan does not encode "
-        "light curves yet; use astroray flares find"
+def read_shard(
+    shard: Shard, *, rows: Sequence[int] | None = None
+) -> Iterator[LightCurves | Reject]:
+    """The same as slices of a few light curves, and rejects, in row order.
+
+    A star that a mission saw several times has as many rows, so its quarter, campaign or sector,
+    or else its first day, is part of their identifiers: "KIC 9726699 Q2", "TIC 25118964 BTJD 1325".
+    Raises ShardError as `read_light_curves` does.
+    """
+    pending: list[LightCurve] = []
+    num_values = 0
+    window = int(shard.params.get("window", 0))
+    for found in (
+        _read_windows(shard, window, rows) if window else read_light_curves(shard, rows=rows)
+    ):
+        size = len(found.flux) if isinstance(found, LightCurve) else _SLICE_CADENCES
+        if pending and num_values + size > _SLICE_CADENCES:
+            yield _slice(pending)
+            pending, num_values = [], 0
+        if isinstance(found, Reject):
+            yield found
+        else:
+            pending.append(found)
+            num_values += size
+    if pending:
+        yield _slice(pending)
+
+
+def _read_windows(
+    shard: Shard, window: int, rows: Sequence[int] | None
+) -> Iterator[LightCurve | Reject]:
+    """Each light curve in pieces of so many cadences; of each row the curve's, then the piece's."""
+    wanted = None if rows is None else set(rows)
+    whole = None if rows is None else sorted({row // ROWS_PER_CURVE for row in rows})
+    for found in read_light_curves(shard, rows=whole):
+        if isinstance(found, Reject):
+            yield dataclasses.replace(found, row=(found.row or 0) * ROWS_PER_CURVE)
+            continue
+        for piece in cut_windows(found, window):
+            if wanted is None or piece.row in wanted:
+                yield piece
+
+
+def _slice(curves: Sequence[LightCurve]) -> LightCurves:
+    return LightCurves(
+        row_B=np.array([curve.row for curve in curves], np.int64),
+        object_id_B=[_row_name(curve) for curve in curves],
+        ra_deg_B=np.array([curve.ra_deg for curve in curves], np.float64),
+        dec_deg_B=np.array([curve.dec_deg for curve in curves], np.float64),
+        flags_B=np.zeros(len(curves), np.int32),
+        curve_B=tuple(curves),
     )
+
+
+def _row_name(curve: LightCurve) -> str:
+    piece = f" W{curve.meta['window']:.0f}" if "window" in curve.meta else ""
+    if curve.mission == "other":
+        return curve.object_id + piece
+    visits = [f"{name[0].upper()}{curve.meta[name]:.0f}" for name in _VISITS if name in curve.meta]
+    first_d = curve.meta.get("first_day", curve.time_d[0])
+    visit = visits[0] if visits else f"{curve.time_zero} {math.floor(first_d)}"
+    return f"{curve.object_id} {visit}{piece}"
 
 
 def _settle(

@@ -100,20 +100,31 @@ def _read_picture(
         data = storage.read_bytes(path)
     except FileError as error:
         return reject(fault_kind(path), str(error))
+    image_CYX = decode_picture(path, data, mode, max_pixels=max_pixels)
+    return reject(*image_CYX) if isinstance(image_CYX, tuple) else (row, image_CYX)
+
+
+def decode_picture(
+    name: str, data: bytes, mode: str, *, max_pixels: int
+) -> np.ndarray | tuple[str, str]:
+    """A JPEG or PNG as [C, Y, X], see `read_shard`, or kind and reason why it is refused.
+
+    mode        RGB or L
+    max_pixels  width times height; a larger picture is refused before it is decoded
+    """
     if not data:
-        return reject("corrupt", f"{path} has no bytes, expected a JPEG or PNG picture")
+        return "corrupt", f"{name} has no bytes, expected a JPEG or PNG picture"
     try:
         with _open_picture(data) as picture:
             num_pixels = picture.width * picture.height
             if num_pixels > max_pixels:
-                return reject(
-                    "bomb",
-                    f"{path} says it is {picture.width} x {picture.height} pixels, expected at "
-                    f"most {max_pixels} in all; raise max_pixels if that is true",
+                return "bomb", (
+                    f"{name} says it is {picture.width} x {picture.height} pixels, expected at "
+                    f"most {max_pixels} in all; raise max_pixels if that is true"
                 )
-            return row, _decode(picture, mode)
+            return _decode(picture, mode)
     except _BAD_PICTURE as error:
-        return reject("corrupt", f"{path} is no whole JPEG or PNG picture: {error}")
+        return "corrupt", f"{name} is no whole JPEG or PNG picture: {error}"
 
 
 def _open_picture(data: bytes) -> ImageFile.ImageFile:

@@ -3,7 +3,9 @@
 A reader is a module of `astroray/surveys/` with two functions:
 
     list_shards(inputs, uri)        the shards of a survey, without reading pixels where possible
-    read_shard(shard, *, rows=None) the rows of one shard, as Cutouts and Rejects, in row order
+    read_shard(shard, *, rows=None) the rows of one shard, as Rows and Rejects, in row order
+
+Its Rows are Cutouts, unless it is named in `surveys.MODALITIES`.
 """
 
 import dataclasses
@@ -11,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -20,6 +22,9 @@ from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError
 
 MAX_FILES_PER_SHARD = 512
+
+ModalityName = Literal["images", "light_curves"]
+"""What the rows of a survey are; `modalities.MODALITIES` says what each needs on its way."""
 
 Pixels = Literal["display", "flux"]
 """display: 0..1, ready to look at; flux: linear, any unit, NaN where missing."""
@@ -72,8 +77,8 @@ class Shard:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cutouts:
-    """Rows of one shard whose images have one shape; a shard is read as a few such slices."""
+class Rows:
+    """Who the rows of a slice are, of whatever modality; a shard is read as a few slices."""
 
     row_B: np.ndarray
     """[B] int64, row within the shard, from 0."""
@@ -83,6 +88,31 @@ class Cutouts:
     """[B] float64, ICRS; NaN where unknown."""
     dec_deg_B: np.ndarray
     """[B] float64, ICRS; NaN where unknown."""
+    flags_B: np.ndarray
+    """[B] int32, bits of schema.Flag known from reading."""
+    field: str | None = None
+    night: str | None = None
+    detector: str | None = None
+
+    @property
+    def num_values(self) -> int:
+        """Numbers that the slice holds in memory."""
+        return len(self.row_B)
+
+    def take(self, index_B: np.ndarray) -> Self:
+        """The same slice with some of its rows."""
+        chosen: dict[str, Any] = {}
+        for name in (field.name for field in dataclasses.fields(self) if "_B" in field.name):
+            values = getattr(self, name)
+            is_array = isinstance(values, np.ndarray)
+            chosen[name] = values[index_B] if is_array else [values[i] for i in index_B]
+        return dataclasses.replace(self, **chosen)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cutouts(Rows):
+    """Rows whose images have one shape."""
+
     image_BCYX: np.ndarray
     """[B, C, Y, X] float32, NaN where missing; row 0 of Y is the top of a display picture and the
     bottom of a flux image, as their files have it."""
@@ -90,11 +120,10 @@ class Cutouts:
     """[C] names, e.g. ("g", "r", "i"); pictures have ("R", "G", "B") or ("L",)."""
     pixels: Pixels
     """How the numbers are meant."""
-    flags_B: np.ndarray
-    """[B] int32, bits of schema.Flag known from reading."""
-    field: str | None = None
-    night: str | None = None
-    detector: str | None = None
+
+    @property
+    def num_values(self) -> int:
+        return self.image_BCYX.size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Kernels of astroray, attention and nearest vectors: one meaning, several machines.
+"""Kernels of astroray, attention, linear layers, nearest vectors: one meaning, several machines.
 
 The public names are loaded on first use, so that `import astroray_kernels` loads no torch.
 """
@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from astroray_kernels.attention import vfa_attention
     from astroray_kernels.dispatch import BackendError, Need, resolved, select, why_not
+    from astroray_kernels.linear import (
+        PackedWeights,
+        osc_linear,
+        pack_weights,
+        quantize_activations,
+    )
     from astroray_kernels.nearest import nearest_vectors
 
 _HOMES = {
     "BackendError": "dispatch",
     "Need": "dispatch",
+    "PackedWeights": "linear",
     "nearest_vectors": "nearest",
+    "osc_linear": "linear",
+    "pack_weights": "linear",
+    "quantize_activations": "linear",
     "resolved": "dispatch",
     "select": "dispatch",
     "vfa_attention": "attention",
@@ -23,7 +33,11 @@ _HOMES = {
 __all__ = [
     "BackendError",
     "Need",
+    "PackedWeights",
     "nearest_vectors",
+    "osc_linear",
+    "pack_weights",
+    "quantize_activations",
     "resolved",
     "select",
     "vfa_attention",

@@ -4,7 +4,7 @@ A new backend is one module and one entry of `BACKENDS`. The module holds the fu
 what it can do:
 
     why_not(device)   the reason why it cannot run on that device, in words; "" where it can
-    PRECISIONS        the precisions that it has
+    PRECISIONS        the precisions, or number formats, that it has
     DIMS              the head dimensions that it takes; any, where the constant is left out
     DTYPES            the dtypes that it takes; any, where left out
     ESTIMATES         the estimates of the row maximum that it has; any, where left out
@@ -30,6 +30,16 @@ BACKENDS = {
     "nearest_vectors": {
         "native": "knn._native:nearest_vectors",
         "reference": "knn.reference:nearest_vectors",
+    },
+    "osc_linear": {
+        "triton": "osc._triton:osc_linear",
+        "native": "osc._native:osc_linear",
+        "reference": "osc.reference:osc_linear",
+    },
+    "quantize_activations": {
+        "triton": "osc._triton:quantize_activations",
+        "native": "osc._native:quantize_activations",
+        "reference": "osc.reference:quantize_activations",
     },
 }
 

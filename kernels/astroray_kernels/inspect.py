@@ -1,7 +1,8 @@
-"""`python -m astroray_kernels.inspect`: what the attention kernels are made of, on any machine.
+"""`python -m astroray_kernels.inspect`: what the Triton kernels are made of, on any machine.
 
-Compiles the FlashAttention twin and VFA ahead of time and prints, of one thread and one pass of
-the main loop, how many instructions of each kind there are. No GPU is needed, only Triton.
+Compiles them ahead of time, the FlashAttention twin and VFA or, with --op osc_linear, the quantized
+layers, and prints, of one thread and one pass of the main loop, how many instructions of each kind
+there are. No GPU is needed, only Triton.
 """
 
 import argparse
@@ -10,6 +11,8 @@ import json
 import sys
 from collections.abc import Iterator
 
+from astroray_kernels.osc import _triton_compile as osc_compile
+from astroray_kernels.osc.formats import FORMATS
 from astroray_kernels.vfa._triton_compile import (
     ARCHITECTURES,
     COUNTED,
@@ -44,6 +47,26 @@ def table(rows: list[Machine]) -> str:
     return "\n".join(lines)
 
 
+def layers(architectures: list[int]) -> Iterator[osc_compile.Machine]:
+    """The quantized layers in every format, compiled one after another."""
+    for arch in architectures:
+        for name in FORMATS:
+            yield osc_compile.compile_multiply(name, arch)
+
+
+def layer_table(rows: list[osc_compile.Machine]) -> str:
+    """The rows as a Markdown table."""
+    counted = ("MMA", "I2F", "FMUL", "FFMA", "STL", "LDL")
+    names = ("sm", "format", "matrix units", "registers", "stack", "shared", "loop", *counted)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    for row in rows:
+        cells = [row.arch, row.format, ", ".join(sorted(row.opcodes)), row.registers]
+        cells += [row.stack_bytes, row.shared_bytes, row.loops[0].size]
+        cells += [row.loops[0].counts[name] for name in counted]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    return "\n".join(lines)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Prints the table, or with --json one line for each kernel."""
     parser = argparse.ArgumentParser(prog="python -m astroray_kernels.inspect")
@@ -51,12 +74,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--arch", default=known, help=f"compute capabilities, of {known}")
     parser.add_argument("--dim", type=int, default=64, choices=(32, 64, 96, 128))
     parser.add_argument("--json", action="store_true", help="one JSON line for each kernel")
+    parser.add_argument("--op", default="vfa_attention", choices=("vfa_attention", "osc_linear"))
     options = parser.parse_args(arguments)
     unknown = set(options.arch.split(",")) - set(known.split(","))
     if unknown:
         parser.error(f"--arch has {', '.join(sorted(unknown))}, expected some of {known}")
+    architectures = [int(arch) for arch in options.arch.split(",")]
+    if options.op == "osc_linear":
+        sys.stdout.write(layer_table(list(layers(architectures))) + "\n")
+        return
     rows = []
-    for row in machines([int(arch) for arch in options.arch.split(",")], options.dim):
+    for row in machines(architectures, options.dim):
         rows.append(row)
         if options.json:
             ratio = {"vector_per_exp": round(row.loop.vector_per_exp(), 2)}

@@ -111,8 +111,8 @@ def compile_kernel(
         precision=precision,
         dim=dim,
         row_sum="reduce" if kernel == "flash" else row_sum,
-        registers=_resource("REG", resources),
-        stack_bytes=_resource("STACK", resources),
+        registers=resource("REG", resources),
+        stack_bytes=resource("STACK", resources),
         shared_bytes=int(compiled.metadata.shared),
         loop=count_loop(listing),
     )
@@ -141,9 +141,13 @@ def count_loop(listing: str) -> Loop:
     exponential, and machine code keeps that order. The loops of the ragged end and of the fallback
     multiply as much, so the number of matrix instructions would not tell them apart.
     """
+    return next(loop for loop in loops_of(listing) if loop.counts["EX2"])
+
+
+def loops_of(listing: str) -> list[Loop]:
+    """All loops of a listing, those that end first first."""
     opcodes, ranges = _parse(listing)
-    loops = [_loop(opcodes[start:end]) for start, end in ranges]
-    return next(loop for loop in loops if loop.counts["EX2"])
+    return [_loop(opcodes[start:end]) for start, end in ranges]
 
 
 def _loop(opcodes: list[str]) -> Loop:
@@ -185,7 +189,8 @@ def _argument_type(name: str, precision: str) -> str:
     return "constexpr" if name.isupper() else "i32"
 
 
-def _resource(name: str, text: str) -> int:
+def resource(name: str, text: str) -> int:
+    """A number of what `disassemble` says of resources, as REG or STACK."""
     found = re.search(rf"\b{name}:(\d+)", text)
     if found is None:
         raise ValueError(f"cuobjdump printed no {name} in {text!r}")

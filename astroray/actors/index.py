@@ -1,0 +1,214 @@
+"""How the embeddings of a run become the partitions of its index, task by task.
+
+Groups of shards are told apart by number, so are partitions. Every task publishes one file whose
+name depends on the plan alone, and does nothing where that file stands: a task that died is
+repeated by itself, and a driver that died goes on with the tasks that are left.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray import faults, ledger, outliers, schema, storage
+from astroray.actors.search import embedding_matrix, read_shard
+from astroray.blocks import Block
+from astroray.cells import POINTS_PER_CELL, find_cells, group_cells, train_cells
+from astroray.distances import parts, spread
+from astroray.ledger import Receipt
+from astroray.neighbors import check_finite
+from astroray.partitions import FOLDER, Partition, PartitionEntry, open_batches, write_batches
+from astroray.twins import Twins
+
+SAMPLE_SHARDS = 256
+ROWS_AT_ONCE = 16_384
+OBJECTS_A_BATCH = 2**20
+IDENTITY = (*schema.IDENTITY.names, "shard", "row", "processing_flags")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IndexPlan:
+    """What the tasks of one index are told."""
+
+    run_dir: str
+    model_id: str
+    source: str
+    seed: int
+    groups: tuple[tuple[Receipt, ...], ...]
+    """Shards with embeddings, in the order of their names, a group for each task."""
+
+    def path(self, name: str) -> str:
+        """Where a file that stays lies; its name says from what it was built."""
+        return storage.join(self.run_dir, FOLDER, f"{name}-{self.source}.arrow")
+
+    def scratch(self, name: str) -> str:
+        """Where a file lies that is removed when the search is done."""
+        return storage.join(self.run_dir, FOLDER, f"scratch-{self.source}-{name}.arrow")
+
+    def partition(self, number: int) -> str:
+        """Where a partition lies."""
+        return storage.join(self.run_dir, FOLDER, f"partition-{self.source}-{number:05d}.arrow")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Numbering:
+    """What is known once all objects are numbered."""
+
+    num_objects: int
+    num_duplicates: int
+
+
+def identify(plan: IndexPlan, group: int) -> None:
+    """Who the objects of a group are; every embeddings file is checked by its receipt.
+
+    Raises LedgerError where one is missing or differs, DataError on a number that is not finite.
+    """
+    path = plan.scratch(f"identity-{group:05d}")
+    if storage.exists(path):
+        return
+    tables = []
+    for receipt in plan.groups[group]:
+        table = read_shard(plan.run_dir, receipt)
+        check_finite(embedding_matrix(table), table["object_id"])
+        tables.append(table.select(list(IDENTITY)))
+    write_batches(path, pa.concat_tables(tables).combine_chunks().to_batches())
+
+
+def number_objects(plan: IndexPlan) -> Numbering:
+    """Numbers all objects in the order of `object_id`; of duplicates one stays, as ever.
+
+    Holds the identities of the whole survey, not the embeddings. Writes `objects`, a row an
+    object by number; `numbers`, a batch a group, -1 for a row that was dropped; the rejects.
+    """
+    groups = [
+        open_batches(plan.scratch(f"identity-{group:05d}")).read_all()
+        for group in range(len(plan.groups))
+    ]
+    rows = pa.concat_tables(groups).combine_chunks()
+    unique = outliers.drop_duplicates(rows)
+    ledger.write_rejects(plan.run_dir, "duplicates", unique.rejects, attempt=1)
+    kept = rows.take(pa.array(unique.kept_M))
+    order_M = pc.sort_indices(kept["object_id"]).to_numpy().astype(np.int64)
+    number_R = np.full(len(rows), -1, np.int64)
+    number_R[unique.kept_M[order_M]] = np.arange(len(order_M))
+    objects = kept.take(pa.array(order_M)).combine_chunks()
+    write_batches(plan.path("objects"), objects.to_batches(max_chunksize=OBJECTS_A_BATCH))
+    ends = np.cumsum([len(group) for group in groups])[:-1]
+    write_batches(
+        plan.scratch("numbers"),
+        [pa.record_batch({"number": pa.array(part)}) for part in np.split(number_R, ends)],
+    )
+    return Numbering(num_objects=len(order_M), num_duplicates=len(unique.rejects))
+
+
+def choose_cells(plan: IndexPlan, num_cells: int, num_partitions: int) -> None:
+    """Trains the cells on the frozen sample, and says which partition each belongs to."""
+    if storage.exists(plan.path("cells")):
+        return
+    sample_MD = _sample(plan, num_cells * POINTS_PER_CELL)
+    centroid_CD = train_cells(sample_MD, num_cells, seed=plan.seed)
+    count_C = np.bincount(find_cells(sample_MD, centroid_CD), minlength=len(centroid_CD))
+    group_C = group_cells(centroid_CD, count_C, num_partitions)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(centroid_CD.ravel()), sample_MD.shape[1])
+    batch = pa.record_batch({"centroid": column, "partition": pa.array(group_C)})
+    write_batches(plan.path("cells"), [batch])
+
+
+def read_cells(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids, float32 [C, D], and the partition of each cell, int64 [C]."""
+    batch = open_batches(path).get_batch(0)
+    column = batch.column("centroid")
+    flat = column.flatten().to_numpy(zero_copy_only=True)
+    centroid_CD = np.array(flat.reshape(len(column), column.type.list_size))
+    return centroid_CD, batch.column("partition").to_numpy()
+
+
+def route(plan: IndexPlan, group: int) -> None:
+    """Sends the vectors of a group to their partitions: a batch for each, in one file."""
+    path = plan.scratch(f"routed-{group:05d}")
+    if storage.exists(path):
+        return
+    centroid_CD, partition_C = read_cells(plan.path("cells"))
+    number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
+    tables = [embedding_matrix(read_shard(plan.run_dir, receipt)) for receipt in plan.groups[group]]
+    kept_B = np.flatnonzero(number_B >= 0)
+    vector_BD, number_B = np.concatenate(tables)[kept_B], number_B[kept_B]
+    cells = [
+        find_cells(vector_BD[part], centroid_CD) for part in parts(len(vector_BD), ROWS_AT_ONCE)
+    ]
+    cell_B = np.concatenate([np.zeros(0, np.int64), *cells])
+    order_B = np.argsort(partition_C[cell_B], kind="stable")
+    ends = np.searchsorted(partition_C[cell_B][order_B], np.arange(1, partition_C.max() + 1))
+    batches = [
+        _routed(number_B[row], cell_B[row], vector_BD[row]) for row in np.split(order_B, ends)
+    ]
+    faults.reach("index.routed", str(group))
+    write_batches(path, batches)
+
+
+def build(plan: IndexPlan, number: int) -> PartitionEntry:
+    """Builds a partition of what was routed to it; equal vectors become one of several objects."""
+    path = plan.partition(number)
+    if not storage.exists(path):
+        pieces = [
+            open_batches(plan.scratch(f"routed-{group:05d}")).get_batch(number)
+            for group in range(len(plan.groups))
+        ]
+        rows = pa.Table.from_batches(pieces).combine_chunks()
+        number_N, cell_N = rows["number"].to_numpy(), rows["cell"].to_numpy()
+        order_N = np.argsort(number_N)
+        vector_ND = embedding_matrix(rows)[order_N]
+        number_N, cell_N = number_N[order_N], cell_N[order_N]
+        twins = Twins.find(vector_ND)
+        block = Block(
+            vector_UD=vector_ND[twins.first_U],
+            member_N=number_N[twins.member_N],
+            count_U=twins.count_U,
+        )
+        cell_U = cell_N[twins.first_U]
+        order_U = np.argsort(cell_U, kind="stable")
+        faults.reach("index.partition", str(number))
+        Partition.write(path, cell_U[order_U], block.take(order_U))
+    return describe(path, storage.join(plan.run_dir, FOLDER))
+
+
+def describe(path: str, folder: str) -> PartitionEntry:
+    """The entry of a partition for a manifest in `folder`."""
+    partition = Partition(path)
+    return PartitionEntry(
+        uri=path.removeprefix(f"{folder}/"),
+        sha256=hashlib.sha256(storage.read_bytes(path)).hexdigest(),
+        num_objects=len(partition.member_N),
+        num_vectors=len(partition.cell_V),
+        cells=tuple(np.unique(partition.cell_V).tolist()),
+    )
+
+
+def dimensions(run_dir: str, receipt: Receipt) -> int:
+    """Length of the embeddings of a run, from one shard of it."""
+    return int(read_shard(run_dir, receipt).schema.field("embedding").type.list_size)
+
+
+def _sample(plan: IndexPlan, most: int) -> np.ndarray:
+    """At most so many vectors, float32 [M, D], spread over shards that are spread over all."""
+    receipts = [receipt for group in plan.groups for receipt in group]
+    some = [receipts[i] for i in spread(len(receipts), SAMPLE_SHARDS)]
+    end_S = np.cumsum([receipt.rows_embedded for receipt in some])
+    row_M = spread(int(end_S[-1]), most)
+    vectors, start = [], 0
+    for receipt, end in zip(some, end_S, strict=True):
+        rows = row_M[(row_M >= start) & (row_M < end)] - start
+        if len(rows):
+            vectors.append(embedding_matrix(read_shard(plan.run_dir, receipt))[rows])
+        start = int(end)
+    return np.concatenate(vectors)
+
+
+def _routed(number_B: Sequence[int], cell_B: np.ndarray, vector_BD: np.ndarray) -> pa.RecordBatch:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vector_BD.ravel()), vector_BD.shape[1])
+    return pa.record_batch(
+        {"number": pa.array(number_B), "cell": pa.array(cell_B), "embedding": column}
+    )

@@ -1,0 +1,97 @@
+"""The nearest objects of query vectors in a block of vectors, and how lists of blocks are merged.
+
+An object is known by its number, its place in the order of `object_id` over the whole survey, so
+that a tie between numbers is decided as one between identifiers. U different vectors; W objects
+of each list, itself among them: K + 1. A list that is too short ends in -1 and NaN.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from astroray.candidates import nearest_by_kernel
+from astroray.distances import parts
+from astroray.twins import first_members
+
+ROWS_AT_ONCE = 16_384
+
+Lists = tuple[np.ndarray, np.ndarray]
+"""Objects [G, W], int64, and distances [G, W], float64; nearest first, ties by object."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Vectors in the order of their first objects, and the objects of each."""
+
+    vector_UD: np.ndarray
+    """[U, D] float32."""
+    member_N: np.ndarray
+    """[N] int64, objects by vector, ascending within each."""
+    count_U: np.ndarray
+    """[U] int64, number of objects of each vector."""
+
+    @property
+    def start_U(self) -> np.ndarray:
+        """[U] int64, where the objects of each vector start in `member_N`."""
+        return np.cumsum(self.count_U) - self.count_U
+
+    @classmethod
+    def join(cls, blocks: Sequence["Block"]) -> "Block":
+        """One block of at least one; a vector that several have is there several times."""
+        vector_UD = np.concatenate([block.vector_UD for block in blocks])
+        member_N = np.concatenate([block.member_N for block in blocks])
+        count_U = np.concatenate([block.count_U for block in blocks])
+        whole = cls(vector_UD=vector_UD, member_N=member_N, count_U=count_U)
+        return whole.take(np.argsort(member_N[whole.start_U], kind="stable"))
+
+    def take(self, order_U: np.ndarray) -> "Block":
+        """The vectors in another order, each with its objects."""
+        start_U, count_U = self.start_U[order_U], self.count_U[order_U]
+        if len(self.member_N) > len(self.count_U):
+            step_N = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
+            member_N = self.member_N[np.repeat(start_U, count_U) + step_N]
+        else:
+            member_N = self.member_N[start_U]
+        return Block(vector_UD=self.vector_UD[order_U], member_N=member_N, count_U=count_U)
+
+    def nearest(self, query_GD: np.ndarray, width: int) -> Lists:
+        """The `width` nearest objects of each query, float32 [G, D]; nothing is left out.
+
+        The nearest `width` vectors hold them, since a vector stands where its first object does
+        and a tie between vectors is decided by it.
+        """
+        near_GV, distance_GV = nearest_by_kernel(query_GD, self.vector_UD, width)
+        if len(self.count_U) == len(self.member_N):
+            member_U = np.append(self.member_N, -1)
+            return member_U[near_GV], distance_GV
+        found = [
+            first_members(
+                self.member_N, self.start_U, self.count_U, near_GV[part], distance_GV[part], width
+            )
+            for part in parts(len(query_GD), ROWS_AT_ONCE)
+        ]
+        return _stack(found, width)
+
+
+def merge_lists(first: Lists, second: Lists) -> Lists:
+    """The nearest W objects of two lists of the same queries from blocks without common objects.
+
+    The order of the two does not matter, so lists may be merged as they come.
+    """
+    width = first[0].shape[1]
+    member_GV = np.concatenate([first[0], second[0]], axis=1)
+    distance_GV = np.concatenate([first[1], second[1]], axis=1)
+    order_GW = np.lexsort((member_GV, distance_GV), axis=-1)[:, :width]  # NaN last
+    return (
+        np.take_along_axis(member_GV, order_GW, axis=1),
+        np.take_along_axis(distance_GV, order_GW, axis=1),
+    )
+
+
+def _stack(lists: Sequence[Lists], width: int) -> Lists:
+    none = np.zeros((0, width))
+    return (
+        np.concatenate([none.astype(np.int64), *(members for members, _ in lists)]),
+        np.concatenate([none, *(distances for _, distances in lists)]),
+    )

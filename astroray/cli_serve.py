@@ -1,0 +1,112 @@
+"""The verbs that serve a run: `astroray serve` and `astroray token`."""
+
+import signal
+import threading
+
+import click
+
+__all__ = ["serve", "token"]
+
+TOKENS = "~/.config/astroray/tokens.json"
+
+
+@click.command()
+@click.argument("run_dir")
+@click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
+@click.option("--port", type=int, help="[default: 8000]")
+@click.option("--tokens", metavar="FILE", help=f"File of hashed tokens.  [default: {TOKENS}]")
+@click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any setting of the file, e.g. encoder.max_replicas=4.",
+)
+def serve(
+    run_dir: str,
+    host: str | None,
+    port: int | None,
+    tokens: str | None,
+    file: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Answer questions about the finished run in RUN_DIR over HTTP, until interrupted.
+
+    Catalog, cone searches, pictures and neighbors; scores of uploads. RUN_DIR may be a link: when
+    it is moved to another finished run, or the run is scanned again, the new one is served.
+    """
+    from astroray.config import load_settings
+    from astroray.terminal import parse_setting
+    from astroray.web.archive import finished_run
+    from astroray.web.security import Tokens
+    from astroray.web.settings import ServeConfig
+
+    flags = {"host": host, "port": port, "tokens": tokens}
+    flags |= dict(parse_setting(text) for text in settings)
+    config: ServeConfig = load_settings(ServeConfig, file, {**flags, "run_dir": run_dir})
+    finished_run(run_dir)
+    known = Tokens(config.tokens)
+    if not known.all():
+        secret = known.issue("owner", ["admin"])
+        click.echo(f"{known.path} had no token; this one may do everything, and is shown once:")
+        click.echo(f"  {secret}")
+    from astroray.serving import serving
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    with serving(config) as address:
+        click.echo(f"serving  {address}  (endpoints: {address}/, stop with Ctrl-C)")
+        stop.wait()
+    click.echo("stopped")
+
+
+@click.group()
+def token() -> None:
+    """Issue, list and revoke the tokens that requests carry."""
+
+
+_FILE = click.option("--tokens", default=TOKENS, show_default=True, metavar="FILE")
+
+
+@token.command()
+@click.argument("name")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    default=["read"],
+    show_default=True,
+    type=click.Choice(["read", "label", "admin"]),
+    help="May be given several times.",
+)
+@click.option("--expires", default="", metavar="DATE", help="Last moment, UTC.  [default: never]")
+@_FILE
+def add(name: str, scopes: tuple[str, ...], expires: str, tokens: str) -> None:
+    """Issue a token for NAME and print it; it is kept nowhere and cannot be printed again."""
+    from astroray.web.security import Tokens
+
+    click.echo(Tokens(tokens).issue(name, scopes, expires=expires))
+
+
+@token.command("list")
+@_FILE
+def list_tokens(tokens: str) -> None:
+    """Say which tokens there are."""
+    from astroray.web.security import Tokens
+
+    for one in Tokens(tokens).all():
+        until = f"until {one.expires}" if one.expires else "no end"
+        click.echo(f"{one.name:<20}{','.join(one.scopes):<20}since {one.created}  {until}")
+
+
+@token.command()
+@click.argument("name")
+@_FILE
+def revoke(name: str, tokens: str) -> None:
+    """Take the token of NAME away; servers that run refuse it from their next request."""
+    from astroray.web.security import Tokens
+
+    Tokens(tokens).revoke(name)
+    click.echo(f"revoked {name}")

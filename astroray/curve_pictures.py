@@ -1,0 +1,98 @@
+"""How a light curve becomes a small picture that a person looks at: flux against time."""
+
+import io
+from typing import cast
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from astroray.surveys.light_curve_rows import LightCurve, LightCurves
+from astroray.surveys.shards import Rows
+
+__all__ = ["render_curve", "render_curves"]
+
+SIZE_PX = 192
+FINE = 3
+"""Drawn so many times larger, then scaled down: lines come out smooth."""
+BACKGROUND, LINE, DOT, TEXT = (10, 13, 19), (109, 139, 181), (226, 233, 244), (154, 163, 180)
+MARGIN_PX, TEXT_PX = 8, 15
+SHOWN_QUANTILES = (0.001, 0.999)
+"""Flux beyond is drawn at the edge, so that one bad cadence does not flatten all others."""
+DOTS = 400
+"""A light curve of fewer cadences is drawn as dots, a longer one as columns of its range."""
+JPEG_QUALITY = 88
+
+
+def render_curves(rows: Rows) -> list[bytes]:
+    """The picture of each light curve of a slice, [B]."""
+    return [render_curve(curve) for curve in cast(LightCurves, rows).curve_B]
+
+
+def render_curve(curve: LightCurve) -> bytes:
+    """A square JPEG: time to the right, flux up, its length and its range in words.
+
+    Of a long light curve each column shows the range of its cadences and their median. The
+    range is relative to the median flux where that is above 0, else in the unit of the file.
+    """
+    seen_T = np.isfinite(curve.flux)
+    time_d, flux = curve.time_d[seen_T], curve.flux[seen_T]
+    level = float(np.median(flux))
+    shown = 100 * (flux / level - 1) if level > 0 else flux - level
+    low, high = _range(shown)
+    side = SIZE_PX * FINE
+    margin, text = MARGIN_PX * FINE, TEXT_PX * FINE
+    top, base = margin + text, side - margin - text
+    x_T = margin + (time_d - time_d[0]) / (time_d[-1] - time_d[0]) * (side - 2 * margin)
+    y_T = base - (shown.clip(low, high) - low) / (high - low) * (base - top)
+    picture = Image.new("RGB", (side, side), BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    if len(flux) > DOTS:
+        _draw_columns(draw, x_T, y_T)
+    else:
+        _draw_dots(draw, x_T, y_T)
+    font = ImageFont.load_default(TEXT_PX * FINE)
+    draw.text((margin, side - margin / 2), _length(time_d), TEXT, font, anchor="ls")
+    unit = " %" if level > 0 else ""
+    draw.text(
+        (margin, margin / 2), f"{_signed(low)} to {_signed(high)}{unit}", TEXT, font, anchor="lt"
+    )
+    buffer = io.BytesIO()
+    small = picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
+    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:4:4")
+    return buffer.getvalue()
+
+
+def _range(shown: np.ndarray) -> tuple[float, float]:
+    """Lowest and highest flux that is drawn in its place."""
+    low, high = (float(value) for value in np.quantile(shown, SHOWN_QUANTILES))
+    return (low, high) if high > low else (low - 1.0, low + 1.0)
+
+
+def _draw_columns(draw: ImageDraw.ImageDraw, x_T: np.ndarray, y_T: np.ndarray) -> None:
+    """A bar of the range of each column of the small picture, and a dot at its median."""
+    column_T = (x_T // FINE).astype(np.int64)
+    starts = np.flatnonzero(np.diff(column_T, prepend=column_T[0] - 1))
+    for part_x, part_y in zip(np.split(x_T, starts[1:]), np.split(y_T, starts[1:]), strict=True):
+        x = float(part_x[0] // FINE * FINE)
+        draw.rectangle((x, part_y.min() - 1, x + FINE - 1, part_y.max() + 1), LINE)
+        _dot(draw, x + FINE / 2, float(np.median(part_y)), FINE / 2)
+
+
+def _draw_dots(draw: ImageDraw.ImageDraw, x_T: np.ndarray, y_T: np.ndarray) -> None:
+    for x, y in zip(x_T.tolist(), y_T.tolist(), strict=True):
+        _dot(draw, x, y, 1.5 * FINE)
+
+
+def _dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> None:
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), DOT)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2g}" if 1e-3 <= abs(value) < 100 else f"{value:+,.0f}"
+
+
+def _length(time_d: np.ndarray) -> str:
+    days = float(time_d[-1] - time_d[0])
+    if days >= 1000:
+        return f"{days / 365.25:.3g} years"
+    return f"{days:.3g} d" if days >= 1 else f"{24 * days:.3g} h"

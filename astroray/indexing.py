@@ -1,0 +1,158 @@
+"""How an index of a run's embeddings is built, checked and mended: the order of the tasks.
+
+The tasks are in `actors/index.py`. `each` runs them anywhere, so that nothing here knows of Ray.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from astroray import faults, ledger, storage
+from astroray.actors import index
+from astroray.actors.index import IndexPlan, Numbering
+from astroray.actors.search import SearchPlan
+from astroray.cells import num_cells_of
+from astroray.errors import LedgerError
+from astroray.ledger import Receipt
+from astroray.partitions import VERSION, Manifest, PartitionEntry
+
+__all__ = ["Each", "build_index", "run_all"]
+
+_log = logging.getLogger("astroray.indexing")
+
+PARTITIONS = 32
+"""So many at least, where that leaves each LEAST_ROWS; more where one would be too large."""
+LEAST_ROWS = 4096
+
+
+class Each(Protocol):
+    """Runs a function on each tuple of arguments; yields place and result as they come."""
+
+    def __call__(
+        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], /
+    ) -> Iterator[tuple[int, Any]]: ...
+
+
+def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifest, IndexPlan]:
+    """The index that stands, checked and mended, or a new one; and the plan of its tasks.
+
+    Raises LedgerError where embeddings are missing or differ from their receipt, where the
+    manifest cannot be read, and where a partition of another run directory is damaged.
+    """
+    receipts = [
+        receipt
+        for receipt in ledger.read_receipts(search.run_dir).values()
+        if receipt.rows_embedded
+    ]
+    dim = index.dimensions(search.run_dir, receipts[0])
+    num_rows = sum(receipt.rows_embedded for receipt in receipts)
+    rows_each = _rows_of_partition(num_rows, dim, search.search.partition_mb)
+    plan = IndexPlan(
+        run_dir=search.run_dir,
+        model_id=search.model_id,
+        source=_source(search, receipts, rows_each),
+        seed=search.search.seed,
+        groups=_grouped(receipts, rows_each),
+    )
+    before = Manifest.load(search.run_dir)
+    if before and before.source == plan.source and not _mend(before, plan, each):
+        return before, plan
+    numbering = _number(plan, each)
+    num_cells = num_cells_of(numbering.num_objects)
+    num_partitions = -(-numbering.num_objects // rows_each)
+    run_all(each, index.choose_cells, [(plan, num_cells, num_partitions)])
+    partitions = tuple(_build_partitions(plan, each))
+    cells, objects = (_named(plan.path(name)) for name in ("cells", "objects"))
+    manifest = Manifest(
+        source=plan.source,
+        model_id=plan.model_id,
+        dim=dim,
+        num_objects=numbering.num_objects,
+        num_duplicates=numbering.num_duplicates,
+        cells=cells[0],
+        cells_sha256=cells[1],
+        objects=objects[0],
+        objects_sha256=objects[1],
+        partitions=partitions,
+        reason=reason,
+    )
+    faults.reach("index.built")
+    manifest.publish(plan.run_dir)
+    faults.reach("index.manifest")
+    return manifest, plan
+
+
+def _number(plan: IndexPlan, each: Each) -> Numbering:
+    run_all(each, index.identify, [(plan, group) for group in range(len(plan.groups))])
+    (numbering,) = run_all(each, index.number_objects, [(plan,)])
+    return numbering
+
+
+def _build_partitions(plan: IndexPlan, each: Each) -> list[PartitionEntry]:
+    """All partitions; those whose file stands are taken as they are."""
+    run_all(each, index.route, [(plan, group) for group in range(len(plan.groups))])
+    num_partitions = int(index.read_cells(plan.path("cells"))[1].max()) + 1
+    return run_all(each, index.build, [(plan, number) for number in range(num_partitions)])
+
+
+def _mend(manifest: Manifest, plan: IndexPlan, each: Each) -> bool:
+    """Removes the damaged files of an index; whether there were any, so that it is to be built."""
+    named = [(manifest.cells, manifest.cells_sha256), (manifest.objects, manifest.objects_sha256)]
+    named += [(entry.uri, entry.sha256) for entry in manifest.partitions]
+    wrong = run_all(each, manifest.damage, [(plan.run_dir, uri, sha256) for uri, sha256 in named])
+    for (uri, _), fault in zip(named, wrong, strict=True):
+        path = manifest.path(plan.run_dir, uri)
+        if fault and uri == path:
+            raise LedgerError(
+                f"{fault}; it belongs to another run directory, which alone may build it anew: "
+                "repeat that run"
+            )
+        if fault:
+            _log.warning("the index is damaged and built anew from the embeddings: %s", fault)
+            storage.delete(path)
+    return any(wrong)
+
+
+def _named(path: str) -> tuple[str, str]:
+    """Name and sha256 of a file of the index."""
+    return path.rpartition("/")[2], hashlib.sha256(storage.read_bytes(path)).hexdigest()
+
+
+def run_all(
+    each: Each, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """The results of all tasks, in the order of their arguments."""
+    results = dict(each(function, arguments))
+    return [results[place] for place in range(len(arguments))]
+
+
+def _rows_of_partition(num_rows: int, dim: int, partition_mb: int) -> int:
+    """Objects of a partition, about: few enough to be held, enough to be worth a task."""
+    most = max(1, partition_mb * 2**20 // (4 * dim))
+    return min(max(-(-num_rows // PARTITIONS), LEAST_ROWS), most)
+
+
+def _grouped(receipts: Sequence[Receipt], rows_each: int) -> tuple[tuple[Receipt, ...], ...]:
+    """Shards in their order, divided so that each group has about so many rows."""
+    start_S = np.cumsum([0, *(receipt.rows_embedded for receipt in receipts)])[:-1]
+    group_S = start_S // rows_each
+    return tuple(
+        tuple(receipts[i] for i in np.flatnonzero(group_S == group).tolist())
+        for group in np.unique(group_S)
+    )
+
+
+def _source(search: SearchPlan, receipts: Sequence[Receipt], rows_each: int) -> str:
+    """Hash of all that an index of these embeddings depends on."""
+    facts = [
+        VERSION,
+        search.model_id,
+        search.search.seed,
+        rows_each,
+        [(receipt.shard, receipt.checksum) for receipt in receipts],
+    ]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]

@@ -1,0 +1,181 @@
+"""How an index lies on storage: a manifest, the cells, and partitions that can be memory-mapped.
+
+    index/manifest.json                written last: the index is complete
+    index/cells-SOURCE.arrow           a row a cell: its centroid and its partition
+    index/objects-SOURCE.arrow         a row an object, in the order of object_id: who it is
+    index/partition-SOURCE-P.arrow     a row a vector: its cell, its numbers, its objects
+
+SOURCE stands for what the index was built from. A partition is referred to by URI and checksum,
+so another run directory can point to it; a later batch of objects adds partitions of the same
+cells beside those that stand. Files are uncompressed Arrow IPC, read where they lie; a
+partition's rows are in the order of cell, then first object.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from astroray import storage
+from astroray.blocks import Block
+from astroray.errors import AstrorayError, LedgerError
+
+__all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
+
+FOLDER = "index"
+VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartitionEntry:
+    """A partition as the manifest names it."""
+
+    uri: str
+    """Relative to the folder of the manifest, or absolute in another run directory."""
+    sha256: str
+    num_objects: int
+    num_vectors: int
+    cells: tuple[int, ...]
+    """Cells that it holds vectors of, ascending."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What an index consists of, and what it was made from."""
+
+    source: str
+    """Hash of the embeddings and of the settings that decide where they go."""
+    model_id: str
+    dim: int
+    num_objects: int
+    num_duplicates: int
+    cells: str
+    cells_sha256: str
+    objects: str
+    objects_sha256: str
+    partitions: tuple[PartitionEntry, ...]
+    metric: str = "euclidean"
+    kind: str = "flat in cells"
+    reason: str = ""
+    version: int = VERSION
+
+    def publish(self, run_dir: str) -> None:
+        """Writes `index/manifest.json`, whole or absent."""
+        text = json.dumps(dataclasses.asdict(self), indent=1)
+        storage.publish(_path(run_dir, "manifest.json"), text.encode() + b"\n")
+
+    @classmethod
+    def load(cls, run_dir: str) -> "Manifest | None":
+        """The manifest of a run directory; None where there is none that can be read."""
+        path = _path(run_dir, "manifest.json")
+        if not storage.exists(path):
+            return None
+        try:
+            values = json.loads(storage.read_bytes(path))
+            entries = values.pop("partitions")
+            partitions = tuple(
+                PartitionEntry(**{**entry, "cells": tuple(entry["cells"])}) for entry in entries
+            )
+            return cls(**values, partitions=partitions)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise LedgerError(
+                f"{path} is damaged ({error}); delete it, then the same command builds it anew"
+            ) from None
+
+    def path(self, run_dir: str, uri: str) -> str:
+        """Where a file that the manifest names lies."""
+        is_absolute = storage.is_remote(uri) or uri.startswith("/")
+        return uri if is_absolute else _path(run_dir, uri)
+
+    def damage(self, run_dir: str, uri: str, sha256: str) -> str:
+        """What is wrong with a file of the index, in words; "" where it is as it was written."""
+        path = self.path(run_dir, uri)
+        try:
+            found = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+        except AstrorayError as error:
+            return str(error)
+        if found != sha256:
+            return f"{path} has sha256 {found}, the manifest expects {sha256}"
+        return ""
+
+
+class Partition:
+    """A partition, read where it lies; V vectors of it."""
+
+    def __init__(self, path: str) -> None:
+        reader = open_batches(path)
+        batch = reader.get_batch(0)
+        column = batch.column("embedding")
+        lists = batch.column("objects")
+        flat = column.flatten().to_numpy(zero_copy_only=True)
+        self.cell_V = batch.column("cell").to_numpy(zero_copy_only=True)
+        self.vector_VD = flat.reshape(len(column), column.type.list_size)
+        self.member_N = lists.flatten().to_numpy(zero_copy_only=True)
+        self.start_V1 = lists.offsets.to_numpy(zero_copy_only=True)
+
+    @property
+    def count_V(self) -> np.ndarray:
+        """[V] int64, objects of each vector."""
+        return np.diff(self.start_V1)
+
+    def rows_of(self, cell: int) -> slice:
+        """The rows of a cell."""
+        start, stop = np.searchsorted(self.cell_V, [cell, cell + 1])
+        return slice(int(start), int(stop))
+
+    def block(self, rows: slice) -> Block:
+        """A copy in memory of some rows, in the order of their first objects."""
+        start_V1 = self.start_V1[rows.start : rows.stop + 1]
+        some = Block(
+            vector_UD=np.array(self.vector_VD[rows]),
+            member_N=np.array(self.member_N[start_V1[0] : start_V1[-1]]),
+            count_U=np.diff(start_V1),
+        )
+        return some if len(np.unique(self.cell_V[rows])) < 2 else Block.join([some])
+
+    @staticmethod
+    def write(path: str, cell_V: np.ndarray, block: Block) -> str:
+        """Publishes a partition with rows in its order; returns the file's sha256."""
+        offsets = np.append(block.start_U, len(block.member_N))
+        columns = {
+            "cell": pa.array(cell_V, pa.int32()),
+            "embedding": pa.FixedSizeListArray.from_arrays(
+                pa.array(block.vector_UD.ravel()), block.vector_UD.shape[1]
+            ),
+            "objects": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(block.member_N)),
+        }
+        return write_batches(path, [pa.record_batch(columns)])
+
+
+def write_batches(path: str, batches: Sequence[pa.RecordBatch]) -> str:
+    """Publishes record batches of one schema, at least one, as one file; returns its sha256."""
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, batches[0].schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    data = sink.getvalue()
+    storage.publish(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
+    """The batches of a file, memory-mapped where it is local.
+
+    Raises LedgerError where it is missing or damaged.
+    """
+    try:
+        if storage.is_remote(path):
+            return pa.ipc.open_file(pa.BufferReader(storage.read_bytes(path)))
+        return pa.ipc.open_file(pa.memory_map(path))
+    except (OSError, pa.ArrowInvalid, AstrorayError) as error:
+        raise LedgerError(
+            f"{path} is missing or damaged ({error}); run the same command again to build it anew"
+        ) from None
+
+
+def _path(run_dir: str, name: str) -> str:
+    return storage.join(run_dir, FOLDER, name)

@@ -1,0 +1,242 @@
+"""How a run is served on Ray: replicas of the web app and of the model. Ray Serve is only here."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from astroray import runs, workers
+from astroray.actors.answer import Answerer
+from astroray.config import from_dict
+from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.web.app import build_app
+from astroray.web.archive import Archive, finished_run, run_id
+from astroray.web.guard import AuditLog
+from astroray.web.routes import BusyError
+from astroray.web.security import Tokens
+from astroray.web.settings import ServeConfig
+
+__all__ = ["build", "serving"]
+
+APP = "astroray"
+_TRIES = 4
+"""Replicas that an upload is given to before its client is told to come again."""
+_READY_S = 5.0
+_HEALTH: dict[str, Any] = {"health_check_period_s": 2, "graceful_shutdown_timeout_s": 10}
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+
+_log = logging.getLogger("astroray.serving")
+
+
+@contextlib.contextmanager
+def serving(config: ServeConfig) -> Iterator[str]:
+    """Serves a run until the context ends; yields the address. Ray is started or joined.
+
+    Raises ConfigError where the run is not done or the replicas do not fit into the cluster.
+    """
+    finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
+    log_dir = runs.log_folder(config.run_dir)
+    is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
+    with workers.cluster(log_dir=log_dir):
+        check_room(config, workers.resources())
+        https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
+        options = {"host": config.host, "port": config.port}
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=options | (https if config.tls_cert else {}),
+            logging_config=_QUIET,
+        )
+        try:
+            try:
+                serve.run(_bind(config), name=APP, route_prefix="/", logging_config=_QUIET)
+            except RuntimeError as error:
+                raise BackendError(f"the replicas do not start: {error}; see {log_dir}") from None
+            scheme = "https" if config.tls_cert else "http"
+            yield f"{scheme}://{config.host}:{config.port}"
+        finally:
+            if is_ours:  # and ends with all that is left on it
+                serve.delete(APP)
+            else:
+                serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """The application of a Serve YAML, `import_path: astroray.serving:build`.
+
+    args  settings of ServeConfig, nested; run_dir at least. Host and port are those of the YAML.
+    """
+    config: ServeConfig = from_dict(ServeConfig, args, where="args of the Serve YAML")
+    return _bind(config)
+
+
+def check_room(config: ServeConfig, resources: Mapping[str, float]) -> None:
+    """Raises ConfigError where the least replicas do not fit: Serve would wait for ever."""
+    kinds = (("CPU", "num_cpus"), ("GPU", "num_gpus"))
+    for resource, name in kinds:
+        wanted = sum(
+            part.min_replicas * getattr(part, name, 0.0) for part in (config.web, config.encoder)
+        )
+        if wanted > resources.get(resource, 0.0):
+            raise ConfigError(
+                f"the replicas need {wanted:g} {resource}, the cluster has "
+                f"{resources.get(resource, 0.0):g}; lower min_replicas or {name} of web and encoder"
+            )
+
+
+def _bind(config: ServeConfig) -> serve.Application:
+    encoder, web = config.encoder, config.web
+    encoders = serve.deployment(
+        **_HEALTH,
+        autoscaling_config=_scale(encoder),
+        max_ongoing_requests=2 * encoder.max_batch,
+        max_queued_requests=encoder.max_queued,
+        ray_actor_options={"num_cpus": encoder.num_cpus, "num_gpus": encoder.num_gpus},
+    )(CutoutEncoder)
+    apps = serve.deployment(
+        **_HEALTH,
+        autoscaling_config=_scale(web),
+        max_ongoing_requests=2 * config.limits.in_flight,  # the guard says no before Serve does
+        max_queued_requests=2 * config.limits.in_flight,
+        ray_actor_options={"num_cpus": web.num_cpus},
+        backpressure_config=BackpressureConfig(retry_after_s=1.0),
+    )(serve.ingress()(WebApp))
+    return apps.bind(config, encoders.bind(config))
+
+
+def _scale(replicas: Any) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=replicas.min_replicas,
+        max_replicas=replicas.max_replicas,
+        target_ongoing_requests=replicas.target_ongoing_requests,
+    )
+
+
+class CutoutEncoder:
+    """Encodes uploads in batches, in a thread of its own, so that the next batch can gather."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        settings = config.encoder
+        device = "cuda" if settings.num_gpus else "cpu"
+        self.answerer = Answerer(
+            device=device, num_threads=settings.num_threads, attention=config.attention
+        )
+        batched: Any = self.embed
+        batched.set_max_batch_size(settings.max_batch)
+        batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1e3)
+        self.fault = ""
+
+    @serve.batch
+    async def embed(self, requests: list[tuple[str, str, np.ndarray]]) -> list[np.ndarray]:
+        """Embeddings of (path of the model, model_id, image [C, S, S])."""
+        try:
+            return await asyncio.to_thread(self.answerer.embed, requests)
+        except (RuntimeError, BackendError) as error:  # CUDA's errors do not go away
+            self.fault = str(error)
+            raise
+
+    async def load(self, path: str, model_id: str) -> bool:
+        """Loads a model, so that the first upload does not wait for it."""
+        await asyncio.to_thread(self.answerer.load, path, model_id)
+        return True
+
+    def check_health(self) -> None:
+        """Has this replica replaced where its device fails."""
+        if self.fault:
+            raise BackendError(self.fault)
+
+
+class _Encoders:
+    """The encoder that the web app knows: replicas somewhere, any of which may die."""
+
+    def __init__(self, handle: DeploymentHandle, archive: Archive) -> None:
+        self.handle = handle
+        self.model = (archive.model_path, archive.model_id)
+
+    async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
+        """Embedding [D]. Asked again where a replica died: an answer depends on nothing else."""
+        for _ in range(_TRIES):
+            try:
+                embedding_D: np.ndarray = await self.handle.embed.remote((*self.model, image_CYX))
+                return embedding_D
+            except BackPressureError:
+                raise BusyError("busy: too many uploads wait to be encoded") from None
+            except (RayActorError, DeploymentUnavailableError) as error:
+                _log.warning("an encoder was lost, asking another one: %s", error)
+        raise BusyError("the encoders were lost one after the other")
+
+    async def is_ready(self) -> bool:
+        """Whether a replica has the model."""
+        try:
+            async with asyncio.timeout(_READY_S):
+                return bool(await self.handle.load.remote(*self.model))
+        except (TimeoutError, RayActorError, BackPressureError, DeploymentUnavailableError):
+            return False
+
+
+class WebApp:
+    """Parses, searches and answers. Changes to another run by itself, between two requests."""
+
+    def __init__(self, config: ServeConfig, encoders: DeploymentHandle) -> None:
+        import torch
+
+        torch.set_num_threads(config.web.num_threads)
+        self.config, self.encoders = config, encoders
+        self.tokens = Tokens(config.tokens)
+        self.audit = AuditLog(audit_path(config))
+        self.archive = Archive(config.run_dir)
+        self.current = self._app_of(self.archive)
+        self.watcher: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> Callable[..., Any]:
+        """The app of the run that is served when a request comes in."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            if self.watcher is None:
+                self.watcher = asyncio.create_task(self._watch())
+            await self.current(scope, receive, send)
+
+        return app
+
+    def _app_of(self, archive: Archive) -> Callable[..., Any]:
+        return build_app(
+            archive,
+            _Encoders(self.encoders, archive),
+            tokens=self.tokens,
+            limits=self.config.limits,
+            audit=self.audit,
+        )
+
+    async def _watch(self) -> None:
+        """Looks for another finished run for as long as the replica lives."""
+        while True:
+            await asyncio.sleep(self.config.watch_s * random.uniform(0.8, 1.2))
+            try:
+                record = await asyncio.to_thread(finished_run, self.config.run_dir)
+                if run_id(record) == self.archive.run_id:
+                    continue
+                archive = await asyncio.to_thread(Archive, self.config.run_dir)
+                app = self._app_of(archive)
+                await _Encoders(self.encoders, archive).is_ready()
+            except AstrorayError as error:  # a scan on its way; the run before goes on
+                _log.info("the run in %s is not served yet: %s", self.config.run_dir, error)
+                continue
+            self.archive, self.current = archive, app
+
+
+def audit_path(config: ServeConfig) -> str:
+    """Where the audit log is written."""
+    path = config.audit or os.path.join(runs.log_folder(config.run_dir), "audit.jsonl")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return os.path.abspath(path)

@@ -1,0 +1,232 @@
+"""A search of more embeddings than one process holds: index, join, certify, publish.
+
+The tasks are in `actors/join.py`; here is their order, and what is known of all objects at once:
+a few numbers each, never an embedding. Nothing here knows of Ray.
+"""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from astroray import storage
+from astroray.actors import index, join
+from astroray.actors.join import JoinPlan, Vectors
+from astroray.actors.search import SearchOutcome, SearchPlan
+from astroray.blocks import Lists, merge_lists
+from astroray.candidates import LARGEST_PROBED_SHARE, RECALL_GOAL, RECALL_SAMPLE, nearest_by_kernel
+from astroray.certificate import Certified, certify_top, score_of
+from astroray.distances import parts, spread
+from astroray.indexing import Each, build_index, run_all
+from astroray.partitions import FOLDER, Partition, open_batches, write_batches
+from astroray.scores import LARGEST_GAUSSIAN
+from astroray.statistics import Moments
+from astroray.twins import without_itself
+
+__all__ = ["ShardedSearch", "rank_sharded"]
+
+TASKS_A_ROUND = 64
+"""Tasks that share the partitions in a round of exact search."""
+
+
+def rank_sharded(search: SearchPlan, each: Each, *, reason: str) -> SearchOutcome:
+    """Scores and certifies all embedded objects of a run over partitions of its index.
+
+    The certified list is that of `actors.search.rank_survey`, to the last bit.
+    Raises LedgerError where a done shard's embeddings are missing or differ from its receipt.
+    """
+    searched = ShardedSearch(search, each, reason=reason)
+    outcome = searched.publish(searched.certify())
+    _remove_scratch(search.run_dir)
+    return outcome
+
+
+class ShardedSearch:
+    """One search of an index; N objects, V vectors of all partitions."""
+
+    def __init__(self, search: SearchPlan, each: Each, *, reason: str) -> None:
+        self.search, self.config, self.each = search, search.search, each
+        self.manifest, plan = build_index(search, each, reason=reason)
+        manifest = self.manifest
+        paths = [manifest.path(search.run_dir, entry.uri) for entry in manifest.partitions]
+        num_neighbors = min(self.config.k, manifest.num_objects - 1)
+        self.plan = JoinPlan(
+            partitions=tuple(paths),
+            cells=manifest.path(search.run_dir, manifest.cells),
+            objects=manifest.path(search.run_dir, manifest.objects),
+            scratch=plan.scratch("").removesuffix(".arrow"),
+            num_objects=manifest.num_objects,
+            width=num_neighbors + 1,
+        )
+        self.vector_N, self.first_V, self.cell_V = self._places()
+        self.vectors = Vectors(self.plan)
+        self.exact: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.num_rounds = 0
+        self.reason = ""
+
+    def certify(self) -> Certified:
+        """Bounds from the cells around, then exact scores where they matter."""
+        self.choose_probes()
+        return self._certify(self.bounds())
+
+    def publish(self, certified: Certified) -> SearchOutcome:
+        """Further scores, NEIGHBORS and CATALOG."""
+        self._score_embeddings()
+        duplicates = self.manifest.num_duplicates
+        task = (self.search, self.plan, certified, self.reason, duplicates)
+        (outcome,) = run_all(self.each, join.publish_sharded, [task])
+        return outcome
+
+    def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The vector of each object, [N]; first object and cell of each vector, [V].
+
+        The first is published, so that tasks can find the vectors of objects.
+        """
+        vector_N = np.zeros(self.plan.num_objects, np.int64)
+        firsts, cells, start = [], [], 0
+        for path in self.plan.partitions:
+            partition = Partition(path)
+            vector_N[partition.member_N] = start + np.repeat(
+                np.arange(len(partition.cell_V)), partition.count_V
+            )
+            firsts.append(partition.member_N[partition.start_V1[:-1]])
+            cells.append(partition.cell_V)
+            start += len(partition.cell_V)
+        write_batches(self.plan.file("places"), [pa.record_batch({"vector": pa.array(vector_N)})])
+        return vector_N, np.concatenate(firsts), np.concatenate(cells)
+
+    def choose_probes(self) -> None:
+        """Decides how many cells are looked into; `reason` says why."""
+        num_cells = open_batches(self.plan.cells).get_batch(0).num_rows
+        most = max(1, int(LARGEST_PROBED_SHARE * num_cells))
+        num_probes, is_all, how = self.config.num_probes, False, "asked for"
+        if num_probes is None:
+            num_probes, recall, num = self._measure_recall(most)
+            is_all, how = recall < RECALL_GOAL, f"recall {recall:.4f} on {num} objects"
+        how = f"{min(num_probes, num_cells)} of {num_cells} cells looked into, {how}"
+        if is_all:
+            how = f"cells would not help: {how}; so every partition is searched for every object"
+        is_all = is_all or num_probes >= num_cells
+        self.plan = dataclasses.replace(self.plan, num_probes=0 if is_all else num_probes)
+        self.reason = f"{self.manifest.reason}; {how}"
+
+    def _measure_recall(self, most: int) -> tuple[int, float, int]:
+        """The fewest cells that hold RECALL_GOAL of the neighbors of a sample; recall, its size."""
+        number_S = spread(self.plan.num_objects, RECALL_SAMPLE)
+        home_S = self.cell_V[self.vector_N[number_S]]
+        near_SK, _ = without_itself(number_S, *self._search_exactly(self.vector_N[number_S]))
+        if near_SK.size == 0:
+            return 1, 1.0, len(number_S)
+        centroid_CD, _ = index.read_cells(self.plan.cells)
+        cell_SP, _ = nearest_by_kernel(centroid_CD[home_S], centroid_CD, most)
+        found_P = np.zeros(most)
+        for cell_P, near_K in zip(cell_SP, near_SK, strict=True):
+            found_P += _held(cell_P, self._cells_of(near_K))
+        recall_P = np.cumsum(found_P) / near_SK.size
+        enough = int(np.searchsorted(recall_P, RECALL_GOAL))
+        num_probes = min(enough + 1, most)
+        return num_probes, float(recall_P[num_probes - 1]), len(number_S)
+
+    def _cells_of(self, number_K: np.ndarray) -> np.ndarray:
+        return self.cell_V[self.vector_N[number_K]]
+
+    def bounds(self) -> np.ndarray:
+        """Upper bounds of the scores of all vectors, [V], from the cells around them."""
+        numbers = range(len(self.plan.partitions))
+        scores = run_all(
+            self.each, join.search_cells, [(self.plan, n, self.config.score) for n in numbers]
+        )
+        return np.concatenate(scores)
+
+    def _certify(self, bound_V: np.ndarray) -> Certified:
+        """The certified top; every object whose exact list is known counts as exact.
+
+        The second time nothing is searched: what shares a vector with a re-scored object is
+        exact too, at most its bound, and so below the threshold wherever that was.
+        """
+        for _ in range(2):
+            score_V, is_exact_V = self._known(bound_V)
+            certified = certify_top(
+                score_V[self.vector_N],
+                is_exact_V[self.vector_N],
+                self._rescore,
+                top=self.config.top,
+                k=self.config.k,
+                score=self.config.score,
+            )
+        vector_R = np.array(sorted(self.exact), np.int64)
+        lists = self._exact_lists(vector_R)
+        join.write_lists(self.plan.file("exact"), lists, vector=vector_R)
+        return certified
+
+    def _known(self, bound_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of all vectors, exact ones where they are known, and which are."""
+        is_exact_V = np.full(len(bound_V), self.plan.num_probes == 0)
+        vector_R = np.array(sorted(self.exact), np.int64)
+        lists = self._exact_lists(vector_R)
+        _, distance_RK = without_itself(self.first_V[vector_R], *lists)
+        score_V = bound_V.copy()
+        score_V[vector_R] = score_of(distance_RK, self.config.score)
+        is_exact_V[vector_R] = True
+        return score_V, is_exact_V
+
+    def _rescore(self, number_B: np.ndarray) -> np.ndarray:
+        """The exact scores of objects, in all partitions."""
+        vector_G, place_B = np.unique(self.vector_N[number_B], return_inverse=True)
+        todo_G = np.array([v for v in vector_G.tolist() if v not in self.exact], np.int64)
+        if len(todo_G):
+            self._search_exactly(todo_G)
+        _, distance_GK = without_itself(self.first_V[vector_G], *self._exact_lists(vector_G))
+        return score_of(distance_GK, self.config.score)[place_B]
+
+    def _exact_lists(self, vector_R: np.ndarray) -> Lists:
+        """The exact lists of vectors that were searched exactly."""
+        lists = join.no_lists(len(vector_R), self.plan.width)
+        for row, vector in enumerate(vector_R.tolist()):
+            lists[0][row], lists[1][row] = self.exact[vector]
+        return lists
+
+    def _search_exactly(self, vector_G: np.ndarray) -> Lists:
+        """The exact lists of some vectors: partitions in parallel, partial lists merged."""
+        queries = self.plan.file(f"queries-{self.num_rounds:05d}")
+        self.num_rounds += 1
+        query_GD = self.vectors.of(vector_G)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(query_GD.ravel()), query_GD.shape[1])
+        write_batches(queries, [pa.record_batch({"embedding": column})])
+        size = -(-len(self.plan.partitions) // TASKS_A_ROUND)
+        groups = parts(len(self.plan.partitions), size)
+        found = join.no_lists(len(vector_G), self.plan.width)
+        for _, lists in self.each(
+            join.search_partitions,
+            [(self.plan, range(group.start, group.stop), queries) for group in groups],
+        ):
+            found = merge_lists(found, lists)
+        for vector, near_W, distance_W in zip(vector_G.tolist(), *found, strict=True):
+            self.exact[vector] = near_W, distance_W
+        return found
+
+    def _score_embeddings(self) -> None:
+        """Further scores that need embeddings: mean shift, Mahalanobis distance."""
+        numbers = range(len(self.plan.partitions))
+        gaussian = None
+        if self.manifest.dim <= LARGEST_GAUSSIAN:
+            moments = run_all(self.each, join.measure_moments, [(self.plan, n) for n in numbers])
+            mean_D = Moments.merge(moments).mean_D
+            squares = run_all(
+                self.each, join.measure_squares, [(self.plan, n, mean_D) for n in numbers]
+            )
+            gaussian = join.gaussian_of(moments, np.concatenate(squares))
+        run_all(self.each, join.score_vectors, [(self.plan, n, gaussian) for n in numbers])
+
+
+def _held(cell_P: np.ndarray, cell_K: np.ndarray) -> np.ndarray:
+    """How many of the neighbors' cells each of the cells around is, [P]."""
+    return (cell_P[:, None] == cell_K).sum(axis=1)
+
+
+def _remove_scratch(run_dir: str) -> None:
+    """Removes what a search of this or another source left."""
+    folder = storage.join(run_dir, FOLDER)
+    for file in storage.list_files(folder):
+        if file.path.rpartition("/")[2].startswith("scratch-"):
+            storage.delete(file.path)

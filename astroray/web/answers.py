@@ -1,0 +1,142 @@
+"""What an answer looks like in JSON: fields, units and meanings, as OpenAPI tells them."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field, create_model
+
+from astroray import schema
+
+__all__ = ["Embedding", "Neighborhood", "Page", "Run", "Score"]
+
+_TYPES: Mapping[pa.DataType, Any] = {
+    pa.string(): str,
+    pa.int32(): int,
+    pa.int64(): int,
+    pa.float64(): float,
+    pa.bool_(): bool,
+    pa.list_(pa.string()): list[str],
+    pa.list_(pa.float64()): list[float],
+}
+
+
+def _field(field: pa.Field) -> tuple[Any, Any]:
+    facts = {key.decode(): value.decode() for key, value in field.metadata.items()}
+    unit = f" ({facts['unit']})" if facts["unit"] else ""
+    return _TYPES[field.type] | None, Field(description=facts["doc"] + unit)
+
+
+_COLUMNS = [field for field in schema.CATALOG if not field.name.startswith("_")]
+"""An order-29 HEALPix index does not fit into a JSON number; the VOTable has it."""
+
+_FIELDS: dict[str, Any] = {field.name: _field(field) for field in _COLUMNS}
+CatalogObject: Any = create_model(
+    "CatalogObject",
+    __doc__="One row of the catalog; a number that is unknown or not finite is null.",
+    **_FIELDS,
+)
+
+
+class Answer(BaseModel):
+    """What every answer says of where it comes from."""
+
+    run_id: str = Field(description="the run, and when it was finished")
+    model_id: str = Field(description="content hash of the model")
+
+
+class Run(Answer):
+    """What the run record says."""
+
+    survey: str
+    encoder: str
+    finished: str = Field(description="UTC, ISO 8601")
+    num_objects: int
+    k: int = Field(description="neighbors that the score looks at")
+    score: str = Field(description="kth: distance to the k-th neighbor; mean: mean of the k")
+    proof: str = Field(description="what is proven of the top of the list")
+    bands: list[str] = Field(description="what an upload needs to have")
+    pixels: str = Field(description="flux: upload FITS; display: upload pictures")
+    versions: dict[str, str]
+
+
+class Single(Answer):
+    """One object."""
+
+    object: CatalogObject
+
+
+class Page(Answer):
+    """Objects in order of rank."""
+
+    total: int = Field(description="objects that match, on all pages")
+    objects: list[CatalogObject]
+    next: str | None = Field(description="path and query of the next page; null on the last one")
+
+
+class Neighbor(BaseModel):
+    """An object of the catalog near the one that was asked for."""
+
+    object_id: str
+    distance: float = Field(description="Euclidean, in the model's embedding space")
+    ra: float | None = Field(description="deg, ICRS")
+    dec: float | None = Field(description="deg, ICRS")
+    rank: int
+    outlier_score: float | None
+
+
+class Neighborhood(Answer):
+    """The nearest objects of the catalog, exactly, nearest first."""
+
+    neighbors: list[Neighbor]
+
+
+class Embedding(Answer):
+    """Where the model puts an upload."""
+
+    embedding: list[float]
+    processing_flags: int = Field(description=schema.FLAGS.metadata[b"doc"].decode())
+
+
+class Score(Neighborhood):
+    """How unusual an upload is among the objects of the catalog."""
+
+    outlier_score: float | None = Field(description="the run's score; null without any neighbor")
+    rank: int | None = Field(
+        description="1 + objects of the catalog with a larger score (or bound of it)"
+    )
+    num_objects: int
+    processing_flags: int = Field(description=schema.FLAGS.metadata[b"doc"].decode())
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Rows of the catalog as JSON values, by name, in the order given."""
+
+    table: pa.Table
+
+    def objects(self) -> list[dict[str, Any]]:
+        """CatalogObject of each row."""
+        rows = self.table.select([field.name for field in _COLUMNS]).to_pylist()
+        return [{name: _finite(value) for name, value in row.items()} for row in rows]
+
+    def neighbors(self, distances: list[float]) -> list[dict[str, Any]]:
+        """Neighbor of each row, `distances` away."""
+        names = ["object_id", "ra", "dec", "rank", "outlier_score"]
+        rows = self.table.select(names).to_pylist()
+        return [
+            {name: _finite(value) for name, value in row.items()} | {"distance": distance}
+            for row, distance in zip(rows, distances, strict=True)
+        ]
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

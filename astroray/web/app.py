@@ -1,0 +1,118 @@
+"""How the web app is put together: guard, routes, health, OpenAPI, and pages that others bring."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse
+
+from astroray import __version__
+from astroray.encoders import read_model_file
+from astroray.web.archive import Archive
+from astroray.web.guard import AuditLog, Guard, Limits
+from astroray.web.reference import render_reference
+from astroray.web.routes import Encoder, build_router
+from astroray.web.security import Tokens
+
+__all__ = ["OPEN_PATHS", "build_app"]
+
+OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")
+"""What needs no token: nothing of a run is in it."""
+_PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+def build_app(
+    archive: Archive,
+    encoder: Encoder,
+    *,
+    tokens: Tokens,
+    limits: Limits | None = None,
+    audit: AuditLog | None = None,
+    routers: Sequence[APIRouter] = (),
+    open_paths: Sequence[str] = (),
+) -> FastAPI:
+    """The app of one finished run.
+
+    routers     further pages and endpoints, such as the labelling page at /ui; each of their
+                routes asks for its scope with `Depends(needs(...))`
+    open_paths  paths of theirs that need no token, such as a page to log in
+    """
+    limits, audit = limits or Limits(), audit or AuditLog()
+    app = FastAPI(
+        title="astroray",
+        version=__version__,
+        summary="The unusual objects of one survey: catalog, pictures, neighbors, scores.",
+        docs_url=None,  # its page loads scripts from other hosts
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        responses={},
+    )
+    preparation = read_model_file(archive.model_path).preparation
+    for router in (build_router(archive, encoder, preparation, limits, audit), *routers):
+        app.include_router(router)
+    _add_open_routes(app, encoder)
+    app.add_exception_handler(RequestValidationError, _explain)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
+    app.add_middleware(
+        Guard,
+        tokens=tokens,
+        limits=limits,
+        audit=audit,
+        open_paths=(*OPEN_PATHS, *open_paths),
+        headers={"x-astroray-run": archive.run_id, "x-astroray-model": archive.model_id},
+    )
+    return app
+
+
+def _add_open_routes(app: FastAPI, encoder: Encoder) -> None:
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Whether the process answers."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"description": "no model is ready to encode"}})
+    async def readyz() -> JSONResponse:
+        """Whether an upload would be answered."""
+        ready = await encoder.is_ready()
+        status, headers = (200, {}) if ready else (503, {"Retry-After": "5"})
+        text = "ready" if ready else "no model is ready to encode"
+        return JSONResponse({"status": text}, status_code=status, headers=headers)
+
+    @app.get("/", include_in_schema=False)
+    def reference() -> HTMLResponse:
+        page = render_reference(app.openapi())
+        return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+
+async def _explain(request: Request, error: Exception) -> JSONResponse:
+    """A parameter that is wrong, in the form of all errors: one sentence."""
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    parts = [
+        f"{'.'.join(str(place) for place in one['loc'][1:]) or 'body'}: {one['msg']}"
+        for one in errors
+    ]
+    return JSONResponse({"detail": "; ".join(parts)[:1000]}, status_code=422)
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the ways to send a token."""
+    if app.openapi_schema:
+        return app.openapi_schema
+    document = FastAPI.openapi(app)
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "basic": {"type": "http", "scheme": "basic", "description": "the token as password"},
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            is_open: bool = path in OPEN_PATHS
+            operation["security"] = [] if is_open else [{"bearer": []}, {"basic": []}]
+    schemas: Mapping[str, Any] = components.get("schemas", {})
+    components["schemas"] = {
+        name: value
+        for name, value in schemas.items()
+        if name not in ("HTTPValidationError", "ValidationError")
+    }
+    return document

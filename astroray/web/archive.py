@@ -1,0 +1,196 @@
+"""What of a finished run can be asked for: its catalog, its pictures, its nearest neighbors.
+
+All of it is read when a server starts and never changes under it: a new run is a new archive.
+"""
+
+import bisect
+import dataclasses
+import functools
+import logging
+import math
+import os
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray import catalog, ledger, outliers, sky, storage, surveys
+from astroray.actors.search import embedding_matrix, load_embeddings
+from astroray.errors import ConfigError, DataError, LedgerError
+from astroray.ledger import RunRecord
+from astroray.surveys.shards import Cutouts
+from astroray.thumbnails import render_thumbnail
+
+__all__ = ["Archive", "Nearest", "finished_run", "run_id"]
+
+_log = logging.getLogger("astroray.web")
+
+_MAX_PICTURES = 512
+_BAND_SLACK_DEG = 1e-9  # rounding must not cut the edge of a cone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Nearest:
+    """What the catalog holds near an embedding, nearest first."""
+
+    row_K: np.ndarray
+    """[K] int64, rows of the catalog, that is rank - 1."""
+    distance_K: np.ndarray
+    """[K] float64, Euclidean, from the stored embeddings."""
+
+
+def finished_run(run_dir: str) -> RunRecord:
+    """The record of a run that can be served. Raises ConfigError where it is not done."""
+    record = RunRecord.load(run_dir)
+    if record is None or record.state != "done":
+        state = "no run.json" if record is None else f"a run that is {record.state}"
+        raise ConfigError(
+            f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
+        )
+    return record
+
+
+def run_id(record: RunRecord) -> str:
+    """The run and when it was finished; another catalog has another one."""
+    finished = record.finished.translate(str.maketrans("", "", "-:"))
+    return f"{record.fingerprint}-{finished}"
+
+
+class Archive:
+    """One finished run, read into memory; rows of the catalog are in order of rank."""
+
+    def __init__(self, run_dir: str) -> None:
+        if not storage.is_remote(run_dir):  # a link may be moved later
+            run_dir = os.path.realpath(os.path.expanduser(run_dir))
+        record = finished_run(run_dir)
+        self.run_dir, self.record = run_dir, record
+        self.table = catalog.read_catalog(run_dir).combine_chunks()
+        self._by_id_N = pc.sort_indices(self.table["object_id"]).to_numpy()
+        self._sorted_ids = self.table["object_id"].take(pa.array(self._by_id_N)).combine_chunks()
+        self.embedding_ND = self._embeddings()
+        self._shards = {shard.name: shard for shard in ledger.read_listing(run_dir)}
+        score_N = self.table["outlier_score"].to_numpy(zero_copy_only=False).astype(np.float64)
+        self._score_N = np.sort(score_N[np.isfinite(score_N)])
+        self._dec_N, self._by_dec_N = self._declinations()
+        self.picture = functools.lru_cache(_MAX_PICTURES)(self._picture)
+
+    @property
+    def run_id(self) -> str:
+        """The run and when it was finished; another catalog has another one."""
+        return run_id(self.record)
+
+    @property
+    def model_id(self) -> str:
+        """Content hash of the model that made the embeddings."""
+        return str(self.record.model["model_id"])
+
+    @property
+    def model_path(self) -> str:
+        """The model's file."""
+        return storage.join(self.run_dir, "model", "model.safetensors")
+
+    @property
+    def k(self) -> int:
+        """Neighbors that the run's score looks at."""
+        return int(self.record.config["search"]["k"])
+
+    @property
+    def score(self) -> Literal["kth", "mean"]:
+        """The run's score: distance to the k-th neighbor, or mean distance to k neighbors."""
+        return "mean" if self.record.config["search"].get("score") == "mean" else "kth"
+
+    def find(self, object_id: str) -> int | None:
+        """Row of an object; None where the catalog does not hold it."""
+        ids = self._sorted_ids
+        place = bisect.bisect_left(range(len(ids)), object_id, key=lambda i: ids[i].as_py())
+        if place == len(ids) or ids[place].as_py() != object_id:
+            return None
+        return int(self._by_id_N[place])
+
+    def cone(self, ra_deg: float, dec_deg: float, radius_deg: float) -> np.ndarray:
+        """Rows within `radius_deg` of a position, int64, ascending; objects without one never."""
+        slack_deg = radius_deg + _BAND_SLACK_DEG
+        low = np.searchsorted(self._dec_N, dec_deg - slack_deg, "left")
+        high = np.searchsorted(self._dec_N, dec_deg + slack_deg, "right")
+        row_M = self._by_dec_N[low:high]
+        if not len(row_M):
+            return row_M
+        near = self.table.select(["ra", "dec"]).take(pa.array(row_M))
+        away_M = sky.separation_arcsec(
+            near["ra"].to_numpy(), near["dec"].to_numpy(), np.array(ra_deg), np.array(dec_deg)
+        )
+        return np.sort(row_M[away_M <= radius_deg * 3600.0])
+
+    def nearest(self, embedding_D: np.ndarray, k: int, *, exclude: int = -1) -> Nearest:
+        """The k nearest objects of the catalog, exactly; `exclude` is a row that may not be found.
+
+        Ties go to the better rank.
+        """
+        import torch
+
+        from astroray_kernels.nearest import nearest_vectors
+
+        found_GK, distance_GK = nearest_vectors(
+            torch.from_numpy(embedding_D[None].astype(np.float32)),
+            torch.from_numpy(self.embedding_ND),
+            k,
+            exclude_G=torch.tensor([exclude]),
+        )
+        row_K, distance_K = found_GK[0].numpy(), distance_GK[0].numpy()
+        return Nearest(row_K=row_K[row_K >= 0], distance_K=distance_K[row_K >= 0])
+
+    def score_of(self, found: Nearest) -> float:
+        """The run's score of an object with these neighbors, the run's k of them; NaN with none.
+
+        With fewer neighbors than k, of those that there are, as the run does it.
+        """
+        distance_K = found.distance_K
+        if not len(distance_K):
+            return math.nan
+        if self.score == "kth":
+            return float(distance_K[-1])
+        return float(sum(distance_K.tolist()) / len(distance_K))  # in the order that a scan sums
+
+    def rank_of(self, score: float) -> int:
+        """The rank that a score would have: 1 + objects of the catalog with a larger one."""
+        return 1 + int(len(self._score_N) - np.searchsorted(self._score_N, score, "right"))
+
+    def _embeddings(self) -> np.ndarray:
+        """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
+        objects = load_embeddings(self.run_dir)
+        unique = outliers.drop_duplicates(objects)
+        if len(unique.rejects):
+            objects = objects.take(pa.array(unique.kept_M))
+        order_N = pc.index_in(self.table["object_id"], objects["object_id"].combine_chunks())
+        if order_N.null_count or len(objects) != len(self.table):
+            raise LedgerError(
+                f"{self.run_dir} has {len(objects)} embeddings and {len(self.table)} catalog rows, "
+                "expected one for each; run the scan again to write the catalog anew"
+            )
+        return np.ascontiguousarray(embedding_matrix(objects)[order_N.to_numpy()])
+
+    def _declinations(self) -> tuple[np.ndarray, np.ndarray]:
+        """Declinations in ascending order, and the rows that they belong to."""
+        dec_N = self.table["dec"].to_numpy(zero_copy_only=False).astype(np.float64)
+        order_N = np.argsort(dec_N, kind="stable")  # NaN last
+        order_N = order_N[: np.isfinite(dec_N).sum()]
+        return dec_N[order_N], order_N
+
+    def _picture(self, row: int, size_px: int) -> bytes | None:
+        """PNG of an object, read from the survey's own file; None where that is gone."""
+        place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
+        shard = self._shards[place["shard"]]
+        try:
+            for item in surveys.read_shard(shard, rows=[place["row"]]):
+                if isinstance(item, Cutouts) and place["row"] in item.row_B:
+                    return render_thumbnail(
+                        item.image_BCYX[list(item.row_B).index(place["row"])],
+                        bands=item.bands,
+                        pixels=item.pixels,
+                        size_px=size_px,
+                        format="PNG",
+                    )
+        except DataError as error:
+            _log.warning("no picture of row %d of shard %s: %s", place["row"], shard.name, error)
+        return None

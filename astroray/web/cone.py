@@ -1,0 +1,56 @@
+"""The answer of a VO Simple Cone Search (version 1.03), as TOPCAT and others read it."""
+
+import io
+from typing import Any
+
+import pyarrow as pa
+
+from astroray.catalog import to_astropy
+
+__all__ = ["MEDIA_TYPE", "cone_error", "cone_table"]
+
+MEDIA_TYPE = "application/x-votable+xml"
+_OLD_UCDS = {"object_id": "ID_MAIN", "ra": "POS_EQ_RA_MAIN", "dec": "POS_EQ_DEC_MAIN"}
+"""The standard asks for these three by their names of 1999; all others are of today."""
+
+
+def cone_table(rows: pa.Table, *, overflow: bool, facts: dict[str, str]) -> bytes:
+    """A VOTable of CATALOG rows; `overflow` says that there are more, `facts` stand as INFO."""
+    from astropy.io.votable import from_table
+
+    table = to_astropy(rows)
+    votable = from_table(table)
+    resource = votable.resources[0]
+    resource.type = "results"
+    for field in resource.tables[0].fields:
+        field.ucd = _OLD_UCDS.get(field.name, table[field.name].meta["ucd"]) or None
+        field.description = table[field.name].description
+    status = "OVERFLOW" if overflow else "OK"
+    resource.infos.extend(_infos(votable, {"QUERY_STATUS": status, **facts}))
+    return _to_xml(votable)
+
+
+def cone_error(reason: str) -> bytes:
+    """A VOTable that says why there is no answer; the standard sends it with status 200."""
+    from astropy.io.votable.tree import Resource, VOTableFile
+
+    votable = VOTableFile()
+    resource = Resource(type="results")
+    votable.resources.append(resource)
+    votable.infos.extend(_infos(votable, {"Error": reason}))
+    return _to_xml(votable)
+
+
+def _infos(votable: Any, facts: dict[str, str]) -> list[Any]:
+    from astropy.io.votable.tree import Info
+
+    return [
+        Info(ID=name, name=name, value=value, config=votable._config)
+        for name, value in facts.items()
+    ]
+
+
+def _to_xml(votable: Any) -> bytes:
+    sink = io.BytesIO()
+    votable.to_xml(sink)
+    return sink.getvalue()

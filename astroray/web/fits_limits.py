@@ -1,0 +1,113 @@
+"""What the headers of an uploaded FITS file may claim before any reader believes them.
+
+Only the cards that say how large things are are looked at, byte by byte, in time that is linear in
+the headers: a kilobyte that claims 10^9 rows is refused here. Tile-compressed images are refused
+too, since a tile says itself how large it becomes.
+"""
+
+import math
+import re
+import zlib
+
+from astroray.errors import DataError
+
+__all__ = ["check_fits", "unpack"]
+
+GZIP_MAGIC = b"\x1f\x8b"
+_BLOCK = 2880
+_CARD = 80
+_MAX_HEADER_BLOCKS = 64
+_MAX_HDUS = 64
+_MAX_AXES = 8
+_BITS = (8, 16, 32, 64, -32, -64)
+_INTEGER = re.compile(rb"[+-]?[0-9]{1,18}")
+_SIZES = re.compile(rb"BITPIX|NAXIS[0-9]*|PCOUNT|GCOUNT|TFIELDS|ZNAXIS[0-9]*")
+
+
+def unpack(data: bytes, *, max_bytes: int) -> bytes:
+    """The bytes of a gzip upload, of others themselves. Raises DataError above `max_bytes`."""
+    if not data.startswith(GZIP_MAGIC):
+        return data
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacker.decompress(data, max_bytes + 1)
+    except zlib.error as error:
+        raise DataError(f"the gzip stream is broken: {error}; pack the file again") from None
+    if len(plain) > max_bytes:
+        raise DataError(f"the file unpacks to more than {max_bytes} bytes; send a smaller cutout")
+    if not unpacker.eof:
+        raise DataError("the gzip stream ends before its end; send the whole file")
+    return plain
+
+
+def check_fits(data: bytes, *, max_pixels: int) -> None:
+    """Raises DataError where a FITS file claims what it does not hold, or more than is allowed.
+
+    max_pixels  over all images of the file
+    """
+    start, num_pixels = 0, 0
+    for hdu in range(_MAX_HDUS + 1):
+        if start >= len(data) or (hdu and not data.startswith(b"XTENSION", start)):
+            return
+        if hdu == _MAX_HDUS:
+            break
+        sizes, is_table, start = _header(data, start, hdu)
+        size_bytes, pixels = _claims(sizes, is_table, hdu, len(data))
+        num_pixels += pixels
+        if num_pixels > max_pixels:
+            raise DataError(f"the images claim {num_pixels} pixels, expected at most {max_pixels}")
+        if start + size_bytes > len(data):
+            raise DataError(
+                f"HDU {hdu} claims {size_bytes} bytes of data, {max(0, len(data) - start)} are "
+                "there; send the whole file"
+            )
+        start += -(-size_bytes // _BLOCK) * _BLOCK
+    raise DataError(f"the file has more than {_MAX_HDUS} HDUs, expected one cutout")
+
+
+def _header(data: bytes, start: int, hdu: int) -> tuple[dict[str, int], bool, int]:
+    """The sizes that a header names, whether it is a table's, and where its data begin."""
+    sizes: dict[str, int] = {}
+    is_table = data.startswith(b"XTENSION", start) and b"TABLE" in data[start : start + _CARD]
+    for place in range(start, start + _MAX_HEADER_BLOCKS * _BLOCK, _CARD):
+        card = data[place : place + _CARD]
+        if len(card) < _CARD:
+            raise DataError(f"the header of HDU {hdu} has no END; send the whole file")
+        name = card[:8].rstrip()
+        if name == b"END":
+            blocks = -(-(place + _CARD - start) // _BLOCK)
+            return sizes, is_table, start + blocks * _BLOCK
+        if card[8:10] != b"= ":
+            continue
+        if name in (b"ZIMAGE", b"ZTABLE", b"GROUPS") and b"T" in card[10:31].partition(b"/")[0]:
+            raise DataError(
+                f"HDU {hdu} is compressed or grouped ({name.decode()}), which is not taken here; "
+                "unpack it with funpack"
+            )
+        if _SIZES.fullmatch(name):
+            value = card[10:].partition(b"/")[0].strip()
+            if not _INTEGER.fullmatch(value) or name.decode() in sizes:
+                shown = value[:20].decode("ascii", "replace")
+                raise DataError(f"{name.decode()} of HDU {hdu} is {shown!r}, expected one integer")
+            sizes[name.decode()] = int(value)
+    raise DataError(f"the header of HDU {hdu} is longer than {_MAX_HEADER_BLOCKS} blocks")
+
+
+def _claims(sizes: dict[str, int], is_table: bool, hdu: int, num_bytes: int) -> tuple[int, int]:
+    """Bytes of data and pixels that a header claims."""
+    bits, num_axes = sizes.get("BITPIX", 0), sizes.get("NAXIS", -1)
+    if bits not in _BITS or not 0 <= num_axes <= _MAX_AXES:
+        raise DataError(
+            f"HDU {hdu} has BITPIX {bits} and {num_axes} axes, expected one of {_BITS} and at most "
+            f"{_MAX_AXES}"
+        )
+    axes = [sizes.get(f"NAXIS{axis}", -1) for axis in range(1, num_axes + 1)]
+    extra, groups = sizes.get("PCOUNT", 0), sizes.get("GCOUNT", 1)
+    fields = sizes.get("TFIELDS", 0)
+    if not all(0 <= value <= num_bytes for value in (*axes, extra, fields)) or groups != 1:
+        raise DataError(
+            f"HDU {hdu} claims axes {axes}, PCOUNT {extra}, GCOUNT {groups} and {fields} columns "
+            f"in a file of {num_bytes} bytes"
+        )
+    count = math.prod(axes) if axes else 0
+    return abs(bits) // 8 * (count + extra), 0 if is_table else count

@@ -1,0 +1,256 @@
+"""What the search over partitions costs: against peers, with a second worker, as surveys grow.
+
+A search is index, join and certificate, from embeddings on disk to the certified list; writing
+the catalog is left out, since peers write none. Lists and scores are compared before any timing.
+Vectors are those of `benchmarks.neighbors`: clusters of several widths, one in a hundred far off.
+"""
+
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astroray import workers
+from astroray.certificate import Certified
+from astroray.neighbors import SearchConfig, search
+from astroray.sharded import ShardedSearch
+from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
+from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
+from benchmarks.processes import run_fresh
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+
+K = 10
+TOP = 500
+LARGEST_ERROR = 1e-5
+ROWS_A_SHARD = 10_000
+
+CLAIMS = (
+    partial(
+        BenchRow,
+        what="certified top 500, 256 dimensions: time of scikit-learn brute over ours",
+        goal=10.0,
+        peer="sklearn.neighbors.NearestNeighbors(algorithm='brute'), 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="certified top 500, 256 dimensions: time of FAISS IndexFlatL2 over ours",
+        goal=3.0,
+        peer="faiss.IndexFlatL2, self-search, distance_compute_blas_threshold 20, 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="certified top 500, 256 dimensions: time of our brute force over ours",
+        goal=1.0,
+        peer="astroray.neighbors.search with index flat, 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="self-join in the cells around, 64 dimensions: two workers over one",
+        goal=1.8,
+        peer="the same tasks on one Ray worker",
+        limit=2.0,
+    ),
+    partial(
+        BenchRow,
+        what="CPU time of a search from the smallest to the largest survey: exponent of N",
+        goal=1.3,
+        is_at_most=True,
+        unit="",
+    ),
+    partial(
+        BenchRow,
+        what="peak private memory at the largest survey over that at the smallest",
+        goal=1.5,
+        is_at_most=True,
+    ),
+)
+
+
+def against_peers(folder: str, num_objects: int) -> list[dict[str, Any]]:
+    """Ours against scikit-learn, FAISS and our own brute force, in turns, one thread each."""
+    import faiss
+    from sklearn.neighbors import NearestNeighbors
+
+    embedding_ND = make_embeddings(num_objects, 256, seed=1)
+    run_dir = make_embedded(Path(folder), embedding_ND, _names(num_objects), rows_each=ROWS_A_SHARD)
+
+    def by_sklearn() -> np.ndarray:
+        found = NearestNeighbors(n_neighbors=K + 1, algorithm="brute", n_jobs=1).fit(embedding_ND)
+        return np.asarray(found.kneighbors(embedding_ND, return_distance=False))
+
+    def by_faiss() -> np.ndarray:
+        faiss.omp_set_num_threads(1)
+        faiss.cvar.distance_compute_blas_threshold = BLAS_THRESHOLD
+        index = faiss.IndexFlatL2(embedding_ND.shape[1])
+        index.add(embedding_ND)
+        return np.asarray(index.search(embedding_ND, K + 1)[1])
+
+    def by_flat() -> Any:
+        config = SearchConfig(k=K, top=TOP, index="flat", num_threads=1)
+        return search(embedding_ND, _names(num_objects), config)
+
+    wall: dict[str, list[float]] = {name: [] for name in ("ours", "sklearn", "faiss", "flat")}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
+    ways = {
+        "ours": lambda: find(run_dir),
+        "sklearn": by_sklearn,
+        "faiss": by_faiss,
+        "flat": by_flat,
+    }
+    find(run_dir)  # libraries are loaded and files are in memory
+    found = {name: _timed(way, wall[name], cpu[name]) for name, way in ways.items()}
+    _check_top(found["ours"], found["flat"])
+    rows = []
+    for name in ("sklearn", "faiss", "flat"):
+        error = 0.0
+        if name != "flat":
+            error = _error(embedding_ND, found[name], found["flat"])
+        ratio = (np.array(wall[name]) / np.array(wall["ours"])).tolist()
+        facts = {
+            "ours_s": wall["ours"][0],
+            "peer_s": wall[name][0],
+            "cpu_ratio": cpu[name][0] / cpu["ours"][0],
+            "rescored": float(found["ours"].proof.num_rescored),
+            "objects": float(num_objects),
+        }
+        rows.append({**spread(ratio), "error": error, "facts": facts})
+    return rows
+
+
+def two_workers(folder: str, num_objects: int, dim: int) -> dict[str, Any]:
+    """The self-join on one Ray worker and on two, in turns."""
+    embedding_ND = make_embeddings(num_objects, dim, seed=2)
+    run_dir = make_embedded(Path(folder), embedding_ND, _names(num_objects), rows_each=ROWS_A_SHARD)
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    bounds = []
+    with workers.cluster(num_cpus=2):
+        both = workers.each_remotely(num_cpus=0.75, at_once=2)
+        searched = ShardedSearch(plan_search(run_dir, k=K, top=TOP), both, reason="asked for")
+        searched.choose_probes()
+        searched.bounds()  # workers have started and files are in memory
+        for _ in range(2):
+            for num in seconds:
+                searched.each = workers.each_remotely(num_cpus=0.75, at_once=num)
+                for file in (Path(run_dir) / "index").glob("scratch-*-near-*"):
+                    file.unlink()
+                started = time.perf_counter()
+                bounds.append(searched.bounds())
+                seconds[num].append(time.perf_counter() - started)
+    if any(not np.array_equal(bounds[0], other) for other in bounds):
+        raise MeasurementError("one worker and two found different bounds")
+    ratio = (np.array(seconds[1]) / np.array(seconds[2])).tolist()
+    facts = {
+        "one_s": float(np.median(seconds[1])),
+        "two_s": float(np.median(seconds[2])),
+        "objects": float(num_objects),
+    }
+    return {**spread(ratio), "error": 0.0, "facts": facts}
+
+
+def search_once(run_dir: str) -> dict[str, float]:
+    """CPU seconds and peak private memory of one search, all tasks in this process."""
+    peak: list[int] = []
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(peak, ended))
+    cpu_s = time.process_time()
+    watcher.start()
+    certified = find(run_dir)
+    ended.set()
+    watcher.join()
+    return {
+        "cpu_s": time.process_time() - cpu_s,
+        "memory_mb": max(peak) / 2**20,
+        "rescored": float(certified.proof.num_rescored),
+    }
+
+
+def find(run_dir: str) -> Certified:
+    """Index, join and certificate anew, all tasks in this process."""
+    for file in (Path(run_dir) / "index").glob("*"):
+        file.unlink()
+    return ShardedSearch(plan_search(run_dir, k=K, top=TOP), in_turn, reason="asked for").certify()
+
+
+def scaling(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
+    """How CPU time and memory grow; the facts hold each size."""
+    facts: dict[str, float] = {"dim": float(dim)}
+    for size in sizes:
+        embedding_ND = make_embeddings(size, dim, seed=3)
+        folder = scratch / f"{size}x{dim}"
+        run_dir = make_embedded(folder, embedding_ND, _names(size), rows_each=ROWS_A_SHARD)
+        got = run_fresh(search_once, run_dir, environment=ONE_THREAD).value()
+        facts |= {f"{name}_{size}": value for name, value in got.items()}
+    first, last = sizes[0], sizes[-1]
+    growth = np.log(facts[f"cpu_s_{last}"] / facts[f"cpu_s_{first}"]) / np.log(last / first)
+    memory = facts[f"memory_mb_{last}"] / facts[f"memory_mb_{first}"]
+    return [{"value": float(growth), "runs": 1, "facts": facts}, {"value": memory, "runs": 1}]
+
+
+def measure(quick: bool, scratch: Path) -> list[BenchRow]:
+    """All rows; what is written goes to `scratch`."""
+    peers, workers_size = (10_000, 50_000) if quick else (50_000, 300_000)
+    sizes = [20_000, 60_000] if quick else [100_000, 300_000, 1_000_000]
+
+    def against() -> list[dict[str, Any]]:
+        folder = str(scratch / "peers")
+        return run_fresh(against_peers, folder, peers, environment=ONE_THREAD).value()
+
+    def workers_row() -> list[dict[str, Any]]:
+        return [run_fresh(two_workers, str(scratch / "workers"), workers_size, 64).value()]
+
+    return [
+        *measured(CLAIMS[:3], against),
+        *measured(CLAIMS[3:4], workers_row),
+        *measured(CLAIMS[4:], lambda: scaling(scratch, sizes, 64)),
+    ]
+
+
+def _names(num: int) -> list[str]:
+    return [f"{row:09d}" for row in range(num)]
+
+
+def _timed(way: Any, wall: list[float], cpu: list[float]) -> Any:
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    found = way()
+    wall.append(time.perf_counter() - wall_s)
+    cpu.append(time.process_time() - cpu_s)
+    return found
+
+
+def _check_top(ours: Certified, flat: Any) -> None:
+    best = np.argsort(flat.rank_N)[:TOP]
+    if not np.array_equal(np.argsort(ours.rank_N)[:TOP], best):
+        raise MeasurementError("the certified list differs from that of brute force")
+    if not np.array_equal(ours.score_N[best], flat.score_N[best]):
+        raise MeasurementError("certified scores differ from those of brute force")
+
+
+def _error(embedding_ND: np.ndarray, near_NK: np.ndarray, flat: Any) -> float:
+    distance_NK = distances_to_others(embedding_ND, near_NK)
+    error = float(np.max(np.abs(distance_NK / flat.distance_NK - 1)))
+    if not error <= LARGEST_ERROR:
+        raise MeasurementError(f"a peer's distances differ by {error:.2g} of themselves")
+    return error
+
+
+def _watch(peak: list[int], ended: threading.Event) -> None:
+    """Notes the private memory of this process, bytes, until the end."""
+    while True:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        peak.append(int(next(x for x in lines if x.startswith("RssAnon")).split()[1]) * 1024)
+        if ended.wait(0.05):
+            return
+
+
+def main() -> None:
+    """`python -m benchmarks.sharded`."""
+    run_benchmark("sharded", "The search over partitions, its peers and its growth.", measure)
+
+
+if __name__ == "__main__":
+    from benchmarks import sharded as module  # so that fresh processes find its functions
+
+    module.main()

@@ -1,0 +1,38 @@
+// What the callers of quantized linear layers and their kernels agree on.
+#pragma once
+#include <cstdint>
+
+namespace astroray {
+
+constexpr int kColumns = 64;     // output channels of a packed block of weights
+constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
+
+enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2 };
+
+// One call. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.
+struct Linear {
+  const void* x;           // [M, K], `stride` numbers from token to token
+  void* y;                 // [M, N] out, of x's dtype; null: quantize only
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes; else [N64/64][K/8][64][4] bytes,
+                           // low nibbles the first four channels of eight, high ones the others
+  const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum
+  const float* scale;      // [N64/64][G][64] with the unit of both codes in it
+  const float* bias;       // [N64]
+  const uint16_t* kept;    // [K16/16] bit of each channel: 0 = outlier, or beyond K
+  const int32_t* outlier;  // [O]
+  const void* outlier_weight;  // [N64/64][O/2][64][2] bfloat16 or [N64/64][O][64] float32
+  const float* gelu;       // [4][kGeluPieces], coefficients of falling degree; null: no activation
+  uint8_t* codes;          // out, where y is null: [M, K], packed two a byte but for kInt8
+  float* token_scale;      // out, where y is null: [M, G]
+  uint16_t* token_outlier;  // out, where y is null: [M, O] bfloat16
+  int64_t num_tokens, num_in, num_out, num_groups, num_outliers, stride;
+  float gelu_end;  // where the last piece ends
+  int32_t dtype;   // Dtype of vfa.h
+  int32_t kind;    // CodeKind
+  int32_t threads;
+};
+
+int linear_avx512(Linear& call);      // outliers times float32. 0: done; 1: no memory
+int linear_avx512bf16(Linear& call);  // outliers times bfloat16
+
+}  // namespace astroray

@@ -1,0 +1,170 @@
+// Activations, token by token: outlier channels are gathered and left out, the rest gets scales and
+// codes. Bit for bit what osc/reference.py says.
+#pragma once
+#include <cstring>
+
+#include "core.h"
+#include "osc.h"
+
+namespace astroray {
+namespace {
+
+constexpr uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
+constexpr float kZeroBelow = 0x1p-100f;
+
+// Codes are stored with this added, so that they are unsigned.
+constexpr int offset_of(int kind) { return kind == kInt8 ? 128 : 16; }
+
+// A scale, and what numbers are multiplied with before they are rounded.
+struct Step {
+  float scale, inverse;
+};
+
+inline Step integer_step(float top, float largest) {
+  if (top < kZeroBelow) return {1.0f, 0.0f};
+  return {top / largest, largest / top};
+}
+
+// The smallest power of two, 2^-127 to 2^127, with top <= 6 of them.
+inline Step power_step(float top) {
+  if (top == 0.0f) return {1.0f, 1.0f};
+  uint32_t bits;
+  memcpy(&bits, &top, 4);
+  int exponent = static_cast<int>(bits >> 23) - 129 + ((bits & 0x7fffff) > 0x400000);
+  if (exponent < -127) exponent = -127;
+  const float scale = _mm_cvtss_f32(_mm_scalef_ss(_mm_set_ss(1.0f), _mm_set_ss(exponent)));
+  return {scale, _mm_cvtss_f32(_mm_scalef_ss(_mm_set_ss(1.0f), _mm_set_ss(-exponent)))};
+}
+
+// 16 kept channels of a token; 0 for the others.
+inline __m512 load_kept(const Linear& call, int64_t row_at, int64_t chunk) {
+  const __mmask16 kept = call.kept[chunk];
+  const int64_t at = row_at + 16 * chunk;
+  if (call.dtype == kFloat32)
+    return _mm512_maskz_loadu_ps(kept, static_cast<const float*>(call.x) + at);
+  const __m256i half = _mm256_maskz_loadu_epi16(kept, static_cast<const uint16_t*>(call.x) + at);
+  if (call.dtype == kBfloat16)
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+  return _mm512_cvtph_ps(half);
+}
+
+// 16 outlier channels of a token from the i-th on; 0 beyond the last.
+inline __m512 gather_outliers(const Linear& call, int64_t row_at, int64_t i) {
+  const int64_t left = call.num_outliers - i;
+  const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+  if (call.dtype == kFloat32) {
+    const float* row = static_cast<const float*>(call.x) + row_at;
+    const __m512i places = _mm512_maskz_loadu_epi32(in, call.outlier + i);
+    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), in, places, row, 4);
+  }
+  const uint16_t* row = static_cast<const uint16_t*>(call.x) + row_at;
+  alignas(32) uint16_t halves[16] = {};
+  for (int64_t j = 0; j < 16 && j < left; ++j) halves[j] = row[call.outlier[i + j]];
+  return load16(halves, call.dtype, 0);
+}
+
+// The largest magnitude as bits: NaN above infinity above all numbers.
+inline uint32_t top_bits(const Linear& call, int64_t row_at, int64_t chunk, int64_t end) {
+  const __m512i magnitude = _mm512_set1_epi32(kMagnitude);
+  __m512i top[4] = {};
+  for (; chunk + 4 <= end; chunk += 4)
+    for (int i = 0; i < 4; ++i)
+      top[i] = _mm512_max_epu32(top[i], _mm512_and_si512(magnitude, _mm512_castps_si512(load_kept(
+                                                                        call, row_at, chunk + i))));
+  for (; chunk < end; ++chunk)
+    top[0] = _mm512_max_epu32(
+        top[0], _mm512_and_si512(magnitude, _mm512_castps_si512(load_kept(call, row_at, chunk))));
+  return _mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(top[0], top[1]),
+                                                  _mm512_max_epu32(top[2], top[3])));
+}
+
+// Twice the E2M1 number next to x * inverse, ties to the even code.
+inline __m512i round_e2m1(__m512 x, __m512 inverse) {
+  const __m512 twice = _mm512_mul_ps(_mm512_mul_ps(x, inverse), _mm512_set1_ps(2.0f));
+  const __m512 size = _mm512_abs_ps(twice);
+  const __mmask16 above4 = _mm512_cmp_ps_mask(size, _mm512_set1_ps(4.0f), _CMP_GE_OQ);
+  const __mmask16 above8 = _mm512_cmp_ps_mask(size, _mm512_set1_ps(8.0f), _CMP_GE_OQ);
+  __m512 step = _mm512_mask_mov_ps(_mm512_set1_ps(1.0f), above4, _mm512_set1_ps(0.5f));
+  step = _mm512_mask_mov_ps(step, above8, _mm512_set1_ps(0.25f));
+  const __m512i whole = _mm512_cvtps_epi32(_mm512_mul_ps(twice, step));
+  const __m512i doubled = _mm512_mask_slli_epi32(whole, above4, whole, 1);
+  return _mm512_mask_slli_epi32(doubled, above8, doubled, 1);
+}
+
+template <int kKind>
+inline __m512i round_codes(__m512 x, __m512 inverse) {
+  if constexpr (kKind == kE2m1) return round_e2m1(x, inverse);
+  return _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+}
+
+// Codes of the channels of chunks, 16 bytes each, plus the offset.
+template <int kKind>
+inline void write_codes(const Linear& call, int64_t row_at, int64_t chunk, int64_t end,
+                        float inverse_, uint8_t* to) {
+  const __m512 inverse = _mm512_set1_ps(inverse_);
+  const __m512i offset = _mm512_set1_epi8(static_cast<char>(offset_of(kKind)));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  for (; chunk + 4 <= end; chunk += 4) {
+    __m512i codes[4];
+    for (int i = 0; i < 4; ++i)
+      codes[i] = round_codes<kKind>(load_kept(call, row_at, chunk + i), inverse);
+    const __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(codes[0], codes[1]),
+                                             _mm512_packs_epi32(codes[2], codes[3]));
+    _mm512_storeu_si512(to + 16 * chunk,
+                        _mm512_add_epi8(_mm512_permutexvar_epi32(order, bytes), offset));
+  }
+  for (; chunk < end; ++chunk) {
+    const __m512i codes = round_codes<kKind>(load_kept(call, row_at, chunk), inverse);
+    _mm_storeu_si128(
+        reinterpret_cast<__m128i*>(to + 16 * chunk),
+        _mm_add_epi8(_mm512_cvtsepi32_epi8(codes), _mm512_castsi512_si128(offset)));
+  }
+}
+
+// A token's outliers as kPerStep of them are multiplied in a step: pairs of bfloat16, or float32.
+// Returns whether all are finite.
+template <int kPerStep>
+inline bool place_outliers(const Linear& call, int64_t row_at, void* to) {
+  __mmask16 infinite = 0;
+  for (int64_t i = 0; i < call.num_outliers; i += 16) {
+    const __m256i halves = to_bfloat16(gather_outliers(call, row_at, i));
+    const __m256i exponent = _mm256_set1_epi16(0x7f80);
+    infinite |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(halves, exponent), exponent);
+    const int64_t left = call.num_outliers - i + (kPerStep == 2 ? call.num_outliers % 2 : 0);
+    const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+    if constexpr (kPerStep == 2)
+      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(to) + i, in, halves);
+    else
+      _mm512_mask_storeu_epi32(static_cast<uint32_t*>(to) + i, in,
+                               _mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+  }
+  return infinite == 0;
+}
+
+// One token. Where it is not finite its scales are NaN and its codes zero.
+//
+// codes    [K64] bytes, offset added
+// scale    [G]
+// outlier  as place_outliers has them
+template <int kKind, int kPerStep>
+void quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* scale,
+                    void* outlier) {
+  const int64_t row_at = token * call.stride, chunks = (call.num_in + 15) / 16;
+  const int64_t per_group = kKind == kInt8 ? chunks : chunks / call.num_groups;
+  bool good = place_outliers<kPerStep>(call, row_at, outlier);
+  for (int64_t g = 0; good && g < call.num_groups; ++g) {
+    const uint32_t bits = top_bits(call, row_at, g * per_group, (g + 1) * per_group);
+    good = bits < kInfinity;
+    float top;
+    memcpy(&top, &bits, 4);
+    const Step step = kKind == kE2m1 ? power_step(top) : integer_step(top, kKind == kInt8 ? 127 : 7);
+    scale[g] = step.scale;
+    write_codes<kKind>(call, row_at, g * per_group, (g + 1) * per_group, step.inverse, codes);
+  }
+  if (good) return;
+  memset(codes, offset_of(kKind), 16 * chunks);
+  for (int64_t g = 0; g < call.num_groups; ++g) scale[g] = __builtin_nanf("");
+}
+
+}  // namespace
+}  // namespace astroray

@@ -1,0 +1,201 @@
+"""Quantized linear layers on a CPU with AVX-512 and VNNI, by the compiled library.
+
+Whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers, so they
+are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as bfloat16
+on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+"""
+
+import ctypes
+import dataclasses
+import functools
+import os
+import weakref
+
+import torch  # before the library, so that both share one OpenMP runtime
+from torch import Tensor
+from torch.nn.functional import pad
+
+from astroray_kernels.dispatch import BackendError
+from astroray_kernels.osc import formats
+from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.packed import PackedWeights
+from astroray_kernels.osc.reference import QuantizedActivations
+from astroray_kernels.vfa import _native
+
+PRECISIONS = tuple(FORMATS)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_IN = 2**16
+"""Input channels; beyond it sums could leave 32 bits."""
+GELU_PIECES, GELU_END = 32, 5.5
+"""A cubic for each piece of 0 to the end: off by at most 6e-7, as much as float32's erf."""
+
+# Codes of native/osc.h and native/vfa.h.
+_COLUMNS = 64
+_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_NO_MEMORY = 1
+
+
+class _Call(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale", "bias")),
+        *((name, ctypes.c_void_p) for name in ("kept", "outlier", "outlier_weight", "gelu")),
+        *((name, ctypes.c_void_p) for name in ("codes", "token_scale", "token_outlier")),
+        *((name, ctypes.c_int64) for name in ("num_tokens", "num_in", "num_out", "num_groups")),
+        *((name, ctypes.c_int64) for name in ("num_outliers", "stride")),
+        ("gelu_end", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("dtype", "kind", "threads")),
+    ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """A layer's tensors in the order in which native/osc.h reads them."""
+
+    weight: Tensor
+    start: Tensor
+    scale: Tensor
+    bias: Tensor
+    kept: Tensor
+    outlier: Tensor
+    outlier_weight: Tensor
+    is_bfloat16: bool
+
+
+_layouts: "weakref.WeakKeyDictionary[PackedWeights, _Layout]" = weakref.WeakKeyDictionary()
+"""Made when a layer first runs and gone with it."""
+
+
+def why_not(device: torch.device) -> str:
+    """Why the native code cannot run on that device, in words; "" where it can."""
+    if reason := _native.why_not(device):
+        return reason
+    try:
+        _library()
+    except AttributeError:
+        return f"{_native.LIBRARY.name} is of an older installation; run pip install again"
+    return ""
+
+
+def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tensor:
+    """act(x W^T + bias) [M, N]: whole numbers exact, all else in float32.
+
+    Results do not depend on the number of threads (torch's) nor on the other tokens.
+    Raises BackendError on a machine that cannot run it and on a layer that is too wide.
+    """
+    y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
+    gelu = _gelu_pieces() if activation == "gelu" else None
+    _run(x_MK, packed, y=y_MN, gelu=gelu)
+    return y_MN
+
+
+def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
+    """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has."""
+    num_tokens = len(x_MK)
+    quantized = QuantizedActivations(
+        codes=packed.codes.new_empty((num_tokens, packed.codes.shape[1])),
+        scale_MG=torch.empty((num_tokens, packed.scale_NG.shape[1])),
+        outlier_MO=torch.empty((num_tokens, len(packed.outlier_O)), dtype=torch.bfloat16),
+    )
+    _run(
+        x_MK, packed, codes=quantized.codes, token_scale=quantized.scale_MG,
+        token_outlier=quantized.outlier_MO,
+    )  # fmt: skip
+    return quantized
+
+
+def _run(x_MK: Tensor, packed: PackedWeights, **tensors: Tensor | None) -> None:
+    if reason := why_not(x_MK.device) or _lacks(x_MK):
+        raise BackendError(f"backend 'native' cannot run: {reason}; ask for backend='reference'")
+    if not len(x_MK):
+        return
+    if x_MK.stride(1) != 1:
+        x_MK = x_MK.contiguous()
+    layout = _layout(packed)
+    form = FORMATS[packed.format]
+    call = _Call(
+        x=x_MK.data_ptr(), weight=layout.weight.data_ptr(), start=layout.start.data_ptr(),
+        scale=layout.scale.data_ptr(), bias=layout.bias.data_ptr(), kept=layout.kept.data_ptr(),
+        outlier=layout.outlier.data_ptr(), outlier_weight=layout.outlier_weight.data_ptr(),
+        num_tokens=len(x_MK), num_in=packed.num_in, num_out=packed.num_out,
+        num_groups=packed.scale_NG.shape[1], num_outliers=len(packed.outlier_O),
+        stride=x_MK.stride(0), gelu_end=GELU_END, dtype=_DTYPES[x_MK.dtype],
+        kind=0 if form.bits == 8 else 2 if form.is_float else 1, threads=torch.get_num_threads(),
+        **{name: None if one is None else one.data_ptr() for name, one in tensors.items()},
+    )  # fmt: skip
+    code = _library().astroray_linear(ctypes.byref(call), layout.is_bfloat16)
+    if code == _NO_MEMORY:
+        raise MemoryError(f"a layer of {packed.num_in} input channels has no memory to work in")
+    if code:
+        raise BackendError(
+            "the native library has no quantized linear layer for this CPU (features "
+            f"{_native._features()}); ask for backend='reference'"
+        )
+
+
+def _lacks(x_MK: Tensor) -> str:
+    if x_MK.dtype not in DTYPES:
+        return f"dtype is {x_MK.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if x_MK.shape[1] > LARGEST_IN:
+        return f"the layer has {x_MK.shape[1]} input channels, expected at most {LARGEST_IN}"
+    return ""
+
+
+def _layout(packed: PackedWeights) -> _Layout:
+    if packed not in _layouts:
+        _layouts[packed] = _make_layout(packed, _native.value_format() == "bfloat16")
+    return _layouts[packed]
+
+
+def _make_layout(packed: PackedWeights, is_bfloat16: bool) -> _Layout:
+    form, unit = FORMATS[packed.format], formats.unit(packed.format)
+    whole_NK = formats.integers(packed.codes, packed.format)
+    num_groups = packed.scale_NG.shape[1]
+    sum_NG = whole_NK.reshape(packed.num_out, num_groups, -1).sum(dim=2, dtype=torch.int32)
+    offset = 128 if form.bits == 8 else 16
+    weight = _blocks(whole_NK if form.bits == 8 else formats.unpack_nibbles(packed.codes), 4)
+    if form.bits == 4:
+        weight = weight[:, 0::2] | (weight[:, 1::2] << 4)
+    bias_N = torch.zeros(packed.num_out) if packed.bias_N is None else packed.bias_N
+    kept_K = pad(torch.ones(packed.num_in, dtype=torch.int32), (0, -packed.num_in % 16))
+    kept_K[packed.outlier_O] = 0
+    bits = 2 ** torch.arange(16, dtype=torch.int32)
+    outlier_NO = packed.outlier_ON.T if is_bfloat16 else packed.outlier_ON.T.float()
+    return _Layout(
+        weight=weight.contiguous(),
+        start=_blocks(-offset * sum_NG, 1).contiguous(),
+        scale=_blocks(packed.scale_NG * unit**2, 1).contiguous(),
+        bias=pad(bias_N, (0, -packed.num_out % _COLUMNS)),
+        kept=(kept_K.reshape(-1, 16) * bits).sum(dim=1).to(torch.uint16),
+        outlier=packed.outlier_O.to(torch.int32),
+        outlier_weight=_blocks(outlier_NO, 2 if is_bfloat16 else 1).contiguous(),
+        is_bfloat16=is_bfloat16,
+    )
+
+
+def _blocks(x_NK: Tensor, size: int) -> Tensor:
+    """[N64 / 64, K / size, 64, size]: both axes filled with zeros."""
+    num_out, num_in = x_NK.shape
+    x_NK = pad(x_NK, (0, -num_in % size, 0, -num_out % _COLUMNS))
+    blocks = (len(x_NK) // _COLUMNS, _COLUMNS, x_NK.shape[1] // size, size)
+    return x_NK.reshape(blocks).transpose(1, 2)
+
+
+@functools.cache
+def _gelu_pieces() -> Tensor:
+    """float32 [4, GELU_PIECES]: x Phi(-x) as cubics through four Chebyshev nodes of each piece.
+
+    Coefficients of falling degree in the place 0 to 1 within the piece.
+    """
+    node_4 = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(4, dtype=torch.float64) + 0.5) / 4)
+    x_P4 = (torch.arange(GELU_PIECES)[:, None] + node_4) * (GELU_END / GELU_PIECES)
+    value_P4 = x_P4 * torch.special.ndtr(-x_P4)
+    powers_44 = node_4[:, None] ** torch.arange(3, -1, -1)
+    return torch.linalg.solve(powers_44, value_P4.T).float().contiguous()
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(os.fspath(_native.LIBRARY))
+    library.astroray_linear.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32]
+    library.astroray_linear.restype = ctypes.c_int32
+    return library

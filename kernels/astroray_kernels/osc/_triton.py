@@ -1,0 +1,118 @@
+"""Quantized linear layers on a GPU, or in Triton's interpreter: which tiles run, and with what.
+
+MXFP4 goes to the matrix unit as it is on sm_100; elsewhere, as INT4 always, it is unpacked to int8.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from astroray_kernels.osc import formats
+from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.packed import PackedWeights
+from astroray_kernels.osc.reference import QuantizedActivations
+
+PRECISIONS = tuple(FORMATS)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+WARPS = 4
+"""Of a token that is quantized."""
+
+
+def why_not(device: torch.device) -> str:
+    """Why Triton cannot run on that device, in words; "" where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    from astroray_kernels.vfa import _triton
+
+    return _triton.why_not(device)
+
+
+def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
+    """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has."""
+    from astroray_kernels.osc import _triton_kernels
+
+    form, num_in = FORMATS[packed.format], packed.num_in
+    num_groups, num_outliers = packed.scale_NG.shape[1], len(packed.outlier_O)
+    x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
+    quantized = QuantizedActivations(
+        codes=packed.codes.new_empty((len(x_MK), packed.codes.shape[1])),
+        scale_MG=packed.scale_NG.new_empty((len(x_MK), num_groups)),
+        outlier_MO=packed.outlier_ON.new_empty((len(x_MK), num_outliers)),
+    )
+    if not len(x_MK):
+        return quantized
+    kept_K = torch.ones(num_in, dtype=torch.uint8, device=x_MK.device)
+    kept_K[packed.outlier_O] = 0
+    block = max(_power(num_in), form.group or 1, 2)
+    _triton_kernels.quantize_tokens[(len(x_MK),)](
+        x_MK, kept_K, packed.outlier_O, quantized.codes, quantized.scale_MG,
+        quantized.outlier_MO.view(torch.uint16), x_MK.stride(0), num_in, num_groups, num_outliers,
+        BLOCK_K=block, GROUP=form.group or block, BLOCK_O=_power(max(num_outliers, 1)),
+        BITS=form.bits, IS_FLOAT=form.is_float, LARGEST=form.largest, num_warps=WARPS,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+    return quantized
+
+
+def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tensor:
+    """act(x W^T + bias) [M, N]: whole numbers exact, all else in float32."""
+    from astroray_kernels.osc import _triton_kernels
+
+    quantized = quantize_activations(x_MK, packed)
+    y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
+    tiles = tiles_of(packed.format, _arch(x_MK.device))
+    unit = formats.unit(packed.format)
+    scaled = tiles["SCALED"]
+    grid = (-(-len(x_MK) // tiles["BLOCK_M"]), -(-packed.num_out // tiles["BLOCK_N"]))
+    _triton_kernels.multiply[grid](
+        quantized.codes, packed.codes, quantized.scale_MG, packed.scale_NG * unit**2,
+        quantized.outlier_MO, packed.outlier_ON, packed.bias_N, y_MN,
+        _powers(quantized.scale_MG) if scaled else None,
+        _powers(packed.scale_NG) if scaled else None,
+        len(x_MK), packed.num_out, packed.num_in, packed.scale_NG.shape[1],
+        len(packed.outlier_O), HAS_OUTLIERS=len(packed.outlier_O) > 0,
+        HAS_BIAS=packed.bias_N is not None, GELU=activation == "gelu",
+        INTERPRET=_is_interpreting(), num_warps=warps_of(tiles), **tiles,
+    )  # fmt: skip
+    return y_MN
+
+
+def tiles_of(name: str, arch: int) -> dict[str, Any]:
+    """The compile-time arguments of `multiply` for a format on sm_<arch>; 0 is the interpreter."""
+    form = FORMATS[name]
+    scaled = form.is_float and arch in (0, 100)
+    grouped = form.group is not None and not scaled
+    size = 32 if arch == 0 else 128
+    return {
+        "BLOCK_M": size, "BLOCK_N": min(size, 64) if grouped else size,
+        "BLOCK_K": form.group if grouped else 128, "STAGES": 3, "BITS": form.bits,
+        "IS_FLOAT": form.is_float, "GROUPED": grouped, "SCALED": scaled,
+    }  # fmt: skip
+
+
+def warps_of(tiles: dict[str, Any]) -> int:
+    """How many warps share a tile: twice as many where it is twice as wide, so that none spills."""
+    return 8 if tiles["BLOCK_N"] == 128 else 4
+
+
+def _powers(scale: Tensor) -> Tensor:
+    """E8M0 codes of powers of two: the exponent bits of a float32, 255 for NaN."""
+    return ((scale.view(torch.int32) >> 23) & 255).to(torch.uint8)
+
+
+def _power(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+def _arch(device: torch.device) -> int:
+    from astroray_kernels.vfa import _triton
+
+    return _triton._arch(device)
+
+
+def _is_interpreting() -> bool:
+    from astroray_kernels.vfa import _triton
+
+    return _triton._is_interpreting()

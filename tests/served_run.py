@@ -1,0 +1,58 @@
+"""A small finished run with a real model, made in this process, and an app of it."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+
+from astroray import ledger, surveys
+from astroray.actors.embed import Embedder, EmbedPlan
+from astroray.actors.encode import BatchEncoder
+from astroray.actors.search import SearchPlan, rank_survey
+from astroray.config import to_dict
+from astroray.encoders import read_model_file
+from astroray.ledger import RunRecord
+from tests.scans import fit_model, small_config
+
+SURVEY = "sim:galaxies?count=160&seed=3"
+
+
+def make_run(folder: Path, survey: str = SURVEY, *, k: int = 5) -> str:
+    """The run directory of a scan with pca at 16 px, but for the report."""
+    run_dir = str(folder / "run")
+    config = small_config(survey, run_dir, search__k=k)
+    shards = surveys.list_shards(survey).shards
+    ledger.write_listing(run_dir, shards)
+    path = fit_model(survey, f"{run_dir}/model/model.safetensors")
+    plan = EmbedPlan(
+        run_dir=run_dir, model_path=path, session="S1", batch_size=32, device="cpu", num_threads=1
+    )
+    embedder = Embedder(plan)
+    for shard in shards:
+        embedder.embed(shard)
+    model = read_model_file(path)
+    outcome = rank_survey(
+        SearchPlan(
+            run_dir=run_dir, name=survey, created="2026-01-01T00:00:00Z", model_id=model.model_id,
+            search=config.search, num_random=0, seed=0,
+        )
+    )  # fmt: skip
+    RunRecord(
+        survey=survey, fingerprint="f00d", config=to_dict(config), created="2026-01-01T00:00:00Z",
+        state="done", finished="2026-01-01T01:00:00Z", model=model.describe(),
+        proof=outcome.proof, counts=outcome.counts, backends=outcome.backends,
+    ).publish(run_dir)  # fmt: skip
+    return run_dir
+
+
+class PlainEncoder:
+    """The model in this process, one cutout at a time."""
+
+    def __init__(self, path: str) -> None:
+        self.encoder = BatchEncoder(model_path=path, batch_size=1, device="cpu", num_threads=1)
+
+    async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
+        return await asyncio.to_thread(lambda: self.encoder.embed(image_CYX[None])[0])
+
+    async def is_ready(self) -> bool:
+        return True

@@ -1,0 +1,133 @@
+"""A run served by Ray Serve on the session's cluster: right answers, also while replicas die."""
+
+import threading
+from collections import Counter
+
+import httpx2
+import numpy as np
+import pytest
+import ray
+
+from astroray import serving, surveys
+from astroray.config import from_dict
+from astroray.errors import ConfigError
+from astroray.ledger import RunRecord
+from astroray.surveys.shards import Cutouts
+from astroray.web.archive import Archive
+from astroray.web.security import Tokens
+from astroray.web.settings import ServeConfig
+from benchmarks.bad_uploads import fits_bytes
+from tests.served_run import SURVEY, make_run
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory, free_port):
+    folder = tmp_path_factory.mktemp("serving")
+    values = {
+        "run_dir": make_run(folder),
+        "port": free_port,
+        "tokens": str(folder / "tokens.json"),
+        "watch_s": 0.2,
+        "encoder": {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.1},
+        "web": {"num_cpus": 0.1},
+        "limits": {"requests_per_s": 1e6, "burst": 1_000_000},
+    }
+    return from_dict(ServeConfig, values, where="the test")
+
+
+@pytest.fixture(scope="module")
+def client(ray_cluster, config):
+    secret = Tokens(config.tokens).issue("test", ["admin"])
+    with serving.serving(config) as address:
+        headers = {"Authorization": f"Bearer {secret}"}
+        with httpx2.Client(base_url=address, headers=headers, timeout=60) as client:
+            yield client
+
+
+@pytest.fixture(scope="module")
+def uploads():
+    shard = surveys.list_shards(SURVEY).shards[0]
+    found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))
+    return [
+        (name, fits_bytes(image, found.bands))
+        for name, image in zip(found.object_id_B[:12], found.image_BCYX[:12], strict=True)
+    ]
+
+
+def test_uploads_get_the_scores_of_the_catalog(client, config, uploads):
+    assert client.get("/readyz").json() == {"status": "ready"}
+    archive = Archive(config.run_dir)
+    for name, body in uploads:
+        answer = client.post("/v1/score", content=body, params={"exclude": name}).json()
+        row = archive.table.slice(archive.find(name), 1).to_pylist()[0]
+        assert answer["outlier_score"] == pytest.approx(row["outlier_score"], rel=1e-5)
+        assert [one["object_id"] for one in answer["neighbors"]] == row["neighbor_id"]
+
+
+def test_a_stranger_gets_nothing_through_the_proxy_either(client):
+    answer = httpx2.get(f"{client.base_url}/v1/catalog")
+    assert answer.status_code == 401
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, config, uploads):
+    archive = Archive(config.run_dir)
+    expected = {name: archive.embedding_ND[archive.find(name)] for name, _ in uploads}
+    statuses: Counter[int] = Counter()
+    wrong: list[str] = []
+    half_done = threading.Event()
+
+    def ask(number):
+        for turn in range(30):
+            name, body = uploads[(number + turn) % len(uploads)]
+            answer = client.post("/v1/embed", content=body)
+            statuses[answer.status_code] += 1
+            if answer.status_code == 200 and not np.allclose(
+                answer.json()["embedding"], expected[name], atol=1e-4
+            ):
+                wrong.append(name)
+            if sum(statuses.values()) > 60:
+                half_done.set()
+
+    askers = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for asker in askers:
+        asker.start()
+    assert half_done.wait(60)
+    ray.kill(_replicas("CutoutEncoder")[0], no_restart=True)
+    for asker in askers:
+        asker.join()
+    assert not wrong
+    assert statuses == {200: 180}
+
+
+def test_a_run_that_was_scanned_again_is_served_without_a_restart(client, config):
+    record = RunRecord.load(config.run_dir)
+    before = client.get("/healthz").headers["x-astroray-run"]
+    assert before == Archive(config.run_dir).run_id
+    changed = {**vars(record), "finished": "2026-02-02T02:02:02Z"}
+    RunRecord(**changed).publish(config.run_dir)
+    wanted = "f00d-20260202T020202Z"
+    for _ in range(2000):
+        answer = client.get("/v1/catalog?limit=1")
+        assert answer.status_code == 200
+        assert answer.json()["run_id"] == answer.headers["x-astroray-run"]
+        if answer.json()["run_id"] == wanted:
+            break
+    assert answer.json()["run_id"] == wanted
+
+
+def test_replicas_that_do_not_fit_are_refused_at_once(config):
+    with pytest.raises(ConfigError, match=r"replicas need 0\.3 CPU, the cluster has 0\.2"):
+        serving.check_room(config, {"CPU": 0.2})
+
+
+def _replicas(deployment):
+    """Handles of the actors of a deployment."""
+    found = ray.util.list_named_actors(all_namespaces=True)
+    return [
+        ray.get_actor(one["name"], namespace=one["namespace"])
+        for one in found
+        if one["namespace"] == "serve" and f"#{deployment}#" in one["name"]
+    ]

@@ -1,0 +1,250 @@
+"""Tokens, scopes and the guard: who gets through, with what, and what is noted."""
+
+import asyncio
+import base64
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from astroray.errors import ConfigError
+from astroray.web import guard, security
+from astroray.web.guard import AuditLog, Guard, Limits
+from astroray.web.security import Tokens
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    return Tokens(str(tmp_path / "keys" / "tokens.json"))
+
+
+def test_a_token_is_kept_as_a_hash_in_a_file_that_only_its_owner_reads(tokens):
+    secret = tokens.issue("ana", ["read"])
+    text = Path(tokens.path).read_text()
+    assert secret not in text
+    assert secret.removeprefix(security.PREFIX) not in text
+    assert os.stat(tokens.path).st_mode & 0o777 == 0o600
+    found = Tokens(tokens.path).find(secret)
+    assert found is not None
+    assert (found.name, found.scopes) == ("ana", ("read",))
+    assert tokens.find(secret[:-1]) is None
+    assert tokens.find(found.sha256) is None
+
+
+def test_admin_allows_all_and_other_scopes_only_themselves(tokens):
+    ana = tokens.find(tokens.issue("ana", ["label"]))
+    root = tokens.find(tokens.issue("root", ["admin"]))
+    assert [ana.allows(scope) for scope in security.SCOPES] == [False, True, False]
+    assert [root.allows(scope) for scope in security.SCOPES] == [True, True, True]
+
+
+def test_a_revoked_or_expired_token_is_forgotten_by_those_who_have_read_the_file(tokens):
+    other = Tokens(tokens.path)
+    secret = tokens.issue("ana", ["read"])
+    assert other.find(secret) is not None
+    tokens.revoke("ana")
+    assert other.find(secret) is None
+    assert tokens.find(tokens.issue("old", ["read"], expires="2001-01-01")) is None
+    assert tokens.find(tokens.issue("new", ["read"], expires="2999-01-01")) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "expires", "message"),
+    [
+        ("ana\n", ["read"], "", "token name is"),
+        ("ana", ["write"], "", "expected some of read, label, admin"),
+        ("ana", [], "", "expected some of"),
+        ("ana", ["read"], "soon", "expected a date"),
+    ],
+)
+def test_a_token_that_cannot_be_is_refused(tokens, name, scopes, expires, message):
+    with pytest.raises(ConfigError, match=message):
+        tokens.issue(name, scopes, expires=expires)
+
+
+def test_names_are_unique_and_an_unknown_one_cannot_be_revoked(tokens):
+    tokens.issue("ana", ["read"])
+    with pytest.raises(ConfigError, match="has a token 'ana' already"):
+        tokens.issue("ana", ["admin"])
+    with pytest.raises(ConfigError, match="no token 'bob', only ana"):
+        tokens.revoke("bob")
+
+
+def test_a_damaged_file_of_tokens_lets_nobody_in(tokens, tmp_path):
+    secret = tokens.issue("ana", ["read"])
+    Path(tokens.path).write_text("{")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Tokens(tokens.path).find(secret)
+    client = Client(tokens, AuditLog())
+    assert client.ask(authorization=f"Bearer {secret}")[0] == 503
+
+
+@pytest.mark.parametrize(
+    ("headers", "secret"),
+    [
+        ({"authorization": "Bearer  abc "}, "abc"),
+        ({"authorization": "bearer abc"}, "abc"),
+        ({"authorization": "Basic " + base64.b64encode(b"me:a:b").decode()}, "a:b"),
+        ({"authorization": "Basic !!!"}, ""),
+        ({"authorization": "Basic " + base64.b64encode(b"\xff").decode()}, ""),
+        ({"cookie": "x=1; astroray_token=abc"}, "abc"),
+        ({"authorization": "Digest abc"}, ""),
+        ({}, ""),
+    ],
+)
+def test_a_secret_comes_as_bearer_as_basic_password_or_as_cookie(headers, secret):
+    assert security.secret_of(headers) == secret
+
+
+async def echo(scope, receive, send):
+    """An app that answers with the body it got and the name of its caller."""
+    body = (await receive())["body"]
+    token = scope["state"]["token"]
+    headers = [(b"x-caller", (token.name if token else "-").encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class Client:
+    """Requests to a Guard, without a server."""
+
+    def __init__(self, tokens, audit, **limits):
+        self.guard = Guard(
+            echo,
+            tokens=tokens,
+            limits=Limits(**limits),
+            audit=audit,
+            open_paths=["/healthz"],
+            headers={"x-run": "r1"},
+        )
+
+    def ask(self, path="/", *, method="GET", body=(b"",), **headers):
+        chunks = list(body)
+        sent = []
+
+        async def receive():
+            if not chunks:
+                await asyncio.sleep(3600)
+            part = chunks.pop(0)
+            return {"type": "http.request", "body": part, "more_body": part is not body[-1]}
+
+        async def send(message):
+            sent.append(message)
+
+        pairs = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+        scope = {"type": "http", "method": method, "path": path, "query_string": b"q=1"}
+        scope |= {"headers": [(b"host", b"sky.org"), *pairs], "client": ("10.0.0.1", 5)}
+        asyncio.run(self.guard(scope, receive, send))
+        answer = {k.decode(): v.decode() for k, v in sent[0]["headers"]}
+        return sent[0]["status"], answer, b"".join(m.get("body", b"") for m in sent[1:])
+
+
+@pytest.fixture
+def audit(tmp_path):
+    return AuditLog(str(tmp_path / "audit.jsonl"))
+
+
+@pytest.fixture
+def key(tokens):
+    return "Bearer " + tokens.issue("ana", ["read"])
+
+
+def test_without_a_valid_token_only_open_paths_answer(tokens, audit, key):
+    client = Client(tokens, audit)
+    status, headers, body = client.ask("/v1/catalog")
+    assert (status, headers["www-authenticate"]) == (401, security.CHALLENGE)
+    assert json.loads(body) == {"detail": "no valid token: send Authorization: Bearer TOKEN"}
+    assert client.ask("/v1/catalog", authorization=key + "x")[0] == 401
+    assert client.ask("/healthz")[:1] == (200,)
+    status, headers, _ = client.ask("/v1/catalog", authorization=key)
+    assert (status, headers["x-caller"]) == (200, "ana")
+
+
+def test_every_answer_carries_the_security_headers(tokens, audit, key):
+    client = Client(tokens, audit)
+    for headers in (client.ask(authorization=key)[1], client.ask()[1], client.ask("/healthz")[1]):
+        assert headers.items() >= {**guard._HEADERS, "x-run": "r1"}.items()
+        assert not any(name.startswith("access-control") for name in headers)
+        assert len(headers["x-astroray-request"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("claimed", "body", "status"),
+    [
+        ("100", (b"x" * 100,), 200),
+        ("101", (b"",), 413),
+        ("9" * 30, (b"",), 413),
+        ("-1", (b"",), 400),
+        ("ten", (b"",), 400),
+        ("0", (b"x" * 60, b"x" * 40), 200),  # a client that lies, and chunks
+        ("0", (b"x" * 60, b"x" * 41), 413),
+    ],
+)
+def test_a_body_above_the_limit_is_refused_whatever_it_claims(
+    tokens, audit, key, claimed, body, status
+):
+    client = Client(tokens, audit, body_bytes=100)
+    got = client.ask(method="POST", authorization=key, content_length=claimed, body=body)
+    assert got[0] == status
+    assert status != 200 or got[2] == b"".join(body)
+
+
+def test_a_body_that_never_ends_is_given_up(tokens, audit, key):
+    client = Client(tokens, audit, body_s=0.05)
+    chunks = [b"x", b"never sent"]
+    sent = []
+
+    async def receive():
+        if len(chunks) > 1:
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": True}
+        return await asyncio.Future()
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"authorization", key.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "client": None}
+    asyncio.run(client.guard(scope, receive, send))
+    assert sent[0]["status"] == 408
+
+
+def test_a_caller_above_its_rate_is_told_when_to_come_again(tokens, audit, key):
+    client = Client(tokens, audit, requests_per_s=0.1, burst=3, strangers_per_s=0.1)
+    assert [client.ask(authorization=key)[0] for _ in range(4)] == [200, 200, 200, 429]
+    status, headers, _ = client.ask(authorization=key)
+    assert status == 429
+    assert 8 <= int(headers["retry-after"]) <= 10
+    other = "Bearer " + tokens.issue("bob", ["read"])
+    assert client.ask(authorization=other)[0] == 200
+    assert [client.ask()[0] for _ in range(4)] == [401, 401, 401, 429]
+    assert client.ask("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "status"),
+    [
+        ("POST", "http://sky.org", 200),
+        ("POST", "http://evil.org", 403),
+        ("DELETE", "null", 403),
+        ("GET", "http://evil.org", 200),
+    ],
+)
+def test_a_page_of_another_site_may_not_write(tokens, audit, key, method, origin, status):
+    client = Client(tokens, audit)
+    assert client.ask(method=method, authorization=key, origin=origin)[0] == status
+
+
+def test_the_audit_log_has_one_line_a_request_and_no_secret(tokens, audit, key):
+    client = Client(tokens, audit)
+    client.ask("/a\nb", authorization=key, method="POST", body=(b"xyz",))
+    client.ask("/v1")
+    client.ask("/healthz")
+    text = Path(audit.path).read_text()
+    assert key.split()[1] not in text
+    first, second = (json.loads(line) for line in text.splitlines())
+    assert (first["caller"], first["status"], first["path"]) == ("ana", 200, "/a\nb")
+    assert (first["bytes_in"], first["bytes_out"], first["address"]) == (3, 3, "10.0.0.1")
+    assert (second["caller"], second["status"]) == (None, 401)
+    assert audit.tail(1) == [second]
+    assert audit.tail(5) == [first, second]

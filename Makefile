@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-SOURCES := astroray benchmarks kernels tests setup.py
+SOURCES := astroray benchmarks jobs kernels tests setup.py
 NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0

@@ -2,37 +2,28 @@
 
 import functools
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
 from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
-from astroray.errors import AstrorayError, ConfigError
-from astroray.terminal import (
-    check_rejects,
-    echo_rejects,
-    parse_setting,
-    progress_line,
-    status_line,
-)
-
-if TYPE_CHECKING:
-    from astroray.ledger import RunRecord
+from astroray.console import show_scan, show_training
+from astroray.errors import ConfigError
+from astroray.job_command import one_line_errors
+from astroray.terminal import parse_setting, status_line
 
 
 class _Group(click.Group):
     """Turns astroray's own errors into one line and the exit code of their class."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with one_line_errors():
             return super().invoke(ctx)
-        except AstrorayError as error:
-            click.echo(f"astroray: {error}", err=True)
-            ctx.exit(error.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,6 +40,8 @@ cli.add_command(nightly)
 cli.add_command(explain)
 cli.add_command(prune)
 cli.add_command(quantize)
+cli.add_command(submit)
+cli.add_command(cancel)
 cli.add_command(serve)
 cli.add_command(token)
 
@@ -99,7 +92,6 @@ def scan(
     command on the same DIR resumes.
     """
     from astroray.config import load_config
-    from astroray.pipeline import scan as run_scan
 
     flags = {
         "encoder.name": encoder,
@@ -110,11 +102,7 @@ def scan(
         "max_rejected": max_rejected,
         **dict(parse_setting(text) for text in settings),
     }
-    config = load_config(survey, out, file, flags)
-    with progress_line() as show:
-        record = run_scan(config, show=show)
-    _summarize(record, out)
-    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
+    show_scan(load_config(survey, out, file, flags))
 
 
 @cli.group()
@@ -160,7 +148,7 @@ def encoder(
     the fit ends early where that no longer improves. MODEL.fit keeps the state, so the same
     command resumes, and loss curves for TensorBoard.
     """
-    from astroray.train_encoder import load_training, train_encoder
+    from astroray.train_encoder import load_training
 
     flags = {
         "encoder.name": model,
@@ -172,18 +160,7 @@ def encoder(
         "fit.seed": seed,
         **dict(parse_setting(text) for text in settings),
     }
-    config = load_training(out, survey, flags)
-    with progress_line() as show:
-        file = train_encoder(config, out, show=show)
-    fit = file.fit
-    losses = f"loss {fit['loss'][-1]:.4f}"
-    if "best_pass" in fit:
-        best = fit["validation_loss"][fit["best_pass"] - 1]
-        losses += f", validation loss {best:.4f} in pass {fit['best_pass']}, which is kept"
-    click.echo(f"{fit['num_passes']} passes over {fit['num_rows']} cutouts, {losses}")
-    click.echo(
-        f"model_id {file.model_id}\nmodel    {out}\ncurves   tensorboard --logdir {config.out}"
-    )
+    show_training(load_training(out, survey, flags), out)
 
 
 @cli.command()
@@ -198,12 +175,24 @@ def simulate(survey: str, out: str) -> None:
 
 
 @cli.command()
-@click.argument("run_dir")
-def status(run_dir: str) -> None:
-    """Say how far the run in RUN_DIR is, from its ledger."""
+@click.argument("run", metavar="RUN_DIR|SUBMISSION_ID")
+@click.option("--address", metavar="URL", help=ADDRESS_HELP)
+def status(run: str, address: str | None) -> None:
+    """Say how far a run is, from its ledger, or a job that was submitted, from its cluster.
+
+    A name without a slash that is no folder here is taken for a submission id.
+    """
+    from pathlib import Path
+
     from astroray.inspection import read_status
 
-    for name, value in read_status(run_dir).items():
+    if "/" in run or Path(run).is_dir():
+        found = read_status(run)
+    else:
+        from astroray.submission import JobServer
+
+        found = JobServer(address).describe(run)
+    for name, value in found.items():
         click.echo(f"{name:<14}{value}")
 
 
@@ -230,16 +219,11 @@ def verify(run_dir: str, repair: bool) -> None:
 def retry_rejects(run_dir: str) -> None:
     """Redo the shards of RUN_DIR with rejects whose cause may have gone, then the catalog."""
     from astroray.inspection import reopen_rejected
-    from astroray.pipeline import scan as run_scan
 
     config, reopened = reopen_rejected(run_dir)
     click.echo(f"{len(reopened)} shards have rejects that may pass now")
-    if not reopened:
-        return
-    with progress_line() as show:
-        record = run_scan(config, show=show)
-    _summarize(record, run_dir)
-    check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
+    if reopened:
+        show_scan(config)
 
 
 @cli.command()
@@ -367,15 +351,3 @@ def bench(name: str, arguments: tuple[str, ...]) -> None:
     sys.path.insert(0, "")
     sys.argv = [f"benchmarks.{name}", *arguments]
     runpy.run_module(f"benchmarks.{name}", run_name="__main__")
-
-
-def _summarize(record: "RunRecord", out: str) -> None:
-    counts = record.counts
-    click.echo(
-        f"{counts['catalog']} objects scored, {counts['rows_rejected']} rows and "
-        f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
-        f"{sum(record.seconds.values()):.0f} s"
-    )
-    echo_rejects(record)
-    click.echo(f"proof    {record.proof['sentence']}")
-    click.echo(f"catalog  {out}/catalog\nreport   {out}/report/index.html")

@@ -82,6 +82,7 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
         started = time.monotonic()
         try:
             with workers.cluster(log_dir=runs.log_folder(config.out)):
+                workers.refuse_local(config.out)
                 _search(config, shards, f"S{lease.epoch:06d}", show)
             return _gather(config, shards, record, lease, started)
         except AstrorayError as error:

@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -79,6 +80,11 @@ class RunRecord:
     night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of a night: its reference, coverage, changes and drift; see `nightly`."""
     error: str = ""
+
+    @property
+    def run_id(self) -> str:
+        """What logs and metrics call this run, however often it is resumed."""
+        return f"{self.fingerprint}-{re.sub('[-:]', '', self.created)}"
 
     def publish(self, run_dir: str) -> None:
         """Writes `run.json`, whole or absent."""

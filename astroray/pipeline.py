@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -26,9 +25,11 @@ from astroray.encoders import (
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
+from astroray.metrics import RunMetrics
 from astroray.neighbors import choose_index
 from astroray.progress import Counter, Progress, Show
 from astroray.sharded import rank_sharded
+from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
@@ -108,12 +109,14 @@ class _Run:
         self.given = read_model_file(name) if config.encoder.is_fitted else None
         self.record: RunRecord
         self.plan: WorkerPlan
+        self.metrics: RunMetrics
         self.shards: list[Shard] = []
         self.started = time.monotonic()
 
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
         config = self.config
+        workers.refuse_local(self.out)
         storage.remove_temporaries(self.out)
         self.plan = workers.plan_workers(
             workers=config.workers,
@@ -145,6 +148,8 @@ class _Run:
         self.record = ledger.open_run(self.out, fresh)
         if self.night:
             self._inherit(self.night)
+        log_context(run=self.record.run_id)
+        self.metrics = RunMetrics(self.record.run_id, num_workers=self.plan.max_workers)
         if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
@@ -207,6 +212,8 @@ class _Run:
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in self._receipts(todo_now, session):
             count.add(receipt)
+            self.metrics.add(receipt, self._rejects_of(receipt))
+            _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
             faults.reach("receipt", receipt.shard)
             if is_late := self._is_late():
                 break
@@ -308,11 +315,17 @@ class _Run:
             fault_plan=self.config.fault_plan,
         )
 
+    def _rejects_of(self, receipt: Receipt) -> Sequence[Mapping[str, Any]]:
+        if not (receipt.rows_rejected or receipt.shard_rejected):
+            return []
+        return ledger.summarize_rejects(ledger.read_rejects_of(self.out, receipt.shard))
+
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
         counts = ledger.total(ledger.read_receipts(self.out).values())
         outcome = self._rank(counts["rows_embedded"])
+        self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
         counts |= outcome.counts
         if not ledger.is_conserved(counts):
             raise LedgerError(
@@ -334,18 +347,19 @@ class _Run:
     def _rank(self, num_objects: int) -> SearchOutcome:
         """Searches in one process, or, where there is more than that is best for, in many."""
         threads, plan = self.plan.max_workers, self._search_plan()
-        here = min(threads, os.cpu_count() or 1)
-        if self.night:
-            return workers.remotely(rank_night, num_cpus=here)(plan)
         index: str = self.config.search.index
         reason = "asked for"
         if index == "auto":
             dim = self.record.model["dim"]
             index, reason = choose_index(num_objects, dim, can_shard=True)
-        if index == "sharded" and num_objects:
+        if index == "sharded" and num_objects and not self.night:
             each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
             return rank_sharded(plan, each, reason=reason)
-        return workers.remotely(rank_survey, num_cpus=here)(plan)
+        threads = min(threads, workers.cpus_of_one_machine())
+        search = dataclasses.replace(plan.search, num_threads=threads)
+        plan = dataclasses.replace(plan, search=search)
+        rank = rank_night if self.night else rank_survey
+        return workers.remotely(rank, num_cpus=threads)(plan)
 
     def _search_plan(self) -> SearchPlan:
         return SearchPlan(
@@ -443,7 +457,9 @@ class _Run:
         return time.monotonic()
 
     def _end(self, stage: str, started: float) -> None:
-        self._note(seconds={stage: time.monotonic() - started})
+        seconds = time.monotonic() - started
+        self._note(seconds={stage: seconds})
+        _log.info("stage done", extra={"facts": {"stage": stage, "seconds": round(seconds, 3)}})
 
     def _note(self, **facts: Any) -> None:
         """Adds facts to the record and publishes it; seconds add up by stage over resumes."""

@@ -67,6 +67,7 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
         if storage.is_remote(config.out):
             log_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="astroray-logs-"))
         stack.enter_context(workers.cluster(log_dir=log_dir))
+        workers.refuse_local(config.out, path)
         show(Progress(stage="list", note=config.survey))
         shards = surveys.list_shards(config.survey).shards
         fit_model(shards, config, folder=config.out, path=path, show=show)

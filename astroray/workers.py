@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 import yaml
 
-from astroray import faults
+from astroray import faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 
 Params = ParamSpec("Params")
@@ -96,6 +96,31 @@ def resources() -> dict[str, float]:
 
     found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     return found
+
+
+def cpus_of_one_machine() -> int:
+    """CPUs of the largest machine: a task that asks for more waits for ever."""
+    import ray
+
+    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]))
+
+
+def refuse_local(*paths: str) -> None:
+    """Raises ConfigError where a result would lie on one of several machines, unseen by the others.
+
+    Needs the running cluster; call it before the first row is read.
+    """
+    import ray
+
+    local = next((path for path in paths if not storage.is_remote(path)), None)
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    machines = {node["NodeManagerAddress"] for node in nodes}
+    if local is not None and len(machines) > 1:
+        raise ConfigError(
+            f"out is {local}, a folder of one machine, but the cluster has {len(machines)} "
+            "machines, which would not see each other's files; give an s3:// address"
+        )
 
 
 def _parse_workers(workers: str, *, room: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["tests.s3_server"]
+pytest_plugins = ["tests.s3_server", "tests.job_cluster"]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

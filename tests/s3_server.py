@@ -192,7 +192,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
     (folder / "data").mkdir(parents=True)
-    master, volume, filer, port = _free_ports(4)
+    master, volume, filer, port = free_ports(4)
     store = S3(
         endpoint=f"http://127.0.0.1:{port}",
         bucket="sky",
@@ -253,7 +253,7 @@ def _wait_until_ready(store: S3, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that are free here, and GRPC_OFFSET above.
 
     Above those of Ray's workers (10002 to 19999), so that a killed store finds its own free again,

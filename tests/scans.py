@@ -92,7 +92,12 @@ def scan_command(survey: str | Path, out: str | Path, **settings: object) -> lis
     return [sys.executable, "-c", COMMAND, "scan", str(survey), "--out", str(out), *flags]
 
 
-def start(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Process:
+def start(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+) -> Process:
     """Starts a command in a session of its own; what it writes goes to files.
 
     With pipes, the workers that a killed driver leaves for a moment would hold them open.
@@ -100,14 +105,24 @@ def start(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Pr
     known = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     out, err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 (wait closes them)
     child = subprocess.Popen(
-        command, env=known | dict(env or {}), stdout=out, stderr=err, start_new_session=True
+        command,
+        env=known | dict(env or {}),
+        cwd=cwd,
+        stdout=out,
+        stderr=err,
+        start_new_session=True,
     )
     return Process(child=child, out=out, err=err)
 
 
-def run(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Ended:
+def run(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+) -> Ended:
     """Runs a command to its end."""
-    return start(command, env=env).wait()
+    return start(command, env=env, cwd=cwd).wait()
 
 
 def fit_model(

@@ -122,9 +122,9 @@ class Soak:
         ended = scans.run(command, env=self._env())
         if ended.code != 0:
             raise SystemExit(f"the undisturbed scan fails: {ended.err}")
-        self.expected = _catalog(str(self.reference))
+        self.expected = catalog_files(str(self.reference))
         self.num_objects = len(catalog.read_catalog(str(self.reference)))
-        _say(f"reference  {self.num_objects} objects  {time.monotonic() - started:.0f} s")
+        say(f"reference  {self.num_objects} objects  {time.monotonic() - started:.0f} s")
 
     def run_round(self, number: int) -> None:
         """One run directory through all the points."""
@@ -150,7 +150,7 @@ class Soak:
         self._check(f"round {number}", run_dir)
         again = _done_twice(scans.reached(plan))
         self._count(f"round {number}: no finished shard was begun again {again}", ok=not again)
-        _say(f"round {number}  {time.monotonic() - started:.0f} s")
+        say(f"round {number}  {time.monotonic() - started:.0f} s")
         shutil.rmtree(run_dir)
 
     def run_s3_round(self, number: int, weed: str) -> None:
@@ -201,7 +201,7 @@ class Soak:
             f"{name}: {len(ids)} objects, {len(set(ids))} different",
             ok=len(ids) == len(set(ids)) == self.num_objects,
         )
-        got = _catalog(run_dir)
+        got = catalog_files(run_dir)
         differ = sorted(name for name in {*got, *self.expected} if got.get(name) !=
                         self.expected.get(name))  # fmt: skip
         self._count(f"{name}: catalog equals the reference {differ or ''}", ok=not differ)
@@ -209,10 +209,10 @@ class Soak:
     def _count(self, what: str, *, ok: bool) -> None:
         self.num_passed += ok
         self.num_failed += not ok
-        _say(f"{'ok  ' if ok else 'FAIL'} {what.rstrip()}")
+        say(f"{'ok  ' if ok else 'FAIL'} {what.rstrip()}")
 
 
-def _catalog(run_dir: str) -> dict[str, bytes]:
+def catalog_files(run_dir: str) -> dict[str, bytes]:
     """The files of a catalog by name, without the one that holds a date."""
     folder = storage.join(run_dir, "catalog")
     found = [file.path for file in storage.list_files(folder)]
@@ -245,7 +245,7 @@ def _wait_for_shards(plan: Path, wanted: int, process: scans.Process) -> None:
         time.sleep(0.05)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201 (a program's own output)
 
 
@@ -274,7 +274,7 @@ def main() -> None:
             soak.run_round(number)
             if options.s3 and weed:
                 soak.run_s3_round(number, weed)
-    _say(f"{soak.num_passed} passed, {soak.num_failed} failed")
+    say(f"{soak.num_passed} passed, {soak.num_failed} failed")
     sys.exit(1 if soak.num_failed else 0)
 
 

@@ -14,7 +14,7 @@ from astroray.cli import cli
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(
     path
-    for folder in ("astroray", "kernels")
+    for folder in ("astroray", "jobs", "kernels")
     for path in (ROOT / folder).rglob("*")
     if path.suffix in (".py", ".cpp", ".h")
 )

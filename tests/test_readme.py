@@ -1,6 +1,7 @@
 """What the README tells people to type exists."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -30,7 +31,10 @@ def test_every_verb_and_flag_exists(command):
     while isinstance(verb, click.Group):
         words = words[1:]
         verb = verb.commands[words[0]]
-    flags = {option for param in verb.params for option in param.opts}
+    params = list(verb.params)
+    if verb.name == "submit":  # the rest of its flags are the job's
+        params += runpy.run_path(str(ROOT / "jobs" / f"{words[1]}.py"))["main"].params
+    flags = {option for param in params for option in param.opts}
     assert {word for word in words[1:] if word.startswith("--")} <= flags
 
 
@@ -44,11 +48,11 @@ def test_every_make_target_exists():
 
 def test_every_file_that_is_named_exists():
     named = {*re.findall(r"\]\((docs/[^)]+)\)", README)}
-    named |= set(re.findall(r"`(tests/[\w.]+)`", README))
+    named |= set(re.findall(r"`((?:tests|jobs)/[\w.]+)`", README))
     named |= {
         f"astroray/{name}"
         for name in re.findall(r"`(?:astroray/)?((?:\w+/)?\w+\.py)`", README)
-        if not name.startswith("tests/")
+        if not name.startswith(("tests/", "jobs/"))
     }
     assert len(named) > 5
     for name in named:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from astroray import workers
 from astroray.errors import ConfigError, DataError, StorageError
 from astroray.workers import plain_errors, plan_workers, remotely
 
@@ -115,8 +116,6 @@ def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays(
     import tempfile
     from pathlib import Path
 
-    from astroray import workers
-
     child = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"],
         capture_output=True,
@@ -131,3 +130,33 @@ def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays(
     assert mine.exists()
     living.rmdir()
     mine.rmdir()
+
+
+def nodes_at(*addresses):
+    return [
+        {"Alive": True, "NodeManagerAddress": address, "Resources": {"CPU": 4.0}}
+        for address in addresses
+    ]
+
+
+def test_a_local_folder_on_several_machines_is_refused(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: nodes_at("10.0.0.1", "10.0.0.2"))
+    with pytest.raises(ConfigError, match=r"out is /tmp/x.*2 machines.*give an s3:// address"):
+        workers.refuse_local("s3://runs/y", "/tmp/x")
+    workers.refuse_local("s3://runs/y", "s3://runs/x")
+
+
+def test_a_local_folder_on_one_machine_is_fine_however_many_nodes_it_plays(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "nodes", lambda: nodes_at("10.0.0.1", "10.0.0.1"))
+    workers.refuse_local("/tmp/x")
+    assert workers.cpus_of_one_machine() == 4
+
+
+@pytest.mark.ray
+def test_the_session_s_cluster_is_one_machine(ray_cluster):
+    workers.refuse_local("/tmp/x")
+    assert workers.cpus_of_one_machine() == 6

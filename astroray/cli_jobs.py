@@ -1,0 +1,78 @@
+"""The verbs that hand a job to a running cluster and take it back."""
+
+import sys
+
+import click
+
+from astroray.errors import ConfigError
+
+__all__ = ["ADDRESS_HELP", "cancel", "submit"]
+
+ADDRESS_HELP = "Job server of the cluster.  [default: RAY_ADDRESS, else http://127.0.0.1:8265]"
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("job")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--night", metavar="WORD", help="Tells submissions apart.  [default: today, UTC]")
+@click.option("--wait", is_flag=True, help="Follow the log; end with the job's exit code.")
+@click.option("--driver-cpus", type=float, default=0.0, help="Keep the driver off the head node.")
+@click.option("--address", metavar="URL", help=ADDRESS_HELP)
+def submit(
+    job: str,
+    arguments: tuple[str, ...],
+    night: str | None,
+    wait: bool,
+    driver_cpus: float,
+    address: str | None,
+) -> None:
+    """Start jobs/JOB.py on a running cluster, with the ARGUMENTS of that job.
+
+    For example: astroray submit scan --survey s3://sky/images --out s3://runs/images --wait
+
+    The settings are checked here first. The same submission again starts nothing while it runs or
+    once it has succeeded; after a failure it is the next attempt, which resumes.
+    """
+    from datetime import UTC, datetime
+    from pathlib import Path
+
+    from astroray.job_command import read_job
+    from astroray.submission import Job, JobServer
+
+    script = Path(job) if job.endswith(".py") else Path("jobs", f"{job}.py")
+    if not script.is_file():
+        raise ConfigError(f"no {script} in this folder; run it in the root of a checkout")
+    config, out = read_job(script, list(arguments))
+    server = JobServer(address)
+    submitted = server.submit(
+        Job(
+            script=script,
+            arguments=arguments,
+            survey=config.survey,
+            out=out,
+            night=night or datetime.now(UTC).strftime("%Y-%m-%d"),
+        ),
+        driver_cpus=driver_cpus,
+    )
+    name = submitted.submission_id
+    click.echo(f"{'submitted' if submitted.is_new else submitted.status.lower()}  {name}", err=True)
+    if not wait:
+        click.echo(name)
+        return
+    try:
+        sys.exit(server.follow(name, lambda text: click.echo(text, nl=False)))
+    except KeyboardInterrupt:
+        click.echo(f"\nthe job goes on; `astroray cancel {name}` stops it", err=True)
+        sys.exit(130)
+
+
+@click.command()
+@click.argument("submission_id")
+@click.option("--address", metavar="URL", help=ADDRESS_HELP)
+def cancel(submission_id: str, address: str | None) -> None:
+    """Stop a job that was submitted. What it has done stays; submit it again to go on."""
+    from astroray.submission import JobServer
+
+    status = JobServer(address).cancel(submission_id)
+    click.echo(f"{status.lower()}  {submission_id}")
+    sys.exit(0 if status == "STOPPED" else 1)

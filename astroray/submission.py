@@ -1,0 +1,337 @@
+"""A job on a running cluster: its submission id, its package, its log, its end.
+
+A submission id is made of job, survey, night and attempt, `scan-images-1f3a9c02-2026-11-28-a1`.
+Ray takes an id once, so a night is not started twice; the attempt rises only when the last one
+failed or was stopped. Ids belong to one cluster: the lease of the run directory is what keeps two
+writers of different clusters apart.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import re
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from astroray import storage
+from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.inspection import read_status
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+__all__ = ["Job", "JobServer", "Submitted"]
+
+PACKAGE_SUFFIXES = (".py", ".yaml", ".yml", ".json", ".toml", ".txt")
+"""What goes to the cluster from the job's folder; weights and data have addresses instead."""
+MAX_PACKAGE_BYTES = 2**20
+STOP_TIMEOUT_S = 60.0
+POLL_S = 0.5
+NOISY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is submitted."""
+
+    script: Path
+    """A file of jobs/."""
+    arguments: tuple[str, ...]
+    survey: str
+    out: str
+    night: str
+    """The night, or any other word that tells two submissions of one survey apart."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.night):
+            raise ConfigError(
+                f"night is {self.night!r}, expected letters, digits, dots and dashes, such as "
+                "2026-11-28"
+            )
+
+    @property
+    def key(self) -> str:
+        """The submission id without its attempt."""
+        word = re.sub(r"[^\w]+", "-", storage.stem(self.survey.partition("?")[0])).strip("-")
+        digest = hashlib.sha256(self.survey.encode()).hexdigest()[:8]
+        return "-".join(filter(None, [self.script.stem, word[:40], digest, self.night]))
+
+    @property
+    def entrypoint(self) -> str:
+        """The command, in a working directory that holds the job's folder."""
+        return shlex.join(
+            ["python", f"{self.script.parent.name}/{self.script.name}", *self.arguments]
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """Where a job stands after it was asked for."""
+
+    submission_id: str
+    status: str
+    """Ray's word: PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED."""
+    is_new: bool
+    """False where it runs already or has succeeded."""
+
+
+class JobServer:
+    """The job server of a running cluster.
+
+    address  e.g. http://head:8265; None: RAY_API_SERVER_ADDRESS, RAY_ADDRESS, or this machine
+
+    Raises BackendError where none answers or the token is refused.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self._address = _find_address(address)
+        with _plain_errors(self._address):
+            from ray.job_submission import JobSubmissionClient
+
+            for name in NOISY:  # they set their own level when they are imported
+                logging.getLogger(name).setLevel(logging.WARNING)
+            with _environment(RAY_API_SERVER_ADDRESS=self._address):  # which Ray prefers
+                self._client = JobSubmissionClient()
+
+    def submit(self, job: Job, *, driver_cpus: float = 0.0) -> Submitted:
+        """Starts the job unless it runs or has succeeded; the attempt counts failed ones.
+
+        driver_cpus  CPUs of a worker node that the job's own process takes; 0: it runs on the head
+
+        Raises ConfigError where the same night was asked for with other arguments, or the
+        package is too large.
+        """
+        with _package(job.script) as folder:
+            while True:
+                attempt, last = self._last_attempt(job.key)
+                if last is not None and last.status.value not in ("FAILED", "STOPPED"):
+                    _check_same(job, last)
+                    return _submitted(last, is_new=False)
+                submission_id = f"{job.key}-a{attempt + 1}"
+                with contextlib.suppress(_IdTakenError), _plain_errors(self._address):
+                    self._client.submit_job(
+                        entrypoint=job.entrypoint,
+                        submission_id=submission_id,
+                        runtime_env={"working_dir": str(folder)},
+                        metadata=_metadata(job, attempt + 1),
+                        entrypoint_num_cpus=driver_cpus or None,
+                    )
+                    return Submitted(submission_id=submission_id, status="PENDING", is_new=True)
+                # somebody else was faster by a moment: look again what became of it
+
+    def follow(self, submission_id: str, write: Callable[[str], None]) -> int:
+        """Hands the job's log to `write` until the job ends; returns its exit code.
+
+        A lost connection is taken up again where it broke.
+        """
+        num_seen = 0
+        while True:
+            with contextlib.suppress(BackendError):
+                for text in self._tail(submission_id, skip=num_seen):
+                    num_seen += len(text)
+                    write(text)
+            details = self._details(submission_id)
+            if details.status.is_terminal():
+                write(self._logs(submission_id)[num_seen:])
+                return _exit_code(details)
+            time.sleep(POLL_S)
+
+    def cancel(self, submission_id: str) -> str:
+        """Stops a job and waits until it is; returns its status, which says if it was too late.
+
+        The job's lease is released on its way out, so that the next attempt may begin at once.
+        """
+        with _plain_errors(self._address):
+            self._client.stop_job(submission_id)
+        until_s = time.monotonic() + STOP_TIMEOUT_S
+        while not (details := self._details(submission_id)).status.is_terminal():
+            if time.monotonic() > until_s:
+                raise BackendError(
+                    f"{submission_id} is {details.status.value}, expected STOPPED after "
+                    f"{STOP_TIMEOUT_S:.0f} s; look at the cluster's dashboard"
+                )
+            time.sleep(POLL_S)
+        return str(details.status.value)
+
+    def describe(self, submission_id: str) -> dict[str, str]:
+        """Where a job stands, and its run as far as it can be seen from here, for a person."""
+        details = self._details(submission_id)
+        about = dict(details.metadata or {})
+        status = {"job": submission_id, "status": details.status.value, **about}
+        for name, moment_ms in (("started", details.start_time), ("ended", details.end_time)):
+            if moment_ms:
+                status[name] = datetime.fromtimestamp(moment_ms / 1000, UTC).strftime(
+                    "%Y-%m-%dT%H:%M:%SZ"
+                )
+        if details.status.is_terminal():
+            status["exit code"] = str(_exit_code(details))
+        if details.message and details.status.value == "FAILED":
+            status["last words"] = details.message.strip().rpartition("\n")[2]
+        out = about.get("out", "")
+        if out and not storage.is_remote(out) and not Path(out).is_dir():
+            return {**status, "run": f"{out} is on the cluster; ask `astroray status` there"}
+        with contextlib.suppress(AstrorayError):  # no run yet, or no rights to its bucket
+            run = read_status(out) if out else {}
+            status |= {
+                f"run {name}" if name in status else name: text for name, text in run.items()
+            }
+        return status
+
+    def _last_attempt(self, key: str) -> "tuple[int, JobDetails | None]":
+        """Number and details of the last attempt; 0 and None where there was none."""
+        with _plain_errors(self._address):
+            jobs = self._client.list_jobs()
+        attempts = {
+            int(match[1]): job
+            for job in jobs
+            if (match := re.fullmatch(re.escape(key) + r"-a(\d+)", job.submission_id or ""))
+        }
+        last = max(attempts, default=0)
+        return last, attempts.get(last)
+
+    def _details(self, submission_id: str) -> "JobDetails":
+        with _plain_errors(self._address):
+            return self._client.get_job_info(submission_id)
+
+    def _logs(self, submission_id: str) -> str:
+        with _plain_errors(self._address):
+            return self._client.get_job_logs(submission_id)
+
+    def _tail(self, submission_id: str, *, skip: int) -> Iterator[str]:
+        """The pieces of a log as they come, without its first `skip` characters."""
+        import asyncio
+
+        import aiohttp
+
+        loop = asyncio.new_event_loop()
+        pieces = self._client.tail_job_logs(submission_id)
+        try:
+            with _plain_errors(self._address):
+                while True:
+                    piece = loop.run_until_complete(anext(pieces, None))
+                    if piece is None:
+                        return
+                    yield piece[skip:]
+                    skip = max(0, skip - len(piece))
+        except aiohttp.ClientError as error:
+            raise BackendError(f"the log of {submission_id} breaks off: {error}") from None
+        finally:
+            loop.run_until_complete(pieces.aclose())  # type: ignore[attr-defined]
+            loop.close()
+
+
+class _IdTakenError(AstrorayError):
+    """Ray has a job of that submission id."""
+
+
+def _submitted(details: "JobDetails", *, is_new: bool) -> Submitted:
+    return Submitted(
+        submission_id=details.submission_id or "", status=details.status.value, is_new=is_new
+    )
+
+
+def _check_same(job: Job, last: "JobDetails") -> None:
+    if last.entrypoint != job.entrypoint:
+        raise ConfigError(
+            f"{last.submission_id} is {last.status.value} with other arguments: "
+            f"`{last.entrypoint}`, expected `{job.entrypoint}`; give another --night to run both"
+        )
+
+
+def _metadata(job: Job, attempt: int) -> dict[str, str]:
+    """What the cluster's dashboard and `astroray status` say of a job."""
+    return {"survey": job.survey, "out": job.out, "night": job.night, "attempt": str(attempt)}
+
+
+def _exit_code(details: "JobDetails") -> int:
+    """The job's exit code as a shell has it: 128 and the signal where one killed it."""
+    if details.status.value == "SUCCEEDED":
+        return 0
+    code = details.driver_exit_code or 1
+    return code if code > 0 else 128 - code
+
+
+@contextlib.contextmanager
+def _package(script: Path) -> Iterator[Path]:
+    """A folder that holds the small files of the script's folder, as the cluster gets it."""
+    if not script.is_file():
+        raise ConfigError(f"no {script} in this folder; run it in the root of a checkout")
+    files = [path for path in script.parent.iterdir() if path.suffix in PACKAGE_SUFFIXES]
+    sizes = {path: path.stat().st_size for path in sorted(files)}
+    if sum(sizes.values()) > MAX_PACKAGE_BYTES:
+        largest = max(sizes, key=lambda path: sizes[path])
+        raise ConfigError(
+            f"the job's folder {script.parent} has {sum(sizes.values())} bytes of "
+            f"{', '.join(PACKAGE_SUFFIXES)}, expected at most {MAX_PACKAGE_BYTES}; the largest is "
+            f"{largest.name}; put data on S3 and name its address"
+        )
+    with tempfile.TemporaryDirectory(prefix="astroray-package-") as scratch:
+        target = Path(scratch, script.parent.resolve().name)
+        target.mkdir()
+        for path in sizes:
+            shutil.copy(path, target)
+        yield Path(scratch)
+
+
+def _find_address(address: str | None) -> str:
+    """The address that was given, else that of the environment, else this machine's."""
+    for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"):
+        found = os.environ.get(name, "")
+        if not address and found.startswith("http"):
+            return found
+    return address or "http://127.0.0.1:8265"
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _plain_errors(address: str) -> Iterator[None]:
+    """Says in words what keeps the cluster from answering."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        raise BackendError(
+            f"{address} refuses the token: {_first_line(error)}; set RAY_AUTH_MODE="
+            "token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's"
+        ) from None
+    except OSError as error:  # ConnectionError is one
+        raise BackendError(
+            f"no Ray cluster answers at {address}: {_first_line(error)}; start one "
+            "as docs/cluster.md says, or give its address with --address"
+        ) from None
+    except RuntimeError as error:
+        text = re.sub(r"^Request failed with status code \d+: ", "", _first_line(error))
+        if "already exists" in str(error):
+            raise _IdTakenError(text) from None
+        if "ray[default]" in text:
+            raise BackendError(f"{text}; pip install 'astroray[cluster]'") from None
+        raise BackendError(f"the cluster refuses: {text}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,188 @@
+"""What is checked before a job reaches a cluster, and how its submission id is made."""
+
+import json
+import logging
+import types
+import zipfile
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from astroray import structured_logs, submission
+from astroray.cli import cli
+from astroray.errors import BackendError, ConfigError
+from astroray.job_command import read_job
+from astroray.submission import Job, JobServer
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "jobs").glob("*.py"))
+
+
+def job(survey="s3://sky/Deep Field/*.fits?size=64", night="2026-11-28", script="jobs/scan.py"):
+    arguments = ("--survey", survey, "--out", "s3://runs/x")
+    return Job(
+        script=ROOT / script, arguments=arguments, survey=survey, out="s3://runs/x", night=night
+    )
+
+
+def details(attempt, status, entrypoint, of=None):
+    return types.SimpleNamespace(
+        submission_id=f"{(of or job()).key}-a{attempt}",
+        status=types.SimpleNamespace(value=status),
+        entrypoint=entrypoint,
+    )
+
+
+class Client:
+    """A job server that knows `jobs` and notes what is submitted."""
+
+    def __init__(self, jobs):
+        self.jobs = jobs
+        self.submitted = []
+        self.refusals = []
+
+    def list_jobs(self):
+        return self.jobs
+
+    def submit_job(self, *, submission_id, runtime_env, **_):
+        if self.refusals:
+            self.jobs.append(self.refusals.pop())
+            raise RuntimeError("Request failed with status code 500: a job already exists.")
+        folder = Path(runtime_env["working_dir"])
+        self.submitted.append((submission_id, sorted(path.name for path in folder.rglob("*.py"))))
+
+
+def server(*jobs):
+    found = JobServer.__new__(JobServer)
+    found._address, found._client = "http://head:8265", Client(list(jobs))
+    return found
+
+
+def test_an_id_is_made_of_job_survey_night_and_attempt():
+    assert job().key.startswith("scan-")
+    assert job().key.endswith("-2026-11-28")
+    assert job().key != job(survey="s3://sky/Deep_Field/*.fits?size=64").key
+    assert job(script="jobs/train_encoder.py").key.startswith("train_encoder-")
+    assert submission.re.fullmatch(r"[\w.-]+", job().key)
+
+
+def test_a_night_of_odd_characters_is_refused():
+    with pytest.raises(ConfigError, match="night is '28/11'"):
+        job(night="28/11")
+
+
+@pytest.mark.parametrize("status", ["FAILED", "STOPPED"])
+def test_the_attempt_rises_when_the_last_one_failed_or_was_stopped(status):
+    jobs = server(details(1, status, ""), details(2, status, ""), details(10, status, ""))
+    submitted = jobs.submit(job())
+    assert submitted.submission_id == f"{job().key}-a11"
+    assert submitted.is_new
+    assert jobs._client.submitted == [
+        (submitted.submission_id, [script.name for script in SCRIPTS])
+    ]
+
+
+@pytest.mark.parametrize("status", ["PENDING", "RUNNING", "SUCCEEDED"])
+def test_what_runs_or_has_succeeded_is_not_started_twice(status):
+    jobs = server(details(1, "FAILED", ""), details(2, status, job().entrypoint))
+    submitted = jobs.submit(job())
+    assert (submitted.submission_id, submitted.is_new) == (f"{job().key}-a2", False)
+    assert jobs._client.submitted == []
+
+
+def test_another_survey_s_attempts_do_not_count():
+    other = job(survey="s3://sky/other")
+    jobs = server(details(1, "RUNNING", other.entrypoint, of=other))
+    assert jobs.submit(job()).submission_id.endswith("-a1")
+
+
+def test_of_two_that_submit_at_once_one_finds_the_other_s_job():
+    jobs = server()
+    jobs._client.refusals = [details(1, "PENDING", job().entrypoint)]
+    submitted = jobs.submit(job())
+    assert (submitted.submission_id, submitted.is_new) == (f"{job().key}-a1", False)
+
+
+def test_a_package_that_is_too_large_names_its_largest_file(tmp_path):
+    (tmp_path / "scan.py").touch()
+    (tmp_path / "weights.txt").write_bytes(bytes(submission.MAX_PACKAGE_BYTES + 1))
+    (tmp_path / "weights.safetensors").write_bytes(bytes(2 * submission.MAX_PACKAGE_BYTES))
+    with pytest.raises(ConfigError, match=r"the largest is weights\.txt"):
+        server().submit(job(script=str(tmp_path / "scan.py")))
+    (tmp_path / "weights.txt").unlink()
+    server().submit(job(script=str(tmp_path / "scan.py")))
+
+
+def test_the_package_of_ray_s_own_command_is_the_jobs_and_nothing_else(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
+    with zipfile.ZipFile(tmp_path / "package.zip") as package:
+        names = {name for name in package.namelist() if not name.endswith("/")}
+    assert names == {f"jobs/{script.name}" for script in SCRIPTS}
+    assert (tmp_path / "package.zip").stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_every_job_has_a_configuration_that_can_be_looked_at_without_running_it(script):
+    arguments = ["--survey", "sim:galaxies?count=10", "--out", "s3://runs/x", "--set", "seed=3"]
+    config, out = read_job(script, arguments)
+    assert (config.seed, out) == (3, "s3://runs/x")
+    with pytest.raises(click.UsageError, match="survey"):
+        read_job(script, ["--out", "x"])
+
+
+def test_a_script_that_is_no_job_is_said_to_be_none(tmp_path):
+    (tmp_path / "x.py").write_text("main = print\n")
+    with pytest.raises(ConfigError, match="is no job"):
+        read_job(tmp_path / "x.py", [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing"], "no jobs/nothing.py in this folder"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--set", "search.kk=3"], "search.kk"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--typo"], "--typo"),
+        (["scan", "--survey", "hdf", "--out", "/x", "--set", "k"], "expected KEY=VALUE"),
+        (["scan", "--survey", "hdf", "--out", "runs/x"], "out is 'runs/x'"),
+    ],
+)
+def test_a_mistake_is_found_before_the_cluster_is_asked(arguments, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    result = CliRunner().invoke(cli, ["submit", *arguments])
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+
+
+def test_a_job_s_log_is_one_json_object_a_line(capsys, monkeypatch):
+    metadata = {"metadata": {"job_submission_id": "scan-x-a1"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(metadata))
+    logger = logging.getLogger("astroray")
+    before = logger.handlers[:], logger.level, logger.propagate
+    monkeypatch.setattr(structured_logs, "_context", {})
+    try:
+        structured_logs.log_as_json()
+        structured_logs.log_context(run="20261128T120000Z-1f3a9c02")
+        logging.getLogger("astroray.pipeline").info("shard %s", "s1", extra={"facts": {"rows": 3}})
+    finally:
+        logger.handlers[:], logger.level, logger.propagate = before
+    line = json.loads(capsys.readouterr().err)
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "info",
+        "logger": "astroray.pipeline",
+        "message": "shard s1",
+        "job": "scan-x-a1",
+        "run": "20261128T120000Z-1f3a9c02",
+        "rows": 3,
+    }
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8")
+    with pytest.raises(BackendError, match=r"no Ray cluster answers at http://127\.0\.0\.1:9"):
+        JobServer("http://127.0.0.1:9")

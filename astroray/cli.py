@@ -10,6 +10,7 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_forecast import evaluate_flares
 from astroray.cli_serve import serve, token
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import check_rejects, echo_rejects, parse_setting, status_line
@@ -261,7 +262,7 @@ def doctor() -> None:
 
 @cli.group()
 def evaluate() -> None:
-    """Measure how good encoders are."""
+    """Measure how good encoders and forecasts are."""
 
 
 @evaluate.command()
@@ -326,6 +327,9 @@ def outliers(
     click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
     if as_json:
         click.echo(json.dumps(evaluation.document, allow_nan=False))
+
+
+evaluate.add_command(evaluate_flares)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
+from astroray.forecast.calibration import Calibration
 from astroray.forecast.comparison import Judged, calibrate, compare
 from astroray.forecast.skill import Threshold, measure_skill, rank_skill, resample_stars
 
@@ -81,6 +83,24 @@ def test_calibrated_forecasts_are_as_often_right_as_they_say():
     for probability, share, number in skill.reliability:
         assert share == pytest.approx(probability, abs=0.03)
         assert number == len(label_W) / 10
+
+
+def test_the_calibration_is_the_logistic_curve_of_the_largest_likelihood():
+    score_W, label_W, _ = forecasts()
+    found = Calibration.fit(score_W, label_W)
+    expected = LogisticRegression(C=1e8, tol=1e-8).fit(score_W[:, None], label_W)
+    assert found.slope == pytest.approx(expected.coef_[0, 0], rel=0.01)
+    assert found.intercept == pytest.approx(expected.intercept_[0], rel=0.01)
+
+
+def test_scores_that_part_the_windows_perfectly_give_no_certainty():
+    label_W = np.arange(20) >= 10
+    found = Calibration.fit(np.arange(20.0), label_W).probability(np.array([-100.0, 100.0]))
+    assert np.isfinite(found).all()
+    found = Calibration.fit(np.where(label_W, 5.0, -5.0), label_W).probability(
+        np.array([-5.0, 5.0])
+    )
+    assert found == pytest.approx([1 / 12, 11 / 12], abs=0.01)
 
 
 def test_knowing_which_star_flares_is_no_skill_within_stars():

@@ -60,6 +60,8 @@ class Windows:
     """[W] float64, d: the moment of the forecast; all inputs are older."""
     label_W: np.ndarray
     """[W] bool: a flare starts within the horizon."""
+    answered_W: np.ndarray
+    """[W] bool: whether the horizon was observed; where not, the label means nothing."""
     history_WMC: np.ndarray
     """[W, M, 3] float32; see history.HISTORY."""
     statistics_WN: np.ndarray
@@ -124,6 +126,7 @@ def describe_windows(
         star_W=np.zeros(len(end_W), np.int64),
         end_W=end_W,
         label_W=num_ahead_W > num_known_W,
+        answered_W=np.ones(len(end_W), bool),
         history_WMC=past.history_WMC,
         statistics_WN=past.statistics_WN,
         property_WP=np.tile(star.property_P.astype(np.float32), (len(end_W), 1)),

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from astroray.evaluation.metrics import interval
+from astroray.forecast.calibration import Calibration
 from astroray.forecast.skill import (
     Skill,
     Threshold,
@@ -62,24 +63,15 @@ class Comparison:
 
 
 def calibrate(score_V: np.ndarray, label_V: np.ndarray, score_W: np.ndarray) -> Judged:
-    """Scores of test windows as probabilities, by Platt's logistic fit to validation windows.
+    """Scores of test windows as probabilities, with thresholds.
 
-    score_V, label_V  validation windows
+    score_V, label_V  validation windows, on which both are chosen
     score_W           test windows, on the same scale
-
-    Platt 1999, Advances in Large Margin Classifiers. It keeps the order, so AUC is the score's.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    center, spread = float(score_V.mean()), float(score_V.std()) or 1.0
-    logistic = LogisticRegression(C=1e4).fit((score_V[:, None] - center) / spread, label_V)
-    probability_V, probability_W = (
-        logistic.predict_proba((score[:, None] - center) / spread)[:, 1]
-        for score in (score_V, score_W)
-    )
-    threshold = Threshold.choose(probability_V, label_V)
+    curve = Calibration.fit(score_V, label_V)
+    threshold = Threshold.choose(curve.probability(score_V), label_V)
     return Judged(
-        probability_W=probability_W,
+        probability_W=curve.probability(score_W),
         of_tss_W=np.full(len(score_W), threshold.of_tss),
         of_f1_W=np.full(len(score_W), threshold.of_f1),
     )

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from astroray.flares.history import STATISTICS
 from astroray.flares.records import PROPERTIES
 from astroray.flares.windows import Windows
 from astroray.forecast.baselines import draw_windows
+from astroray.forecast.skill import average_precision
 
 __all__ = ["RecordConfig", "RecordNet", "fit_record_net", "record_logits"]
 
@@ -168,7 +168,7 @@ def _train(
             optimizer.step()
             schedule.step()
         score_W = record_logits([net], validation)
-        auprc = average_precision_score(validation.label_W, score_W)
+        auprc = average_precision(score_W, validation.label_W)
         if auprc > best:
             best, best_state = auprc, copy.deepcopy(net.state_dict())
     net.load_state_dict(best_state)

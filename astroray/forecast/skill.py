@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["Skill", "Threshold", "measure_skill", "rank_skill", "resample_stars"]
+__all__ = ["Skill", "Threshold", "average_precision", "measure_skill", "rank_skill"]
 
 NUM_BINS = 2048
 """Bins of the score in resamples; they move AUC and AUPRC by less than 0.0005."""
@@ -164,6 +164,12 @@ def rank_skill(
         precision_RK = hits_RK / np.maximum(hits_RK + alarms_RK, 1e-12)
         auprc_R = (flares_RK * precision_RK).sum(axis=1) / flares_R
     return auc_R, auprc_R
+
+
+def average_precision(score_W: np.ndarray, label_W: np.ndarray) -> float:
+    """AUPRC of scores; NaN where no window has a flare."""
+    star_W, one = np.zeros(len(label_W), np.int64), np.ones((1, 1))
+    return float(rank_skill(score_W, label_W, star_W, one, bins=None)[1][0])
 
 
 def _share(is_W: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
-from astroray.cli_forecast import evaluate_flares
+from astroray.cli_forecast import evaluate_flares, forecast, train_flares
 from astroray.cli_serve import serve, token
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import check_rejects, echo_rejects, parse_setting, status_line
@@ -40,6 +40,7 @@ def cli() -> None:
     """
 
 
+flares.add_command(forecast)
 cli.add_command(flares)
 cli.add_command(serve)
 cli.add_command(token)
@@ -111,7 +112,7 @@ def scan(
 
 @cli.group()
 def train() -> None:
-    """Fit a network without labels, and write it as a model file."""
+    """Fit a network, and write it as a model file."""
 
 
 @train.command()
@@ -176,6 +177,9 @@ def encoder(
     click.echo(
         f"model_id {file.model_id}\nmodel    {out}\ncurves   tensorboard --logdir {config.out}"
     )
+
+
+train.add_command(train_flares)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """How a shard of light curves becomes windows, star by star, and which light curves do not."""
 
+import dataclasses
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,13 +16,22 @@ from astroray.surveys.shards import Reject, Shard
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["collect_windows", "read_windows", "write_windows"]
+__all__ = ["StarPlace", "collect_windows", "read_windows", "write_windows"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StarPlace:
+    """Where a star is, and where its times are counted from."""
+
+    ra_deg: float
+    dec_deg: float
+    time_zero: str
 
 
 def collect_windows(
     shard: Shard, *, unanswered: bool = False
-) -> tuple[Windows | None, list[Reject], dict[str, str]]:
-    """Windows of the stars in a shard, rejects of its light curves, and the zero of their times.
+) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
+    """Windows of the stars in a shard, rejects of its light curves, and where the stars are.
 
     All light curves of a star in the shard are one; None where no star gives a window.
     """
@@ -41,13 +51,16 @@ def collect_windows(
     for curves in by_star.values():
         curves.sort(key=lambda curve: curve.time_d[0])
         try:
-            parts.append(
-                curve_windows(curves, rule_for(curves[0].mission), unanswered=unanswered)
-            )
+            parts.append(curve_windows(curves, rule_for(curves[0].mission), unanswered=unanswered))
         except DataError as error:
             rejects += [_refuse(curve, error) for curve in curves]
-    zeros = {name: curves[0].time_zero for name, curves in by_star.items()}
-    return (join_windows(parts) if parts else None), rejects, dict(zeros)
+    places = {
+        name: StarPlace(
+            ra_deg=curves[0].ra_deg, dec_deg=curves[0].dec_deg, time_zero=curves[0].time_zero
+        )
+        for name, curves in by_star.items()
+    }
+    return (join_windows(parts) if parts else None), rejects, places
 
 
 def write_windows(path: str, windows: Windows) -> None:
@@ -61,7 +74,7 @@ def write_windows(path: str, windows: Windows) -> None:
         star_ids=np.array(windows.star_ids, np.str_),
         reasons=np.array(list(windows.dropped), np.str_),
         counts=np.array(list(windows.dropped.values()), np.int64),
-        **columns,
+        **columns,  # type: ignore[arg-type]
     )
     storage.publish(path, sink.getvalue())
 

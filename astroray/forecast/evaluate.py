@@ -1,6 +1,7 @@
 """An evaluation of flare forecasts from start to end: windows, splits, fits, rows."""
 
 import dataclasses
+import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,13 @@ __all__ = ["Evaluation", "EvaluationConfig", "evaluate_flares"]
 
 KEPLER_VALIDATION_D, KEPLER_TEST_D = 1001.0, 1182.0
 """BKJD where quarters 11 and 13 begin: trained on Q0-10, validated on Q11-12, tested on Q13-17."""
-MODEL = "astroray (record)"
+RECORD_MODEL, CURVE_MODEL = "astroray (record)", "astroray (LoRA)"
+MODELS = (RECORD_MODEL, CURVE_MODEL)
+WITHIN: Mapping[str, tuple[float, float]] = {
+    "with precursors": (0.70, 1.0),
+    "without precursors": (0.47, 0.53),
+}
+"""Median within-star AUC of simulated stars: the model learns when, and does not invent it."""
 
 Show = Callable[[str], None]
 Fit = Callable[[Windows, Split, int], np.ndarray]
@@ -70,7 +77,7 @@ def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None)
     check_sklearn()
     began_s = time.monotonic()
     comparisons, windows = TRACKS[config.track](config, show)
-    rows = json_rows(comparisons, model=MODEL, bars=BARS)
+    rows = json_rows(comparisons, models=MODELS, bars=BARS, within=WITHIN)
     document = provenance.document(f"evaluate flares {config.track}", rows) | {
         "windows": len(windows),
         "stars": len(windows.star_ids),
@@ -79,7 +86,7 @@ def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None)
         "seconds": round(time.monotonic() - began_s, 1),
     }
     storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
-    return Evaluation(document=document, table=text_table(comparisons, windows, model=MODEL))
+    return Evaluation(document=document, table=text_table(comparisons, windows, models=MODELS))
 
 
 BARS: Mapping[str, Sequence[str]] = {"records": ("boosting (record)", "boosting (all numbers)")}
@@ -104,7 +111,7 @@ def _records(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Wi
             )
         ],
     }
-    fits = {**BASELINES, MODEL: _record_model}
+    fits = {**BASELINES, RECORD_MODEL: _record_model}
     return [
         _run_split(windows, name, folds, fits, config, show) for name, folds in splits.items()
     ], windows
@@ -117,6 +124,32 @@ def _record_model(windows: Windows, split: Split, seed: int) -> np.ndarray:
         windows.take(split.train_V), windows.take(split.validation_V), RecordConfig(seed=seed)
     )
     return record_logits(members, windows)
+
+
+def _simulated(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Windows]:
+    from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
+
+    comparisons = []
+    fits: dict[str, Fit] = {**BASELINES, CURVE_MODEL: functools.partial(_curve_model, show)}
+    for name, has_precursor in (("with precursors", True), ("without precursors", False)):
+        show(f"simulating stars {name}")
+        stars = SimulatedStars(has_precursor=has_precursor, seed=config.seed)
+        windows = simulate_windows(stars)
+        fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
+        comparisons.append(_run_split(windows, name, [fold], fits, config, show))
+    return comparisons, windows
+
+
+def _curve_model(show: Show, windows: Windows, split: Split, seed: int) -> np.ndarray:
+    from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
+    from astroray.forecast.model import ForecasterConfig
+
+    network = ForecasterConfig(width=48, num_layers=2)
+    plan = FitPlan(network=network, pretrain_passes=5, num_passes=14, seed=seed)
+    model = fit_forecaster(
+        windows.take(split.train_V), windows.take(split.validation_V), plan, show=show
+    )
+    return forecast_logits(model, windows)
 
 
 def _run_split(
@@ -148,7 +181,7 @@ def _run_split(
         windows.star_W[test_V],
         track=config.track,
         split=name,
-        candidates=[MODEL],
+        candidates=[name for name in MODELS if name in fits],
         num_resamples=config.num_resamples,
         seed=config.seed,
     )

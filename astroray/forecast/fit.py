@@ -22,7 +22,7 @@ from astroray.forecast.loss import RisingRate, forecast_loss
 from astroray.forecast.model import STRIDE, Forecaster, ForecasterConfig, ForecastInputs
 from astroray.forecast.skill import average_precision
 
-__all__ = ["Crew", "FitPlan", "FitState", "fit_forecaster", "forecast_logits"]
+__all__ = ["Crew", "FitPlan", "FitState", "fit_forecaster", "restore"]
 
 HIDDEN, BLOCK = 0.4, 4
 """Share of patches that are hidden, in blocks: neighbors overlap and would give each other away."""
@@ -86,6 +86,8 @@ class FitState:
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     """The weights after the best pass of tuning."""
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    base: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The weights before tuning."""
 
     def save(self, folder: str) -> None:
         """Publishes the state in a folder, whole or absent, in place of the one before."""
@@ -128,6 +130,13 @@ def fit_forecaster(
         fit.keep(keep)
     fit.model.load_state_dict(fit.state.best)
     return fit.model.eval()
+
+
+def restore(state: FitState, plan: FitPlan) -> Forecaster:
+    """The forecaster of a finished fit."""
+    model = attach(Forecaster(plan.network), plan.method)
+    model.load_state_dict(state.best)
+    return model.eval()
 
 
 def forecast_logits(model: Forecaster, windows: Windows, *, batch_size: int = 512) -> np.ndarray:
@@ -183,6 +192,9 @@ class _Fit:
         if state.model and not state.auprcs:
             self.model.load_state_dict(state.model)
             state.optimizer = {}
+        if not state.auprcs:
+            weights = self.model.state_dict()
+            state.base = {name: value.detach().clone() for name, value in weights.items()}
         torch.manual_seed(_seed(plan.seed, TUNE))  # for the first weights of LoRA
         attach(self.model, plan.method)
         optimizer = self._begin(plan.num_passes)

@@ -86,9 +86,15 @@ def merge(model: Forecaster) -> Forecaster:
     return model
 
 
-def save_adapter(path: str, model: nn.Module, facts: Mapping[str, str]) -> None:
+def save_adapter(path: str, model: nn.Module, method: str) -> None:
     """Publishes the tuned weights alone, whole or absent."""
-    storage.publish(path, safetensors.torch.save(adapter_state(model), metadata=dict(facts)))
+    data = safetensors.torch.save(adapter_state(model), metadata={"method": method})
+    storage.publish(path, data)
+
+
+def save_base(path: str, weights: Mapping[str, Tensor]) -> None:
+    """Publishes a backbone as pre-training left it, without labels."""
+    storage.publish(path, safetensors.torch.save(dict(weights)))
 
 
 def _inject_lora(model: Forecaster) -> None:

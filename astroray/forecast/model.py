@@ -116,7 +116,7 @@ class Forecaster(nn.Module):
         patch_BKE = patches(flux_BTC)
         tokens_BKD = torch.where(hidden_BK[..., None], self.masked, self._embed(patch_BKE))
         out_BKE = self.reconstruct(self._transform(tokens_BKD + self.position))
-        target_BKEC = patch_BKE.unflatten(-1, (PATCH, CHANNELS))
+        target_BKEC = patch_BKE.unflatten(-1, (PATCH, CHANNELS))  # type: ignore[no-untyped-call]
         seen_BKE = (target_BKEC[..., 2] > 0) & hidden_BK[..., None]
         error_BKEC = out_BKE.unflatten(-1, (PATCH, 2)) - target_BKEC[..., :2]
         weight_BKE = seen_BKE.float()
@@ -131,7 +131,7 @@ class Forecaster(nn.Module):
 
     def _embed(self, patch_BKE: Tensor) -> Tensor:
         if not self.config.use_difference:
-            patch_BKEC = patch_BKE.unflatten(-1, (PATCH, CHANNELS))
+            patch_BKEC = patch_BKE.unflatten(-1, (PATCH, CHANNELS))  # type: ignore[no-untyped-call]
             patch_BKE = (patch_BKEC * patch_BKE.new_tensor([1.0, 0.0, 1.0])).flatten(-2)
         return self.patch_embedding(patch_BKE)
 

@@ -1,5 +1,6 @@
 """A comparison of forecasters as a table for people and as rows for machines."""
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,31 +23,42 @@ COLUMNS = (
 
 
 def json_rows(
-    comparisons: Sequence[Comparison], *, model: str, bars: Mapping[str, Sequence[str]]
+    comparisons: Sequence[Comparison],
+    *,
+    models: Sequence[str],
+    bars: Mapping[str, Sequence[str]],
+    within: Mapping[str, tuple[float, float]],
 ) -> list[dict[str, Any]]:
     """One row a number, in the shape of a benchmark's, and the reliability of each forecaster.
 
     bars  by track, the peers above which the model's AUC and AUPRC have to be: the lower end of
           the 95 % interval of the difference over stars above 0
+    within  by split, the range in which the model's median within-star AUC has to be
     """
     rows: list[dict[str, Any]] = []
     for found in comparisons:
         for name in found.skills:
-            rows += _skill_rows(found, name)
+            rows += _skill_rows(found, name, within.get(found.split) if name in models else None)
         for (name, peer, metric), difference in found.differences.items():
             what = f"{found.track} {found.split} {name}: {metric} minus {peer}"
             row = _row(what, difference.value, difference) | {"peer": peer}
-            if name == model and peer in bars.get(found.track, ()):
+            if name in models and peer in bars.get(found.track, ()):
                 row |= {"goal": 0.0, "goal_is": "interval above", "ok": difference.low > 0}
             rows.append(row)
     return rows
 
 
-def _skill_rows(found: Comparison, name: str) -> Iterator[dict[str, Any]]:
+def _skill_rows(
+    found: Comparison, name: str, within: tuple[float, float] | None
+) -> Iterator[dict[str, Any]]:
     skill = found.skills[name]
     for metric, value in skill.numbers().items():
         what = f"{found.track} {found.split} {name}: {metric}"
-        yield _row(what, value, found.metrics.get((name, metric)))
+        row = _row(what, value, found.metrics.get((name, metric)))
+        if metric == "within_star_auc" and within:
+            ok = within[0] <= value <= within[1]
+            row |= {"goal": list(within), "goal_is": "within", "ok": ok}
+        yield row
     yield _row(f"{found.track} {found.split} {name}: reliability", skill.brier, None) | {
         "unit": "",
         "reliability": [list(point) for point in skill.reliability],
@@ -74,7 +86,9 @@ def _row(what: str, value: float, difference: Difference | None) -> dict[str, An
     return row
 
 
-def text_table(comparisons: Sequence[Comparison], windows: Windows, *, model: str) -> str:
+def text_table(
+    comparisons: Sequence[Comparison], windows: Windows, *, models: Sequence[str]
+) -> str:
     """Aligned plain text: a block for each split, then what the model has more than each other."""
     blocks = [
         f"{len(windows)} windows of {len(windows.star_ids)} stars, a flare within 24 h of "
@@ -92,7 +106,7 @@ def text_table(comparisons: Sequence[Comparison], windows: Windows, *, model: st
         )
         blocks.append(f"{title}\n{_aligned([heads, *lines])}")
         gains = [["", "AUC", "95 %", "AUPRC", "95 %"]]
-        for peer in found.skills:
+        for model, peer in itertools.product(models, found.skills):
             pair = [found.differences.get((model, peer, metric)) for metric in ("auc", "auprc")]
             if all(pair):
                 gains.append([f"{model} - {peer}", *(text for d in pair if d for text in _span(d))])

@@ -27,12 +27,17 @@ class SimulatedStars:
     """Whether the flux of a star trembles before each flare."""
     num_stars: int = 120
     days: float = 160.0
+    """Length of a light curve."""
+    recorded_days: float = 1500.0
+    """Days before it of which flares are on record. Without them the rate of a star is poorly
+    known at first, and where it is guessed too high few of its flares are left: within stars a
+    forecast by the rate would then rank below chance."""
     min_rate: float = 0.05
     """Flares a day; each star has its own, and they come independently of each other."""
     max_rate: float = 0.3
     precursor_d: float = 1.5
     """The trembling begins so long before the flare, and ends with it."""
-    precursor_sigma: float = 2.5
+    precursor_sigma: float = 3.0
     """Its amplitude, in the noise of one cadence."""
     seed: int = 0
 
@@ -47,7 +52,10 @@ def _star(config: SimulatedStars, number: int, rule: WindowRule) -> Windows:
     random = np.random.default_rng([config.seed, number])
     time_d = np.arange(0, config.days, rule.cadence_d)
     rate = np.exp(random.uniform(np.log(config.min_rate), np.log(config.max_rate)))
-    start_F = np.sort(random.uniform(0, config.days, random.poisson(rate * config.days)))
+    days = config.recorded_days + config.days
+    start_F = np.sort(
+        random.uniform(-config.recorded_days, config.days, random.poisson(rate * days))
+    )
     period_d = np.exp(random.uniform(np.log(MIN_ROTATION_D), np.log(MAX_ROTATION_D)))
     width_F = random.uniform(0.02, 0.08, len(start_F))
     amplitude_F = 0.01 * random.pareto(1.5, len(start_F)) + 0.01
@@ -55,6 +63,8 @@ def _star(config: SimulatedStars, number: int, rule: WindowRule) -> Windows:
     phase_T = 2 * np.pi * (time_d / period_d + random.random())
     flux_T += random.uniform(0.001, 0.01) * np.sin(phase_T)
     for start_d, width_d, amplitude in zip(start_F, width_F, amplitude_F, strict=True):
+        if start_d < -1:
+            continue
         since_T = (time_d - start_d - width_d) / width_d
         flux_T += amplitude * mean_flare_shape(since_T, rule.cadence_d / width_d)
         if config.has_precursor:
@@ -68,7 +78,7 @@ def _star(config: SimulatedStars, number: int, rule: WindowRule) -> Windows:
         start_F=start_F,
         stop_F=start_F + 3 * width_F,
         size_F=np.log10(amplitude_F * width_F * 86400),
-        observed_S2=np.array([[0.0, config.days]]),
+        observed_S2=np.array([[-config.recorded_days, config.days]]),
         property_P=np.array([np.nan, np.nan, np.nan, np.nan, period_d]),
     )
     return curve_windows([_curve(name, time_d, flux_T)], rule, record=record)

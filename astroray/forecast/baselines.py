@@ -3,6 +3,7 @@
 None of them sees a light curve. W counts windows, X columns.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -62,8 +63,10 @@ def _logistic(windows: Windows, split: Split, seed: int) -> np.ndarray:
 
     index_V, weight_V = draw_windows(windows, split.train_V, seed)
     table_WX = tabulate(windows)
-    mean_X = np.nanmean(table_WX[index_V], axis=0)
-    spread_X = np.nanstd(table_WX[index_V], axis=0) + 1e-6
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a column may be unknown for all stars
+        mean_X = np.nanmean(table_WX[index_V], axis=0)
+        spread_X = np.nanstd(table_WX[index_V], axis=0) + 1e-6
     scaled_WX = np.clip(np.nan_to_num((table_WX - mean_X) / spread_X), -5, 5)
     model = LogisticRegression(C=0.01, max_iter=300)
     model.fit(scaled_WX[index_V], windows.label_W[index_V], sample_weight=weight_V)
@@ -76,6 +79,7 @@ def _boosting(names: tuple[str, ...] | None) -> Callable[[Windows, Split, int], 
 
         index_V, _ = draw_windows(windows, split.train_V, seed)
         table_WX = tabulate(windows, names)
+        table_WX = table_WX[:, np.isfinite(table_WX[index_V]).any(axis=0)]
         # Without weights, which the binning of scikit-learn 1.9 is slow with; calibration brings
         # the probabilities back to the natural rate.
         model = HistGradientBoostingClassifier(

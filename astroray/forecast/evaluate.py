@@ -188,6 +188,7 @@ def _run_split(
 
 
 TRACKS: Mapping[str, Callable[[EvaluationConfig, Show], tuple[list[Comparison], Windows]]] = {
-    "records": _records
+    "records": _records,
+    "simulated": _simulated,
 }
 """Tracks of the evaluation by name."""

@@ -8,6 +8,7 @@ import click
 
 from astroray import __version__
 from astroray.cli_flares import flares
+from astroray.cli_forecast import evaluate_flares, forecast, train_flares
 from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
 from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
@@ -35,6 +36,7 @@ def cli() -> None:
     """
 
 
+flares.add_command(forecast)
 cli.add_command(flares)
 cli.add_command(nightly)
 cli.add_command(explain)
@@ -107,7 +109,7 @@ def scan(
 
 @cli.group()
 def train() -> None:
-    """Fit a network without labels, and write it as a model file."""
+    """Fit a network, and write it as a model file."""
 
 
 @train.command()
@@ -161,6 +163,9 @@ def encoder(
         **dict(parse_setting(text) for text in settings),
     }
     show_training(load_training(out, survey, flags), out)
+
+
+train.add_command(train_flares)
 
 
 @cli.command()
@@ -269,7 +274,7 @@ def doctor() -> None:
 
 @cli.group()
 def evaluate() -> None:
-    """Measure how good encoders are."""
+    """Measure how good encoders and forecasts are."""
 
 
 @evaluate.command()
@@ -334,6 +339,9 @@ def outliers(
     click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
     if as_json:
         click.echo(json.dumps(evaluation.document, allow_nan=False))
+
+
+evaluate.add_command(evaluate_flares)
 
 
 @cli.command(context_settings={"ignore_unknown_options": True})

@@ -9,7 +9,7 @@ __all__ = ["flares"]
 
 @click.group()
 def flares() -> None:
-    """Find stellar flares in light curves."""
+    """Find stellar flares in light curves, and forecast them."""
 
 
 @flares.command()

@@ -252,6 +252,34 @@ FLARE_STARS = pa.schema(
     ]
 )  # fmt: skip
 """FLARE_STARS: one row a star, its light curves together."""
+FORECASTS = pa.schema(
+    [
+        *IDENTITY,
+        SHARD,
+        column(
+            "end", pa.float64(), "d", "moment of the forecast, the end of the window, TDB, in the "
+            "zero point `time_zero`; nothing later is used", ucd="time.end",
+        ),
+        column(
+            "time_zero", pa.string(), "", "zero point of the times, as in FLARES", ucd="meta.ref"
+        ),
+        column(
+            "probability", pa.float64(), "", "of a flare that starts within 24 h of `end`, "
+            "calibrated on stars that the model was not trained on", ucd="stat.probability",
+        ),
+        column(
+            "alarm", pa.bool_(), "", "whether it reaches the model's threshold", ucd="meta.code"
+        ),
+        column(
+            "newest", pa.bool_(), "", "whether it is the last window of its star", ucd="meta.code"
+        ),
+        column(
+            "flared", pa.bool_(), "", "whether a flare came; null where the 24 h were not observed",
+            ucd="meta.code",
+        ),
+    ]
+)  # fmt: skip
+"""FORECASTS: one row a window, by star and time."""
 
 
 def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:

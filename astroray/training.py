@@ -1,4 +1,4 @@
-"""Fits an encoder's network with Ray Train, in as many training workers as asked.
+"""Fits networks with Ray Train, in as many training workers as asked.
 
 A fit's state is one file, published whole or absent by the first worker. Ray Train's own
 checkpoints are not used: a kill can tear the snapshot that lists them, and the newest one is
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ray
 import ray.train
@@ -24,7 +25,7 @@ from astroray.errors import AstrorayError, BackendError, ConfigError, FileError,
 from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
 from astroray.passes import REPORT_EVERY_S, Place, Plan, find_recipe, run_worker
 
-__all__ = ["FitConfig", "FitProgress", "FitResult", "fit_network"]
+__all__ = ["check_placement", "find_place", "fit_network", "train_in_workers"]
 
 FORMAT_VERSION = 2
 PROGRESS_NAME = "progress.json"
@@ -55,7 +56,7 @@ def fit_network(
     Raises ConfigError on a plan that this cluster cannot place, BackendError where training
     workers died more than three times.
     """
-    use_gpu = _check_placement(config)
+    use_gpu = check_placement(config.train_workers)
     recipe = find_recipe(encoder, config)
     name = f"fit-{_fingerprint(sample_path, encoder, network, config, recipe, use_gpu)}"
     plan = Plan(
@@ -106,30 +107,67 @@ def _fingerprint(
     return digest.hexdigest()[:12]
 
 
-def _check_placement(config: FitConfig) -> bool:
+def check_placement(train_workers: int) -> bool:
     """Whether each training worker gets a GPU; refuses what Ray would wait for without end."""
     resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    if config.train_workers > cpus:
+    if train_workers > cpus:
         raise ConfigError(
-            f"{config.train_workers} training workers need a CPU each, the cluster has {cpus:g}; "
+            f"{train_workers} training workers need a CPU each, the cluster has {cpus:g}; "
             f"set train_workers to at most {int(cpus)}"
         )
-    return bool(gpus >= config.train_workers)
+    return bool(gpus >= train_workers)
 
 
 def _train_with_ray(plan: Plan, use_gpu: bool, report: Callable[[FitProgress], None]) -> None:
-    trainer = ray.train.torch.TorchTrainer(
+    seen: list[FitProgress] = []
+
+    def look() -> None:
+        progress = _read_progress(plan.folder)
+        if progress is not None and progress not in seen[-1:]:
+            report(progress)
+            seen[:] = [progress]
+
+    train_in_workers(
         _train_in_worker,
+        plan,
+        num_workers=plan.config.train_workers,
+        use_gpu=use_gpu,
+        folder=plan.folder,
+        what=f"fitting {plan.encoder}",
+        look=look,
+    )
+
+
+def train_in_workers(
+    work: Callable[[dict[str, Any]], None],
+    plan: object,
+    *,
+    num_workers: int,
+    use_gpu: bool,
+    folder: str,
+    what: str,
+    look: Callable[[], None],
+) -> None:
+    """Runs a training loop by Ray Train, with `{"plan": plan}`, in as many workers as asked.
+
+    work    a function of a module, which Ray Train calls in each worker, again after a failure
+    folder  where Ray Train keeps what it notes; absolute
+    look    called in this thread about twice a second
+
+    Raises what astroray's own code raised in a worker, BackendError where workers died too often.
+    """
+    trainer = ray.train.torch.TorchTrainer(
+        work,
         train_loop_config={"plan": plan},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=plan.config.train_workers,
+            num_workers=num_workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": 1, "GPU": 1} if use_gpu else {"CPU": 1},
         ),
         run_config=ray.train.RunConfig(  # type: ignore[call-arg]
             name="ray_train",
-            storage_path=plan.folder,
+            storage_path=folder,
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
@@ -140,26 +178,29 @@ def _train_with_ray(plan: Plan, use_gpu: bool, report: Callable[[FitProgress], N
     executor = concurrent.futures.ThreadPoolExecutor(1)
     fit = executor.submit(trainer.fit)
     executor.shutdown(wait=False)
-    seen = None
     while not fit.done():
         concurrent.futures.wait([fit], timeout=REPORT_EVERY_S / 2)
-        progress = _read_progress(plan.folder)
-        if progress is not None and progress != seen:
-            report(progress)
-        seen = progress
+        look()
     error = fit.exception()
     if isinstance(error, ray.train.TrainingFailedError):
-        raise _explain(error, plan) from error
+        raise _explain(error, what) from error
     fit.result()
 
 
-def _explain(error: ray.train.TrainingFailedError, plan: Plan) -> AstrorayError:
+def find_place() -> tuple[int, int, int]:
+    """Rank, number of workers and threads of the training worker that this process is."""
+    context = ray.train.get_context()
+    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    return context.get_world_rank(), context.get_world_size(), threads
+
+
+def _explain(error: ray.train.TrainingFailedError, what: str) -> AstrorayError:
     failures = getattr(error, "worker_failures", {})
     for failure in failures.values():
         if isinstance(failure, AstrorayError):
             return failure
     return BackendError(
-        f"fitting {plan.encoder} failed {MAX_FAILURES + 1} times: {str(error).strip()[-600:]}; "
+        f"{what} failed {MAX_FAILURES + 1} times: {str(error).strip()[-600:]}; "
         "free memory or use fewer train_workers, then run the same command again to resume"
     )
 

@@ -65,7 +65,8 @@ class Trained:
 
 def train_with_ray(sample_path: str, folder: str) -> Trained:
     """The fit as a scan does it, by one training worker."""
-    from astroray.training import FitConfig, fit_network
+    from astroray.fit_state import FitConfig
+    from astroray.training import fit_network
 
     config = FitConfig(
         num_passes=NUM_PASSES, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=0

@@ -14,6 +14,7 @@ TABLES = {
     "catalog": schema.CATALOG,
     "rejects": schema.REJECTS,
     "thumbnails": schema.THUMBNAILS,
+    "forecasts": schema.FORECASTS,
 }
 
 
@@ -24,7 +25,7 @@ def test_every_column_has_a_meaning_and_a_unit_that_astropy_parses(name):
         u.Unit(field.metadata[b"unit"].decode())
 
 
-@pytest.mark.parametrize("name", ["embeddings", "neighbors", "catalog"])
+@pytest.mark.parametrize("name", ["embeddings", "neighbors", "catalog", "forecasts"])
 def test_every_table_of_objects_begins_with_the_identity(name):
     assert TABLES[name].names[:4] == ["object_id", "ra", "dec", "_healpix_29"]
 

@@ -1,0 +1,148 @@
+"""The verbs that forecast flares."""
+
+import functools
+
+import click
+
+from astroray.terminal import status_line
+
+__all__ = ["evaluate_flares", "forecast", "train_flares"]
+
+
+@click.command("flares")
+@click.option(
+    "--track",
+    default="records",
+    show_default=True,
+    metavar="records|simulated",
+    help="Flare catalogs alone, or simulated light curves with and without precursors.",
+)
+@click.option("--data", metavar="DIR", help="Folder with lightcurves/catalogues/... for records.")
+@click.option("--folds", default=5, show_default=True, help="Folds of stars.")
+@click.option(
+    "--resamples", default=1000, show_default=True, help="Resamples of stars behind an interval."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", metavar="DIR", help="For rows.json.  [default: runs/evaluate-flares-TRACK]")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def evaluate_flares(
+    track: str,
+    data: str | None,
+    folds: int,
+    resamples: int,
+    seed: int,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Compare forecasts of flares within 24 h with the baselines that they have to beat.
+
+    Stars of the test are never those of the training, or else its days are later; thresholds,
+    calibration and early stop are chosen on a third part. Skills are those at the natural rate.
+    """
+    import json
+
+    from astroray.forecast.evaluate import EvaluationConfig
+    from astroray.forecast.evaluate import evaluate_flares as evaluate
+
+    config = EvaluationConfig(
+        track=track,
+        out=out or f"runs/evaluate-flares-{track}",
+        data=data,
+        num_folds=folds,
+        num_resamples=resamples,
+        seed=seed,
+    )
+    with status_line() as show:
+        evaluation = evaluate(config, show=functools.partial(show, "evaluate"))
+    click.echo(evaluation.table)
+    click.echo(f"\nrows  {config.out}/rows.json")
+    if as_json:
+        click.echo(json.dumps(evaluation.document, allow_nan=False))
+
+
+@click.command("flares")
+@click.argument("survey")
+@click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
+@click.option(
+    "--method",
+    default="lora",
+    show_default=True,
+    metavar="lora|adapter|full",
+    help="What is tuned on labels after pre-training.",
+)
+@click.option("--passes", default=20, show_default=True, help="Passes of tuning at most.")
+@click.option("--pretrain-passes", default=10, show_default=True, help="0: from scratch.")
+@click.option("--train-workers", default=1, show_default=True, help="Training workers.")
+@click.option("--seed", default=0, show_default=True)
+def train_flares(
+    survey: str,
+    out: str,
+    method: str,
+    passes: int,
+    pretrain_passes: int,
+    train_workers: int,
+    seed: int,
+) -> None:
+    """Train a forecaster of flares on the light curves of SURVEY.
+
+    Flares are those that `astroray flares find` finds. A backbone is pre-trained without labels,
+    then tuned; a fifth of the stars chooses the best pass and the calibration, another fifth is
+    only tested. MODEL.fit keeps the state: the same command resumes. Needs `astroray[flares]`
+    for lora.
+    """
+    from astroray.forecast.train import TrainConfig
+    from astroray.forecast.train import train_flares as train
+
+    config = TrainConfig(
+        survey=survey,
+        out=out,
+        method=method,
+        num_passes=passes,
+        pretrain_passes=pretrain_passes,
+        train_workers=train_workers,
+        seed=seed,
+    )
+    with status_line() as show:
+        facts = train(config, show=functools.partial(show, "train"))
+    skill = facts["skill"]
+    click.echo(
+        f"{facts['windows']} windows of {facts['stars']} stars; on {facts['test_windows']} of "
+        f"{facts['test_stars']} stars that it never saw, {facts['base_rate']:.1%} with a flare: "
+        f"AUC {skill['auc']:.3f}, AUPRC {skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier "
+        f"{skill['brier']:.4f}"
+    )
+    for reason, count in facts["dropped"].items():
+        if count:
+            click.echo(f"  left out: {count} {reason}")
+    click.echo(
+        f"model_id {facts['model_id']}\nmodel    {out}\nadapter  {out}.fit/adapter.safetensors"
+    )
+
+
+@click.command()
+@click.argument("survey")
+@click.option("--model", required=True, metavar="MODEL", help="Of `astroray train flares`.")
+@click.option("--out", required=True, metavar="DIR", help="Folder, local or s3://.")
+def forecast(survey: str, model: str, out: str) -> None:
+    """Forecast flares within 24 h for every window of the light curves of SURVEY.
+
+    The newest window of each star ends with its last cadence. Writes forecasts.parquet,
+    rejects.parquet, forecast.json and index.html into DIR.
+    """
+    from astroray.forecast.predict import ForecastConfig, forecast_flares
+
+    config = ForecastConfig(survey=survey, model=model, out=out)
+    with status_line() as show:
+        record = forecast_flares(config, show=functools.partial(show, "forecast"))
+    click.echo(
+        f"{record.windows} forecasts of {record.stars} stars, {record.answered} of them with an "
+        f"answer ({record.flared} flared), {record.rejected} light curves rejected"
+    )
+    if record.skill:
+        click.echo(
+            f"  AUC {record.skill['auc']:.3f}, AUPRC {record.skill['auprc']:.3f}, Brier "
+            f"{record.skill['brier']:.4f} at a base rate of {record.skill['base_rate']:.1%}"
+        )
+    for reason, count in record.dropped.items():
+        click.echo(f"  left out: {count} {reason}")
+    click.echo(f"forecasts {out}/forecasts.parquet\npage      {out}/index.html")

@@ -1,0 +1,194 @@
+"""An evaluation of flare forecasts from start to end: windows, splits, fits, rows."""
+
+import dataclasses
+import functools
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from astroray import provenance, storage
+from astroray.errors import ConfigError
+from astroray.flares.records import read_kepler_records
+from astroray.flares.windows import WindowRule, Windows, record_windows
+from astroray.forecast.baselines import BASELINES, check_sklearn
+from astroray.forecast.comparison import Comparison, Judged, calibrate, compare
+from astroray.forecast.rows import json_rows, text_table
+from astroray.forecast.splits import Split, split_by_star, split_by_time
+
+__all__ = ["Evaluation", "EvaluationConfig", "evaluate_flares"]
+
+KEPLER_VALIDATION_D, KEPLER_TEST_D = 1001.0, 1182.0
+"""BKJD where quarters 11 and 13 begin: trained on Q0-10, validated on Q11-12, tested on Q13-17."""
+RECORD_MODEL, CURVE_MODEL = "astroray (record)", "astroray (LoRA)"
+MODELS = (RECORD_MODEL, CURVE_MODEL)
+WITHIN: Mapping[str, tuple[float, float]] = {
+    "with precursors": (0.70, 1.0),
+    "without precursors": (0.47, 0.53),
+}
+"""Median within-star AUC of simulated stars: the model learns when, and does not invent it."""
+
+Show = Callable[[str], None]
+Fit = Callable[[Windows, Split, int], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate; raises ConfigError on values that cannot work."""
+
+    track: str
+    """A name of TRACKS."""
+    out: str
+    """Folder for rows.json."""
+    data: str | None = None
+    """Folder of the layout `lightcurves/catalogues/...`; not needed for simulated stars."""
+    num_folds: int = 5
+    """Folds of stars."""
+    num_resamples: int = 1000
+    """Resamples of stars behind each interval."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.track not in TRACKS:
+            raise ConfigError(f"track is {self.track!r}, expected one of {sorted(TRACKS)}")
+        if self.num_folds < 3:
+            raise ConfigError(f"num_folds is {self.num_folds}, expected at least 3")
+        if self.num_resamples < 10:
+            raise ConfigError(f"num_resamples is {self.num_resamples}, expected at least 10")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What came of it."""
+
+    document: dict[str, Any]
+    """As `rows.json` holds it."""
+    table: str
+    """Plain text."""
+
+
+def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None) -> Evaluation:
+    """Runs a track and writes its rows; `show` gets progress lines.
+
+    Raises ConfigError where data are missing, BackendError without scikit-learn.
+    """
+    check_sklearn()
+    began_s = time.monotonic()
+    comparisons, windows = TRACKS[config.track](config, show)
+    rows = json_rows(comparisons, models=MODELS, bars=BARS, within=WITHIN)
+    document = provenance.document(f"evaluate flares {config.track}", rows) | {
+        "windows": len(windows),
+        "stars": len(windows.star_ids),
+        "base_rate": float(windows.label_W.mean()),
+        "dropped": dict(windows.dropped),
+        "seconds": round(time.monotonic() - began_s, 1),
+    }
+    storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
+    return Evaluation(document=document, table=text_table(comparisons, windows, models=MODELS))
+
+
+BARS: Mapping[str, Sequence[str]] = {"records": ("boosting (record)", "boosting (all numbers)")}
+"""Peers that the model has to beat, by track."""
+
+
+def _records(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Windows]:
+    if config.data is None:
+        raise ConfigError(
+            "the track of records reads lightcurves/catalogues; give its parent with --data DIR"
+        )
+    known, rule = read_kepler_records(config.data), WindowRule()
+    windows = record_windows(known.stars, rule)
+    windows = dataclasses.replace(windows, dropped={**windows.dropped, **known.dropped})
+    show(f"{len(windows)} windows of {len(windows.star_ids)} stars")
+    ahead_d = rule.num_ahead * rule.cadence_d
+    splits = {
+        "star-disjoint": list(split_by_star(windows, num_folds=config.num_folds, seed=config.seed)),
+        "time-forward": [
+            split_by_time(
+                windows, validation_d=KEPLER_VALIDATION_D, test_d=KEPLER_TEST_D, ahead_d=ahead_d
+            )
+        ],
+    }
+    fits = {**BASELINES, RECORD_MODEL: _record_model}
+    return [
+        _run_split(windows, name, folds, fits, config, show) for name, folds in splits.items()
+    ], windows
+
+
+def _record_model(windows: Windows, split: Split, seed: int) -> np.ndarray:
+    from astroray.forecast.record_model import RecordConfig, fit_record_net, record_logits
+
+    members = fit_record_net(
+        windows.take(split.train_V), windows.take(split.validation_V), RecordConfig(seed=seed)
+    )
+    return record_logits(members, windows)
+
+
+def _simulated(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Windows]:
+    from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
+
+    comparisons = []
+    fits: dict[str, Fit] = {**BASELINES, CURVE_MODEL: functools.partial(_curve_model, show)}
+    for name, has_precursor in (("with precursors", True), ("without precursors", False)):
+        show(f"simulating stars {name}")
+        stars = SimulatedStars(has_precursor=has_precursor, seed=config.seed)
+        windows = simulate_windows(stars)
+        fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
+        comparisons.append(_run_split(windows, name, [fold], fits, config, show))
+    return comparisons, windows
+
+
+def _curve_model(show: Show, windows: Windows, split: Split, seed: int) -> np.ndarray:
+    from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
+    from astroray.forecast.model import ForecasterConfig
+
+    network = ForecasterConfig(width=48, num_layers=2)
+    plan = FitPlan(network=network, pretrain_passes=5, num_passes=14, seed=seed)
+    model = fit_forecaster(
+        windows.take(split.train_V), windows.take(split.validation_V), plan, show=show
+    )
+    return forecast_logits(model, windows)
+
+
+def _run_split(
+    windows: Windows,
+    name: str,
+    folds: Iterable[Split],
+    fits: Mapping[str, Fit],
+    config: EvaluationConfig,
+    show: Show,
+) -> Comparison:
+    """Fits every forecaster on every fold and compares them on all test windows together."""
+    judged: dict[str, list[Judged]] = {forecaster: [] for forecaster in fits}
+    tested = []
+    for number, fold in enumerate(folds, 1):
+        tested.append(fold.test_V)
+        for forecaster, fit in fits.items():
+            show(f"{name}  fold {number}  {forecaster}")
+            score_W = fit(windows, fold, config.seed)
+            validation_V = fold.validation_V
+            judged[forecaster].append(
+                calibrate(
+                    score_W[validation_V], windows.label_W[validation_V], score_W[fold.test_V]
+                )
+            )
+    test_V = np.concatenate(tested)
+    return compare(
+        {forecaster: Judged.join(parts) for forecaster, parts in judged.items()},
+        windows.label_W[test_V],
+        windows.star_W[test_V],
+        track=config.track,
+        split=name,
+        candidates=[name for name in MODELS if name in fits],
+        num_resamples=config.num_resamples,
+        seed=config.seed,
+    )
+
+
+TRACKS: Mapping[str, Callable[[EvaluationConfig, Show], tuple[list[Comparison], Windows]]] = {
+    "records": _records,
+    "simulated": _simulated,
+}
+"""Tracks of the evaluation by name."""

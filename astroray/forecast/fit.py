@@ -1,0 +1,275 @@
+"""How a Forecaster is trained: pre-training by masked patches, then tuning on labels.
+
+Every random choice is drawn from the seed, the phase and the number of the pass, so that a fit
+that goes on after a kill takes the very steps it would have taken.
+"""
+
+import copy
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from astroray import storage
+from astroray.flares.windows import Windows
+from astroray.forecast.lora import Method, attach
+from astroray.forecast.loss import RisingRate, forecast_loss
+from astroray.forecast.model import STRIDE, Forecaster, ForecasterConfig, ForecastInputs
+from astroray.forecast.skill import average_precision
+
+__all__ = ["Crew", "FitPlan", "FitState", "fit_forecaster", "restore"]
+
+HIDDEN, BLOCK = 0.4, 4
+"""Share of patches that are hidden, in blocks: neighbors overlap and would give each other away."""
+WARM_UP = 0.1
+STATE_NAME = "state.pt"
+PRETRAIN, TUNE = 1, 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitPlan:
+    """How a forecaster is pre-trained and tuned."""
+
+    network: ForecasterConfig = dataclasses.field(default_factory=ForecasterConfig)
+    method: Method = "lora"
+    pretrain_passes: int = 10
+    """0: from scratch."""
+    num_passes: int = 20
+    patience: int = 5
+    """Tuning ends after so many passes without a better AUPRC on validation."""
+    batch_size: int = 128
+    """Windows a step, all workers together."""
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    use_prior: bool = True
+    seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Crew:
+    """The workers that share a fit, as one of them sees it."""
+
+    rank: int = 0
+    num_workers: int = 1
+
+    def share(self, batch_B: Tensor) -> Tensor:
+        """This worker's part of a batch."""
+        return batch_B[self.rank :: self.num_workers]
+
+    def average(self, model: torch.nn.Module, part: float) -> None:
+        """Makes gradients those of the whole batch, of which this worker had `part`."""
+        if self.num_workers == 1:
+            return
+        gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients]) * part
+        torch.distributed.all_reduce(flat)
+        for gradient, piece in zip(
+            gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
+        ):
+            gradient.copy_(piece.view_as(gradient))
+
+
+@dataclasses.dataclass(kw_only=True)
+class FitState:
+    """A fit after a pass: all that it needs to go on as if nothing had happened."""
+
+    losses: list[float] = dataclasses.field(default_factory=list)
+    """Of the passes of pre-training."""
+    auprcs: list[float] = dataclasses.field(default_factory=list)
+    """Average precision on validation after each pass of tuning."""
+    model: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The weights after the best pass of tuning."""
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    base: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The weights before tuning."""
+
+    def save(self, folder: str) -> None:
+        """Publishes the state in a folder, whole or absent, in place of the one before."""
+        buffer = io.BytesIO()
+        torch.save(vars(self), buffer)
+        storage.publish(storage.join(folder, STATE_NAME), buffer.getvalue())
+
+    @classmethod
+    def load(cls, folder: str) -> "FitState":
+        """The newest state in a folder; an empty one where a fit begins."""
+        path = storage.join(folder, STATE_NAME)
+        if not storage.exists(path):
+            return cls()
+        return cls(**torch.load(io.BytesIO(storage.read_bytes(path)), weights_only=True))
+
+
+def fit_forecaster(
+    train: Windows,
+    validation: Windows,
+    plan: FitPlan,
+    *,
+    state: FitState | None = None,
+    crew: Crew | None = None,
+    keep: Callable[[FitState], None] = lambda state: None,
+    show: Callable[[str], None] = lambda text: None,
+) -> Forecaster:
+    """A forecaster with the weights of its best pass, from `state` on.
+
+    keep  called by the first worker after each pass, to save the state
+
+    Labels are not read in pre-training. The best pass of tuning has the largest AUPRC on the
+    validation windows.
+    """
+    fit = _Fit(train, plan, state or FitState(), crew or Crew())
+    for text in fit.pretrain():
+        show(text)
+        fit.keep(keep)
+    for text in fit.tune(validation):
+        show(text)
+        fit.keep(keep)
+    fit.model.load_state_dict(fit.state.best)
+    return fit.model.eval()
+
+
+def restore(state: FitState, plan: FitPlan) -> Forecaster:
+    """The forecaster of a finished fit."""
+    model = attach(Forecaster(plan.network), plan.method)
+    model.load_state_dict(state.best)
+    return model.eval()
+
+
+def forecast_logits(model: Forecaster, windows: Windows, *, batch_size: int = 512) -> np.ndarray:
+    """[W] log odds."""
+    inputs = ForecastInputs.of(windows)
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        parts = [
+            model(inputs.take(index_V))
+            for index_V in torch.split(torch.arange(len(windows)), batch_size)
+        ]
+    model.train(was_training)
+    return torch.cat([*parts, torch.zeros(0)]).numpy()
+
+
+class _Fit:
+    """A fit as one worker has it."""
+
+    def __init__(self, train: Windows, plan: FitPlan, state: FitState, crew: Crew) -> None:
+        self.plan, self.state, self.crew = plan, state, crew
+        self.inputs = ForecastInputs.of(train)
+        self.label_W = torch.from_numpy(train.label_W.astype(np.float32))
+        torch.manual_seed(_seed(plan.seed, 0, 0))
+        self.model = Forecaster(plan.network)
+        self.model.measure(self.inputs)
+
+    def pretrain(self) -> Iterator[str]:
+        """A sentence after each pass of pre-training that is left."""
+        plan, state = self.plan, self.state
+        if state.auprcs or not plan.network.use_flux:
+            return
+        optimizer = self._begin(plan.pretrain_passes)
+        for number in range(len(state.losses), plan.pretrain_passes):
+            random = self._seed_pass(PRETRAIN, number)
+            total = 0.0
+            for batch_B in self._batches(random, optimizer, number, plan.pretrain_passes):
+                hidden_BK = _hide(len(batch_B), plan.network.num_cadences // STRIDE, random)
+                index_B, hidden_BK = self.crew.share(batch_B), self.crew.share(hidden_BK)
+                error = self.model.masked_loss(self.inputs.flux_BTC[index_B], hidden_BK)
+                total += self._step(optimizer, error, len(index_B), len(batch_B))
+            loss = total / len(self.label_W)
+            state.losses.append(loss)
+            self._remember(optimizer)
+            yield f"pre-training  pass {number + 1} of {plan.pretrain_passes}  loss {loss:.4f}"
+
+    def tune(self, validation: Windows) -> Iterator[str]:
+        """A sentence after each pass of tuning that is left."""
+        plan, state = self.plan, self.state
+        prior = None
+        if plan.use_prior and plan.network.use_flux:
+            prior = RisingRate.measure(self.inputs.flux_BTC, self.label_W)
+        if state.model and not state.auprcs:
+            self.model.load_state_dict(state.model)
+            state.optimizer = {}
+        if not state.auprcs:
+            weights = self.model.state_dict()
+            state.base = {name: value.detach().clone() for name, value in weights.items()}
+        torch.manual_seed(_seed(plan.seed, TUNE))  # for the first weights of LoRA
+        attach(self.model, plan.method)
+        optimizer = self._begin(plan.num_passes)
+        for number in range(len(state.auprcs), plan.num_passes):
+            if number - 1 - int(np.argmax(state.auprcs or [0.0])) >= plan.patience:
+                return
+            random = self._seed_pass(TUNE, number)
+            for batch_B in self._batches(random, optimizer, number, plan.num_passes):
+                index_B = self.crew.share(batch_B)
+                part = self.inputs.take(index_B)
+                logit_B = self.model(part)
+                loss = forecast_loss(logit_B, self.label_W[index_B], part.flux_BTC, prior)
+                self._step(optimizer, loss, len(index_B), len(batch_B))
+            auprc = average_precision(forecast_logits(self.model, validation), validation.label_W)
+            self._remember(optimizer)
+            if not state.auprcs or auprc > max(state.auprcs):
+                state.best = copy.deepcopy(state.model)
+            state.auprcs.append(auprc)
+            yield f"{plan.method}  pass {number + 1} of {plan.num_passes}  AUPRC {auprc:.4f}"
+
+    def keep(self, keep: Callable[[FitState], None]) -> None:
+        if self.crew.rank == 0:
+            keep(self.state)
+
+    def _begin(self, num_passes: int) -> torch.optim.Optimizer:
+        """The optimizer of a phase, with its memory where a kill interrupted it."""
+        tuned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(
+            tuned, lr=self.plan.learning_rate, weight_decay=self.plan.weight_decay
+        )
+        if self.state.optimizer:
+            self.model.load_state_dict(self.state.model)
+            optimizer.load_state_dict(self.state.optimizer)
+        return optimizer
+
+    def _batches(
+        self, random: torch.Generator, optimizer: torch.optim.Optimizer, number: int, of: int
+    ) -> Iterator[Tensor]:
+        """Batches of a pass in a new order, with the learning rate set: warm-up, then cosine."""
+        batches = torch.split(
+            torch.randperm(len(self.label_W), generator=random), self.plan.batch_size
+        )
+        self.model.train()
+        for step, batch_B in enumerate(batches, number * len(batches)):
+            done = step / (of * len(batches))
+            rate = min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
+            optimizer.param_groups[0]["lr"] = self.plan.learning_rate * rate
+            yield batch_B
+
+    def _step(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, num_own: int, num_all: int
+    ) -> float:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.crew.average(self.model, num_own / num_all)
+        optimizer.step()
+        return float(loss.detach()) * num_all
+
+    def _remember(self, optimizer: torch.optim.Optimizer) -> None:
+        self.state.model = {
+            name: value.detach().clone() for name, value in self.model.state_dict().items()
+        }
+        self.state.optimizer = copy.deepcopy(optimizer.state_dict())
+
+    def _seed_pass(self, phase: int, number: int) -> torch.Generator:
+        """Order of the windows, the same in all workers; dropout differs between them."""
+        torch.manual_seed(_seed(self.plan.seed, phase, number, 1 + self.crew.rank))
+        return torch.Generator().manual_seed(_seed(self.plan.seed, phase, number))
+
+
+def _hide(num_B: int, num_patches: int, random: torch.Generator) -> Tensor:
+    """[B, K] bool, about HIDDEN of the patches, in blocks."""
+    block_BJ = torch.rand(num_B, -(-num_patches // BLOCK), generator=random) < HIDDEN
+    return block_BJ.repeat_interleave(BLOCK, dim=1)[:, :num_patches]
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,0 +1,124 @@
+"""Which weights of a pre-trained forecaster are tuned, kept apart in a file, and merged.
+
+LoRA of rank 8 on all projections of attention and perceptron (Hu et al., arXiv 2106.09685), by
+peft; or a bottleneck beside each perceptron (Houlsby et al., arXiv 1902.00751). Norms, the tokens
+of the record and the heads are tuned in both: they are not pre-trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from astroray import storage
+from astroray.errors import BackendError, SchemaError
+from astroray.forecast.model import Forecaster
+
+__all__ = ["Method", "adapter_state", "attach", "load_adapter", "merge"]
+
+Method = Literal["lora", "adapter", "full"]
+RANK, ALPHA, DROPOUT = 8, 16, 0.1
+BOTTLENECK = 64
+PROJECTIONS = ["query", "key", "value", "out", "up", "down"]
+ALWAYS = ("norm", "head", "record_")
+"""Parts of the names of weights that every method tunes."""
+
+
+def attach(model: Forecaster, method: Method) -> Forecaster:
+    """The model, ready to be tuned by a method: what is not tuned asks for no gradient.
+
+    Right after it the model computes what it did before. Raises BackendError without peft.
+    """
+    if method == "full":
+        return model
+    model.requires_grad_(False)
+    if method == "lora":
+        _inject_lora(model)
+    else:
+        for block in model.blocks:
+            block.adapter = _Bottleneck(model.config.width)
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in ALWAYS):
+            parameter.requires_grad_(True)
+    return model
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """The tuned weights alone, and the scales of the record's numbers."""
+    tuned = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    scales = {name: value for name, value in model.named_buffers() if name.startswith("record_")}
+    return {name: value.detach().cpu().contiguous() for name, value in {**tuned, **scales}.items()}
+
+
+def load_adapter(model: Forecaster, state: Mapping[str, Tensor]) -> None:
+    """Puts tuned weights into a model that `attach` made ready.
+
+    Raises SchemaError where the weights are of another model or method.
+    """
+    expected = adapter_state(model)
+    wrong = sorted(
+        name
+        for name in expected.keys() | state.keys()
+        if name not in expected or name not in state or expected[name].shape != state[name].shape
+    )
+    if wrong:
+        raise SchemaError(
+            f"the adapter does not fit the model: {wrong[0]} and {len(wrong) - 1} more differ; "
+            "give the base model and the method that it was trained with"
+        )
+    model.load_state_dict(dict(state), strict=False)
+
+
+@torch.no_grad()
+def merge(model: Forecaster) -> Forecaster:
+    """The same forecaster for serving: LoRA is added into the weights, so that nothing remains.
+
+    A bottleneck is no linear map and stays where it is.
+    """
+    for block in model.blocks:
+        for name in PROJECTIONS:
+            layer = getattr(block, name)
+            if hasattr(layer, "merge"):
+                layer.merge(safe_merge=True)
+                setattr(block, name, layer.get_base_layer())
+    return model
+
+
+def save_adapter(path: str, model: nn.Module, method: str) -> None:
+    """Publishes the tuned weights alone, whole or absent."""
+    data = safetensors.torch.save(adapter_state(model), metadata={"method": method})
+    storage.publish(path, data)
+
+
+def save_base(path: str, weights: Mapping[str, Tensor]) -> None:
+    """Publishes a backbone as pre-training left it, without labels."""
+    storage.publish(path, safetensors.torch.save(dict(weights)))
+
+
+def _inject_lora(model: Forecaster) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise BackendError(
+            "peft is not installed, expected for LoRA; pip install 'astroray[flares]', or tune "
+            "with --method adapter"
+        ) from None
+    config: Any = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=PROJECTIONS
+    )
+    inject_adapter_in_model(config, model)
+
+
+class _Bottleneck(nn.Module):
+    """Down, tanh, up; zero at first."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Linear(width, BOTTLENECK), nn.Linear(BOTTLENECK, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, tokens_BKD: Tensor) -> Tensor:
+        return self.up(torch.tanh(self.down(tokens_BKD)))

@@ -1,0 +1,86 @@
+"""What a person is shown of forecasts: one HTML file that needs no network."""
+
+import importlib.resources
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jinja2
+import pyarrow as pa
+from markupsafe import Markup
+
+from astroray import storage
+
+if TYPE_CHECKING:
+    from astroray.forecast.predict import ForecastRecord
+
+__all__ = ["reliability_figure", "write_page"]
+
+NUM_STARS = 50
+SIZE, LEFT, BOTTOM, TOP, RIGHT = 420, 58, 46, 12, 16
+
+
+def write_page(folder: str, record: "ForecastRecord", forecasts: pa.Table) -> str:
+    """Publishes `index.html` in a folder; returns its path."""
+    newest = forecasts.filter(forecasts["newest"]).sort_by(
+        [("probability", "descending"), ("object_id", "ascending")]
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    text = importlib.resources.files("astroray.forecast").joinpath("page.html.jinja")
+    html = environment.from_string(text.read_text("utf-8")).render(
+        record=record,
+        newest=newest.slice(0, NUM_STARS).to_pylist(),
+        num_stars=newest.num_rows,
+        here=reliability_figure(record.reliability, "of these light curves"),
+        held_out=reliability_figure(
+            [(a, b, n) for a, b, n in record.trained["reliability"]], "of the model's test stars"
+        ),
+    )
+    path = storage.join(folder, "index.html")
+    storage.publish(path, html.encode())
+    return path
+
+
+def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) -> Markup:
+    """How often a flare came against the probability forecast, in bins of equal number.
+
+    Bars are one sigma of a binomial share. Empty where there is no point.
+    """
+    if not points:
+        return Markup("")
+    top = max(max(mean, share) for mean, share, _ in points) * 1.15 or 1.0
+    top = min(1.0, top)
+    base, right = SIZE - BOTTOM, SIZE - RIGHT
+
+    def x(value: float) -> float:
+        return LEFT + min(value / top, 1.0) * (right - LEFT)
+
+    def y(value: float) -> float:
+        return base - min(value / top, 1.0) * (base - TOP)
+
+    parts = [f'<path class="grid" d="M{x(0):.1f} {y(0):.1f}L{x(top):.1f} {y(top):.1f}"/>']
+    for tick in (0.0, top / 2, top):
+        parts.append(_text(f'x="{x(tick):.1f}" y="{base + 16}"', f"{tick:.2g}"))
+        parts.append(_text(f'x="{LEFT - 20}" y="{y(tick) + 4:.1f}"', f"{tick:.2g}"))
+    line = "L".join(f"{x(mean):.1f} {y(share):.1f}" for mean, share, _ in points)
+    parts.append(f'<path class="line" d="M{line}"/>')
+    for mean, share, number in points:
+        sigma = (share * (1 - share) / number) ** 0.5
+        low, high = y(max(share - sigma, 0)), y(share + sigma)
+        parts.append(f'<path class="bar" d="M{x(mean):.1f} {low:.1f}V{high:.1f}"/>')
+        parts.append(f'<circle class="dot" cx="{x(mean):.1f}" cy="{y(share):.1f}" r="4"/>')
+    turned = f'transform="translate(13 {(TOP + base) / 2:.0f}) rotate(-90)"'
+    parts += [
+        f'<path class="axis" d="M{LEFT} {TOP}V{base}H{right}"/>',
+        _text(f'x="{(LEFT + right) / 2}" y="{SIZE - 8}"', "forecast probability"),
+        _text(turned, "share of windows with a flare"),
+    ]
+    return Markup(
+        f'<svg class="figure" viewBox="0 0 {SIZE} {SIZE}" role="img" '
+        f'aria-label="Reliability {name}">{"".join(parts)}</svg>'
+    )
+
+
+def _text(place: str, text: str) -> str:
+    return f'<text class="label" {place} text-anchor="middle">{text}</text>'

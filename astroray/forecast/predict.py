@@ -1,0 +1,216 @@
+"""The job `astroray flares forecast`: a probability for each star and window, tables, a page.
+
+forecasts.parquet   FORECASTS, by star and time
+rejects.parquet     light curves that gave none, and why
+forecast.json       model, counts, windows left out by reason, skill where flares came
+index.html          reliability, and the stars most likely to flare next
+"""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from astroray import ledger, provenance, schema, storage, workers
+from astroray.errors import ConfigError, DataError
+from astroray.flares.windows import Windows
+from astroray.forecast.collect import StarPlace, collect_windows
+from astroray.forecast.model_file import TrainedForecaster, load_forecaster
+from astroray.forecast.train import flare_shards
+from astroray.surveys.shards import Reject, Shard
+
+__all__ = ["ForecastConfig", "ForecastRecord", "forecast_flares"]
+
+Show = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForecastConfig:
+    """What is forecast, by which model; raises ConfigError on values that cannot work."""
+
+    survey: str
+    model: str
+    """Model file of `astroray train flares`."""
+    out: str
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForecastRecord:
+    """What came of it; `forecast.json` holds the same."""
+
+    survey: str
+    model: str
+    model_id: str
+    alarm: float
+    """Probability from which a flare is forecast."""
+    stars: int
+    windows: int
+    answered: int
+    """Windows whose 24 h were observed, so that the forecast can be judged."""
+    flared: int
+    dropped: Mapping[str, int]
+    rejected: int
+    skill: Mapping[str, float]
+    """Of the answered windows; empty where they hold no flare, or nothing else."""
+    reliability: tuple[tuple[float, float, int], ...]
+    trained: Mapping[str, Any]
+    """Facts of the model file."""
+    finished: str
+    versions: Mapping[str, str]
+
+
+def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -> ForecastRecord:
+    """Forecasts every window of a survey, the newest of each star included.
+
+    Raises ConfigError on a file that is no model or a survey without light curves, DataError
+    where no star has a window.
+    """
+    from astroray.forecast.page import write_page
+
+    trained = load_forecaster(config.model)
+    shards = flare_shards(config.survey)
+    with workers.cluster(log_dir=""):
+        found = _run(config, shards, show)
+    tables = [table for table, _, _ in found if table is not None]
+    rejects = [
+        dataclasses.replace(reject, shard=shard.name)
+        for shard, (_, shard_rejects, _) in zip(shards, found, strict=True)
+        for reject in shard_rejects
+    ]
+    if not tables:
+        raise DataError(
+            f"no star of {config.survey} has a window of 512 cadences: {len(rejects)} light curves "
+            f"were rejected{', first: ' + rejects[0].reason if rejects else ''}"
+        )
+    forecasts = pa.concat_tables(tables).sort_by([("object_id", "ascending"), ("end", "ascending")])
+    dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
+    record = _record(config, trained, forecasts, dict(dropped), len(rejects))
+    ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
+    ledger.publish_table(storage.join(config.out, "rejects.parquet"), _reject_table(rejects))
+    text = json.dumps(dataclasses.asdict(record), indent=1)
+    storage.publish(storage.join(config.out, "forecast.json"), text.encode())
+    write_page(config.out, record, forecasts)
+    return record
+
+
+def forecast_shard(
+    shard: Shard, model: str
+) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
+    """FORECASTS of one shard, its rejects, and windows left out by reason."""
+    from astroray.forecast.fit import forecast_logits
+
+    windows, rejects, places = collect_windows(shard, unanswered=True)
+    if windows is None or not len(windows):
+        return None, rejects, dict(windows.dropped) if windows else {}
+    trained = load_forecaster(model)
+    probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
+    table = _table(windows, probability_W, places, shard.name, trained.alarm)
+    return table, rejects, {reason: n for reason, n in windows.dropped.items() if n}
+
+
+def _run(
+    config: ForecastConfig, shards: list[Shard], show: Show
+) -> list[tuple[pa.Table | None, list[Reject], dict[str, int]]]:
+    placing = workers.plan_workers(
+        workers="auto", num_gpus=0.0, num_shards=len(shards), resources=workers.resources()
+    )
+    forecast = workers.remotely(forecast_shard, num_cpus=placing.num_cpus)
+    found = []
+    with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="forecast") as pool:
+        for result in pool.map(lambda shard: forecast(shard, config.model), shards):
+            found.append(result)
+            show(f"forecast  shards {len(found)}/{len(shards)}")
+    return found
+
+
+def _table(
+    windows: Windows,
+    probability_W: np.ndarray,
+    places: Mapping[str, StarPlace],
+    shard: str,
+    alarm: float,
+) -> pa.Table:
+    names = [windows.star_ids[star] for star in windows.star_W]
+    answers = zip(windows.label_W.tolist(), windows.answered_W.tolist(), strict=True)
+    identity = schema.identity(
+        names,
+        np.array([places[name].ra_deg for name in names], np.float64),
+        np.array([places[name].dec_deg for name in names], np.float64),
+    )
+    columns = {
+        "shard": [shard] * len(names),
+        "end": windows.end_W,
+        "time_zero": [places[name].time_zero for name in names],
+        "probability": probability_W,
+        "alarm": probability_W >= alarm,
+        "newest": np.append(windows.star_W[1:] != windows.star_W[:-1], True),
+        "flared": [label if answered else None for label, answered in answers],
+    }
+    rest = {
+        name: pa.array(column, schema.FORECASTS.field(name).type)
+        for name, column in columns.items()
+    }
+    return schema.conform(pa.table({**identity, **rest}), schema.FORECASTS, "forecasts")
+
+
+def _record(
+    config: ForecastConfig,
+    trained: TrainedForecaster,
+    forecasts: pa.Table,
+    dropped: Mapping[str, int],
+    num_rejected: int,
+) -> ForecastRecord:
+    from astroray.forecast.skill import Threshold, measure_skill
+
+    known = forecasts.filter(forecasts["flared"].is_valid())
+    label_W = known["flared"].to_numpy(zero_copy_only=False).astype(bool)
+    _, star_W = np.unique(np.array(known["object_id"].to_pylist(), np.str_), return_inverse=True)
+    skill: dict[str, float] = {}
+    reliability: tuple[tuple[float, float, int], ...] = ()
+    if 0 < label_W.sum() < len(label_W):
+        threshold = Threshold(of_tss=trained.alarm, of_f1=trained.alarm)
+        found = measure_skill(known["probability"].to_numpy(), label_W, star_W, threshold)
+        skill = {name: value for name, value in found.numbers().items() if np.isfinite(value)}
+        reliability = found.reliability
+    return ForecastRecord(
+        survey=config.survey,
+        model=config.model,
+        model_id=trained.model_id,
+        alarm=trained.alarm,
+        stars=len(set(forecasts["object_id"].to_pylist())),
+        windows=len(forecasts),
+        answered=len(label_W),
+        flared=int(label_W.sum()),
+        dropped=dropped,
+        rejected=num_rejected,
+        skill=skill,
+        reliability=reliability,
+        trained=trained.facts,
+        finished=ledger.now(),
+        versions=provenance.versions(),
+    )
+
+
+def _reject_table(rejects: list[Reject]) -> pa.Table:
+    rows = sorted(
+        rejects, key=lambda reject: (reject.shard, -1 if reject.row is None else reject.row)
+    )
+    columns = {
+        "shard": [reject.shard for reject in rows],
+        "row": [reject.row for reject in rows],
+        "stage": [reject.stage for reject in rows],
+        "class": [reject.kind for reject in rows],
+        "reason": [reject.reason for reject in rows],
+        "attempt": [1] * len(rows),
+    }
+    arrays = [pa.array(columns[field.name], field.type) for field in schema.REJECTS]
+    return pa.Table.from_arrays(arrays, schema=schema.REJECTS)

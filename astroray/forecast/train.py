@@ -1,0 +1,288 @@
+"""The job `astroray train flares`: windows of a survey, a fit by Ray Train, the model file.
+
+MODEL                            the merged forecaster
+MODEL.fit/adapter.safetensors    the tuned weights alone
+MODEL.fit/base.safetensors       the pre-trained backbone, without labels
+MODEL.fit/                       settings, windows and state: the same command goes on from them
+"""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from astroray import storage, surveys, workers
+from astroray.errors import ConfigError, DataError, FileError
+from astroray.flares.windows import Windows, join_windows
+from astroray.forecast.calibration import Calibration
+from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.leases import hold_lease
+from astroray.surveys.shards import Shard, SurveyUri
+
+if TYPE_CHECKING:
+    from astroray.forecast.fit import FitPlan
+    from astroray.forecast.lora import Method
+
+__all__ = ["TrainConfig", "flare_shards", "train_flares"]
+
+READER = "light_curves"
+NUM_PARTS = 5
+"""Stars are dealt into so many parts: one for validation, one for the test, others to train."""
+SETTINGS, WINDOWS, PROGRESS = "settings.json", "windows.npz", "progress.txt"
+MIN_FLARES = 10
+
+Show = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What is trained and how; raises ConfigError on values that cannot work."""
+
+    survey: str
+    out: str
+    """Model file; `out`.fit is its folder."""
+    method: str = "lora"
+    """lora, adapter, or full."""
+    num_passes: int = 20
+    pretrain_passes: int = 10
+    train_workers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigError("out is empty, expected a model file; give --out MODEL")
+        if self.method not in ("lora", "adapter", "full"):
+            raise ConfigError(f"method is {self.method!r}, expected lora, adapter or full")
+        for name, least in (("num_passes", 1), ("pretrain_passes", 0), ("train_workers", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+
+    @property
+    def folder(self) -> str:
+        """Where the fit stands, absolute, since Ray's workers have another working directory."""
+        path = self.out if storage.is_remote(self.out) else os.path.abspath(self.out)
+        return f"{path}.fit"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerPlan:
+    """What every training worker is told."""
+
+    config: TrainConfig
+    folder: str
+
+
+def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict[str, Any]:
+    """Trains a forecaster on a survey of light curves and writes it; returns its facts.
+
+    The same call goes on where a killed one was and ends in the same bytes. Raises ConfigError
+    where settings differ from the folder's, DataError where there are too few stars or flares.
+    """
+    from astroray.forecast.model_file import load_forecaster
+
+    with hold_lease(config.folder):
+        if _is_done(config):
+            known = load_forecaster(config.out)
+            return {**known.facts, "model_id": known.model_id}
+        storage.remove_temporaries(config.folder)
+        shards = flare_shards(config.survey)
+        log_dir = "" if storage.is_remote(config.folder) else storage.join(config.folder, "logs")
+        with workers.cluster(log_dir=log_dir):
+            show(f"reading {config.survey}")
+            workers.remotely(_gather, num_cpus=1)(shards, storage.join(config.folder, WINDOWS))
+            show("starting Ray Train")
+            _fit_by_ray(config, show)
+            return workers.remotely(_finish, num_cpus=1)(
+                dataclasses.replace(config, out=config.folder.removesuffix(".fit"))
+            )
+
+
+def flare_shards(survey: str) -> list[Shard]:
+    """The shards of a survey of light curves; raises ConfigError where it is another."""
+    uri = SurveyUri.parse(survey)
+    if uri.location not in surveys.SCHEMES:
+        uri = dataclasses.replace(uri, options={"format": READER, **uri.options})
+    shards = list(surveys.list_shards(str(uri)).shards)
+    if not shards or any(shard.reader != READER for shard in shards):
+        raise ConfigError(f"{survey} holds no light curves, expected some; leave out format=")
+    return shards
+
+
+def deal_stars(windows: Windows) -> np.ndarray:
+    """[W] part of each window's star: 0 validation, 1 test, the rest training.
+
+    Stars in order of their share of windows with a flare are dealt in turn, so that few stars
+    still put flares into each part.
+    """
+    num_stars = len(windows.star_ids)
+    flares_S = np.bincount(windows.star_W[windows.label_W], minlength=num_stars)
+    rank_S = np.empty(num_stars, np.int64)
+    rank_S[np.argsort(-flares_S, kind="stable")] = np.arange(num_stars)
+    return ((rank_S + 2) % NUM_PARTS)[windows.star_W]
+
+
+def _gather(shards: list[Shard], path: str) -> None:
+    """Publishes the windows of all shards, where they are not there yet."""
+    if storage.exists(path):
+        return
+    parts, rejected = [], Counter[str]()
+    for shard in shards:
+        windows, rejects, _ = collect_windows(shard)
+        rejected.update(f"light curves rejected: {reject.kind}" for reject in rejects)
+        if windows is not None:
+            parts.append(windows)
+    windows = join_windows(parts)
+    part_W = deal_stars(windows)
+    for name, is_W in (
+        ("training", part_W > 1),
+        ("validation", part_W == 0),
+        ("test", part_W == 1),
+    ):
+        if windows.label_W[is_W].sum() < MIN_FLARES:
+            raise DataError(
+                f"the {name} part has {int(windows.label_W[is_W].sum())} windows with a flare of "
+                f"{int(is_W.sum())}, of {len(windows.star_ids)} stars in all, expected at least "
+                f"{MIN_FLARES}; give more stars or longer light curves"
+            )
+    dropped = {**windows.dropped, **rejected}
+    write_windows(path, dataclasses.replace(windows, dropped=dropped))
+
+
+def _fit_by_ray(config: TrainConfig, show: Show) -> None:
+    from astroray.training import check_placement, train_in_workers
+
+    seen = [""]
+
+    def look() -> None:
+        try:
+            text = storage.read_bytes(storage.join(config.folder, PROGRESS)).decode()
+        except FileError:
+            return
+        if text != seen[0]:
+            show(text)
+            seen[0] = text
+
+    check_placement(config.train_workers)
+    train_in_workers(
+        work_in_worker,
+        WorkerPlan(config=config, folder=config.folder),
+        num_workers=config.train_workers,
+        use_gpu=False,
+        folder=config.folder,
+        what="training a forecaster",
+        look=look,
+    )
+
+
+def work_in_worker(config: dict[str, WorkerPlan]) -> None:
+    """One training worker's share of the fit, from the newest state on."""
+    import torch
+
+    from astroray.forecast.fit import Crew, FitState, fit_forecaster
+    from astroray.training import find_place
+
+    plan = config["plan"]
+    rank, num_workers, threads = find_place()
+    torch.set_num_threads(threads)
+    windows = read_windows(storage.join(plan.folder, WINDOWS))
+    part_W = deal_stars(windows)
+
+    def show(text: str) -> None:
+        if rank == 0:
+            storage.publish(storage.join(plan.folder, PROGRESS), text.encode())
+
+    fit_forecaster(
+        windows.take(np.flatnonzero(part_W > 1)),
+        windows.take(np.flatnonzero(part_W == 0)),
+        fit_plan(plan.config),
+        state=FitState.load(plan.folder),
+        crew=Crew(rank=rank, num_workers=num_workers),
+        keep=lambda state: state.save(plan.folder),
+        show=show,
+    )
+
+
+def fit_plan(config: TrainConfig) -> "FitPlan":
+    """The plan of a fit that was asked for."""
+    from astroray.forecast.fit import FitPlan
+
+    return FitPlan(
+        method=cast("Method", config.method),
+        num_passes=config.num_passes,
+        pretrain_passes=config.pretrain_passes,
+        seed=config.seed,
+    )
+
+
+def _finish(config: TrainConfig) -> dict[str, Any]:
+    """Calibrates on validation, judges on the test stars, writes the files; returns the facts."""
+    from astroray.forecast.fit import FitState, forecast_logits, restore
+    from astroray.forecast.lora import save_adapter, save_base
+    from astroray.forecast.model_file import save_forecaster
+    from astroray.forecast.skill import Threshold, measure_skill
+
+    windows = read_windows(storage.join(config.folder, WINDOWS))
+    part_W = deal_stars(windows)
+    validation, test = (windows.take(np.flatnonzero(part_W == part)) for part in (0, 1))
+    state = FitState.load(config.folder)
+    model = restore(state, fit_plan(config))
+    score_V = forecast_logits(model, validation)
+    curve = Calibration.fit(score_V, validation.label_W)
+    threshold = Threshold.choose(curve.probability(score_V), validation.label_W)
+    probability_W = curve.probability(forecast_logits(model, test))
+    skill = measure_skill(probability_W, test.label_W, test.star_W, threshold)
+    facts = {
+        "survey": config.survey,
+        "method": config.method,
+        "stars": len(windows.star_ids),
+        "windows": len(windows),
+        "dropped": dict(windows.dropped),
+        "test_stars": len(set(test.star_W.tolist())),
+        "test_windows": len(test),
+        "base_rate": float(test.label_W.mean()),
+        "skill": {name: value for name, value in skill.numbers().items() if np.isfinite(value)},
+        "reliability": [list(point) for point in skill.reliability],
+        "pretraining_loss": state.losses,
+        "validation_auprc": state.auprcs,
+        "best_pass": int(np.argmax(state.auprcs)) + 1,
+        "train_workers": config.train_workers,
+        "seed": config.seed,
+    }
+    save_adapter(storage.join(config.folder, "adapter.safetensors"), model, config.method)
+    save_base(storage.join(config.folder, "base.safetensors"), state.base)
+    model_id = save_forecaster(
+        config.out,
+        model,
+        method=cast("Method", config.method),
+        calibration=curve,
+        alarm=float(threshold.of_tss),
+        facts=facts,
+    )
+    return {**facts, "model_id": model_id}
+
+
+def _is_done(config: TrainConfig) -> bool:
+    """Whether the model is there; notes the settings where the fit begins."""
+    path = storage.join(config.folder, SETTINGS)
+    settings = dataclasses.asdict(config) | {"out": None}
+    try:
+        known = json.loads(storage.read_bytes(path))
+    except FileError:
+        if storage.exists(config.out):
+            raise ConfigError(
+                f"{config.out} exists and was made by no fit in {config.folder}; remove it or "
+                "give another --out"
+            ) from None
+        storage.publish(path, json.dumps(settings, indent=1).encode())
+        return False
+    for name, value in settings.items():
+        if known.get(name) != value:
+            raise ConfigError(
+                f"{config.folder} holds another fit: {name} is {known.get(name)!r} there and "
+                f"{value!r} here; repeat its command to resume it, or give another --out"
+            )
+    return storage.exists(config.out)

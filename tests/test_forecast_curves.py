@@ -1,0 +1,125 @@
+"""Light curves become windows: cells, gaps, labels, and nothing later than a window's end."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from astroray.errors import DataError
+from astroray.flares.curve_windows import curve_windows, find_record, rule_for
+from astroray.flares.windows import WindowRule
+from tests.flares_made import light_curve, star
+
+KEPLER, TESS = WindowRule(), rule_for("tess")
+LONG_D = KEPLER.cadence_d
+
+
+def curve(
+    *, days=40.0, cadence_d=LONG_D, remove=lambda time_d: np.zeros(len(time_d), bool), **made
+):
+    time_d, flux = star(days=days, cadence_d=cadence_d, **made)
+    kept = ~remove(time_d - 1500)
+    return light_curve(time_d[kept], flux[kept], cadence_s=86400 * cadence_d)
+
+
+def test_every_cadence_has_its_own_cell():
+    windows = curve_windows([curve()], KEPLER)
+    assert (windows.flux_WTC[..., 2] == 1).all()
+    assert windows.flux_WTC.shape[1:] == (512, 3)
+    assert windows.end_W[0] == pytest.approx(1500 + 511.5 * LONG_D)
+    assert np.diff(windows.end_W) == pytest.approx(50 * LONG_D)
+
+
+def test_tess_is_averaged_to_ten_minutes():
+    assert TESS.num_ahead == 144
+    windows = curve_windows([curve(days=8.0, cadence_d=2 / 1440)], TESS)
+    assert (windows.flux_WTC[..., 2] == 1).all()
+    assert windows.end_W[0] == pytest.approx(1500 + 512 / 144, abs=0.002)
+
+
+def test_nothing_after_a_window_s_end_enters_its_flux():
+    whole = curve(flares=[(25.0, 60, 0.3)])
+    windows = curve_windows([whole], KEPLER)
+    at = 5
+    is_past_T = whole.time_d < windows.end_W[at]
+    cut = dataclasses.replace(
+        whole,
+        time_d=whole.time_d[is_past_T],
+        flux=whole.flux[is_past_T] * 1.7,  # another unit, so another median of the file
+        flux_err=whole.flux_err[is_past_T],
+        quality=whole.quality[is_past_T],
+    )
+    alone = curve_windows([cut], KEPLER, unanswered=True)
+    same = int(np.argmin(abs(alone.end_W - windows.end_W[at])))
+    np.testing.assert_allclose(alone.flux_WTC[same], windows.flux_WTC[at], atol=1e-4)
+
+
+def test_flares_that_the_finder_sees_are_labels_and_history():
+    found = curve(flares=[(20.0, 90, 0.2), (30.0, 90, 0.2)], noise=0.0005)
+    record = find_record([found], observed_S2=np.array([[1500.0, 1540.0]]))
+    assert record.start_F - 1500 == pytest.approx([20, 30], abs=0.1)
+    assert record.property_P[0] == 3300
+    windows = curve_windows([found], KEPLER)
+    ahead_d = KEPLER.num_ahead * LONG_D
+    for start_d in record.start_F:
+        expected = (windows.end_W < start_d) & (windows.end_W + ahead_d >= start_d)
+        assert expected.any()
+        assert windows.label_W[expected].all()
+    assert windows.statistics_WN[-1, 0] == pytest.approx(np.log(3))
+
+
+def test_short_pauses_are_bridged_and_long_ones_stand_at_the_median_both_unobserved():
+    def remove(day_T):
+        return ((day_T > 12) & (day_T < 12.09)) | ((day_T > 14) & (day_T < 14.5))
+
+    windows = curve_windows([curve(remove=remove, spots=0.2, period_d=20.0)], KEPLER)
+    channel_TC = windows.flux_WTC[4]
+    day_T = windows.end_W[4] - 1500 + (np.arange(512) - 511.5) * LONG_D
+    is_short_T = (day_T > 12.0) & (day_T < 12.09)
+    is_long_T = (day_T > 14.02) & (day_T < 14.48)
+    assert (channel_TC[is_short_T | is_long_T, 2] == 0).all()
+    assert (channel_TC[is_long_T, 0] == 0).all()
+    assert abs(channel_TC[is_short_T, 0]).min() > 0.1
+    assert (channel_TC[is_short_T | is_long_T, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("pause", "reason"),
+    [
+        ((15.0, 16.5), "a pause above 1 d in the history"),
+        ((15.0, 19.0), "less than 70% of the history observed"),
+        ((15.0, 15.5), "less than 80% of the horizon observed"),
+    ],
+)
+def test_windows_with_too_little_in_them_are_dropped_and_counted(pause, reason):
+    windows = curve_windows(
+        [curve(remove=lambda day_T: (day_T > pause[0]) & (day_T < pause[1]))], KEPLER
+    )
+    whole = curve_windows([curve()], KEPLER)
+    assert windows.dropped[reason] > 0
+    assert len(windows) + sum(windows.dropped.values()) == len(whole)
+
+
+def test_windows_to_be_forecast_end_with_the_last_cadence_and_have_no_answer_yet():
+    found = curve()
+    windows = curve_windows([found], KEPLER, unanswered=True)
+    assert windows.end_W[-1] == pytest.approx(found.time_d[-1] + LONG_D / 2)
+    assert not windows.answered_W[-1]
+    assert 0 <= windows.answered_W.sum() - len(curve_windows([found], KEPLER)) <= 1
+
+
+def test_what_gives_no_window_says_so():
+    short = curve_windows([curve(days=9.0)], KEPLER)
+    assert len(short) == 0
+    assert short.dropped == {"light curve shorter than a window": 1}
+    with pytest.raises(DataError, match="one cadence takes 7200 s"):
+        curve_windows([curve(cadence_d=2 / 24)], KEPLER)
+
+
+def test_a_constant_flux_has_no_scale_and_stays_zero():
+    flat = curve()
+    flat = dataclasses.replace(flat, flux=np.full(len(flat.flux), 7.0))
+    windows = curve_windows(
+        [flat], KEPLER, record=find_record([curve()], observed_S2=np.zeros((0, 2)))
+    )
+    assert (windows.flux_WTC[..., :2] == 0).all()

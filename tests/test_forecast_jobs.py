@@ -1,0 +1,150 @@
+"""`astroray train flares` and `astroray flares forecast` from light curves to a page."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from astroray import schema
+from astroray.cli import cli
+from astroray.errors import ConfigError, DataError
+from astroray.flares.windows import WindowRule
+from astroray.forecast import train
+from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.model_file import load_forecaster
+from astroray.forecast.page import reliability_figure
+from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
+from tests.flares_made import star
+
+QUICK = ["--method", "adapter", "--passes", "2", "--pretrain-passes", "1"]
+
+
+def write_survey(folder, *, num_stars=10, days=16.0):
+    """Light curves at 10 min of stars that flare about every day or two; returns the survey."""
+    folder.mkdir()
+    for number in range(num_stars):
+        random = np.random.default_rng(number)
+        peaks = np.sort(random.uniform(0.5, days - 0.5, 10))
+        flares = [(peak, 60.0, 0.1) for peak in peaks]
+        time_d, flux = star(
+            days=days, cadence_d=10 / 1440, noise=0.0005, flares=flares, seed=number
+        )
+        np.savez(folder / f"tic{number + 1}.npz", time=time_d, flux=flux)
+    return f"{folder}/*.npz?time=BTJD&mission=tess"
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
+    survey = write_survey(tmp_path / "in", num_stars=2)
+    time_d, flux = star(days=16, cadence_d=2 / 24)
+    np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
+    (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
+    (shard,) = flare_shards(survey)
+    windows, rejects, places = collect_windows(shard)
+    assert len(windows.star_ids) == 2
+    assert windows.label_W.any()
+    assert sorted(reject.kind for reject in rejects) == ["corrupt", "unusable"]
+    assert any("one cadence takes 7200 s" in reject.reason for reject in rejects)
+    assert {place.time_zero for place in places.values()} == {"BTJD"}
+    write_windows(str(tmp_path / "windows.npz"), windows)
+    again = read_windows(str(tmp_path / "windows.npz"))
+    assert np.array_equal(again.flux_WTC, windows.flux_WTC)
+    assert (again.star_ids, again.dropped) == (windows.star_ids, windows.dropped)
+
+
+def test_stars_are_dealt_whole_and_put_flares_into_each_part(tmp_path):
+    (shard,) = flare_shards(write_survey(tmp_path / "in", num_stars=7))
+    windows, _, _ = collect_windows(shard)
+    part_W = deal_stars(windows)
+    for star_number in range(7):
+        assert len(set(part_W[windows.star_W == star_number])) == 1
+    for part in (part_W == 0, part_W == 1, part_W > 1):
+        assert windows.label_W[part].any()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_path, monkeypatch):
+    survey, model = write_survey(tmp_path / "in"), tmp_path / "flares.model"
+    done = run("train", "flares", survey, "--out", model, *QUICK)
+    assert done.exit_code == 0, done.output
+    trained = load_forecaster(str(model))
+    assert f"model_id {trained.model_id}" in done.output
+    assert (tmp_path / "flares.model.fit" / "adapter.safetensors").stat().st_size < 600_000
+    assert len(trained.facts["validation_auprc"]) == 2
+
+    monkeypatch.setattr(train, "_fit_by_ray", None)  # not fitted again
+    again = run("train", "flares", survey, "--out", model, *QUICK)
+    assert again.exit_code == 0, again.output
+    other = run("train", "flares", survey, "--out", model, *QUICK, "--seed", "3")
+    assert other.exit_code == 2
+    assert "seed is 0 there and 3 here" in other.output
+
+    out = tmp_path / "out"
+    done = run("flares", "forecast", survey, "--model", model, "--out", out)
+    assert done.exit_code == 0, done.output
+    table = pq.read_table(out / "forecasts.parquet")
+    assert table.schema.equals(schema.FORECASTS, check_metadata=True)
+    record = json.loads((out / "forecast.json").read_text())
+    assert record["windows"] == len(table)
+    assert record["model_id"] == trained.model_id
+    newest = table.filter(table["newest"])
+    assert len(newest) == 10
+    last_d = 1500 + 16 - 10 / 1440
+    assert newest["end"].to_numpy() == pytest.approx(last_d + 5 / 1440, abs=1e-6)
+    assert newest["flared"].null_count == 10
+    assert 0 < table["probability"].to_numpy().min() <= table["probability"].to_numpy().max() < 1
+    page = (out / "index.html").read_text()
+    assert "Most likely to flare next" in page
+    assert "TIC 10" in page or "tic10" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "flares", "IN", "--out", "m", "--method", "magic"], "method is 'magic'"),
+        (["train", "flares", "IN", "--out", "m", "--passes", "0"], "num_passes is 0"),
+        (["train", "flares", "sim:galaxies?count=3", "--out", "m"], "holds no light curves"),
+        (
+            ["flares", "forecast", "IN", "--model", "IN/tic1.npz", "--out", "o"],
+            "no flare forecaster",
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_survey(tmp_path / "IN", num_stars=1)
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
+    shards = flare_shards(write_survey(tmp_path / "in", num_stars=5, days=8.0))
+    with pytest.raises(DataError, match=r"part has \d+ windows with a flare of \d+, of 5 stars"):
+        train._gather(shards, str(tmp_path / "windows.npz"))
+
+
+def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):
+    model = tmp_path / "flares.model"
+    model.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="exists and was made by no fit"):
+        train_flares(TrainConfig(survey=str(tmp_path), out=str(model)))
+    assert model.read_bytes() == b"mine"
+
+
+def test_a_reliability_curve_has_a_dot_for_each_bin_inside_its_frame():
+    drawn = reliability_figure([(0.01, 0.0, 50), (0.2, 0.3, 50), (0.9, 1.0, 50)], "made")
+    assert drawn.count("<circle") == 3
+    assert "nan" not in drawn
+    assert reliability_figure([], "nothing") == ""
+
+
+def test_the_horizon_of_tess_is_a_whole_day():
+    assert WindowRule(cadence_d=10 / 1440).num_ahead == 144

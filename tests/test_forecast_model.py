@@ -1,0 +1,202 @@
+"""The forecaster: tokens, masked pre-training, LoRA and adapters, the prior, fits that resume."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from astroray.errors import SchemaError
+from astroray.forecast.fit import FitPlan, FitState, fit_forecaster, forecast_logits
+from astroray.forecast.lora import adapter_state, attach, load_adapter, merge
+from astroray.forecast.loss import RisingRate, forecast_loss, rising_rate
+from astroray.forecast.model import Forecaster, ForecasterConfig, patches
+from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
+from astroray.forecast.splits import split_by_star
+
+SMALL = ForecasterConfig(width=16, num_layers=1, num_heads=2, dropout=0.0)
+PLAN = FitPlan(network=SMALL, pretrain_passes=2, num_passes=2, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Windows of a few simulated stars, split by star."""
+    windows = simulate_windows(SimulatedStars(has_precursor=True, num_stars=9, days=40.0))
+    split = next(split_by_star(windows, num_folds=3, seed=0))
+    return windows.take(split.train_V), windows.take(split.validation_V)
+
+
+def build(seed=0, config=SMALL):
+    torch.manual_seed(seed)
+    return Forecaster(config).eval()
+
+
+def logits(model, windows):
+    return torch.from_numpy(forecast_logits(model, windows))
+
+
+def disturbed(model):
+    """The model with every tuned weight moved, as training would."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def test_patches_are_16_cadences_every_8_and_repeat_the_last_at_the_end():
+    flux_BTC = torch.arange(2 * 512 * 3, dtype=torch.float32).reshape(2, 512, 3)
+    patch_BKEC = patches(flux_BTC).unflatten(-1, (16, 3))
+    assert patch_BKEC.shape == (2, 64, 16, 3)
+    assert torch.equal(patch_BKEC[1, 5], flux_BTC[1, 40:56])
+    assert torch.equal(patch_BKEC[0, 63, :8], flux_BTC[0, 504:])
+    assert (patch_BKEC[0, 63, 8:] == flux_BTC[0, -1]).all()
+
+
+@pytest.mark.parametrize(
+    ("left_out", "part"),
+    [
+        ("use_history", "history_WMC"),
+        ("use_statistics", "statistics_WN"),
+        ("use_flux", "flux_WTC"),
+    ],
+)
+def test_an_input_that_is_left_out_is_not_read(made, left_out, part):
+    train, _ = made
+    changed = dataclasses.replace(train, **{part: getattr(train, part) + 1})
+    whole, without = build(), build(config=dataclasses.replace(SMALL, **{left_out: False}))
+    assert torch.equal(logits(without, train), logits(without, changed))
+    assert not torch.equal(logits(whole, train), logits(whole, changed))
+
+
+def test_without_the_first_difference_only_flux_and_mask_are_read(made):
+    train, _ = made
+    flux_WTC = train.flux_WTC.copy()
+    flux_WTC[..., 1] += 1
+    changed = dataclasses.replace(train, flux_WTC=flux_WTC)
+    without = build(config=dataclasses.replace(SMALL, use_difference=False))
+    assert torch.equal(logits(without, train), logits(without, changed))
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_attaching_changes_nothing_and_freezes_the_backbone(made, method):
+    train, _ = made
+    model = build()
+    before = logits(model, train)
+    attach(model, method).eval()
+    assert torch.equal(logits(model, train), before)
+    tuned = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert not any("patch_embedding" in name or "base_layer" in name for name in tuned)
+    assert any("norm" in name for name in tuned)
+    assert any("head" in name for name in tuned)
+    projections = {name for name in tuned if "lora_A" in name}
+    assert len(projections) == (6 if method == "lora" else 0)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter"])
+def test_an_adapter_alone_brings_a_base_model_to_the_tuned_one(made, method):
+    train, _ = made
+    tuned = disturbed(attach(build(), method)).eval()
+    state = adapter_state(tuned)
+    other = attach(build(), method).eval()
+    assert not torch.equal(logits(other, train), logits(tuned, train))
+    load_adapter(other, state)
+    assert torch.equal(logits(other, train), logits(tuned, train))
+    assert sum(value.numel() for value in state.values()) < 0.9 * sum(
+        value.numel() for value in tuned.state_dict().values()
+    )
+    with pytest.raises(SchemaError, match="the adapter does not fit the model"):
+        load_adapter(attach(build(config=ForecasterConfig(width=32)), method), state)
+
+
+def test_merged_weights_forecast_the_same_and_hold_no_lora(made):
+    train, _ = made
+    tuned = disturbed(attach(build(), "lora")).eval()
+    before = logits(tuned, train)
+    merged = merge(tuned)
+    torch.testing.assert_close(logits(merged, train), before, rtol=1e-4, atol=1e-5)
+    assert merged.state_dict().keys() == build().state_dict().keys()
+    plain = build(seed=1)
+    plain.load_state_dict(merged.state_dict())
+    assert torch.equal(logits(plain, train), logits(merged, train))
+
+
+def test_masked_patches_are_not_seen_and_unobserved_cadences_not_asked_for(made):
+    train, _ = made
+    flux_BTC = torch.from_numpy(train.flux_WTC[:4])
+    hidden_BK = torch.zeros(4, 64, dtype=torch.bool)
+    hidden_BK[:, 10:14] = True
+    model = build()
+    loss = model.masked_loss(flux_BTC, hidden_BK)
+    outside_BTC = flux_BTC.clone()
+    outside_BTC[:, 300:310] += 1
+    assert model.masked_loss(outside_BTC, hidden_BK) != loss
+    dark_BTC = flux_BTC.clone()
+    dark_BTC[:, 80:120, 2] = 0
+    assert model.masked_loss(dark_BTC, hidden_BK) == 0
+
+
+def test_the_prior_is_that_of_the_formula_and_trims_only_forecasts_from_flat_curves():
+    flux_BTC = torch.zeros(3, 512, 3)
+    flux_BTC[:, -5, 1] = torch.asinh(torch.tensor([4.0, 1.0, 0.0]))
+    flux_BTC[:, 100, 1] = 9.0  # too long ago to count
+    torch.testing.assert_close(rising_rate(flux_BTC), torch.tensor([4.0, 1.0, 0.0]))
+    prior = RisingRate(2.0)
+    probability_B = torch.tensor([0.9, 0.8, 0.5], requires_grad=True)
+    penalty = prior.penalty(probability_B, flux_BTC)
+    torch.testing.assert_close(penalty, torch.tensor((0.8 * 0.5 + 0.5 * 1.0) / 3))
+    penalty.backward()
+    assert probability_B.grad[0] == 0
+    assert RisingRate.measure(flux_BTC, torch.tensor([1.0, 0.0, 0.0])).rate_min == pytest.approx(4)
+    assert RisingRate.measure(flux_BTC, torch.zeros(3)).rate_min == 0
+
+
+def test_the_loss_is_cross_entropy_of_smoothed_labels():
+    logit_B, label_B = torch.tensor([2.0, -1.0]), torch.tensor([1.0, 0.0])
+    p_B = torch.sigmoid(logit_B)
+    target_B = torch.tensor([0.95, 0.05])
+    expected = -(target_B * p_B.log() + (1 - target_B) * (1 - p_B).log()).mean()
+    found = forecast_loss(logit_B, label_B, torch.zeros(2, 512, 3), None)
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_fit_that_was_killed_ends_in_the_same_bits(made):
+    train, validation = made
+    states = []
+    whole = fit_forecaster(
+        train, validation, PLAN, keep=lambda state: states.append(dataclasses.replace(state))
+    )
+    assert len(states) == 4
+    for stop in (0, 1, 2):
+        known = states[stop]
+        known.losses, known.auprcs = known.losses[: stop + 1], known.auprcs[: max(0, stop - 1)]
+        again = fit_forecaster(train, validation, PLAN, state=known)
+        expected, found = whole.state_dict(), again.state_dict()
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_state_comes_back_from_its_file(made, tmp_path):
+    train, validation = made
+    plan = dataclasses.replace(PLAN, pretrain_passes=1, num_passes=1)
+    whole = fit_forecaster(train, validation, plan, keep=lambda state: state.save(str(tmp_path)))
+    state = FitState.load(str(tmp_path))
+    assert len(state.losses) == len(state.auprcs) == 1
+    again = fit_forecaster(train, validation, plan, state=state)
+    assert np.array_equal(forecast_logits(again, validation), forecast_logits(whole, validation))
+    assert FitState.load(str(tmp_path / "nowhere")).model == {}
+
+
+def test_pretraining_lowers_the_loss_and_lora_leaves_the_backbone_as_it_was(made):
+    train, validation = made
+    states = []
+    plan = dataclasses.replace(PLAN, pretrain_passes=4, learning_rate=5e-3)
+    tuned = fit_forecaster(
+        train, validation, plan, keep=lambda state: states.append(dict(state.model))
+    )
+    pretrained = states[3]
+    found = tuned.state_dict()
+    assert torch.equal(found["patch_embedding.weight"], pretrained["patch_embedding.weight"])
+    name = "blocks.0.query"
+    assert torch.equal(found[f"{name}.base_layer.weight"], pretrained[f"{name}.weight"])
+    assert found[f"{name}.lora_B.default.weight"].abs().max() > 0

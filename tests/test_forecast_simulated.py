@@ -1,0 +1,63 @@
+"""Simulated stars: a precursor before each flare and nowhere else, and the track of them."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from astroray.cli import cli
+from astroray.forecast import baselines, fit, simulated_stars
+from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
+
+FEW = {"num_stars": 12, "days": 60.0, "recorded_days": 300.0}
+
+
+@pytest.fixture(scope="module")
+def made():
+    """Windows of the same stars with and without precursors."""
+    return [simulate_windows(SimulatedStars(has_precursor=has, **FEW)) for has in (True, False)]
+
+
+def test_precursors_change_the_flux_and_nothing_else(made):
+    with_them, without = made
+    for name in ("end_W", "label_W", "history_WMC", "statistics_WN"):
+        assert np.array_equal(getattr(with_them, name), getattr(without, name), equal_nan=True)
+    assert not np.array_equal(with_them.flux_WTC, without.flux_WTC)
+
+
+def test_only_windows_near_a_flare_tremble_at_their_end(made):
+    with_them, without = made
+    apart_W = abs(with_them.flux_WTC[:, -8:, 1] - without.flux_WTC[:, -8:, 1]).mean(axis=1)
+    label_W = without.label_W
+    assert np.median(apart_W[label_W]) > 5 * np.median(apart_W[~label_W])
+
+
+def test_flares_before_the_light_curve_are_on_record(made):
+    first_W = np.append(True, np.diff(made[0].star_W) > 0)
+    num_known_W = np.expm1(made[0].statistics_WN[first_W, 0])
+    assert num_known_W.min() > 5
+    assert made[0].end_W.min() > 10
+
+
+def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_path, monkeypatch):
+    few = functools.partial(SimulatedStars, **FEW)
+    monkeypatch.setattr(simulated_stars, "SimulatedStars", few)
+    monkeypatch.setattr(baselines, "NUM_TREES", 5)
+    quick = functools.partial(fit.FitPlan, method="adapter")
+
+    def plan(**changes):
+        return quick(**{**changes, "pretrain_passes": 1, "num_passes": 1})
+
+    monkeypatch.setattr(fit, "FitPlan", plan)
+    arguments = ["evaluate", "flares", "--track", "simulated", "--resamples", "10", "--json"]
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    what = {row["what"]: row for row in json.loads(result.output.splitlines()[-1])["rows"]}
+    for split, goal in (("with precursors", [0.7, 1.0]), ("without precursors", [0.47, 0.53])):
+        row = what[f"simulated {split} astroray (LoRA): within_star_auc"]
+        assert row["goal"] == goal
+        if row["value"] is not None:
+            assert row["ok"] == (goal[0] <= row["value"] <= goal[1])
+        assert what[f"simulated {split} rate of the star: auc"]["goal"] is None

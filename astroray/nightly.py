@@ -18,7 +18,6 @@ from astroray import ledger, pipeline, schema, storage, versions
 from astroray.config import ScanConfig, from_dict, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.ledger import RunRecord
-from astroray.pipeline import Night
 from astroray.progress import Show
 
 __all__ = ["NightConfig", "parse_finish_by", "run_night"]
@@ -68,7 +67,7 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
         config = dataclasses.replace(config, reference=os.path.abspath(config.reference))
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)
-    night = Night(
+    night = versions.Night(
         reference=config.reference,
         inherited=versions.describe_version(config.reference),
         listing=ledger.read_listing(config.reference),
@@ -116,7 +115,7 @@ def _check_reference(reference: str) -> RunRecord:
     return record
 
 
-def _check_same(done: RunRecord, night: Night, config: NightConfig) -> None:
+def _check_same(done: RunRecord, night: versions.Night, config: NightConfig) -> None:
     if done.night.get("inherits") != night.identity:
         raise LedgerError(
             f"{config.out} is a finished run of something else, expected an empty folder; choose "

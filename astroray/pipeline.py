@@ -1,15 +1,13 @@
-"""The main job, top to bottom: list, fit, embed, search, report. All of Ray Data is built here."""
+"""The main job, top to bottom: list, fit, embed, search, refine, report."""
 
 import dataclasses
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
-from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
+from astroray.actors.embed import EmbedPlan
 from astroray.actors.night import rank_night
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
@@ -29,45 +27,15 @@ from astroray.metrics import RunMetrics
 from astroray.neighbors import choose_index
 from astroray.progress import Counter, Progress, Show
 from astroray.sharded import rank_sharded
+from astroray.streams import embed_shards, map_rows
 from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
 from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
-from astroray.versions import Inherited
+from astroray.versions import Night
 from astroray.workers import WorkerPlan
 
 _log = logging.getLogger("astroray.pipeline")
-
-MAX_INPUT_BLOCKS = 2000
-"""Ray keeps statistics for every block, so a survey of a million shards is cut into fewer."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Night:
-    """What makes a scan a night: the version that it goes on from, and its time."""
-
-    reference: str
-    inherited: Inherited
-    listing: Sequence[Shard]
-    """The shards that the reference lists; those it has not embedded are embedded now."""
-    survey: str
-    """The reference's; where the night's is the same, its shards must still be there."""
-    backends: Mapping[str, str]
-    """Device and attention that the reference was embedded with."""
-    number: int
-    """1 for the first night after a scan."""
-    embed_until_s: float | None
-    """Unix time."""
-    finish_by_s: float | None
-    """Unix time."""
-
-    @property
-    def identity(self) -> str:
-        """Content hash of all that the night inherits."""
-        checksums = [sha256 for _, _, sha256 in self.inherited.catalogs]
-        shards = {name: receipt.checksum for name, (_, receipt) in self.inherited.receipts.items()}
-        text = json.dumps([checksums, shards], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def scan(
@@ -210,7 +178,7 @@ class _Run:
         if todo:
             self._resolve_backends()
         count = Counter(self.show, len(self.shards), len(done), started)
-        for receipt in self._receipts(todo_now, session):
+        for receipt in embed_shards(todo_now, self._embed_plan(session), self.plan):
             count.add(receipt)
             self.metrics.add(receipt, self._rejects_of(receipt))
             _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
@@ -273,34 +241,6 @@ class _Run:
                     f"not repeat; set encoder.{what}, or use a machine like the first"
                 )
         self._note(backends={**self.record.backends, **found})
-
-    def _receipts(self, todo: Sequence[Shard], session: str) -> Any:
-        """Receipts of the shards, in the order in which they get done. Ray Data is here."""
-        import ray.data
-        from ray.data import ActorPoolStrategy
-
-        if not todo:
-            return
-        plan = self._embed_plan(session)
-        rows = ray.data.from_items(
-            [{"shard": shard_to_json(shard)} for shard in todo],
-            override_num_blocks=min(len(todo), MAX_INPUT_BLOCKS),
-        )
-        receipts = rows.map_batches(
-            Embedder,
-            fn_constructor_args=(plan,),
-            batch_size=1,
-            compute=ActorPoolStrategy(
-                min_size=min(self.plan.min_workers, len(todo)),
-                max_size=min(self.plan.max_workers, len(todo)),
-            ),
-            num_cpus=self.plan.num_cpus,
-            num_gpus=self.plan.num_gpus or None,
-        )
-        with workers.plain_errors():
-            for batch in receipts.iter_batches(batch_size=None, prefetch_batches=0):
-                for text in batch["receipt"]:
-                    yield Receipt(**json.loads(text))
 
     def _embed_plan(self, session: str) -> EmbedPlan:
         return EmbedPlan(
@@ -387,9 +327,11 @@ class _Run:
         reference_id = self.record.model.get("quantized", self.record.model).get(
             "reference_id", self.record.model["model_id"]
         )
-        again = self._on_rows(
+        again = map_rows(
+            self.shards,
             workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
             Reencoder,
+            self.plan,
             fn_constructor_args=(self._embed_plan(""),),
             compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),
             num_gpus=self.plan.num_gpus or None,
@@ -408,7 +350,7 @@ class _Run:
         """Renders the pictures that the report shows, shard by shard."""
         started = self._begin("report")
         pictures: dict[str, bytes] = dict(outcome.pictures)
-        for batch in self._on_rows(outcome.wanted, render_rows):
+        for batch in map_rows(self.shards, outcome.wanted, render_rows, self.plan):
             pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
         num_wanted = len(outcome.pictures) + sum(len(rows) for rows in outcome.wanted.values())
         if len(pictures) < num_wanted:
@@ -421,24 +363,6 @@ class _Run:
         publish_thumbnails(self.out, pictures)
         faults.reach("thumbnails")
         self._end("report", started)
-
-    def _on_rows(
-        self, rows_of: Mapping[str, Sequence[int]], function: Any, **options: Any
-    ) -> Iterator[Mapping[str, Any]]:
-        """Batches that `function` makes of chosen rows of shards. Ray Data is here."""
-        import ray.data
-
-        by_name = {shard.name: shard for shard in self.shards}
-        wanted = [
-            {"shard": shard_to_json(by_name[name]), "rows": json.dumps(list(rows))}
-            for name, rows in rows_of.items()
-        ]
-        if not wanted:
-            return
-        rows = ray.data.from_items(wanted, override_num_blocks=min(len(wanted), MAX_INPUT_BLOCKS))
-        made = rows.map_batches(function, batch_size=1, num_cpus=self.plan.num_cpus, **options)
-        with workers.plain_errors():
-            yield from made.iter_batches(batch_size=None, prefetch_batches=0)
 
     def close(self, lease: Lease) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""

@@ -19,10 +19,11 @@ import pyarrow.parquet as pq
 from astroray import catalog, ledger, schema, storage
 from astroray.errors import FileError, LedgerError
 from astroray.ledger import Receipt
+from astroray.surveys.shards import Shard
 
 __all__ = [
-    "Inherited", "Receipts", "describe_version", "read_inherited", "read_layers", "read_older",
-    "read_receipts", "read_version",
+    "Inherited", "Night", "Receipts", "describe_version", "read_inherited", "read_layers",
+    "read_older", "read_receipts", "read_version",
 ]  # fmt: skip
 
 Receipts = Mapping[str, tuple[str, Receipt]]
@@ -68,6 +69,34 @@ class Inherited:
         """The run directories that are referred to, oldest first."""
         of_embeddings = (version for version, _ in self.receipts.values())
         return list(dict.fromkeys([*(version for version, _, _ in self.catalogs), *of_embeddings]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Night:
+    """What makes a scan a night: the version that it goes on from, and its time."""
+
+    reference: str
+    inherited: Inherited
+    listing: Sequence[Shard]
+    """The shards that the reference lists; those it has not embedded are embedded now."""
+    survey: str
+    """The reference's; where the night's is the same, its shards must still be there."""
+    backends: Mapping[str, str]
+    """Device and attention that the reference was embedded with."""
+    number: int
+    """1 for the first night after a scan."""
+    embed_until_s: float | None
+    """Unix time."""
+    finish_by_s: float | None
+    """Unix time."""
+
+    @property
+    def identity(self) -> str:
+        """Content hash of all that the night inherits."""
+        checksums = [sha256 for _, _, sha256 in self.inherited.catalogs]
+        shards = {name: receipt.checksum for name, (_, receipt) in self.inherited.receipts.items()}
+        text = json.dumps([checksums, shards], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read_inherited(run_dir: str) -> Inherited:

@@ -10,6 +10,7 @@ from astroray.errors import BackendError
 from astroray_kernels.dispatch import resolved
 
 SIZES = {"num_bands": 2, "size_px": 32}
+SIZES_OF = {"images": SIZES, "light_curves": {"num_windows": 2}}
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def network():
 
 def test_only_transformers_have_a_choice():
     for name, kind in ENCODERS.items():
-        found = choose_attention(build_network(name, SIZES), "auto", "cpu")
+        found = choose_attention(build_network(name, SIZES_OF[kind.modality]), "auto", "cpu")
         assert found == ("sdpa" if kind.has_attention else "")
 
 

@@ -32,11 +32,11 @@ def read(data, preparation=FLUX, **options):
 
 
 def test_good_uploads_are_read_packed_or_not():
-    image = read(GOOD[0]).image_BCYX
+    image = read(GOOD[0]).input_BCYX
     assert image.shape == (1, 3, 16, 16)
-    np.testing.assert_array_equal(read(GOOD[3]).image_BCYX, image)
-    assert read(GOOD[1], DISPLAY).image_BCYX.shape == (1, 3, 16, 16)
-    assert read(GOOD[2], DISPLAY).image_BCYX.shape == (1, 3, 16, 16)
+    np.testing.assert_array_equal(read(GOOD[3]).input_BCYX, image)
+    assert read(GOOD[1], DISPLAY).input_BCYX.shape == (1, 3, 16, 16)
+    assert read(GOOD[2], DISPLAY).input_BCYX.shape == (1, 3, 16, 16)
 
 
 @pytest.mark.parametrize("name", bombs())
@@ -77,7 +77,7 @@ def test_spoiled_files_are_read_or_refused_with_a_reason_and_never_anything_else
     for data in spoiled(GOOD, 600, seed=1):
         preparation = DISPLAY if data[:1] in (b"\x89", b"\xff") else FLUX
         try:
-            image = read(data, preparation).image_BCYX
+            image = read(data, preparation).input_BCYX
         except DataError as error:
             reasons.append(str(error))
         else:

@@ -142,7 +142,8 @@ class Gaussian:
         """Of at least two objects: their moments with outer products, their `squares_from`."""
         shrunk_DD = _shrunk(moments.covariance, square_N)
         whiten_DD = _inverse_root(shrunk_DD) if shrunk_DD.any() else shrunk_DD
-        return cls(mean_D=moments.mean_D, whiten_DD=whiten_DD)
+        # safetensors writes an array as it lies in memory
+        return cls(mean_D=moments.mean_D, whiten_DD=np.ascontiguousarray(whiten_DD))
 
     def to_bytes(self) -> bytes:
         """As a file."""

@@ -220,4 +220,4 @@ def test_a_gaussian_comes_back_from_its_file_to_the_last_bit():
     assert np.array_equal(again.distances(embedding_ND), gaussian.distances(embedding_ND))
     assert Gaussian.of(embedding_ND[:1]) is None
     equal = np.ones((5, 3), np.float32)
-    assert Gaussian.of(equal).distance(equal).tolist() == [0.0] * 5
+    assert Gaussian.of(equal).distances(equal).tolist() == [0.0] * 5

@@ -119,7 +119,7 @@ def export_catalog(
 ) -> int:
     """Writes the run's catalog as one file for other tools; returns the number of rows.
 
-    rows    other rows than those of `read_catalog`, schema.CATALOG
+    rows    other rows than those of `read_catalog`, of CATALOG or another table of `schema`
     format  votable  units, UCDs and descriptions in the fields; astropy writes it row by row, so
                      for millions of rows one of the others is the better choice
             fits     units, comments and UCDs in TUNITn, TCOMMn, TUCDn
@@ -340,11 +340,11 @@ def _fits(table: pa.Table) -> bytes:
 
 
 def to_astropy(table: pa.Table):  # type: ignore[no-untyped-def] # astropy has no types
-    """The catalog as an astropy Table, with unit, description and UCD of every column."""
+    """A table of `schema` as an astropy Table, with unit, description and UCD of every column."""
     from astropy.table import Column, MaskedColumn, Table
 
     columns = Table()
-    for field in schema.CATALOG:
+    for field in table.schema:
         facts = {key.decode(): value.decode() for key, value in field.metadata.items()}
         values, mask_N = _values(table, field)
         kind = Column if mask_N is None else MaskedColumn

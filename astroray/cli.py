@@ -10,6 +10,7 @@ from astroray import __version__
 from astroray.cli_flares import flares
 from astroray.cli_forecast import evaluate_flares, forecast, train_flares
 from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
+from astroray.cli_label import label
 from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
@@ -38,6 +39,7 @@ def cli() -> None:
 
 flares.add_command(forecast)
 cli.add_command(flares)
+cli.add_command(label)
 cli.add_command(nightly)
 cli.add_command(explain)
 cli.add_command(prune)

@@ -98,7 +98,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
     return _template().render(
         record=record,
-        name=_survey_name(record.survey),
+        name=survey_name(record.survey),
         num_objects=catalog.num_rows,
         num_positions=catalog.num_rows - catalog["ra"].null_count,
         outliers=outliers,
@@ -338,7 +338,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
     return flat
 
 
-def _survey_name(survey: str) -> str:
+def survey_name(survey: str) -> str:
     """A short name for the title: the last part of the location that has no wildcard."""
     location = survey.partition("?")[0]
     parts = [part for part in location.split("/") if part and not set(part) & set("*[")]

@@ -146,6 +146,19 @@ CHANGES = pa.schema(
 """CHANGES: one row an object whose place in the certified list is another than before."""
 REJECTS = pa.schema([SHARD, ROW, STAGE, CLASS, REASON, ATTEMPT])
 THUMBNAILS = pa.schema([OBJECT_ID, THUMBNAIL])
+LABELS = pa.schema(
+    [
+        *[*IDENTITY, RANK, SCORE],
+        column("interest", pa.int32(), "", "1 to 5; null where only a class was given"),
+        column("class", pa.string(), "", "class in the person's own words", ucd="meta.code.class"),
+        column("user", pa.string(), "", "who said so", ucd="meta.curation"),
+        column("labelled", pa.string(), "", "when, UTC, ISO 8601", ucd="time.epoch"),
+        column("why", pa.string(), "", "why the object was shown"),
+        MODEL_ID,
+        column("label_id", pa.string(), "", "session and number in the label log", ucd="meta.id"),
+    ]
+)  # fmt: skip
+"""LABELS: one row an object and person, what stands of the label log."""
 
 FLARE_EVENT = [
     column(

@@ -21,9 +21,11 @@ from astroray import runs, workers
 from astroray.actors.answer import Answerer
 from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.labels import LabelLog
 from astroray.web.app import build_app
 from astroray.web.archive import Archive, finished_run, run_id
 from astroray.web.guard import AuditLog
+from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
@@ -216,6 +218,8 @@ class WebApp:
             tokens=self.tokens,
             limits=self.config.limits,
             audit=self.audit,
+            routers=[build_label_router(archive, LabelLog(archive.run_dir))],
+            open_paths=[LOGIN_PATH],
         )
 
     async def _watch(self) -> None:

@@ -182,16 +182,22 @@ class Archive:
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
 
-    def _picture(self, row: int, size_px: int) -> bytes | None:
-        """PNG of an object, read from the survey's own file; None where that is gone."""
+    def _picture(self, row: int, size_px: int, band: str = "") -> bytes | None:
+        """PNG of an object, read from the survey's own file; None where that is gone.
+
+        With `band` that one alone, or None where the object has none of that name.
+        """
         place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
         shard = self._shards[place["shard"]]
         try:
             for item in surveys.read_shard(shard, rows=[place["row"]]):
                 if isinstance(item, Cutouts) and place["row"] in item.row_B:
+                    planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
+                    if not planes:
+                        return None
                     return render_thumbnail(
-                        item.image_BCYX[list(item.row_B).index(place["row"])],
-                        bands=item.bands,
+                        item.image_BCYX[list(item.row_B).index(place["row"])][planes],
+                        bands=[item.bands[plane] for plane in planes],
                         pixels=item.pixels,
                         size_px=size_px,
                         format="PNG",

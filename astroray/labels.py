@@ -1,0 +1,169 @@
+"""What people said of the objects of a run: an append-only log beside its catalog.
+
+    labels/SESSION-PART.jsonl   one line a label; a session is one server, several may run at once
+
+A session is the only writer of its files, so nothing is lost between two people. For each label the
+session's last part is published anew, whole, before the label is confirmed: no kill leaves half a
+line, on a disk or on an object store. A label is never changed: undoing one is one more line.
+"""
+
+import dataclasses
+import json
+import os
+import secrets
+import threading
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from astroray import schema, storage
+from astroray.errors import ConfigError, LedgerError
+
+__all__ = ["Label", "LabelLog", "current_labels", "interest_of", "labels_table"]
+
+INTERESTS = (1, 2, 3, 4, 5)
+"""1: of no interest, an artefact; 5: to be followed up."""
+MAX_TEXT = 200
+LABELS_A_PART = 256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Label:
+    """One thing that one person said of one object."""
+
+    object_id: str
+    user: str
+    model_id: str
+    """The model whose embedding put the object before the person."""
+    interest: int | None = None
+    """One of INTERESTS; None where only a class was given."""
+    kind: str = ""
+    """A class of the person's own, such as `merger`; empty for none."""
+    why: str = ""
+    """Why the object was shown: certified, learnt, uncertain, audit, search."""
+    undoes: str = ""
+    """`label_id` of the label that this line takes back; empty in a label proper."""
+    label_id: str = ""
+    """SESSION:NUMBER, given when it is written."""
+    time: str = ""
+    """UTC, ISO 8601 with microseconds, given when it is written."""
+
+    def __post_init__(self) -> None:
+        if self.interest is not None and self.interest not in INTERESTS:
+            raise ConfigError(f"interest is {self.interest!r}, expected 1, 2, 3, 4 or 5")
+        if not (self.undoes or self.kind or self.interest):
+            raise ConfigError(
+                f"the label of {self.object_id} says nothing, expected an interest of 1 to 5 or a "
+                "class"
+            )
+        for name in ("object_id", "user", "kind"):
+            text = getattr(self, name)
+            if len(text) > MAX_TEXT or any(ord(char) < 32 for char in text):
+                raise ConfigError(
+                    f"{name} of a label has {len(text)} characters, expected at most {MAX_TEXT} "
+                    "and no control characters"
+                )
+
+
+class LabelLog:
+    """The labels of a run; this object writes one session, and reads all. Safe between threads."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.folder = storage.join(run_dir, "labels")
+        self.session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(4)}"
+        self._lock = threading.Lock()
+        self._num_labels = 0
+        self._lines: list[bytes] = []
+        """Of the last part."""
+
+    def append(self, label: Label) -> Label:
+        """Writes a label and returns it with its id and time; it is stored when this returns.
+
+        Raises StorageError where it cannot be written; then it is not in the log.
+        """
+        with self._lock:
+            written = dataclasses.replace(
+                label,
+                label_id=f"{self.session}:{self._num_labels}",
+                time=datetime.now(UTC).isoformat(timespec="microseconds"),
+            )
+            line = json.dumps(dataclasses.asdict(written), ensure_ascii=False).encode() + b"\n"
+            part = self._num_labels // LABELS_A_PART
+            before = self._lines if self._num_labels % LABELS_A_PART else []
+            name = f"{self.session}-{part:04d}.jsonl"
+            storage.publish(storage.join(self.folder, name), b"".join([*before, line]))
+            self._lines = [*before, line]
+            self._num_labels += 1
+        return written
+
+    def read(self) -> list[Label]:
+        """The labels of all sessions, those that were undone included, in order of time.
+
+        Raises LedgerError on a line that is no label, naming it.
+        """
+        labels: list[Label] = []
+        for name in storage.list_names(self.folder):
+            if name.endswith(".jsonl"):
+                labels += _parse(storage.join(self.folder, name))
+        return sorted(labels, key=_in_time)
+
+
+def current_labels(labels: Iterable[Label]) -> list[Label]:
+    """What stands: of each person and object the last label that was not undone."""
+    entries = sorted(labels, key=_in_time)
+    undone = {label.undoes for label in entries if label.undoes}
+    standing: dict[tuple[str, str], Label] = {}
+    for label in entries:
+        if not label.undoes and label.label_id not in undone:
+            standing[label.object_id, label.user] = label
+    return list(standing.values())
+
+
+def interest_of(labels: Iterable[Label]) -> dict[str, float]:
+    """Mean interest of each object over the people who gave one."""
+    given: dict[str, list[int]] = {}
+    for label in current_labels(labels):
+        if label.interest is not None:
+            given.setdefault(label.object_id, []).append(label.interest)
+    return {object_id: sum(values) / len(values) for object_id, values in given.items()}
+
+
+def labels_table(labels: Sequence[Label], catalog: pa.Table) -> pa.Table:
+    """LABELS: the standing labels beside what the catalog says of their objects, by time.
+
+    An object that the catalog no longer holds keeps its label; what the catalog knew is null.
+    """
+    standing = sorted(current_labels(labels), key=_in_time)
+    ids = pa.array([label.object_id for label in standing], pa.string())
+    place = pc.index_in(ids, value_set=catalog["object_id"].combine_chunks())
+    columns: dict[str, Any] = {"object_id": ids}
+    for field in schema.LABELS:
+        if field.name in catalog.column_names and field.name not in ("object_id", "model_id"):
+            columns[field.name] = catalog[field.name].take(place)
+        elif field.name != "object_id":
+            values = [getattr(label, _FIELD_OF.get(field.name, field.name)) for label in standing]
+            columns[field.name] = pa.array(values, field.type)
+    return schema.conform(pa.table(columns), schema.LABELS, "labels")
+
+
+_FIELD_OF = {"class": "kind", "labelled": "time"}
+"""Columns whose names a Python field cannot have, or that would not say enough in a table."""
+
+
+def _in_time(label: Label) -> tuple[str, str]:
+    return label.time, label.label_id
+
+
+def _parse(path: str) -> list[Label]:
+    labels = []
+    for number, line in enumerate(storage.read_bytes(path).splitlines(), 1):
+        try:
+            labels.append(Label(**json.loads(line)))
+        except (ValueError, TypeError, ConfigError) as error:
+            raise LedgerError(
+                f"line {number} of {path} is no label ({error}); move the line elsewhere to go on"
+            ) from None
+    return labels

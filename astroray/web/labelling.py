@@ -1,0 +1,286 @@
+"""The labelling page and what it asks for: the next objects, labels, undo; all of it below /ui.
+
+Every label is in the log before its request is answered, so that a page that is reloaded, or a
+server that is killed, has lost nothing. Labels carry the name of the caller's token.
+"""
+
+import dataclasses
+import functools
+import importlib.resources
+import secrets
+import threading
+from typing import Annotated, Any
+
+import jinja2
+import numpy as np
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse
+from pydantic import BaseModel, Field
+
+from astroray import schema
+from astroray.errors import ConfigError
+from astroray.interest import Learnt, Reranker
+from astroray.label_queue import next_objects
+from astroray.labels import MAX_TEXT, Label, LabelLog, current_labels, interest_of
+from astroray.report import survey_name
+from astroray.web.archive import Archive
+from astroray.web.security import COOKIE, Token, needs, secret_of
+
+__all__ = ["LOGIN_PATH", "build_label_router"]
+
+LOGIN_PATH = "/ui/login"
+"""Open to all: it holds nothing but a field for the token."""
+INTERESTING = 4
+"""From this interest on an object counts as interesting."""
+NUM_NEIGHBORS = 5
+PICTURE_SIZES = (96, 480)
+_POLICY = (
+    "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+)
+_FLAGS = {
+    schema.Flag.FILLED: "missing pixels filled",
+    schema.Flag.EDGE: "at the edge",
+    schema.Flag.BLENDED: "blended",
+    schema.Flag.SATURATED: "saturated",
+}
+Caller = Annotated[Token, Depends(needs("label"))]
+
+
+class Wanted(BaseModel):
+    """What the page has on its screen, and how much more it wants."""
+
+    size: int = Field(20, ge=1, le=100)
+    shown: list[str] = Field([], max_length=10_000, description="object_ids not to be given again")
+
+
+class Said(BaseModel):
+    """What a person says of an object."""
+
+    object_id: str = Field(max_length=MAX_TEXT)
+    interest: int | None = Field(None, ge=1, le=5)
+    kind: str = Field("", max_length=MAX_TEXT)
+    why: str = Field("", max_length=20)
+
+
+def build_label_router(archive: Archive, log: LabelLog) -> APIRouter:
+    """The routes of the page of one run; `OPEN_PATHS` of the app get LOGIN_PATH beside theirs."""
+    router = APIRouter(prefix="/ui", include_in_schema=False)
+    desk = _Desk(archive, log)
+    router.get("")(desk.page)
+    router.get("/login")(login)
+    router.post("/session", status_code=204)(open_session)
+    router.post("/queue")(desk.queue)
+    router.post("/labels")(desk.label)
+    router.post("/undo")(desk.undo)
+    router.get("/labelled")(desk.labelled)
+    router.get("/picture/{row}.png")(desk.picture)
+    return router
+
+
+def login() -> HTMLResponse:
+    """A page that turns the token after the # of its address into a cookie."""
+    return _html("login.html.jinja")
+
+
+def open_session(request: Request, caller: Caller) -> Response:
+    """The token of this request as a cookie that no script can read."""
+    response = Response(status_code=204)
+    response.set_cookie(
+        COOKIE,
+        secret_of({key.lower(): value for key, value in request.headers.items()}),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+        path="/",
+    )
+    return response
+
+
+class _Desk:
+    """What one run shows to the people who label it."""
+
+    def __init__(self, archive: Archive, log: LabelLog) -> None:
+        self.archive, self.log = archive, log
+        self._lock = threading.Lock()
+        self._certified_N = archive.table["certified"].to_numpy(zero_copy_only=False)
+        self._learnt: tuple[int, Learnt | None] = (0, None)
+
+    @functools.cached_property
+    def reranker(self) -> Reranker:
+        """Made at the first label: it needs a look at all embeddings."""
+        score_N = self.archive.table["outlier_score"].to_numpy(zero_copy_only=False)
+        return Reranker(self.archive.embedding_ND, score_N.astype(np.float64))
+
+    def page(self, caller: Caller) -> HTMLResponse:
+        """The page itself."""
+        record = self.archive.record
+        return _html(
+            "labelling.html.jinja",
+            user=caller.name,
+            survey=survey_name(record.survey),
+            num_objects=len(self.archive.table),
+            bands=self._bands,
+        )
+
+    def queue(self, wanted: Wanted, caller: Caller) -> dict[str, Any]:
+        """The next objects for this person, and how far the labelling is."""
+        labels = self.log.read()
+        standing = current_labels(labels)
+        mine = {label.object_id for label in standing if label.user == caller.name}
+        done = {*mine, *wanted.shown}
+        is_done_N = np.zeros(len(self.archive.table), bool)
+        rows = [self.archive.find(object_id) for object_id in done]
+        is_done_N[[row for row in rows if row is not None]] = True
+        learnt = self._learn(labels)
+        chosen = next_objects(
+            learnt, self._certified_N, is_done_N, size=wanted.size, seed=len(labels)
+        )
+        return {
+            "objects": [self._describe(item.row) | {"why": item.why} for item in chosen],
+            "progress": self._progress(standing, caller.name),
+        }
+
+    def label(self, said: Said, caller: Caller) -> dict[str, Any]:
+        """Writes a label; it is stored when this answers."""
+        if self.archive.find(said.object_id) is None:
+            raise HTTPException(404, f"the catalog has no object {said.object_id!r}")
+        try:
+            label = Label(
+                user=caller.name,
+                model_id=self.archive.model_id,
+                **said.model_dump(exclude={"kind"}),
+                kind=said.kind.strip(),
+            )
+        except ConfigError as error:
+            raise HTTPException(422, str(error)) from None
+        written = self.log.append(label)
+        standing = current_labels(self.log.read())
+        return {
+            "label_id": written.label_id,
+            "progress": self._progress(standing, caller.name),
+        }
+
+    def undo(self, caller: Caller) -> dict[str, Any]:
+        """Takes back the last label of this person that stands; 404 where there is none."""
+        labels = self.log.read()
+        undone = {label.undoes for label in labels if label.undoes}
+        mine = [
+            label
+            for label in labels
+            if label.user == caller.name and not label.undoes and label.label_id not in undone
+        ]
+        if not mine:
+            raise HTTPException(404, f"{caller.name} has no label that could be taken back")
+        last = mine[-1]
+        self.log.append(
+            Label(
+                object_id=last.object_id,
+                user=caller.name,
+                model_id=self.archive.model_id,
+                undoes=last.label_id,
+            )
+        )
+        standing = current_labels(self.log.read())
+        row = self.archive.find(last.object_id)
+        return {
+            "object": None if row is None else self._describe(row) | {"why": last.why},
+            "undone": dataclasses.asdict(last),
+            "progress": self._progress(standing, caller.name),
+        }
+
+    def labelled(
+        self, caller: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 60
+    ) -> dict[str, Any]:
+        """What this person has labelled, newest first."""
+        standing = [one for one in current_labels(self.log.read()) if one.user == caller.name]
+        standing.sort(key=lambda label: label.time, reverse=True)
+        objects = []
+        for label in standing[:limit]:
+            row = self.archive.find(label.object_id)
+            if row is not None:
+                said = {"interest": label.interest, "kind": label.kind, "why": label.why}
+                objects.append(self._describe(row) | said)
+        return {"objects": objects, "progress": self._progress(standing, caller.name)}
+
+    def picture(
+        self,
+        row: int,
+        caller: Caller,
+        size: Annotated[int, Query()] = PICTURE_SIZES[0],
+        band: Annotated[str, Query(max_length=40)] = "",
+    ) -> Response:
+        """PNG of an object; with `band` of that band alone."""
+        if not 0 <= row < len(self.archive.table) or size not in PICTURE_SIZES:
+            raise HTTPException(404, f"no picture {row} of size {size}")
+        png = self.archive.picture(row, size, band)
+        if png is None:
+            raise HTTPException(404, f"the survey's file of object {row} cannot be read")
+        headers = {"Cache-Control": "private, max-age=3600"}
+        return Response(png, media_type="image/png", headers=headers)
+
+    @functools.cached_property
+    def _bands(self) -> list[str]:
+        bands: list[str] = self.archive.record.model["bands"]
+        return bands
+
+    def _learn(self, labels: list[Label]) -> Learnt | None:
+        """What the labels of all people say; learnt anew only where there are more of them."""
+        with self._lock:
+            if self._learnt[0] != len(labels):
+                interest = interest_of(labels)
+                found = [(self.archive.find(name), value) for name, value in interest.items()]
+                pairs = [(row, value) for row, value in found if row is not None]
+                learnt = None
+                if pairs:
+                    row_M = np.array([row for row, _ in pairs])
+                    learnt = self.reranker.learn(
+                        row_M, (np.array([value for _, value in pairs]) - 1) / 4
+                    )
+                self._learnt = (len(labels), learnt)
+            return self._learnt[1]
+
+    def _describe(self, row: int) -> dict[str, Any]:
+        """An object as the page shows it."""
+        names = ["object_id", "rank", "outlier_score", "certified", "ra", "dec"]
+        names += ["processing_flags", "neighbor_id", "neighbor_distance"]
+        facts: dict[str, Any] = self.archive.table.select(names).slice(row, 1).to_pylist()[0]
+        flags = facts.pop("processing_flags") or 0
+        near = zip(
+            facts.pop("neighbor_id") or [], facts.pop("neighbor_distance") or [], strict=True
+        )
+        neighbors = []
+        for object_id, distance in list(near)[:NUM_NEIGHBORS]:
+            place = self.archive.find(object_id)
+            if place is not None:
+                neighbors.append({"object_id": object_id, "row": place, "distance": distance})
+        return facts | {
+            "row": row,
+            "flags": [word for bit, word in _FLAGS.items() if flags & bit],
+            "neighbors": neighbors,
+        }
+
+    def _progress(self, standing: list[Label], user: str) -> dict[str, Any]:
+        kinds = sorted({label.kind for label in standing if label.kind})
+        mine = [label for label in standing if label.user == user]
+        audits = [label.interest for label in standing if label.why == "audit" and label.interest]
+        return {
+            "mine": len(mine),
+            "all": len(standing),
+            "users": len({label.user for label in standing}),
+            "interesting": sum((label.interest or 0) >= INTERESTING for label in mine),
+            "audits": len(audits),
+            "audits_interesting": sum(value >= INTERESTING for value in audits),
+            "kinds": kinds,
+        }
+
+
+def _html(name: str, **values: Any) -> HTMLResponse:
+    nonce = secrets.token_urlsafe(16)
+    text = importlib.resources.files("astroray.web").joinpath(name).read_text("utf-8")
+    template = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).from_string(text)
+    headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce)}
+    return HTMLResponse(template.render(nonce=nonce, **values), headers=headers)

@@ -1,0 +1,188 @@
+"""What labels are worth: a made person who knows the answers looks at 100 objects.
+
+Real labelled sets, thinned until one object in twenty is interesting, ten draws each. Without
+learning the person goes down the outlier ranking; with it the queue of `astroray label` decides,
+its doubtful and random objects included, in rounds of ten after a first one of twenty. The ratio is
+of the mean numbers of interesting objects seen; its interval is a bootstrap over the draws. The
+limit is what a list that holds nothing else would give.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from astroray.certificate import score_of
+from astroray.interest import Learnt, Reranker
+from astroray.label_queue import next_objects
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
+
+SETS = (("efigi", "S3"), ("gz2", "S1"), ("mirabest", "S3"))
+"""Perturbed galaxies, spirals, wide-angle tails."""
+ENCODER = "rings"
+INTERESTING_SHARE = 0.05
+NUM_LOOKED_AT, FIRST_ROUND, ROUND = 100, 20, 10
+NUM_SEEDS, NUM_RESAMPLES = 10, 2000
+K = 10
+NUM_LABELS, NUM_EMBEDDINGS, DIM = 10_000, 1_000_000, 32
+DATA = "../shared/data"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Looked:
+    """How many of the objects looked at were interesting, by draw."""
+
+    with_S: np.ndarray
+    without_S: np.ndarray
+    limit: float
+    """Interesting objects that there are, at most those looked at."""
+
+
+def look(embedding_ND: np.ndarray, is_good_N: np.ndarray, *, seed: int) -> tuple[int, int]:
+    """Interesting objects among the first looked at, with learning and without."""
+    score_N = _scores(embedding_ND)
+    order_N = np.argsort(-score_N, kind="stable")  # as a catalog has its rows
+    embedding_ND, is_good_N, score_N = embedding_ND[order_N], is_good_N[order_N], score_N[order_N]
+    reranker = Reranker(embedding_ND, score_N)
+    is_done_N = np.zeros(len(score_N), bool)
+    seen: list[int] = []
+    learnt: Learnt | None = None
+    while len(seen) < min(NUM_LOOKED_AT, len(score_N)):
+        size = min(ROUND if seen else FIRST_ROUND, NUM_LOOKED_AT - len(seen))
+        items = next_objects(
+            learnt, np.zeros(len(score_N), bool), is_done_N, size=size, seed=seed + len(seen)
+        )
+        seen += [item.row for item in items]
+        is_done_N[seen] = True
+        row_M = np.array(seen)
+        learnt = reranker.learn(row_M, is_good_N[row_M].astype(float))
+    return int(is_good_N[seen].sum()), int(is_good_N[:NUM_LOOKED_AT].sum())
+
+
+def measure_set(protocol: str, subset: str, data: str, scratch: Path, num_seeds: int) -> Looked:
+    """Draws of one labelled set, encoded once without labels. Raises MeasurementError."""
+    from astroray.errors import ConfigError
+    from astroray.evaluation import models
+    from astroray.evaluation.label_tables import open_protocol
+    from astroray.evaluation.pictures import Pictures
+
+    try:
+        opened = open_protocol(protocol, data=data)
+    except ConfigError as error:
+        raise MeasurementError(f"{error}") from None
+    (thinned,) = (
+        dataclasses.replace(one, contamination=INTERESTING_SHARE)
+        for one in opened.subsets
+        if one.name == subset
+    )
+    pictures = Pictures(opened)
+    sample = models.take_sample(pictures, opened.fit_rows(0), str(scratch))
+    path = models.fit_model(ENCODER, sample, seed=0, budget_s=60)
+    embedding_ND = models.embed(path, pictures, str(scratch)).embedding_ND
+    seen = []
+    for seed in range(num_seeds):
+        draw = thinned.draw(seed, 0)
+        seen.append(look(embedding_ND[draw.row_M], draw.is_outlier_M, seed=seed))
+    with_S, without_S = np.array(seen).T
+    return Looked(
+        with_S=with_S,
+        without_S=without_S,
+        limit=float(min(NUM_LOOKED_AT, thinned.num_outliers)),
+    )
+
+
+def compare(looked: Looked) -> dict[str, Any]:
+    """Fields of a row: ratio of the means with its bootstrap interval."""
+    random = np.random.default_rng(0)
+    draw_RS = random.integers(0, len(looked.with_S), (NUM_RESAMPLES, len(looked.with_S)))
+    without_R = np.maximum(looked.without_S[draw_RS].mean(axis=1), 0.5)
+    low, high = np.quantile(looked.with_S[draw_RS].mean(axis=1) / without_R, [0.025, 0.975])
+    plain = max(float(looked.without_S.mean()), 0.5)
+    return {
+        "value": float(looked.with_S.mean()) / plain,
+        "low": float(low),
+        "high": float(high),
+        "runs": len(looked.with_S),
+        "limit": looked.limit / plain,
+        "facts": {
+            "seen_with": float(looked.with_S.mean()),
+            "seen_without": float(looked.without_S.mean()),
+            "interesting_in_all": looked.limit,
+        },
+    }
+
+
+def measure_speed(num_labels: int, num_embeddings: int) -> list[dict[str, Any]]:
+    """Seconds to learn from the labels alone, and to order a survey anew."""
+    random = np.random.default_rng(0)
+    embedding_ND = random.normal(size=(num_embeddings, DIM)).astype(np.float32)
+    score_N = random.random(num_embeddings)
+    row_M = random.choice(num_embeddings, min(num_labels, num_embeddings), replace=False)
+    interest_M = random.random(len(row_M))
+    fields = []
+    for count in (len(row_M), num_embeddings):
+        reranker = Reranker(embedding_ND[:count], score_N[:count])
+        began_s = time.monotonic()
+        reranker.learn(row_M % count, interest_M)
+        spent_s = time.monotonic() - began_s
+        fields.append({"value": spent_s, "low": spent_s, "high": spent_s, "runs": 1})
+    return fields
+
+
+def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
+    """All rows; quick: three draws, and a tenth of the embeddings."""
+    data = os.environ.get("ASTRORAY_TEST_DATA", DATA)
+    for protocol, subset in SETS:
+        claim = _claim(protocol, subset)
+        yield from measured([claim], lambda: [_fields(protocol, subset, data, scratch, quick)])  # noqa: B023
+    scale = 10 if quick else 1
+    seconds = measure_speed(NUM_LABELS // scale, NUM_EMBEDDINGS // scale)
+    what = (
+        f"seconds to learn from {NUM_LABELS // scale:,} labels and order as many objects",
+        f"seconds to order {NUM_EMBEDDINGS // scale:,} embeddings of {DIM} by them",
+    )
+    for text, fields, goal in zip(what, seconds, (1.0, 10.0), strict=True):
+        yield BenchRow(what=text, unit="s", goal=goal, is_at_most=True, peer="none", **fields)
+
+
+def _claim(protocol: str, subset: str) -> Any:
+    def claim(**fields: Any) -> BenchRow:
+        return BenchRow(
+            what=f"interesting objects among the first {NUM_LOOKED_AT}, with learning over without,"
+            f" {protocol} {subset}",
+            unit="x",
+            goal=1.5,
+            peer="the outlier ranking of the same embeddings",
+            **fields,
+        )
+
+    return claim
+
+
+def _fields(protocol: str, subset: str, data: str, scratch: Path, quick: bool) -> dict[str, Any]:
+    num_seeds = 3 if quick else NUM_SEEDS
+    return compare(measure_set(protocol, subset, data, scratch, num_seeds))
+
+
+def _scores(embedding_ND: np.ndarray) -> np.ndarray:
+    """Distance of each object to its k-th neighbor."""
+    import torch
+
+    from astroray_kernels.nearest import nearest_vectors
+
+    vectors = torch.from_numpy(np.ascontiguousarray(embedding_ND, np.float32))
+    _, distance_NK = nearest_vectors(vectors, vectors, K, exclude_G=torch.arange(len(vectors)))
+    return score_of(distance_NK.numpy(), "kth")
+
+
+def main() -> None:
+    """`python -m benchmarks.labels`."""
+    run_benchmark("labels", "What labels are worth, by a made person.", measure)
+
+
+if __name__ == "__main__":
+    main()

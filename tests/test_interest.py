@@ -1,0 +1,89 @@
+"""What labels say of other objects, and which objects are shown next."""
+
+import numpy as np
+import pytest
+
+from astroray.interest import Learnt, Reranker
+from astroray.label_queue import next_objects
+
+
+def make_survey(seed=0, num=600, dim=8):
+    """A survey with two far families of outliers, of which one interests; rows 0..39 and 40..79."""
+    random = np.random.default_rng(seed)
+    embedding_ND = random.normal(size=(num, dim))
+    embedding_ND[:40, 0] += 6
+    embedding_ND[40:80, 1] += 6
+    score_N = np.linalg.norm(embedding_ND, axis=1)
+    return embedding_ND.astype(np.float32), score_N
+
+
+def test_without_a_label_the_outlier_ranking_is_all_there_is():
+    embedding_ND, score_N = make_survey()
+    learnt = Reranker(embedding_ND, score_N).learn(np.zeros(0, np.int64), np.zeros(0))
+    assert np.array_equal(np.argsort(-learnt.value_N), np.argsort(-score_N))
+    assert (learnt.doubt_N == 1).all()
+
+
+def test_a_few_labels_bring_up_the_family_that_interests():
+    embedding_ND, score_N = make_survey()
+    reranker = Reranker(embedding_ND, score_N)
+    row_M = np.array([0, 1, 2, 40, 41, 42])
+    learnt = reranker.learn(row_M, np.array([1.0, 1, 1, 0, 0, 0]))
+    best = np.argsort(-learnt.value_N)[:40]
+    assert np.isin(best, np.arange(40)).mean() > 0.9
+    assert np.isin(np.argsort(-score_N)[:40], np.arange(40)).mean() < 0.7
+
+
+def test_doubt_is_small_where_there_are_labels_and_large_far_away():
+    embedding_ND, score_N = make_survey()
+    learnt = Reranker(embedding_ND, score_N).learn(np.arange(30), np.ones(30))
+    assert learnt.doubt_N[:30].max() < learnt.doubt_N[40:80].min()
+    assert (learnt.doubt_N >= 0).all()
+    assert (learnt.doubt_N <= 1.01).all()
+
+
+def test_the_same_labels_give_the_same_order_and_blocks_of_rows_change_nothing(monkeypatch):
+    embedding_ND, score_N = make_survey()
+    row_M, interest_M = np.arange(0, 90, 3), np.tile([1.0, 0.0, 0.5], 10)
+    first = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
+    monkeypatch.setattr("astroray.interest.ROWS_AT_ONCE", 100)
+    second = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
+    np.testing.assert_allclose(second.value_N, first.value_N, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_a_tiny_or_a_flat_survey_is_learnt_from_without_a_fault(num):
+    embedding_ND = np.ones((num, 3), np.float32)
+    reranker = Reranker(embedding_ND, np.full(num, np.nan))
+    learnt = reranker.learn(np.array([0]), np.array([1.0]))
+    assert np.isfinite(learnt.value_N).all()
+
+
+def test_the_first_batch_is_the_certified_list_and_some_at_random():
+    certified_N = np.arange(100) < 10
+    items = next_objects(None, certified_N, np.zeros(100, bool), size=20, seed=1)
+    why = [item.why for item in items]
+    assert [item.row for item in items if item.why != "audit"] == list(range(19))
+    assert why.count("audit") == 1
+    assert why.count("certified") == 10
+    assert why[-1] != "audit"
+    assert len({item.row for item in items}) == 20
+
+
+def test_later_batches_hold_the_best_the_doubtful_and_some_at_random_and_nothing_twice():
+    learnt = Learnt(value_N=np.arange(200.0), doubt_N=np.linspace(1, 0, 200))
+    is_done_N = np.arange(200) >= 190
+    items = next_objects(learnt, np.zeros(200, bool), is_done_N, size=20, seed=1)
+    rows = {why: [x.row for x in items if x.why == why] for why in ("learnt", "uncertain", "audit")}
+    assert rows["learnt"] == list(range(189, 172, -1))
+    assert rows["uncertain"] == [153, 154]  # of the next 20 those of largest doubt
+    assert len(rows["audit"]) == 1
+    assert len({item.row for item in items}) == 20
+    assert max(item.row for item in items) < 190
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_the_last_objects_are_shown_and_then_none(left):
+    learnt = Learnt(value_N=np.zeros(9), doubt_N=np.ones(9))
+    items = next_objects(learnt, np.ones(9, bool), np.arange(9) >= left, size=20, seed=0)
+    assert sorted(item.row for item in items) == list(range(left))

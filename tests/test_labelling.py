@@ -1,0 +1,201 @@
+"""The labelling page: what it asks for, and how a person uses it by keys."""
+
+import asyncio
+import contextlib
+import io
+import threading
+
+import pytest
+import uvicorn
+from PIL import Image
+from starlette.testclient import TestClient
+
+from astroray.errors import ConfigError
+from astroray.label_server import export_labels, labelling_app, listen
+from astroray.labels import LabelLog, current_labels
+from astroray.web.security import COOKIE
+from tests.browser import open_page
+from tests.served_run import make_run
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture
+def run_dir(whole_run, tmp_path):
+    """The run, with a label log of its own."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("run.json", "catalog", "embeddings", "ledger", "model", "rejects"):
+        with contextlib.suppress(FileNotFoundError):
+            (folder / name).symlink_to(f"{whole_run}/{name}")
+    return str(folder)
+
+
+@pytest.fixture
+def clients(run_dir):
+    """A client for each of two people."""
+    with labelling_app(run_dir, ["ana", "bo"]) as (app, secret_of):
+        yield {
+            name: TestClient(app, headers={"Authorization": f"Bearer {secret}"})
+            for name, secret in secret_of.items()
+        }
+
+
+def test_the_page_needs_a_token_and_its_login_page_does_not(clients):
+    stranger = TestClient(clients["ana"].app)
+    assert stranger.get("/ui").status_code == 401
+    assert stranger.post("/ui/queue", json={}).status_code == 401
+    login = stranger.get("/ui/login")
+    assert login.status_code == 200
+    assert "script-src 'nonce-" in login.headers["content-security-policy"]
+    page = clients["ana"].get("/ui")
+    assert "labelling as <b>ana</b>" in page.text
+    assert "http://" not in page.text
+
+
+def test_a_session_keeps_the_token_in_a_cookie_that_no_script_reads(clients):
+    answer = clients["ana"].post("/ui/session")
+    assert answer.status_code == 204
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith(f"{COOKIE}=")
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    stranger = TestClient(clients["ana"].app, cookies={COOKIE: answer.cookies[COOKIE]})
+    assert stranger.get("/ui").status_code == 200
+
+
+def test_the_first_round_is_the_certified_list_and_labels_change_the_next(clients, run_dir):
+    ana = clients["ana"]
+    first = ana.post("/ui/queue", json={"size": 20}).json()
+    by_rank = [one for one in first["objects"] if one["why"] != "audit"]
+    assert [one["rank"] for one in by_rank] == list(range(1, 20))
+    assert [one["why"] for one in by_rank] == ["certified"] * 5 + ["ranked"] * 14
+    for number, one in enumerate(first["objects"]):
+        said = {"object_id": one["object_id"], "interest": 5 if number < 3 else 1}
+        answer = ana.post("/ui/labels", json=said)
+        assert answer.json()["progress"]["mine"] == number + 1
+    second = ana.post("/ui/queue", json={"size": 10}).json()
+    assert "learnt" in {one["why"] for one in second["objects"]}
+    seen = {one["object_id"] for one in first["objects"]}
+    assert seen.isdisjoint(one["object_id"] for one in second["objects"])
+    assert second["progress"]["interesting"] == 3
+    others = clients["bo"].post("/ui/queue", json={"size": 100}).json()
+    assert {one["object_id"] for one in others["objects"]} & seen  # bo has not seen them yet
+    assert others["progress"] | {"mine": 0} == others["progress"]
+
+
+def test_undo_takes_back_ones_own_last_label_alone(clients, run_dir):
+    ana, bo = clients["ana"], clients["bo"]
+    (one,) = ana.post("/ui/queue", json={"size": 1}).json()["objects"]
+    for client, interest in ((ana, 2), (ana, 4), (bo, 5)):
+        client.post("/ui/labels", json={"object_id": one["object_id"], "interest": interest})
+    answer = ana.post("/ui/undo", json={}).json()
+    assert answer["undone"]["interest"] == 4
+    assert answer["object"]["object_id"] == one["object_id"]
+    standing = {label.user: label.interest for label in current_labels(LabelLog(run_dir).read())}
+    assert standing == {"ana": 2, "bo": 5}
+    ana.post("/ui/undo", json={})
+    assert ana.post("/ui/undo", json={}).status_code == 404
+    assert [one["interest"] for one in bo.get("/ui/labelled").json()["objects"]] == [5]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ({"object_id": "nothing", "interest": 3}, 404),
+        ({"object_id": "KNOWN", "interest": 9}, 422),
+        ({"object_id": "KNOWN"}, 422),
+        ({"object_id": "KNOWN", "kind": "a\x07b"}, 422),
+        ({"interest": 3}, 422),
+    ],
+)
+def test_what_is_no_label_is_refused_and_not_written(clients, run_dir, said, status):
+    known = clients["ana"].post("/ui/queue", json={"size": 1}).json()["objects"][0]["object_id"]
+    said = {key: known if value == "KNOWN" else value for key, value in said.items()}
+    assert clients["ana"].post("/ui/labels", json=said).status_code == status
+    assert LabelLog(run_dir).read() == []
+
+
+def test_pictures_come_in_two_sizes_and_by_band(clients):
+    ana = clients["ana"]
+    for query, size_px in (("size=96", 96), ("size=480", 480), ("size=96&band=g", 96)):
+        answer = ana.get(f"/ui/picture/0.png?{query}")
+        assert answer.headers["content-type"] == "image/png"
+        assert Image.open(io.BytesIO(answer.content)).size == (size_px, size_px)
+    for path in ("0.png?size=7", "9999.png", "0.png?band=none"):
+        assert ana.get(f"/ui/picture/{path}").status_code == 404
+
+
+def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_dir, tmp_path):
+    (one,) = clients["ana"].post("/ui/queue", json={"size": 1}).json()["objects"]
+    clients["ana"].post("/ui/labels", json={"object_id": one["object_id"], "kind": "ring"})
+    out = tmp_path / "labels.csv"
+    assert export_labels(run_dir, str(out), "csv") == 1
+    head, row = out.read_text().splitlines()
+    assert '"class"' in head
+    assert '"ring"' in row
+    with pytest.raises(ConfigError, match="expected a run that is done"):
+        export_labels(str(tmp_path), str(out), "csv")
+
+
+# ---- a person at the keyboard
+
+
+@pytest.fixture
+def served(run_dir):
+    """The page on a port of its own, with two people's addresses."""
+    with labelling_app(run_dir, ["ana", "bo"]) as (app, secret_of), listen("127.0.0.1", 0) as port:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]}, daemon=True)
+        thread.start()
+        address = f"http://127.0.0.1:{port.getsockname()[1]}/ui/login#token="
+        yield {name: address + secret for name, secret in secret_of.items()}
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_way(
+    served, run_dir, tmp_path
+):
+    ready = 'document.body.dataset.ready === "yes"'
+    shown = 'document.getElementById("id").textContent'
+    mine = 'document.querySelectorAll("#mine button").length'
+
+    async def use():
+        async with (
+            open_page(tmp_path / "ana", served["ana"]) as ana,
+            open_page(tmp_path / "bo", served["bo"]) as bo,
+        ):
+            await asyncio.gather(ana.until(ready), bo.until(ready))
+            assert "token" not in await ana.value("location.href")
+            first = await ana.value(shown)
+            assert await bo.value(shown) == first
+            await ana.press("5")
+            await ana.until(f'{shown} !== "{first}"')
+            await bo.press("2")
+            await bo.until(f"{mine} === 1")
+            await ana.press("1")
+            await ana.until(f"{mine} === 2")
+            await ana.press("u")
+            await ana.until(f"{mine} === 1")
+            await ana.press("j")
+            await ana.press("k")
+            await ana.call("Page.reload")
+            await ana.until(f"{ready} && {mine} === 1")
+            assert await ana.value(shown) != first  # what has a label is not asked again
+            kept = await ana.value('document.querySelector("#mine button").dataset.interest')
+            loaded = await ana.value(
+                'performance.getEntriesByType("resource").every((e) => new URL(e.name).host'
+                " === location.host)"
+            )
+            return first, kept, loaded
+
+    first, kept, loaded = asyncio.run(use())
+    assert (kept, loaded) == ("5", True)
+    standing = {(x.object_id, x.user): x.interest for x in current_labels(LabelLog(run_dir).read())}
+    assert standing == {(first, "ana"): 5, (first, "bo"): 2}

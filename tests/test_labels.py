@@ -1,0 +1,109 @@
+"""The label log: nothing is lost, nothing is changed, undoing is one more line."""
+
+import threading
+
+import pyarrow as pa
+import pytest
+
+from astroray import labels, schema, storage
+from astroray.catalog import export_catalog
+from astroray.errors import ConfigError, LedgerError
+from astroray.labels import Label, LabelLog, current_labels, interest_of, labels_table
+from tests.catalogs_made import make_catalog
+
+
+def say(object_id="a", user="ana", **values):
+    values = values or {"interest": 3}
+    return Label(object_id=object_id, user=user, model_id="m", **values)
+
+
+def test_what_was_appended_is_read_in_order_with_id_and_time(tmp_path):
+    log = LabelLog(str(tmp_path))
+    first, second = log.append(say()), log.append(say("b", kind="merger"))
+    assert LabelLog(str(tmp_path)).read() == [first, second]
+    assert first.label_id != second.label_id
+    assert first.time < second.time
+    assert LabelLog(str(tmp_path / "none")).read() == []
+
+
+def test_the_last_label_of_a_person_stands_and_undo_brings_the_one_before_back(tmp_path):
+    log = LabelLog(str(tmp_path))
+    log.append(say(interest=2))
+    last = log.append(say(interest=5))
+    log.append(say(user="bo", interest=4))
+    assert interest_of(log.read()) == {"a": 4.5}
+    log.append(say(undoes=last.label_id))
+    assert {(x.user, x.interest) for x in current_labels(log.read())} == {("ana", 2), ("bo", 4)}
+    assert len(log.read()) == 4
+
+
+def test_two_sessions_and_many_threads_lose_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "LABELS_A_PART", 8)
+    logs = [LabelLog(str(tmp_path)), LabelLog(str(tmp_path))]
+
+    def work(number):
+        for i in range(12):
+            logs[number % 2].append(say(f"{number}-{i}", user=f"user{number}"))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = LabelLog(str(tmp_path)).read()
+    assert {label.object_id for label in found} == {f"{n}-{i}" for n in range(4) for i in range(12)}
+    assert len({label.label_id for label in found}) == len(found) == 48
+    assert len(storage.list_names(str(tmp_path / "labels"))) == 6
+
+
+def test_a_label_that_could_not_be_written_is_not_in_the_log(tmp_path, monkeypatch):
+    log = LabelLog(str(tmp_path))
+    log.append(say())
+    publish = storage.publish
+    monkeypatch.setattr(storage, "publish", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        log.append(say("lost"))
+    monkeypatch.setattr(storage, "publish", publish)
+    log.append(say("b"))
+    assert [label.object_id for label in log.read()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"interest": 6}, "interest is 6, expected 1, 2, 3, 4 or 5"),
+        ({"interest": None}, "says nothing, expected an interest of 1 to 5 or a class"),
+        ({"kind": "x" * 201}, "kind of a label has 201 characters"),
+        ({"kind": "two\nlines"}, "no control characters"),
+    ],
+)
+def test_a_label_that_says_nothing_or_too_much_is_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        say(**values)
+
+
+def test_a_line_that_is_no_label_is_named(tmp_path):
+    LabelLog(str(tmp_path)).append(say())
+    (tmp_path / "labels" / "z-0000.jsonl").write_text("{}\n")
+    with pytest.raises(LedgerError, match=r"line 1 of .*z-0000.jsonl is no label"):
+        LabelLog(str(tmp_path)).read()
+
+
+@pytest.mark.parametrize("format", ["csv", "votable", "fits"])
+def test_standing_labels_are_a_table_beside_the_catalog_for_other_tools(tmp_path, format):
+    catalog = make_catalog(5)
+    names = catalog["object_id"].to_pylist()
+    log = LabelLog(str(tmp_path))
+    undone = log.append(say(names[0], interest=1))
+    log.append(say(names[0], undoes=undone.label_id))
+    log.append(say(names[1], interest=5, kind="ring", why="audit"))
+    log.append(say("gone", kind="merger"))
+    table = labels_table(log.read(), catalog)
+    assert table.schema.equals(schema.LABELS)
+    assert table["object_id"].to_pylist() == [names[1], "gone"]
+    assert table["class"].to_pylist() == ["ring", "merger"]
+    assert table["rank"].to_pylist() == [catalog["rank"][1].as_py(), None]
+    out = str(tmp_path / f"labels.{format}")
+    assert export_catalog(str(tmp_path), format=format, out=out, rows=table) == 2
+    assert labels_table([], catalog).num_rows == 0
+    assert isinstance(table, pa.Table)

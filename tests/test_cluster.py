@@ -119,6 +119,26 @@ def test_the_night_of_the_cron_job_and_its_alternative_are_the_same_job():
     assert other["spec"]["jobTemplate"] == night["spec"]
 
 
+def test_the_ray_service_serves_the_application_of_the_serve_config_with_room_and_tokens():
+    path = CLUSTER / "kubernetes/serve.yaml"
+    service = next(yaml.safe_load_all(path.read_text()))
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert config == yaml.safe_load((CLUSTER / "serve.yaml").read_text())
+    args = config["applications"][0]["args"]
+    (workers,) = find(service, "workerGroupSpecs")
+    cpus = int(workers[0]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    for end in ("min", "max"):
+        parts = (args["web"], args["encoder"])
+        need = sum(part["num_cpus"] * part[f"{end}_replicas"] for part in parts)
+        assert need <= cpus * workers[0][f"{end}Replicas"]
+    folder = str(Path(args["tokens"]).parent)
+    for containers in find(service, "containers"):
+        (container,) = containers
+        assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+        ports = [port["containerPort"] for port in container["ports"]]
+        assert config["http_options"]["port"] in ports
+
+
 def test_a_late_night_forbids_the_next_one():
     cron = next(yaml.safe_load_all((CLUSTER / "kubernetes/base/nightly.yaml").read_text()))
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"

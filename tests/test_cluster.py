@@ -103,9 +103,10 @@ def heads(document):
 
 @pytest.mark.parametrize("document", OF_RAY)
 def test_the_job_of_an_entrypoint_exists_and_takes_its_arguments(document):
+    job = {"scan": "scan.py", "nightly": "nightly.py"}.get(document["metadata"]["name"])
     for entrypoint in find(document, "entrypoint"):
         python, script, *arguments = shlex.split(entrypoint)
-        assert python == "python"
+        assert (python, script) == ("python", f"jobs/{job}")
         config, out = read_job(ROOT / script, arguments)
         assert config.survey.startswith("s3://")
         assert out.startswith("s3://")

@@ -90,8 +90,8 @@ def train_flares(
     only tested. MODEL.fit keeps the state: the same command resumes. Needs `astroray[flares]`
     for lora.
     """
+    from astroray.console import show_flare_training
     from astroray.forecast.train import TrainConfig
-    from astroray.forecast.train import train_flares as train
 
     config = TrainConfig(
         survey=survey,
@@ -102,21 +102,7 @@ def train_flares(
         train_workers=train_workers,
         seed=seed,
     )
-    with status_line() as show:
-        facts = train(config, show=functools.partial(show, "train"))
-    skill = facts["skill"]
-    click.echo(
-        f"{facts['windows']} windows of {facts['stars']} stars; on {facts['test_windows']} of "
-        f"{facts['test_stars']} stars that it never saw, {facts['base_rate']:.1%} with a flare: "
-        f"AUC {skill['auc']:.3f}, AUPRC {skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier "
-        f"{skill['brier']:.4f}"
-    )
-    for reason, count in facts["dropped"].items():
-        if count:
-            click.echo(f"  left out: {count} {reason}")
-    click.echo(
-        f"model_id {facts['model_id']}\nmodel    {out}\nadapter  {out}.fit/adapter.safetensors"
-    )
+    show_flare_training(config)
 
 
 @click.command()

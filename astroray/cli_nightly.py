@@ -2,8 +2,6 @@
 
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, progress_line
-
 __all__ = ["explain", "nightly", "prune"]
 
 
@@ -23,7 +21,8 @@ def nightly(
     those whose bound demands it; the list is that of a scan of all. DIR refers to the files of
     RUN, copies none, and is the reference of the night after.
     """
-    from astroray.nightly import NightConfig, parse_finish_by, run_night
+    from astroray.console import show_night
+    from astroray.nightly import NightConfig, parse_finish_by
 
     config = NightConfig(
         survey=survey,
@@ -33,21 +32,7 @@ def nightly(
         top=top,
         workers=workers,
     )
-    with progress_line() as show:
-        record = run_night(config, show=show)
-    counts, night = record.counts, record.night
-    click.echo(
-        f"{night['objects_new']} new objects, {counts['catalog']} in all, "
-        f"{counts['rows_rejected']} rows and {counts['shards_rejected']} shards rejected, "
-        f"{counts['duplicates']} duplicates, {sum(record.seconds.values()):.0f} s"
-    )
-    echo_rejects(record)
-    if night["shards_left"]:
-        click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
-    changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
-    click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
-    click.echo(f"changes  {out}/changes.parquet\nreport   {out}/report/index.html")
-    check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+    show_night(config)
 
 
 @click.command()

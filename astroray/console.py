@@ -1,15 +1,18 @@
-"""A scan or a fit as a person, or a job's log, sees it: its progress, and then what came out."""
+"""Long work as a person, or a job's log, sees it: its progress, and then what came out."""
 
+import functools
 from typing import TYPE_CHECKING
 
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, progress_line
+from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.config import ScanConfig
+    from astroray.forecast.train import TrainConfig
+    from astroray.nightly import NightConfig
 
-__all__ = ["show_scan", "show_training"]
+__all__ = ["show_flare_training", "show_night", "show_scan", "show_training"]
 
 
 def show_scan(config: "ScanConfig") -> None:
@@ -47,4 +50,50 @@ def show_training(config: "ScanConfig", path: str) -> None:
     click.echo(f"{fit['num_passes']} passes over {fit['num_rows']} cutouts, {losses}")
     click.echo(
         f"model_id {file.model_id}\nmodel    {path}\ncurves   tensorboard --logdir {config.out}"
+    )
+
+
+def show_night(config: "NightConfig") -> None:
+    """Adds a night to its reference while a person looks on; says in the end what changed.
+
+    Raises AstrorayError where more than `max_rejected` of rows or shards were rejected.
+    """
+    from astroray.nightly import run_night
+
+    with progress_line() as show:
+        record = run_night(config, show=show)
+    counts, night = record.counts, record.night
+    click.echo(
+        f"{night['objects_new']} new objects, {counts['catalog']} in all, "
+        f"{counts['rows_rejected']} rows and {counts['shards_rejected']} shards rejected, "
+        f"{counts['duplicates']} duplicates, {sum(record.seconds.values()):.0f} s"
+    )
+    echo_rejects(record)
+    if night["shards_left"]:
+        click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
+    changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
+    click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
+    click.echo(f"changes  {config.out}/changes.parquet\nreport   {config.out}/report/index.html")
+    check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+
+
+def show_flare_training(config: "TrainConfig") -> None:
+    """Trains a forecaster of flares while a person looks on; says in the end what it is worth."""
+    from astroray.forecast.train import train_flares
+
+    with status_line() as show:
+        facts = train_flares(config, show=functools.partial(show, "train"))
+    skill = facts["skill"]
+    click.echo(
+        f"{facts['windows']} windows of {facts['stars']} stars; on {facts['test_windows']} of "
+        f"{facts['test_stars']} stars that it never saw, {facts['base_rate']:.1%} with a flare: "
+        f"AUC {skill['auc']:.3f}, AUPRC {skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier "
+        f"{skill['brier']:.4f}"
+    )
+    for reason, count in facts["dropped"].items():
+        if count:
+            click.echo(f"  left out: {count} {reason}")
+    click.echo(
+        f"model_id {facts['model_id']}\nmodel    {config.out}\n"
+        f"adapter  {config.out}.fit/adapter.safetensors"
     )

@@ -5,26 +5,33 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import click
 
 from astroray.errors import AstrorayError, ConfigError
 from astroray.terminal import parse_setting
 
-if TYPE_CHECKING:  # loads pyarrow
-    from astroray.config import ScanConfig
-
-__all__ = ["Configure", "job_command", "one_line_errors", "read_job"]
-
-Configure = Callable[[str, str, Mapping[str, Any]], "ScanConfig"]
-"""Survey, out and the dotted settings of the command line become a job's configuration."""
+__all__ = ["JobConfig", "job_command", "one_line_errors", "read_job"]
 
 
-def job_command(configure: Configure, run: Callable[["ScanConfig", str], None]) -> click.Command:
+class JobConfig(Protocol):
+    """The frozen configuration of a job; all else in it is the job's own."""
+
+    @property
+    def survey(self) -> str: ...
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def job_command(
+    configure: Callable[[str, str, Mapping[str, Any]], Config], run: Callable[[Config, str], None]
+) -> click.Command:
     """The command of a job: every job has the flags --survey, --out and --set.
 
-    configure  returns the job's configuration; raises ConfigError
+    configure  returns the job's configuration, given survey, out and the dotted settings of --set;
+               raises ConfigError
     run        does the work, given the configuration and --out
 
     Its log is JSON, one line an event; its exit code is that of the class of the error.
@@ -47,7 +54,7 @@ def job_command(configure: Configure, run: Callable[["ScanConfig", str], None]) 
     return command
 
 
-def read_job(script: Path, arguments: list[str]) -> "tuple[ScanConfig, str]":
+def read_job(script: Path, arguments: list[str]) -> tuple[JobConfig, str]:
     """The configuration and the --out that a job would run with on a cluster, without running it.
 
     Raises ConfigError where the script is no job or a setting cannot work, click.UsageError

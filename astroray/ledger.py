@@ -65,6 +65,8 @@ class RunRecord:
     fingerprint: str
     config: Mapping[str, Any]
     created: str
+    begun: str = ""
+    """When the work on its catalog began, where that was later: the run was done before then."""
     state: str = "running"
     """running, done or failed."""
     finished: str = ""
@@ -83,8 +85,11 @@ class RunRecord:
 
     @property
     def run_id(self) -> str:
-        """What logs and metrics call this run, however often it is resumed."""
-        return f"{self.fingerprint}-{re.sub('[-:]', '', self.created)}"
+        """What logs, metrics and served answers call this run and its catalog.
+
+        It outlives kills and resumes; a run that was done and is scanned again has another one.
+        """
+        return f"{self.fingerprint}-{re.sub('[-:]', '', self.begun or self.created)}"
 
     def publish(self, run_dir: str) -> None:
         """Writes `run.json`, whole or absent."""
@@ -132,7 +137,12 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
             "another --out, or repeat that run's settings to resume it"
         )
     return dataclasses.replace(
-        old, state="running", error="", config=fresh.config, versions=fresh.versions
+        old,
+        state="running",
+        error="",
+        config=fresh.config,
+        versions=fresh.versions,
+        begun=fresh.created if old.state == "done" else old.begun,
     )
 
 

@@ -11,6 +11,7 @@ reference, only shards that the reference does not know are embedded, and its sc
 
 import dataclasses
 import os
+import re
 import time
 from datetime import datetime, timedelta
 
@@ -20,7 +21,7 @@ from astroray.errors import ConfigError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.progress import Show
 
-__all__ = ["NightConfig", "parse_finish_by", "run_night"]
+__all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
 
 LEAST_RESERVE_S = 20.0
 RESERVE_FACTOR = 1.5
@@ -55,6 +56,70 @@ class NightConfig:
                 f"out is {self.out} and reference {self.reference}, expected two folders of one "
                 "store; older versions are referred to, never changed"
             )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeriesConfig:
+    """A night of a series, whose versions stand in one folder; raises ConfigError on odd values."""
+
+    survey: str
+    folder: str
+    """Holds a run directory for each version: a scan, then nights."""
+    night: str
+    """Name of this night's version in it, such as 2026-11-28."""
+    reference: str = ""
+    """Run directory; empty: the newest finished version in the folder."""
+    finish_by: str = ""
+    """HH:MM on the clock of the machine that runs the job; empty: no limit."""
+    top: int | None = None
+    workers: str = "auto"
+    num_gpus: float | None = None
+    max_rejected: float | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.night):
+            raise ConfigError(
+                f"night is {self.night!r}, expected the name of a folder such as 2026-11-28"
+            )
+        if self.finish_by:
+            parse_finish_by(self.finish_by)
+
+
+def plan_night(series: SeriesConfig) -> NightConfig:
+    """The night that is asked for: a new version beside its reference, or one to go on with.
+
+    A night that has begun keeps the reference that it began with. Raises ConfigError where the
+    folder holds no finished version.
+    """
+    out = storage.join(series.folder, series.night)
+    begun = RunRecord.load(out)
+    known = str(begun.night.get("reference", "")) if begun else ""
+    return NightConfig(
+        survey=series.survey,
+        reference=series.reference or known or _newest_version(series),
+        out=out,
+        finish_by_s=parse_finish_by(series.finish_by) if series.finish_by else None,
+        top=series.top,
+        workers=series.workers,
+        num_gpus=series.num_gpus,
+        max_rejected=series.max_rejected,
+    )
+
+
+def _newest_version(series: SeriesConfig) -> str:
+    """The finished scan or night that ended last; of a version and its copy, the copy."""
+    found = []
+    for name in set(storage.list_folders(series.folder)) - {series.night}:
+        run_dir = storage.join(series.folder, name)
+        record = RunRecord.load(run_dir)
+        if record is not None and record.state == "done" and record.proof:
+            found.append((record.finished, record.begun, run_dir))
+    if not found:
+        raise ConfigError(
+            f"{series.folder} holds no finished version, expected a scan in a folder of it: run "
+            f"one into {storage.join(series.folder, 'reference')}, or name a reference"
+        )
+    return max(found)[2]
 
 
 def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:

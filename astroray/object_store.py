@@ -58,6 +58,19 @@ def list_names(folder: str) -> list[str]:
     return sorted(name[len(prefix) :] for name, _, _ in _list(bucket, prefix, delimiter="/"))
 
 
+def list_folders(folder: str) -> list[str]:
+    """What stands directly below `folder` and has objects below itself; no folder has none."""
+    bucket, key = _split(folder)
+    prefix = f"{key.rstrip('/')}/" if key else ""
+    with _errors(folder, "list"):
+        pages = _client().get_paginator("list_objects_v2")
+        return [
+            item["Prefix"][len(prefix) : -1]
+            for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+            for item in page.get("CommonPrefixes", ())
+        ]
+
+
 def head(path: str) -> tuple[int, str]:
     """Size in bytes and etag of an object. Raises FileError where it is missing or forbidden."""
     found = _head(path, "read")

@@ -46,7 +46,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
             "inherited": 0,
             "duplicates": num_duplicates,
         }
-        alone = dataclasses.replace(record, counts=counts, night={})
+        alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night={})
         dataclasses.replace(alone, state="running").publish(out)
         report.write_report(out)
         lease.check()

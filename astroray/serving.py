@@ -23,7 +23,7 @@ from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.labels import LabelLog
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run, run_id
+from astroray.web.archive import Archive, finished_run
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
@@ -228,7 +228,7 @@ class WebApp:
             await asyncio.sleep(self.config.watch_s * random.uniform(0.8, 1.2))
             try:
                 record = await asyncio.to_thread(finished_run, self.config.run_dir)
-                if run_id(record) == self.archive.run_id:
+                if record.run_id == self.archive.run_id:
                     continue
                 archive = await asyncio.to_thread(Archive, self.config.run_dir)
                 app = self._app_of(archive)

@@ -131,6 +131,21 @@ def list_names(folder: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
 
+def list_folders(folder: str) -> list[str]:
+    """Names of the folders directly in `folder`, sorted; empty where there is no such folder.
+
+    Names that begin with a dot or underscore are left out.
+    """
+    if is_remote(folder):
+        names = object_store.list_folders(folder)
+    elif os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if entry.is_dir()]
+    else:
+        return []
+    return sorted(name for name in names if not _is_hidden(name))
+
+
 def publish(path: str, data: bytes) -> None:
     """Writes `data` under `path`, whole or absent; an older file is replaced.
 

@@ -50,13 +50,20 @@ def status_line() -> Iterator[Callable[[str, str], None]]:
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """Key and value of `--set KEY=VALUE`, the value as YAML has it. Raises ConfigError."""
+    """Key and value of `--set KEY=VALUE`, the value as YAML has it. Raises ConfigError.
+
+    Dates and times of day, which YAML makes dates and minutes of, stay text.
+    """
+    import datetime
+
     import yaml
 
     key, mark, value = text.partition("=")
     if not mark:
         raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
-    return key, yaml.safe_load(value)
+    found = yaml.safe_load(value)
+    is_time = isinstance(found, datetime.date) or (isinstance(found, int) and ":" in value)
+    return key, value if is_time else found
 
 
 @contextmanager

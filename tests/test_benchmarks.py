@@ -20,9 +20,11 @@ NAMES = [
     "attcae",
     "neighbors",
     "sharded",
+    "nightly",
     "attention",
     "instruction_peak",
     "quantization",
+    "osc_speed",
     "flares",
     "serve",
 ]

@@ -103,9 +103,10 @@ def heads(document):
 
 @pytest.mark.parametrize("document", OF_RAY)
 def test_the_job_of_an_entrypoint_exists_and_takes_its_arguments(document):
+    job = {"scan": "scan.py", "nightly": "nightly.py"}.get(document["metadata"]["name"])
     for entrypoint in find(document, "entrypoint"):
         python, script, *arguments = shlex.split(entrypoint)
-        assert python == "python"
+        assert (python, script) == ("python", f"jobs/{job}")
         config, out = read_job(ROOT / script, arguments)
         assert config.survey.startswith("s3://")
         assert out.startswith("s3://")
@@ -117,6 +118,26 @@ def test_the_night_of_the_cron_job_and_its_alternative_are_the_same_job():
     night = yaml.safe_load((CLUSTER / "kubernetes/base/nightly-rayjob.yaml").read_text())
     other = yaml.safe_load((CLUSTER / "kubernetes/nightly-raycronjob.yaml").read_text())
     assert other["spec"]["jobTemplate"] == night["spec"]
+
+
+def test_the_ray_service_serves_the_application_of_the_serve_config_with_room_and_tokens():
+    path = CLUSTER / "kubernetes/serve.yaml"
+    service = next(yaml.safe_load_all(path.read_text()))
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    assert config == yaml.safe_load((CLUSTER / "serve.yaml").read_text())
+    args = config["applications"][0]["args"]
+    (workers,) = find(service, "workerGroupSpecs")
+    cpus = int(workers[0]["template"]["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+    for end in ("min", "max"):
+        parts = (args["web"], args["encoder"])
+        need = sum(part["num_cpus"] * part[f"{end}_replicas"] for part in parts)
+        assert need <= cpus * workers[0][f"{end}Replicas"]
+    folder = str(Path(args["tokens"]).parent)
+    for containers in find(service, "containers"):
+        (container,) = containers
+        assert folder in [mount["mountPath"] for mount in container["volumeMounts"]]
+        ports = [port["containerPort"] for port in container["ports"]]
+        assert config["http_options"]["port"] in ports
 
 
 def test_a_late_night_forbids_the_next_one():

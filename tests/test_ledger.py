@@ -119,6 +119,17 @@ def test_a_run_goes_on_with_what_it_knew(run_dir):
     assert (resumed.state, resumed.error) == ("running", "")
     assert resumed.created == "2026-01-01T00:00:00Z"
     assert resumed.seconds == {"list": 1.0}
+    assert resumed.run_id == record().run_id == "f1-20260101T000000Z"
+
+
+def test_a_run_that_was_done_has_another_id_once_it_is_scanned_again(run_dir):
+    dataclasses.replace(record(), state="done").publish(run_dir)
+    again = ledger.open_run(run_dir, record(created="2027-01-01T00:00:00Z"))
+    assert again.run_id == "f1-20270101T000000Z"
+    again.publish(run_dir)  # and is killed
+    resumed = ledger.open_run(run_dir, record(created="2028-01-01T00:00:00Z"))
+    assert resumed.run_id == again.run_id
+    assert resumed.created == "2026-01-01T00:00:00Z"
 
 
 def test_the_fingerprint_is_the_science_alone():

@@ -81,6 +81,8 @@ def test_a_folder_is_not_its_longer_namesake(s3):
     fill(prefix, "run/a", "run2/b")
     assert names_below(prefix, f"{prefix}/run") == ["run/a"]
     assert storage.list_names(f"{prefix}/run") == ["a"]
+    assert storage.list_folders(prefix) == storage.list_folders(f"{prefix}/") == ["run", "run2"]
+    assert storage.list_folders(f"{prefix}/run") == storage.list_folders(f"{prefix}/none") == []
 
 
 @pytest.mark.parametrize(

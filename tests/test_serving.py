@@ -1,5 +1,6 @@
 """A run served by Ray Serve on the session's cluster: right answers, also while replicas die."""
 
+import dataclasses
 import threading
 from collections import Counter
 
@@ -11,7 +12,7 @@ import ray
 from astroray import serving, surveys
 from astroray.config import from_dict
 from astroray.errors import ConfigError
-from astroray.ledger import RunRecord
+from astroray.ledger import RunRecord, open_run
 from astroray.surveys.shards import Cutouts
 from astroray.web.archive import Archive
 from astroray.web.security import Tokens
@@ -106,8 +107,9 @@ def test_a_run_that_was_scanned_again_is_served_without_a_restart(client, config
     record = RunRecord.load(config.run_dir)
     before = client.get("/healthz").headers["x-astroray-run"]
     assert before == Archive(config.run_dir).run_id
-    changed = {**vars(record), "finished": "2026-02-02T02:02:02Z"}
-    RunRecord(**changed).publish(config.run_dir)
+    again = dataclasses.replace(record, created="2026-02-02T02:02:02Z")
+    again = dataclasses.replace(open_run(config.run_dir, again), state="done")
+    again.publish(config.run_dir)
     wanted = "f00d-20260202T020202Z"
     for _ in range(2000):
         answer = client.get("/v1/catalog?limit=1")

@@ -127,9 +127,12 @@ def test_the_package_of_ray_s_own_command_is_the_jobs_and_nothing_else(tmp_path)
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_every_job_has_a_configuration_that_can_be_looked_at_without_running_it(script):
-    arguments = ["--survey", "sim:galaxies?count=10", "--out", "s3://runs/x", "--set", "seed=3"]
-    config, out = read_job(script, arguments)
-    assert (config.seed, out) == (3, "s3://runs/x")
+    setting, value = ("top", 3) if script.stem == "nightly" else ("seed", 3)
+    arguments = ["--survey", "sim:galaxies?count=10", "--out", "s3://runs/x"]
+    config, out = read_job(script, [*arguments, f"--set={setting}={value}"])
+    assert (getattr(config, setting), out) == (value, "s3://runs/x")
+    with pytest.raises(ConfigError, match=r"setting typo in the flags is unknown|typo is no"):
+        read_job(script, [*arguments, "--set=typo=1"])
     with pytest.raises(click.UsageError, match="survey"):
         read_job(script, ["--out", "x"])
 
@@ -148,6 +151,9 @@ def test_a_script_that_is_no_job_is_said_to_be_none(tmp_path):
         (["scan", "--survey", "hdf", "--out", "/x", "--typo"], "--typo"),
         (["scan", "--survey", "hdf", "--out", "/x", "--set", "k"], "expected KEY=VALUE"),
         (["scan", "--survey", "hdf", "--out", "runs/x"], "out is 'runs/x'"),
+        (["nightly", "--survey", "x", "--out", "/x", "--set", "night=a/b"], "night is 'a/b'"),
+        (["nightly", "--survey", "x", "--out", "/x", "--set", "finish_by=6"], "expected HH:MM"),
+        (["train_flares", "--survey", "x", "--out", "/x", "--set", "method=lore"], "is 'lore'"),
     ],
 )
 def test_a_mistake_is_found_before_the_cluster_is_asked(arguments, message, monkeypatch):

@@ -66,7 +66,7 @@ def test_a_run_that_is_not_done_is_not_served(tmp_path):
 def test_every_answer_names_its_run_and_model(client, archive):
     for path in ("/v1/run", "/v1/catalog", "/v1/cone?RA=1&DEC=1&SR=1", "/healthz", "/v1/nothing"):
         answer = client.get(path)
-        assert answer.headers["x-astroray-run"] == archive.run_id == "f00d-20260101T010000Z"
+        assert answer.headers["x-astroray-run"] == archive.run_id == "f00d-20260101T000000Z"
         assert answer.headers["x-astroray-model"] == archive.model_id
     answer = client.get("/v1/run").json()
     assert (answer["run_id"], answer["model_id"]) == (archive.run_id, archive.model_id)

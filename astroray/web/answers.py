@@ -43,7 +43,7 @@ CatalogObject: Any = create_model(
 class Answer(BaseModel):
     """What every answer says of where it comes from."""
 
-    run_id: str = Field(description="the run, and when it was finished")
+    run_id: str = Field(description="the run; another catalog has another id")
     model_id: str = Field(description="content hash of the model")
 
 

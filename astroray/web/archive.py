@@ -22,7 +22,7 @@ from astroray.ledger import RunRecord
 from astroray.surveys.shards import Cutouts
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest", "finished_run", "run_id"]
+__all__ = ["Archive", "Nearest", "finished_run"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -56,12 +56,6 @@ def finished_run(run_dir: str) -> RunRecord:
     return record
 
 
-def run_id(record: RunRecord) -> str:
-    """The run and when it was finished; another catalog has another one."""
-    finished = record.finished.translate(str.maketrans("", "", "-:"))
-    return f"{record.fingerprint}-{finished}"
-
-
 class Archive:
     """One finished run, read into memory; rows of the catalog are in order of rank."""
 
@@ -82,8 +76,8 @@ class Archive:
 
     @property
     def run_id(self) -> str:
-        """The run and when it was finished; another catalog has another one."""
-        return run_id(self.record)
+        """The run's id; another catalog has another one."""
+        return self.record.run_id
 
     @property
     def model_id(self) -> str:

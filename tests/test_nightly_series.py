@@ -1,0 +1,102 @@
+"""The job of a series of nights: which version is tonight's, and which one it is added to."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from astroray import ledger, nightly
+from astroray.errors import ConfigError
+from astroray.ledger import RunRecord
+from astroray.nightly import SeriesConfig, plan_night
+from astroray.terminal import parse_setting
+
+JOB = Path(__file__).parents[1] / "jobs" / "nightly.py"
+PROOF = {"sentence": "exact"}
+
+
+def series(folder, **changes):
+    return SeriesConfig(survey="sky", folder=str(folder), **{"night": "2026-11-28", **changes})
+
+
+def publish(folder, name, finished, **changes):
+    """The record of a version; without `finished` it is on its way."""
+    known = {
+        "survey": "sky", "fingerprint": "f00d", "config": {"max_rejected": 0.01},
+        "created": "2026-01-01T00:00:00Z", "finished": finished,
+        "state": "done" if finished else "running", "proof": PROOF if finished else {},
+    }  # fmt: skip
+    RunRecord(**{**known, **changes}).publish(str(folder / name))
+
+
+def test_the_reference_is_the_finished_version_that_ended_last(tmp_path):
+    publish(tmp_path, "a-reference", "2026-11-20T00:00:00Z")
+    assert plan_night(series(tmp_path)).reference == str(tmp_path / "a-reference")
+    publish(tmp_path, "2026-11-26", "2026-11-26T20:00:00Z")
+    publish(tmp_path, "2026-11-27", "")
+    publish(tmp_path, "flares", "2026-11-27T20:00:00Z", proof={})
+    publish(tmp_path, ".hidden", "2026-11-27T21:00:00Z")
+    (tmp_path / "notes").mkdir()
+    night = plan_night(series(tmp_path))
+    assert night.reference == str(tmp_path / "2026-11-26")
+    assert night.out == str(tmp_path / "2026-11-28")
+
+
+def test_a_self_contained_copy_goes_before_what_it_was_made_of(tmp_path):
+    ended = "2026-11-26T20:00:00Z"
+    publish(tmp_path, "2026-11-26", ended)
+    publish(tmp_path, "0-copy", ended, begun=ledger.now())
+    assert plan_night(series(tmp_path)).reference == str(tmp_path / "0-copy")
+
+
+@pytest.mark.parametrize("finished", ["", "2026-11-28T20:00:00Z"])
+def test_a_night_that_has_begun_keeps_its_reference(tmp_path, finished):
+    publish(tmp_path, "reference", "2026-11-20T00:00:00Z")
+    publish(tmp_path, "2026-11-28", finished, night={"reference": str(tmp_path / "reference")})
+    publish(tmp_path, "by-hand", "2026-11-28T10:00:00Z")
+    assert plan_night(series(tmp_path)).reference == str(tmp_path / "reference")
+    named = series(tmp_path, reference=str(tmp_path / "by-hand"))
+    assert plan_night(named).reference == str(tmp_path / "by-hand")
+
+
+def test_the_first_version_has_to_be_there(tmp_path):
+    publish(tmp_path, "2026-11-28", "2026-11-28T10:00:00Z")  # a night is not its own reference
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ConfigError, match="holds no finished version, expected a scan"):
+            plan_night(series(folder))
+
+
+def test_dates_and_times_of_day_reach_the_job_as_they_are_written():
+    assert parse_setting("night=2026-11-28") == ("night", "2026-11-28")
+    assert parse_setting("finish_by=16:30") == ("finish_by", "16:30")
+    assert parse_setting("search.k=20") == ("search.k", 20)
+    assert parse_setting("limits={a: 1}") == ("limits", {"a": 1})
+
+
+def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
+    publish(tmp_path, "reference", "2026-11-20T00:00:00Z")
+    asked = []
+
+    def run_night(config, *, show):
+        asked.append(config)
+        counts = dict.fromkeys(("shards", "shards_rejected", "rows_read", "rows_rejected"), 0)
+        night = {"objects_new": 3, "shards_left": 1, "shards_new": 2, "changes": {"entered": 2}}
+        publish(
+            tmp_path, "2026-11-28", "2026-11-28T10:00:00Z", night=night,
+            counts={**counts, "catalog": 9, "duplicates": 0},
+        )  # fmt: skip
+        return RunRecord.load(config.out)
+
+    monkeypatch.setattr(nightly, "run_night", run_night)
+    monkeypatch.setattr("astroray.structured_logs.log_as_json", lambda: None)
+    arguments = ["--survey", "sky", "--out", str(tmp_path), "--set=night=2026-11-28"]
+    main = runpy.run_path(str(JOB))["main"]
+    done = CliRunner().invoke(main, [*arguments, "--set=workers=2..4", "--set=finish_by=06:30"])
+    assert done.exit_code == 0, done.output
+    assert f"night    {tmp_path}/2026-11-28\nafter    {tmp_path}/reference\n" in done.output
+    assert "3 new objects, 9 in all" in done.output
+    assert "1 of 2 new shards are left" in done.output
+    (config,) = asked
+    assert (config.workers, config.top) == ("2..4", None)
+    assert config.finish_by_s > 0

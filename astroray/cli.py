@@ -13,6 +13,7 @@ from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
 from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
+from astroray.cli_similar import similar
 from astroray.console import show_scan, show_training
 from astroray.errors import ConfigError
 from astroray.job_command import one_line_errors
@@ -45,6 +46,7 @@ cli.add_command(quantize)
 cli.add_command(submit)
 cli.add_command(cancel)
 cli.add_command(serve)
+cli.add_command(similar)
 cli.add_command(token)
 
 

@@ -14,6 +14,7 @@ from astroray.cli_label import label
 from astroray.cli_nightly import explain, nightly, prune
 from astroray.cli_quantize import quantize
 from astroray.cli_serve import serve, token
+from astroray.cli_similar import similar
 from astroray.console import show_scan, show_training
 from astroray.errors import ConfigError
 from astroray.job_command import one_line_errors
@@ -47,6 +48,7 @@ cli.add_command(quantize)
 cli.add_command(submit)
 cli.add_command(cancel)
 cli.add_command(serve)
+cli.add_command(similar)
 cli.add_command(token)
 
 

@@ -38,14 +38,14 @@ def serve(
     """
     from astroray.config import load_settings
     from astroray.terminal import parse_setting
-    from astroray.web.archive import finished_run
+    from astroray.web.archive import served_run
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 
     flags = {"host": host, "port": port, "tokens": tokens}
     flags |= dict(parse_setting(text) for text in settings)
     config: ServeConfig = load_settings(ServeConfig, file, {**flags, "run_dir": run_dir})
-    finished_run(run_dir)
+    served_run(run_dir)
     known = Tokens(config.tokens)
     if not known.all():
         secret = known.issue("owner", ["admin"])

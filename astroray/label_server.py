@@ -13,11 +13,12 @@ from fastapi import FastAPI
 
 from astroray import storage
 from astroray.actors.answer import Answerer
-from astroray.catalog import export_catalog, read_catalog
+from astroray.catalog import export_catalog
 from astroray.errors import ConfigError
 from astroray.labels import LabelLog, labels_table
+from astroray.versions import read_version
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, finished_run, served_run
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.security import Tokens
@@ -34,6 +35,7 @@ def labelling_app(run_dir: str, names: Sequence[str]) -> Iterator[tuple[FastAPI,
 
     Raises ConfigError where the run is not done, or a name cannot be that of a person.
     """
+    served_run(run_dir)
     archive = Archive(run_dir)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Tokens(os.path.join(folder, "tokens.json"))
@@ -75,7 +77,7 @@ def run_app(app: FastAPI, listening: socket.socket) -> None:
 def export_labels(run_dir: str, out: str, format: str) -> int:
     """Writes the labels that stand, beside what the catalog says; returns their number."""
     finished_run(run_dir)
-    rows = labels_table(LabelLog(run_dir).read(), read_catalog(run_dir))
+    rows = labels_table(LabelLog(run_dir).read(), read_version(run_dir))
     return export_catalog(run_dir, format=format, out=out, overwrite=True, rows=rows)
 
 

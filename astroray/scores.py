@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-import scipy.stats
 from safetensors.numpy import load, save
 
 from astroray.distances import parts
@@ -268,6 +267,8 @@ def _rank_average(objects: _Objects) -> np.ndarray:
 
     Rank averages of detectors are compared by Aggarwal and Sathe (2015).
     """
+    import scipy.stats  # half a second, and no scan needs it
+
     ranks = [scipy.stats.rankdata(SCORES[name](objects)) for name in AVERAGED]
     average_N: np.ndarray = np.mean(ranks, axis=0)
     return average_N

@@ -23,7 +23,7 @@ from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.labels import LabelLog
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, served_run
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
@@ -48,7 +48,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
 
     Raises ConfigError where the run is not done or the replicas do not fit into the cluster.
     """
-    finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
+    served_run(config.run_dir)  # what is wrong with the run is said before anything starts
     log_dir = runs.log_folder(config.run_dir)
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with workers.cluster(log_dir=log_dir):
@@ -197,6 +197,7 @@ class WebApp:
         self.config, self.encoders = config, encoders
         self.tokens = Tokens(config.tokens)
         self.audit = AuditLog(audit_path(config))
+        served_run(config.run_dir)
         self.archive = Archive(config.run_dir)
         self.current = self._app_of(self.archive)
         self.watcher: asyncio.Task[None] | None = None
@@ -227,7 +228,7 @@ class WebApp:
         while True:
             await asyncio.sleep(self.config.watch_s * random.uniform(0.8, 1.2))
             try:
-                record = await asyncio.to_thread(finished_run, self.config.run_dir)
+                record = await asyncio.to_thread(served_run, self.config.run_dir)
                 if record.run_id == self.archive.run_id:
                     continue
                 archive = await asyncio.to_thread(Archive, self.config.run_dir)

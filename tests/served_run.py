@@ -1,6 +1,7 @@
 """A small finished run with a real model, made in this process, and an app of it."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,30 +9,50 @@ import numpy as np
 from astroray import ledger, surveys
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.encode import BatchEncoder
+from astroray.actors.night import rank_night
 from astroray.actors.search import SearchPlan, rank_survey
 from astroray.config import to_dict
 from astroray.encoders import read_model_file
 from astroray.ledger import RunRecord
+from benchmarks.nightly import begin_night
 from tests.scans import fit_model, small_config
 
 SURVEY = "sim:galaxies?count=160&seed=3"
 
 
-def make_run(folder: Path, survey: str = SURVEY, *, k: int = 5) -> str:
-    """The run directory of a scan with pca at 16 px, but for the report."""
+def make_run(
+    folder: Path,
+    survey: str = SURVEY,
+    *,
+    k: int = 5,
+    encoder: str = "pca",
+    reference: str = "",
+    shards: slice = slice(None),
+) -> str:
+    """The run directory of a scan with pca at 16 px, but for the report; or of a night.
+
+    reference  the run that a night goes on from
+    shards     those of the survey that are embedded here
+    """
     run_dir = str(folder / "run")
-    config = small_config(survey, run_dir, search__k=k)
-    shards = surveys.list_shards(survey).shards
-    ledger.write_listing(run_dir, shards)
-    path = fit_model(survey, f"{run_dir}/model/model.safetensors")
+    config = small_config(survey, run_dir, search__k=k, encoder__name=encoder, batch_size=32)
+    every = surveys.list_shards(survey).shards
+    ledger.write_listing(run_dir, every)
+    path = f"{run_dir}/model/model.safetensors"
+    if reference:
+        begin_night(reference, run_dir)
+        Path(path).parent.mkdir(parents=True)
+        shutil.copy(f"{reference}/model/model.safetensors", path)
+    else:
+        fit_model(survey, path, encoder=encoder)
     plan = EmbedPlan(
         run_dir=run_dir, model_path=path, session="S1", batch_size=32, device="cpu", num_threads=1
     )
     embedder = Embedder(plan)
-    for shard in shards:
+    for shard in every[shards]:
         embedder.embed(shard)
     model = read_model_file(path)
-    outcome = rank_survey(
+    outcome = (rank_night if reference else rank_survey)(
         SearchPlan(
             run_dir=run_dir, name=survey, created="2026-01-01T00:00:00Z", model_id=model.model_id,
             search=config.search, num_random=0, seed=0,
@@ -40,7 +61,7 @@ def make_run(folder: Path, survey: str = SURVEY, *, k: int = 5) -> str:
     RunRecord(
         survey=survey, fingerprint="f00d", config=to_dict(config), created="2026-01-01T00:00:00Z",
         state="done", finished="2026-01-01T01:00:00Z", model=model.describe(),
-        proof=outcome.proof, counts=outcome.counts, backends=outcome.backends,
+        proof=outcome.proof, counts=outcome.counts, backends={**outcome.backends, "device": "cpu"},
     ).publish(run_dir)  # fmt: skip
     return run_dir
 

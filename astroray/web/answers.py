@@ -1,7 +1,5 @@
 """What an answer looks like in JSON: fields, units and meanings, as OpenAPI tells them."""
 
-import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +7,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field, create_model
 
 from astroray import schema
+from astroray.web.rows import COLUMNS
 
 __all__ = ["Embedding", "Neighborhood", "Page", "Run", "Score"]
 
@@ -29,10 +28,7 @@ def _field(field: pa.Field) -> tuple[Any, Any]:
     return _TYPES[field.type] | None, Field(description=facts["doc"] + unit)
 
 
-_COLUMNS = [field for field in schema.CATALOG if not field.name.startswith("_")]
-"""An order-29 HEALPix index does not fit into a JSON number; the VOTable has it."""
-
-_FIELDS: dict[str, Any] = {field.name: _field(field) for field in _COLUMNS}
+_FIELDS: dict[str, Any] = {field.name: _field(field) for field in COLUMNS}
 CatalogObject: Any = create_model(
     "CatalogObject",
     __doc__="One row of the catalog; a number that is unknown or not finite is null.",
@@ -115,28 +111,3 @@ class Problem(BaseModel):
     """Why there is no answer."""
 
     detail: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Rows of the catalog as JSON values, by name, in the order given."""
-
-    table: pa.Table
-
-    def objects(self) -> list[dict[str, Any]]:
-        """CatalogObject of each row."""
-        rows = self.table.select([field.name for field in _COLUMNS]).to_pylist()
-        return [{name: _finite(value) for name, value in row.items()} for row in rows]
-
-    def neighbors(self, distances: list[float]) -> list[dict[str, Any]]:
-        """Neighbor of each row, `distances` away."""
-        names = ["object_id", "ra", "dec", "rank", "outlier_score"]
-        rows = self.table.select(names).to_pylist()
-        return [
-            {name: _finite(value) for name, value in row.items()} | {"distance": distance}
-            for row, distance in zip(rows, distances, strict=True)
-        ]
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

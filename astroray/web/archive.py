@@ -15,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, ledger, outliers, sky, storage, surveys
-from astroray.actors.search import embedding_matrix, load_embeddings
+from astroray import ledger, sky, storage, surveys, versions
+from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
+from astroray.lookup import nearest_of
 from astroray.surveys.shards import Cutouts
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest", "finished_run"]
+__all__ = ["Archive", "Nearest", "finished_run", "served_run"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -41,30 +42,43 @@ class Nearest:
 
 
 def finished_run(run_dir: str) -> RunRecord:
-    """The record of a run that can be served. Raises ConfigError where it is not done."""
+    """The record of a scan or night. Raises ConfigError where it is not done or another run."""
     record = RunRecord.load(run_dir)
     if record is None or record.state != "done":
         state = "no run.json" if record is None else f"a run that is {record.state}"
         raise ConfigError(
             f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
         )
+    if not record.proof:
+        raise ConfigError(
+            f"{run_dir} holds a run without a search, expected the --out of a scan or night"
+        )
+    return record
+
+
+def served_run(run_dir: str) -> RunRecord:
+    """The record of a run that can be served. Raises ConfigError where it is not one of images."""
+    record = finished_run(run_dir)
     if record.model.get("modality", "images") != "images":
         raise ConfigError(
             f"{run_dir} is a run of light curves, expected one of images: only cutouts are served "
-            f"so far; open {run_dir}/report/index.html"
+            f"so far; open {run_dir}/report/index.html or see `astroray similar`"
         )
     return record
 
 
 class Archive:
-    """One finished run, read into memory; rows of the catalog are in order of rank."""
+    """One finished run, read into memory; rows of the catalog are in order of rank.
+
+    Of a night it is the whole version: the rows and embeddings of older ones too.
+    """
 
     def __init__(self, run_dir: str) -> None:
         if not storage.is_remote(run_dir):  # a link may be moved later
             run_dir = os.path.realpath(os.path.expanduser(run_dir))
         record = finished_run(run_dir)
         self.run_dir, self.record = run_dir, record
-        self.table = catalog.read_catalog(run_dir).combine_chunks()
+        self.table = versions.read_version(run_dir).combine_chunks()
         self._by_id_N = pc.sort_indices(self.table["object_id"]).to_numpy()
         self._sorted_ids = self.table["object_id"].take(pa.array(self._by_id_N)).combine_chunks()
         self.embedding_ND = self._embeddings()
@@ -126,18 +140,10 @@ class Archive:
 
         Ties go to the better rank.
         """
-        import torch
-
-        from astroray_kernels.nearest import nearest_vectors
-
-        found_GK, distance_GK = nearest_vectors(
-            torch.from_numpy(embedding_D[None].astype(np.float32)),
-            torch.from_numpy(self.embedding_ND),
-            k,
-            exclude_G=torch.tensor([exclude]),
-        )
-        row_K, distance_K = found_GK[0].numpy(), distance_GK[0].numpy()
-        return Nearest(row_K=row_K[row_K >= 0], distance_K=distance_K[row_K >= 0])
+        wanted = k if exclude < 0 else k + 1
+        row_M, distance_M = nearest_of(embedding_D, self.embedding_ND, wanted)
+        is_kept_M = row_M != exclude
+        return Nearest(row_K=row_M[is_kept_M][:k], distance_K=distance_M[is_kept_M][:k])
 
     def score_of(self, found: Nearest) -> float:
         """The run's score of an object with these neighbors, the run's k of them; NaN with none.
@@ -157,17 +163,34 @@ class Archive:
 
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
-        objects = load_embeddings(self.run_dir)
-        unique = outliers.drop_duplicates(objects)
-        if len(unique.rejects):
-            objects = objects.take(pa.array(unique.kept_M))
-        order_N = pc.index_in(self.table["object_id"], objects["object_id"].combine_chunks())
-        if order_N.null_count or len(objects) != len(self.table):
-            raise LedgerError(
-                f"{self.run_dir} has {len(objects)} embeddings and {len(self.table)} catalog rows, "
-                "expected one for each; run the scan again to write the catalog anew"
-            )
-        return np.ascontiguousarray(embedding_matrix(objects)[order_N.to_numpy()])
+        receipts = versions.read_receipts(self.run_dir)
+        embedding_ND = np.zeros((len(self.table), int(self.record.model["dim"])), np.float32)
+        for name, (row_S, place_S) in self._rows_by_shard().items():
+            if name not in receipts:
+                raise self._without_embeddings(name, len(row_S))
+            objects = read_embeddings({name: receipts[name]}, ["row", "embedding"])
+            found_S = pc.index_in(pa.array(row_S), value_set=objects["row"].combine_chunks())
+            if found_S.null_count:
+                raise self._without_embeddings(name, found_S.null_count)
+            embedding_ND[place_S] = embedding_matrix(objects)[found_S.to_numpy()]
+        return embedding_ND
+
+    def _rows_by_shard(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By shard: rows in it that the catalog has, int64, and their places in the catalog."""
+        shards = self.table["shard"].combine_chunks().dictionary_encode()
+        row_N = self.table["row"].to_numpy()
+        shard_N = shards.indices.to_numpy()
+        order_N = np.argsort(shard_N, kind="stable")
+        names = shards.dictionary.to_pylist()
+        start = np.searchsorted(shard_N[order_N], np.arange(len(names) + 1))
+        places = [order_N[start[i] : start[i + 1]] for i in range(len(names))]
+        return {name: (row_N[at], at) for name, at in zip(names, places, strict=True)}
+
+    def _without_embeddings(self, shard: str, num_rows: int) -> LedgerError:
+        return LedgerError(
+            f"{num_rows} rows of shard {shard} in the catalog of {self.run_dir} have no embedding, "
+            "expected one for each; run the same command again to write the catalog anew"
+        )
 
     def _declinations(self) -> tuple[np.ndarray, np.ndarray]:
         """Declinations in ascending order, and the rows that they belong to."""

@@ -15,6 +15,7 @@ from astroray.preparation import Preparation
 from astroray.web import answers, cone
 from astroray.web.archive import Archive, Nearest
 from astroray.web.guard import AuditLog, Limits
+from astroray.web.rows import Rows
 from astroray.web.security import needs
 from astroray.web.uploads import MEDIA_TYPES, UnknownFormatError, read_upload
 
@@ -285,8 +286,8 @@ class _View:
             raise HTTPException(422, f"got {got} deg, expected -360..360, -90..90 and 0..180")
         return self.archive.cone(ra, dec, radius)
 
-    def _rows(self, row_M: np.ndarray) -> answers.Rows:
-        return answers.Rows(self.archive.table.take(pa.array(row_M, pa.int64())))
+    def _rows(self, row_M: np.ndarray) -> Rows:
+        return Rows(self.archive.table.take(pa.array(row_M, pa.int64())))
 
     def _neighbors(self, found: Nearest) -> list[dict[str, Any]]:
         return self._rows(found.row_K).neighbors(found.distance_K.tolist())

@@ -1,0 +1,51 @@
+"""The verb that finds what is like something: `astroray similar`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+__all__ = ["similar"]
+
+
+@click.command()
+@click.argument("run_dir")
+@click.argument("query", metavar="OBJECT_ID|PICTURE")
+@click.option("--n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
+@click.option("--bands", default="", metavar="g,r,i", help="Planes of a FITS file, if unnamed.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON, as /v1/similar has it.")
+def similar(run_dir: str, query: str, n: int, bands: str, as_json: bool) -> None:
+    """The objects of the scan or night in RUN_DIR nearest to one of them, or to a picture.
+
+    All embeddings are compared, so the list is exact. A PICTURE is a FITS, PNG or JPEG file of
+    one cutout, encoded by the run's model; runs of light curves take objects only.
+    """
+    import dataclasses
+    import json
+
+    from astroray.similar import find_similar
+
+    found = find_similar(run_dir, query, n, bands=bands)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), allow_nan=False))
+        return
+    about = found.query
+    if "path" in about:
+        click.echo(f"picture {about['path']}")
+    else:
+        click.echo(f"object  {about['object_id']}  {_position(about)}, rank {about['rank']}")
+    click.echo(f"model   {found.model_id}\n")
+    width = max([9, *(len(one["object_id"]) for one in found.neighbors)])
+    click.echo(f"{'':>4}  {'distance':>10}  {'object_id':<{width}}  {'rank':>9}  position")
+    for place, one in enumerate(found.neighbors, start=1):
+        click.echo(
+            f"{place:>4}  {one['distance']:>10.6g}  {one['object_id']:<{width}}  "
+            f"{one['rank']:>9}  {_position(one)}"
+        )
+
+
+def _position(row: Mapping[str, Any]) -> str:
+    """Degrees, ICRS, in words."""
+    if row["ra"] is None:
+        return "no position"
+    return f"ra {row['ra']:.6f}, dec {row['dec']:+.6f} deg"

@@ -1,0 +1,54 @@
+"""The nearest vectors of one query: those of sorting all distances, whatever the numbers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from astroray.distances import pair_distances
+from astroray.lookup import nearest_of
+
+
+def sorted_by_distance(query_D, vector_VD, k):
+    pair_PD = np.concatenate([query_D[None], vector_VD]).astype(np.float32)
+    other_V = np.arange(1, len(pair_PD))
+    distance_V = pair_distances(pair_PD, np.zeros(len(other_V), np.int64), other_V)
+    order_V = np.lexsort((other_V, distance_V))
+    if len(order_V) > k:
+        order_V = order_V[distance_V[order_V] <= distance_V[order_V[k - 1]]]
+    return order_V, distance_V[order_V]
+
+
+def assert_equal_to_sorting(query_D, vector_VD, k):
+    found, wanted = nearest_of(query_D, vector_VD, k), sorted_by_distance(query_D, vector_VD, k)
+    np.testing.assert_array_equal(found[0], wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    vectors=arrays.arrays(
+        np.float32, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.integers(-2, 2)
+    ),
+    k=st.integers(1, 6),
+)
+def test_equal_distances_are_all_found_in_order_of_index(vectors, k):
+    assert_equal_to_sorting(vectors[0], vectors[1:], k)
+
+
+@pytest.mark.parametrize("middle", [0.0, 1e4, 3e18, 1e37])
+@pytest.mark.parametrize("size", [1e-30, 1e-3, 1.0])
+def test_far_tiny_and_huge_numbers_lose_no_neighbor(middle, size):
+    draw = np.random.default_rng(0)
+    vectors = (middle + size * draw.normal(size=(3000, 33)) * max(1.0, middle)).astype(np.float32)
+    for query_D in (vectors[5], vectors[7] + np.float32(size)):
+        assert_equal_to_sorting(query_D, vectors, 7)
+
+
+def test_a_thousand_dimensions_and_near_ties_in_float32_are_told_apart():
+    draw = np.random.default_rng(1)
+    query_D = draw.normal(size=1000).astype(np.float32)
+    away_VD = draw.normal(size=(2000, 1000))
+    away_VD *= 1.0 / np.linalg.norm(away_VD, axis=1, keepdims=True)
+    assert_equal_to_sorting(query_D, (query_D + away_VD).astype(np.float32), 20)

@@ -21,6 +21,8 @@ MAX_INPUT_BLOCKS = 2000
 
 def embed_shards(shards: Sequence[Shard], plan: EmbedPlan, pool: WorkerPlan) -> Iterator[Receipt]:
     """Receipts of the shards, in the order in which they get done; the workers publish the rest."""
+    if not shards:  # Ray refuses a pool of none
+        return
     from ray.data import ActorPoolStrategy
 
     compute = ActorPoolStrategy(

@@ -7,10 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from astroray import ledger, nightly
+from astroray.actors.embed import EmbedPlan
 from astroray.errors import ConfigError
 from astroray.ledger import RunRecord
 from astroray.nightly import SeriesConfig, plan_night
+from astroray.streams import embed_shards
 from astroray.terminal import parse_setting
+from astroray.workers import WorkerPlan
 
 JOB = Path(__file__).parents[1] / "jobs" / "nightly.py"
 PROOF = {"sentence": "exact"}
@@ -100,3 +103,11 @@ def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
     (config,) = asked
     assert (config.workers, config.top) == ("2..4", None)
     assert config.finish_by_s > 0
+
+
+def test_a_night_without_new_shards_asks_for_no_workers():
+    plan = EmbedPlan(
+        run_dir="x", model_path="x", session="S1", batch_size=1, device="cpu", num_threads=1
+    )
+    pool = WorkerPlan(device="cpu", num_cpus=1, num_gpus=0, min_workers=1, max_workers=2)
+    assert list(embed_shards([], plan, pool)) == []

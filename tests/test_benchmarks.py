@@ -24,6 +24,7 @@ NAMES = [
     "instruction_peak",
     "quantization",
     "flares",
+    "forecast",
     "serve",
 ]
 

@@ -26,7 +26,9 @@ NAMES = [
     "quantization",
     "osc_speed",
     "flares",
+    "forecast",
     "serve",
+    "labels",
 ]
 
 

@@ -7,7 +7,14 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.comparison import Judged, calibrate, compare
-from astroray.forecast.skill import Threshold, measure_skill, rank_skill, resample_stars
+from astroray.forecast.skill import (
+    Threshold,
+    measure_skill,
+    rank_skill,
+    resample_stars,
+    within_star_aucs,
+    within_star_medians,
+)
 
 
 def forecasts(num_stars=40, num_windows=200, *, skill=1.0, within=0.0, seed=0):
@@ -103,6 +110,21 @@ def test_scores_that_part_the_windows_perfectly_give_no_certainty():
     assert found == pytest.approx([1 / 12, 11 / 12], abs=0.01)
 
 
+@pytest.mark.parametrize("off", [0.0, 0.02])
+def test_scores_in_two_heaps_are_calibrated_and_keep_their_order(off):
+    """As a network gives them that is sure: whole Newton steps overshoot on them."""
+    random = np.random.default_rng(3)
+    label_W = random.random(4000) < 0.13
+    upper_W = label_W ^ (random.random(4000) < off)
+    score_W = np.where(upper_W, 3.0, -3.0) + random.normal(0, 0.1, 4000)
+    found = Calibration.fit(score_W, label_W)
+    expected = LogisticRegression(C=1e8, tol=1e-8).fit(score_W[:, None], label_W)
+    if off:
+        assert found.slope == pytest.approx(expected.coef_[0, 0], rel=0.02)
+    assert found.probability(score_W).mean() == pytest.approx(label_W.mean(), abs=0.002)
+    assert len(np.unique(found.probability(score_W))) == 4000
+
+
 def test_knowing_which_star_flares_is_no_skill_within_stars():
     for within, low, high in ((0.0, 0.47, 0.53), (2.0, 0.65, 0.9)):
         score_W, label_W, star_W = forecasts(within=within)
@@ -111,6 +133,26 @@ def test_knowing_which_star_flares_is_no_skill_within_stars():
         skill = measure_skill(found.probability_W, label_W, star_W, threshold)
         assert skill.auc > 0.65
         assert low < skill.within_star_auc < high
+
+
+def test_the_median_within_stars_is_resampled_by_repeating_stars():
+    score_W, label_W, star_W = forecasts(num_stars=9, within=1.0)
+    auc_S = within_star_aucs(score_W, label_W, star_W)
+    assert len(auc_S) == 9
+    weight_RS = resample_stars(9, 4, seed=2)
+    weight_RS[3] = 0
+    found_R = within_star_medians(score_W, label_W, star_W, weight_RS)
+    for weight_S, found in zip(weight_RS[:3], found_R, strict=False):
+        drawn = [auc_S[star] for star, count in enumerate(weight_S) for _ in range(int(count))]
+        assert found == pytest.approx(np.median(drawn))
+    assert np.isnan(found_R[3])
+
+
+def test_no_star_has_an_auc_of_its_own_where_flares_are_too_few():
+    star_W = np.repeat(np.arange(3), 20)
+    label_W = np.arange(60) % 20 < 9
+    found_R = within_star_medians(np.arange(60.0), label_W, star_W, np.ones((2, 3)))
+    assert np.isnan(found_R).all()
 
 
 def test_a_real_gain_has_an_interval_above_zero_and_noise_has_none():

@@ -26,7 +26,7 @@ MAX_MAP_OBJECTS = 5_000
 MAX_MAP_SHARDS = 64  # besides those of the outliers: a map need not read a whole survey
 DEFAULT_OUTLIERS = 24  # without a certificate
 
-_FLAG_WORDS = {
+FLAG_WORDS = {
     schema.Flag.FILLED: "missing pixels filled",
     schema.Flag.EDGE: "at the edge of its image",
     schema.Flag.BLENDED: "blended",
@@ -185,7 +185,7 @@ def _shown(
         score=row["outlier_score"],
         ra_deg=row["ra"],
         dec_deg=row["dec"],
-        flags=tuple(word for bit, word in _FLAG_WORDS.items() if flags & bit),
+        flags=tuple(word for bit, word in FLAG_WORDS.items() if flags & bit),
         is_certified=bool(row["certified"]),
         href=href,
         neighbors=neighbors,

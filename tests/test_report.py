@@ -15,6 +15,7 @@ from astroray import catalog, ledger, report, schema
 from astroray.errors import LedgerError
 from astroray.surveys.shards import Reject
 from astroray.thumbnails import render_thumbnail
+from tests.browser import find_browser
 from tests.runs_made import NUM_TOP, K, make_run
 
 
@@ -298,10 +299,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 @pytest.mark.browser
 @pytest.mark.timeout(120)
 def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
-    names = ("chromium", "chromium-browser", "google-chrome")
-    browser = next((path for name in names if (path := shutil.which(name))), None)
-    if browser is None:
-        pytest.skip(f"no browser here: none of {', '.join(names)} is on the path")
+    browser = find_browser()
     text = make_run(tmp_path, 60, sky="wide", picture=noisy_thumbnail()).report()
     watch = """<script>
       window.faults = [];

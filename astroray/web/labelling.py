@@ -17,12 +17,11 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
-from astroray import schema
 from astroray.errors import ConfigError
 from astroray.interest import Learnt, Reranker
 from astroray.label_queue import next_objects
 from astroray.labels import MAX_TEXT, Label, LabelLog, current_labels, interest_of
-from astroray.report import survey_name
+from astroray.report import FLAG_WORDS, survey_name
 from astroray.web.archive import Archive
 from astroray.web.security import COOKIE, Token, needs, secret_of
 
@@ -39,12 +38,6 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
-_FLAGS = {
-    schema.Flag.FILLED: "missing pixels filled",
-    schema.Flag.EDGE: "at the edge",
-    schema.Flag.BLENDED: "blended",
-    schema.Flag.SATURATED: "saturated",
-}
 Caller = Annotated[Token, Depends(needs("label"))]
 
 
@@ -257,7 +250,7 @@ class _Desk:
                 neighbors.append({"object_id": object_id, "row": place, "distance": distance})
         return facts | {
             "row": row,
-            "flags": [word for bit, word in _FLAGS.items() if flags & bit],
+            "flags": [word for bit, word in FLAG_WORDS.items() if flags & bit],
             "neighbors": neighbors,
         }
 

@@ -26,6 +26,7 @@ NAMES = [
     "quantization",
     "osc_speed",
     "flares",
+    "forecast",
     "serve",
 ]
 

@@ -18,16 +18,20 @@ __all__ = ["evaluate_flares", "forecast", "train_flares"]
     help="Flare catalogs alone, or simulated light curves with and without precursors.",
 )
 @click.option("--data", metavar="DIR", help="Folder with lightcurves/catalogues/... for records.")
+@click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")
 @click.option("--folds", default=5, show_default=True, help="Folds of stars.")
 @click.option(
     "--resamples", default=1000, show_default=True, help="Resamples of stars behind an interval."
 )
 @click.option("--seed", default=0, show_default=True)
-@click.option("--out", metavar="DIR", help="For rows.json.  [default: runs/evaluate-flares-TRACK]")
+@click.option(
+    "--out", metavar="DIR", help="For rows.json.  [default: runs/evaluate-flares-TRACK...]"
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def evaluate_flares(
     track: str,
     data: str | None,
+    split: str | None,
     folds: int,
     resamples: int,
     seed: int,
@@ -46,8 +50,9 @@ def evaluate_flares(
 
     config = EvaluationConfig(
         track=track,
-        out=out or f"runs/evaluate-flares-{track}",
+        out=out or "-".join(["runs/evaluate-flares", track, *(split or "").split()]),
         data=data,
+        split=split,
         num_folds=folds,
         num_resamples=resamples,
         seed=seed,

@@ -112,6 +112,7 @@ def test_the_command_prints_every_forecaster_and_ends_with_rows(tmp_path, monkey
     [
         (["--track", "records"], "give its parent with --data DIR"),
         (["--track", "nothing"], "track is 'nothing', expected one of"),
+        (["--split", "random"], "split of the track 'records' is 'random', expected one of"),
         (["--folds", "2"], "num_folds is 2"),
     ],
 )

@@ -59,5 +59,6 @@ def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_pa
         row = what[f"simulated {split} astroray (LoRA): within_star_auc"]
         assert row["goal"] == goal
         if row["value"] is not None:
+            assert row["low"] <= row["value"] <= row["high"]
             assert row["ok"] == (goal[0] <= row["value"] <= goal[1])
         assert what[f"simulated {split} rate of the star: auc"]["goal"] is None

@@ -7,7 +7,14 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.comparison import Judged, calibrate, compare
-from astroray.forecast.skill import Threshold, measure_skill, rank_skill, resample_stars
+from astroray.forecast.skill import (
+    Threshold,
+    measure_skill,
+    rank_skill,
+    resample_stars,
+    within_star_aucs,
+    within_star_medians,
+)
 
 
 def forecasts(num_stars=40, num_windows=200, *, skill=1.0, within=0.0, seed=0):
@@ -111,6 +118,26 @@ def test_knowing_which_star_flares_is_no_skill_within_stars():
         skill = measure_skill(found.probability_W, label_W, star_W, threshold)
         assert skill.auc > 0.65
         assert low < skill.within_star_auc < high
+
+
+def test_the_median_within_stars_is_resampled_by_repeating_stars():
+    score_W, label_W, star_W = forecasts(num_stars=9, within=1.0)
+    auc_S = within_star_aucs(score_W, label_W, star_W)
+    assert len(auc_S) == 9
+    weight_RS = resample_stars(9, 4, seed=2)
+    weight_RS[3] = 0
+    found_R = within_star_medians(score_W, label_W, star_W, weight_RS)
+    for weight_S, found in zip(weight_RS[:3], found_R, strict=False):
+        drawn = [auc_S[star] for star, count in enumerate(weight_S) for _ in range(int(count))]
+        assert found == pytest.approx(np.median(drawn))
+    assert np.isnan(found_R[3])
+
+
+def test_no_star_has_an_auc_of_its_own_where_flares_are_too_few():
+    star_W = np.repeat(np.arange(3), 20)
+    label_W = np.arange(60) % 20 < 9
+    found_R = within_star_medians(np.arange(60.0), label_W, star_W, np.ones((2, 3)))
+    assert np.isnan(found_R).all()
 
 
 def test_a_real_gain_has_an_interval_above_zero_and_noise_has_none():

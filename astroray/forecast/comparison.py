@@ -16,6 +16,7 @@ from astroray.forecast.skill import (
     measure_skill,
     rank_skill,
     resample_stars,
+    within_star_medians,
 )
 
 __all__ = ["Comparison", "Difference", "Judged", "calibrate", "compare"]
@@ -55,7 +56,7 @@ class Comparison:
     split: str
     skills: Mapping[str, Skill]
     metrics: Mapping[tuple[str, str], Difference]
-    """(forecaster, auc or auprc)"""
+    """(forecaster, auc, auprc or within_star_auc); without the last where no star has one."""
     differences: Mapping[tuple[str, str, str], Difference]
     """(forecaster, peer, auc or auprc): forecaster minus peer, in the same resamples."""
     num_windows: int
@@ -102,6 +103,11 @@ def compare(
         auc_R, auprc_R = rank_skill(judged.probability_W, label_W, column_W, weight_RS)
         resampled[name] = {"auc": auc_R, "auprc": auprc_R}
     metrics, differences = {}, {}
+    for name, judged in forecasts.items():
+        within_R = within_star_medians(judged.probability_W, label_W, column_W, weight_RS)
+        if np.isfinite(within_R).any():
+            value = skills[name].within_star_auc
+            metrics[name, "within_star_auc"] = _difference(value, within_R)
     for name, value_R in resampled.items():
         for metric in ("auc", "auprc"):
             value = getattr(skills[name], metric)

@@ -24,6 +24,11 @@ KEPLER_VALIDATION_D, KEPLER_TEST_D = 1001.0, 1182.0
 """BKJD where quarters 11 and 13 begin: trained on Q0-10, validated on Q11-12, tested on Q13-17."""
 RECORD_MODEL, CURVE_MODEL = "astroray (record)", "astroray (LoRA)"
 MODELS = (RECORD_MODEL, CURVE_MODEL)
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "records": ("star-disjoint", "time-forward"),
+    "simulated": ("with precursors", "without precursors"),
+}
+"""Parts of a track, which can be run apart."""
 WITHIN: Mapping[str, tuple[float, float]] = {
     "with precursors": (0.70, 1.0),
     "without precursors": (0.47, 0.53),
@@ -44,6 +49,8 @@ class EvaluationConfig:
     """Folder for rows.json."""
     data: str | None = None
     """Folder of the layout `lightcurves/catalogues/...`; not needed for simulated stars."""
+    split: str | None = None
+    """The only part of SPLITS to run; None: all of the track."""
     num_folds: int = 5
     """Folds of stars."""
     num_resamples: int = 1000
@@ -53,10 +60,20 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.track not in TRACKS:
             raise ConfigError(f"track is {self.track!r}, expected one of {sorted(TRACKS)}")
+        if self.split not in (None, *SPLITS[self.track]):
+            raise ConfigError(
+                f"split of the track {self.track!r} is {self.split!r}, expected one of "
+                f"{list(SPLITS[self.track])}"
+            )
         if self.num_folds < 3:
             raise ConfigError(f"num_folds is {self.num_folds}, expected at least 3")
         if self.num_resamples < 10:
             raise ConfigError(f"num_resamples is {self.num_resamples}, expected at least 10")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The parts of the track to run."""
+        return SPLITS[self.track] if self.split is None else (self.split,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +96,7 @@ def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None)
     comparisons, windows = TRACKS[config.track](config, show)
     rows = json_rows(comparisons, models=MODELS, bars=BARS, within=WITHIN)
     document = provenance.document(f"evaluate flares {config.track}", rows) | {
+        "seed": config.seed,
         "windows": len(windows),
         "stars": len(windows.star_ids),
         "base_rate": float(windows.label_W.mean()),
@@ -103,9 +121,11 @@ def _records(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Wi
     windows = dataclasses.replace(windows, dropped={**windows.dropped, **known.dropped})
     show(f"{len(windows)} windows of {len(windows.star_ids)} stars")
     ahead_d = rule.num_ahead * rule.cadence_d
-    splits = {
-        "star-disjoint": list(split_by_star(windows, num_folds=config.num_folds, seed=config.seed)),
-        "time-forward": [
+    folds: Mapping[str, Callable[[], Iterable[Split]]] = {
+        "star-disjoint": lambda: split_by_star(
+            windows, num_folds=config.num_folds, seed=config.seed
+        ),
+        "time-forward": lambda: [
             split_by_time(
                 windows, validation_d=KEPLER_VALIDATION_D, test_d=KEPLER_TEST_D, ahead_d=ahead_d
             )
@@ -113,7 +133,7 @@ def _records(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Wi
     }
     fits = {**BASELINES, RECORD_MODEL: _record_model}
     return [
-        _run_split(windows, name, folds, fits, config, show) for name, folds in splits.items()
+        _run_split(windows, name, folds[name](), fits, config, show) for name in config.splits
     ], windows
 
 
@@ -131,9 +151,9 @@ def _simulated(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], 
 
     comparisons = []
     fits: dict[str, Fit] = {**BASELINES, CURVE_MODEL: functools.partial(_curve_model, show)}
-    for name, has_precursor in (("with precursors", True), ("without precursors", False)):
+    for name in config.splits:
         show(f"simulating stars {name}")
-        stars = SimulatedStars(has_precursor=has_precursor, seed=config.seed)
+        stars = SimulatedStars(has_precursor=name == "with precursors", seed=config.seed)
         windows = simulate_windows(stars)
         fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
         comparisons.append(_run_split(windows, name, [fold], fits, config, show))

@@ -119,6 +119,20 @@ def within_star_aucs(
     return found
 
 
+def within_star_medians(
+    score_W: np.ndarray, label_W: np.ndarray, star_W: np.ndarray, weight_RS: np.ndarray
+) -> np.ndarray:
+    """[R] median of `within_star_aucs` under weights of the stars; NaN where none has an AUC."""
+    found = within_star_aucs(score_W, label_W, star_W)
+    star_F, auc_F = np.array(list(found), np.int64), np.array(list(found.values()))
+    return np.array(
+        [
+            np.median(np.repeat(auc_F, weight_F)) if weight_F.any() else np.nan
+            for weight_F in weight_RS[:, star_F].astype(np.int64)
+        ]
+    )
+
+
 def resample_stars(num_stars: int, num_resamples: int, seed: int) -> np.ndarray:
     """[R, S] how often each star is in each resample (Efron 1979, Ann. Stat. 7, 1)."""
     random = np.random.default_rng(seed)

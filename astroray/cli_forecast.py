@@ -14,8 +14,9 @@ __all__ = ["evaluate_flares", "forecast", "train_flares"]
     "--track",
     default="records",
     show_default=True,
-    metavar="records|simulated",
-    help="Flare catalogs alone, or simulated light curves with and without precursors.",
+    metavar="records|simulated|methods",
+    help="Flare catalogs alone, simulated light curves with and without precursors, or ways of "
+    "tuning and what is left out, on few simulated light curves.",
 )
 @click.option("--data", metavar="DIR", help="Folder with lightcurves/catalogues/... for records.")
 @click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")

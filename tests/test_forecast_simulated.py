@@ -1,6 +1,6 @@
 """Simulated stars: a precursor before each flare and nowhere else, and the track of them."""
 
-import functools
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from astroray.cli import cli
 from astroray.forecast import baselines, fit, simulated_stars
+from astroray.forecast.evaluate import VARIANTS
 from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
 
 FEW = {"num_stars": 12, "days": 60.0, "recorded_days": 300.0}
@@ -41,20 +42,35 @@ def test_flares_before_the_light_curve_are_on_record(made):
     assert made[0].end_W.min() > 10
 
 
-def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_path, monkeypatch):
-    few = functools.partial(SimulatedStars, **FEW)
-    monkeypatch.setattr(simulated_stars, "SimulatedStars", few)
-    monkeypatch.setattr(baselines, "NUM_TREES", 5)
-    quick = functools.partial(fit.FitPlan, method="adapter")
+@pytest.fixture
+def quick(monkeypatch):
+    """Few stars and fits of one pass; gives the plans of those fits."""
+    made, plans = fit.FitPlan, []
+
+    def stars(**changes):
+        return SimulatedStars(**{**changes, **FEW})
 
     def plan(**changes):
-        return quick(**{**changes, "pretrain_passes": 1, "num_passes": 1})
+        wanted = {"method": "adapter", **changes, "num_passes": 1}
+        plans.append(made(**{**wanted, "pretrain_passes": min(1, wanted["pretrain_passes"])}))
+        return plans[-1]
 
+    monkeypatch.setattr(simulated_stars, "SimulatedStars", stars)
+    monkeypatch.setattr(baselines, "NUM_TREES", 5)
     monkeypatch.setattr(fit, "FitPlan", plan)
-    arguments = ["evaluate", "flares", "--track", "simulated", "--resamples", "10", "--json"]
-    result = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path)])
+    return plans
+
+
+def evaluated(track, out):
+    """Rows of a track by what they say."""
+    arguments = ["evaluate", "flares", "--track", track, "--resamples", "10", "--json"]
+    result = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
-    what = {row["what"]: row for row in json.loads(result.output.splitlines()[-1])["rows"]}
+    return {row["what"]: row for row in json.loads(result.output.splitlines()[-1])["rows"]}
+
+
+def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_path, quick):
+    what = evaluated("simulated", tmp_path)
     for split, goal in (("with precursors", [0.7, 1.0]), ("without precursors", [0.47, 0.53])):
         row = what[f"simulated {split} astroray (LoRA): within_star_auc"]
         assert row["goal"] == goal
@@ -62,3 +78,24 @@ def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_pa
             assert row["low"] <= row["value"] <= row["high"]
             assert row["ok"] == (goal[0] <= row["value"] <= goal[1])
         assert what[f"simulated {split} rate of the star: auc"]["goal"] is None
+
+
+def test_the_track_of_methods_changes_one_thing_a_row_and_has_no_bar(tmp_path, quick):
+    what = evaluated("methods", tmp_path)
+    for split, variants in VARIANTS.items():
+        for name in variants:
+            row = what[f"methods {split} {name}: within_star_auc"]
+            assert row["goal"] is None
+            assert what[f"methods {split} {name}: auc"]["low"] is not None
+    usual = quick[0]
+    plans = dict(zip((name for part in VARIANTS.values() for name in part), quick, strict=False))
+    assert len(quick) == sum(len(part) for part in VARIANTS.values())
+    assert plans["full fine-tuning"] == dataclasses.replace(usual, method="full")
+    scratch = dataclasses.replace(usual, method="full", pretrain_passes=0)
+    assert plans["from scratch"] == scratch
+    assert plans["no prior"] == dataclasses.replace(usual, use_prior=False)
+    for name in ("first difference", "history", "statistics"):
+        network = dataclasses.replace(
+            usual.network, **{f"use_{name.removeprefix('first ')}": False}
+        )
+        assert plans[f"no {name}"] == dataclasses.replace(usual, network=network)

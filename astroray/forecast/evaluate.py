@@ -5,6 +5,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ MODELS = (RECORD_MODEL, CURVE_MODEL)
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "records": ("star-disjoint", "time-forward"),
     "simulated": ("with precursors", "without precursors"),
+    "methods": ("tuning", "inputs and loss"),
 }
 """Parts of a track, which can be run apart."""
 WITHIN: Mapping[str, tuple[float, float]] = {
@@ -34,6 +36,22 @@ WITHIN: Mapping[str, tuple[float, float]] = {
     "without precursors": (0.47, 0.53),
 }
 """Median within-star AUC of simulated stars: the model learns when, and does not invent it."""
+VARIANTS: Mapping[str, Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "tuning": {
+        CURVE_MODEL: ({}, {}),
+        "adapters": ({}, {"method": "adapter"}),
+        "full fine-tuning": ({}, {"method": "full"}),
+        "from scratch": ({}, {"method": "full", "pretrain_passes": 0}),
+    },
+    "inputs and loss": {
+        CURVE_MODEL: ({}, {}),
+        "no first difference": ({"use_difference": False}, {}),
+        "no history": ({"use_history": False}, {}),
+        "no statistics": ({"use_statistics": False}, {}),
+        "no prior": ({}, {"use_prior": False}),
+    },
+}
+"""What the track of methods changes in the network, and in the plan of its fit, by split."""
 
 Show = Callable[[str], None]
 Fit = Callable[[Windows, Split, int], np.ndarray]
@@ -160,14 +178,44 @@ def _simulated(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], 
     return comparisons, windows
 
 
-def _curve_model(show: Show, windows: Windows, split: Split, seed: int) -> np.ndarray:
+def _methods(config: EvaluationConfig, show: Show) -> tuple[list[Comparison], Windows]:
+    from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
+
+    few = SimulatedStars(has_precursor=True, num_stars=48, precursor_sigma=6.0, seed=config.seed)
+    windows = simulate_windows(few)
+    fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
+    short = {"batch_size": 64, "pretrain_passes": 3, "num_passes": 10}
+    comparisons = []
+    for split in config.splits:
+        fits: dict[str, Fit] = {"rate of the star": BASELINES["rate of the star"]} | {
+            name: functools.partial(_curve_model, show, network=network, plan={**short, **plan})
+            for name, (network, plan) in VARIANTS[split].items()
+        }
+        comparisons.append(_run_split(windows, split, [fold], fits, config, show))
+    return comparisons, windows
+
+
+def _curve_model(
+    show: Show,
+    windows: Windows,
+    split: Split,
+    seed: int,
+    *,
+    network: Mapping[str, Any] = MappingProxyType({}),
+    plan: Mapping[str, Any] = MappingProxyType({}),
+) -> np.ndarray:
     from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
     from astroray.forecast.model import ForecasterConfig
 
-    network = ForecasterConfig(width=48, num_layers=2)
-    plan = FitPlan(network=network, pretrain_passes=5, num_passes=14, seed=seed)
     model = fit_forecaster(
-        windows.take(split.train_V), windows.take(split.validation_V), plan, show=show
+        windows.take(split.train_V),
+        windows.take(split.validation_V),
+        FitPlan(
+            network=ForecasterConfig(width=48, num_layers=2, **network),
+            seed=seed,
+            **{"pretrain_passes": 5, "num_passes": 14, **plan},
+        ),
+        show=show,
     )
     return forecast_logits(model, windows)
 
@@ -210,5 +258,6 @@ def _run_split(
 TRACKS: Mapping[str, Callable[[EvaluationConfig, Show], tuple[list[Comparison], Windows]]] = {
     "records": _records,
     "simulated": _simulated,
+    "methods": _methods,
 }
 """Tracks of the evaluation by name."""

@@ -110,6 +110,21 @@ def test_scores_that_part_the_windows_perfectly_give_no_certainty():
     assert found == pytest.approx([1 / 12, 11 / 12], abs=0.01)
 
 
+@pytest.mark.parametrize("off", [0.0, 0.02])
+def test_scores_in_two_heaps_are_calibrated_and_keep_their_order(off):
+    """As a network gives them that is sure: whole Newton steps overshoot on them."""
+    random = np.random.default_rng(3)
+    label_W = random.random(4000) < 0.13
+    upper_W = label_W ^ (random.random(4000) < off)
+    score_W = np.where(upper_W, 3.0, -3.0) + random.normal(0, 0.1, 4000)
+    found = Calibration.fit(score_W, label_W)
+    expected = LogisticRegression(C=1e8, tol=1e-8).fit(score_W[:, None], label_W)
+    if off:
+        assert found.slope == pytest.approx(expected.coef_[0, 0], rel=0.02)
+    assert found.probability(score_W).mean() == pytest.approx(label_W.mean(), abs=0.002)
+    assert len(np.unique(found.probability(score_W))) == 4000
+
+
 def test_knowing_which_star_flares_is_no_skill_within_stars():
     for within, low, high in ((0.0, 0.47, 0.53), (2.0, 0.65, 0.9)):
         score_W, label_W, star_W = forecasts(within=within)

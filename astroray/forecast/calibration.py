@@ -21,6 +21,9 @@ class Calibration:
     def fit(cls, score_V: np.ndarray, label_V: np.ndarray) -> "Calibration":
         """The curve of the largest likelihood on validation windows, by Newton's method.
 
+        A step that does not raise the likelihood is halved: from far away a whole one can overshoot
+        without end, where scores stand in two heaps.
+
         As Platt has it, a flare counts as (n + 1) / (n + 2) and none as 1 / (m + 2), so that few
         windows, or perfectly parted ones, give no certainty.
         """
@@ -36,6 +39,9 @@ class Calibration:
             gradient = design_V2.T @ (p_V - target_V)
             hessian = (design_V2 * (p_V * (1 - p_V))[:, None]).T @ design_V2
             step = np.linalg.solve(hessian + 1e-9 * np.eye(2), gradient)
+            loss = _loss(design_V2 @ beta, target_V)
+            while _loss(design_V2 @ (beta - step), target_V) > loss and np.abs(step).max() > 1e-10:
+                step = step / 2
             beta = beta - step
             if np.abs(step).max() < 1e-10:
                 break
@@ -45,6 +51,10 @@ class Calibration:
     def probability(self, score_W: np.ndarray) -> np.ndarray:
         """[W] probabilities of scores."""
         return _sigmoid(self.slope * np.asarray(score_W, np.float64) + self.intercept)
+
+
+def _loss(logit_V: np.ndarray, target_V: np.ndarray) -> float:
+    return float((np.logaddexp(0.0, logit_V) - target_V * logit_V).sum())
 
 
 def _sigmoid(value: np.ndarray) -> np.ndarray:

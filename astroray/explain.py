@@ -78,6 +78,12 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             f"{some}; it may be among the rejects"
         )
     row = chosen.to_pylist()[0]
+    if row["model_id"] != record.model["model_id"]:
+        raise LedgerError(
+            f"{object_id} was encoded again by model {row['model_id']} for its rank, and only the "
+            f"embeddings of {record.model['model_id']}, which selected it, are stored: its score "
+            "cannot be computed again; scan with encoder.quantize none to have it explained"
+        )
     receipts = versions.read_receipts(run_dir)
     shard = next(s for s in ledger.read_listing(run_dir) if s.name == row["shard"])
     own_D = _stored(receipts, row)

@@ -177,6 +177,12 @@ def _check_reference(reference: str) -> RunRecord:
             f"the reference {reference} has schema version {record.schema_version}, expected "
             f"{schema.SCHEMA_VERSION}; bounds never cross versions: scan the survey anew"
         )
+    numbers = record.backends.get("quantize", "none")
+    if numbers != "none":  # its list has scores of another space than its embeddings
+        raise LedgerError(
+            f"the reference {reference} was selected on fewer bits ({numbers}) and its list was "
+            "encoded again, expected one model throughout; scan with encoder.quantize none"
+        )
     return record
 
 

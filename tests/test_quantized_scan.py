@@ -5,7 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from astroray import catalog, ledger
+from astroray.errors import LedgerError
+from astroray.explain import explain_object
 from astroray.inspection import verify_run
+from astroray.nightly import NightConfig, run_night
 from tests import scans
 
 SURVEY = "sim:galaxies?count=120&seed=5&shard_rows=60&size=32&outliers=0.05"
@@ -103,3 +106,14 @@ def test_the_same_command_on_a_done_run_ends_in_the_same_catalog(quantized):
     before = scans.catalog_bytes(quantized[0])
     scan(quantized[0], encoder__quantize="osc-w4a4", encoder__attention="vfa")
     assert scans.catalog_bytes(quantized[0]) == before
+
+
+def test_a_list_of_two_spaces_bounds_no_night_and_its_scores_are_not_explained(quantized, tmp_path):
+    out, record = quantized
+    night = NightConfig(survey=SURVEY, reference=out, out=str(tmp_path / "night"))
+    with pytest.raises(LedgerError, match="was selected on fewer bits"):
+        run_night(night)
+    first, *_, last = catalog.read_catalog(out)["object_id"].to_pylist()
+    with pytest.raises(LedgerError, match=r"only the embeddings of .*, which selected it"):
+        explain_object(out, first)
+    assert explain_object(out, last).row["model_id"] == record.model["model_id"]

@@ -11,7 +11,6 @@ and nothing else had to be done.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from astroray import workers
 from benchmarks.attention_turns import (
     GROWTH_LENGTHS,
     Case,
@@ -28,7 +26,7 @@ from benchmarks.attention_turns import (
     memory_of_call,
     take_turns,
 )
-from benchmarks.processes import run_fresh
+from benchmarks.processes import attempt, why_not_native
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 TORCH = ("torch float32", "torch bfloat16")
@@ -279,30 +277,11 @@ def _against_torch(ours: str, length: int, dim: int, goal: float | None) -> Clai
 
 
 def _attempt(threads: int, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """Runs the function once; what it gave, or the MeasurementError, comes at each call."""
-    try:
-        if reason := _why_not(threads):
-            raise MeasurementError(reason)
-        environment = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-        result = run_fresh(function, *arguments, environment=environment).value()
-    except MeasurementError as error:
-        message = str(error)
-        return partial(_fail, message)
-    return lambda: result
-
-
-def _fail(message: str) -> None:
-    raise MeasurementError(message)
+    return attempt(_why_not(threads), threads, function, *arguments)
 
 
 def _why_not(threads: int) -> str:
-    from astroray_kernels import why_not
-
-    cores = len(os.sched_getaffinity(0))
-    if cores < threads:
-        return f"this machine has {cores} core, expected {threads}"
-    reason = why_not("vfa_attention", "native", "cpu")
-    return reason and f"native kernels cannot run: {reason}"
+    return why_not_native("vfa_attention", threads)
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ instruction and nothing else had to be done.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from astroray import workers
-from benchmarks.processes import run_fresh
+from benchmarks.processes import attempt, why_not_native
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the parent shall not load torch, and OpenMP with it
@@ -178,29 +176,11 @@ def _blocks(*arguments: Any) -> Any:
 
 
 def _attempt(threads: int, function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
-    """Runs the function once; what it gave, or the MeasurementError, comes at each call."""
-    try:
-        if reason := _why_not(threads):
-            raise MeasurementError(reason)
-        environment = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
-        result = run_fresh(function, *arguments, environment=environment).value()
-    except MeasurementError as error:
-        return partial(_fail, str(error))
-    return lambda: result
-
-
-def _fail(message: str) -> None:
-    raise MeasurementError(message)
+    return attempt(_why_not(threads), threads, function, *arguments)
 
 
 def _why_not(threads: int) -> str:
-    from astroray_kernels import why_not
-
-    cores = len(os.sched_getaffinity(0))
-    if cores < threads:
-        return f"this machine has {cores} core, expected {threads}"
-    reason = why_not("osc_linear", "native", "cpu")
-    return reason and f"native kernels cannot run: {reason}"
+    return why_not_native("osc_linear", threads)
 
 
 def main() -> None:

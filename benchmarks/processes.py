@@ -10,12 +10,14 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from astroray import workers
 from benchmarks.rows import MeasurementError
 
 __all__ = ["Fresh", "Sample", "run_fresh"]
@@ -203,3 +205,35 @@ def _memory_bytes(pids: list[int]) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return total + sum(shared.values())
+
+
+def attempt(
+    reason: str, threads: int, function: Callable[..., Any], *arguments: Any
+) -> Callable[[], Any]:
+    """Runs the function once in a fresh process of so many threads, with the workers' settings.
+
+    What it gave, or the MeasurementError, comes at each call; a reason not to run is such an error.
+    """
+    try:
+        if reason:
+            raise MeasurementError(reason)
+        environment = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+        result = run_fresh(function, *arguments, environment=environment).value()
+    except MeasurementError as error:
+        return partial(_fail, str(error))
+    return lambda: result
+
+
+def why_not_native(operation: str, threads: int) -> str:
+    """Why native kernels cannot be timed here on so many threads; empty where they can."""
+    from astroray_kernels import why_not
+
+    cores = len(os.sched_getaffinity(0))
+    if cores < threads:
+        return f"this machine has {cores} core, expected {threads}"
+    reason = why_not(operation, "native", "cpu")
+    return reason and f"native kernels cannot run: {reason}"
+
+
+def _fail(message: str) -> None:
+    raise MeasurementError(message)

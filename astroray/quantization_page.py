@@ -1,15 +1,14 @@
 """What a person is shown of a quantized model: one HTML file that needs no network."""
 
-import importlib.resources
 from collections.abc import Sequence
 
-import jinja2
 import numpy as np
 from markupsafe import Markup, escape
 
 from astroray import provenance, storage
 from astroray.activations import Ranges, outlier_channels
 from astroray.actors.quantize import Layer, Quantization
+from astroray.templates import load_template
 
 __all__ = ["write_page"]
 
@@ -29,7 +28,9 @@ def write_page(path: str, found: Quantization, *, model: str, survey: str) -> st
     model, survey  what was quantized, and observed
     """
     figures = {name: channel_figure(one, name) for name, one in found.ranges.items()}
-    html = _template().render(
+    html = load_template(
+        "astroray", "quantization.html.jinja", number=_number, share=_share
+    ).render(
         found=found,
         model=model,
         survey=survey,
@@ -86,15 +87,6 @@ def _total(layers: Sequence[Layer]) -> dict[str, float]:
         "error_db": float(np.median(errors)) if errors else float("nan"),
         "outliers": sum(layer.num_outliers for layer in layers),
     }
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(number=_number, share=_share)
-    text = importlib.resources.files("astroray").joinpath("quantization.html.jinja")
-    return environment.from_string(text.read_text("utf-8"))
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import importlib.resources
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 from astroray import ledger, report_figures, report_night, schema, storage, versions
 from astroray.errors import LedgerError
 from astroray.report_figures import Dot
+from astroray.templates import load_template
 
 MAX_OUTLIERS = 100
 MAX_NEIGHBORS = 5
@@ -350,12 +350,14 @@ def _read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
+    return load_template(
+        "astroray",
+        "report.html.jinja",
+        undefined=jinja2.ChainableUndefined,
+        significant=_significant,
+        duration=_duration,
+        ordinal=_ordinal,
     )
-    environment.filters.update(significant=_significant, duration=_duration, ordinal=_ordinal)
-    text = importlib.resources.files("astroray").joinpath("report.html.jinja").read_text("utf-8")
-    return environment.from_string(text)
 
 
 def _significant(value: float | None) -> str:

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,9 @@ from astroray.errors import DataError
 from astroray.ledger import Receipt
 from astroray.preparation import Prepared
 from astroray.surveys.shards import Reject, Rows, Shard
+
+if TYPE_CHECKING:
+    from astroray.actors.encode import BatchEncoder
 
 _log = logging.getLogger("astroray.embed")
 _Item = TypeVar("_Item")
@@ -48,18 +51,9 @@ class Embedder:
     """
 
     def __init__(self, plan: EmbedPlan) -> None:
-        from astroray.actors.encode import BatchEncoder  # loads torch, which the driver need not
-
         faults.arm(plan.fault_plan)
         self.plan = plan
-        self.encoder = BatchEncoder(
-            model_path=plan.model_path,
-            batch_size=plan.batch_size,
-            device=plan.device,
-            num_threads=plan.num_threads,
-            attention=plan.attention,
-            quantize=plan.quantize,
-        )
+        self.encoder = start_encoder(plan)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
         receipts = [self.embed(shard_from_json(text)) for text in batch["shard"]]
@@ -116,6 +110,20 @@ class Embedder:
         finally:
             self.encoder.clear()
         return None
+
+
+def start_encoder(plan: EmbedPlan) -> "BatchEncoder":
+    """The model of a plan, loaded on its device and ready for rows."""
+    from astroray.actors.encode import BatchEncoder  # loads torch, which the driver need not
+
+    return BatchEncoder(
+        model_path=plan.model_path,
+        batch_size=plan.batch_size,
+        device=plan.device,
+        num_threads=plan.num_threads,
+        attention=plan.attention,
+        quantize=plan.quantize,
+    )
 
 
 def prepare_slice(

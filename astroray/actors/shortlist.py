@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import catalog, faults, ledger, schema, storage, surveys
-from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json
+from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json, start_encoder
 from astroray.actors.search import SearchOutcome, SearchPlan, by_shard, wanted_ids
 from astroray.certificate import Proof
 from astroray.errors import DataError, LedgerError
@@ -36,17 +36,8 @@ class Reencoder:
     """
 
     def __init__(self, plan: EmbedPlan) -> None:
-        from astroray.actors.encode import BatchEncoder  # loads torch, which the driver need not
-
         faults.arm(plan.fault_plan)
-        self.encoder = BatchEncoder(
-            model_path=plan.model_path,
-            batch_size=plan.batch_size,
-            device=plan.device,
-            num_threads=plan.num_threads,
-            attention=plan.attention,
-            quantize="none",
-        )
+        self.encoder = start_encoder(dataclasses.replace(plan, quantize="none"))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         ids: list[str] = []

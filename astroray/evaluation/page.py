@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from astroray.evaluation.protocols import NUM_DRAWS, Subset
 from astroray.evaluation.results import Line, Results
 from astroray.evaluation.rows import notes
 from astroray.evaluation.scoring import NUM_RESAMPLES
+from astroray.templates import load_template
 
 __all__ = ["write_page"]
 
@@ -135,12 +135,9 @@ def _gallery(results: Results, subset: Subset, encoder: str) -> _Gallery | None:
 
 
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return load_template(
+        "astroray.evaluation", "page.html.jinja", signed=_signed, seconds=_seconds, place=_place
     )
-    environment.filters.update(signed=_signed, seconds=_seconds, place=_place)
-    text = importlib.resources.files("astroray.evaluation").joinpath("page.html.jinja")
-    return environment.from_string(text.read_text("utf-8"))
 
 
 def _signed(value: float) -> str:

@@ -1,10 +1,8 @@
 """What a person is shown of the flares of a survey: one HTML file that needs no network."""
 
-import importlib.resources
 from collections import Counter
 from collections.abc import Sequence
 
-import jinja2
 import pyarrow as pa
 
 from astroray import storage
@@ -13,6 +11,7 @@ from astroray.flares.find import REFUSALS
 from astroray.flares.stars import Star
 from astroray.ledger import RunRecord
 from astroray.schema import FlareFlag
+from astroray.templates import load_template
 
 __all__ = ["write_page"]
 
@@ -33,7 +32,7 @@ def write_page(
     largest = flares.sort_by([("equivalent_duration", "descending"), ("object_id", "ascending")])
     listed = largest.slice(0, NUM_ROWS).to_pylist()
     kinds = Counter(refused["class"].to_pylist())
-    html = _template().render(
+    html = load_template("astroray.flares", "page.html.jinja", flags=_flags, number=_number).render(
         record=record,
         stars=ranked[:NUM_ROWS],
         figures=[
@@ -58,15 +57,6 @@ def write_page(
 
 
 MEANINGS = {**REFUSALS, "doubtful": "confidence below the rule's"}
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(flags=_flags, number=_number)
-    text = importlib.resources.files("astroray.flares").joinpath("page.html.jinja")
-    return environment.from_string(text.read_text("utf-8"))
 
 
 def _flags(bits: int) -> str:

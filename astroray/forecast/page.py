@@ -1,14 +1,13 @@
 """What a person is shown of forecasts: one HTML file that needs no network."""
 
-import importlib.resources
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import jinja2
 import pyarrow as pa
 from markupsafe import Markup
 
 from astroray import storage
+from astroray.templates import load_template
 
 if TYPE_CHECKING:
     from astroray.forecast.predict import ForecastRecord
@@ -24,11 +23,7 @@ def write_page(folder: str, record: "ForecastRecord", forecasts: pa.Table) -> st
     newest = forecasts.filter(forecasts["newest"]).sort_by(
         [("probability", "descending"), ("object_id", "ascending")]
     )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    text = importlib.resources.files("astroray.forecast").joinpath("page.html.jinja")
-    html = environment.from_string(text.read_text("utf-8")).render(
+    html = load_template("astroray.forecast", "page.html.jinja").render(
         record=record,
         newest=newest.slice(0, NUM_STARS).to_pylist(),
         num_stars=newest.num_rows,

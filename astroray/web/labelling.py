@@ -6,12 +6,10 @@ server that is killed, has lost nothing. Labels carry the name of the caller's t
 
 import dataclasses
 import functools
-import importlib.resources
 import secrets
 import threading
 from typing import Annotated, Any
 
-import jinja2
 import numpy as np
 from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
@@ -22,6 +20,7 @@ from astroray.interest import Learnt, Reranker
 from astroray.label_queue import next_objects
 from astroray.labels import MAX_TEXT, Label, LabelLog, current_labels, interest_of
 from astroray.report import FLAG_WORDS, survey_name
+from astroray.templates import load_template
 from astroray.web.archive import Archive
 from astroray.web.security import COOKIE, Token, needs, secret_of
 
@@ -271,9 +270,6 @@ class _Desk:
 
 def _html(name: str, **values: Any) -> HTMLResponse:
     nonce = secrets.token_urlsafe(16)
-    text = importlib.resources.files("astroray.web").joinpath(name).read_text("utf-8")
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(text)
+    template = load_template("astroray.web", name)
     headers = {"Content-Security-Policy": _POLICY.format(nonce=nonce)}
     return HTMLResponse(template.render(nonce=nonce, **values), headers=headers)

@@ -3,23 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jinja2
+from astroray.templates import load_template
 
 __all__ = ["render_reference"]
 
 
 def render_reference(document: Mapping[str, Any]) -> str:
     """One HTML page: every endpoint with its parameters, answers and a line for curl."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("astroray.web", "."), autoescape=True,
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     endpoints = [
         _endpoint(document, path, method, operation)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
-    template = environment.get_template("reference.html.jinja")
+    template = load_template("astroray.web", "reference.html.jinja")
     return template.render(info=document["info"], endpoints=endpoints)
 
 

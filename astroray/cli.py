@@ -176,7 +176,10 @@ train.add_command(train_flares)
 @click.argument("survey")
 @click.option("--out", required=True, metavar="DIR", help="Folder for shards/ and truth.parquet.")
 def simulate(survey: str, out: str) -> None:
-    """Write a simulated SURVEY, e.g. 'sim:galaxies?count=20000&seed=7', to disk as shards."""
+    """Write a simulated survey to disk as shards.
+
+    SURVEY is such as 'sim:galaxies?count=20000&seed=7'.
+    """
     from astroray.surveys.simulated import write_survey
 
     write_survey(survey, out)

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from astroray import storage
+from astroray import ledger, storage
 from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName
 from astroray.errors import ConfigError, FileError
 from astroray.fit_state import FitConfig
@@ -98,7 +98,7 @@ class ScanConfig:
     def science(self, *, model_id: str, device: str) -> dict[str, Any]:
         """All settings that may change what the catalog says; neither workers nor paths."""
         settings = to_dict(self)
-        for name in ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random"):
+        for name in ledger.FREE_SETTINGS:
             del settings[name]
         if model_id:  # a model file is known by its content, and nothing is fitted
             settings = {k: v for k, v in settings.items() if k not in ("fit", "max_fit_rows")}

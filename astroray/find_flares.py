@@ -92,8 +92,7 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
 
 def _fresh_record(config: FindConfig) -> RunRecord:
     settings = dataclasses.asdict(config)
-    outside = ("out", "workers", "max_rejected")
-    science = {name: value for name, value in settings.items() if name not in outside}
+    science = {key: value for key, value in settings.items() if key not in ledger.FREE_SETTINGS}
     return RunRecord(
         survey=config.survey,
         fingerprint=ledger.fingerprint({"job": "flares find", **science}),

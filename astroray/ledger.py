@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +29,8 @@ from astroray.surveys.shards import Reject, Shard
 
 MAX_ATTEMPTS = 3
 """Attempts at a shard in one session; a shard that killed its worker this often is quarantined."""
+FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random")
+"""Settings that change nothing in a catalog: a run may go on with others."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
 
@@ -119,22 +121,23 @@ def fingerprint(science: Mapping[str, Any]) -> str:
 def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
     """The record to go on with: `fresh` in a new directory, the old one where the run matches.
 
+    A run that ended before it had listed its shards left nothing, and its directory is free.
     Raises LedgerError where the directory belongs to a run of another fingerprint.
     """
     old = RunRecord.load(run_dir)
-    if old is None:
+    if old is None or (old.fingerprint != fresh.fingerprint and _is_bare(run_dir)):
         fresh.publish(run_dir)
         return fresh
     if old.fingerprint != fresh.fingerprint:
-        changed = sorted(
-            key
-            for key in {*old.config, *fresh.config}
-            if old.config.get(key) != fresh.config.get(key)
+        was, now_is = (
+            {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
+            for record in (old, fresh)
         )
+        changed = list(_differences(was, now_is))
         raise LedgerError(
             f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
-            f"{fresh.fingerprint}): {', '.join(changed) or 'versions or backend'} differ; choose "
-            "another --out, or repeat that run's settings to resume it"
+            f"{fresh.fingerprint}): {'; '.join(changed) or 'other versions or another backend'}; "
+            "choose another --out, or repeat that run's settings to resume it"
         )
     return dataclasses.replace(
         old,
@@ -144,6 +147,27 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
         versions=fresh.versions,
         begun=fresh.created if old.state == "done" else old.begun,
     )
+
+
+def _is_bare(run_dir: str) -> bool:
+    """Whether a run left nothing but its record, its leases and what was logged."""
+    ledger = storage.join(run_dir, "ledger")
+    return (
+        storage.list_names(run_dir) == ["run.json"]
+        and set(storage.list_folders(run_dir)) <= {"ledger", "logs"}
+        and not storage.list_names(ledger)
+        and set(storage.list_folders(ledger)) <= {"leases"}
+    )
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Settings that are not what they were, in words, by name."""
+    for key in sorted({*old, *new}):
+        was, now_is = old.get(key), new.get(key)
+        if isinstance(was, Mapping) and isinstance(now_is, Mapping):
+            yield from _differences(was, now_is, f"{within}{key}.")
+        elif was != now_is:
+            yield f"{within}{key} was {was!r} and is {now_is!r}"
 
 
 def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:

@@ -118,8 +118,6 @@ class _Run:
             self._inherit(self.night)
         log_context(run=self.record.run_id)
         self.metrics = RunMetrics(self.record.run_id, num_workers=self.plan.max_workers)
-        if self.given and not storage.exists(self.model_path):
-            storage.publish(self.model_path, self.given.data)
         self._note(seconds={"start": time.monotonic() - self.started})
 
     def _inherit(self, night: Night) -> None:
@@ -159,7 +157,9 @@ class _Run:
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
         started = self._begin("fit", note=f"encoder {self.config.encoder.name}")
-        if not storage.exists(self.model_path):
+        if self.given and not storage.exists(self.model_path):
+            storage.publish(self.model_path, self.given.data)
+        elif not storage.exists(self.model_path):
             folder = storage.join(self.out, "model", "fit")
             fit_model(self.shards, self.config, folder=folder, path=self.model_path, show=self.show)
         self._quantize()

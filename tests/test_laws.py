@@ -43,7 +43,11 @@ def model_path(first):
 
 @pytest.fixture(scope="module")
 def halved(first, model_path, tmp_path_factory):
-    """A scan with the model of `first`, stopped after three shards and then started again."""
+    """A scan with the model of `first`, stopped after three shards and then started again.
+
+    What was finished between the third receipt and the stop loses its done mark, as by a kill
+    just before it.
+    """
     out = tmp_path_factory.mktemp("halved") / "run"
 
     class StoppedError(Exception):
@@ -56,6 +60,8 @@ def halved(first, model_path, tmp_path_factory):
     config = scans.small_config(SIMULATED, out, search__top=TOP, encoder__name=model_path)
     with pytest.raises(StoppedError):
         pipeline.scan(config, show=stop)
+    for name in sorted(marks(out))[3:]:
+        (out / "ledger" / "done" / f"{name}.json").unlink()
     before = marks(out)
     pipeline.scan(config)
     return out, before
@@ -195,7 +201,7 @@ def test_law_2_doing_a_shard_twice_changes_nothing(tmp_path):
 def test_law_3_a_resumed_scan_does_only_what_is_left(halved):
     """Law 3."""
     out, before = halved
-    assert 3 <= len(before) < 6
+    assert (len(before), len(marks(out))) == (3, 6)
     after = marks(out)
     assert {name: after[name] for name in before} == before
     assert attempts(out, 2) == set(after) - set(before)
@@ -241,9 +247,11 @@ def test_law_3_a_directory_of_another_fingerprint_is_refused_and_left_alone(firs
     """Law 3."""
     out, _ = first
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file() and "leases" not in str(p)}
-    with pytest.raises(LedgerError, match=r"belongs to another run .*: search differ"):
+    with pytest.raises(LedgerError, match=r"belongs to another run .*: search\.k was 3 and is 4; "):
         scans.scan(SIMULATED, out, search__top=TOP, search__k=K + 1)
-    with pytest.raises(LedgerError, match=r"belongs to another run .*: batch_size differ"):
+    with pytest.raises(
+        LedgerError, match=r"belongs to another run .*: batch_size was None and is 16; "
+    ):
         scans.scan(SIMULATED, out, search__top=TOP, batch_size=16)
     after = {p: p.read_bytes() for p in before}
     assert after == before

@@ -36,6 +36,28 @@ def run_dir(tmp_path):
     return str(tmp_path / "run")
 
 
+def test_a_run_that_ended_before_its_listing_leaves_its_directory_free(run_dir):
+    ledger.open_run(run_dir, record(state="failed", error="no survey files in /nope"))
+    storage.publish(f"{run_dir}/logs/ray.log", b"")
+    storage.publish(f"{run_dir}/ledger/leases/000001.json", b"{}")
+    other = record(fingerprint="f2", survey="/sky")
+    assert ledger.open_run(run_dir, other) == other
+    assert RunRecord.load(run_dir).survey == "/sky"
+    storage.publish(f"{run_dir}/model/model.safetensors", b"")
+    with pytest.raises(LedgerError, match="belongs to another run"):
+        ledger.open_run(run_dir, record())
+
+
+def test_another_run_is_refused_by_naming_what_differs(run_dir):
+    nested = {"k": 10, "search": {"top": 5, "score": "kth"}, "workers": "1"}
+    ledger.open_run(run_dir, record(config=nested))
+    storage.publish(f"{run_dir}/ledger/shards.parquet", b"")
+    changed = {"k": 10, "search": {"top": 7, "score": "kth"}, "workers": "2", "bands": ["r"]}
+    words = r"expected f2\): bands was None and is \['r'\]; search\.top was 5 and is 7; choose"
+    with pytest.raises(LedgerError, match=words):
+        ledger.open_run(run_dir, record(fingerprint="f2", config=changed))
+
+
 def test_a_receipt_that_lost_a_row_cannot_be_made():
     with pytest.raises(LedgerError, match="not conserved in shard a: read 5, embedded 3"):
         receipt(embedded=3)
@@ -107,8 +129,9 @@ def test_a_listing_comes_back_as_it_was_written(run_dir):
 
 def test_a_run_directory_belongs_to_one_fingerprint(run_dir):
     ledger.open_run(run_dir, record())
+    storage.publish(f"{run_dir}/ledger/shards.parquet", b"")
     changed = record(fingerprint="f2", config={"k": 20, "out": "x"})
-    with pytest.raises(LedgerError, match=r"fingerprint f1, expected f2.: k differ"):
+    with pytest.raises(LedgerError, match=r"fingerprint f1, expected f2.: k was 10 and is 20; "):
         ledger.open_run(run_dir, changed)
 
 

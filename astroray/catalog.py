@@ -3,8 +3,11 @@
 `pixels` says how it lies on storage.
 """
 
+import contextlib
+import dataclasses
+import functools
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +70,32 @@ def read_catalog(run_dir: str) -> pa.Table:
     """
     parts = [_read_parquet(storage.join(run_dir, file)) for file in catalog_files(run_dir)]
     return _sorted(pa.concat_tables(parts), "rank")
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Some rows of a catalog that are read when they are asked for."""
+
+    read: Callable[[Sequence[str]], pa.Table]
+    """Some columns of them, in the order given."""
+
+
+def read_pieces(run_dir: str) -> Iterator[Piece]:
+    """The rows of the run's complete catalog, a row group at a time, in the order of its files.
+
+    Raises LedgerError where there is no complete catalog or a file of it is damaged.
+    """
+    for name in catalog_files(run_dir):
+        path = storage.join(run_dir, name)
+        with _damage(path), storage.local_copy(path) as local:
+            file = pq.ParquetFile(local, memory_map=True, page_checksum_verification=True)
+            for group in range(file.num_row_groups):
+                yield Piece(functools.partial(_read_group, path, file, group))
+
+
+def _read_group(path: str, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    with _damage(path):
+        return file.read_row_group(group, columns=list(columns)).select(list(columns))
 
 
 def catalog_files(run_dir: str) -> list[str]:
@@ -146,13 +175,20 @@ def _partitions(path: str) -> list[str]:
 
 
 def _read_parquet(path: str) -> pa.Table:
-    try:
+    with _damage(path):
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)), page_checksum_verification=True)
+    return schema.conform(table, schema.CATALOG, "catalog")
+
+
+@contextlib.contextmanager
+def _damage(path: str) -> Iterator[None]:
+    """Raises LedgerError where a file of the catalog cannot be read."""
+    try:
+        yield
     except (pa.ArrowInvalid, OSError, FileError) as error:
         raise LedgerError(
             f"{path} is damaged or missing ({error}); run the scan again to write the catalog anew"
         ) from error
-    return schema.conform(table, schema.CATALOG, "catalog")
 
 
 def _distances(table: pa.Table) -> np.ndarray:

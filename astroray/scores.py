@@ -113,11 +113,7 @@ def further_scores(
 def list_scores(
     distance_BK: np.ndarray, reach_B: np.ndarray, near_reach_BK: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Those of the further scores that need the neighbor lists alone, by column, float64 [B].
-
-    reach_B        [B]     `mean_reach` of the objects
-    near_reach_BK  [B, K]  that of their neighbors
-    """
+    """Those of the further scores that need lists and `mean_reach` alone, by column, [B]."""
     return {
         "kth_distance": kth_distance(distance_BK),
         "mean_distance": _mean_over_neighbors(distance_BK),
@@ -126,17 +122,13 @@ def list_scores(
 
 
 def mean_reach(neighbor_BK: np.ndarray, distance_BK: np.ndarray, kth_N: np.ndarray) -> np.ndarray:
-    """One over the local reachability density of some of N objects, float64 [B].
-
-    kth_N  [N]  `kth_distance` of all objects
-    """
+    """One over the local reachability density, [B]; `kth_N` is `kth_distance` of all objects."""
     return _mean_over_neighbors(np.maximum(distance_BK, kth_N[neighbor_BK]))  # NaN wins
 
 
 def kth_distance(distance_BK: np.ndarray) -> np.ndarray:
     """The distance to the last neighbor, [B]; NaN where there is none."""
-    nothing_B = np.full(len(distance_BK), np.nan)
-    return distance_BK[:, -1] if distance_BK.shape[1] else nothing_B
+    return distance_BK[:, -1] if distance_BK.shape[1] else np.full(len(distance_BK), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -351,8 +343,8 @@ def _local_outlier_factor(reach_B: np.ndarray, near_reach_BK: np.ndarray) -> np.
 
 def _reach(found: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     """`mean_reach` of all objects, [N], and of their neighbors, [N, K]."""
-    kth_N = kth_distance(found.distance_NK)
-    reach_N = mean_reach(found.neighbor_NK, found.distance_NK, kth_N)
+    near_NK, distance_NK = found.neighbor_NK, found.distance_NK
+    reach_N = mean_reach(near_NK, distance_NK, kth_distance(distance_NK))
     return reach_N, reach_N[found.neighbor_NK]
 
 

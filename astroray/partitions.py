@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from astroray import storage
 from astroray.blocks import Block
-from astroray.errors import AstrorayError, LedgerError
+from astroray.errors import AstrorayError, FileError, LedgerError
 
 __all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
 
@@ -91,11 +91,19 @@ class Manifest:
         is_absolute = storage.is_remote(uri) or uri.startswith("/")
         return uri if is_absolute else _path(run_dir, uri)
 
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """URI and sha256 of all files that it names."""
+        named = [(self.cells, self.cells_sha256), (self.objects, self.objects_sha256)]
+        return named + [(entry.uri, entry.sha256) for entry in self.partitions]
+
     def damage(self, run_dir: str, uri: str, sha256: str) -> str:
         """What is wrong with a file of the index, in words; "" where it is as it was written."""
         path = self.path(run_dir, uri)
         try:
             found = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+        except FileError:
+            return f"{path} is missing or cannot be read, the manifest names it"
         except AstrorayError as error:
             return str(error)
         if found != sha256:

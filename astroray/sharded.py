@@ -30,7 +30,7 @@ from astroray.candidates import (
 )
 from astroray.certificate import Certified, Proof, certify_top, score_of
 from astroray.distances import parts, spread
-from astroray.indexing import Each, build_index, run_all
+from astroray.indexing import Each, Note, build_index, noted, run_all
 from astroray.neighbors import Neighbors
 from astroray.partitions import FOLDER, Partition, open_batches, write_batches
 from astroray.scores import LARGEST_GAUSSIAN
@@ -43,13 +43,17 @@ TASKS_A_ROUND = 64
 """Tasks that share the partitions in a round of exact search."""
 
 
-def rank_sharded(search: SearchPlan, each: Each, *, reason: str) -> SearchOutcome:
+def rank_sharded(
+    search: SearchPlan, each: Each, *, reason: str, note: Note = lambda *_: None
+) -> SearchOutcome:
     """Scores and certifies all embedded objects of a run over partitions of its index.
+
+    note  is told what is being done, how many tasks of it are done, and of how many
 
     The certified list is that of `actors.search.rank_survey`, to the last bit.
     Raises LedgerError where a done shard's embeddings are missing or differ from its receipt.
     """
-    searched = ShardedSearch(search, each, reason=reason)
+    searched = ShardedSearch(search, each, reason=reason, note=note)
     outcome = searched.publish(searched.certify())
     _remove_scratch(search.run_dir)
     return outcome
@@ -58,9 +62,13 @@ def rank_sharded(search: SearchPlan, each: Each, *, reason: str) -> SearchOutcom
 class ShardedSearch:
     """One search of an index; N objects, V vectors of all partitions."""
 
-    def __init__(self, search: SearchPlan, each: Each, *, reason: str) -> None:
-        self.search, self.config, self.each = search, search.search, each
-        self.manifest, plan = build_index(search, each, reason=reason)
+    def __init__(
+        self, search: SearchPlan, each: Each, *, reason: str, note: Note = lambda *_: None
+    ) -> None:
+        self.search, self.config, self.note = search, search.search, note
+        self.each = noted(each, note)
+        self.each_exactly = each
+        self.manifest, plan = build_index(search, self.each, reason=reason)
         manifest = self.manifest
         paths = [manifest.path(search.run_dir, entry.uri) for entry in manifest.partitions]
         num_neighbors = min(self.config.k, manifest.num_objects - 1)
@@ -239,7 +247,8 @@ class ShardedSearch:
         size = -(-len(self.plan.partitions) // TASKS_A_ROUND)
         groups = parts(len(self.plan.partitions), size)
         found = join.no_lists(len(vector_G), self.plan.width)
-        for _, lists in self.each(
+        what = f"exact round {self.num_rounds}, {len(vector_G)} objects"
+        for _, lists in noted(self.each_exactly, self.note, what)(
             join.search_partitions,
             [(self.plan, range(group.start, group.stop), queries) for group in groups],
         ):

@@ -76,6 +76,7 @@ class ShardedSearch:
             partitions=tuple(paths),
             cells=manifest.path(search.run_dir, manifest.cells),
             objects=manifest.path(search.run_dir, manifest.objects),
+            ranking=plan.path("ranking"),
             scratch=plan.scratch("").removesuffix(".arrow"),
             num_objects=manifest.num_objects,
             width=num_neighbors + 1,
@@ -94,15 +95,15 @@ class ShardedSearch:
     def publish(self, certified: Certified) -> SearchOutcome:
         """Further scores, NEIGHBORS and CATALOG, a task a file."""
         kth_N = self._score_embeddings()[self.vector_N]
-        self._write("kth", kth=kth_N)
+        self._write(self.plan.file("kth"), kth=kth_N)
         numbers = range(len(self.plan.partitions))
         reach = run_all(self.each, publish.measure_reach, [(self.plan, n) for n in numbers])
         reach_N = np.empty(self.plan.num_objects)
         for path, reach_M in zip(self.plan.partitions, reach, strict=True):
             reach_N[Partition(path).member_N] = reach_M
-        self._write("reach", reach=reach_N)
+        self._write(self.plan.file("reach"), reach=reach_N)
         self._write(
-            "ranking",
+            self.plan.ranking,
             score=certified.score_N,
             is_exact=certified.is_exact_N,
             rank=certified.rank_N,
@@ -123,10 +124,10 @@ class ShardedSearch:
         (outcome,) = run_all(self.each, publish.finish, [(plan, files, footers)])
         return outcome
 
-    def _write(self, name: str, **columns: np.ndarray) -> None:
+    def _write(self, path: str, **columns: np.ndarray) -> None:
         """Publishes what is known of all objects, by number, so that tasks can read it."""
         arrays = {column: pa.array(values) for column, values in columns.items()}
-        write_batches(self.plan.file(name), [pa.record_batch(arrays)])
+        write_batches(path, [pa.record_batch(arrays)])
 
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The vector of each object, [N]; first object and cell of each vector, [V].
@@ -143,7 +144,7 @@ class ShardedSearch:
             firsts.append(partition.member_N[partition.start_V1[:-1]])
             cells.append(partition.cell_V)
             start += len(partition.cell_V)
-        self._write("places", vector=vector_N)
+        self._write(self.plan.file("places"), vector=vector_N)
         return vector_N, np.concatenate(firsts), np.concatenate(cells)
 
     def choose_probes(self) -> None:

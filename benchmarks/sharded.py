@@ -2,7 +2,8 @@
 
 A search is index, join and certificate, from embeddings on disk to the certified list; peers write
 no catalog, so the memory of writing one is a row of its own. Lists and scores are compared before
-any timing. Vectors are those of `benchmarks.neighbors`: clusters of several widths, one in a hundred far off.
+any timing. Vectors are those of `benchmarks.neighbors`: clusters of several widths, one in a
+hundred far off.
 """
 
 import threading

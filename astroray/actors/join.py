@@ -35,6 +35,8 @@ class JoinPlan:
     """Paths; the numbers of partitions in tasks count from 0 here."""
     cells: str
     objects: str
+    ranking: str
+    """Where score, rank and certificate of each object are written, by number."""
     scratch: str
     """Beginning of the paths of what is removed when the search is done."""
     num_objects: int

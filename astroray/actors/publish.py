@@ -46,11 +46,6 @@ class PublishPlan:
     num_duplicates: int
 
     @property
-    def ranking(self) -> str:
-        """Score, rank and certificate of each object by number, where the driver wrote them."""
-        return self.join.file("ranking")
-
-    @property
     def order(self) -> str:
         """The numbers of all objects in the order of the catalog's files."""
         return self.join.file("order")
@@ -76,7 +71,7 @@ def lay_out(plan: PublishPlan) -> list[CatalogFile]:
     healpix_29_N, is_placed_N = _positions(plan)
     placed_P, other_Q = np.flatnonzero(is_placed_N), np.flatnonzero(~is_placed_N)
     placed_P = placed_P[np.argsort(healpix_29_N[placed_P], kind="stable")]
-    other_Q = other_Q[np.argsort(read_column(plan.ranking, "rank")[other_Q])]
+    other_Q = other_Q[np.argsort(read_column(plan.join.ranking, "rank")[other_Q])]
     order_N = np.concatenate([placed_P, other_Q])
     write_batches(plan.order, [pa.record_batch({"number": pa.array(order_N)})])
     return pixels.divide_sky(healpix_29_N[placed_P], len(order_N))
@@ -127,7 +122,7 @@ class Rows:
     def __init__(self, plan: PublishPlan) -> None:
         self.plan, self.vectors = plan, Vectors(plan.join)
         self.objects = Objects(plan.join.objects)
-        ranking = open_batches(plan.ranking).get_batch(0)
+        ranking = open_batches(plan.join.ranking).get_batch(0)
         self.ranking = dict(zip(ranking.schema.names, ranking.columns, strict=True))
         self.reach_N = read_column(plan.join.file("reach"), "reach")
 
@@ -211,7 +206,7 @@ def _positions(plan: PublishPlan) -> tuple[np.ndarray, np.ndarray]:
 
 def _wanted(plan: PublishPlan) -> dict[str, list[int]]:
     """Rows by shard of what the report shows: the top, its neighbors, and a random sample."""
-    rank_N = read_column(plan.ranking, "rank")
+    rank_N = read_column(plan.join.ranking, "rank")
     number_R = np.argsort(rank_N)
     best_T = number_R[: plan.search.search.top]
     near_TK, _ = _lists(Vectors(plan.join), best_T)

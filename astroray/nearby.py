@@ -24,8 +24,8 @@ from astroray.partitions import Manifest, Partition
 
 __all__ = ["IndexedRun", "open_indexed"]
 
-SLACK = 1e-6
-"""Of |q - c| + |v - c|: more than float32 lost of the one and float64 of the other."""
+SLACK = 4e-6
+"""Of |q - c| and of |q - c| + |q - v|: more than was lost where distances became float32."""
 ROWS_AT_ONCE = 16_384
 FIRST_CELLS = 4
 """Cells that are looked into for the first k."""
@@ -58,9 +58,12 @@ class IndexedRun:
         self.rank_N, self.score_N = (read_column(ranking, name) for name in ("rank", "score"))
         self.centroid_CD, _ = read_cells(manifest.path(run_dir, manifest.cells))
         self.partitions = [Partition(manifest.path(run_dir, p.uri)) for p in manifest.partitions]
-        self.place_C = {
-            cell: number for number, p in enumerate(manifest.partitions) for cell in p.cells
-        }
+        self.cells = [np.array(entry.cells, np.int64) for entry in manifest.partitions]
+        self.counts = [
+            np.diff(np.searchsorted(partition.cell_V, cell_H), append=len(partition.cell_V))
+            for partition, cell_H in zip(self.partitions, self.cells, strict=True)
+        ]
+        self.place_C = {cell: n for n, cell_H in enumerate(self.cells) for cell in cell_H.tolist()}
 
     def find(self, object_id: str) -> int | None:
         """The number of an object; None where the index does not hold it."""
@@ -116,18 +119,24 @@ class IndexedRun:
         """
         away_C = np.linalg.norm(self.centroid_CD - query_D.astype(np.float64), axis=1)
         found = _Found(query_D, k)
-        first_F = np.argsort(away_C, kind="stable")[:FIRST_CELLS].tolist()
-        for cell in first_F:
-            if cell in self.place_C:
-                partition = self.partitions[self.place_C[cell]]
-                found.look(partition, np.arange(len(partition.cell_V))[partition.rows_of(cell)])
-        for partition in self.partitions:
-            center_V = away_C[partition.cell_V]
-            gap_V = np.abs(center_V - partition.away_V) - SLACK * (center_V + partition.away_V)
-            is_near_V = gap_V <= found.limit
-            for cell in first_F:
+        first = [c for c in np.argsort(away_C, kind="stable")[:FIRST_CELLS].tolist()
+                 if c in self.place_C]  # fmt: skip
+        for cell in first:
+            partition = self.partitions[self.place_C[cell]]
+            rows = partition.rows_of(cell)
+            found.look(partition, np.arange(rows.start, rows.stop))
+        found.compare()
+        low_C = (away_C - found.limit - SLACK * away_C).astype(np.float32)
+        high_C = ((away_C + found.limit) * (1.0 + SLACK)).astype(np.float32)
+        for partition, cell_H, count_H in zip(
+            self.partitions, self.cells, self.counts, strict=True
+        ):
+            is_near_V = partition.away_V >= np.repeat(low_C[cell_H], count_H)
+            is_near_V &= partition.away_V <= np.repeat(high_C[cell_H], count_H)
+            for cell in first:
                 is_near_V[partition.rows_of(cell)] = False
             found.look(partition, np.flatnonzero(is_near_V))
+        found.compare()
         return found.objects()
 
 
@@ -138,21 +147,34 @@ class _Found:
         self.query_D, self.k = query_D, k
         self.limit = np.inf
         self.near: list[tuple[float, Partition, int]] = []
+        self.todo: list[tuple[Partition, np.ndarray]] = []
+        self.num_todo = 0
 
     def look(self, partition: Partition, row_M: np.ndarray) -> None:
-        """Compares with some rows of a partition."""
+        """Some rows of a partition will be compared, with others if they are few."""
         for start in range(0, len(row_M), ROWS_AT_ONCE):
             row_B = row_M[start : start + ROWS_AT_ONCE]
-            near_K, distance_K = nearest_of(self.query_D, partition.vector_VD[row_B], self.k)
-            self.near += [
-                (distance, partition, row)
-                for distance, row in zip(distance_K.tolist(), row_B[near_K].tolist(), strict=True)
-                if distance <= self.limit
-            ]
-            self.near.sort(key=lambda one: one[0])
-            if len(self.near) >= self.k:
-                self.limit = self.near[self.k - 1][0]
-                self.near = [one for one in self.near if one[0] <= self.limit]
+            self.todo.append((partition, row_B))
+            self.num_todo += len(row_B)
+            if self.num_todo >= ROWS_AT_ONCE:
+                self.compare()
+
+    def compare(self) -> None:
+        """Compares the query with what is to be looked at."""
+        if self.todo:
+            vectors = [partition.vector_VD[row_B] for partition, row_B in self.todo]
+            near_M, distance_M = nearest_of(self.query_D, np.concatenate(vectors), self.k)
+            end_T = np.cumsum([len(row_B) for _, row_B in self.todo])
+            for place, distance in zip(near_M.tolist(), distance_M.tolist(), strict=True):
+                which = int(np.searchsorted(end_T, place, side="right"))
+                partition, row_B = self.todo[which]
+                row = int(row_B[place - end_T[which] + len(row_B)])
+                self.near.append((distance, partition, row))
+        self.todo, self.num_todo = [], 0
+        self.near.sort(key=lambda one: one[0])
+        if len(self.near) >= self.k:
+            self.limit = self.near[self.k - 1][0]
+            self.near = [one for one in self.near if one[0] <= self.limit]
 
     def objects(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and distances of their objects."""

@@ -1,19 +1,13 @@
-"""How the CATALOG of a run is laid out on storage, as HATS, and how it is handed out.
+"""The CATALOG of a run as one table: written as HATS, read, and handed out in other formats.
 
-    catalog/dataset/Norder=k/Dir=m/Npix=n.parquet   rows with a position, by HEALPix pixel
-    catalog/dataset/_metadata, _common_metadata     Parquet footers of all partitions, the schema
-    catalog/partition_info.csv, skymap.fits         pixels of the partitions; objects per pixel
-    catalog/no_position.parquet                     rows without a position, where there are some
-    catalog/hats.properties                         written last: the catalog is complete
-    catalog/objects.parquet                         alone, where no row has a position
-
-The same rows always make the same bytes; only hats.properties holds a date.
+`pixels` says how it lies on storage.
 """
 
+import contextlib
+import dataclasses
+import functools
 import io
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,22 +15,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from astroray import faults, schema, sky, storage
+from astroray import pixels, schema, storage
 from astroray.errors import ConfigError, FileError, LedgerError
+from astroray.pixels import CatalogFile
 
-ROWS_PER_PIXEL = 1_000_000
 FORMATS = ("votable", "fits", "csv")
 
-_FOLDER = "catalog"
-_PROPERTIES = "hats.properties"
-_OBJECTS = "objects.parquet"
-_NO_POSITION = "no_position.parquet"
-_PARTITION_INFO = "partition_info.csv"
-_SKYMAP = "skymap.fits"
-_METADATA = "dataset/_metadata"
-_COMMON_METADATA = "dataset/_common_metadata"
-_SKYMAP_ORDER = 8  # 14 arcmin: finer than the field of most cameras, and 6 MB for the whole sky
-_ROW_GROUP_SIZE = 100_000  # as hats writes it
 _ID_SEPARATOR = "|"
 _NULL_INTEGER = -1  # every integer column of CATALOG is 0 or larger where it is known
 
@@ -48,7 +32,7 @@ def write_catalog(
     name: str,
     created: str,
     properties: Mapping[str, str] | None = None,
-    rows_per_pixel: int = ROWS_PER_PIXEL,
+    rows_per_pixel: int = pixels.ROWS_PER_PIXEL,
 ) -> list[str]:
     """Writes `table` as the run's catalog and returns the paths written, the completing one last.
 
@@ -64,25 +48,19 @@ def write_catalog(
 
     Raises SchemaError on other columns, ConfigError on rows_per_pixel below 1.
     """
-    if rows_per_pixel < 1:
-        raise ConfigError(f"rows_per_pixel is {rows_per_pixel}, expected at least 1")
     table = schema.conform(table, schema.CATALOG, "catalog")
-    placed = table.filter(pc.is_valid(table["_healpix_29"]))
-    unplaced = table.filter(pc.is_null(table["_healpix_29"]))
-    if placed.num_rows == 0:
-        _take_down(run_dir, keep=set())
-        return [_publish(run_dir, _OBJECTS, _parquet(_sorted(table, "rank"), []))]
-    placed = _sorted(placed, "_healpix_29")
-    pixels = _pixels(placed["_healpix_29"].to_numpy(), rows_per_pixel)
-    keep = {_leaf(order, pixel) for order, pixel, _, _ in pixels} | {_PARTITION_INFO, _SKYMAP}
-    _take_down(run_dir, keep=keep | ({_NO_POSITION} if unplaced.num_rows else set()))
-    written = _write_dataset(placed, pixels, run_dir)
-    if unplaced.num_rows:
-        written.append(_publish(run_dir, _NO_POSITION, _parquet(_sorted(unplaced, "rank"), [])))
-    fixed = _properties(name, created, placed.num_rows, rows_per_pixel)
-    for file, data in _hats_files(placed, pixels, {**(properties or {}), **fixed}):
-        written.append(_publish(run_dir, file, data))
-    return written
+    placed = _sorted(table.filter(pc.is_valid(table["_healpix_29"])), "_healpix_29")
+    unplaced = _sorted(table.filter(pc.is_null(table["_healpix_29"])), "rank")
+    healpix_29_P = placed["_healpix_29"].to_numpy()
+    files = pixels.divide_sky(healpix_29_P, len(table), rows_per_pixel=rows_per_pixel)
+    rows = pa.concat_tables([placed, unplaced])
+    pixels.take_down(run_dir, files)
+    footers = [pixels.write_rows(run_dir, file, _pieces(rows, file)) for file in files]
+    joined = pixels.join_files(
+        run_dir, files, footers, healpix_29_P, name=name, created=created,
+        properties=properties, rows_per_pixel=rows_per_pixel,
+    )  # fmt: skip
+    return [*(storage.join(run_dir, pixels.FOLDER, file.name) for file in files), *joined]
 
 
 def read_catalog(run_dir: str) -> pa.Table:
@@ -94,24 +72,50 @@ def read_catalog(run_dir: str) -> pa.Table:
     return _sorted(pa.concat_tables(parts), "rank")
 
 
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """Some rows of a catalog that are read when they are asked for."""
+
+    read: Callable[[Sequence[str]], pa.Table]
+    """Some columns of them, in the order given."""
+
+
+def read_pieces(run_dir: str) -> Iterator[Piece]:
+    """The rows of the run's complete catalog, a row group at a time, in the order of its files.
+
+    Raises LedgerError where there is no complete catalog or a file of it is damaged.
+    """
+    for name in catalog_files(run_dir):
+        path = storage.join(run_dir, name)
+        with _damage(path), storage.local_copy(path) as local:
+            file = pq.ParquetFile(local, memory_map=True, page_checksum_verification=True)
+            for group in range(file.num_row_groups):
+                yield Piece(functools.partial(_read_group, path, file, group))
+
+
+def _read_group(path: str, file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    with _damage(path):
+        return file.read_row_group(group, columns=list(columns)).select(list(columns))
+
+
 def catalog_files(run_dir: str) -> list[str]:
     """Paths in the run directory of the files that hold the rows of its complete catalog.
 
     Raises LedgerError where there is none.
     """
-    folder = storage.join(run_dir, _FOLDER)
-    if storage.exists(storage.join(folder, _PROPERTIES)):
-        files = _partitions(storage.join(folder, _PARTITION_INFO))
-        if storage.exists(storage.join(folder, _NO_POSITION)):
-            files.append(_NO_POSITION)
-    elif storage.exists(storage.join(folder, _OBJECTS)):
-        files = [_OBJECTS]
+    folder = storage.join(run_dir, pixels.FOLDER)
+    if storage.exists(storage.join(folder, pixels.PROPERTIES)):
+        files = _partitions(storage.join(folder, pixels.PARTITION_INFO))
+        if storage.exists(storage.join(folder, pixels.NO_POSITION)):
+            files.append(pixels.NO_POSITION)
+    elif storage.exists(storage.join(folder, pixels.OBJECTS)):
+        files = [pixels.OBJECTS]
     else:
         raise LedgerError(
-            f"no complete catalog in {folder}: neither {_PROPERTIES} nor {_OBJECTS} is there; "
-            "let the run finish, or start it again to write what is left"
+            f"no complete catalog in {folder}: neither {pixels.PROPERTIES} nor {pixels.OBJECTS} is "
+            "there; let the run finish, or start it again to write what is left"
         )
-    return [f"{_FOLDER}/{file}" for file in files]
+    return [f"{pixels.FOLDER}/{file}" for file in files]
 
 
 def export_catalog(
@@ -145,98 +149,10 @@ def export_catalog(
     return table.num_rows
 
 
-def _take_down(run_dir: str, *, keep: set[str]) -> None:
-    """Removes the completing files first, then all that is not in `keep`."""
-    folder = storage.join(run_dir, _FOLDER)
-    for mark in (_PROPERTIES, _OBJECTS):
-        storage.delete(storage.join(folder, mark))
-    for file in storage.list_files(folder):
-        if file.path.rpartition(f"/{_FOLDER}/")[2] not in keep:
-            storage.delete(file.path)
-    for hidden in (_METADATA, _COMMON_METADATA):  # a listing leaves out their underscores
-        storage.delete(storage.join(folder, hidden))
-
-
-def _pixels(healpix_29_N: np.ndarray, rows_per_pixel: int) -> list[tuple[int, int, int, int]]:
-    """Order, pixel, first and last row + 1 of each partition, in order of the sky curve.
-
-    healpix_29_N  [N]  sorted. A pixel is split only while it has too many rows, so a partition
-    is the largest pixel that fits. (hats.pixel_math walks a dense map of the whole sky instead.)
-    """
-    found = []
-    todo = [(0, pixel) for pixel in reversed(range(12))]
-    while todo:
-        order, pixel = todo.pop()
-        width = 1 << (2 * (sky.HATS_ORDER - order))
-        start, stop = np.searchsorted(healpix_29_N, [pixel * width, (pixel + 1) * width])
-        if stop - start > rows_per_pixel and order < sky.HATS_ORDER:
-            todo += [(order + 1, 4 * pixel + child) for child in (3, 2, 1, 0)]
-        elif stop > start:
-            found.append((order, pixel, int(start), int(stop)))
-    return found
-
-
-def _write_dataset(
-    placed: pa.Table, pixels: list[tuple[int, int, int, int]], run_dir: str
-) -> list[str]:
-    """The partitions, then the two files that join their footers."""
-    written = []
-    footers: list[pq.FileMetaData] = []
-    for order, pixel, start, stop in pixels:
-        leaf = _leaf(order, pixel)
-        data = _parquet(placed.slice(start, stop - start), footers)
-        footers[-1].set_file_path(leaf.removeprefix("dataset/"))
-        written.append(_publish(run_dir, leaf, data))
-    for file, collector in ((_METADATA, footers), (_COMMON_METADATA, None)):
-        sink = io.BytesIO()
-        pq.write_metadata(schema.CATALOG, sink, metadata_collector=collector)
-        written.append(_publish(run_dir, file, sink.getvalue()))
-    return written
-
-
-def _hats_files(
-    placed: pa.Table, pixels: list[tuple[int, int, int, int]], properties: Mapping[str, object]
-) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the files that hats itself writes; hats.properties is the last."""
-    # Here rather than above: hats takes seconds to import, and only the end of a run needs it.
-    from hats.catalog.dataset.table_properties import TableProperties
-    from hats.catalog.partition_info import PartitionInfo
-    from hats.io.skymap import write_skymap
-    from hats.pixel_math.healpix_pixel import HealpixPixel
-
-    partitions = PartitionInfo([HealpixPixel(order, pixel) for order, pixel, _, _ in pixels])
-    skymap = np.bincount(
-        sky.parent_pixel(placed["_healpix_29"].to_numpy(), _SKYMAP_ORDER),
-        minlength=12 * 4**_SKYMAP_ORDER,
-    )
-    with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
-        partitions.write_to_file(catalog_path=folder)
-        write_skymap(skymap, folder)
-        TableProperties.model_validate(properties).to_properties_file(folder)
-        for file in (_PARTITION_INFO, _SKYMAP, _PROPERTIES):
-            yield file, Path(folder, file).read_bytes()
-
-
-def _properties(name: str, created: str, num_rows: int, rows_per_pixel: int) -> dict[str, object]:
-    return {
-        "obs_collection": name,
-        "dataproduct_type": "object",
-        "hats_nrows": num_rows,
-        "hats_col_ra": "ra",
-        "hats_col_dec": "dec",
-        "hats_col_healpix": "_healpix_29",
-        "hats_col_healpix_order": sky.HATS_ORDER,
-        "hats_npix_suffix": ".parquet",
-        "hats_skymap_order": _SKYMAP_ORDER,
-        "hats_max_rows": rows_per_pixel,
-        "hats_creation_date": created,
-        "hats_builder": "astroray",
-        "hats_version": "v1.0",
-    }
-
-
-def _leaf(order: int, pixel: int) -> str:
-    return f"dataset/Norder={order}/Dir={pixel // 10_000 * 10_000}/Npix={pixel}.parquet"
+def _pieces(rows: pa.Table, file: CatalogFile) -> Iterator[pa.Table]:
+    """The rows of a file, a row group at a time; one that is empty where there is none."""
+    for start in range(file.start, max(file.stop, file.start + 1), pixels.ROW_GROUP_SIZE):
+        yield rows.slice(start, min(pixels.ROW_GROUP_SIZE, file.stop - start))
 
 
 def _sorted(table: pa.Table, by: str) -> pa.Table:
@@ -245,48 +161,34 @@ def _sorted(table: pa.Table, by: str) -> pa.Table:
     return table.sort_by(keys).combine_chunks()  # chunks would show in the bytes of the file
 
 
-def _parquet(table: pa.Table, footers: list[pq.FileMetaData]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        row_group_size=_ROW_GROUP_SIZE,
-        write_page_checksum=True,
-        metadata_collector=footers,
-    )
-    return sink.getvalue()
-
-
-def _publish(run_dir: str, file: str, data: bytes) -> str:
-    path = storage.join(run_dir, _FOLDER, file)
-    storage.publish(path, data)
-    faults.reach("search.file", file)
-    return path
-
-
 def _partitions(path: str) -> list[str]:
     """Files of the partitions that partition_info.csv names."""
     try:
         info = csv.read_csv(io.BytesIO(storage.read_bytes(path)))
-        pixels = zip(info["Norder"].to_pylist(), info["Npix"].to_pylist(), strict=True)
+        found = zip(info["Norder"].to_pylist(), info["Npix"].to_pylist(), strict=True)
     except (pa.ArrowInvalid, KeyError, FileError) as error:
         raise LedgerError(
             f"{path} is damaged or missing ({error}), expected columns Norder and Npix; "
             "run the scan again to write the catalog anew"
         ) from error
-    return [_leaf(order, pixel) for order, pixel in pixels]
+    return [pixels.leaf_name(order, pixel) for order, pixel in found]
 
 
 def _read_parquet(path: str) -> pa.Table:
-    try:
+    with _damage(path):
         table = pq.read_table(io.BytesIO(storage.read_bytes(path)), page_checksum_verification=True)
+    return schema.conform(table, schema.CATALOG, "catalog")
+
+
+@contextlib.contextmanager
+def _damage(path: str) -> Iterator[None]:
+    """Raises LedgerError where a file of the catalog cannot be read."""
+    try:
+        yield
     except (pa.ArrowInvalid, OSError, FileError) as error:
         raise LedgerError(
             f"{path} is damaged or missing ({error}); run the scan again to write the catalog anew"
         ) from error
-    return schema.conform(table, schema.CATALOG, "catalog")
 
 
 def _distances(table: pa.Table) -> np.ndarray:

@@ -10,13 +10,15 @@ import math
 import numpy as np
 
 from astroray.candidates import nearest_by_kernel
+from astroray.distances import parts
 
-__all__ = ["find_cells", "group_cells", "num_cells_of", "train_cells"]
+__all__ = ["distances_from", "find_cells", "group_cells", "num_cells_of", "train_cells"]
 
 POINTS_PER_CELL = 64
 """Of the sample."""
 MAX_CELLS = 2**16
 ROUNDS = 8
+ROWS_AT_ONCE = 16_384
 
 
 def num_cells_of(num_objects: int) -> int:
@@ -49,6 +51,17 @@ def train_cells(sample_MD: np.ndarray, num_cells: int, *, seed: int) -> np.ndarr
 def find_cells(vector_BD: np.ndarray, centroid_CD: np.ndarray) -> np.ndarray:
     """The cell of each vector, int64 [B]: that of the nearest centroid, of equal ones the first."""
     return nearest_by_kernel(vector_BD, centroid_CD, 1)[0][:, 0]
+
+
+def distances_from(
+    vector_BD: np.ndarray, centroid_CD: np.ndarray, cell_B: np.ndarray
+) -> np.ndarray:
+    """How far each vector is from the centroid of its cell, [B]: float64 rounded to float32."""
+    distance_B = np.empty(len(vector_BD), np.float32)
+    for part in parts(len(vector_BD), ROWS_AT_ONCE):
+        away_BD = vector_BD[part].astype(np.float64) - centroid_CD[cell_B[part]]
+        distance_B[part] = np.sqrt(np.einsum("bd,bd->b", away_BD, away_BD))
+    return distance_B
 
 
 def group_cells(centroid_CD: np.ndarray, count_C: np.ndarray, num_groups: int) -> np.ndarray:

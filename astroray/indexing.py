@@ -20,7 +20,7 @@ from astroray.errors import LedgerError
 from astroray.ledger import Receipt
 from astroray.partitions import VERSION, Manifest, PartitionEntry
 
-__all__ = ["Each", "build_index", "run_all"]
+__all__ = ["Each", "Note", "build_index", "noted", "run_all"]
 
 _log = logging.getLogger("astroray.indexing")
 
@@ -35,6 +35,42 @@ class Each(Protocol):
     def __call__(
         self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], /
     ) -> Iterator[tuple[int, Any]]: ...
+
+
+Note = Callable[[str, int, int], None]
+"""Is told what is being done, how many tasks of it are done, and of how many."""
+
+_WORDS = {
+    "damage": "checking the index",
+    "identify": "checking embeddings",
+    "number_objects": "numbering objects",
+    "choose_cells": "finding cells",
+    "route": "sorting vectors by cell",
+    "build": "building partitions",
+    "search_cells": "searching cells",
+    "measure_moments": "further scores, moments",
+    "measure_squares": "further scores, spread",
+    "score_vectors": "further scores, neighbors",
+    "measure_reach": "further scores, densities",
+    "lay_out": "laying out the catalog",
+    "write_file": "writing the catalog",
+    "finish": "joining the catalog",
+}
+
+
+def noted(each: Each, note: Note, what: str = "") -> Each:
+    """The same as `each`, which says how far it is; `what` is done, else what the tasks do."""
+
+    def run(
+        function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], /
+    ) -> Iterator[tuple[int, Any]]:
+        words = what or _WORDS[function.__name__]
+        note(words, 0, len(arguments))
+        for done, found in enumerate(each(function, arguments), start=1):
+            note(words, done, len(arguments))
+            yield found
+
+    return run
 
 
 def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifest, IndexPlan]:
@@ -101,10 +137,9 @@ def _build_partitions(plan: IndexPlan, each: Each) -> list[PartitionEntry]:
 
 def _mend(manifest: Manifest, plan: IndexPlan, each: Each) -> bool:
     """Removes the damaged files of an index; whether there were any, so that it is to be built."""
-    named = [(manifest.cells, manifest.cells_sha256), (manifest.objects, manifest.objects_sha256)]
-    named += [(entry.uri, entry.sha256) for entry in manifest.partitions]
-    wrong = run_all(each, manifest.damage, [(plan.run_dir, uri, sha256) for uri, sha256 in named])
-    for (uri, _), fault in zip(named, wrong, strict=True):
+    files = manifest.files
+    wrong = run_all(each, manifest.damage, [(plan.run_dir, uri, sha256) for uri, sha256 in files])
+    for (uri, _), fault in zip(files, wrong, strict=True):
         path = manifest.path(plan.run_dir, uri)
         if fault and uri == path:
             raise LedgerError(

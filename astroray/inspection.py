@@ -8,6 +8,8 @@ from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
+from astroray.partitions import Manifest
+from astroray.progress import read_steps
 
 
 def read_status(run_dir: str) -> dict[str, str]:
@@ -29,6 +31,8 @@ def read_status(run_dir: str) -> dict[str, str]:
     if _is_of_flares(record):
         del status["model"]
         status["flares"] = str(record.counts.get("flares", "not gathered yet"))
+    if record.state == "running" and (steps := read_steps(run_dir)):
+        status["search"] = steps
     if record.night:
         status["night"] = f"{record.night['number']} after {record.night['reference']}"
     if record.proof:
@@ -42,9 +46,10 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     """Faults of a run, in words; none is an empty list.
 
     Of a scan, checks every receipt's conservation, every embeddings file's checksum, schema and
-    rows, that embedded = catalog + duplicates, and that the catalog conforms and its ranks are
-    1..N; of `flares find`, the parts of every shard, and that the tables conform and agree. With
-    `repair` the done marks of damaged shards are taken back.
+    rows, the files of its index by their checksums where it has one, that embedded = catalog +
+    duplicates, and that the catalog conforms and its ranks are 1..N; of `flares find`, the parts
+    of every shard, and that the tables conform and agree. With `repair` the done marks of damaged
+    shards are taken back.
     """
     record = _record(run_dir)
     faults: list[str] = []
@@ -66,6 +71,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
     elif record.state == "done":
+        faults += _check_index(run_dir)
         faults += _check_catalog(run_dir, record)
     return faults
 
@@ -132,6 +138,19 @@ def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
         path = ledger.embeddings_path(run_dir, receipt.shard)
         return f"{path} has {len(table)} rows, its receipt says {receipt.rows_embedded}"
     return ""
+
+
+def _check_index(run_dir: str) -> list[str]:
+    """What is wrong with the index of a search over partitions; nothing where there is none."""
+    try:
+        manifest = Manifest.load(run_dir)
+    except LedgerError as error:
+        return [str(error)]
+    if manifest is None:
+        return []
+    advice = "the command of the scan, once more, builds it anew from the embeddings"
+    wrong = [manifest.damage(run_dir, uri, sha256) for uri, sha256 in manifest.files]
+    return [f"{fault}; {advice}" for fault in wrong if fault]
 
 
 def _check_catalog(run_dir: str, record: RunRecord) -> list[str]:

@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
 
@@ -100,9 +100,18 @@ def get(path: str) -> bytes:
 def put(path: str, data: bytes) -> None:
     """Writes an object in one request, so that it is there whole or not at all."""
     bucket, key = _split(path)
-    _check_size(path, data)
+    _check_size(path, len(data))
     with _errors(path, "write"):
         _client().put_object(Bucket=bucket, Key=key, Body=data)
+
+
+def put_file(path: str, file: BinaryIO) -> None:
+    """The same with the bytes of an open file, from its beginning, without holding them."""
+    bucket, key = _split(path)
+    _check_size(path, file.seek(0, os.SEEK_END))
+    file.seek(0)
+    with _errors(path, "write"):
+        _client().put_object(Bucket=bucket, Key=key, Body=file)
 
 
 def put_new(path: str, data: bytes) -> bool:
@@ -114,7 +123,7 @@ def put_new(path: str, data: bytes) -> bool:
     from botocore.exceptions import ClientError
 
     bucket, key = _split(path)
-    _check_size(path, data)
+    _check_size(path, len(data))
     for attempt in range(MAX_ATTEMPTS):
         with _errors(path, "write"):
             try:
@@ -229,10 +238,10 @@ def _holds(path: str, data: bytes) -> bool:
         return False
 
 
-def _check_size(path: str, data: bytes) -> None:
-    if len(data) > MAX_PUT_BYTES:
+def _check_size(path: str, size_bytes: int) -> None:
+    if size_bytes > MAX_PUT_BYTES:
         raise StorageError(
-            f"cannot write {path}: it has {len(data)} bytes, expected at most {MAX_PUT_BYTES} "
+            f"cannot write {path}: it has {size_bytes} bytes, expected at most {MAX_PUT_BYTES} "
             "(S3's limit of one request); use smaller shards"
         )
 

@@ -1,7 +1,7 @@
 """What an object's neighbors say of it, as rows of CATALOG and NEIGHBORS, one row an object."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -59,12 +59,14 @@ def catalog_table(
     *,
     model_id: str,
     row_M: np.ndarray | None = None,
+    names_of: Callable[[np.ndarray], pa.Array] | None = None,
 ) -> pa.Table:
     """CATALOG, in the order of `objects`, or of those of its rows that `row_M` names.
 
     `objects` has the identity, `shard`, `row` and `processing_flags` of the rows that were
     searched, in the order of the search; `further_scores` are those of the rows of the result. A
-    score is null where an object has no neighbor.
+    score is null where an object has no neighbor. `names_of` says which `object_id` each neighbor
+    [B] has, where that is not the one of its row in `objects`.
     Raises SchemaError where a column is missing.
     """
     if row_M is None:
@@ -81,7 +83,9 @@ def catalog_table(
         "certified": pa.array(neighbors.certified_N[row_M]),
     }
     columns |= {n: pa.array(s_M, mask=np.isnan(s_M)) for n, s_M in further_scores.items()}
-    columns |= _neighbor_columns(objects, neighbors, row_M)
+    if names_of is None:
+        names_of = objects["object_id"].combine_chunks().take
+    columns |= _neighbor_columns(names_of, neighbors, row_M)
     return schema.conform(pa.table(columns), schema.CATALOG, "catalog")
 
 
@@ -94,9 +98,8 @@ _CARRIED = {*schema.IDENTITY.names, "shard", "row", "processing_flags"}
 
 
 def _neighbor_columns(
-    objects: pa.Table, neighbors: Neighbors, row_M: np.ndarray
+    names_of: Callable[[np.ndarray], pa.Array], neighbors: Neighbors, row_M: np.ndarray
 ) -> dict[str, pa.ChunkedArray]:
-    ids = objects["object_id"].combine_chunks()
     names, distances = [], []
     for part in parts(len(row_M), LISTS_AT_ONCE):
         near_BK = neighbors.neighbor_NK[row_M[part]]
@@ -104,7 +107,7 @@ def _neighbor_columns(
         found_BK = near_BK >= 0
         ends_B = np.concatenate([[0], np.cumsum(found_BK.sum(axis=1))]).astype(np.int32)
         offsets = pa.array(ends_B)
-        names.append(pa.ListArray.from_arrays(offsets, ids.take(pa.array(near_BK[found_BK]))))
+        names.append(pa.ListArray.from_arrays(offsets, names_of(near_BK[found_BK])))
         distances.append(pa.ListArray.from_arrays(offsets, pa.array(distance_BK[found_BK])))
     return {
         "neighbor_id": pa.chunked_array(names, schema.NEIGHBOR_ID.type),

@@ -3,7 +3,9 @@
     index/manifest.json                written last: the index is complete
     index/cells-SOURCE.arrow           a row a cell: its centroid and its partition
     index/objects-SOURCE.arrow         a row an object, in the order of object_id: who it is
-    index/partition-SOURCE-P.arrow     a row a vector: its cell, its numbers, its objects
+    index/partition-SOURCE-P.arrow     a row a vector: its cell, how far it is from the centroid,
+                                       its numbers, its objects
+    index/ranking-SOURCE.arrow         a row an object: its score and rank in the run's catalog
 
 SOURCE stands for what the index was built from. A partition is referred to by URI and checksum,
 so another run directory can point to it; a later batch of objects adds partitions of the same
@@ -22,12 +24,12 @@ import pyarrow as pa
 
 from astroray import storage
 from astroray.blocks import Block
-from astroray.errors import AstrorayError, LedgerError
+from astroray.errors import AstrorayError, FileError, LedgerError
 
 __all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
 
 FOLDER = "index"
-VERSION = 1
+VERSION = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,11 +93,24 @@ class Manifest:
         is_absolute = storage.is_remote(uri) or uri.startswith("/")
         return uri if is_absolute else _path(run_dir, uri)
 
+    @property
+    def ranking(self) -> str:
+        """URI of the scores and ranks that the run's search gave; it writes them anew each time."""
+        return f"ranking-{self.source}.arrow"
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """URI and sha256 of all files that it names."""
+        named = [(self.cells, self.cells_sha256), (self.objects, self.objects_sha256)]
+        return named + [(entry.uri, entry.sha256) for entry in self.partitions]
+
     def damage(self, run_dir: str, uri: str, sha256: str) -> str:
         """What is wrong with a file of the index, in words; "" where it is as it was written."""
         path = self.path(run_dir, uri)
         try:
             found = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+        except FileError:
+            return f"{path} is missing or cannot be read, the manifest names it"
         except AstrorayError as error:
             return str(error)
         if found != sha256:
@@ -113,6 +128,7 @@ class Partition:
         lists = batch.column("objects")
         flat = column.flatten().to_numpy(zero_copy_only=True)
         self.cell_V = batch.column("cell").to_numpy(zero_copy_only=True)
+        self.away_V = batch.column("away").to_numpy(zero_copy_only=True)
         self.vector_VD = flat.reshape(len(column), column.type.list_size)
         self.member_N = lists.flatten().to_numpy(zero_copy_only=True)
         self.start_V1 = lists.offsets.to_numpy(zero_copy_only=True)
@@ -138,11 +154,15 @@ class Partition:
         return some if len(np.unique(self.cell_V[rows])) < 2 else Block.join([some])
 
     @staticmethod
-    def write(path: str, cell_V: np.ndarray, block: Block) -> str:
-        """Publishes a partition with rows in its order; returns the file's sha256."""
+    def write(path: str, cell_V: np.ndarray, away_V: np.ndarray, block: Block) -> str:
+        """Publishes a partition with rows in its order; returns the file's sha256.
+
+        away_V  [V] float32, distance of each vector from the centroid of its cell
+        """
         offsets = np.append(block.start_U, len(block.member_N))
         columns = {
             "cell": pa.array(cell_V, pa.int32()),
+            "away": pa.array(away_V, pa.float32()),
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(block.vector_UD.ravel()), block.vector_UD.shape[1]
             ),

@@ -25,7 +25,7 @@ from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
 from astroray.neighbors import choose_index
-from astroray.progress import Counter, Progress, Show
+from astroray.progress import Counter, Progress, Show, Steps
 from astroray.sharded import rank_sharded
 from astroray.streams import embed_shards, map_rows
 from astroray.structured_logs import log_context
@@ -294,7 +294,7 @@ class _Run:
             index, reason = choose_index(num_objects, dim, can_shard=True)
         if index == "sharded" and num_objects and not self.night:
             each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
-            return rank_sharded(plan, each, reason=reason)
+            return rank_sharded(plan, each, reason=reason, note=Steps(self.show, self.out))
         threads = min(threads, workers.cpus_of_one_machine())
         search = dataclasses.replace(plan.search, num_threads=threads)
         plan = dataclasses.replace(plan, search=search)

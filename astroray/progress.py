@@ -1,10 +1,15 @@
 """How far a running scan is, in the numbers that one line shows."""
 
 import dataclasses
+import json
 import time
 from collections.abc import Callable
 
+from astroray import ledger, storage
 from astroray.ledger import Receipt
+from astroray.partitions import FOLDER
+
+WRITTEN_EVERY_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,3 +59,41 @@ class Counter:
                 seconds_left=elapsed_s / share - elapsed_s,
             )
         )
+
+
+class Steps:
+    """Turns what a search says of its tasks into progress; now and then writes it for `status`."""
+
+    def __init__(self, show: Show, run_dir: str) -> None:
+        self.show, self.run_dir = show, run_dir
+        self.what = ""
+        self.started = self.written = 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.started = what, now
+        left_s = (now - self.started) * (total - done) / done if done else None
+        text = f"{what}, {done} of {total} tasks"
+        self.show(Progress(stage="search", note=text, seconds_left=left_s))
+        if now - self.written < WRITTEN_EVERY_S and self.written:
+            return
+        self.written = now
+        if left_s is not None:
+            text += f", {left_s:.0f} s left of them"
+        facts = {"text": text, "when": ledger.now()}
+        storage.publish(_path(self.run_dir), json.dumps(facts).encode())
+
+
+def read_steps(run_dir: str) -> str:
+    """How far the search over partitions of a running scan is, in words; "" where none is on."""
+    path = _path(run_dir)
+    if not storage.exists(path):
+        return ""
+    facts = json.loads(storage.read_bytes(path))
+    return f"{facts['text']}, at {facts['when']}"
+
+
+def _path(run_dir: str) -> str:
+    """The search removes it with its other scratch when it is done."""
+    return storage.join(run_dir, FOLDER, "scratch-progress.json")

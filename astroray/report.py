@@ -13,17 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from astroray import ledger, report_figures, report_night, schema, storage, versions
+from astroray import ledger, report_figures, report_night, schema, storage
 from astroray.errors import LedgerError
 from astroray.report_figures import Dot
+from astroray.report_rows import ReportRows, read_embeddings, read_rows, read_top
 from astroray.templates import load_template
 
 MAX_OUTLIERS = 100
 MAX_NEIGHBORS = 5
 MAX_RANDOM = 400
 MAX_PICTURE_BYTES = 6_800_000  # 9.1 MB in base64: the page stays below 10 MB and can be mailed
-MAX_MAP_OBJECTS = 5_000
-MAX_MAP_SHARDS = 64  # besides those of the outliers: a map need not read a whole survey
 DEFAULT_OUTLIERS = 24  # without a certificate
 
 FLAG_WORDS = {
@@ -87,20 +86,20 @@ def write_report(run_dir: str) -> str:
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
-    catalog = versions.read_version(run_dir)
-    num_top = min(_num_top(record), catalog.num_rows)
-    top_rows = catalog.slice(0, num_top).to_pylist()
+    top = read_top(run_dir, _num_top(record))
+    top_rows = top.rows.to_pylist()
     wanted = [*_wanted_ids(top_rows), *report_night.changed_ids(run_dir)]
     pictures = _read_pictures(run_dir, list(dict.fromkeys(wanted)))
     picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
     outliers = _outliers(top_rows, picture_of)
-    others = _others(catalog, picture_of, num_top)
+    rows = read_rows(run_dir, top, list(picture_of))
+    others = _others(rows.others, picture_of)
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
     return _template().render(
         record=record,
         name=survey_name(record.survey),
-        num_objects=catalog.num_rows,
-        num_positions=catalog.num_rows - catalog["ra"].null_count,
+        num_objects=top.num_objects,
+        num_positions=top.num_positions,
         outliers=outliers,
         further=_further(outliers, record),
         random=[shown for shown in others if shown.object_id not in neighbor_ids],
@@ -109,7 +108,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
             for object_id, jpeg in pictures.items()
         ],
         rejected_shards=_rejected_shards(run_dir, record),
-        figures=_figures(run_dir, record, catalog, [*outliers, *others]),
+        figures=_figures(run_dir, record, rows, [*outliers, *others]),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
         commands=report_night.list_commands(run_dir, record),
@@ -200,34 +199,29 @@ def _further(outliers: Sequence[_Shown], record: ledger.RunRecord) -> dict[str, 
     return {name: words for name, words in _SCORE_WORDS.items() if name in known - {ranking}}
 
 
-def _others(catalog: pa.Table, picture_of: Mapping[str, str], num_top: int) -> list[_Shown]:
+def _others(others: pa.Table, picture_of: Mapping[str, str]) -> list[_Shown]:
     """Objects that have a picture and are no outliers, in the order of their pictures."""
     ids = pa.array(list(picture_of), pa.string())
-    index = pc.index_in(ids, value_set=catalog["object_id"].combine_chunks())
-    index_N = index.drop_null().to_numpy()
-    rows = catalog.take(index_N[index_N >= num_top]).to_pylist()
-    return [_shown(row, picture_of) for row in rows]
+    index = pc.index_in(ids, value_set=others["object_id"].combine_chunks())
+    return [_shown(row, picture_of) for row in others.take(index.drop_null()).to_pylist()]
 
 
 def _figures(
-    run_dir: str, record: ledger.RunRecord, catalog: pa.Table, named: Sequence[_Shown]
+    run_dir: str, record: ledger.RunRecord, rows: ReportRows, named: Sequence[_Shown]
 ) -> dict[str, Any]:
     fit = record.model.get("fit") or {}
-    outliers = [shown for shown in named if shown.href]
-    rows_M, embedding_MD = _sample_embeddings(run_dir, catalog, named, num_top=len(outliers))
-    placed_M = _sample_positions(catalog, num_top=len(outliers), named=named)
+    found_M, embedding_MD = read_embeddings(run_dir, rows.mapped)
+    mapped = rows.mapped.take(pa.array(found_M))
     return {
         "scores": report_figures.score_histogram(
-            catalog["outlier_score"].to_numpy(), threshold=record.proof.get("threshold")
+            rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")
         ),
-        "embedding": report_figures.embedding_map(embedding_MD, _dots(catalog.take(rows_M), named)),
-        "num_mapped": len(rows_M),
+        "embedding": report_figures.embedding_map(embedding_MD, _dots(mapped, named)),
+        "num_mapped": len(found_M),
         "sky": report_figures.sky_map(
-            catalog["ra"].take(placed_M).to_numpy(),
-            catalog["dec"].take(placed_M).to_numpy(),
-            _dots(catalog.take(placed_M), named),
+            rows.placed["ra"].to_numpy(), rows.placed["dec"].to_numpy(), _dots(rows.placed, named)
         ),
-        "num_placed": len(placed_M),
+        "num_placed": len(rows.placed),
         "loss": report_figures.loss_curve(fit.get("loss") or [], fit.get("validation_loss") or []),
     }
 
@@ -247,70 +241,6 @@ def _dots(sample: pa.Table, named: Sequence[_Shown]) -> list[Dot]:
         for i, shown in zip(index, named, strict=True)
         if i is not None
     ]
-
-
-def _sample(candidate_M: np.ndarray, kept_M: np.ndarray) -> np.ndarray:
-    """At most MAX_MAP_OBJECTS of the candidate rows, those to be kept first, in rank order."""
-    rest_M = np.setdiff1d(candidate_M, kept_M)
-    room = max(MAX_MAP_OBJECTS - len(kept_M), 0)
-    if len(rest_M) > room:
-        rest_M = np.random.default_rng(0).choice(rest_M, room, replace=False)
-    return np.sort(np.concatenate([kept_M, rest_M])).astype(np.int64)
-
-
-def _named_rows(catalog: pa.Table, named: Sequence[_Shown], num_top: int) -> np.ndarray:
-    ids = pa.array([shown.object_id for shown in named], pa.string())
-    index = pc.index_in(ids, value_set=catalog["object_id"].combine_chunks())
-    return np.union1d(np.arange(num_top), index.drop_null().to_numpy())
-
-
-def _sample_positions(catalog: pa.Table, *, num_top: int, named: Sequence[_Shown]) -> np.ndarray:
-    """Rows of the catalog for the sky map: all that are named and a random sample of the others."""
-    placed_M = np.flatnonzero(catalog["ra"].is_valid().to_numpy())
-    kept_M = np.intersect1d(_named_rows(catalog, named, num_top), placed_M)
-    return _sample(placed_M, kept_M)
-
-
-def _sample_embeddings(
-    run_dir: str, catalog: pa.Table, named: Sequence[_Shown], *, num_top: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the catalog for the embedding map, and their embeddings [M, D]."""
-    code = catalog["shard"].combine_chunks().dictionary_encode()
-    shard_N, names = code.indices.to_numpy(), code.dictionary.to_pylist()
-    drawn = np.random.default_rng(0).permutation(len(names))[:MAX_MAP_SHARDS]
-    is_read_N = np.isin(shard_N, np.union1d(shard_N[:num_top], drawn))
-    candidate_M = np.flatnonzero(is_read_N)
-    kept_M = np.intersect1d(_named_rows(catalog, named, num_top), candidate_M)
-    chosen_M = _sample(candidate_M, kept_M)
-    rows, parts = [np.zeros(0, np.int64)], []
-    receipts = versions.read_receipts(run_dir)
-    for shard in np.unique(shard_N[chosen_M]):
-        wanted_M = chosen_M[shard_N[chosen_M] == shard]
-        version, _ = receipts.get(names[shard], (run_dir, None))
-        found_M, embedding_MD = _read_embeddings(version, names[shard], catalog, wanted_M)
-        if len(found_M):
-            rows.append(found_M)
-            parts.append(embedding_MD)
-    return np.concatenate(rows), np.concatenate(parts) if parts else np.zeros((0, 2))
-
-
-def _read_embeddings(
-    run_dir: str, shard: str, catalog: pa.Table, wanted_M: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of the wanted rows of the catalog those that the shard's file has, and their embeddings."""
-    path = ledger.embeddings_path(run_dir, shard)
-    if not storage.exists(path):
-        return np.zeros(0, np.int64), np.zeros((0, 2))
-    table = _read_parquet(path, columns=["object_id", "embedding"])
-    index = pc.index_in(
-        catalog["object_id"].take(wanted_M).combine_chunks(),
-        value_set=table["object_id"].combine_chunks(),
-    )
-    is_found_M = index.is_valid().to_numpy(zero_copy_only=False)
-    column = table["embedding"].take(index.drop_null()).combine_chunks()
-    width = table["embedding"].type.list_size
-    embedding_MD = column.flatten().to_numpy().reshape(-1, width).astype(np.float64)
-    return wanted_M[is_found_M], embedding_MD
 
 
 def _rejected_shards(run_dir: str, record: ledger.RunRecord) -> list[dict[str, Any]]:

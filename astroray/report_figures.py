@@ -34,22 +34,19 @@ class Dot:
     is_outlier: bool
 
 
-def score_histogram(score_N: np.ndarray, *, threshold: float | None) -> Markup:
+def score_histogram(count_B: np.ndarray, edge_B: np.ndarray, *, threshold: float | None) -> Markup:
     """Objects by outlier score, counts on a logarithmic axis, the proven list marked.
 
     Empty for fewer than three objects.
 
-    score_N     [N]  NaN and infinity where an object has no score; these are left out
-    threshold        score of the last certified object, None without a certificate
+    count_B     [B]      objects of each bin; those without a finite score are left out
+    edge_B      [B + 1]  edges of the bins
+    threshold            score of the last certified object, None without a certificate
     """
-    score_N = score_N[np.isfinite(score_N)]
-    if score_N.size < 3:
+    if count_B.sum() < 3:
         return Markup()
     height, left, bottom, top, right = 300, 52, 44, 34, 16
-    low, high = float(score_N.min()), float(score_N.max())
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    count_B, edge_B = np.histogram(score_N, bins=min(60, 8 + score_N.size // 8), range=(low, high))
+    low, high = float(edge_B[0]), float(edge_B[-1])
     decades = max(1.0, math.log10(count_B.max()) * 1.04)
     floor = -0.25  # one object is a bar too
 

@@ -101,7 +101,7 @@ def further_scores(
     """
     near_NK = neighbors.neighbor_NK
     found = {
-        **list_scores(near_NK, neighbors.distance_NK),
+        **list_scores(neighbors.distance_NK, *_reach(neighbors)),
         "mean_shift": mean_shift(embedding_ND, near_NK, embedding_ND.__getitem__),
         "mahalanobis_distance": gaussian.distances(embedding_ND)
         if gaussian
@@ -110,13 +110,25 @@ def further_scores(
     return {name: found[name] for name in COLUMNS}
 
 
-def list_scores(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> dict[str, np.ndarray]:
-    """Those of the further scores that need the neighbor lists alone, by column, float64 [N]."""
+def list_scores(
+    distance_BK: np.ndarray, reach_B: np.ndarray, near_reach_BK: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Those of the further scores that need lists and `mean_reach` alone, by column, [B]."""
     return {
-        "kth_distance": _kth_distance(distance_NK),
-        "mean_distance": _mean_over_neighbors(distance_NK),
-        "local_outlier_factor": _local_outlier_factor(neighbor_NK, distance_NK),
+        "kth_distance": kth_distance(distance_BK),
+        "mean_distance": _mean_over_neighbors(distance_BK),
+        "local_outlier_factor": _local_outlier_factor(reach_B, near_reach_BK),
     }
+
+
+def mean_reach(neighbor_BK: np.ndarray, distance_BK: np.ndarray, kth_N: np.ndarray) -> np.ndarray:
+    """One over the local reachability density, [B]; `kth_N` is `kth_distance` of all objects."""
+    return _mean_over_neighbors(np.maximum(distance_BK, kth_N[neighbor_BK]))  # NaN wins
+
+
+def kth_distance(distance_BK: np.ndarray) -> np.ndarray:
+    """The distance to the last neighbor, [B]; NaN where there is none."""
+    return distance_BK[:, -1] if distance_BK.shape[1] else np.full(len(distance_BK), np.nan)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,7 +193,7 @@ def scores_again(
     near_MK, distance_MK = neighbors.neighbor_NK[row_M], neighbors.distance_NK[row_M]
     nothing_M = np.full(len(row_M), np.nan)
     return {
-        "kth_distance": _kth_distance(distance_MK),
+        "kth_distance": kth_distance(distance_MK),
         "mean_distance": _mean_over_neighbors(distance_MK),
         "mean_shift": mean_shift(embedding_ND[row_M], near_MK, embedding_ND.__getitem__),
         "local_outlier_factor": nothing_M,
@@ -191,7 +203,7 @@ def scores_again(
 
 def _kth(objects: _Objects) -> np.ndarray:
     """Distance to the k-th nearest neighbor (Ramaswamy, Rastogi and Shim 2000)."""
-    return _kth_distance(objects.found.distance_NK)
+    return kth_distance(objects.found.distance_NK)
 
 
 def _mean(objects: _Objects) -> np.ndarray:
@@ -212,7 +224,7 @@ def _smoothed(objects: _Objects) -> np.ndarray:
 
 def _lof(objects: _Objects) -> np.ndarray:
     """Local outlier factor (Breunig, Kriegel, Ng and Sander 2000)."""
-    return _local_outlier_factor(objects.found.neighbor_NK, objects.found.distance_NK)
+    return _local_outlier_factor(*_reach(objects.found))
 
 
 def _gaussian(objects: _Objects) -> np.ndarray:
@@ -287,11 +299,6 @@ SCORES: Mapping[str, Callable[[_Objects], np.ndarray]] = {
 """Every score by name. A new one is a function above and a line here."""
 
 
-def _kth_distance(distance_NK: np.ndarray) -> np.ndarray:
-    nothing_N = np.full(len(distance_NK), np.nan)
-    return distance_NK[:, -1] if distance_NK.shape[1] else nothing_N
-
-
 def _mean_over_neighbors(value_NK: np.ndarray) -> np.ndarray:
     """Mean along K, nearest first; NaN where a value is NaN or K is 0."""
     total_N = np.zeros(len(value_NK))
@@ -322,21 +329,23 @@ def mean_shift(
     return np.sqrt(square_N)
 
 
-def _local_outlier_factor(neighbor_NK: np.ndarray, distance_NK: np.ndarray) -> np.ndarray:
-    """How much sparser an object's surroundings are than its neighbors', [N]; 1 where even.
+def _local_outlier_factor(reach_B: np.ndarray, near_reach_BK: np.ndarray) -> np.ndarray:
+    """How much sparser an object's surroundings are than its neighbors', [B]; 1 where even.
 
     Infinite where the neighbors lie on top of others, and the object does not. Where distances
     tie, exactly K neighbors count.
     """
-    if distance_NK.shape[1] == 0:
-        return _kth_distance(distance_NK)
-    reach_NK = np.maximum(distance_NK, distance_NK[neighbor_NK, -1])  # NaN wins
-    reach_N = _mean_over_neighbors(reach_NK)  # one over the local reachability density
-    near_NK = reach_N[neighbor_NK]
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio_NK = reach_N[:, None] / near_NK
-    ratio_NK[(reach_N[:, None] == 0) & (near_NK == 0)] = 1.0
-    return _mean_over_neighbors(ratio_NK)
+        ratio_BK = reach_B[:, None] / near_reach_BK
+    ratio_BK[(reach_B[:, None] == 0) & (near_reach_BK == 0)] = 1.0
+    return _mean_over_neighbors(ratio_BK)
+
+
+def _reach(found: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+    """`mean_reach` of all objects, [N], and of their neighbors, [N, K]."""
+    near_NK, distance_NK = found.neighbor_NK, found.distance_NK
+    reach_N = mean_reach(near_NK, distance_NK, kth_distance(distance_NK))
+    return reach_N, reach_N[found.neighbor_NK]
 
 
 def squares_from(mean_D: np.ndarray, embedding_ND: np.ndarray) -> np.ndarray:

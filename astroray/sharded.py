@@ -9,15 +9,29 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from astroray import storage
-from astroray.actors import index, join
+from astroray import pixels, storage
+from astroray.actors import index, join, publish
 from astroray.actors.join import JoinPlan, Vectors
-from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
+from astroray.actors.publish import PublishPlan
+from astroray.actors.search import (
+    SearchOutcome,
+    SearchPlan,
+    clear_neighbors,
+    neighbors_path,
+    publish_gaussian,
+)
 from astroray.blocks import Lists, merge_lists
-from astroray.candidates import LARGEST_PROBED_SHARE, RECALL_GOAL, RECALL_SAMPLE, nearest_by_kernel
-from astroray.certificate import Certified, certify_top, score_of
+from astroray.candidates import (
+    LARGEST_PROBED_SHARE,
+    RECALL_GOAL,
+    RECALL_SAMPLE,
+    has_native,
+    nearest_by_kernel,
+)
+from astroray.certificate import Certified, Proof, certify_top, score_of
 from astroray.distances import parts, spread
-from astroray.indexing import Each, build_index, run_all
+from astroray.indexing import Each, Note, build_index, noted, run_all
+from astroray.neighbors import Neighbors
 from astroray.partitions import FOLDER, Partition, open_batches, write_batches
 from astroray.scores import LARGEST_GAUSSIAN
 from astroray.statistics import Moments
@@ -29,13 +43,17 @@ TASKS_A_ROUND = 64
 """Tasks that share the partitions in a round of exact search."""
 
 
-def rank_sharded(search: SearchPlan, each: Each, *, reason: str) -> SearchOutcome:
+def rank_sharded(
+    search: SearchPlan, each: Each, *, reason: str, note: Note = lambda *_: None
+) -> SearchOutcome:
     """Scores and certifies all embedded objects of a run over partitions of its index.
+
+    note  is told what is being done, how many tasks of it are done, and of how many
 
     The certified list is that of `actors.search.rank_survey`, to the last bit.
     Raises LedgerError where a done shard's embeddings are missing or differ from its receipt.
     """
-    searched = ShardedSearch(search, each, reason=reason)
+    searched = ShardedSearch(search, each, reason=reason, note=note)
     outcome = searched.publish(searched.certify())
     _remove_scratch(search.run_dir)
     return outcome
@@ -44,9 +62,13 @@ def rank_sharded(search: SearchPlan, each: Each, *, reason: str) -> SearchOutcom
 class ShardedSearch:
     """One search of an index; N objects, V vectors of all partitions."""
 
-    def __init__(self, search: SearchPlan, each: Each, *, reason: str) -> None:
-        self.search, self.config, self.each = search, search.search, each
-        self.manifest, plan = build_index(search, each, reason=reason)
+    def __init__(
+        self, search: SearchPlan, each: Each, *, reason: str, note: Note = lambda *_: None
+    ) -> None:
+        self.search, self.config, self.note = search, search.search, note
+        self.each = noted(each, note)
+        self.each_exactly = each
+        self.manifest, plan = build_index(search, self.each, reason=reason)
         manifest = self.manifest
         paths = [manifest.path(search.run_dir, entry.uri) for entry in manifest.partitions]
         num_neighbors = min(self.config.k, manifest.num_objects - 1)
@@ -54,6 +76,7 @@ class ShardedSearch:
             partitions=tuple(paths),
             cells=manifest.path(search.run_dir, manifest.cells),
             objects=manifest.path(search.run_dir, manifest.objects),
+            ranking=plan.path("ranking"),
             scratch=plan.scratch("").removesuffix(".arrow"),
             num_objects=manifest.num_objects,
             width=num_neighbors + 1,
@@ -70,12 +93,41 @@ class ShardedSearch:
         return self._certify(self.bounds())
 
     def publish(self, certified: Certified) -> SearchOutcome:
-        """Further scores, NEIGHBORS and CATALOG."""
-        self._score_embeddings()
-        duplicates = self.manifest.num_duplicates
-        task = (self.search, self.plan, certified, self.reason, duplicates)
-        (outcome,) = run_all(self.each, join.publish_sharded, [task])
+        """Further scores, NEIGHBORS and CATALOG, a task a file."""
+        kth_N = self._score_embeddings()[self.vector_N]
+        self._write(self.plan.file("kth"), kth=kth_N)
+        numbers = range(len(self.plan.partitions))
+        reach = run_all(self.each, publish.measure_reach, [(self.plan, n) for n in numbers])
+        reach_N = np.empty(self.plan.num_objects)
+        for path, reach_M in zip(self.plan.partitions, reach, strict=True):
+            reach_N[Partition(path).member_N] = reach_M
+        self._write(self.plan.file("reach"), reach=reach_N)
+        self._write(
+            self.plan.ranking,
+            score=certified.score_N,
+            is_exact=certified.is_exact_N,
+            rank=certified.rank_N,
+            certified=certified.certified_N,
+        )
+        plan = PublishPlan(
+            search=self.search,
+            join=self.plan,
+            found=_nothing_but(certified.proof, self.reason),
+            num_duplicates=self.manifest.num_duplicates,
+        )
+        (files,) = run_all(self.each, publish.lay_out, [(plan,)])
+        run_dir = self.search.run_dir
+        pixels.take_down(run_dir, files)
+        clear_neighbors(run_dir, keep=[neighbors_path(run_dir, n) for n in range(len(files))])
+        tasks = [(plan, file, place) for place, file in enumerate(files)]
+        footers = run_all(self.each, publish.write_file, tasks)
+        (outcome,) = run_all(self.each, publish.finish, [(plan, files, footers)])
         return outcome
+
+    def _write(self, path: str, **columns: np.ndarray) -> None:
+        """Publishes what is known of all objects, by number, so that tasks can read it."""
+        arrays = {column: pa.array(values) for column, values in columns.items()}
+        write_batches(path, [pa.record_batch(arrays)])
 
     def _places(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The vector of each object, [N]; first object and cell of each vector, [V].
@@ -92,7 +144,7 @@ class ShardedSearch:
             firsts.append(partition.member_N[partition.start_V1[:-1]])
             cells.append(partition.cell_V)
             start += len(partition.cell_V)
-        write_batches(self.plan.file("places"), [pa.record_batch({"vector": pa.array(vector_N)})])
+        self._write(self.plan.file("places"), vector=vector_N)
         return vector_N, np.concatenate(firsts), np.concatenate(cells)
 
     def choose_probes(self) -> None:
@@ -196,7 +248,8 @@ class ShardedSearch:
         size = -(-len(self.plan.partitions) // TASKS_A_ROUND)
         groups = parts(len(self.plan.partitions), size)
         found = join.no_lists(len(vector_G), self.plan.width)
-        for _, lists in self.each(
+        what = f"exact round {self.num_rounds}, {len(vector_G)} objects"
+        for _, lists in noted(self.each_exactly, self.note, what)(
             join.search_partitions,
             [(self.plan, range(group.start, group.stop), queries) for group in groups],
         ):
@@ -205,8 +258,11 @@ class ShardedSearch:
             self.exact[vector] = near_W, distance_W
         return found
 
-    def _score_embeddings(self) -> None:
-        """Further scores that need embeddings: mean shift, Mahalanobis distance."""
+    def _score_embeddings(self) -> np.ndarray:
+        """Further scores that need embeddings: mean shift, Mahalanobis distance.
+
+        Returns the distance to the last neighbor of each vector, [V].
+        """
         numbers = range(len(self.plan.partitions))
         gaussian = None
         if self.manifest.dim <= LARGEST_GAUSSIAN:
@@ -217,12 +273,31 @@ class ShardedSearch:
             )
             gaussian = join.gaussian_of(moments, np.concatenate(squares))
             publish_gaussian(self.search.run_dir, gaussian)
-        run_all(self.each, join.score_vectors, [(self.plan, n, gaussian) for n in numbers])
+        kth = run_all(self.each, join.score_vectors, [(self.plan, n, gaussian) for n in numbers])
+        return np.concatenate(kth)
 
 
 def _held(cell_P: np.ndarray, cell_K: np.ndarray) -> np.ndarray:
     """How many of the neighbors' cells each of the cells around is, [P]."""
     return (cell_P[:, None] == cell_K).sum(axis=1)
+
+
+def _nothing_but(proof: Proof, reason: str) -> Neighbors:
+    """What is found, without the objects."""
+    nothing = np.zeros(0)
+    return Neighbors(
+        neighbor_NK=nothing,
+        distance_NK=nothing,
+        score_N=nothing,
+        is_exact_N=nothing,
+        rank_N=nothing,
+        certified_N=nothing,
+        proof=proof,
+        index="sharded",
+        index_reason=reason,
+        products="native" if has_native() else "reference",
+        num_float64=0,
+    )
 
 
 def _remove_scratch(run_dir: str) -> None:

@@ -3,13 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
-from astroray.web.archive import Archive
+from astroray.ledger import RunRecord
+from astroray.nearby import open_indexed
+from astroray.web.archive import Archive, finished_run
 from astroray.web.rows import Rows
 
 __all__ = ["Similar", "find_similar"]
@@ -39,28 +42,67 @@ def find_similar(run_dir: str, query: str, n: int = 20, *, bands: str = "") -> S
     An object does not find itself. Raises ConfigError where the run is not done, and where there
     is neither such an object nor such a file; DataError where the file cannot be used.
     """
-    archive = Archive(run_dir)
-    row = archive.find(query)
-    if row is not None:
-        found = archive.nearest(archive.embedding_ND[row], n, exclude=row)
-        (about,) = _neighbors(archive, np.array([row]), np.zeros(1))
+    searched = _open(run_dir)
+    place = searched.find(query)
+    if place is not None:
+        near_K, distance_K = searched.nearest(searched.embedding(place), n, exclude=place)
+        (about,) = Rows(searched.rows(np.array([place]))).neighbors([0.0])
         del about["distance"]
     else:
-        found = archive.nearest(_embed(archive, query, bands), n)
+        near_K, distance_K = searched.nearest(_embed(searched, query, bands), n)
         about = {"path": query}
     return Similar(
-        run_id=archive.run_id,
-        model_id=archive.model_id,
+        run_id=searched.record.run_id,
+        model_id=str(searched.record.model["model_id"]),
         query=about,
-        neighbors=_neighbors(archive, found.row_K, found.distance_K),
+        neighbors=Rows(searched.rows(near_K)).neighbors(distance_K.tolist()),
     )
 
 
-def _neighbors(archive: Archive, row_K: np.ndarray, distance_K: np.ndarray) -> list[dict[str, Any]]:
-    return Rows(archive.table.take(row_K)).neighbors(distance_K.tolist())
+class _Searched(Protocol):
+    """A finished run in which what is nearest is looked for; its objects go by a number."""
+
+    run_dir: str
+    record: RunRecord
+    num_objects: int
+
+    def find(self, object_id: str) -> int | None: ...
+    def embedding(self, number: int) -> np.ndarray: ...
+    def rows(self, number_K: np.ndarray) -> pa.Table: ...
+    def nearest(
+        self, embedding_D: np.ndarray, k: int, *, exclude: int = -1
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
-def _embed(archive: Archive, path: str, bands: str) -> np.ndarray:
+class _Whole:
+    """A run that is read into memory: one without an index, or a night."""
+
+    def __init__(self, run_dir: str) -> None:
+        self.archive = Archive(run_dir)
+        self.run_dir, self.record = self.archive.run_dir, self.archive.record
+        self.num_objects = len(self.archive.table)
+        self.find = self.archive.find
+
+    def embedding(self, number: int) -> np.ndarray:
+        return np.asarray(self.archive.embedding_ND[number])
+
+    def rows(self, number_K: np.ndarray) -> pa.Table:
+        return self.archive.table.take(pa.array(number_K))
+
+    def nearest(
+        self, embedding_D: np.ndarray, k: int, *, exclude: int = -1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = self.archive.nearest(embedding_D, k, exclude=exclude)
+        return found.row_K, found.distance_K
+
+
+def _open(run_dir: str) -> _Searched:
+    if not storage.is_remote(run_dir):
+        run_dir = os.path.realpath(os.path.expanduser(run_dir))
+    return open_indexed(run_dir, finished_run(run_dir)) or _Whole(run_dir)
+
+
+def _embed(run: _Searched, path: str, bands: str) -> np.ndarray:
     """Embedding [D] of the cutout in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.config import ScanConfig, from_dict
@@ -69,27 +111,28 @@ def _embed(archive: Archive, path: str, bands: str) -> np.ndarray:
     from astroray.web.uploads import read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
-        raise ConfigError(_unknown(archive, path))
-    preparation = read_model_file(archive.model_path).preparation
+        raise ConfigError(_unknown(run, path))
+    model_path = storage.join(run.run_dir, "model", "model.safetensors")
+    preparation = read_model_file(model_path).preparation
     if not isinstance(preparation, Preparation):
         raise ConfigError(
-            f"{archive.run_dir} is a run of light curves and has no object {path!r}, expected one "
+            f"{run.run_dir} is a run of light curves and has no object {path!r}, expected one "
             "of its objects: only a run of images takes a file"
         )
     data = storage.read_bytes(path)
     prepared = read_upload(data, preparation, bands=bands, max_pixels=MAX_PIXELS, name=path)
-    config: ScanConfig = from_dict(ScanConfig, archive.record.config, where="run.json")
+    config: ScanConfig = from_dict(ScanConfig, run.record.config, where="run.json")
     answerer = Answerer(device="cpu", num_threads=1, attention=config.encoder.attention)
-    request = (archive.model_path, archive.model_id, prepared.input_BCYX[0])
+    request = (model_path, str(run.record.model["model_id"]), prepared.input_BCYX[0])
     (embedding_D,) = answerer.embed([request])
     if not np.isfinite(embedding_D).all():
         raise DataError(f"the model gives numbers that are not finite for {path}")
     return embedding_D
 
 
-def _unknown(archive: Archive, query: str) -> str:
-    some = ", ".join(archive.table["object_id"].slice(0, 3).to_pylist())
+def _unknown(run: _Searched, path: str) -> str:
+    some = ", ".join(run.rows(np.arange(min(3, run.num_objects)))["object_id"].to_pylist())
     return (
-        f"{query!r} is neither an object of {archive.run_dir} nor a file, expected one of its "
-        f"{len(archive.table)} objects, such as {some}, or a FITS, PNG or JPEG file of a cutout"
+        f"{path!r} is neither an object of {run.run_dir} nor a file, expected one of its "
+        f"{run.num_objects} objects, such as {some}, or a FITS, PNG or JPEG file of a cutout"
     )

@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from astroray import faults, object_store
 from astroray.errors import FileError, StorageError
@@ -154,7 +155,24 @@ def publish(path: str, data: bytes) -> None:
     if is_remote(path):
         object_store.put(path, data)
         return
-    with _temporary_file(path, data) as temporary:
+    with publishing(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def publishing(path: str) -> Iterator[BinaryIO]:
+    """A file to write to, which stands under `path`, whole, once the block has ended well.
+
+    For what is written in pieces; an older file is replaced. Raises as `publish` does.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryFile() as copy:
+            yield copy
+            object_store.put_file(path, copy)
+        return
+    with _temporary_file(path) as (file, temporary):
+        yield file
+        _sync(file)
         faults.reach("publish.written", path)
         os.replace(temporary, path)
     faults.reach("publish.renamed", path)
@@ -166,7 +184,9 @@ def publish_new(path: str, data: bytes) -> bool:
     if is_remote(path):
         return object_store.put_new(path, data)
     try:
-        with _temporary_file(path, data) as temporary:
+        with _temporary_file(path) as (file, temporary):
+            file.write(data)
+            _sync(file)
             os.link(temporary, path)  # unlike a rename, a link never replaces
     except FileExistsError:
         return False
@@ -213,8 +233,8 @@ def _is_hidden(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary_file(path: str, data: bytes) -> Iterator[str]:
-    """A synced file with `data` in the folder of `path`; removed if it is still there after."""
+def _temporary_file(path: str) -> Iterator[tuple[BinaryIO, str]]:
+    """An open file in the folder of `path`, and its path; removed if it is still there after."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = ""
     with _store_errors(path):
@@ -222,15 +242,17 @@ def _temporary_file(path: str, data: bytes) -> Iterator[str]:
             _make_folder(folder)
             handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
             with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            yield temporary
+                yield file, temporary
         finally:
             if temporary:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fchmod(file.fileno(), 0o644)
+    os.fsync(file.fileno())
 
 
 def _make_folder(folder: str) -> None:

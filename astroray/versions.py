@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from astroray import catalog, ledger, schema, storage
+from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.ledger import Receipt
 from astroray.surveys.shards import Shard
 
 __all__ = [
     "Inherited", "Night", "Receipts", "describe_version", "read_inherited", "read_layers",
-    "read_older", "read_receipts", "read_version",
+    "read_older", "read_pieces", "read_receipts", "read_version",
 ]  # fmt: skip
 
 Receipts = Mapping[str, tuple[str, Receipt]]
@@ -168,6 +169,18 @@ def read_version(run_dir: str) -> pa.Table:
     index = table.schema.get_field_index("rank")
     rank = pa.array(np.arange(1, len(table) + 1), pa.int64())
     return table.set_column(index, schema.CATALOG.field("rank"), rank)
+
+
+def read_pieces(run_dir: str) -> Iterator[Piece]:
+    """The rows of a version in pieces, in any order: of a scan a row group at a time.
+
+    Of a night, whose rows take the place of older ones, it is one piece.
+    """
+    if read_inherited(run_dir).catalogs:
+        whole = read_version(run_dir)
+        yield Piece(whole.select)
+    else:
+        yield from catalog.read_pieces(run_dir)
 
 
 def _replaced(rows: pa.Table, later: pa.Table) -> pa.Table:

@@ -1,12 +1,14 @@
 """What the search over partitions costs: against peers, with a second worker, as surveys grow.
 
-A search is index, join and certificate, from embeddings on disk to the certified list; writing
-the catalog is left out, since peers write none. Lists and scores are compared before any timing.
-Vectors are those of `benchmarks.neighbors`: clusters of several widths, one in a hundred far off.
+A search is index, join and certificate, from embeddings on disk to the certified list; peers write
+no catalog, so the memory of writing one is a row of its own. Lists and scores are compared before
+any timing. Vectors are those of `benchmarks.neighbors`: clusters of several widths, one in a
+hundred far off.
 """
 
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import numpy as np
 from astroray import workers
 from astroray.certificate import Certified
 from astroray.neighbors import SearchConfig, search
+from astroray.report_rows import read_rows, read_top
 from astroray.sharded import ShardedSearch
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
@@ -64,6 +67,12 @@ CLAIMS = (
         BenchRow,
         what="peak private memory at the largest survey over that at the smallest",
         goal=1.5,
+        is_at_most=True,
+    ),
+    partial(
+        BenchRow,
+        what="the same while NEIGHBORS and CATALOG are written, four times the objects",
+        goal=1.25,
         is_at_most=True,
     ),
 )
@@ -152,19 +161,32 @@ def two_workers(folder: str, num_objects: int, dim: int) -> dict[str, Any]:
 
 def search_once(run_dir: str) -> dict[str, float]:
     """CPU seconds and peak private memory of one search, all tasks in this process."""
+    certified, got = _watched(lambda: find(run_dir))
+    return {**got, "rescored": float(certified.proof.num_rescored)}
+
+
+def write_once(run_dir: str) -> dict[str, float]:
+    """The same of what follows: scores, NEIGHBORS, CATALOG, and the rows of the report."""
+    searched = ShardedSearch(plan_search(run_dir, k=K, top=TOP), in_turn, reason="asked for")
+    certified = searched.certify()
+
+    def write() -> None:
+        searched.publish(certified)
+        read_rows(run_dir, read_top(run_dir, TOP), [])
+
+    return _watched(write)[1]
+
+
+def _watched(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     peak: list[int] = []
     ended = threading.Event()
     watcher = threading.Thread(target=_watch, args=(peak, ended))
     cpu_s = time.process_time()
     watcher.start()
-    certified = find(run_dir)
+    found = work()
     ended.set()
     watcher.join()
-    return {
-        "cpu_s": time.process_time() - cpu_s,
-        "memory_mb": max(peak) / 2**20,
-        "rescored": float(certified.proof.num_rescored),
-    }
+    return found, {"cpu_s": time.process_time() - cpu_s, "memory_mb": max(peak) / 2**20}
 
 
 def find(run_dir: str) -> Certified:
@@ -189,9 +211,24 @@ def scaling(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
     return [{"value": float(growth), "runs": 1, "facts": facts}, {"value": memory, "runs": 1}]
 
 
+def writing(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
+    """How memory grows while a catalog is written; the facts hold each size."""
+    facts: dict[str, float] = {"dim": float(dim)}
+    for size in sizes:
+        run_dir = make_embedded(
+            scratch / f"catalog-{size}", make_embeddings(size, dim, seed=4), _names(size),
+            rows_each=ROWS_A_SHARD, on_sky=True,
+        )  # fmt: skip
+        got = run_fresh(write_once, run_dir, environment=ONE_THREAD).value()
+        facts |= {f"{name}_{size}": value for name, value in got.items()}
+    value = facts[f"memory_mb_{sizes[-1]}"] / facts[f"memory_mb_{sizes[0]}"]
+    return [{"value": value, "runs": 1, "facts": facts}]
+
+
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows; what is written goes to `scratch`."""
     peers, workers_size = (10_000, 50_000) if quick else (50_000, 300_000)
+    written = [10_000, 40_000] if quick else [100_000, 400_000]
     sizes = [20_000, 60_000] if quick else [100_000, 300_000, 1_000_000]
 
     def against() -> list[dict[str, Any]]:
@@ -204,7 +241,8 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     return [
         *measured(CLAIMS[:3], against),
         *measured(CLAIMS[3:4], workers_row),
-        *measured(CLAIMS[4:], lambda: scaling(scratch, sizes, 64)),
+        *measured(CLAIMS[4:6], lambda: scaling(scratch, sizes, 64)),
+        *measured(CLAIMS[6:], lambda: writing(scratch, written, 64)),
     ]
 
 

@@ -20,6 +20,7 @@ NAMES = [
     "attcae",
     "neighbors",
     "sharded",
+    "similar",
     "nightly",
     "attention",
     "instruction_peak",

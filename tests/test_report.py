@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import catalog, ledger, report, schema
+from astroray import catalog, ledger, report, report_rows, schema
 from astroray.errors import LedgerError
 from astroray.surveys.shards import Reject
 from astroray.thumbnails import render_thumbnail
@@ -158,7 +158,7 @@ def test_positions_are_drawn_with_their_outliers(tmp_path, sky, words):
 
 
 def test_maps_of_a_large_survey_show_all_outliers_and_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "MAX_MAP_OBJECTS", 20)
+    monkeypatch.setattr(report_rows, "MAX_MAP_OBJECTS", 20)
     page = Page(make_run(tmp_path, 60, sky="small", num_pictures=NUM_TOP).report())
     assert len(page.all("circle", "outlier")) == 2 * NUM_TOP
     assert "20 of 60 objects" in page.text

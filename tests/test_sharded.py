@@ -12,7 +12,9 @@ from astroray import indexing, ledger, partitions
 from astroray.actors.search import rank_survey
 from astroray.catalog import read_catalog
 from astroray.errors import DataError, LedgerError
+from astroray.inspection import verify_run
 from astroray.partitions import Manifest, Partition
+from astroray.progress import Steps, read_steps
 from astroray.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
 
@@ -145,7 +147,7 @@ def test_two_million_duplicates_of_one_vector_are_one_row_of_their_partition(tmp
         member_N=np.append(number_N, len(number_N)),
         count_U=np.array([len(number_N), 1]),
     )
-    Partition.write(str(tmp_path / "p.arrow"), np.array([0, 0]), block)
+    Partition.write(str(tmp_path / "p.arrow"), np.array([0, 0]), np.zeros(2, np.float32), block)
     opened = Partition(str(tmp_path / "p.arrow"))
     near_GW, distance_GW = opened.block(slice(0, 2)).nearest(opened.vector_VD.copy(), 4)
     assert near_GW.tolist() == [[0, 1, 2, 3], [2_000_000, 0, 1, 2]]
@@ -174,6 +176,26 @@ def test_cells_that_find_too_little_give_way_to_all_of_them(tmp_path):
     assert "; cells would not help: 4 of 16 cells" in many.backends["index_reason"]
     assert got.equals(expected)
     assert many.proof == one.proof
+
+
+def test_it_says_what_it_does_and_how_many_tasks_are_done(tmp_path):
+    run_dir = make_embedded(tmp_path, strays(200), names(200))
+    shown = []
+    steps = Steps(shown.append, run_dir)
+
+    def note(what, done, total):
+        steps(what, done, total)
+        assert 0 <= done <= total
+        assert "tasks" in read_steps(run_dir)
+
+    rank_sharded(plan_search(run_dir, k=3), in_turn, reason="asked for", note=note)
+    notes = [progress.note for progress in shown]
+    num = len(Manifest.load(run_dir).partitions)
+    for words in ("checking embeddings", "building partitions", "searching cells", "exact round 1"):
+        assert any(text.startswith(words) for text in notes), words
+    assert f"searching cells, {num} of {num} tasks" in notes
+    assert notes[-1] == "joining the catalog, 1 of 1 tasks"
+    assert read_steps(run_dir) == ""
 
 
 # ---- the index
@@ -222,6 +244,30 @@ def test_a_damaged_file_of_the_index_is_named_and_built_anew(tmp_path, caplog, d
     assert file.read_bytes() == whole
     assert Manifest.load(run_dir) == manifest
     assert read_catalog(run_dir).equals(expected)
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "manifest"])
+def test_verify_names_what_is_wrong_with_an_index_and_what_mends_it(tmp_path, damage):
+    run_dir = make_embedded(tmp_path, strays(200), names(200))
+    outcome = rank_sharded(plan_search(run_dir, k=5), in_turn, reason="asked for")
+    ledger.RunRecord(
+        survey="made", fingerprint="f", config={}, created="2026", state="done",
+        counts=outcome.counts, proof=outcome.proof,
+    ).publish(run_dir)  # fmt: skip
+    of_index = [fault for fault in verify_run(run_dir) if "/index/" in fault]
+    assert of_index == []
+    file = sorted((tmp_path / "index").glob("partition-*"))[3]
+    if damage == "manifest":
+        file = tmp_path / "index" / "manifest.json"
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-9] + b"?" * 9)
+    (fault,) = [fault for fault in verify_run(run_dir) if "/index/" in fault]
+    assert file.name in fault
+    words = {"missing": "is missing", "flipped": "expects", "manifest": "is damaged"}[damage]
+    assert words in fault
+    assert "builds it anew" in fault
 
 
 def test_a_damaged_partition_of_another_run_is_refused_and_not_touched(tmp_path):

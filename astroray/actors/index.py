@@ -16,7 +16,13 @@ import pyarrow.compute as pc
 from astroray import faults, ledger, outliers, schema, storage
 from astroray.actors.search import embedding_matrix, read_shard
 from astroray.blocks import Block
-from astroray.cells import POINTS_PER_CELL, find_cells, group_cells, train_cells
+from astroray.cells import (
+    POINTS_PER_CELL,
+    distances_from,
+    find_cells,
+    group_cells,
+    train_cells,
+)
 from astroray.distances import parts, spread
 from astroray.ledger import Receipt
 from astroray.neighbors import check_finite
@@ -170,8 +176,10 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
         )
         cell_U = cell_N[twins.first_U]
         order_U = np.argsort(cell_U, kind="stable")
+        block, cell_U = block.take(order_U), cell_U[order_U]
+        away_U = distances_from(block.vector_UD, read_cells(plan.path("cells"))[0], cell_U)
         faults.reach("index.partition", str(number))
-        Partition.write(path, cell_U[order_U], block.take(order_U))
+        Partition.write(path, cell_U, away_U, block)
     return describe(path, storage.join(plan.run_dir, FOLDER))
 
 

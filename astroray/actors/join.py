@@ -13,12 +13,10 @@ import pyarrow as pa
 
 from astroray import faults, scores, storage
 from astroray.actors.index import read_cells
-from astroray.actors.search import SearchOutcome, SearchPlan, publish_ranking
 from astroray.blocks import Block, Lists, merge_lists
-from astroray.candidates import has_native, nearest_by_kernel
-from astroray.certificate import Certified, score_of
+from astroray.candidates import nearest_by_kernel
+from astroray.certificate import score_of
 from astroray.distances import parts
-from astroray.neighbors import Neighbors
 from astroray.partitions import Partition, open_batches, write_batches
 from astroray.scores import LARGEST_GAUSSIAN, Gaussian
 from astroray.statistics import Moments
@@ -37,6 +35,8 @@ class JoinPlan:
     """Paths; the numbers of partitions in tasks count from 0 here."""
     cells: str
     objects: str
+    ranking: str
+    """Where score, rank and certificate of each object are written, by number."""
     scratch: str
     """Beginning of the paths of what is removed when the search is done."""
     num_objects: int
@@ -48,6 +48,10 @@ class JoinPlan:
     def near(self, number: int) -> str:
         """Where the lists of a partition's vectors lie."""
         return self.file(f"near-{self.num_probes}-{number:05d}")
+
+    def scores(self, number: int) -> str:
+        """Where the scores of a partition's vectors that need embeddings lie."""
+        return self.file(f"scores-{number:05d}")
 
     def file(self, name: str) -> str:
         """Where another file of the search lies."""
@@ -106,98 +110,86 @@ def measure_squares(plan: JoinPlan, number: int, mean_D: np.ndarray) -> np.ndarr
     )
 
 
-def score_vectors(plan: JoinPlan, number: int, gaussian: Gaussian | None) -> None:
-    """Writes the scores of a partition's vectors that need embeddings, by column of CATALOG."""
+def score_vectors(plan: JoinPlan, number: int, gaussian: Gaussian | None) -> np.ndarray:
+    """Writes the scores of a partition's vectors that need embeddings, by column of CATALOG.
+
+    Returns the distance to the last neighbor of each, [V].
+    """
     partition = Partition(plan.partitions[number])
+    vectors = Vectors(plan)
     first_V = partition.member_N[partition.start_V1[:-1]]
-    near_VK, _ = without_itself(first_V, *final_lists(plan, number))
+    near_VK, distance_VK = without_itself(first_V, *vectors.lists(vectors.in_partition(number)))
     columns = {
-        "mean_shift": scores.mean_shift(partition.vector_VD, near_VK, Vectors(plan).of_objects),
+        "mean_shift": scores.mean_shift(partition.vector_VD, near_VK, vectors.of_objects),
         "mahalanobis_distance": gaussian.distances(partition.vector_VD)
         if gaussian
         else np.full(len(first_V), np.nan),
     }
     batch = pa.record_batch({name: pa.array(value_V) for name, value_V in columns.items()})
-    write_batches(plan.file(f"scores-{number:05d}"), [batch])
-
-
-def publish_sharded(
-    search: SearchPlan, plan: JoinPlan, certified: Certified, reason: str, num_duplicates: int
-) -> SearchOutcome:
-    """Writes NEIGHBORS and CATALOG; holds the lists of all objects, but no embedding."""
-    objects = open_batches(plan.objects).read_all()
-    width = plan.width
-    neighbor_NK = np.full((plan.num_objects, width - 1), -1, np.int64)
-    distance_NK = np.full(neighbor_NK.shape, np.nan)
-    further = {
-        name: np.full(plan.num_objects, np.nan) for name in ("mean_shift", "mahalanobis_distance")
-    }
-    for number, path in enumerate(plan.partitions):
-        partition, lists = Partition(path), final_lists(plan, number)
-        row_N = np.repeat(np.arange(len(partition.cell_V)), partition.count_V)
-        for part in parts(len(row_N), ROWS_AT_ONCE):
-            member, row = partition.member_N[part], row_N[part]
-            neighbor_NK[member], distance_NK[member] = without_itself(
-                member, lists[0][row], lists[1][row]
-            )
-        values = open_batches(plan.file(f"scores-{number:05d}")).get_batch(0)
-        for name, value_N in further.items():
-            value_N[partition.member_N] = values.column(name).to_numpy()[row_N]
-    found = Neighbors(
-        neighbor_NK=neighbor_NK,
-        distance_NK=distance_NK,
-        score_N=certified.score_N,
-        is_exact_N=certified.is_exact_N,
-        rank_N=certified.rank_N,
-        certified_N=certified.certified_N,
-        proof=certified.proof,
-        index="sharded",
-        index_reason=reason,
-        products="native" if has_native() else "reference",
-        num_float64=0,
-    )
-    faults.reach("search.found")
-    further |= scores.list_scores(neighbor_NK, distance_NK)
-    return publish_ranking(search, objects, found, further, num_duplicates=num_duplicates)
+    write_batches(plan.scores(number), [batch])
+    return scores.kth_distance(distance_VK)
 
 
 class Vectors:
     """The vectors of a survey, wherever they lie, by their number or by that of an object."""
 
     def __init__(self, plan: JoinPlan) -> None:
+        self.plan = plan
         self.partitions = [Partition(path) for path in plan.partitions]
-        self.vector_N = open_batches(plan.file("places")).get_batch(0).column(0).to_numpy()
+        self.vector_N = read_column(plan.file("places"), "vector")
         sizes = [len(partition.cell_V) for partition in self.partitions]
         self.end_P = np.cumsum(sizes)
         self.start_P = self.end_P - sizes
 
+    def in_partition(self, number: int) -> np.ndarray:
+        """The numbers of a partition's vectors."""
+        return np.arange(self.start_P[number], self.end_P[number])
+
     def of(self, vector_B: np.ndarray) -> np.ndarray:
         """Embeddings, float32 [B, D], of vectors by their number."""
         embedding_BD = np.empty((len(vector_B), self.partitions[0].vector_VD.shape[1]), np.float32)
-        partition_B = np.searchsorted(self.end_P, vector_B, side="right")
-        for number in np.unique(partition_B):
-            row = np.flatnonzero(partition_B == number)
-            embedding_BD[row] = self.partitions[number].vector_VD[
-                vector_B[row] - self.start_P[number]
-            ]
+        for number, place_B, row_B in self.by_partition(vector_B):
+            embedding_BD[place_B] = self.partitions[number].vector_VD[row_B]
         return embedding_BD
 
     def of_objects(self, number_B: np.ndarray) -> np.ndarray:
         """Embeddings, float32 [B, D], of objects; any for -1."""
         return self.of(self.vector_N[number_B])
 
+    def lists(self, vector_B: np.ndarray) -> Lists:
+        """The lists of vectors, exact ones where they were made."""
+        found = no_lists(len(vector_B), self.plan.width)
+        for number, place_B, row_B in self.by_partition(vector_B):
+            for whole, part in zip(found, read_lists(self.plan.near(number)), strict=True):
+                whole[place_B] = part[row_B]
+        exact = self.plan.file("exact")
+        vector_R = read_column(exact, "vector")
+        place_B = np.searchsorted(vector_R, vector_B)
+        is_exact_B = np.append(vector_R, -1)[place_B] == vector_B
+        for whole, part in zip(found, read_lists(exact), strict=True):
+            whole[is_exact_B] = part[place_B[is_exact_B]]
+        return found
 
-def final_lists(plan: JoinPlan, number: int) -> Lists:
-    """The lists of a partition's vectors, exact ones where they were made."""
-    near_VW, distance_VW = (np.array(values) for values in read_lists(plan.near(number)))
-    sizes = [len(Partition(path).cell_V) for path in plan.partitions[: number + 1]]
-    start = sum(sizes[:-1])
-    vector_R = open_batches(plan.file("exact")).get_batch(0).column("vector").to_numpy()
-    some = slice(*np.searchsorted(vector_R, [start, start + sizes[-1]]).tolist())
-    exact = read_lists(plan.file("exact"))
-    row = vector_R[some] - start
-    near_VW[row], distance_VW[row] = exact[0][some], exact[1][some]
-    return near_VW, distance_VW
+    def scores(self, vector_B: np.ndarray) -> dict[str, np.ndarray]:
+        """What `score_vectors` wrote of vectors, by column of CATALOG."""
+        found = {name: np.empty(len(vector_B)) for name in ("mean_shift", "mahalanobis_distance")}
+        for number, place_B, row_B in self.by_partition(vector_B):
+            for name, value_B in found.items():
+                value_B[place_B] = read_column(self.plan.scores(number), name)[row_B]
+        return found
+
+    def by_partition(self, vector_B: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """Number of each partition with some of the vectors, their places in [B], its rows."""
+        partition_B = np.searchsorted(self.end_P, vector_B, side="right")
+        order_B = np.argsort(partition_B, kind="stable")
+        number_Q, start_Q = np.unique(partition_B[order_B], return_index=True)
+        for number, place_B in zip(number_Q.tolist(), np.split(order_B, start_Q[1:]), strict=False):
+            yield number, place_B, vector_B[place_B] - self.start_P[number]
+
+
+def read_column(path: str, name: str) -> np.ndarray:
+    """A column of numbers of a file of one batch, read-only, read where it lies."""
+    return np.asarray(open_batches(path).get_batch(0).column(name).to_numpy())
 
 
 def write_lists(path: str, lists: Lists, **columns: np.ndarray) -> None:

@@ -103,12 +103,30 @@ def publish_ranking(
 
 def publish_rows(plan: SearchPlan, rows: pa.Table) -> None:
     """Writes NEIGHBORS, then CATALOG."""
-    ledger.publish_table(
-        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"), outliers.neighbors_table(rows)
-    )
+    publish_neighbors(plan.run_dir, rows)
     faults.reach("search.neighbors")
     catalog.write_catalog(rows, plan.run_dir, name=plan.name, created=plan.created)
     faults.reach("search.catalog")
+
+
+def neighbors_path(run_dir: str, part: int | None = None) -> str:
+    """Where NEIGHBORS lies; a part of it where the catalog was written by parts."""
+    name = "neighbors" if part is None else f"neighbors-{part:05d}"
+    return storage.join(run_dir, "neighbors", f"{name}.parquet")
+
+
+def publish_neighbors(run_dir: str, rows: pa.Table) -> None:
+    """Writes NEIGHBORS of rows of CATALOG as one file."""
+    clear_neighbors(run_dir, keep=[neighbors_path(run_dir)])
+    ledger.publish_table(neighbors_path(run_dir), outliers.neighbors_table(rows))
+
+
+def clear_neighbors(run_dir: str, keep: Sequence[str]) -> None:
+    """Removes the files of NEIGHBORS that are not written again."""
+    folder = storage.join(run_dir, "neighbors")
+    for name in storage.list_names(folder):
+        if (path := storage.join(folder, name)) not in keep:
+            storage.delete(path)
 
 
 def outcome_of(
@@ -180,15 +198,23 @@ def wanted_ids(rows: pa.Table, plan: SearchPlan) -> list[str]:
     ids = set(best["object_id"].to_pylist())
     for neighbors in best["neighbor_id"].to_pylist():
         ids.update((neighbors or [])[:SHOWN_NEIGHBORS])
-    every_id = by_rank["object_id"].to_numpy(zero_copy_only=False)
-    num_random = min(plan.num_random, len(every_id))
-    ids.update(np.random.default_rng(plan.seed).choice(every_id, num_random, replace=False))
+    ids.update(by_rank["object_id"].take(pa.array(draw_random(plan, len(rows)))).to_pylist())
     return sorted(ids)
+
+
+def draw_random(plan: SearchPlan, num_rows: int) -> np.ndarray:
+    """Rows, in the order of rank, of the objects that the report shows at random."""
+    num_random = min(plan.num_random, num_rows)
+    return np.random.default_rng(plan.seed).choice(num_rows, num_random, replace=False)
 
 
 def by_shard(rows: pa.Table, ids: Sequence[str]) -> dict[str, list[int]]:
     """The rows of some objects, by shard."""
-    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(ids, pa.string())))
+    return rows_by_shard(rows.filter(pc.is_in(rows["object_id"], pa.array(ids, pa.string()))))
+
+
+def rows_by_shard(chosen: pa.Table) -> dict[str, list[int]]:
+    """The places of rows with `shard` and `row`, by shard."""
     wanted: dict[str, list[int]] = {}
     for shard, row in zip(chosen["shard"].to_pylist(), chosen["row"].to_pylist(), strict=True):
         wanted.setdefault(shard, []).append(row)

@@ -15,9 +15,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, faults, ledger, schema, storage, surveys
+from astroray import catalog, faults, schema, surveys
 from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json, start_encoder
-from astroray.actors.search import SearchOutcome, SearchPlan, by_shard, wanted_ids
+from astroray.actors.search import (
+    SearchOutcome,
+    SearchPlan,
+    by_shard,
+    publish_neighbors,
+    wanted_ids,
+)
 from astroray.certificate import Proof
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors import Neighbors, search
@@ -109,10 +115,7 @@ def rank_shortlist(
     ):
         field = schema.CATALOG.field(name)
         table = table.set_column(table.schema.get_field_index(name), field, values)
-    ledger.publish_table(
-        storage.join(plan.run_dir, "neighbors", "neighbors.parquet"),
-        schema.conform(table.select(schema.NEIGHBORS.names), schema.NEIGHBORS, "neighbors"),
-    )
+    publish_neighbors(plan.run_dir, table)
     catalog.write_catalog(table, plan.run_dir, name=plan.name, created=plan.created)
     return SearchOutcome(
         counts={"reencoded": len(ids)},

@@ -1,0 +1,217 @@
+"""How a search over partitions becomes NEIGHBORS and CATALOG, a task a file.
+
+A task holds one row group of its file: who the objects are, their lists and scores are gathered
+by number from files that are read where they lie. What is known of all objects at once is a few
+numbers each.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import faults, outliers, pixels, schema, scores, storage
+from astroray.actors.join import JoinPlan, Vectors, read_column
+from astroray.actors.search import (
+    SHOWN_NEIGHBORS,
+    SearchOutcome,
+    SearchPlan,
+    draw_random,
+    neighbors_path,
+    outcome_of,
+    rows_by_shard,
+)
+from astroray.blocks import Lists
+from astroray.distances import parts
+from astroray.neighbors import Neighbors
+from astroray.partitions import Partition, open_batches, write_batches
+from astroray.pixels import CatalogFile
+from astroray.twins import without_itself
+
+__all__ = ["PublishPlan", "finish", "lay_out", "measure_reach", "write_file"]
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PublishPlan:
+    """What the tasks that write a catalog are told."""
+
+    search: SearchPlan
+    join: JoinPlan
+    found: Neighbors
+    """Proof and index; its arrays are empty."""
+    num_duplicates: int
+
+    @property
+    def order(self) -> str:
+        """The numbers of all objects in the order of the catalog's files."""
+        return self.join.file("order")
+
+
+def measure_reach(plan: JoinPlan, number: int) -> np.ndarray:
+    """`scores.mean_reach` of the objects of a partition, in their order in it, [N]."""
+    kth_N = read_column(plan.file("kth"), "kth")
+    vectors, member_N = Vectors(plan), Partition(plan.partitions[number]).member_N
+    reach = [
+        scores.mean_reach(*_lists(vectors, member_N[part]), kth_N)
+        for part in parts(len(member_N), ROWS_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0), *reach])
+
+
+def lay_out(plan: PublishPlan) -> list[CatalogFile]:
+    """Which file each object goes to: by position, those without one by rank; writes the order.
+
+    Objects are numbered by `object_id`, so that a stable sort puts ties in its order.
+    """
+    faults.reach("search.found")
+    healpix_29_N, is_placed_N = _positions(plan)
+    placed_P, other_Q = np.flatnonzero(is_placed_N), np.flatnonzero(~is_placed_N)
+    placed_P = placed_P[np.argsort(healpix_29_N[placed_P], kind="stable")]
+    other_Q = other_Q[np.argsort(read_column(plan.join.ranking, "rank")[other_Q])]
+    order_N = np.concatenate([placed_P, other_Q])
+    write_batches(plan.order, [pa.record_batch({"number": pa.array(order_N)})])
+    return pixels.divide_sky(healpix_29_N[placed_P], len(order_N))
+
+
+def write_file(plan: PublishPlan, file: CatalogFile, place: int) -> pq.FileMetaData:
+    """Writes a file of CATALOG, and its rows' NEIGHBORS as part `place`; returns its footer."""
+    catalog = Rows(plan)
+    number_M = read_column(plan.order, "number")[file.start : file.stop]
+    path = neighbors_path(plan.search.run_dir, place)
+    with (
+        storage.publishing(path) as sink,
+        pq.ParquetWriter(sink, schema.NEIGHBORS, compression="zstd") as writer,
+    ):
+
+        def pieces() -> Iterator[pa.Table]:
+            for part in parts(len(number_M), pixels.ROW_GROUP_SIZE) or [slice(0, 0)]:
+                rows = catalog.of(number_M[part])
+                writer.write_table(outliers.neighbors_table(rows))
+                yield rows
+
+        return pixels.write_rows(plan.search.run_dir, file, pieces())
+
+
+def finish(
+    plan: PublishPlan, files: Sequence[CatalogFile], footers: Sequence[pq.FileMetaData]
+) -> SearchOutcome:
+    """Writes what joins the files of CATALOG; says what the report shows."""
+    healpix_29_N, is_placed_N = _positions(plan)
+    faults.reach("search.neighbors")
+    search = plan.search
+    pixels.join_files(
+        search.run_dir, files, footers, healpix_29_N[is_placed_N],
+        name=search.name, created=search.created,
+    )  # fmt: skip
+    faults.reach("search.catalog")
+    counts = {
+        "duplicates": plan.num_duplicates,
+        "catalog": len(is_placed_N),
+        "positions": int(is_placed_N.sum()),
+    }
+    return outcome_of(search, plan.found, counts=counts, wanted=_wanted(plan))
+
+
+class Rows:
+    """Rows of CATALOG by the numbers of their objects."""
+
+    def __init__(self, plan: PublishPlan) -> None:
+        self.plan, self.vectors = plan, Vectors(plan.join)
+        self.objects = Objects(plan.join.objects)
+        ranking = open_batches(plan.join.ranking).get_batch(0)
+        self.ranking = dict(zip(ranking.schema.names, ranking.columns, strict=True))
+        self.reach_N = read_column(plan.join.file("reach"), "reach")
+
+    def of(self, number_B: np.ndarray) -> pa.Table:
+        """Rows of CATALOG, in the order of the numbers."""
+        near_BK, distance_BK = _lists(self.vectors, number_B)
+        take = pa.array(number_B)
+        score_B, is_exact_B, rank_B, certified_B = (
+            self.ranking[name].take(take).to_numpy(zero_copy_only=False)
+            for name in ("score", "is_exact", "rank", "certified")
+        )
+        found = dataclasses.replace(
+            self.plan.found,
+            neighbor_NK=near_BK,
+            distance_NK=distance_BK,
+            score_N=score_B,
+            is_exact_N=is_exact_B,
+            rank_N=rank_B,
+            certified_N=certified_B,
+        )
+        return outliers.catalog_table(
+            self.objects.take(number_B),
+            found,
+            self._further(number_B, near_BK, distance_BK),
+            model_id=self.plan.search.model_id,
+            names_of=self.objects.names,
+        )
+
+    def _further(
+        self, number_B: np.ndarray, near_BK: np.ndarray, distance_BK: np.ndarray
+    ) -> Mapping[str, np.ndarray]:
+        reach_B, near_reach_BK = self.reach_N[number_B], self.reach_N[near_BK]
+        return self.vectors.scores(self.vectors.vector_N[number_B]) | scores.list_scores(
+            distance_BK, reach_B, near_reach_BK
+        )
+
+
+class Objects:
+    """Who the objects of an index are, by number; a batch of the file is looked into at a time."""
+
+    def __init__(self, path: str) -> None:
+        reader = open_batches(path)
+        self.batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
+        self.end_Q = np.cumsum([batch.num_rows for batch in self.batches])
+
+    def take(self, number_B: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
+        """Identity, shard, row and flags, in the order of the numbers; or some columns."""
+        batch_B = np.searchsorted(self.end_Q, number_B, side="right")
+        order_B = np.argsort(batch_B, kind="stable")
+        tables = []
+        for place in np.unique(batch_B).tolist():
+            batch = self.batches[place] if columns is None else self.batches[place].select(columns)
+            first = self.end_Q[place] - batch.num_rows
+            some_B = order_B[slice(*np.searchsorted(batch_B[order_B], [place, place + 1]).tolist())]
+            taken = batch.take(pa.array(number_B[some_B] - first))
+            tables.append(pa.Table.from_batches([taken]))
+        if not tables:
+            empty = pa.Table.from_batches([self.batches[0]]).slice(0, 0)
+            return empty if columns is None else empty.select(columns)
+        back_B = np.argsort(order_B)  # places among the rows as they were found
+        return pa.concat_tables(tables).combine_chunks().take(pa.array(back_B)).combine_chunks()
+
+    def names(self, number_B: np.ndarray) -> pa.Array:
+        """Their `object_id`."""
+        return self.take(number_B, ["object_id"])["object_id"].combine_chunks()
+
+
+def _lists(vectors: Vectors, number_B: np.ndarray) -> Lists:
+    """The lists of objects, themselves left out."""
+    return without_itself(number_B, *vectors.lists(vectors.vector_N[number_B]))
+
+
+def _positions(plan: PublishPlan) -> tuple[np.ndarray, np.ndarray]:
+    """HEALPix index of each object by number, and whether it has one, [N]."""
+    objects = Objects(plan.join.objects)
+    columns = [batch.column("_healpix_29") for batch in objects.batches]
+    healpix_29_N = np.concatenate([column.fill_null(0).to_numpy() for column in columns])
+    valid = [column.is_valid().to_numpy(zero_copy_only=False) for column in columns]
+    return healpix_29_N, np.concatenate(valid)
+
+
+def _wanted(plan: PublishPlan) -> dict[str, list[int]]:
+    """Rows by shard of what the report shows: the top, its neighbors, and a random sample."""
+    rank_N = read_column(plan.join.ranking, "rank")
+    number_R = np.argsort(rank_N)
+    best_T = number_R[: plan.search.search.top]
+    near_TK, _ = _lists(Vectors(plan.join), best_T)
+    shown_TK = near_TK[:, :SHOWN_NEIGHBORS]
+    drawn_M = number_R[draw_random(plan.search, len(number_R))]
+    number_M = np.unique(np.concatenate([best_T, shown_TK[shown_TK >= 0], drawn_M]))
+    chosen = Objects(plan.join.objects).take(number_M, ["shard", "row"])
+    return rows_by_shard(chosen)

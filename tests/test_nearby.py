@@ -1,0 +1,106 @@
+"""What is nearest in the index of a run is what is nearest among all its embeddings."""
+
+import numpy as np
+import pytest
+
+from astroray import indexing, ledger
+from astroray.catalog import read_catalog
+from astroray.lookup import nearest_of
+from astroray.nearby import open_indexed
+from astroray.partitions import Partition
+from astroray.sharded import rank_sharded
+from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
+from tests.test_sharded import names, strays
+
+
+def searched(folder, embedding_ND, ids, monkeypatch, **options):
+    """A finished run over partitions, and its record."""
+    monkeypatch.setattr(indexing, "LEAST_ROWS", 32)
+    monkeypatch.setattr("astroray.cells.POINTS_PER_CELL", 4)
+    run_dir = make_embedded(folder, embedding_ND, ids)
+    outcome = rank_sharded(plan_search(run_dir, k=4, **options), in_turn, reason="asked for")
+    record = ledger.RunRecord(
+        survey="made", fingerprint="f", config={}, created="2026", state="done",
+        proof=outcome.proof, counts=outcome.counts, backends=outcome.backends,
+        model={"model_id": "m0", "dim": embedding_ND.shape[1]},
+    )  # fmt: skip
+    return run_dir, record
+
+
+@pytest.mark.parametrize("kind", ["strays", "lattice", "equal"])
+@pytest.mark.parametrize("k", [1, 7, 1000])
+def test_it_finds_what_all_embeddings_have_ties_by_rank(tmp_path, monkeypatch, kind, k):
+    rng = np.random.default_rng(3)
+    embedding_ND = {
+        "strays": strays(300),
+        "lattice": rng.integers(0, 3, size=(300, 3)).astype(np.float32),
+        "equal": np.full((300, 3), 0.25, np.float32),
+    }[kind]
+    ids = names(300)
+    run_dir, record = searched(tmp_path, embedding_ND, ids, monkeypatch)
+    run = open_indexed(run_dir, record)
+    rank_of = dict(zip(*read_catalog(run_dir).select(["object_id", "rank"]), strict=True))
+    rank_of = {name.as_py(): rank.as_py() for name, rank in rank_of.items()}
+    for row in (0, 5, 40, 299):
+        number = run.find(ids[row])
+        np.testing.assert_array_equal(run.embedding(number), embedding_ND[row])
+        near_K, distance_K = run.nearest(run.embedding(number), k, exclude=number)
+        row_M, distance_M = nearest_of(embedding_ND[row], embedding_ND, 300)
+        expected = sorted(
+            (distance, rank_of[ids[other]])
+            for other, distance in zip(row_M.tolist(), distance_M.tolist(), strict=True)
+            if other != row
+        )[:k]
+        got = run.rows(near_K)["rank"].to_pylist()
+        assert list(zip(distance_K.tolist(), got, strict=True)) == expected
+
+
+def test_it_reads_few_vectors_of_what_is_far(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    center_CD = rng.normal(size=(20, 8)) * 50
+    embedding_ND = (center_CD[np.arange(1000) % 20] + rng.normal(size=(1000, 8))).astype(np.float32)
+    run_dir, record = searched(tmp_path, embedding_ND, names(1000), monkeypatch)
+    run = open_indexed(run_dir, record)
+    looked = []
+    monkeypatch.setattr(
+        "astroray.nearby.nearest_of",
+        lambda query_D, vector_VD, k: (
+            looked.append(len(vector_VD)) or nearest_of(query_D, vector_VD, k)
+        ),
+    )
+    run.nearest(embedding_ND[3], 10)
+    assert sum(looked) < 200
+
+
+def test_rows_have_the_score_and_rank_of_the_catalog(tmp_path, monkeypatch):
+    run_dir, record = searched(tmp_path, strays(200), names(200), monkeypatch)
+    run = open_indexed(run_dir, record)
+    whole = read_catalog(run_dir).select(["object_id", "ra", "dec", "rank", "outlier_score"])
+    number_N = np.array([run.find(name) for name in whole["object_id"].to_pylist()])
+    assert run.rows(number_N).equals(whole.cast(run.rows(number_N).schema))
+    assert run.find("nobody") is None
+    assert run.find("zzz") is None
+
+
+def test_runs_that_an_index_does_not_describe_are_not_searched_by_it(tmp_path, monkeypatch):
+    import dataclasses
+
+    run_dir, record = searched(tmp_path, strays(200), names(200), monkeypatch)
+    for change in (
+        {"night": {"number": 1}},
+        {"backends": {"index": "flat"}},
+        {"backends": {"index": "sharded", "quantize": "w8a8o"}},
+        {"model": {"model_id": "another"}},
+    ):
+        assert open_indexed(run_dir, dataclasses.replace(record, **change)) is None
+
+
+def test_a_distance_from_the_centroid_is_kept_with_each_vector(tmp_path, monkeypatch):
+    run_dir, record = searched(tmp_path, strays(200), names(200), monkeypatch)
+    run = open_indexed(run_dir, record)
+    for partition in run.partitions:
+        assert isinstance(partition, Partition)
+        away_V = np.linalg.norm(
+            partition.vector_VD - run.centroid_CD[partition.cell_V].astype(np.float64), axis=1
+        )
+        np.testing.assert_allclose(partition.away_V, away_V, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What is nearest to an object of a finished run, or to a picture that it has never seen."""
+"""What is nearest to an object of a finished run, or to a file that it has never seen."""
 
 import dataclasses
 import os
@@ -25,28 +25,32 @@ class Similar:
     run_id: str
     model_id: str
     query: Mapping[str, Any]
-    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a picture."""
+    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a file."""
     neighbors: Sequence[Mapping[str, Any]]
     """As `/v1/similar` gives them, nearest first."""
 
 
-def find_similar(run_dir: str, query: str, n: int = 20, *, bands: str = "") -> Similar:
-    """The `n` objects of a scan or night nearest to one of its objects, or to a picture.
+def find_similar(
+    run_dir: str, query: str, n: int = 20, *, bands: str = "", row: int | None = None
+) -> Similar:
+    """The `n` objects of a scan or night nearest to one of its objects, or to a file.
 
-    query  object_id of the catalog; else a FITS, PNG or JPEG file of one cutout, local or s3://
+    query  object_id of the catalog; else a file of one cutout (FITS, PNG, JPEG) or light curve
+           (FITS, Parquet), local or s3://
     bands  names of the planes of a FITS image, `g,r,i`, where its header does not say them
+    row    which of several light curves of a file, from 0
 
     An object does not find itself. Raises ConfigError where the run is not done, and where there
     is neither such an object nor such a file; DataError where the file cannot be used.
     """
     archive = Archive(run_dir)
-    row = archive.find(query)
-    if row is not None:
-        found = archive.nearest(archive.embedding_ND[row], n, exclude=row)
-        (about,) = _neighbors(archive, np.array([row]), np.zeros(1))
+    place = archive.find(query)
+    if place is not None:
+        found = archive.nearest(archive.embedding_ND[place], n, exclude=place)
+        (about,) = _neighbors(archive, np.array([place]), np.zeros(1))
         del about["distance"]
     else:
-        found = archive.nearest(_embed(archive, query, bands), n)
+        found = archive.nearest(_embed(archive, query, bands, row), n)
         about = {"path": query}
     return Similar(
         run_id=archive.run_id,
@@ -60,24 +64,23 @@ def _neighbors(archive: Archive, row_K: np.ndarray, distance_K: np.ndarray) -> l
     return Rows(archive.table.take(row_K)).neighbors(distance_K.tolist())
 
 
-def _embed(archive: Archive, path: str, bands: str) -> np.ndarray:
-    """Embedding [D] of the cutout in a file, by the run's model on the CPU."""
+def _embed(archive: Archive, path: str, bands: str, row: int | None) -> np.ndarray:
+    """Embedding [D] of the cutout or light curve in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.config import ScanConfig, from_dict
     from astroray.encoders import read_model_file
-    from astroray.preparation import Preparation
-    from astroray.web.uploads import read_upload  # loads astropy
+    from astroray.web.uploads import Beside, read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
         raise ConfigError(_unknown(archive, path))
-    preparation = read_model_file(archive.model_path).preparation
-    if not isinstance(preparation, Preparation):
-        raise ConfigError(
-            f"{archive.run_dir} is a run of light curves and has no object {path!r}, expected one "
-            "of its objects: only a run of images takes a file"
-        )
-    data = storage.read_bytes(path)
-    prepared = read_upload(data, preparation, bands=bands, max_pixels=MAX_PIXELS, name=path)
+    prepared = read_upload(
+        storage.read_bytes(path),
+        read_model_file(archive.model_path).preparation,
+        beside=Beside(bands=bands, row=row),
+        params=archive.params,
+        max_pixels=MAX_PIXELS,
+        name=path,
+    )
     config: ScanConfig = from_dict(ScanConfig, archive.record.config, where="run.json")
     answerer = Answerer(device="cpu", num_threads=1, attention=config.encoder.attention)
     request = (archive.model_path, archive.model_id, prepared.input_BCYX[0])
@@ -89,7 +92,12 @@ def _embed(archive: Archive, path: str, bands: str) -> np.ndarray:
 
 def _unknown(archive: Archive, query: str) -> str:
     some = ", ".join(archive.table["object_id"].slice(0, 3).to_pylist())
+    file = (
+        "a FITS or Parquet file of a light curve"
+        if archive.modality == "light_curves"
+        else "a FITS, PNG or JPEG file of a cutout"
+    )
     return (
         f"{query!r} is neither an object of {archive.run_dir} nor a file, expected one of its "
-        f"{len(archive.table)} objects, such as {some}, or a FITS, PNG or JPEG file of a cutout"
+        f"{len(archive.table)} objects, such as {some}, or {file}"
     )

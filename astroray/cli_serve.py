@@ -14,6 +14,9 @@ TOKENS = "~/.config/astroray/tokens.json"
 @click.argument("run_dir")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="[default: 8000]")
+@click.option(
+    "--flares", metavar="MODEL", help="Model file of `astroray train flares` to forecast by."
+)
 @click.option("--tokens", metavar="FILE", help=f"File of hashed tokens.  [default: {TOKENS}]")
 @click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
 @click.option(
@@ -27,25 +30,31 @@ def serve(
     run_dir: str,
     host: str | None,
     port: int | None,
+    flares: str | None,
     tokens: str | None,
     file: str | None,
     settings: tuple[str, ...],
 ) -> None:
     """Answer questions about the finished run in RUN_DIR over HTTP, until interrupted.
 
-    Catalog, cone searches, pictures and neighbors; scores of uploads. RUN_DIR may be a link: when
+    Catalog, cone searches, pictures and neighbors; scores of uploads, and with --flares forecasts
+    of flares in uploaded light curves. RUN_DIR may be a link: when
     it is moved to another finished run, or the run is scanned again, the new one is served.
     """
     from astroray.config import load_settings
     from astroray.terminal import parse_setting
-    from astroray.web.archive import served_run
+    from astroray.web.archive import finished_run
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 
-    flags = {"host": host, "port": port, "tokens": tokens}
+    flags = {"host": host, "port": port, "flares": flares, "tokens": tokens}
     flags |= dict(parse_setting(text) for text in settings)
     config: ServeConfig = load_settings(ServeConfig, file, {**flags, "run_dir": run_dir})
-    served_run(run_dir)
+    finished_run(run_dir)
+    if config.flares:
+        from astroray.forecast.model_file import load_forecaster
+
+        load_forecaster(config.flares)  # what is wrong with it is said before anything starts
     known = Tokens(config.tokens)
     if not known.all():
         secret = known.issue("owner", ["admin"])

@@ -10,28 +10,30 @@ __all__ = ["similar"]
 
 @click.command()
 @click.argument("run_dir")
-@click.argument("query", metavar="OBJECT_ID|PICTURE")
+@click.argument("query", metavar="OBJECT_ID|FILE")
 @click.option("--n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--bands", default="", metavar="g,r,i", help="Planes of a FITS file, if unnamed.")
+@click.option("--row", type=click.IntRange(0), help="Which light curve of a file, from 0.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, as /v1/similar has it.")
-def similar(run_dir: str, query: str, n: int, bands: str, as_json: bool) -> None:
-    """The objects of the scan or night in RUN_DIR nearest to one of them, or to a picture.
+def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_json: bool) -> None:
+    """The objects of the scan or night in RUN_DIR nearest to one of them, or to a file.
 
-    All embeddings are compared, so the list is exact. A PICTURE is a FITS, PNG or JPEG file of
-    one cutout, encoded by the run's model; runs of light curves take objects only.
+    All embeddings are compared, so the list is exact. A FILE is one cutout (FITS, PNG, JPEG), or
+    for a run of light curves one of those (FITS as Kepler, K2 and TESS publish it, or Parquet); the
+    run's model encodes it.
     """
     import dataclasses
     import json
 
     from astroray.similar import find_similar
 
-    found = find_similar(run_dir, query, n, bands=bands)
+    found = find_similar(run_dir, query, n, bands=bands, row=row)
     if as_json:
         click.echo(json.dumps(dataclasses.asdict(found), allow_nan=False))
         return
     about = found.query
     if "path" in about:
-        click.echo(f"picture {about['path']}")
+        click.echo(f"file    {about['path']}")
     else:
         click.echo(f"object  {about['object_id']}  {_position(about)}, rank {about['rank']}")
     click.echo(f"model   {found.model_id}\n")

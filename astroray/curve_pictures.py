@@ -1,7 +1,7 @@
 """How a light curve becomes a small picture that a person looks at: flux against time."""
 
 import io
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,7 +19,11 @@ MARGIN_PX, TEXT_PX = 8, 15
 SHOWN_QUANTILES = (0.001, 0.999)
 """Flux beyond is drawn at the edge, so that one bad cadence does not flatten all others."""
 DOTS = 400
-"""A light curve of fewer cadences is drawn as dots, a longer one as columns of its range."""
+"""A light curve of fewer cadences is drawn as dots, a longer one as columns of its range; of a
+picture of SIZE_PX, of wider ones in proportion."""
+LEAST_WITH_TEXT_PX = 150
+"""A smaller picture has no words, a much wider one has its first and last time too."""
+WIDE_PX = 3 * SIZE_PX
 JPEG_QUALITY = 88
 
 
@@ -28,8 +32,14 @@ def render_curves(rows: Rows) -> list[bytes]:
     return [render_curve(curve) for curve in cast(LightCurves, rows).curve_B]
 
 
-def render_curve(curve: LightCurve) -> bytes:
-    """A square JPEG: time to the right, flux up, its length and its range in words.
+def render_curve(
+    curve: LightCurve,
+    *,
+    width_px: int = SIZE_PX,
+    height_px: int = SIZE_PX,
+    format: Literal["JPEG", "PNG"] = "JPEG",
+) -> bytes:
+    """A picture: time to the right, flux up, its length and its range in words.
 
     Of a long light curve each column shows the range of its cadences and their median. The
     range is relative to the median flux where that is above 0, else in the unit of the file.
@@ -39,26 +49,36 @@ def render_curve(curve: LightCurve) -> bytes:
     level = float(np.median(flux))
     shown = 100 * (flux / level - 1) if level > 0 else flux - level
     low, high = _range(shown)
-    side = SIZE_PX * FINE
-    margin, text = MARGIN_PX * FINE, TEXT_PX * FINE
-    top, base = margin + text, side - margin - text
-    x_T = margin + (time_d - time_d[0]) / (time_d[-1] - time_d[0]) * (side - 2 * margin)
+    width, height, margin = width_px * FINE, height_px * FINE, MARGIN_PX * FINE
+    has_text = min(width_px, height_px) >= LEAST_WITH_TEXT_PX
+    text = TEXT_PX * FINE if has_text else 0
+    top, base = margin + text, height - margin - text
+    x_T = margin + (time_d - time_d[0]) / (time_d[-1] - time_d[0]) * (width - 2 * margin)
     y_T = base - (shown.clip(low, high) - low) / (high - low) * (base - top)
-    picture = Image.new("RGB", (side, side), BACKGROUND)
+    picture = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(picture)
-    if len(flux) > DOTS:
+    if len(flux) > DOTS * width_px / SIZE_PX:
         _draw_columns(draw, x_T, y_T)
     else:
         _draw_dots(draw, x_T, y_T)
-    font = ImageFont.load_default(TEXT_PX * FINE)
-    draw.text((margin, side - margin / 2), _length(time_d), TEXT, font, anchor="ls")
-    unit = " %" if level > 0 else ""
-    draw.text(
-        (margin, margin / 2), f"{_signed(low)} to {_signed(high)}{unit}", TEXT, font, anchor="lt"
-    )
+    if has_text:
+        font = ImageFont.load_default(text)
+        unit = " %" if level > 0 else ""
+        range_text = f"{_signed(low)} to {_signed(high)}{unit}"
+        draw.text((margin, margin / 2), range_text, TEXT, font, anchor="lt")
+        draw.text((margin, height - margin / 2), _length(time_d), TEXT, font, anchor="ls")
+        if width_px >= WIDE_PX:
+            span = f"{curve.time_zero} {time_d[0]:.2f} to {time_d[-1]:.2f}"
+            draw.text((width - margin, height - margin / 2), span, TEXT, font, anchor="rs")
+    return _encoded(picture.resize((width_px, height_px), Image.Resampling.LANCZOS), format)
+
+
+def _encoded(picture: Image.Image, format: Literal["JPEG", "PNG"]) -> bytes:
     buffer = io.BytesIO()
-    small = picture.resize((SIZE_PX, SIZE_PX), Image.Resampling.LANCZOS)
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:4:4")
+    if format == "JPEG":
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, optimize=True, subsampling="4:4:4")
+    else:
+        picture.save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -18,7 +18,7 @@ from astroray.errors import ConfigError
 from astroray.labels import LabelLog, labels_table
 from astroray.versions import read_version
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run, served_run
+from astroray.web.archive import Archive, finished_run
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.security import Tokens
@@ -35,7 +35,7 @@ def labelling_app(run_dir: str, names: Sequence[str]) -> Iterator[tuple[FastAPI,
 
     Raises ConfigError where the run is not done, or a name cannot be that of a person.
     """
-    served_run(run_dir)
+    finished_run(run_dir)
     archive = Archive(run_dir)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Tokens(os.path.join(folder, "tokens.json"))

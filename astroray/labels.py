@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from astroray import schema, storage
 from astroray.errors import ConfigError, LedgerError
 
-__all__ = ["Label", "LabelLog", "current_labels", "interest_of", "labels_table"]
+__all__ = ["Label", "LabelLog", "Standing", "current_labels", "interest_of", "labels_table"]
 
 INTERESTS = (1, 2, 3, 4, 5)
 """1: of no interest, an artefact; 5: to be followed up."""
@@ -68,13 +68,32 @@ class Label:
                 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the log says at one moment."""
+
+    num_lines: int
+    """Labels ever written, and undone ones: a log that has grown has more."""
+    labels: list[Label]
+    """Of each person and object the last one that was not undone."""
+
+
 class LabelLog:
-    """The labels of a run; this object writes one session, and reads all. Safe between threads."""
+    """The labels of a run; this object writes one session, and reads all. Safe between threads.
+
+    What was read is kept: of other sessions only parts that are new, or have grown, are read again.
+    """
 
     def __init__(self, run_dir: str) -> None:
         self.folder = storage.join(run_dir, "labels")
         self.session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(4)}"
         self._lock = threading.Lock()
+        self._parts: dict[str, tuple[tuple[int, str], list[Label]]] = {}
+        """Of other sessions, by name: size and version of the file when it was read, and labels."""
+        self._own: list[Label] = []
+        self._all: list[Label] = []
+        """In order of time."""
+        self._tally = _Tally()
         self._num_labels = 0
         self._lines: list[bytes] = []
         """Of the last part."""
@@ -97,6 +116,8 @@ class LabelLog:
             storage.publish(storage.join(self.folder, name), b"".join([*before, line]))
             self._lines = [*before, line]
             self._num_labels += 1
+            self._own.append(written)
+            self._add([written])
         return written
 
     def read(self) -> list[Label]:
@@ -104,22 +125,77 @@ class LabelLog:
 
         Raises LedgerError on a line that is no label, naming it.
         """
-        labels: list[Label] = []
-        for name in storage.list_names(self.folder):
-            if name.endswith(".jsonl"):
-                labels += _parse(storage.join(self.folder, name))
-        return sorted(labels, key=_in_time)
+        with self._lock:
+            self._refresh()
+            return list(self._all)
+
+    def standing(self) -> Standing:
+        """What stands now, over all sessions. Raises LedgerError as `read` does."""
+        with self._lock:
+            self._refresh()
+            return Standing(num_lines=len(self._all), labels=list(self._tally.current.values()))
+
+    def _refresh(self) -> None:
+        """Reads what other sessions have written since the last time."""
+        parts: dict[str, tuple[tuple[int, str], list[Label]]] = {}
+        fresh: list[Label] = []
+        is_grown = True
+        for file in storage.list_files(self.folder):
+            name = file.path.rpartition("/")[2]
+            if not name.endswith(".jsonl") or name.startswith(f"{self.session}-"):
+                continue
+            state = (file.size_bytes, file.version)
+            known_state, known = self._parts.get(name, ((0, ""), []))
+            labels = known if known_state == state else _parse(file.path)
+            parts[name] = (state, labels)
+            is_grown = is_grown and labels[: len(known)] == known
+            fresh += labels[len(known) :]
+        is_grown = is_grown and parts.keys() >= self._parts.keys()
+        self._parts = parts
+        if is_grown:
+            self._add(fresh)
+        else:  # somebody took a line or a file away
+            self._all, self._tally = [], _Tally()
+            self._add([*self._own, *(label for _, labels in parts.values() for label in labels)])
+
+    def _add(self, fresh: list[Label]) -> None:
+        """Puts labels into their place in time, which is nearly always the end."""
+        fresh = sorted(fresh, key=_in_time)
+        if fresh and self._all and _in_time(fresh[0]) < _in_time(self._all[-1]):
+            fresh, self._all, self._tally = sorted([*self._all, *fresh], key=_in_time), [], _Tally()
+        self._all += fresh
+        for label in fresh:
+            self._tally.add(label)
+
+
+class _Tally:
+    """What stands, kept up as labels come in order of time."""
+
+    def __init__(self) -> None:
+        self.current: dict[tuple[str, str], Label] = {}
+        """By object and person."""
+        self._said: dict[tuple[str, str], list[Label]] = {}
+        self._undone: set[str] = set()
+
+    def add(self, label: Label) -> None:
+        key = label.object_id, label.user
+        said = self._said.setdefault(key, [])
+        if label.undoes:
+            self._undone.add(label.undoes)
+            said[:] = [one for one in said if one.label_id != label.undoes]
+        elif label.label_id not in self._undone:  # of another server whose clock is ahead
+            said.append(label)
+        self.current.pop(key, None)
+        if said:
+            self.current[key] = said[-1]
 
 
 def current_labels(labels: Iterable[Label]) -> list[Label]:
     """What stands: of each person and object the last label that was not undone."""
-    entries = sorted(labels, key=_in_time)
-    undone = {label.undoes for label in entries if label.undoes}
-    standing: dict[tuple[str, str], Label] = {}
-    for label in entries:
-        if not label.undoes and label.label_id not in undone:
-            standing[label.object_id, label.user] = label
-    return list(standing.values())
+    tally = _Tally()
+    for label in sorted(labels, key=_in_time):
+        tally.add(label)
+    return list(tally.current.values())
 
 
 def interest_of(labels: Iterable[Label]) -> dict[str, float]:

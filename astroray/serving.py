@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,14 @@ from astroray import runs, workers
 from astroray.actors.answer import Answerer
 from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.forecast.model_file import TrainedForecaster, load_forecaster
+from astroray.forecast.predict import forecast_curves
 from astroray.labels import LabelLog
+from astroray.surveys.light_curve_rows import LightCurve
+from astroray.surveys.shards import Reject
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, served_run
+from astroray.web.archive import Archive, finished_run
+from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
@@ -48,7 +53,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
 
     Raises ConfigError where the run is not done or the replicas do not fit into the cluster.
     """
-    served_run(config.run_dir)  # what is wrong with the run is said before anything starts
+    finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     log_dir = runs.log_folder(config.run_dir)
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with workers.cluster(log_dir=log_dir):
@@ -105,7 +110,7 @@ def _bind(config: ServeConfig) -> serve.Application:
         max_ongoing_requests=2 * encoder.max_batch,
         max_queued_requests=encoder.max_queued,
         ray_actor_options={"num_cpus": encoder.num_cpus, "num_gpus": encoder.num_gpus},
-    )(CutoutEncoder)
+    )(ModelHolder)
     apps = serve.deployment(
         **_HEALTH,
         autoscaling_config=_scale(web),
@@ -125,8 +130,11 @@ def _scale(replicas: Any) -> AutoscalingConfig:
     )
 
 
-class CutoutEncoder:
-    """Encodes uploads in batches, in a thread of its own, so that the next batch can gather."""
+class ModelHolder:
+    """Encodes uploads in batches, in a thread of its own, so that the next batch can gather.
+
+    Where a forecaster of flares is served it holds that too.
+    """
 
     def __init__(self, config: ServeConfig) -> None:
         settings = config.encoder
@@ -134,6 +142,7 @@ class CutoutEncoder:
         self.answerer = Answerer(
             device=device, num_threads=settings.num_threads, attention=config.attention
         )
+        self.forecaster = load_forecaster(config.flares) if config.flares else None
         batched: Any = self.embed
         batched.set_max_batch_size(settings.max_batch)
         batched.set_batch_wait_timeout_s(settings.batch_wait_ms / 1e3)
@@ -141,12 +150,16 @@ class CutoutEncoder:
 
     @serve.batch
     async def embed(self, requests: list[tuple[str, str, np.ndarray]]) -> list[np.ndarray]:
-        """Embeddings of (path of the model, model_id, image [C, S, S])."""
+        """Embeddings of (path of the model, model_id, prepared row [C, Y, X])."""
         try:
             return await asyncio.to_thread(self.answerer.embed, requests)
         except (RuntimeError, BackendError) as error:  # CUDA's errors do not go away
             self.fault = str(error)
             raise
+
+    async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
+        """Forecasts of flares in all windows of light curves."""
+        return await asyncio.to_thread(forecast, items, self.forecaster)
 
     async def load(self, path: str, model_id: str) -> bool:
         """Loads a model, so that the first upload does not wait for it."""
@@ -159,24 +172,49 @@ class CutoutEncoder:
             raise BackendError(self.fault)
 
 
-class _Encoders:
-    """The encoder that the web app knows: replicas somewhere, any of which may die."""
+def forecast(
+    items: Sequence[LightCurve | Reject], trained: TrainedForecaster | None
+) -> FlareForecast:
+    """What a forecaster makes of the light curves of an upload."""
+    if trained is None:
+        raise ConfigError("no forecaster is served, expected `flares` to name its model file")
+    table, rejects, dropped = forecast_curves(items, trained, "upload")
+    return FlareForecast(
+        model_id=trained.model_id,
+        alarm=trained.alarm,
+        table=table,
+        rejects=rejects,
+        dropped=dropped,
+    )
+
+
+class _Models:
+    """The models that the web app knows: replicas somewhere, any of which may die."""
 
     def __init__(self, handle: DeploymentHandle, archive: Archive) -> None:
         self.handle = handle
         self.model = (archive.model_path, archive.model_id)
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
-        """Embedding [D]. Asked again where a replica died: an answer depends on nothing else."""
+        """Embedding [D]."""
+        embedding_D: np.ndarray = await self._ask(self.handle.embed, (*self.model, image_CYX))
+        return embedding_D
+
+    async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
+        """Forecasts of flares in all windows of light curves."""
+        found: FlareForecast = await self._ask(self.handle.forecast, items)
+        return found
+
+    async def _ask(self, method: Any, argument: Any) -> Any:
+        """Asked again where a replica died: an answer depends on nothing else."""
         for _ in range(_TRIES):
             try:
-                embedding_D: np.ndarray = await self.handle.embed.remote((*self.model, image_CYX))
-                return embedding_D
+                return await method.remote(argument)
             except BackPressureError:
-                raise BusyError("busy: too many uploads wait to be encoded") from None
+                raise BusyError("busy: too many uploads wait for a model") from None
             except (RayActorError, DeploymentUnavailableError) as error:
-                _log.warning("an encoder was lost, asking another one: %s", error)
-        raise BusyError("the encoders were lost one after the other")
+                _log.warning("a model replica was lost, asking another one: %s", error)
+        raise BusyError("the model replicas were lost one after the other")
 
     async def is_ready(self) -> bool:
         """Whether a replica has the model."""
@@ -197,7 +235,7 @@ class WebApp:
         self.config, self.encoders = config, encoders
         self.tokens = Tokens(config.tokens)
         self.audit = AuditLog(audit_path(config))
-        served_run(config.run_dir)
+        finished_run(config.run_dir)
         self.archive = Archive(config.run_dir)
         self.current = self._app_of(self.archive)
         self.watcher: asyncio.Task[None] | None = None
@@ -213,13 +251,18 @@ class WebApp:
         return app
 
     def _app_of(self, archive: Archive) -> Callable[..., Any]:
+        models = _Models(self.encoders, archive)
+        routers = [build_label_router(archive, LabelLog(archive.run_dir))]
+        if self.config.flares:
+            limits = self.config.limits.curves
+            routers.append(build_flare_router(models, archive.run_id, limits))
         return build_app(
             archive,
-            _Encoders(self.encoders, archive),
+            models,
             tokens=self.tokens,
             limits=self.config.limits,
             audit=self.audit,
-            routers=[build_label_router(archive, LabelLog(archive.run_dir))],
+            routers=routers,
             open_paths=[LOGIN_PATH],
         )
 
@@ -228,12 +271,12 @@ class WebApp:
         while True:
             await asyncio.sleep(self.config.watch_s * random.uniform(0.8, 1.2))
             try:
-                record = await asyncio.to_thread(served_run, self.config.run_dir)
+                record = await asyncio.to_thread(finished_run, self.config.run_dir)
                 if record.run_id == self.archive.run_id:
                     continue
                 archive = await asyncio.to_thread(Archive, self.config.run_dir)
                 app = self._app_of(archive)
-                await _Encoders(self.encoders, archive).is_ready()
+                await _Models(self.encoders, archive).is_ready()
             except AstrorayError as error:  # a scan on its way; the run before goes on
                 _log.info("the run in %s is not served yet: %s", self.config.run_dir, error)
                 continue

@@ -1,4 +1,4 @@
-"""What is nearest to an object of a finished run, or to a picture that it has never seen."""
+"""What is nearest to an object of a finished run, or to a file that it has never seen."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from astroray import storage
+from astroray import ledger, storage
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.nearby import open_indexed
@@ -28,16 +28,20 @@ class Similar:
     run_id: str
     model_id: str
     query: Mapping[str, Any]
-    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a picture."""
+    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a file."""
     neighbors: Sequence[Mapping[str, Any]]
     """As `/v1/similar` gives them, nearest first."""
 
 
-def find_similar(run_dir: str, query: str, n: int = 20, *, bands: str = "") -> Similar:
-    """The `n` objects of a scan or night nearest to one of its objects, or to a picture.
+def find_similar(
+    run_dir: str, query: str, n: int = 20, *, bands: str = "", row: int | None = None
+) -> Similar:
+    """The `n` objects of a scan or night nearest to one of its objects, or to a file.
 
-    query  object_id of the catalog; else a FITS, PNG or JPEG file of one cutout, local or s3://
+    query  object_id of the catalog; else a file of one cutout (FITS, PNG, JPEG) or light curve
+           (FITS, Parquet), local or s3://
     bands  names of the planes of a FITS image, `g,r,i`, where its header does not say them
+    row    which of several light curves of a file, from 0
 
     An object does not find itself. Raises ConfigError where the run is not done, and where there
     is neither such an object nor such a file; DataError where the file cannot be used.
@@ -49,7 +53,7 @@ def find_similar(run_dir: str, query: str, n: int = 20, *, bands: str = "") -> S
         (about,) = Rows(searched.rows(np.array([place]))).neighbors([0.0])
         del about["distance"]
     else:
-        near_K, distance_K = searched.nearest(_embed(searched, query, bands), n)
+        near_K, distance_K = searched.nearest(_embed(searched, query, bands, row), n)
         about = {"path": query}
     return Similar(
         run_id=searched.record.run_id,
@@ -102,25 +106,25 @@ def _open(run_dir: str) -> _Searched:
     return open_indexed(run_dir, finished_run(run_dir)) or _Whole(run_dir)
 
 
-def _embed(run: _Searched, path: str, bands: str) -> np.ndarray:
-    """Embedding [D] of the cutout in a file, by the run's model on the CPU."""
+def _embed(run: _Searched, path: str, bands: str, row: int | None) -> np.ndarray:
+    """Embedding [D] of the cutout or light curve in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.config import ScanConfig, from_dict
     from astroray.encoders import read_model_file
-    from astroray.preparation import Preparation
-    from astroray.web.uploads import read_upload  # loads astropy
+    from astroray.web.uploads import Beside, read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
         raise ConfigError(_unknown(run, path))
     model_path = storage.join(run.run_dir, "model", "model.safetensors")
-    preparation = read_model_file(model_path).preparation
-    if not isinstance(preparation, Preparation):
-        raise ConfigError(
-            f"{run.run_dir} is a run of light curves and has no object {path!r}, expected one "
-            "of its objects: only a run of images takes a file"
-        )
-    data = storage.read_bytes(path)
-    prepared = read_upload(data, preparation, bands=bands, max_pixels=MAX_PIXELS, name=path)
+    shards = ledger.read_listing(run.run_dir)
+    prepared = read_upload(
+        storage.read_bytes(path),
+        read_model_file(model_path).preparation,
+        beside=Beside(bands=bands, row=row),
+        params=shards[0].params if shards else {},
+        max_pixels=MAX_PIXELS,
+        name=path,
+    )
     config: ScanConfig = from_dict(ScanConfig, run.record.config, where="run.json")
     answerer = Answerer(device="cpu", num_threads=1, attention=config.encoder.attention)
     request = (model_path, str(run.record.model["model_id"]), prepared.input_BCYX[0])
@@ -130,9 +134,14 @@ def _embed(run: _Searched, path: str, bands: str) -> np.ndarray:
     return embedding_D
 
 
-def _unknown(run: _Searched, path: str) -> str:
+def _unknown(run: _Searched, query: str) -> str:
     some = ", ".join(run.rows(np.arange(min(3, run.num_objects)))["object_id"].to_pylist())
+    file = (
+        "a FITS or Parquet file of a light curve"
+        if run.record.model.get("modality") == "light_curves"
+        else "a FITS, PNG or JPEG file of a cutout"
+    )
     return (
-        f"{path!r} is neither an object of {run.run_dir} nor a file, expected one of its "
-        f"{run.num_objects} objects, such as {some}, or a FITS, PNG or JPEG file of a cutout"
+        f"{query!r} is neither an object of {run.run_dir} nor a file, expected one of its "
+        f"{run.num_objects} objects, such as {some}, or {file}"
     )

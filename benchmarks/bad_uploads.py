@@ -6,8 +6,11 @@ import io
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from astropy.io import fits
 from PIL import Image
 
@@ -27,6 +30,43 @@ def picture_bytes(kind: str, *, size_px: int = 24) -> bytes:
     pixels = np.random.default_rng(4).integers(0, 255, (size_px, size_px, 3), np.uint8)
     sink = io.BytesIO()
     Image.fromarray(pixels).save(sink, kind)
+    return sink.getvalue()
+
+
+def curve_bytes(time_d: np.ndarray, flux: np.ndarray, *, star: int = 77) -> bytes:
+    """A FITS file of one light curve of TESS, with what its reader looks at."""
+    columns = {
+        "TIME": ("D", time_d),
+        "PDCSAP_FLUX": ("E", flux),
+        "PDCSAP_FLUX_ERR": ("E", 0 * flux + 1),
+    }
+    table = fits.BinTableHDU.from_columns(
+        [
+            fits.Column(name=name, format=form, array=values)
+            for name, (form, values) in {
+                **columns, "QUALITY": ("J", np.zeros(len(flux), np.int32)),
+            }.items()
+        ],
+        name="LIGHTCURVE",
+    )  # fmt: skip
+    table.header["BJDREFI"] = 2457000
+    primary = fits.PrimaryHDU()
+    primary.header.update({"TELESCOP": "TESS", "OBJECT": f"TIC {star}", "TICID": star, "SECTOR": 3})
+    sink = io.BytesIO()
+    fits.HDUList([primary, table]).writeto(sink)
+    return sink.getvalue()
+
+
+def parquet_bytes(
+    time_d: np.ndarray, flux: np.ndarray, *, names: Sequence[str] = ("a",), **options: Any
+) -> bytes:
+    """A Parquet file of one light curve under each of several names."""
+    count = len(names)
+    table = pa.table(
+        {"object_id": list(names), "time_btjd": [time_d] * count, "flux": [flux] * count}
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink, **options)
     return sink.getvalue()
 
 
@@ -106,6 +146,30 @@ def bombs() -> dict[str, bytes]:
         "html": b"<html><script>alert(1)</script>",
         "nothing": b"",
     }  # fmt: skip
+
+
+@functools.cache
+def curve_bombs() -> dict[str, bytes]:
+    """Light curves that claim or unpack to far more than they are, by name."""
+    time_d, flux = np.arange(100) / 720, np.ones(100)
+    many = np.zeros(3_000_000)
+    packed: dict[str, Any] = {"compression": "zstd"}
+    lying = bytearray(parquet_bytes(time_d, flux, use_dictionary=False))
+    lying[4:12] = b"\x15\x00\x15" + b"\xfe\xff\xff\xff\x0f"  # its first page claims 2 GB
+    long_text = "x" * 10_000_000
+    named: dict[str, bytes] = {
+        name: data for name, data in bombs().items() if "png" not in name and "jpeg" not in name
+    }
+    return named | {
+        "parquet that unpacks to 24 MB a column": parquet_bytes(many, many + 1, **packed),
+        "parquet that repeats one value": parquet_bytes(many, many, **packed),
+        "parquet of many rows": parquet_bytes(time_d, flux, names=["a"] * 10_000),
+        "parquet with a long name": parquet_bytes(time_d, flux, names=[long_text] * 50, **packed),
+        "parquet whose page lies": bytes(lying),
+        "parquet without footer": parquet_bytes(time_d, flux)[:-8],
+        "parquet of nothing": b"PAR1PAR1",
+        "time without end": curve_bytes(np.geomspace(1e-9, 1e300, 100), flux),
+    }
 
 
 def spoiled(good: Sequence[bytes], count: int, seed: int) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from astroray import ledger, surveys
 from astroray.actors.embed import Embedder, EmbedPlan
@@ -13,8 +14,12 @@ from astroray.actors.night import rank_night
 from astroray.actors.search import SearchPlan, rank_survey
 from astroray.config import to_dict
 from astroray.encoders import read_model_file
+from astroray.forecast.calibration import Calibration
+from astroray.forecast.model import Forecaster, ForecasterConfig
+from astroray.forecast.model_file import TrainedForecaster, load_forecaster, save_forecaster
 from astroray.ledger import RunRecord
 from benchmarks.nightly import begin_night
+from tests.light_curves_made import fluxes, times, write_mission
 from tests.scans import fit_model, small_config
 
 SURVEY = "sim:galaxies?count=160&seed=3"
@@ -66,8 +71,47 @@ def make_run(
     return run_dir
 
 
+def make_curve_run(folder: Path, *, num_stars: int = 12, options: str = "") -> str:
+    """The run directory of a scan of Kepler's light curves with waves; one star has dips."""
+    (folder / "kepler").mkdir()
+    for star in range(num_stars):
+        flux = fluxes(600, seed=star)
+        if star == 3:
+            flux[::40] *= 0.8
+        primary = {"OBJECT": f"KIC {star}", "KEPLERID": star, "RA_OBJ": 290 + star}
+        path = folder / "kepler" / f"kplr{star:09d}_llc.fits"
+        write_mission(path, time=times(num=600), flux=flux, primary=primary)
+    return make_run(folder, f"{folder}/kepler/*_llc.fits{options}", encoder="waves", k=2)
+
+
+def make_forecaster(path: str) -> TrainedForecaster:
+    """A forecaster of flares that has learnt nothing, in a file."""
+    torch.manual_seed(1)
+    save_forecaster(
+        path,
+        Forecaster(ForecasterConfig(width=16, num_layers=1, num_heads=2, dropout=0.0)),
+        method="full",
+        calibration=Calibration(slope=1.0, intercept=0.0),
+        alarm=0.5,
+        facts={},
+    )
+    return load_forecaster(path)
+
+
+class PlainForecaster:
+    """The forecaster in this process."""
+
+    def __init__(self, trained: TrainedForecaster) -> None:
+        self.trained = trained
+
+    async def forecast(self, items):
+        from astroray import serving  # loads Ray Serve
+
+        return await asyncio.to_thread(serving.forecast, items, self.trained)
+
+
 class PlainEncoder:
-    """The model in this process, one cutout at a time."""
+    """The model in this process, one row at a time."""
 
     def __init__(self, path: str) -> None:
         self.encoder = BatchEncoder(model_path=path, batch_size=1, device="cpu", num_threads=1)

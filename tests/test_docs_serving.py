@@ -18,10 +18,13 @@ from astroray.config import from_dict
 from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
 from astroray.web.archive import Archive
+from astroray.web.curve_uploads import CurveLimits
+from astroray.web.flares import build_flare_router
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
-from benchmarks.bad_uploads import fits_bytes
-from tests.served_run import SURVEY, PlainEncoder, make_run
+from benchmarks.bad_uploads import curve_bytes, fits_bytes
+from tests.flares_made import star
+from tests.served_run import SURVEY, PlainEncoder, PlainForecaster, make_forecaster, make_run
 
 DOCS = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
@@ -47,7 +50,10 @@ def environment(tmp_path_factory, free_port):
     folder = tmp_path_factory.mktemp("docs")
     archive = Archive(make_run(folder))
     tokens = Tokens(str(folder / "tokens.json"))
-    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens)
+    forecaster = PlainForecaster(make_forecaster(str(folder / "flares.model")))
+    routers = [build_flare_router(forecaster, archive.run_id, CurveLimits())]
+    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens, routers=routers)
+    (folder / "lc.fits").write_bytes(curve_bytes(*star(days=8.0)))
     shard = surveys.list_shards(SURVEY).shards[0]
     found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))
     (folder / "cutout.fits").write_bytes(fits_bytes(found.image_BCYX[0], found.bands))
@@ -94,3 +100,4 @@ def test_the_settings_that_are_shown_exist():
     limits = ServeConfig(run_dir="x").limits
     assert f"{limits.body_bytes // 2**20} MiB" in DOCS
     assert f"{limits.requests_per_s:g} requests a second" in DOCS
+    assert f"{limits.curves.curves} light curves and {limits.curves.cadences:,} cadences" in DOCS

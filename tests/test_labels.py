@@ -1,7 +1,9 @@
 """The label log: nothing is lost, nothing is changed, undoing is one more line."""
 
+import json
 import threading
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -54,6 +56,82 @@ def test_two_sessions_and_many_threads_lose_nothing(tmp_path, monkeypatch):
     assert {label.object_id for label in found} == {f"{n}-{i}" for n in range(4) for i in range(12)}
     assert len({label.label_id for label in found}) == len(found) == 48
     assert len(storage.list_names(str(tmp_path / "labels"))) == 6
+
+
+def write_part(folder, session, part, lines):
+    """A part as a server of another session publishes it: `lines` are (number, object, time)."""
+    text = "".join(
+        json.dumps(
+            {
+                "object_id": name, "user": session, "model_id": "m", "interest": 3, "kind": "",
+                "why": "", "undoes": "", "label_id": f"{session}:{number}", "time": time,
+            }
+        )
+        + "\n"
+        for number, name, time in lines
+    )  # fmt: skip
+    storage.publish(
+        storage.join(str(folder), "labels", f"{session}-{part:04d}.jsonl"), text.encode()
+    )
+
+
+def test_a_label_among_a_hundred_thousand_reads_nothing_of_them_again(tmp_path, monkeypatch):
+    lines = [(i, f"o{i}", f"2026-01-01T{i:08d}") for i in range(100_000)]
+    size = labels.LABELS_A_PART
+    monkeypatch.setattr(storage, "_sync_folder", lambda folder: None)
+    for start in range(0, len(lines), size):
+        write_part(tmp_path, "other", start // size, lines[start : start + size])
+    num_files = -(-len(lines) // size)
+    read: list[str] = []
+    read_bytes = storage.read_bytes
+    monkeypatch.setattr(storage, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    log = LabelLog(str(tmp_path))
+    assert len(log.standing().labels) == 100_000
+    assert len(read) == num_files
+    read.clear()
+    for number in range(5):
+        log.append(say(f"new{number}"))
+        assert log.standing().num_lines == 100_001 + number
+    assert read == []
+    last = lines[num_files * size - size :]
+    write_part(tmp_path, "other", num_files - 1, [*last, (100_000, "late", "2026-01-02")])
+    assert "late" in {label.object_id for label in log.standing().labels}
+    assert read == [str(tmp_path / "labels" / f"other-{num_files - 1:04d}.jsonl")]
+
+
+def test_what_is_kept_says_the_same_as_what_is_read_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "LABELS_A_PART", 4)
+    kept, other = LabelLog(str(tmp_path)), LabelLog(str(tmp_path))
+    random = np.random.default_rng(1)
+    for _ in range(60):
+        log = (kept, other)[random.integers(2)]
+        standing = log.standing().labels
+        if standing and random.random() < 0.3:
+            one = standing[random.integers(len(standing))]
+            log.append(say(one.object_id, one.user, undoes=one.label_id))
+        else:
+            log.append(say("abc"[random.integers(3)], interest=int(random.integers(1, 6))))
+        fresh = LabelLog(str(tmp_path))
+        assert kept.read() == fresh.read()
+        assert kept.standing() == fresh.standing()
+        assert sorted(current_labels(fresh.read()), key=str) == sorted(
+            fresh.standing().labels, key=str
+        )
+
+
+def test_a_line_or_a_file_that_is_taken_away_is_gone_and_clocks_may_differ(tmp_path):
+    write_part(tmp_path, "a", 0, [(0, "x", "2026-01-02"), (1, "y", "2026-01-03")])
+    log = LabelLog(str(tmp_path))
+    log.append(say("own"))
+    assert len(log.standing().labels) == 3
+    write_part(tmp_path, "b", 0, [(0, "z", "2026-01-01")])
+    assert [label.object_id for label in log.read()] == ["z", "x", "y", "own"]
+    write_part(tmp_path, "a", 0, [(0, "x", "2026-01-02")])
+    assert [label.object_id for label in log.read()] == ["z", "x", "own"]
+    (tmp_path / "labels" / "b-0000.jsonl").unlink()
+    assert [label.object_id for label in log.standing().labels] == ["x", "own"]
+    early = [say("x", "a", undoes="a:0")]
+    assert current_labels([*log.read(), *early]) == [log.read()[-1]]
 
 
 def test_a_label_that_could_not_be_written_is_not_in_the_log(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, confi
     for asker in askers:
         asker.start()
     assert half_done.wait(60)
-    ray.kill(_replicas("CutoutEncoder")[0], no_restart=True)
+    ray.kill(_replicas("ModelHolder")[0], no_restart=True)
     for asker in askers:
         asker.join()
     assert not wrong

@@ -12,10 +12,10 @@ from astroray.errors import ConfigError
 from astroray.explain import explain_object
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
-from astroray.web.archive import Archive, served_run
-from benchmarks.bad_uploads import fits_bytes
-from tests.light_curves_made import fluxes, times, write_mission
-from tests.served_run import make_run
+from astroray.web.archive import Archive
+from benchmarks.bad_uploads import fits_bytes, parquet_bytes
+from tests.light_curves_made import fluxes, times
+from tests.served_run import make_curve_run, make_run
 
 SURVEY = "sim:galaxies?count=120&seed=3&shard_rows=40"
 
@@ -30,13 +30,7 @@ def night(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("curves")
-    (folder / "kepler").mkdir()
-    for star in range(8):
-        primary = {"OBJECT": f"KIC {star}", "KEPLERID": star}
-        path = folder / "kepler" / f"kplr{star:09d}_llc.fits"
-        write_mission(path, time=times(num=300), flux=fluxes(300, seed=star), primary=primary)
-    return make_run(folder, f"{folder}/kepler/*_llc.fits", encoder="waves", k=2)
+    return make_curve_run(tmp_path_factory.mktemp("curves"), num_stars=8)
 
 
 def run(*arguments):
@@ -111,7 +105,7 @@ def test_what_cannot_be_searched_is_one_line(night, tmp_path, content, message):
     assert "Traceback" not in result.output
 
 
-def test_light_curves_are_searched_and_explained_by_name_and_take_no_file(curves, tmp_path):
+def test_light_curves_are_searched_and_explained_by_name_and_by_a_file(curves, tmp_path):
     name = Archive(curves).table["object_id"][0].as_py()
     found = find_similar(curves, name, 2)
     explained = explain_object(curves, name)
@@ -120,10 +114,13 @@ def test_light_curves_are_searched_and_explained_by_name_and_take_no_file(curves
     assert explained.encoded == "read and encoded again, equal to the last bit"
     (tmp_path / "x.png").write_bytes(b"\x89PNG")
     result = run(curves, tmp_path / "x.png")
-    assert result.exit_code == 2
-    assert "is a run of light curves and has no object" in result.output
-    with pytest.raises(ConfigError, match="only cutouts are served"):
-        served_run(curves)
+    assert result.exit_code in (1, 2)
+    assert "expected a FITS file (plain or gzip) or a Parquet file" in result.output
+    path = tmp_path / "two.parquet"
+    path.write_bytes(parquet_bytes(times(num=600), fluxes(600, seed=6), names=["x", "y"]))
+    assert "say which one with row=0" in run(curves, path).output
+    answer = json.loads(run(curves, path, "--row", 1, "--n", 1, "--json").output)
+    assert answer["neighbors"][0]["object_id"] == "KIC 6 Q2"
 
 
 def test_a_run_without_a_search_is_refused(tmp_path):

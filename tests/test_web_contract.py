@@ -13,9 +13,11 @@ from schemathesis.specs.openapi.checks import (
 
 from astroray.web.app import build_app
 from astroray.web.archive import Archive
+from astroray.web.curve_uploads import CurveLimits
+from astroray.web.flares import build_flare_router
 from astroray.web.guard import Limits
 from astroray.web.security import Tokens
-from tests.served_run import PlainEncoder, make_run
+from tests.served_run import PlainEncoder, PlainForecaster, make_forecaster, make_run
 
 CHECKS = [
     not_a_server_error, content_type_conformance, response_schema_conformance,
@@ -24,7 +26,7 @@ CHECKS = [
 OPERATIONS = [
     "GET /v1/run", "GET /v1/catalog", "GET /v1/cone", "GET /v1/objects/{object_id}/cutout.png",
     "GET /v1/objects/{object_id}", "GET /v1/similar", "POST /v1/similar", "POST /v1/score",
-    "POST /v1/embed", "GET /v1/audit", "GET /healthz", "GET /readyz",
+    "POST /v1/embed", "GET /v1/audit", "POST /v1/flares/forecast", "GET /healthz", "GET /readyz",
 ]  # fmt: skip
 NUM_EXAMPLES = 15
 
@@ -35,11 +37,13 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("contract")
     archive = Archive(make_run(folder))
     tokens = Tokens(str(folder / "tokens.json"))
+    forecaster = PlainForecaster(make_forecaster(str(folder / "flares.model")))
     app = build_app(
         archive,
         PlainEncoder(archive.model_path),
         tokens=tokens,
         limits=Limits(requests_per_s=1e9, burst=10**9),
+        routers=[build_flare_router(forecaster, archive.run_id, CurveLimits())],
     )
     secret = tokens.issue("all", ["admin"])
     return app, {"Authorization": f"Bearer {secret}"}

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +16,7 @@ from astroray.surveys.shards import Reject, Shard
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["StarPlace", "collect_windows", "read_windows", "write_windows"]
+__all__ = ["StarPlace", "collect_windows", "read_windows", "star_windows", "write_windows"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,16 +37,23 @@ def collect_windows(
     """
     from astroray.surveys.light_curves import read_light_curves
 
-    rejects: list[Reject] = []
-    by_star: dict[str, list[LightCurve]] = {}
     try:
-        for item in read_light_curves(shard):
-            if isinstance(item, Reject):
-                rejects.append(item)
-            else:
-                by_star.setdefault(item.object_id, []).append(item)
+        return star_windows(read_light_curves(shard), unanswered=unanswered)
     except DataError as error:
         return None, [Reject.of_shard(error)], {}
+
+
+def star_windows(
+    items: Iterable["LightCurve | Reject"], *, unanswered: bool = False
+) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
+    """The same of light curves that are at hand."""
+    rejects: list[Reject] = []
+    by_star: dict[str, list[LightCurve]] = {}
+    for item in items:
+        if isinstance(item, Reject):
+            rejects.append(item)
+        else:
+            by_star.setdefault(item.object_id, []).append(item)
     parts = []
     for curves in by_star.values():
         curves.sort(key=lambda curve: curve.time_d[0])

@@ -9,7 +9,7 @@ index.html          reliability, and the stars most likely to flare next
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,12 +19,13 @@ import pyarrow as pa
 from astroray import ledger, provenance, schema, storage, workers
 from astroray.errors import ConfigError, DataError
 from astroray.flares.windows import Windows
-from astroray.forecast.collect import StarPlace, collect_windows
+from astroray.forecast.collect import StarPlace, collect_windows, star_windows
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.train import flare_shards
+from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject, Shard
 
-__all__ = ["ForecastConfig", "ForecastRecord", "forecast_flares"]
+__all__ = ["ForecastConfig", "ForecastRecord", "forecast_curves", "forecast_flares"]
 
 Show = Callable[[str], None]
 
@@ -106,15 +107,32 @@ def forecast_shard(
     shard: Shard, model: str
 ) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
     """FORECASTS of one shard, its rejects, and windows left out by reason."""
+    found = collect_windows(shard, unanswered=True)
+    return _forecast(found, load_forecaster(model), shard.name)
+
+
+def forecast_curves(
+    items: Iterable[LightCurve | Reject], trained: TrainedForecaster, name: str
+) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
+    """The same of light curves that are at hand; `name` stands for that of their shard."""
+    return _forecast(star_windows(items, unanswered=True), trained, name)
+
+
+def _forecast(
+    found: tuple[Windows | None, list[Reject], Mapping[str, StarPlace]],
+    trained: TrainedForecaster,
+    name: str,
+) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
     from astroray.forecast.fit import forecast_logits
 
-    windows, rejects, places = collect_windows(shard, unanswered=True)
-    if windows is None or not len(windows):
-        return None, rejects, dict(windows.dropped) if windows else {}
-    trained = load_forecaster(model)
+    windows, rejects, places = found
+    if windows is None:
+        return None, rejects, {}
+    dropped = {reason: count for reason, count in windows.dropped.items() if count}
+    if not len(windows):
+        return None, rejects, dropped
     probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
-    table = _table(windows, probability_W, places, shard.name, trained.alarm)
-    return table, rejects, {reason: n for reason, n in windows.dropped.items() if n}
+    return _table(windows, probability_W, places, name, trained.alarm), rejects, dropped
 
 
 def _run(

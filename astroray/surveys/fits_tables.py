@@ -114,12 +114,14 @@ class Hdu:
         return values
 
 
-def read_hdus(path: str) -> list[Hdu]:
+def read_hdus(path: str, data: bytes | None = None) -> list[Hdu]:
     """All HDUs of a FITS file, plain or gzipped, checked to be whole; its bytes are read once.
+
+    data  its bytes where they are at hand; then `path` is only what errors call it
 
     Raises FileError where it is missing, ShardError where it is truncated or no FITS file.
     """
-    data = storage.read_bytes(path)
+    data = storage.read_bytes(path) if data is None else data
     if data[:2] == _GZIP_MAGIC:
         try:
             data = gzip.decompress(data)

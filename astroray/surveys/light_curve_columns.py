@@ -4,6 +4,7 @@ A row of a Parquet file, or a whole npz file, is one object. Columns go by well-
 not in the file (zero point of time, mission) the user says in the survey's options.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -84,19 +85,25 @@ def read_arrays(path: str, stated: Stated) -> RawCurve:
 
 def check_parquet(path: str, stated: Stated) -> int:
     """Rows of the file. Raises ShardError where it is no Parquet, SchemaError without columns."""
-    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
+    with _opened(path) as file:
         _choose_lists(file.schema_arrow, stated, path)
         return int(file.metadata.num_rows)
 
 
 def read_rows(
-    path: str, stated: Stated, rows: Sequence[int] | None, name: str
+    path: str,
+    stated: Stated,
+    rows: Sequence[int] | None,
+    name: str,
+    data: bytes | None = None,
 ) -> Iterator[tuple[int, RawCurve | Reject]]:
     """Rows of a Parquet file, or only `rows`, in order; `name` is that of the shard.
 
+    data  the file's bytes where they are at hand; then `path` is only what errors call it
+
     Raises ShardError where the file cannot be read, SchemaError where columns are missing.
     """
-    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
+    with _opened(path, data) as file:
         chosen = _choose_lists(file.schema_arrow, stated, path)
         start = 0
         for group in range(file.num_row_groups):
@@ -107,9 +114,19 @@ def read_rows(
             start = stop
 
 
-def _open_parquet(copy: str, path: str) -> pq.ParquetFile:
+@contextlib.contextmanager
+def _opened(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
+    if data is not None:
+        with _open_parquet(pa.BufferReader(data), path) as file:
+            yield file
+        return
+    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
+        yield file
+
+
+def _open_parquet(source: str | pa.NativeFile, path: str) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(copy, page_checksum_verification=True)
+        file = pq.ParquetFile(source, page_checksum_verification=True)
         groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
         sizes = [group.num_rows for group in groups]
         if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:

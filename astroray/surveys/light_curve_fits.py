@@ -47,15 +47,22 @@ def is_light_curve(hdus: fits.HDUList) -> bool:
     return telescope in ("kepler", "tess") and any(hdu.name == "LIGHTCURVE" for hdu in hdus)
 
 
-def read_fits(path: str, *, flux: str, otherwise_zero: str, otherwise_mission: Mission) -> RawCurve:
+def read_fits(
+    path: str,
+    *,
+    flux: str,
+    otherwise_zero: str,
+    otherwise_mission: Mission,
+    data: bytes | None = None,
+) -> RawCurve:
     """The light curve in a FITS file; only the columns of time, flux, error and quality are read.
 
     `flux` is pdcsap or sap; `otherwise_zero` and `otherwise_mission` count where the header does
-    not say.
+    not say; `data` are its bytes where they are at hand.
     Raises FileError or ShardError where the file cannot be read, SchemaError where it has no such
     columns or its header contradicts itself.
     """
-    hdus = read_hdus(path)
+    hdus = read_hdus(path, data)
     table = find_table(hdus, names=_TABLES[flux], column="TIME")
     if table is None:
         raise SchemaError(

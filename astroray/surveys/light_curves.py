@@ -14,7 +14,7 @@ Examples of surveys:
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -142,9 +142,11 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
 
 
 def read_light_curves(
-    shard: Shard, *, rows: Sequence[int] | None = None
+    shard: Shard, *, rows: Sequence[int] | None = None, contents: Mapping[str, bytes] | None = None
 ) -> Iterator[LightCurve | Reject]:
     """All light curves of the shard, or only `rows`, in row order; each row gives one item.
+
+    contents  by path, the bytes of FITS or Parquet files that are at hand and in no storage
 
     What is bad of one object is a Reject of its row.
     Raises ShardError where a table of many objects cannot be read as a whole.
@@ -155,14 +157,14 @@ def read_light_curves(
     path_of = {row: file.path for row, file in enumerate(shard.inputs)}
     if shard.params["kind"] in _TABLES:
         try:
-            for row, raw in _read_table(shard, options, rows):
+            for row, raw in _read_table(shard, options, rows, contents or {}):
                 yield _settle(raw, row, f"row {row} of {path_of[0]}", options)
         except (SchemaError, FileError) as error:
             raise ShardError(str(error)) from None
         return
     kind, folder = str(shard.params["kind"]), str(shard.params["folder"])
     for row in path_of if rows is None else sorted(set(rows)):
-        raw = _read_file(path_of[row], row, kind, options)
+        raw = _read_file(path_of[row], row, kind, options, contents or {})
         if isinstance(raw, RawCurve) and not raw.object_id:  # named after its file, as pictures are
             (name,) = Objects.from_files([path_of[row]], folder).object_id_N
             raw = dataclasses.replace(raw, object_id=name or f"{shard.name}:{row}")
@@ -170,19 +172,22 @@ def read_light_curves(
 
 
 def read_shard(
-    shard: Shard, *, rows: Sequence[int] | None = None
+    shard: Shard, *, rows: Sequence[int] | None = None, contents: Mapping[str, bytes] | None = None
 ) -> Iterator[LightCurves | Reject]:
     """The same as slices of a few light curves, and rejects, in row order.
 
     A star that a mission saw several times has as many rows, so its quarter, campaign or sector,
     or else its first day, is part of their identifiers: "KIC 9726699 Q2", "TIC 25118964 BTJD 1325".
+    `contents` are as `read_light_curves` has them.
     Raises ShardError as `read_light_curves` does.
     """
     pending: list[LightCurve] = []
     num_values = 0
     window = int(shard.params.get("window", 0))
     for found in (
-        _read_windows(shard, window, rows) if window else read_light_curves(shard, rows=rows)
+        _read_windows(shard, window, rows, contents)
+        if window
+        else read_light_curves(shard, rows=rows, contents=contents)
     ):
         size = len(found.flux) if isinstance(found, LightCurve) else _SLICE_CADENCES
         if pending and num_values + size > _SLICE_CADENCES:
@@ -198,12 +203,12 @@ def read_shard(
 
 
 def _read_windows(
-    shard: Shard, window: int, rows: Sequence[int] | None
+    shard: Shard, window: int, rows: Sequence[int] | None, contents: Mapping[str, bytes] | None
 ) -> Iterator[LightCurve | Reject]:
     """Each light curve in pieces of so many cadences; of each row the curve's, then the piece's."""
     wanted = None if rows is None else set(rows)
     whole = None if rows is None else sorted({row // ROWS_PER_CURVE for row in rows})
-    for found in read_light_curves(shard, rows=whole):
+    for found in read_light_curves(shard, rows=whole, contents=contents):
         if isinstance(found, Reject):
             yield dataclasses.replace(found, row=(found.row or 0) * ROWS_PER_CURVE)
             continue
@@ -244,10 +249,12 @@ def _settle(
         )
 
 
-def _read_file(path: str, row: int, kind: str, options: LightCurveOptions) -> RawCurve | Reject:
+def _read_file(
+    path: str, row: int, kind: str, options: LightCurveOptions, contents: Mapping[str, bytes]
+) -> RawCurve | Reject:
     """What a file of one object says."""
     try:
-        return _parse(path, kind, options)
+        return _parse(path, kind, options, contents.get(path))
     except FileError as error:
         return reject(row, fault_kind(path), str(error))
     except SchemaError as error:
@@ -256,14 +263,18 @@ def _read_file(path: str, row: int, kind: str, options: LightCurveOptions) -> Ra
         return reject(row, "corrupt", str(error))
 
 
-def _parse(path: str, kind: str, options: LightCurveOptions) -> RawCurve:
+def _parse(path: str, kind: str, options: LightCurveOptions, data: bytes | None = None) -> RawCurve:
     if kind == "npz":
         return columns.read_arrays(path, _stated(options))
     if kind == "text":
         return text.read_text(path, _stated(options), names=_names(options))
     mission = cast(Mission, options.mission)
     return read_fits(
-        path, flux=options.flux, otherwise_zero=options.time, otherwise_mission=mission
+        path,
+        flux=options.flux,
+        otherwise_zero=options.time,
+        otherwise_mission=mission,
+        data=data,
     )
 
 
@@ -327,11 +338,14 @@ def _count(path: str, kind: str, options: LightCurveOptions) -> int:
 
 
 def _read_table(
-    shard: Shard, options: LightCurveOptions, rows: Sequence[int] | None
+    shard: Shard,
+    options: LightCurveOptions,
+    rows: Sequence[int] | None,
+    contents: Mapping[str, bytes],
 ) -> Iterator[tuple[int, RawCurve | Reject]]:
     path = shard.inputs[0].path
     if shard.params["kind"] == "parquet":
-        yield from columns.read_rows(path, _stated(options), rows, shard.name)
+        yield from columns.read_rows(path, _stated(options), rows, shard.name, contents.get(path))
         return
     wanted = None if rows is None else set(rows)
     for row, raw in enumerate(_read_measurements(path, options)):

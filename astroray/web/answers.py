@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, create_model
 from astroray import schema
 from astroray.web.rows import COLUMNS
 
-__all__ = ["Embedding", "Neighborhood", "Page", "Run", "Score"]
+__all__ = ["Embedding", "Forecasts", "Neighborhood", "Page", "Score"]
 
 _TYPES: Mapping[pa.DataType, Any] = {
     pa.string(): str,
@@ -53,8 +53,10 @@ class Run(Answer):
     k: int = Field(description="neighbors that the score looks at")
     score: str = Field(description="kth: distance to the k-th neighbor; mean: mean of the k")
     proof: str = Field(description="what is proven of the top of the list")
-    bands: list[str] = Field(description="what an upload needs to have")
-    pixels: str = Field(description="flux: upload FITS; display: upload pictures")
+    modality: str = Field(description="images or light_curves: what an upload is")
+    input: str = Field(description="what the model makes of an upload")
+    bands: list[str] = Field(description="of images: what an upload needs to have")
+    pixels: str | None = Field(description="of images: flux, upload FITS; display, pictures")
     versions: dict[str, str]
 
 
@@ -105,6 +107,34 @@ class Score(Neighborhood):
     )
     num_objects: int
     processing_flags: int = Field(description=schema.FLAGS.metadata[b"doc"].decode())
+
+
+_WINDOW: dict[str, Any] = {
+    name: _field(schema.FORECASTS.field(name))
+    for name in ("object_id", "end", "time_zero", "probability", "alarm", "newest", "flared")
+}
+Window: Any = create_model(
+    "Window",
+    __doc__="One window of a star's light curves and what it forecasts.",
+    **_WINDOW,
+)
+
+
+class Rejected(BaseModel):
+    """A light curve that gives no forecast."""
+
+    row: int = Field(description="of the file")
+    reason: str
+
+
+class Forecasts(Answer):
+    """Forecasts of flares; model_id is that of the forecaster."""
+
+    alarm: float = Field(description="probability from which a flare is forecast")
+    windows: list[Window] = Field(description="by star and time")
+    dropped: dict[str, int] = Field(description="windows left out, by reason")
+    num_rejected: int = Field(description="light curves that give no forecast")
+    rejects: list[Rejected] = Field(description="the first of them")
 
 
 class Problem(BaseModel):

@@ -9,7 +9,6 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from astroray import __version__
 from astroray.encoders import read_model_file
-from astroray.preparation import Preparation
 from astroray.web.archive import Archive
 from astroray.web.guard import AuditLog, Guard, Limits
 from astroray.web.reference import render_reference
@@ -50,7 +49,6 @@ def build_app(
         responses={},
     )
     preparation = read_model_file(archive.model_path).preparation
-    assert isinstance(preparation, Preparation)  # an archive is one of images
     for router in (build_router(archive, encoder, preparation, limits, audit), *routers):
         app.include_router(router)
     _add_open_routes(app, encoder)

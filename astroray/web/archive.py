@@ -9,6 +9,7 @@ import functools
 import logging
 import math
 import os
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,13 +18,15 @@ import pyarrow.compute as pc
 
 from astroray import ledger, sky, storage, surveys, versions
 from astroray.actors.search import embedding_matrix, read_embeddings
+from astroray.curve_pictures import render_curve
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.lookup import nearest_of
-from astroray.surveys.shards import Cutouts
+from astroray.surveys.light_curve_rows import LightCurves
+from astroray.surveys.shards import Cutouts, ModalityName, Reject
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest", "finished_run", "served_run"]
+__all__ = ["Archive", "Nearest", "finished_run"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -52,17 +55,6 @@ def finished_run(run_dir: str) -> RunRecord:
     if not record.proof:
         raise ConfigError(
             f"{run_dir} holds a run without a search, expected the --out of a scan or night"
-        )
-    return record
-
-
-def served_run(run_dir: str) -> RunRecord:
-    """The record of a run that can be served. Raises ConfigError where it is not one of images."""
-    record = finished_run(run_dir)
-    if record.model.get("modality", "images") != "images":
-        raise ConfigError(
-            f"{run_dir} is a run of light curves, expected one of images: only cutouts are served "
-            f"so far; open {run_dir}/report/index.html or see `astroray similar`"
         )
     return record
 
@@ -102,6 +94,16 @@ class Archive:
     def model_path(self) -> str:
         """The model's file."""
         return storage.join(self.run_dir, "model", "model.safetensors")
+
+    @property
+    def modality(self) -> ModalityName:
+        """What its objects are."""
+        return "light_curves" if self.record.model.get("modality") == "light_curves" else "images"
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """How the survey's files are read, as its first shard has it."""
+        return next(iter(self._shards.values())).params if self._shards else {}
 
     @property
     def k(self) -> int:
@@ -199,21 +201,32 @@ class Archive:
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
 
-    def _picture(self, row: int, size_px: int, band: str = "") -> bytes | None:
+    def _picture(self, row: int, size_px: int, band: str = "", aspect: int = 1) -> bytes | None:
         """PNG of an object, read from the survey's own file; None where that is gone.
 
-        With `band` that one alone, or None where the object has none of that name.
+        Of a cutout with `band` that one alone, or None where the object has none of that name. A
+        light curve is drawn `aspect` times as wide as high.
         """
         place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
         shard = self._shards[place["shard"]]
         try:
             for item in surveys.read_shard(shard, rows=[place["row"]]):
-                if isinstance(item, Cutouts) and place["row"] in item.row_B:
+                if isinstance(item, Reject) or place["row"] not in item.row_B:
+                    continue
+                at = list(item.row_B).index(place["row"])
+                if isinstance(item, LightCurves):
+                    return render_curve(
+                        item.curve_B[at],
+                        width_px=aspect * size_px,
+                        height_px=size_px,
+                        format="PNG",
+                    )
+                if isinstance(item, Cutouts):
                     planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
                     if not planes:
                         return None
                     return render_thumbnail(
-                        item.image_BCYX[list(item.row_B).index(place["row"])][planes],
+                        item.image_BCYX[at][planes],
                         bands=[item.bands[plane] for plane in planes],
                         pixels=item.pixels,
                         size_px=size_px,

@@ -14,6 +14,7 @@ from astroray.errors import DataError
 __all__ = ["check_fits", "unpack"]
 
 GZIP_MAGIC = b"\x1f\x8b"
+FITS_MAGIC = b"SIMPLE  ="
 _BLOCK = 2880
 _CARD = 80
 _MAX_HEADER_BLOCKS = 64
@@ -25,12 +26,20 @@ _SIZES = re.compile(rb"BITPIX|NAXIS[0-9]*|PCOUNT|GCOUNT|TFIELDS|ZNAXIS[0-9]*")
 
 
 def unpack(data: bytes, *, max_bytes: int) -> bytes:
-    """The bytes of a gzip upload, of others themselves. Raises DataError above `max_bytes`."""
+    """The bytes of a FITS file in a gzip upload, of other uploads themselves.
+
+    Raises DataError above `max_bytes`, and where a gzip holds anything but FITS.
+    """
     if not data.startswith(GZIP_MAGIC):
         return data
     unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        plain = unpacker.decompress(data, max_bytes + 1)
+        plain = unpacker.decompress(data, _BLOCK)
+        if not plain.startswith(FITS_MAGIC):
+            raise DataError(
+                f"the gzip stream begins with {plain[:8]!r}, expected a FITS file in it"
+            )
+        plain += unpacker.decompress(unpacker.unconsumed_tail, max_bytes + 1 - len(plain))
     except zlib.error as error:
         raise DataError(f"the gzip stream is broken: {error}; pack the file again") from None
     if len(plain) > max_bytes:

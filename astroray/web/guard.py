@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from astroray.errors import ConfigError
+from astroray.web.curve_uploads import CurveLimits
 from astroray.web.security import CHALLENGE, Token, Tokens, secret_of
 
 __all__ = ["AuditLog", "Guard", "Limits"]
@@ -54,6 +55,8 @@ class Limits:
     """Longest time that an upload may take."""
     pixels: int = 4_194_304
     """Most pixels of an upload, over all bands."""
+    curves: CurveLimits = dataclasses.field(default_factory=CurveLimits)
+    """Most light curves and cadences of an upload."""
     in_flight: int = 64
     """Requests that one replica works on at once; more are told to come again."""
     requests_per_s: float = 100.0

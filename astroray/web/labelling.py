@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 from astroray.errors import ConfigError
 from astroray.interest import Learnt, Reranker
 from astroray.label_queue import next_objects
-from astroray.labels import MAX_TEXT, Label, LabelLog, current_labels, interest_of
+from astroray.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
 from astroray.report import FLAG_WORDS, survey_name
 from astroray.templates import load_template
 from astroray.web.archive import Archive
@@ -32,6 +32,8 @@ INTERESTING = 4
 """From this interest on an object counts as interesting."""
 NUM_NEIGHBORS = 5
 PICTURE_SIZES = (96, 480)
+ASPECT = 2
+"""Of the large picture of a light curve, width over height."""
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -114,24 +116,25 @@ class _Desk:
             survey=survey_name(record.survey),
             num_objects=len(self.archive.table),
             bands=self._bands,
+            is_curves=self.archive.modality == "light_curves",
+            aspect=ASPECT,
         )
 
     def queue(self, wanted: Wanted, caller: Caller) -> dict[str, Any]:
         """The next objects for this person, and how far the labelling is."""
-        labels = self.log.read()
-        standing = current_labels(labels)
-        mine = {label.object_id for label in standing if label.user == caller.name}
+        log = self.log.standing()
+        mine = {label.object_id for label in log.labels if label.user == caller.name}
         done = {*mine, *wanted.shown}
         is_done_N = np.zeros(len(self.archive.table), bool)
         rows = [self.archive.find(object_id) for object_id in done]
         is_done_N[[row for row in rows if row is not None]] = True
-        learnt = self._learn(labels)
+        learnt = self._learn(log)
         chosen = next_objects(
-            learnt, self._certified_N, is_done_N, size=wanted.size, seed=len(labels)
+            learnt, self._certified_N, is_done_N, size=wanted.size, seed=log.num_lines
         )
         return {
             "objects": [self._describe(item.row) | {"why": item.why} for item in chosen],
-            "progress": self._progress(standing, caller.name),
+            "progress": self._progress(log.labels, caller.name),
         }
 
     def label(self, said: Said, caller: Caller) -> dict[str, Any]:
@@ -148,24 +151,17 @@ class _Desk:
         except ConfigError as error:
             raise HTTPException(422, str(error)) from None
         written = self.log.append(label)
-        standing = current_labels(self.log.read())
         return {
             "label_id": written.label_id,
-            "progress": self._progress(standing, caller.name),
+            "progress": self._progress(self.log.standing().labels, caller.name),
         }
 
     def undo(self, caller: Caller) -> dict[str, Any]:
         """Takes back the last label of this person that stands; 404 where there is none."""
-        labels = self.log.read()
-        undone = {label.undoes for label in labels if label.undoes}
-        mine = [
-            label
-            for label in labels
-            if label.user == caller.name and not label.undoes and label.label_id not in undone
-        ]
+        mine = [label for label in self.log.standing().labels if label.user == caller.name]
         if not mine:
             raise HTTPException(404, f"{caller.name} has no label that could be taken back")
-        last = mine[-1]
+        last = max(mine, key=lambda label: (label.time, label.label_id))
         self.log.append(
             Label(
                 object_id=last.object_id,
@@ -174,22 +170,22 @@ class _Desk:
                 undoes=last.label_id,
             )
         )
-        standing = current_labels(self.log.read())
         row = self.archive.find(last.object_id)
         return {
             "object": None if row is None else self._describe(row) | {"why": last.why},
             "undone": dataclasses.asdict(last),
-            "progress": self._progress(standing, caller.name),
+            "progress": self._progress(self.log.standing().labels, caller.name),
         }
 
     def labelled(
         self, caller: Caller, limit: Annotated[int, Query(ge=1, le=1000)] = 60
     ) -> dict[str, Any]:
         """What this person has labelled, newest first."""
-        standing = [one for one in current_labels(self.log.read()) if one.user == caller.name]
-        standing.sort(key=lambda label: label.time, reverse=True)
+        standing = self.log.standing().labels
+        mine = [label for label in standing if label.user == caller.name]
+        mine.sort(key=lambda label: label.time, reverse=True)
         objects = []
-        for label in standing[:limit]:
+        for label in mine[:limit]:
             row = self.archive.find(label.object_id)
             if row is not None:
                 said = {"interest": label.interest, "kind": label.kind, "why": label.why}
@@ -206,7 +202,8 @@ class _Desk:
         """PNG of an object; with `band` of that band alone."""
         if not 0 <= row < len(self.archive.table) or size not in PICTURE_SIZES:
             raise HTTPException(404, f"no picture {row} of size {size}")
-        png = self.archive.picture(row, size, band)
+        is_wide = self.archive.modality == "light_curves" and size == PICTURE_SIZES[-1]
+        png = self.archive.picture(row, size, band, ASPECT if is_wide else 1)
         if png is None:
             raise HTTPException(404, f"the survey's file of object {row} cannot be read")
         headers = {"Cache-Control": "private, max-age=3600"}
@@ -214,14 +211,14 @@ class _Desk:
 
     @functools.cached_property
     def _bands(self) -> list[str]:
-        bands: list[str] = self.archive.record.model["bands"]
+        bands: list[str] = self.archive.record.model.get("bands", [])
         return bands
 
-    def _learn(self, labels: list[Label]) -> Learnt | None:
+    def _learn(self, log: Standing) -> Learnt | None:
         """What the labels of all people say; learnt anew only where there are more of them."""
         with self._lock:
-            if self._learnt[0] != len(labels):
-                interest = interest_of(labels)
+            if self._learnt[0] != log.num_lines:
+                interest = interest_of(log.labels)
                 found = [(self.archive.find(name), value) for name, value in interest.items()]
                 pairs = [(row, value) for row, value in found if row is not None]
                 learnt = None
@@ -230,7 +227,7 @@ class _Desk:
                     learnt = self.reranker.learn(
                         row_M, (np.array([value for _, value in pairs]) - 1) / 4
                     )
-                self._learnt = (len(labels), learnt)
+                self._learnt = (log.num_lines, learnt)
             return self._learnt[1]
 
     def _describe(self, row: int) -> dict[str, Any]:

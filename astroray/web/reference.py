@@ -26,7 +26,7 @@ def _endpoint(
     is_open = not operation.get("security")
     words = ["curl"]
     words += [] if is_open else ['-H "Authorization: Bearer $TOKEN"']
-    words += ["--data-binary @cutout.fits -H 'Content-Type: application/fits'"] if is_upload else []
+    words += ["--data-binary @FILE.fits -H 'Content-Type: application/fits'"] if is_upload else []
     example = path.replace("{object_id}", "ID")
     required = [p["name"] for p in operation.get("parameters", []) if p["required"]]
     query = "&".join(f"{name}=..." for name in required if f"{{{name}}}" not in path)
@@ -39,6 +39,7 @@ def _endpoint(
         "curl": " ".join(words),
         "is_open": is_open,
         "is_upload": is_upload,
+        "body": operation.get("requestBody", {}).get("description", ""),
         "parameters": [_parameter(one) for one in operation.get("parameters", [])],
         "answers": [
             {"status": status, "text": answer["description"], "fields": _fields(document, answer)}

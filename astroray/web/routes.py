@@ -1,7 +1,9 @@
 """The endpoints below /v1: what each takes and gives."""
 
+import contextlib
 import functools
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Protocol
 from urllib.parse import urlencode
 
@@ -11,15 +13,16 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
-from astroray.preparation import Preparation
+from astroray.modalities import AnyPreparation
+from astroray.surveys.shards import ModalityName
 from astroray.web import answers, cone
 from astroray.web.archive import Archive, Nearest
 from astroray.web.guard import AuditLog, Limits
 from astroray.web.rows import Rows
 from astroray.web.security import needs
-from astroray.web.uploads import MEDIA_TYPES, UnknownFormatError, read_upload
+from astroray.web.uploads import FORMATS, MEDIA_TYPES, Beside, UnknownFormatError, read_upload
 
-__all__ = ["BusyError", "Encoder", "build_router"]
+__all__ = ["BusyError", "Encoder", "build_router", "refusing", "taking_uploads"]
 
 MAX_PAGE = 1000
 MAX_NEIGHBORS = 1000
@@ -28,16 +31,43 @@ MAX_CONE_ROWS = 10_000
 ObjectId = Annotated[str, Path(description="object_id of the catalog, its slashes included")]
 Degrees = Annotated[float | None, Query(allow_inf_nan=False)]
 NumNeighbors = Annotated[int, Query(ge=1, le=MAX_NEIGHBORS, description="how many")]
-Bands = Annotated[
-    str,
-    Query(
-        max_length=200,
-        description="names of the planes of a FITS image, `g,r,i`, where its header has none",
-    ),
-]
 Exclude = Annotated[
     str | None, Query(description="object_id that is left out: the upload's own, if it has one")
 ]
+
+
+def _beside(
+    bands: Annotated[
+        str,
+        Query(
+            max_length=200,
+            description="of a FITS image: names of its planes, `g,r,i`, where its header has none",
+        ),
+    ] = "",
+    row: Annotated[
+        int | None,
+        Query(ge=0, le=10**9, description="of light curves: which one of a file, from 0"),
+    ] = None,
+    time: Annotated[
+        str,
+        Query(
+            max_length=20,
+            description="of light curves: BKJD, BTJD, BJD or MJD, where the file has none",
+        ),
+    ] = "",
+    mission: Annotated[
+        str,
+        Query(
+            max_length=20,
+            description="of light curves: kepler, k2, tess or other, where the file has none",
+        ),
+    ] = "",
+) -> Beside:
+    """What is said beside the bytes of an upload."""
+    return Beside(bands=bands, row=row, time=time, mission=mission)
+
+
+Said = Annotated[Beside, Depends(_beside)]
 
 
 class BusyError(Exception):
@@ -45,10 +75,10 @@ class BusyError(Exception):
 
 
 class Encoder(Protocol):
-    """What encodes prepared cutouts: a model in this process, or somewhere on a cluster."""
+    """What encodes prepared rows: a model in this process, or somewhere on a cluster."""
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
-        """Embedding [D] float32 of a prepared cutout [C, S, S]. Raises BusyError."""
+        """Embedding [D] float32 of a prepared row [C, Y, X]. Raises BusyError."""
 
     async def is_ready(self) -> bool:
         """Whether an upload would be answered now."""
@@ -63,36 +93,42 @@ def _problems(**more: str) -> dict[int | str, dict[str, Any]]:
     }
 
 
-_UPLOAD: dict[str, Any] = {
-    "requestBody": {
+def taking_uploads(modality: ModalityName) -> Any:
+    """What a route that takes uploads says of them for OpenAPI, as arguments of the route."""
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    body = {
         "required": True,
-        "description": "the file itself: FITS (plain or gzip), PNG or JPEG",
-        "content": {
-            kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES
-        },
+        "description": f"the file itself: {FORMATS[modality]}",
+        "content": dict.fromkeys(MEDIA_TYPES[modality], binary),
     }
-}
-_UPLOAD_PROBLEMS = _problems(
-    s400="a header is wrong",
-    s408="the upload took too long",
-    s413="the upload is too large",
-    s415="neither FITS nor PNG nor JPEG",
-    s422="the file or a parameter is wrong",
-    s503="busy: come again after Retry-After",
-)
+    responses = _problems(
+        s400="a header is wrong",
+        s408="the upload took too long",
+        s413="the upload is too large",
+        s415=f"not {FORMATS[modality]}",
+        s422="the file or a parameter is wrong",
+        s503="busy: come again after Retry-After",
+    )
+    return {"openapi_extra": {"requestBody": body}, "responses": responses}
+
+
 _MISSING = _problems(s404="no such object")
 
 
 def build_router(
-    archive: Archive, encoder: Encoder, preparation: Preparation, limits: Limits, audit: AuditLog
+    archive: Archive,
+    encoder: Encoder,
+    preparation: AnyPreparation,
+    limits: Limits,
+    audit: AuditLog,
 ) -> APIRouter:
     """The routes of one archive, each of which names the scope that it needs."""
     router = APIRouter(prefix="/v1")
     reading = [Depends(needs("read"))]
     view = _View(archive, encoder, preparation, limits)
     get = functools.partial(router.get, dependencies=reading)
-    post = functools.partial(
-        router.post, dependencies=reading, openapi_extra=_UPLOAD, responses=_UPLOAD_PROBLEMS
+    post: Any = functools.partial(
+        router.post, dependencies=reading, **taking_uploads(archive.modality)
     )
     get("/run", response_model=answers.Run, responses=_problems())(view.run)
     get("/catalog", response_model=answers.Page, responses=_problems())(view.catalog)
@@ -122,7 +158,7 @@ class _View:
     """The endpoints of one archive."""
 
     def __init__(
-        self, archive: Archive, encoder: Encoder, preparation: Preparation, limits: Limits
+        self, archive: Archive, encoder: Encoder, preparation: AnyPreparation, limits: Limits
     ) -> None:
         self.archive, self.encoder = archive, encoder
         self.preparation, self.limits = preparation, limits
@@ -139,8 +175,10 @@ class _View:
             "k": self.archive.k,
             "score": self.archive.score,
             "proof": str(record.proof.get("sentence", "")),
-            "bands": list(self.preparation.bands),
-            "pixels": self.preparation.pixels,
+            "modality": self.archive.modality,
+            "input": self.preparation.describe()["input"],
+            "bands": list(getattr(self.preparation, "bands", ())),
+            "pixels": getattr(self.preparation, "pixels", None),
             "versions": dict(record.versions),
         }
 
@@ -201,7 +239,7 @@ class _View:
         object_id: ObjectId,
         size: Annotated[int, Query(ge=16, le=1024, description="edge, px")] = 256,
     ) -> Response:
-        """The picture of an object, PNG, read from the survey's own file."""
+        """The picture of an object, PNG, from the survey's own file; a light curve is drawn."""
         picture = self.archive.picture(self._find(object_id), size)
         if picture is None:
             raise HTTPException(404, "the survey's file of this object can no longer be read")
@@ -218,18 +256,18 @@ class _View:
         return self.origin | {"neighbors": self._neighbors(found)}
 
     async def similar_to_upload(
-        self, request: Request, k: NumNeighbors = 10, bands: Bands = "", exclude: Exclude = None
+        self, request: Request, beside: Said, k: NumNeighbors = 10, exclude: Exclude = None
     ) -> dict[str, Any]:
         """The nearest objects of the catalog to an upload."""
-        embedding_D, _ = await self._embed(request, bands)
+        embedding_D, _ = await self._embed(request, beside)
         found = await run_in_threadpool(self._nearest, embedding_D, k, exclude)
         return self.origin | {"neighbors": self._neighbors(found)}
 
     async def score(
-        self, request: Request, bands: Bands = "", exclude: Exclude = None
+        self, request: Request, beside: Said, exclude: Exclude = None
     ) -> dict[str, Any]:
         """How unusual an upload is: the run's own score of it, and the rank that it would have."""
-        embedding_D, flags = await self._embed(request, bands)
+        embedding_D, flags = await self._embed(request, beside)
         found = await run_in_threadpool(self._nearest, embedding_D, self.archive.k, exclude)
         score = self.archive.score_of(found)
         has_score = math.isfinite(score)
@@ -241,28 +279,27 @@ class _View:
             "neighbors": self._neighbors(found),
         }
 
-    async def embed(self, request: Request, bands: Bands = "") -> dict[str, Any]:
+    async def embed(self, request: Request, beside: Said) -> dict[str, Any]:
         """The embedding of an upload, in the frame of the run's embeddings."""
-        embedding_D, flags = await self._embed(request, bands)
+        embedding_D, flags = await self._embed(request, beside)
         return self.origin | {"embedding": embedding_D.tolist(), "processing_flags": flags}
 
-    async def _embed(self, request: Request, bands: str) -> tuple[np.ndarray, int]:
-        """Embedding of the body of a request and the flags of its pixels."""
+    async def _embed(self, request: Request, beside: Beside) -> tuple[np.ndarray, int]:
+        """Embedding of the body of a request and the flags of its row."""
         data = await request.body()
-        try:
+        with refusing():
             prepared = await run_in_threadpool(
-                read_upload, data, self.preparation, bands=bands, max_pixels=self.limits.pixels
+                read_upload,
+                data,
+                self.preparation,
+                beside=beside,
+                params=self.archive.params,
+                max_pixels=self.limits.pixels,
+                curves=self.limits.curves,
             )
-        except UnknownFormatError as error:
-            raise HTTPException(415, str(error)) from None
-        except DataError as error:
-            raise HTTPException(422, str(error)) from None
-        try:
             embedding_D = await self.encoder.embed(prepared.input_BCYX[0])
-        except BusyError as error:
-            raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
         if not np.isfinite(embedding_D).all():
-            raise HTTPException(422, "the model gives numbers that are not finite for this cutout")
+            raise HTTPException(422, "the model gives numbers that are not finite for this upload")
         return embedding_D, int(prepared.flags_B[0])
 
     def _nearest(self, embedding_D: np.ndarray, k: int, exclude: str | None) -> Nearest:
@@ -291,6 +328,19 @@ class _View:
 
     def _neighbors(self, found: Nearest) -> list[dict[str, Any]]:
         return self._rows(found.row_K).neighbors(found.distance_K.tolist())
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[None]:
+    """What is wrong with an upload, or with the time of its coming, as the answer's status."""
+    try:
+        yield
+    except UnknownFormatError as error:
+        raise HTTPException(415, str(error)) from None
+    except DataError as error:
+        raise HTTPException(422, str(error)) from None
+    except BusyError as error:
+        raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
 
 
 def _number(name: str, text: str) -> float:

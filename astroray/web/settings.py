@@ -65,6 +65,8 @@ class ServeConfig:
     """PEM file of its key."""
     allow_plain_http: bool = False
     """Other addresses than loopback want HTTPS, unless this says that a proxy in front has it."""
+    flares: str = ""
+    """Model file of `astroray train flares`, for /v1/flares/forecast; empty: no such route."""
     tokens: str = "~/.config/astroray/tokens.json"
     """File of hashed tokens; see `astroray token`."""
     audit: str = ""

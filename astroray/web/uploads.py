@@ -1,43 +1,113 @@
 """How bytes that anybody may have sent become what the model eats, or a refusal with its reason."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from astroray.curve_preparation import CurvePreparation, prepare_curves
 from astroray.errors import DataError
+from astroray.modalities import AnyPreparation
 from astroray.preparation import Preparation, Prepared, prepare
 from astroray.surveys.fits_files import open_fits_bytes
 from astroray.surveys.fits_stamps import read_stamp
 from astroray.surveys.pictures import decode_picture
-from astroray.surveys.shards import Cutouts, Pixels, Reject
+from astroray.surveys.shards import Cutouts, ModalityName, Pixels, Reject
+from astroray.web.curve_uploads import CurveLimits, Stated, UnknownFormatError, read_rows
 from astroray.web.fits_limits import check_fits, unpack
 
-__all__ = ["MEDIA_TYPES", "UnknownFormatError", "read_upload"]
+__all__ = ["FORMATS", "MEDIA_TYPES", "Beside", "UnknownFormatError", "read_upload"]
 
-MEDIA_TYPES = ("application/fits", "image/png", "image/jpeg", "application/octet-stream")
+MEDIA_TYPES: Mapping[ModalityName, tuple[str, ...]] = {
+    "images": ("application/fits", "image/png", "image/jpeg", "application/octet-stream"),
+    "light_curves": (
+        "application/fits",
+        "application/vnd.apache.parquet",
+        "application/octet-stream",
+    ),
+}
 """What an upload may call itself; what it is, its first bytes say."""
+FORMATS: Mapping[ModalityName, str] = {
+    "images": "FITS (plain or gzip), PNG or JPEG",
+    "light_curves": "FITS (plain or gzip) or Parquet",
+}
 _PICTURES = (b"\x89PNG", b"\xff\xd8")
 _MAX_BYTES_A_PIXEL = 8
 
 
-class UnknownFormatError(DataError):
-    """The first bytes are those of no format that is taken."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beside:
+    """What is said beside the bytes, where they do not say it themselves."""
+
+    bands: str = ""
+    """Names of the planes of a FITS image, `g,r,i`."""
+    row: int | None = None
+    """Which of several light curves or windows of a file is meant, from 0."""
+    time: str = ""
+    """From when the times of a light curve count; see `Stated`."""
+    mission: str = ""
+    """What mission's a light curve is; see `Stated`."""
 
 
 def read_upload(
     data: bytes,
-    preparation: Preparation,
+    preparation: AnyPreparation,
     *,
-    bands: str = "",
+    beside: Beside | None = None,
+    params: Mapping[str, Any] | None = None,
     max_pixels: int,
+    curves: CurveLimits | None = None,
     name: str = "the upload",
 ) -> Prepared:
-    """One cutout as the model expects it, one row; by its first bytes FITS, PNG or JPEG.
+    """One row as the model expects it: a cutout (FITS, PNG, JPEG) or light curve (FITS, Parquet).
 
-    bands       names of the planes of a FITS image, `g,r,i`, where its header does not say them
+    params      of a shard of the survey: how its light curves are read
     max_pixels  over all planes; more are refused before they are decoded
+    curves      how much of light curves is taken
     name        what errors call it
 
     Raises DataError with what is wrong with it.
     """
+    beside = beside or Beside()
+    if isinstance(preparation, CurvePreparation):
+        return _light_curve(name, data, preparation, beside, params or {}, curves or CurveLimits())
+    if beside.row is not None or beside.time or beside.mission:
+        raise DataError("row, time and mission are of light curves, this run is one of images")
+    return _cutout(name, data, preparation, beside.bands, max_pixels)
+
+
+def _light_curve(
+    name: str,
+    data: bytes,
+    preparation: CurvePreparation,
+    beside: Beside,
+    params: Mapping[str, Any],
+    limits: CurveLimits,
+) -> Prepared:
+    if beside.bands:
+        raise DataError("bands are of images, this run is one of light curves")
+    stated = Stated(time=beside.time, mission=beside.mission)
+    rows = read_rows(data, stated, limits=limits, params=params, name=name)
+    count = len(rows.object_id_B)
+    if beside.row is None and count > 1:
+        first, last = rows.object_id_B[0], rows.object_id_B[-1]
+        raise DataError(
+            f"{name} holds {count} rows, {first!r} to {last!r}; say which one with row=0 to "
+            f"row={count - 1}"
+        )
+    row = beside.row or 0
+    if not 0 <= row < count:
+        raise DataError(f"row is {row}, expected 0..{count - 1}: {name} holds {count} rows")
+    prepared = prepare_curves(rows.take(np.array([row])), preparation)
+    if prepared.rejects:
+        raise DataError(f"the light curve cannot be used: {prepared.rejects[0].reason}")
+    return prepared
+
+
+def _cutout(
+    name: str, data: bytes, preparation: Preparation, bands: str, max_pixels: int
+) -> Prepared:
     data = unpack(data, max_bytes=_MAX_BYTES_A_PIXEL * max_pixels + 2**20)
     if data.startswith(b"SIMPLE  ="):
         cutouts = _read_fits(name, data, bands, max_pixels)

@@ -1,0 +1,154 @@
+"""The endpoint that forecasts flares: light curves in, a calibrated probability by window out."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from astroray.errors import DataError
+from astroray.flares.detrend import DetrendConfig
+from astroray.surveys.light_curve_rows import LightCurve, reject
+from astroray.surveys.shards import Reject
+from astroray.web import answers
+from astroray.web.curve_uploads import CurveLimits, Stated, read_curves
+from astroray.web.routes import refusing, taking_uploads
+from astroray.web.security import needs
+
+__all__ = ["FlareForecast", "Forecaster", "build_flare_router"]
+
+MAX_SPAN_D = 6000.0
+"""From the first cadence of a star to its last, in all light curves: windows are laid over it."""
+MAX_CELLS = 2_000_000
+"""Of the even grid on which a light curve is detrended."""
+MAX_REASONS = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlareForecast:
+    """What the forecaster makes of an upload."""
+
+    model_id: str
+    alarm: float
+    """Probability from which a flare is forecast."""
+    table: pa.Table | None
+    """FORECASTS; None where no window is left."""
+    rejects: Sequence[Reject]
+    dropped: Mapping[str, int]
+    """Windows left out, by reason."""
+
+
+class Forecaster(Protocol):
+    """What forecasts flares: a model somewhere on a cluster."""
+
+    async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
+        """Forecasts of all windows of light curves. Raises BusyError."""
+
+
+def build_flare_router(forecaster: Forecaster, run_id: str, limits: CurveLimits) -> APIRouter:
+    """The route below /v1/flares; `run_id` is that of the run that is served beside it."""
+    router = APIRouter(prefix="/v1/flares")
+
+    @router.post(
+        "/forecast",
+        response_model=answers.Forecasts,
+        dependencies=[Depends(needs("read"))],
+        **taking_uploads("light_curves"),
+    )
+    async def forecast(
+        request: Request,
+        response: Response,
+        time: Annotated[
+            str,
+            Query(max_length=20, description="BKJD, BTJD, BJD or MJD, where the file has none"),
+        ] = "",
+        mission: Annotated[
+            str,
+            Query(max_length=20, description="kepler, k2, tess or other, where the file has none"),
+        ] = "",
+        newest: Annotated[bool, Query(description="only the last window of each star")] = False,
+    ) -> dict[str, Any]:
+        """The probability that a star flares within 24 h after each window of its light curves.
+
+        Light curves are those of Kepler, K2 and TESS (FITS), or rows of a Parquet file. Those of
+        one star are taken together.
+        """
+        data = await request.body()
+        with refusing():
+            stated = Stated(time=time, mission=mission)
+            items = await run_in_threadpool(read_bounded, data, stated, limits)
+            _expect_some([item for item in items if isinstance(item, Reject)], len(items))
+            found = await forecaster.forecast(items)
+            _expect_some(found.rejects, len(items))
+        response.headers["x-astroray-model"] = found.model_id
+        rows = found.table.to_pylist() if found.table is not None else []
+        return {
+            "run_id": run_id,
+            "model_id": found.model_id,
+            "alarm": found.alarm,
+            "windows": [row for row in rows if row["newest"] or not newest],
+            "dropped": dict(found.dropped),
+            "num_rejected": len(found.rejects),
+            "rejects": [
+                {"row": one.row or 0, "reason": one.reason} for one in found.rejects[:MAX_REASONS]
+            ],
+        }
+
+    return router
+
+
+def _expect_some(rejects: Sequence[Reject], num_items: int) -> None:
+    """Raises DataError where every light curve of an upload is a reject."""
+    if len(rejects) == num_items:
+        reasons = "; ".join(one.reason for one in rejects[:3]) or "the file has no row"
+        raise DataError(f"no light curve can be used: {reasons}"[:2000])
+
+
+def read_bounded(data: bytes, stated: Stated, limits: CurveLimits) -> list[LightCurve | Reject]:
+    """The light curves of an upload; a reject where to forecast from one would cost too much.
+
+    Raises DataError where the file cannot be used as a whole.
+    """
+    items = read_curves(data, stated, limits=limits)
+    first_d: dict[str, float] = {}
+    bounded: list[LightCurve | Reject] = []
+    for item in items:
+        if isinstance(item, LightCurve):
+            since_d = first_d.setdefault(item.object_id, float(item.time_d[0]))
+            item = _bounded(item, since_d)
+        bounded.append(item)
+    return bounded
+
+
+def _bounded(curve: LightCurve, since_d: float) -> LightCurve | Reject:
+    edges_d = (since_d, float(curve.time_d[0]), float(curve.time_d[-1]))
+    span_d = max(edges_d) - min(edges_d)
+    if span_d > MAX_SPAN_D:
+        return reject(
+            curve.row,
+            "span",
+            f"{curve.object_id} spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in "
+            "parts",
+        )
+    cells = _num_cells(curve)
+    if cells > MAX_CELLS:
+        return reject(
+            curve.row,
+            "span",
+            f"{curve.object_id} needs {cells:.3g} cells of {curve.cadence_s:.3g} s, expected at "
+            f"most {MAX_CELLS}; bin it to longer cadences",
+        )
+    return curve
+
+
+def _num_cells(curve: LightCurve) -> float:
+    """Cells of the grid of `flares.detrend`: pauses are cut out and leave room for one window."""
+    config = DetrendConfig()
+    cadence_d = curve.cadence_s / 86400.0
+    step_T = np.diff(curve.time_d) / cadence_d
+    is_pause_T = step_T > max(config.max_gap_d / cadence_d, 6.5)
+    window = max(config.windows_d) / cadence_d + 13
+    return float(step_T[~is_pause_T].sum() + (1 + is_pause_T.sum()) * window)

@@ -145,7 +145,7 @@ def test_the_track_of_light_curves_judges_finders_and_says_where_no_forecast_can
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert FLOOR in result.output
-    assert "tess: 21 windows of 1 stars" in result.output
+    assert "with a flare on 1 of them: too few to train" in result.output
     document = json.loads(result.output.splitlines()[-1])
     assert [text.split(":")[0] for text in document["remarks"]] == ["tess", "kepler"]
     assert all("too few to train and judge" in text for text in document["remarks"])

@@ -5,7 +5,8 @@ G counts the cells of a star's even grid; other letters as in windows.py.
     cadences are averaged into cells of the rule's spacing, each file over its own median
     pauses of up to 5 cells are bridged by a line, longer ones stand at the window's median;
     both are marked as not observed
-    a window lacking more than 30 %, or with a pause above 1 d, is dropped
+    a window lacking more than 30 %, or with a pause above 1 d, is dropped; none is laid where
+    nothing was observed, as between the sectors of a star
     scales are the window's own, so that nothing after its end enters it
 """
 
@@ -63,6 +64,7 @@ def curve_windows(
     stop_W = np.arange(rule.num_cadences, last + 1, rule.stride)
     if unanswered and stop_W.size and stop_W[-1] < last:
         stop_W = np.append(stop_W, last)
+    stop_W = stop_W[grid.num_seen(stop_W - rule.num_cadences, stop_W) > 0]
     if not stop_W.size:
         return describe_windows(record, np.zeros(0), rule, {"light curve shorter than a window": 1})
     inside_WT = np.lib.stride_tricks.sliding_window_view(grid.flux_G, rule.num_cadences)
@@ -156,6 +158,11 @@ class _Grid:
     @property
     def num_cells(self) -> int:
         return len(self.flux_G)
+
+    def num_seen(self, first_W: np.ndarray, stop_W: np.ndarray) -> np.ndarray:
+        """[W] cells with a flux from each first one up to before each stop."""
+        before_G = np.concatenate([[0], np.cumsum(np.isfinite(self.flux_G))])
+        return before_G[stop_W] - before_G[first_W]
 
     def stretches(self) -> np.ndarray:
         """[S, 2] d, where cells follow each other with a flux."""

@@ -227,7 +227,7 @@ def _light_curves(config: EvaluationConfig, show: Show) -> _Outcome:
         flaring = len(set(windows.star_W[windows.label_W].tolist()))
         told = (
             f"{name}: {len(windows)} windows of {len(windows.star_ids)} stars, "
-            f"{int(windows.label_W.sum())} of {flaring} stars with a flare"
+            f"{int(windows.label_W.sum())} with a flare on {flaring} of them"
         )
         if flaring < 2 * config.num_folds:
             remarks.append(f"{told}: too few to train and judge a forecaster, only the finder is")

@@ -29,8 +29,9 @@ HIDDEN, BLOCK = 0.4, 4
 """Share of patches that are hidden, in blocks: neighbors overlap and would give each other away."""
 WARM_UP = 0.1
 TUNING_RATES: Mapping[Method, float] = {"lora": 6e-3, "adapter": 6e-3, "full": 2e-3}
-"""Learning rates of tuning: each the best of 2e-3, 6e-3 and 2e-2 in AUPRC on the validation stars
-of the track of methods, seed 0. Few weights bear and need larger steps than all of them."""
+"""Learning rates of tuning. LoRA's is the best of 2e-3, 6e-3 and 2e-2 in AUPRC on validation stars
+of the track of methods, seed 0: .45, .51 and .18; at the last it learns nothing. Adapters are as
+small and take the same."""
 STATE_NAME = "state.pt"
 PRETRAIN, TUNE = 1, 2
 

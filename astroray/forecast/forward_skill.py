@@ -5,9 +5,10 @@ W counts windows, S stars, R resamples of stars.
 An AUC within a star compares each window with a flare with each without. Where a forecast follows
 the star's past, that is biased in a finite sequence: the flare of an early window raises the
 forecasts of all later ones, so that the quiet ones among them look as if they had been forecast
-wrongly. With independent flares the AUC of the star's own causal rate is .36 in 80 days, and the
-bias goes only as the inverse root of the number of flares. It is the bias of "the next after a
-streak" (Miller & Sanjurjo 2018, Econometrica 86, 2019), and that of a regression on one's own past
+wrongly. With independent flares the AUC of a star's own causal rate is .39 in light curves of 160
+days (`evaluate flares --track simulated`); it nears .5 as the inverse root of the number of flares,
+that of a forecast with a short memory as the inverse. It is the bias of "the next after a streak"
+(Miller & Sanjurjo 2018, Econometrica 86, 2019), and that of a regression on one's own past
 (Stambaugh 1999, J. Financ. Econ. 54, 375).
 
 What a later flare changes must not be part of a comparison. So a forecast is compared with the

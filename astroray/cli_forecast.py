@@ -14,11 +14,13 @@ __all__ = ["evaluate_flares", "forecast", "train_flares"]
     "--track",
     default="records",
     show_default=True,
-    metavar="records|simulated|methods",
-    help="Flare catalogs alone, simulated light curves with and without precursors, or ways of "
-    "tuning and what is left out, on few simulated light curves.",
+    metavar="records|simulated|light-curves|methods",
+    help="Flare catalogs alone, simulated light curves with and without precursors, labeled ones "
+    "of TESS and Kepler, or ways of tuning and what is left out, on few simulated ones.",
 )
-@click.option("--data", metavar="DIR", help="Folder with lightcurves/catalogues/... for records.")
+@click.option(
+    "--data", metavar="DIR", help="Folder with lightcurves/... for records and light-curves."
+)
 @click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")
 @click.option("--folds", default=5, show_default=True, help="Folds of stars.")
 @click.option(

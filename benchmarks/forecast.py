@@ -52,7 +52,7 @@ class Tuned:
         self.weights = [part for part in self.model.parameters() if part.requires_grad]
         self.num_weights = sum(part.numel() for part in self.weights)
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=plan.learning_rate, weight_decay=plan.weight_decay
+            self.weights, lr=plan.pretrain_rate, weight_decay=plan.weight_decay
         )
 
     def step(self, inputs: Any, label_B: Any, prior: Any) -> None:

@@ -100,6 +100,15 @@ def test_windows_with_too_little_in_them_are_dropped_and_counted(pause, reason):
     assert len(windows) + sum(windows.dropped.values()) == len(whole)
 
 
+def test_no_window_is_laid_where_nothing_was_observed_between_two_visits():
+    early, late = curve(days=20.0), curve(days=20.0, seed=1)
+    late = dataclasses.replace(late, time_d=late.time_d + 700)
+    windows = curve_windows([early, late], KEPLER)
+    apart = [curve_windows([one], KEPLER) for one in (early, late)]
+    assert abs(len(windows) - sum(len(part) for part in apart)) <= 2
+    assert sum(windows.dropped.values()) < 30
+
+
 def test_windows_to_be_forecast_end_with_the_last_cadence_and_have_no_answer_yet():
     found = curve()
     windows = curve_windows([found], KEPLER, unanswered=True)

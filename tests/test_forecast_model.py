@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from astroray.errors import SchemaError
-from astroray.forecast.fit import FitPlan, FitState, fit_forecaster, forecast_logits
+from astroray.errors import ConfigError, SchemaError
+from astroray.forecast.fit import (
+    TUNING_RATES,
+    FitPlan,
+    FitState,
+    fit_forecaster,
+    forecast_logits,
+)
 from astroray.forecast.lora import adapter_state, attach, load_adapter, merge
 from astroray.forecast.loss import RisingRate, forecast_loss, rising_rate
 from astroray.forecast.model import Forecaster, ForecasterConfig, patches
@@ -190,7 +196,7 @@ def test_a_state_comes_back_from_its_file(made, tmp_path):
 def test_pretraining_lowers_the_loss_and_lora_leaves_the_backbone_as_it_was(made):
     train, validation = made
     states = []
-    plan = dataclasses.replace(PLAN, pretrain_passes=4, learning_rate=5e-3)
+    plan = dataclasses.replace(PLAN, pretrain_passes=4, pretrain_rate=5e-3)
     tuned = fit_forecaster(
         train, validation, plan, keep=lambda state: states.append(dict(state.model))
     )
@@ -200,3 +206,37 @@ def test_pretraining_lowers_the_loss_and_lora_leaves_the_backbone_as_it_was(made
     name = "blocks.0.query"
     assert torch.equal(found[f"{name}.base_layer.weight"], pretrained[f"{name}.weight"])
     assert found[f"{name}.lora_B.default.weight"].abs().max() > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter", "full"])
+def test_each_method_is_tuned_at_its_own_rate_unless_one_is_given(made, method):
+    train, validation = made
+    plan = dataclasses.replace(PLAN, method=method, pretrain_passes=0, num_passes=1)
+    logit_W = [
+        forecast_logits(fit_forecaster(train, validation, changed), validation)
+        for changed in (
+            plan,
+            dataclasses.replace(plan, tuning_rate=TUNING_RATES[method]),
+            dataclasses.replace(plan, tuning_rate=1e-5),
+        )
+    ]
+    assert np.array_equal(logit_W[0], logit_W[1])
+    assert not np.allclose(logit_W[0], logit_W[2])
+
+
+def test_the_mixer_is_fitted_from_scratch_with_every_choice_of_inputs(made):
+    train, validation = made
+    for left_out in ({}, {"use_history": False}, {"use_flux": False, "use_statistics": False}):
+        network = dataclasses.replace(SMALL, mixing="perceptron", **left_out)
+        plan = FitPlan(network=network, method="full", pretrain_passes=0, num_passes=1)
+        model = fit_forecaster(train, validation, plan)
+        assert np.isfinite(forecast_logits(model, validation)).all()
+    with pytest.raises(ConfigError, match="mixes by perceptron is tuned by lora after 10 passes"):
+        FitPlan(network=network)
+
+
+def test_the_mixer_tells_tokens_apart_by_their_place(made):
+    model = build(config=dataclasses.replace(SMALL, mixing="perceptron"))
+    _, validation = made
+    backward = dataclasses.replace(validation, flux_WTC=validation.flux_WTC[:, ::-1].copy())
+    assert not torch.allclose(logits(model, validation), logits(model, backward), atol=1e-4)

@@ -71,13 +71,20 @@ def evaluated(track, out):
 
 def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_path, quick):
     what = evaluated("simulated", tmp_path)
-    for split, goal in (("with precursors", [0.7, 1.0]), ("without precursors", [0.47, 0.53])):
-        row = what[f"simulated {split} astroray (LoRA): within_star_auc"]
+    goals = {
+        ("with precursors", "within_star_auc"): [0.7, 1.0],
+        ("with precursors", "forward_auc"): [0.7, 1.0],
+        ("without precursors", "within_star_auc"): None,
+        ("without precursors", "forward_auc"): [0.47, 0.53],
+    }
+    for (split, metric), goal in goals.items():
+        row = what[f"simulated {split} astroray (LoRA): {metric}"]
         assert row["goal"] == goal
         if row["value"] is not None:
             assert row["low"] <= row["value"] <= row["high"]
-            assert row["ok"] == (goal[0] <= row["value"] <= goal[1])
+            assert goal is None or row["ok"] == (goal[0] <= row["value"] <= goal[1])
         assert what[f"simulated {split} rate of the star: auc"]["goal"] is None
+        assert what[f"simulated {split} rate of the star: forward_auc"]["goal"] is None
 
 
 def test_the_track_of_methods_changes_one_thing_a_row_and_has_no_bar(tmp_path, quick):

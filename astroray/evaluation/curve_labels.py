@@ -11,7 +11,7 @@ from astroray import storage, surveys
 from astroray.errors import ConfigError
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 
-__all__ = ["crts_pools", "tess_pools"]
+__all__ = ["crts_pools", "csv_rows", "tess_pools"]
 
 WINDOW = 512
 FLARE_AMPLITUDE = 0.05
@@ -33,7 +33,7 @@ def tess_pools(folder: str) -> _Pools:
     """
     survey = f"{folder}/*.npz?format=light_curves&time=BTJD&mission=tess&window={WINDOW}"
     events: dict[str, list[tuple[float, float, float, float]]] = {}
-    for row in _rows(storage.join(folder, "stella_events.csv")):
+    for row in csv_rows(storage.join(folder, "stella_events.csv")):
         times = (float(row[f"t_{name}_btjd"]) for name in ("start", "peak", "end"))
         start_d, peak_d, stop_d = times
         events.setdefault(row["tic"], []).append((start_d, peak_d, stop_d, float(row["amp_rel"])))
@@ -60,7 +60,7 @@ def crts_pools(folder: str) -> _Pools:
     survey = f"{folder}/crts_subset_500.csv.gz?format=light_curves&id=ID&mag=true"
     class_of = {
         f"TranID{row['TransientID']}": row["Classification"]
-        for row in _rows(storage.join(folder, "crts_transient_labels.csv.gz"))
+        for row in csv_rows(storage.join(folder, "crts_transient_labels.csv.gz"))
     }
     pools: dict[str, list[str]] = {"CV": [], "SN": []}
     for object_id, curve in _curves(survey):
@@ -78,8 +78,8 @@ def _curves(survey: str) -> Iterator[tuple[str, LightCurve]]:
                 yield from zip(rows.object_id_B, rows.curve_B, strict=True)
 
 
-def _rows(path: str) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file, gzipped or not."""
+def csv_rows(path: str) -> Iterator[dict[str, str]]:
+    """Rows of a CSV file of a labelled set, gzipped or not; raises ConfigError where it is not."""
     if not storage.exists(path):
         raise ConfigError(
             f"{path} is not there; --data DIR must hold the data set as lightcurves/NAME/..."

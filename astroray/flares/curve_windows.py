@@ -5,7 +5,8 @@ G counts the cells of a star's even grid; other letters as in windows.py.
     cadences are averaged into cells of the rule's spacing, each file over its own median
     pauses of up to 5 cells are bridged by a line, longer ones stand at the window's median;
     both are marked as not observed
-    a window lacking more than 30 %, or with a pause above 1 d, is dropped
+    a window lacking more than 30 %, or with a pause above 1 d, is dropped; none is laid where
+    nothing was observed, as between the sectors of a star
     scales are the window's own, so that nothing after its end enters it
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from astroray.errors import DataError
 from astroray.flares.detrend import SIGMA_OF_MAD, detrend
-from astroray.flares.events import find_events
+from astroray.flares.events import Event, find_events
 from astroray.flares.records import StarRecord
 from astroray.flares.windows import WindowRule, Windows, describe_windows
 
@@ -44,23 +45,26 @@ def curve_windows(
     rule: WindowRule,
     *,
     record: StarRecord | None = None,
+    events: Sequence[Event] | None = None,
     unanswered: bool = False,
 ) -> Windows:
     """Windows of all light curves of one star.
 
     record  its flares where they are known; else those that `astroray flares find` finds. The
             finder's trend looks half its window, up to 0.6 d, beyond a cadence.
+    events  what the finder sees in all of them, where it has been asked already
     unanswered  whether windows are kept whose horizon nobody observed, and one is laid that ends
                 with the last cadence: what is to be forecast rather than learnt from
 
     Raises DataError where a light curve cannot be detrended, or is sampled too coarsely.
     """
     grid = _Grid.of(curves, rule)
-    record = record or find_record(curves, observed_S2=grid.stretches())
+    record = record or find_record(curves, observed_S2=grid.stretches(), events=events)
     last = grid.num_cells if unanswered else grid.num_cells - rule.num_ahead
     stop_W = np.arange(rule.num_cadences, last + 1, rule.stride)
     if unanswered and stop_W.size and stop_W[-1] < last:
         stop_W = np.append(stop_W, last)
+    stop_W = stop_W[grid.num_seen(stop_W - rule.num_cadences, stop_W) > 0]
     if not stop_W.size:
         return describe_windows(record, np.zeros(0), rule, {"light curve shorter than a window": 1})
     inside_WT = np.lib.stride_tricks.sliding_window_view(grid.flux_G, rule.num_cadences)
@@ -88,16 +92,23 @@ def curve_windows(
     return dataclasses.replace(windows, flux_WTC=flux_WTC, answered_W=~is_blind_W[kept_W])
 
 
-def find_record(curves: Sequence["LightCurve"], *, observed_S2: np.ndarray) -> StarRecord:
+def find_record(
+    curves: Sequence["LightCurve"],
+    *,
+    observed_S2: np.ndarray,
+    events: Sequence[Event] | None = None,
+) -> StarRecord:
     """The flares that the finder sees in a star's light curves; sizes are log10 of their ED in s.
 
     Raises DataError where a light curve cannot be detrended.
     """
-    events = []
-    for curve in curves:
-        found = find_events(curve.time_d, detrend(curve.time_d, curve.flux))
-        events += [event for event in found if not event.refused]
-    events.sort(key=lambda event: event.start_d)
+    if events is None:
+        events = [
+            event
+            for curve in curves
+            for event in find_events(curve.time_d, detrend(curve.time_d, curve.flux))
+        ]
+    events = sorted((e for e in events if not e.refused), key=lambda event: event.start_d)
     ed_s = np.array([event.equivalent_duration_s for event in events])
     meta: dict[str, float] = {}
     for curve in curves:
@@ -147,6 +158,11 @@ class _Grid:
     @property
     def num_cells(self) -> int:
         return len(self.flux_G)
+
+    def num_seen(self, first_W: np.ndarray, stop_W: np.ndarray) -> np.ndarray:
+        """[W] cells with a flux from each first one up to before each stop."""
+        before_G = np.concatenate([[0], np.cumsum(np.isfinite(self.flux_G))])
+        return before_G[stop_W] - before_G[first_W]
 
     def stretches(self) -> np.ndarray:
         """[S, 2] d, where cells follow each other with a flux."""

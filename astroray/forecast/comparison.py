@@ -10,6 +10,7 @@ import numpy as np
 
 from astroray.evaluation.metrics import interval
 from astroray.forecast.calibration import Calibration
+from astroray.forecast.forward_skill import forward_auc, forward_terms
 from astroray.forecast.skill import (
     Skill,
     Threshold,
@@ -56,7 +57,8 @@ class Comparison:
     split: str
     skills: Mapping[str, Skill]
     metrics: Mapping[tuple[str, str], Difference]
-    """(forecaster, auc, auprc or within_star_auc); without the last where no star has one."""
+    """(forecaster, auc, auprc, within_star_auc or forward_auc); without the third where no star has
+    one, without the last where the rates of the stars are not known."""
     differences: Mapping[tuple[str, str, str], Difference]
     """(forecaster, peer, auc or auprc): forecaster minus peer, in the same resamples."""
     num_windows: int
@@ -86,12 +88,15 @@ def compare(
     track: str,
     split: str,
     candidates: Sequence[str],
+    chance_W: np.ndarray | None = None,
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
     """Skills of all forecasters, and of each candidate what it has more than each other one.
 
-    star_W  [W]  int, any numbers; whole stars are resampled, since windows of one star are alike
+    star_W    [W]  int, any numbers; whole stars are resampled, since windows of one star are alike
+    chance_W  [W]  share of the star's windows that flare in the long run, where that is known:
+                   then windows of a star stand in order of time, and there is a forward_auc
     """
     _, column_W = np.unique(star_W, return_inverse=True)
     num_stars = int(column_W.max()) + 1
@@ -108,6 +113,10 @@ def compare(
         if np.isfinite(within_R).any():
             value = skills[name].within_star_auc
             metrics[name, "within_star_auc"] = _difference(value, within_R)
+        if chance_W is not None:
+            terms = forward_terms(judged.probability_W, label_W, column_W, chance_W)
+            whole = forward_auc(*terms, np.ones((1, num_stars)))[0]
+            metrics[name, "forward_auc"] = _difference(whole, forward_auc(*terms, weight_RS))
     for name, value_R in resampled.items():
         for metric in ("auc", "auprc"):
             value = getattr(skills[name], metric)

@@ -5,6 +5,7 @@ L layers; M, N, P as in windows.py.
 """
 
 import dataclasses
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,14 @@ class ForecasterConfig:
     use_difference: bool = True
     use_history: bool = True
     use_statistics: bool = True
+    mixing: Literal["attention", "perceptron"] = "attention"
+    """What mixes tokens; a perceptron makes it PatchTSMixer, a peer that is not pre-trained."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a window."""
+        num_patches = self.num_cadences // STRIDE if self.use_flux else 0
+        return 2 + self.use_statistics + self.use_history + num_patches
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +90,8 @@ class Forecaster(nn.Module):
         self.record_statistics = _Numbers(len(STATISTICS), width)
         self.record_history = _Numbers(NUM_FLARES * len(HISTORY), width)
         self.record_properties = _Numbers(len(PROPERTIES), width)
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.num_layers))
+        block = _Block if config.mixing == "attention" else _MixerBlock
+        self.blocks = nn.ModuleList(block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 1)
         self.head_statistics = nn.Linear(len(STATISTICS), 1)
@@ -208,3 +218,25 @@ class _Block(nn.Module):
         if self.adapter is not None:
             change_BKD = change_BKD + self.adapter(normed_BKD)
         return tokens_BKD + self.dropout(change_BKD)
+
+
+class _MixerBlock(nn.Module):
+    """Perceptrons over tokens, then over channels (Ekambaram et al., KDD 2023, PatchTSMixer)."""
+
+    def __init__(self, config: ForecasterConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.norm_tokens, self.norm_channels = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.over_tokens = _perceptron(config.num_tokens, 2 * config.num_tokens, config.dropout)
+        self.over_channels = _perceptron(width, 4 * width, config.dropout)
+
+    def forward(self, tokens_BKD: Tensor) -> Tensor:
+        mixed_BDK = self.over_tokens(self.norm_tokens(tokens_BKD).transpose(1, 2))
+        tokens_BKD = tokens_BKD + mixed_BDK.transpose(1, 2)
+        return tokens_BKD + self.over_channels(self.norm_channels(tokens_BKD))
+
+
+def _perceptron(width: int, hidden: int, dropout: float) -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout)
+    )

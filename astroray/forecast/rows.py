@@ -8,7 +8,7 @@ from typing import Any
 from astroray.flares.windows import Windows
 from astroray.forecast.comparison import Comparison, Difference
 
-__all__ = ["json_rows", "text_table"]
+__all__ = ["aligned", "json_rows", "metric_row", "text_table"]
 
 COLUMNS = (
     ("auc", "AUC"),
@@ -20,6 +20,11 @@ COLUMNS = (
     ("brier", "Brier"),
     ("balanced_accuracy", "1:1 accuracy"),
 )
+FORWARD = ("forward_auc", "forward")
+BIAS = (
+    "within-star: chance is below .5 for forecasts that follow the star's past\n"
+    "forward: each forecast against the star's earlier ones, chance is .5; see docs/flares.md"
+)
 
 
 def json_rows(
@@ -27,21 +32,21 @@ def json_rows(
     *,
     models: Sequence[str],
     bars: Mapping[str, Sequence[str]],
-    within: Mapping[str, tuple[float, float]],
+    within: Mapping[str, Mapping[str, tuple[float, float]]],
 ) -> list[dict[str, Any]]:
     """One row a number, in the shape of a benchmark's, and the reliability of each forecaster.
 
     bars  by track, the peers above which the model's AUC and AUPRC have to be: the lower end of
           the 95 % interval of the difference over stars above 0
-    within  by split, the range in which the model's median within-star AUC has to be
+    within  by split and metric, the range in which the model's skill within stars has to be
     """
     rows: list[dict[str, Any]] = []
     for found in comparisons:
         for name in found.skills:
-            rows += _skill_rows(found, name, within.get(found.split) if name in models else None)
+            rows += _skill_rows(found, name, within.get(found.split, {}) if name in models else {})
         for (name, peer, metric), difference in found.differences.items():
             what = f"{found.track} {found.split} {name}: {metric} minus {peer}"
-            row = _row(what, difference.value, difference) | {"peer": peer}
+            row = metric_row(what, difference.value, difference) | {"peer": peer}
             if name in models and peer in bars.get(found.track, ()):
                 row |= {"goal": 0.0, "goal_is": "interval above", "ok": difference.low > 0}
             rows.append(row)
@@ -49,23 +54,27 @@ def json_rows(
 
 
 def _skill_rows(
-    found: Comparison, name: str, within: tuple[float, float] | None
+    found: Comparison, name: str, within: Mapping[str, tuple[float, float]]
 ) -> Iterator[dict[str, Any]]:
     skill = found.skills[name]
-    for metric, value in skill.numbers().items():
+    values = skill.numbers()
+    if forward := found.metrics.get((name, FORWARD[0])):
+        values[FORWARD[0]] = forward.value
+    for metric, value in values.items():
         what = f"{found.track} {found.split} {name}: {metric}"
-        row = _row(what, value, found.metrics.get((name, metric)))
-        if metric == "within_star_auc" and within:
-            ok = within[0] <= value <= within[1]
-            row |= {"goal": list(within), "goal_is": "within", "ok": ok}
+        row = metric_row(what, value, found.metrics.get((name, metric)))
+        if metric in within:
+            low, high = within[metric]
+            row |= {"goal": [low, high], "goal_is": "within", "ok": low <= value <= high}
         yield row
-    yield _row(f"{found.track} {found.split} {name}: reliability", skill.brier, None) | {
+    yield metric_row(f"{found.track} {found.split} {name}: reliability", skill.brier, None) | {
         "unit": "",
         "reliability": [list(point) for point in skill.reliability],
     }
 
 
-def _row(what: str, value: float, difference: Difference | None) -> dict[str, Any]:
+def metric_row(what: str, value: float, difference: Difference | None) -> dict[str, Any]:
+    """A number with its interval in the shape of a benchmark's row; null where it is NaN."""
     known = math.isfinite(value)
     row: dict[str, Any] = {
         "what": what,
@@ -96,23 +105,32 @@ def text_table(
     ]
     blocks += [f"  left out: {count} {reason}" for reason, count in windows.dropped.items()]
     for found in comparisons:
-        heads = ["", *(head for _, head in COLUMNS)]
-        lines = [
-            [name, *(_number(getattr(skill, metric)) for metric, _ in COLUMNS)]
-            for name, skill in found.skills.items()
-        ]
         title = (
             f"\n{found.track}, {found.split}: {found.num_windows} windows, {found.num_stars} stars"
         )
-        blocks.append(f"{title}\n{_aligned([heads, *lines])}")
+        blocks.append(f"{title}\n{aligned(_skill_lines(found))}")
         gains = [["", "AUC", "95 %", "AUPRC", "95 %"]]
         for model, peer in itertools.product(models, found.skills):
             pair = [found.differences.get((model, peer, metric)) for metric in ("auc", "auprc")]
             if all(pair):
                 gains.append([f"{model} - {peer}", *(text for d in pair if d for text in _span(d))])
         if len(gains) > 1:
-            blocks.append(f"\n{_aligned(gains)}")
+            blocks.append(f"\n{aligned(gains)}")
+    if any(metric == FORWARD[0] for found in comparisons for _, metric in found.metrics):
+        blocks.append(f"\n{BIAS}")
     return "\n".join(blocks)
+
+
+def _skill_lines(found: Comparison) -> list[list[str]]:
+    """A line of heads, and one for each forecaster."""
+    lines = [["", *(head for _, head in COLUMNS)]]
+    for name, skill in found.skills.items():
+        lines.append([name, *(_number(getattr(skill, metric)) for metric, _ in COLUMNS)])
+    forward = [found.metrics.get((name, FORWARD[0])) for name in found.skills]
+    if any(forward):
+        column = [FORWARD[1], *(_number(value.value if value else math.nan) for value in forward)]
+        lines = [[*line, text] for line, text in zip(lines, column, strict=True)]
+    return lines
 
 
 def _span(difference: Difference) -> tuple[str, str]:
@@ -123,7 +141,8 @@ def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "–"
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as columns of plain text: the first flush left, the others flush right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

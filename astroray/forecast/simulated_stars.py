@@ -13,7 +13,7 @@ from astroray.flares.template import mean_flare_shape
 from astroray.flares.windows import WindowRule, Windows, join_windows
 from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["SimulatedStars", "simulate_windows"]
+__all__ = ["SimulatedStars", "flare_chances", "simulate_windows"]
 
 NOISE = 0.001
 MIN_ROTATION_D, MAX_ROTATION_D = 2.0, 30.0
@@ -25,13 +25,11 @@ class SimulatedStars:
 
     has_precursor: bool
     """Whether the flux of a star trembles before each flare."""
-    num_stars: int = 120
+    num_stars: int = 240
     days: float = 160.0
     """Length of a light curve."""
     recorded_days: float = 1500.0
-    """Days before it of which flares are on record. Without them the rate of a star is poorly
-    known at first, and where it is guessed too high few of its flares are left: within stars a
-    forecast by the rate would then rank below chance."""
+    """Days before it of which flares are on record, so that the rate of a star is well known."""
     min_rate: float = 0.05
     """Flares a day; each star has its own, and they come independently of each other."""
     max_rate: float = 0.3
@@ -48,10 +46,25 @@ def simulate_windows(config: SimulatedStars) -> Windows:
     return join_windows([_star(config, number, rule) for number in range(config.num_stars)])
 
 
-def _star(config: SimulatedStars, number: int, rule: WindowRule) -> Windows:
+def flare_chances(config: SimulatedStars) -> np.ndarray:
+    """[S] share of windows of each star that flare in the long run, by its rate.
+
+    A precursor tells which, and leaves the share as it is.
+    """
+    rule = WindowRule()
+    rate_S = np.array([_draw_rate(config, number)[0] for number in range(config.num_stars)])
+    return -np.expm1(-rate_S * rule.num_ahead * rule.cadence_d)
+
+
+def _draw_rate(config: SimulatedStars, number: int) -> tuple[float, np.random.Generator]:
+    """Flares a day of a star, and what draws all else of it."""
     random = np.random.default_rng([config.seed, number])
+    return float(np.exp(random.uniform(np.log(config.min_rate), np.log(config.max_rate)))), random
+
+
+def _star(config: SimulatedStars, number: int, rule: WindowRule) -> Windows:
+    rate, random = _draw_rate(config, number)
     time_d = np.arange(0, config.days, rule.cadence_d)
-    rate = np.exp(random.uniform(np.log(config.min_rate), np.log(config.max_rate)))
     days = config.recorded_days + config.days
     start_F = np.sort(
         random.uniform(-config.recorded_days, config.days, random.poisson(rate * days))

@@ -54,7 +54,8 @@ class Skill:
     f1: float
     brier: float
     within_star_auc: float
-    """Median over stars with at least MIN_FLARES windows of both kinds."""
+    """Median over stars with at least MIN_FLARES windows of both kinds. Its chance level is below
+    .5 for forecasts that follow a star's past; see forward_skill.py."""
     num_stars_within: int
     base_rate: float
     balanced_accuracy: float

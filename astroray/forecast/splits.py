@@ -8,7 +8,7 @@ import numpy as np
 from astroray.errors import DataError
 from astroray.flares.windows import Windows
 
-__all__ = ["Split", "split_by_star", "split_by_time"]
+__all__ = ["Split", "split_by_star", "split_by_time", "split_in_order"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,19 @@ def split_by_star(windows: Windows, *, num_folds: int, seed: int) -> Iterator[Sp
             validation_V=np.flatnonzero(fold_W == validation),
             test_V=np.flatnonzero(fold_W == fold),
         )
+
+
+def split_in_order(windows: Windows, *, num_train: int, num_validation: int) -> Split:
+    """The first stars for training, the next for validation, all others for the test.
+
+    For stars whose order says nothing of them, such as simulated ones.
+    """
+    first_test = num_train + num_validation
+    return Split(
+        train_V=np.flatnonzero(windows.star_W < num_train),
+        validation_V=np.flatnonzero((windows.star_W >= num_train) & (windows.star_W < first_test)),
+        test_V=np.flatnonzero(windows.star_W >= first_test),
+    )
 
 
 def split_by_time(windows: Windows, *, validation_d: float, test_d: float, ahead_d: float) -> Split:

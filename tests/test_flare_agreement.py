@@ -1,0 +1,160 @@
+"""Finders against labels: counts by hand, the plainest finder, and the labeled sets."""
+
+import csv
+import gzip
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from astroray.cli import cli
+from astroray.errors import ConfigError
+from astroray.flares.agreement import Labels, agree, find_plainly, spans_of_runs
+from astroray.forecast.finders import FINDER, FLOOR, finder_rows, finder_table, judge_finders
+from astroray.forecast.labeled_curves import find_in_curves, read_labels, windows_of
+from tests.flares_made import MINUTE_D, star
+
+
+def spans(*pairs):
+    return np.array(pairs, np.float64).reshape(-1, 2)
+
+
+def test_recall_counts_labels_and_precision_counts_what_was_found():
+    found = [spans((1.0, 1.2), (3.0, 3.1), (5.0, 5.1)), spans((2.0, 2.1))]
+    labels = [
+        Labels(asked_L2=spans((1.1, 1.3), (4.0, 4.2)), any_L2=spans((1.1, 1.3), (3.1, 3.2))),
+        Labels(asked_L2=spans(), any_L2=spans()),
+    ]
+    counts = agree(found, labels, ["b", "a"], tolerance_d=0.0)
+    assert counts.asked_S.tolist() == [0, 2]
+    assert counts.hit_S.tolist() == [0, 1]
+    assert counts.found_S.tolist() == [1, 3]
+    assert counts.right_S.tolist() == [0, 2]
+    recall_R, precision_R = counts.rates(np.array([[1.0, 1.0], [0.0, 2.0], [1.0, 0.0]]))
+    assert recall_R[:2] == pytest.approx([0.5, 0.5])
+    assert precision_R == pytest.approx([2 / 4, 2 / 3, 0.0])
+    assert np.isnan(recall_R[2])
+
+
+def test_spans_that_are_near_enough_meet():
+    labels = [Labels(asked_L2=spans((1.0, 1.1)), any_L2=spans((1.0, 1.1)))]
+    for gap, hit in ((0.04, 1), (0.06, 0)):
+        counts = agree([spans((1.1 + gap, 1.3))], labels, ["a"], tolerance_d=0.05)
+        assert counts.hit_S[0] == counts.right_S[0] == hit
+
+
+def test_runs_of_neighboring_indices_are_one_span_each():
+    time_d = np.arange(10) / 10
+    assert spans_of_runs(time_d, np.array([1, 2, 3, 7])) == pytest.approx(
+        spans((0.1, 0.3), (0.7, 0.7))
+    )
+    assert len(spans_of_runs(time_d, np.array([1, 2, 7]), min_points=3)) == 0
+    assert spans_of_runs(time_d, np.zeros(0, np.int64)).shape == (0, 2)
+
+
+def test_the_plainest_finder_finds_a_high_flare_and_needs_three_points():
+    time_d, flux = star(days=6.0, spots=0.0, noise=0.001, flares=[(2.0, 30, 0.1)])
+    found = find_plainly(time_d, flux)
+    assert any(first <= 1502 + 10 * MINUTE_D and last >= 1502 for first, last in found)
+    flux[4000] *= 1.1
+    flux[100:200] = np.nan
+    at_d = time_d[4000]
+    assert not any(first <= at_d <= last for first, last in find_plainly(time_d, flux))
+    assert find_plainly(time_d[:2], flux[:2]).shape == (0, 2)
+
+
+@pytest.fixture
+def labeled(tmp_path):
+    """A folder of data with one star of TESS and one of Kepler, each with two flares."""
+    tess, kepler = (
+        tmp_path / "lightcurves" / name for name in ("tess_young_stars", "kepler_q9_flagged")
+    )
+    catalogs = tmp_path / "lightcurves" / "catalogues"
+    for folder in (tess, kepler, catalogs):
+        folder.mkdir(parents=True)
+        (folder / "index.csv").write_text("file\n")
+    time_d, flux = star(days=12.0, flares=[(3.0, 30, 0.2), (8.0, 30, 0.2)], level=1.0)
+    time_d = time_d - 170  # sectors 1 and 2
+    error = np.full(len(flux), 0.001)
+    np.savez(tess / "tic7_s0001.npz", time=time_d, flux=flux, flux_err=error)
+    with (tess / "stella_events.csv").open("w") as file:
+        rows = csv.writer(file)
+        rows.writerow(["tic", "sector", "t_start_btjd", "t_peak_btjd", "t_end_btjd", "amp_rel"])
+        rows.writerow([7, 1, 1333.0, 1333.0, 1333.02, 0.2])
+        rows.writerow([7, 1, 1335.0, 1335.0, 1335.02, 0.01])
+    with gzip.open(catalogs / "guenther2020_tess_s1s2_flares.txt.gz", "wt") as file:
+        file.write("TIC,tpeak,FWHMdt\n7,2458338.005,0.01\n")
+    time_d, flux = star(
+        days=30.0, cadence_d=29.4244 * MINUTE_D, level=1.0, flares=[(9.0, 120, 0.2)]
+    )
+    with gzip.open(kepler / "kic8.csv.gz", "wt") as file:
+        file.write("time_bkjd,flux\n")
+        file.writelines(f"{t - 700:.5f},{f:.6f}\n" for t, f in zip(time_d, flux, strict=True))
+    peak = int(np.argmax(flux))
+    (kepler / "kic8_flagged.txt").write_text(f"  {peak}\n  {peak + 1}\n  3\n  999999\n")
+    return str(tmp_path)
+
+
+def test_labels_are_read_as_spans_of_each_light_curve(labeled):
+    found = find_in_curves(labeled, "tess")
+    lists = list(read_labels(labeled, "tess", [one.curve for one in found]).values())
+    stella, guenther = (labels[0] for labels in lists)
+    assert stella.asked_L2 == pytest.approx(spans((1333.0, 1333.02)))
+    assert len(stella.any_L2) == 2
+    assert guenther.asked_L2 == pytest.approx(spans((1337.995, 1338.015)))
+    found = find_in_curves(labeled, "kepler")
+    (flags,) = read_labels(labeled, "kepler", [one.curve for one in found]).values()
+    assert len(flags[0].asked_L2) == 2
+
+
+def test_both_finders_are_judged_against_every_list(labeled):
+    found = find_in_curves(labeled, "tess")
+    skills = judge_finders(labeled, "tess", found, 20, 0)
+    assert [(skill.finder, skill.num_labels) for skill in skills] == [(FINDER, 1), (FLOOR, 1)] * 2
+    assert all(skill.recall.value == 1 for skill in skills if skill.finder == FINDER)
+    what = {row["what"]: row for row in finder_rows("light-curves", skills)}
+    assert len(what) == 8
+    row = what[f"light-curves tess {FINDER}: recall against {skills[0].labels}"]
+    assert row["value"] == 1
+    assert row["stars"] == 1
+    assert "2 labels" not in finder_table(skills)
+    assert finder_table(skills).count(FLOOR) == 2
+
+
+def test_windows_are_answered_by_what_the_finder_found(labeled):
+    found = find_in_curves(labeled, "tess")
+    windows = windows_of(found)
+    assert windows.star_ids == ["TIC 7"]
+    start_d = found[0].found_F2[:, 0]
+    ahead_W = (start_d > windows.end_W[:, None]) & (start_d <= windows.end_W[:, None] + 1.0)
+    assert windows.label_W.tolist() == ahead_W.any(axis=1).tolist()
+    assert windows.label_W.any()
+
+
+def test_a_set_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="tess_young_stars is not there"):
+        find_in_curves(str(tmp_path), "tess")
+
+
+def test_the_track_of_light_curves_judges_finders_and_says_where_no_forecast_can_be(
+    labeled, tmp_path
+):
+    arguments = ["evaluate", "flares", "--track", "light-curves", "--data", labeled]
+    arguments += ["--resamples", "10", "--out", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 0, result.output
+    assert FLOOR in result.output
+    assert "with a flare on 1 of them: too few to train" in result.output
+    document = json.loads(result.output.splitlines()[-1])
+    assert [text.split(":")[0] for text in document["remarks"]] == ["tess", "kepler"]
+    assert all("too few to train and judge" in text for text in document["remarks"])
+    assert {row["peer"] for row in document["rows"]} == {""}
+    assert len(document["rows"]) == 12
+
+
+def test_the_track_of_light_curves_asks_for_the_folder_of_data(tmp_path):
+    arguments = ["evaluate", "flares", "--track", "light-curves", "--out", str(tmp_path)]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code == 2
+    assert "--data DIR" in result.output

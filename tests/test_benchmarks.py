@@ -20,6 +20,7 @@ NAMES = [
     "attcae",
     "neighbors",
     "sharded",
+    "scheduling",
     "nightly",
     "attention",
     "instruction_peak",

@@ -1,60 +1,67 @@
-"""Nights whose versions lie on S3: the list of a scan of everything, and one writer at a time."""
-
-import sys
+"""Versions on S3: a night proves the list of a scan of everything, and has one writer at a time."""
 
 import pytest
 
-from astroray import inspection, storage
-from astroray.catalog import read_catalog
-from astroray.leases import find_holder
+from astroray import storage, versions
+from astroray.actors.night import rank_night
+from astroray.actors.search import rank_survey
+from astroray.errors import LedgerError
+from astroray.leases import hold_lease
+from astroray.ledger import RunRecord
+from astroray.neighbors import SearchConfig
 from astroray.nightly import NightConfig, run_night
-from astroray.surveys.simulated import write_survey
-from astroray.versions import read_version
-from tests import scans
-from tests.test_nightly import EXACT
+from benchmarks.nightly import begin_night, plan_of, publish_shard
+from tests.test_nightly import EXACT, cloud, shard
 
-SURVEY = "sim:galaxies?count=60&seed=3&shard_rows=20&size=24"
+pytestmark = pytest.mark.s3
 
-
-def certified(table):
-    return table.filter(table["certified"]).select(EXACT).drop_columns("score_kind")
+CONFIG = SearchConfig(k=3, top=12)
+OLD = {name: shard(name, cloud(80, seed=seed)) for seed, name in enumerate(("a", "b"))}
+NEW = {"c": shard("c", cloud(20, seed=9))}
 
 
-@pytest.mark.ray
-@pytest.mark.s3
-@pytest.mark.faults
-@pytest.mark.timeout(240)
-def test_of_two_nights_at_once_on_s3_one_is_refused_and_the_other_proves_the_list(
-    ray_cluster, s3, tmp_path
-):
-    write_survey(SURVEY, str(tmp_path / "made"))
-    *old, new = sorted((tmp_path / "made" / "shards").glob("*.parquet"))
+def publish(run_dir, shards):
+    for name, rows in shards.items():
+        publish_shard(run_dir, name, *rows)
+
+
+def certified(run_dir):
+    table = versions.read_version(run_dir)
+    return table.filter(table["certified"]).select(EXACT).combine_chunks()
+
+
+def seen(run_dir):
+    return {file.path: (file.size_bytes, file.version) for file in storage.list_files(run_dir)}
+
+
+@pytest.mark.timeout(60)
+def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference_alone(s3):
     folder = s3.new_prefix()
-    sky, reference, out = (f"{folder}/{name}" for name in ("sky", "reference", "night"))
-    for path in old:
-        storage.publish(f"{sky}/{path.name}", path.read_bytes())
-    scans.scan(sky, reference)
-    before = digests(reference)
-    storage.publish(f"{sky}/{new.name}", new.read_bytes())
-    config = NightConfig(survey=sky, reference=reference, out=out, workers="1")
-    refusals = []
-
-    def show(progress):
-        if progress.stage == "embed" and not refusals:
-            words = ["--survey", sky, "--reference", reference, "--out", out]
-            command = [sys.executable, "-c", scans.COMMAND, "nightly", *words]
-            refusals.append(scans.run(command))
-
-    record = run_night(config, show=show)
-    assert refusals[0].code == 1
-    assert "is being written by" in refusals[0].err
-    assert (record.counts["catalog"], record.counts["inherited"]) == (60, 40)
-    assert inspection.verify_run(out) == []
-    assert find_holder(out) is None
-    assert digests(reference) == before
-    scans.scan(sky, f"{folder}/all", encoder__name=f"{reference}/model/model.safetensors")
-    assert certified(read_version(out)).equals(certified(read_catalog(f"{folder}/all")))
+    reference, night, whole = (f"{folder}/{name}" for name in ("reference", "night", "whole"))
+    publish(reference, OLD)
+    rank_survey(plan_of(reference, CONFIG))
+    before = seen(reference)
+    begin_night(reference, night)
+    publish(night, NEW)
+    outcome = rank_night(plan_of(night, CONFIG))
+    publish(whole, OLD | NEW)
+    rank_survey(plan_of(whole, CONFIG))
+    assert certified(night).equals(certified(whole))
+    assert outcome.proof["num_rescored"] < 180
+    assert seen(reference) == before
 
 
-def digests(run_dir):
-    return {file.path: file.version for file in storage.list_files(run_dir)}
+@pytest.mark.timeout(60)
+def test_of_two_nights_into_one_folder_on_s3_the_second_is_refused(s3):
+    folder = s3.new_prefix()
+    reference, night = f"{folder}/reference", f"{folder}/night"
+    publish(reference, OLD)
+    rank_survey(plan_of(reference, CONFIG))
+    RunRecord(
+        survey="sim:galaxies", fingerprint="f", config={}, created="2026-01-01T00:00:00Z",
+        state="done", proof={"num_certified": 1}, backends={"device": "cpu"},
+    ).publish(reference)  # fmt: skip
+    config = NightConfig(survey="sim:galaxies", reference=reference, out=night)
+    with hold_lease(night), pytest.raises(LedgerError, match="is being written by"):
+        run_night(config)
+    assert {name.rpartition("/night/")[2].split("/")[0] for name in seen(night)} == {"ledger"}

@@ -225,7 +225,7 @@ def _receipt(number: int) -> Receipt:
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows."""
-    num_objects, num_nodes = (10**8, 4) if quick else (10**9, 24)
+    num_objects, num_nodes = (10**8, 4) if quick else (10**9, 16)
 
     def rows() -> list[dict[str, Any]]:
         got = run_fresh(run_plan, str(scratch / "small"), num_objects, num_nodes).value()

@@ -51,6 +51,10 @@ class Machine:
     def __str__(self) -> str:
         return self.name
 
+    def is_running(self) -> bool:
+        """Whether its command has not ended."""
+        return self.process.poll() is None
+
     def kill(self) -> None:
         """Ends all its processes at once, as a kernel does that goes down."""
         self.process.kill()

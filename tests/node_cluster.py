@@ -49,7 +49,7 @@ class NodeCluster:
         """
         until = time.monotonic() + JOIN_TIMEOUT_S
         while not {node.address for node in self.nodes} <= self._alive():
-            for node in [n for n in self.nodes if n.process.poll() is not None]:
+            for node in [n for n in self.nodes if not n.is_running()]:
                 if self.num_started > MAX_STARTS * len(self.nodes):
                     raise RuntimeError(f"node {node} does not join: {node.log()[-2000:]}")
                 self.nodes.remove(node)
@@ -67,10 +67,18 @@ class NodeCluster:
         for machine in [*self.nodes, self.head]:
             machine.kill()
 
+    def dead(self) -> dict[str, float]:
+        """When the cluster took nodes for dead, in Unix time, by address."""
+        dead = [node for node in self._known() if node["state"] == "DEAD"]
+        return {node["node_ip"]: node["end_time_ms"] / 1000 for node in dead}
+
     def _alive(self) -> set[str]:
-        answer = self.ask("/api/v0/nodes")
-        nodes = answer["data"]["result"]["result"] if answer else []
-        return {node["node_ip"] for node in nodes if node["state"] == "ALIVE"}
+        return {node["node_ip"] for node in self._known() if node["state"] == "ALIVE"}
+
+    def _known(self) -> list[dict[str, Any]]:
+        answer = self.ask("/api/v0/nodes?detail=1")
+        found: list[dict[str, Any]] = answer["data"]["result"]["result"] if answer else []
+        return found
 
     def ask(self, path: str) -> Any:
         """What the head answers at a path; None where it does not."""
@@ -120,7 +128,7 @@ def start_cluster(folder: Path, *, num_nodes: int, env: Mapping[str, str]) -> No
 def _wait_for_head(cluster: NodeCluster) -> None:
     until = time.monotonic() + JOIN_TIMEOUT_S
     while cluster.ask("/api/jobs/") is None:
-        if time.monotonic() > until or cluster.head.process.poll() is not None:
+        if time.monotonic() > until or not cluster.head.is_running():
             raise RuntimeError(f"the head does not start: {cluster.head.log()[-2000:]}")
         time.sleep(0.1)
 

@@ -16,9 +16,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from astroray import faults
 from tests import machines, s3_server, scans
@@ -143,26 +145,28 @@ class NodeSoak:
         words = ["--night", name, "--survey", plan.survey, "--out", run_dir, *flags]
         begun = time.monotonic()
         job = cluster.start("submit", "scan", "--wait", *words)
-        gone: list[Machine] = []
+        gone: dict[Machine, float] = {}
         for number, loss in enumerate(plan.losses):
             node = _next_to_reach(loss, cluster, job, gone)
             after = f"{time.monotonic() - begun:.0f} s after the job was submitted"
             self.tally.count(f"{name}: {node or 'no node'} was {loss}, {after}", ok=bool(node))
             if node:
+                gone[node] = time.time()
                 _lose(node, loss)
-                gone.append(node)
             if number < plan.num_joins:
                 cluster.add_node()
         ended = job.wait(JOB_TIMEOUT_S)
         said = (ended.err + ended.out)[-2000:] if ended.code else ""
         self.tally.count(f"{name}: exit code {ended.code} {said}", ok=ended.code == 0)
         say(f"{name}: the job took {time.monotonic() - begun:.0f} s")
-        for node in gone:
-            self.tally.count(f"{name}: {node} has gone", ok=node.process.poll() is not None)
+        dead = cluster.dead()
+        for node, lost_s in gone.items():
+            noticed = f"noticed after {dead.get(node.address, np.nan) - lost_s:.0f} s"
+            self.tally.count(f"{name}: {node} has gone, {noticed}", ok=not node.is_running())
 
 
 def _next_to_reach(
-    loss: Loss, cluster: NodeCluster, job: scans.Process, gone: Sequence[Machine]
+    loss: Loss, cluster: NodeCluster, job: scans.Process, gone: Collection[Machine]
 ) -> Machine | None:
     """The first node that comes to the point of a loss; None where the job ends before."""
     nodes = [node for node in cluster.nodes if node not in gone]

@@ -8,7 +8,7 @@ NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0
 
-.PHONY: scan test check soak clean
+.PHONY: scan test check soak soak-nodes clean
 
 scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report/index.html
 	$(BIN)/astroray scan hdf --out runs/hdf
@@ -23,7 +23,10 @@ check: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
-	$(BIN)/python -m tests.soak --rounds 20 --s3
+	$(BIN)/python -m tests.soak --rounds 20 --s3 --night
+
+soak-nodes: $(VENV)/installed-dev  ## take machines from a cluster of several, 5 times
+	$(BIN)/python -m tests.soak --rounds 5 --no-scan --nodes
 
 $(VENV)/installed: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)

@@ -16,6 +16,7 @@ from astroray.actors import index
 from astroray.actors.index import IndexPlan, Numbering
 from astroray.actors.search import SearchPlan
 from astroray.cells import num_cells_of
+from astroray.distances import spread
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
 from astroray.partitions import VERSION, Manifest, PartitionEntry
@@ -27,6 +28,10 @@ _log = logging.getLogger("astroray.indexing")
 PARTITIONS = 32
 """So many at least, where that leaves each LEAST_ROWS; more where one would be too large."""
 LEAST_ROWS = 4096
+SAMPLE_SHARDS = 256
+"""So many, spread over all, are where the sample of the cells comes from."""
+
+Groups = tuple[tuple[Receipt, ...], ...]
 
 
 class Each(Protocol):
@@ -87,21 +92,23 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     dim = index.dimensions(search.run_dir, receipts[0])
     num_rows = sum(receipt.rows_embedded for receipt in receipts)
     rows_each = _rows_of_partition(num_rows, dim, search.search.partition_mb)
+    groups = _grouped(receipts, rows_each)
     plan = IndexPlan(
         run_dir=search.run_dir,
         model_id=search.model_id,
         source=_source(search, receipts, rows_each),
         seed=search.search.seed,
-        groups=_grouped(receipts, rows_each),
+        num_groups=len(groups),
     )
     before = Manifest.load(search.run_dir)
     if before and before.source == plan.source and not _mend(before, plan, each):
         return before, plan
-    numbering = _number(plan, each)
+    numbering = _number(plan, groups, each)
     num_cells = num_cells_of(numbering.num_objects)
     num_partitions = -(-numbering.num_objects // rows_each)
-    run_all(each, index.choose_cells, [(plan, num_cells, num_partitions)])
-    partitions = tuple(_build_partitions(plan, each))
+    some = [receipts[i] for i in spread(len(receipts), SAMPLE_SHARDS)]
+    run_all(each, index.choose_cells, [(plan, some, num_cells, num_partitions)])
+    partitions = tuple(_build_partitions(plan, groups, each))
     cells, objects = (_named(plan.path(name)) for name in ("cells", "objects"))
     manifest = Manifest(
         source=plan.source,
@@ -122,15 +129,15 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     return manifest, plan
 
 
-def _number(plan: IndexPlan, each: Each) -> Numbering:
-    run_all(each, index.identify, [(plan, group) for group in range(len(plan.groups))])
+def _number(plan: IndexPlan, groups: Groups, each: Each) -> Numbering:
+    run_all(each, index.identify, [(plan, *group) for group in enumerate(groups)])
     (numbering,) = run_all(each, index.number_objects, [(plan,)])
     return numbering
 
 
-def _build_partitions(plan: IndexPlan, each: Each) -> list[PartitionEntry]:
+def _build_partitions(plan: IndexPlan, groups: Groups, each: Each) -> list[PartitionEntry]:
     """All partitions; those whose file stands are taken as they are."""
-    run_all(each, index.route, [(plan, group) for group in range(len(plan.groups))])
+    run_all(each, index.route, [(plan, *group) for group in enumerate(groups)])
     num_partitions = int(index.read_cells(plan.path("cells"))[1].max()) + 1
     return run_all(each, index.build, [(plan, number) for number in range(num_partitions)])
 
@@ -171,7 +178,7 @@ def _rows_of_partition(num_rows: int, dim: int, partition_mb: int) -> int:
     return min(max(-(-num_rows // PARTITIONS), LEAST_ROWS), most)
 
 
-def _grouped(receipts: Sequence[Receipt], rows_each: int) -> tuple[tuple[Receipt, ...], ...]:
+def _grouped(receipts: Sequence[Receipt], rows_each: int) -> Groups:
     """Shards in their order, divided so that each group has about so many rows."""
     start_S = np.cumsum([0, *(receipt.rows_embedded for receipt in receipts)])[:-1]
     group_S = start_S // rows_each

@@ -20,6 +20,7 @@ from astroray.config import ScanConfig, from_dict, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.progress import Show
+from astroray.runs import newest_version
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
 
@@ -107,19 +108,13 @@ def plan_night(series: SeriesConfig) -> NightConfig:
 
 
 def _newest_version(series: SeriesConfig) -> str:
-    """The finished scan or night that ended last; of a version and its copy, the copy."""
-    found = []
-    for name in set(storage.list_folders(series.folder)) - {series.night}:
-        run_dir = storage.join(series.folder, name)
-        record = RunRecord.load(run_dir)
-        if record is not None and record.state == "done" and record.proof:
-            found.append((record.finished, record.begun, run_dir))
+    found = newest_version(series.folder, besides=series.night)
     if not found:
         raise ConfigError(
             f"{series.folder} holds no finished version, expected a scan in a folder of it: run "
             f"one into {storage.join(series.folder, 'reference')}, or name a reference"
         )
-    return max(found)[2]
+    return found
 
 
 def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:

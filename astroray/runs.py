@@ -1,4 +1,4 @@
-"""What every job with a run directory does alike: its logs, its listing, its end by an error."""
+"""What every job with a run directory does alike: its place, its logs, its listing, its end."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,21 @@ from astroray.leases import Lease
 from astroray.ledger import RunRecord
 from astroray.surveys.shards import Shard
 
-__all__ = ["check_withdrawn", "list_again", "log_folder", "note_failure"]
+__all__ = ["check_withdrawn", "list_again", "log_folder", "newest_version", "note_failure"]
+
+
+def newest_version(folder: str, *, besides: str = "") -> str:
+    """The finished scan or night in a folder of them that ended last; empty where there is none.
+
+    Of a version and its copy it is the copy. The one named `besides` does not count.
+    """
+    found = []
+    for name in set(storage.list_folders(folder)) - {besides}:
+        run_dir = storage.join(folder, name)
+        record = RunRecord.load(run_dir)
+        if record is not None and record.state == "done" and record.proof:
+            found.append((record.finished, record.begun, run_dir))
+    return max(found)[2] if found else ""
 
 
 def log_folder(run_dir: str) -> str:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
@@ -35,6 +36,7 @@ ENVIRONMENT = {
 }
 """What every worker is started with."""
 
+PLAIN_VALUES = (str, int, float, bool, type(None))
 SCRATCH_PREFIX = "astroray-"
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
@@ -342,6 +344,7 @@ def each_remotely(
     """What runs a function on each tuple of arguments as Ray tasks, `at_once` at a time.
 
     Yields place and result as they come; a task whose worker or node dies is repeated by itself.
+    What several tasks are told, the same object, is sent to a machine once.
     """
     import ray
 
@@ -355,7 +358,7 @@ def each_remotely(
             return function(*args)
 
         task = ray.remote(num_cpus=num_cpus)(armed)
-        todo = iter(enumerate(arguments))
+        todo = iter(enumerate(_put_once(arguments)))
         running: dict[Any, int] = {}
         with plain_errors():
             while True:
@@ -367,6 +370,20 @@ def each_remotely(
                 yield running.pop(done[0]), ray.get(done[0])
 
     return run
+
+
+def _put_once(arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    """The same arguments; what more than one task has, but for plain values, in Ray's store."""
+    import ray
+
+    times = Counter(id(value) for args in arguments for value in args)
+    stored: dict[int, Any] = {}
+    for args in arguments:
+        for value in args:
+            key = id(value)
+            if times[key] > 1 and key not in stored and not isinstance(value, PLAIN_VALUES):
+                stored[key] = ray.put(value)
+        yield tuple(stored.get(id(value), value) for value in args)
 
 
 def _own_error(error: BaseException | None) -> AstrorayError | None:

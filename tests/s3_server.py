@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.parse
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,8 @@ class S3:
 
     @property
     def env(self) -> dict[str, str]:
+        own = urllib.parse.urlsplit(self.endpoint).hostname
+        hosts = ",".join(dict.fromkeys([str(own), "127.0.0.1", "localhost"]))
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
@@ -67,8 +70,8 @@ class S3:
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": os.devnull,
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
+            "NO_PROXY": hosts,
+            "no_proxy": hosts,
         }
 
     def new_prefix(self) -> str:
@@ -143,10 +146,12 @@ def _server(weed: str, folder: Path) -> Iterator[S3]:
         _kill(process)
 
 
-def start_server(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
+def start_server(
+    weed: str, folder: Path, *, host: str = "127.0.0.1"
+) -> tuple[S3, subprocess.Popen[bytes]]:
     """A store that answers, and its process. Raises RuntimeError with its log where none does."""
     for attempt in range(3):  # a port may be taken between the look and the start
-        store, process = _start(weed, folder / str(attempt))
+        store, process = _start(weed, folder / str(attempt), host)
         if _wait_until_ready(store, process):
             return store, process
         code = process.poll()
@@ -190,11 +195,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
+def _start(weed: str, folder: Path, host: str) -> tuple[S3, subprocess.Popen[bytes]]:
     (folder / "data").mkdir(parents=True)
     master, volume, filer, port = free_ports(4)
     store = S3(
-        endpoint=f"http://127.0.0.1:{port}",
+        endpoint=f"http://{host}:{port}",
         bucket="sky",
         access_key="testkey",
         secret_key=uuid.uuid4().hex,
@@ -209,8 +214,8 @@ def _start(weed: str, folder: Path) -> tuple[S3, subprocess.Popen[bytes]]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     options = {
         "dir": folder / "data",
-        "ip": "127.0.0.1",
-        "ip.bind": "127.0.0.1",
+        "ip": host,
+        "ip.bind": host,
         "master.telemetry": "false",
         "master.port": master,
         "master.volumeSizeLimitMB": 64,

@@ -21,6 +21,7 @@ NAMES = [
     "neighbors",
     "sharded",
     "similar",
+    "scheduling",
     "nightly",
     "attention",
     "instruction_peak",

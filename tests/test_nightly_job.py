@@ -164,6 +164,21 @@ class Killed(BaseException):
     """What a kill leaves: nothing after it runs."""
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_night_that_was_killed_before_it_listed_anything_is_sound(
+    reference, tmp_path, monkeypatch
+):
+    def reach(point: str, detail: str = "") -> None:
+        if point == "inherited":
+            raise Killed
+
+    monkeypatch.setattr(faults, "reach", reach)
+    with pytest.raises(Killed):
+        run_night(night_of(reference, tmp_path / "night"))
+    assert inspection.verify_run(str(tmp_path / "night")) == []
+
+
 def test_a_kill_at_any_point_of_the_search_is_repaired_to_the_same_bytes(tmp_path, monkeypatch):
     config = SearchConfig(k=3, top=5)
     scan(tmp_path / "ref", {"a": shard("a", cloud(60))}, config)

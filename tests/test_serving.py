@@ -1,8 +1,10 @@
 """A run served by Ray Serve on the session's cluster: right answers, also while replicas die."""
 
 import dataclasses
+import shutil
 import threading
 from collections import Counter
+from pathlib import Path
 
 import httpx2
 import numpy as np
@@ -12,7 +14,7 @@ import ray
 from astroray import serving, surveys
 from astroray.config import from_dict
 from astroray.errors import ConfigError
-from astroray.ledger import RunRecord, open_run
+from astroray.ledger import open_run
 from astroray.surveys.shards import Cutouts
 from astroray.web.archive import Archive
 from astroray.web.security import Tokens
@@ -27,7 +29,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 def config(tmp_path_factory, free_port):
     folder = tmp_path_factory.mktemp("serving")
     values = {
-        "run_dir": make_run(folder),
+        "run_dir": str(Path(make_run(folder / "versions")).parent),
         "port": free_port,
         "tokens": str(folder / "tokens.json"),
         "watch_s": 0.2,
@@ -104,20 +106,38 @@ def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, confi
 
 
 def test_a_run_that_was_scanned_again_is_served_without_a_restart(client, config):
-    record = RunRecord.load(config.run_dir)
+    archive = Archive(config.run_dir)
     before = client.get("/healthz").headers["x-astroray-run"]
-    assert before == Archive(config.run_dir).run_id
-    again = dataclasses.replace(record, created="2026-02-02T02:02:02Z")
-    again = dataclasses.replace(open_run(config.run_dir, again), state="done")
-    again.publish(config.run_dir)
-    wanted = "f00d-20260202T020202Z"
+    assert before == archive.run_id
+    again = dataclasses.replace(archive.record, created="2026-02-02T02:02:02Z")
+    again = dataclasses.replace(open_run(archive.run_dir, again), state="done")
+    again.publish(archive.run_dir)
+    assert "f00d-20260202T020202Z" in served_until(client, "f00d-20260202T020202Z")
+
+
+def test_the_newest_version_in_the_folder_is_served_without_a_lost_request(client, config):
+    old = Archive(config.run_dir)
+    night = Path(config.run_dir, "2026-11-28")
+    shutil.copytree(old.run_dir, night)
+    record = dataclasses.replace(old.record, created="2026-11-28T02:02:02Z", state="running")
+    record.publish(str(night))
+    assert Archive(config.run_dir).run_id == old.run_id, "it is not finished"
+    done = dataclasses.replace(record, state="done", finished="2026-11-28T03:03:03Z")
+    done.publish(str(night))
+    assert set(served_until(client, done.run_id)) == {old.run_id, done.run_id}
+
+
+def served_until(client, wanted):
+    """Ids of the runs that answers came from, until they come from the wanted one."""
+    found = []
     for _ in range(2000):
         answer = client.get("/v1/catalog?limit=1")
         assert answer.status_code == 200
         assert answer.json()["run_id"] == answer.headers["x-astroray-run"]
-        if answer.json()["run_id"] == wanted:
+        found.append(answer.json()["run_id"])
+        if found[-1] == wanted:
             break
-    assert answer.json()["run_id"] == wanted
+    return found
 
 
 def test_replicas_that_do_not_fit_are_refused_at_once(config):

@@ -29,7 +29,6 @@ from astroray.neighbors import check_finite
 from astroray.partitions import FOLDER, Partition, PartitionEntry, open_batches, write_batches
 from astroray.twins import Twins
 
-SAMPLE_SHARDS = 256
 ROWS_AT_ONCE = 16_384
 OBJECTS_A_BATCH = 2**20
 IDENTITY = (*schema.IDENTITY.names, "shard", "row", "processing_flags")
@@ -43,8 +42,8 @@ class IndexPlan:
     model_id: str
     source: str
     seed: int
-    groups: tuple[tuple[Receipt, ...], ...]
-    """Shards with embeddings, in the order of their names, a group for each task."""
+    num_groups: int
+    """Groups of shards with embeddings, in the order of their names; a task is told its own."""
 
     def path(self, name: str) -> str:
         """Where a file that stays lies; its name says from what it was built."""
@@ -67,8 +66,8 @@ class Numbering:
     num_duplicates: int
 
 
-def identify(plan: IndexPlan, group: int) -> None:
-    """Who the objects of a group are; every embeddings file is checked by its receipt.
+def identify(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
+    """Who the objects of a group of shards are; every embeddings file is checked by its receipt.
 
     Raises LedgerError where one is missing or differs, DataError on a number that is not finite.
     """
@@ -76,7 +75,7 @@ def identify(plan: IndexPlan, group: int) -> None:
     if storage.exists(path):
         return
     tables = []
-    for receipt in plan.groups[group]:
+    for receipt in shards:
         table = read_shard(plan.run_dir, receipt)
         check_finite(embedding_matrix(table), table["object_id"])
         tables.append(table.select(list(IDENTITY)))
@@ -91,7 +90,7 @@ def number_objects(plan: IndexPlan) -> Numbering:
     """
     groups = [
         open_batches(plan.scratch(f"identity-{group:05d}")).read_all()
-        for group in range(len(plan.groups))
+        for group in range(plan.num_groups)
     ]
     rows = pa.concat_tables(groups).combine_chunks()
     unique = outliers.drop_duplicates(rows)
@@ -110,11 +109,13 @@ def number_objects(plan: IndexPlan) -> Numbering:
     return Numbering(num_objects=len(order_M), num_duplicates=len(unique.rejects))
 
 
-def choose_cells(plan: IndexPlan, num_cells: int, num_partitions: int) -> None:
-    """Trains the cells on the frozen sample, and says which partition each belongs to."""
+def choose_cells(
+    plan: IndexPlan, some: Sequence[Receipt], num_cells: int, num_partitions: int
+) -> None:
+    """Trains the cells on a sample of some shards, and says which partition each belongs to."""
     if storage.exists(plan.path("cells")):
         return
-    sample_MD = _sample(plan, num_cells * POINTS_PER_CELL)
+    sample_MD = _sample(plan.run_dir, some, num_cells * POINTS_PER_CELL)
     centroid_CD = train_cells(sample_MD, num_cells, seed=plan.seed)
     count_C = np.bincount(find_cells(sample_MD, centroid_CD), minlength=len(centroid_CD))
     group_C = group_cells(centroid_CD, count_C, num_partitions)
@@ -132,14 +133,14 @@ def read_cells(path: str) -> tuple[np.ndarray, np.ndarray]:
     return centroid_CD, batch.column("partition").to_numpy()
 
 
-def route(plan: IndexPlan, group: int) -> None:
-    """Sends the vectors of a group to their partitions: a batch for each, in one file."""
+def route(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
+    """Sends the vectors of a group of shards to their partitions: a batch for each, in one file."""
     path = plan.scratch(f"routed-{group:05d}")
     if storage.exists(path):
         return
     centroid_CD, partition_C = read_cells(plan.path("cells"))
     number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
-    tables = [embedding_matrix(read_shard(plan.run_dir, receipt)) for receipt in plan.groups[group]]
+    tables = [embedding_matrix(read_shard(plan.run_dir, receipt)) for receipt in shards]
     kept_B = np.flatnonzero(number_B >= 0)
     vector_BD, number_B = np.concatenate(tables)[kept_B], number_B[kept_B]
     cells = [
@@ -161,7 +162,7 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
     if not storage.exists(path):
         pieces = [
             open_batches(plan.scratch(f"routed-{group:05d}")).get_batch(number)
-            for group in range(len(plan.groups))
+            for group in range(plan.num_groups)
         ]
         rows = pa.Table.from_batches(pieces).combine_chunks()
         number_N, cell_N = rows["number"].to_numpy(), rows["cell"].to_numpy()
@@ -200,17 +201,15 @@ def dimensions(run_dir: str, receipt: Receipt) -> int:
     return int(read_shard(run_dir, receipt).schema.field("embedding").type.list_size)
 
 
-def _sample(plan: IndexPlan, most: int) -> np.ndarray:
-    """At most so many vectors, float32 [M, D], spread over shards that are spread over all."""
-    receipts = [receipt for group in plan.groups for receipt in group]
-    some = [receipts[i] for i in spread(len(receipts), SAMPLE_SHARDS)]
+def _sample(run_dir: str, some: Sequence[Receipt], most: int) -> np.ndarray:
+    """At most so many vectors, float32 [M, D], spread over some shards."""
     end_S = np.cumsum([receipt.rows_embedded for receipt in some])
     row_M = spread(int(end_S[-1]), most)
     vectors, start = [], 0
     for receipt, end in zip(some, end_S, strict=True):
         rows = row_M[(row_M >= start) & (row_M < end)] - start
         if len(rows):
-            vectors.append(embedding_matrix(read_shard(plan.run_dir, receipt))[rows])
+            vectors.append(embedding_matrix(read_shard(run_dir, receipt))[rows])
         start = int(end)
     return np.concatenate(vectors)
 

@@ -22,6 +22,7 @@ from astroray.curve_pictures import render_curve
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.lookup import nearest_of
+from astroray.runs import newest_version
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject
 from astroray.thumbnails import render_thumbnail
@@ -45,8 +46,11 @@ class Nearest:
 
 
 def finished_run(run_dir: str) -> RunRecord:
-    """The record of a scan or night. Raises ConfigError where it is not done or another run."""
-    record = RunRecord.load(run_dir)
+    """The record of a scan or night, or of the newest finished one in a folder of them.
+
+    Raises ConfigError where it is not done or another run.
+    """
+    record = RunRecord.load(_version_of(run_dir))
     if record is None or record.state != "done":
         state = "no run.json" if record is None else f"a run that is {record.state}"
         raise ConfigError(
@@ -59,15 +63,24 @@ def finished_run(run_dir: str) -> RunRecord:
     return record
 
 
+def _version_of(run_dir: str) -> str:
+    """The folder itself where it holds a run, else the newest finished version in it."""
+    if storage.exists(storage.join(run_dir, "run.json")):
+        return run_dir
+    return newest_version(run_dir) or run_dir
+
+
 class Archive:
     """One finished run, read into memory; rows of the catalog are in order of rank.
 
-    Of a night it is the whole version: the rows and embeddings of older ones too.
+    Of a folder of versions it is the newest finished one. Of a night it is the whole version: the
+    rows and embeddings of older ones too.
     """
 
     def __init__(self, run_dir: str) -> None:
         if not storage.is_remote(run_dir):  # a link may be moved later
             run_dir = os.path.realpath(os.path.expanduser(run_dir))
+        run_dir = _version_of(run_dir)
         record = finished_run(run_dir)
         self.run_dir, self.record = run_dir, record
         self.table = versions.read_version(run_dir).combine_chunks()

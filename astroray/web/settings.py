@@ -56,7 +56,10 @@ class ServeConfig:
     """Everything about `astroray serve`."""
 
     run_dir: str
-    """A finished run. A link to one may be moved to another: that one is then served."""
+    """A finished run, or a folder of versions, whose newest finished one is served.
+
+    When a night has added one, or a link was moved to another run, that one is served from then on.
+    """
     host: str = "127.0.0.1"
     port: int = 8000
     tls_cert: str = ""

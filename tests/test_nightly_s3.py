@@ -1,0 +1,75 @@
+"""Versions on S3: a night proves the list of a scan of everything, and has one writer at a time."""
+
+from pathlib import Path
+
+import pytest
+
+from astroray import storage, versions
+from astroray.actors.night import rank_night
+from astroray.actors.search import rank_survey
+from astroray.config import to_dict
+from astroray.errors import LedgerError
+from astroray.leases import hold_lease
+from astroray.ledger import RunRecord
+from astroray.neighbors import SearchConfig
+from astroray.nightly import NightConfig, run_night
+from benchmarks.nightly import begin_night, plan_of, publish_shard
+from tests import scans
+from tests.test_nightly import EXACT, cloud, shard
+
+pytestmark = pytest.mark.s3
+
+SURVEY = "sim:galaxies?count=40&size=16"
+CONFIG = SearchConfig(k=3, top=12)
+OLD = {name: shard(name, cloud(80, seed=seed)) for seed, name in enumerate(("a", "b"))}
+NEW = {"c": shard("c", cloud(20, seed=9))}
+
+
+def publish(run_dir, shards):
+    for name, rows in shards.items():
+        publish_shard(run_dir, name, *rows)
+
+
+def certified(run_dir):
+    table = versions.read_version(run_dir)
+    return table.filter(table["certified"]).select(EXACT).combine_chunks()
+
+
+def seen(run_dir):
+    return {file.path: (file.size_bytes, file.version) for file in storage.list_files(run_dir)}
+
+
+@pytest.mark.timeout(60)
+def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference_alone(s3):
+    folder = s3.new_prefix()
+    reference, night, whole = (f"{folder}/{name}" for name in ("reference", "night", "whole"))
+    publish(reference, OLD)
+    rank_survey(plan_of(reference, CONFIG))
+    before = seen(reference)
+    begin_night(reference, night)
+    publish(night, NEW)
+    outcome = rank_night(plan_of(night, CONFIG))
+    publish(whole, OLD | NEW)
+    rank_survey(plan_of(whole, CONFIG))
+    assert certified(night).equals(certified(whole))
+    assert outcome.proof["num_rescored"] < 180
+    assert seen(reference) == before
+
+
+@pytest.mark.timeout(60)
+def test_of_two_nights_into_one_folder_on_s3_the_second_is_refused(s3, tmp_path):
+    folder = s3.new_prefix()
+    reference, night = f"{folder}/reference", f"{folder}/night"
+    publish(reference, OLD)
+    rank_survey(plan_of(reference, CONFIG))
+    model = Path(scans.fit_model(SURVEY, tmp_path / "model.safetensors"))
+    storage.publish(f"{reference}/model/model.safetensors", model.read_bytes())
+    known = to_dict(scans.small_config(SURVEY, reference))
+    RunRecord(
+        survey=SURVEY, fingerprint="f", config=known, created="2026-01-01T00:00:00Z",
+        state="done", proof={"num_certified": 1}, backends={"device": "cpu"},
+    ).publish(reference)  # fmt: skip
+    config = NightConfig(survey=SURVEY, reference=reference, out=night)
+    with hold_lease(night), pytest.raises(LedgerError, match="is being written by"):
+        run_night(config)
+    assert {name.rpartition("/night/")[2].split("/")[0] for name in seen(night)} == {"ledger"}

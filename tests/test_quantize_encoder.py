@@ -127,7 +127,9 @@ def test_the_evaluation_of_encoders_judges_a_quantized_model_by_its_fewer_bits(
 
     found = []
     for path in (str(quantized[0]), model_path):
-        evaluation_models._encode(path, Pictures(), f"{tmp_path}/e.npz", with_errors=False)
+        evaluation_models._encode(
+            path, Pictures(), f"{tmp_path}/e.npz", numbers="auto", with_errors=False
+        )
         found.append(evaluation_models._load("", f"{tmp_path}/e.npz").embedding_ND)
     model, _ = choose_numbers(load_model(str(quantized[0])), "osc-w4a4", "cpu")
     with torch.inference_mode():

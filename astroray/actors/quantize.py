@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from astroray.activations import Ranges, observe_ranges
 from astroray.actors.decide import SCHEMES_TRIED, Decision, decide
 from astroray.actors.fit import draw_prepared
-from astroray.encoders import read_model_file
+from astroray.encoders import ModelFile, read_model_file
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.store import Model, load_model, save_model
 from astroray.errors import ConfigError
@@ -19,7 +20,7 @@ from astroray.quantization import measure_errors, pack_layers
 from astroray.surveys.shards import Shard
 from astroray_kernels import PackedWeights
 
-__all__ = ["Layer", "Quantization", "QuantizePlan", "quantize_model"]
+__all__ = ["Layer", "Quantization", "QuantizePlan", "quantize_model", "quantize_prepared"]
 
 OBSERVED_ROWS = 512
 """Rows whose activations are looked at; the paper takes three texts of 512 tokens."""
@@ -80,18 +81,25 @@ def quantize_model(
     Raises ConfigError where the model is quantized already or has no linear layer, where no cutout
     can be used, and where layers cannot have the scheme.
     """
-    file = read_model_file(plan.model_path)
-    if file.quantized:
-        raise ConfigError(
-            f"{plan.model_path} is quantized already ({', '.join(file.quantized['schemes'])}), "
-            f"expected the model with id {file.quantized['reference_id']} that it was made from"
-        )
+    file = _read_plain(plan.model_path)
+    show("drawing the sample")
+    sample = draw_prepared(shards, file.preparation, max_rows=plan.max_rows, seed=plan.seed)
+    return quantize_prepared(sample, plan, show=show)
+
+
+def quantize_prepared(
+    sample_NCYX: np.ndarray, plan: QuantizePlan, *, show: Callable[[str], None] = lambda _: None
+) -> Quantization:
+    """Observes a model's layers on objects that are prepared for it, and writes it quantized.
+
+    sample_NCYX  float16 [N, C, Y, X]
+
+    Raises ConfigError as `quantize_model` does.
+    """
+    file = _read_plain(plan.model_path)
     torch.set_num_threads(plan.num_threads)
     model = load_model(plan.model_path)
-    show("drawing the sample")
-    image_NCYX = torch.from_numpy(
-        draw_prepared(shards, model.preparation, max_rows=plan.max_rows, seed=plan.seed)
-    )
+    image_NCYX = torch.from_numpy(sample_NCYX)
     if not len(image_NCYX):
         raise ConfigError(
             "the sample is empty: no cutout of the survey can be used, expected some to observe "
@@ -121,6 +129,16 @@ def quantize_model(
         ranges=ranges,
         decision=decision,
     )
+
+
+def _read_plain(path: str) -> ModelFile:
+    file = read_model_file(path)
+    if file.quantized:
+        raise ConfigError(
+            f"{path} is quantized already ({', '.join(file.quantized['schemes'])}), "
+            f"expected the model with id {file.quantized['reference_id']} that it was made from"
+        )
+    return file
 
 
 def _save(

@@ -20,13 +20,14 @@ from astroray.actors.fit import (
     network_config,
     publish_sample,
 )
-from astroray.encoders import ENCODERS, ModelFile, read_model_file
+from astroray.encoders import ENCODERS, ModelFile, QuantizeName, read_model_file
 from astroray.encoders.pretrained import load_pretrained, object_hash
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import measure_baseline
 from astroray.evaluation.pictures import Pictures
+from astroray.evaluation.quantized import embedding_id
 from astroray.fit_state import FitConfig, FitProgress, FitState
 from astroray.passes import find_recipe, run_passes
 
@@ -152,20 +153,29 @@ def fit_model(
     return path
 
 
-def embed(path: str, pictures: Pictures, folder: str, *, with_errors: bool = False) -> Encoded:
+def embed(
+    path: str,
+    pictures: Pictures,
+    folder: str,
+    *,
+    numbers: QuantizeName = "auto",
+    with_errors: bool = False,
+) -> Encoded:
     """All objects by the model of a file; kept in `folder` by model_id and content of the pool.
 
+    numbers      what it computes with; auto: a quantized model as its file says
     with_errors  also the reconstruction errors, of networks that reconstruct
 
     Raises ConfigError where the pictures lack a band that the model wants.
     """
     file = read_model_file(path)
     suffix = "-errors" if with_errors else ""
-    cached = storage.join(folder, f"{file.model_id}-{pictures.content_id}{suffix}.npz")
+    known_by = embedding_id(file, numbers)
+    cached = storage.join(folder, f"{known_by}-{pictures.content_id}{suffix}.npz")
     if not storage.exists(cached):
-        _encode(path, pictures, cached, with_errors)
+        _encode(path, pictures, cached, numbers=numbers, with_errors=with_errors)
     return dataclasses.replace(
-        _load(file.model_id, cached),
+        _load(known_by, cached),
         fit_s=_fit_seconds(path, file),
         num_passes=int(file.fit.get("num_passes", 0)),
         is_whole=_is_whole(file),
@@ -187,9 +197,11 @@ def embed_baseline(
     return _load(model_id, cached)
 
 
-def _encode(path: str, pictures: Pictures, cached: str, with_errors: bool) -> None:
+def _encode(
+    path: str, pictures: Pictures, cached: str, *, numbers: QuantizeName, with_errors: bool
+) -> None:
     torch.set_num_threads(NUM_THREADS)
-    model, _ = choose_numbers(load_model(path), "auto", "cpu")  # a quantized model as its file says
+    model, _ = choose_numbers(load_model(path), numbers, "cpu")
     image_NCYX = torch.from_numpy(pictures.prepared(model.preparation))
     error_of: Any = getattr(model.network, "reconstruction_error", None) if with_errors else None
     embeddings, errors, seconds = [], [], 0.0

@@ -31,6 +31,8 @@ class Line:
 
     subset: Subset
     encoder: str
+    reference: str
+    """The same encoder in float32; empty where it is not on fewer bits."""
     score: str
     num_seeds: int
     """Seeds whose draws were scored; 0 where there is only a `reason`."""
@@ -56,12 +58,21 @@ class Results:
     """Encoders and their scores, as they come in."""
 
     def __init__(
-        self, protocol: Protocol, *, encoders: Sequence[str], scores: Sequence[str], num_seeds: int
+        self,
+        protocol: Protocol,
+        *,
+        encoders: Sequence[str],
+        scores: Sequence[str],
+        num_seeds: int,
+        references: Mapping[str, str] | None = None,
     ) -> None:
         self.protocol, self.encoders, self.scores = protocol, tuple(encoders), tuple(scores)
         self.num_seeds = num_seeds
-        self.peers = tuple(peer for peer in PEERS if peer in self.encoders)
-        """Those of PEERS that are in this evaluation."""
+        self.references = dict(references or {})
+        """By encoder on fewer bits: the same in float32."""
+        peers = dict.fromkeys((*PEERS, *self.references.values()))
+        self.peers = tuple(peer for peer in peers if peer in self.encoders)
+        """Those of PEERS that are in this evaluation, and references of encoders on fewer bits."""
         self.encoded: dict[tuple[str, int], Encoded] = {}
         self.scored: dict[tuple[str, str, str, int], Scored] = {}
         """By subset, encoder, score and seed."""
@@ -102,6 +113,7 @@ class Results:
         return Line(
             subset=subset,
             encoder=encoder,
+            reference=self.references.get(encoder, ""),
             score=score,
             num_seeds=len(found),
             is_complete=len(found) == self.num_seeds
@@ -122,6 +134,8 @@ class Results:
     ) -> dict[tuple[str, str], Difference]:
         differences = {}
         for peer in self.peers:
+            if peer not in (*PEERS, self.references.get(encoder)):
+                continue
             others = self._seeds(subset.name, peer, score)
             if peer != encoder and set(found) & set(others):
                 for name in ("auc", "recall"):

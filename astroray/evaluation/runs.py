@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from astroray import provenance, storage
-from astroray.encoders import ENCODERS, choose_encoder, read_model_file
+from astroray.encoders import ENCODERS, QuantizeName, choose_encoder, read_model_file
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import BASELINES
 from astroray.evaluation.label_tables import open_protocol
 from astroray.evaluation.models import (
+    NUM_THREADS,
     Encoded,
     embed,
     embed_baseline,
@@ -23,10 +24,12 @@ from astroray.evaluation.models import (
 from astroray.evaluation.neighborhoods import Neighborhoods
 from astroray.evaluation.page import write_page
 from astroray.evaluation.pictures import Pictures
+from astroray.evaluation.quantized import quantize_fitted, split_numbers
 from astroray.evaluation.results import Results
 from astroray.evaluation.rows import json_rows, text_table
 from astroray.evaluation.scoring import check_scores, score_subset
 from astroray.fit_state import FitProgress
+from astroray.quantization import SCHEMES
 from astroray.surveys.shards import ModalityName
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate_outliers"]
@@ -47,7 +50,10 @@ class EvaluationConfig:
     protocol: str
     """A name of `protocols.PROTOCOLS`."""
     encoders: tuple[str, ...]
-    """Names of ENCODERS, fitted here, or paths of model files; trivial baselines come anyway."""
+    """Names of ENCODERS, fitted here, or paths of model files; trivial baselines come anyway.
+
+    With `:w8a8o` or another of `quantized.NUMBERS` behind it, it computes with that; the same in
+    float32 comes anyway, and is what it is compared with."""
     out: str
     """Folder for fits, embeddings, scores, rows.json and index.html; a second call resumes."""
     data: str | None = None
@@ -104,10 +110,15 @@ class _Encoder:
     label: str
     path: str | None = None
     """Model file that was given."""
+    numbers: QuantizeName = "auto"
+    """What it computes with."""
+    reference: str = ""
+    """Label of the same encoder in float32; empty where it is not on fewer bits."""
 
     @property
     def is_fitted_long(self) -> bool:
-        return self.label in ENCODERS and ENCODERS[self.label].is_descended()
+        name = self.reference or self.label
+        return name in ENCODERS and ENCODERS[name].is_descended()
 
 
 class _Run:
@@ -120,9 +131,12 @@ class _Run:
         show(f"{len(self.protocol.object_ids)} objects of {self.protocol.survey}")
         self.pictures = Pictures(self.protocol)
         self.encoders = _named(config.encoders, self.pictures.modality)
+        self.model_paths: dict[tuple[str, int], str] = {}
+        """Model files by encoder and seed."""
         self.results = Results(
             self.protocol,
             encoders=[encoder.label for encoder in self.encoders],
+            references={one.label: one.reference for one in self.encoders if one.reference},
             scores=config.scores,
             num_seeds=config.num_seeds,
         )
@@ -163,16 +177,34 @@ class _Run:
         storage.publish(storage.join(self.config.out, "rows.json"), data)
 
     def _encode(self, encoder: _Encoder, seed: int, budget_s: float) -> Encoded:
-        folder = storage.join(self.config.out, "fits")
-        with_errors = "reconstruction" in self.config.scores
         embeddings = storage.join(self.config.out, "embeddings")
-        if encoder.path:
-            self.show(f"{encoder.label}  seed {seed}  encode")
-            return embed(encoder.path, self.pictures, embeddings, with_errors=with_errors)
-        row_M = self.protocol.fit_rows(seed)
-        sample = take_sample(self.pictures, row_M, folder)
         if encoder.label in BASELINES:
+            row_M = self.protocol.fit_rows(seed)
+            sample = take_sample(self.pictures, row_M, storage.join(self.config.out, "fits"))
             return embed_baseline(encoder.label, self.pictures, sample, row_M, embeddings)
+        path = self._model_path(encoder, seed, budget_s)
+        self.model_paths[encoder.label, seed] = path
+        self.show(f"{encoder.label}  seed {seed}  encode")
+        with_errors = "reconstruction" in self.config.scores
+        return embed(
+            path, self.pictures, embeddings, numbers=encoder.numbers, with_errors=with_errors
+        )
+
+    def _model_path(self, encoder: _Encoder, seed: int, budget_s: float) -> str:
+        """The model file: as it was given, of the reference, made from it, or fitted."""
+        if encoder.path:
+            return encoder.path
+        folder = storage.join(self.config.out, "fits")
+        row_M = self.protocol.fit_rows(seed)
+        if encoder.reference:
+            path = self.model_paths[encoder.reference, seed]
+            if encoder.numbers not in SCHEMES:
+                return path
+            self.show(f"{encoder.label}  seed {seed}  quantize")
+            return quantize_fitted(
+                path, encoder.numbers, self.pictures, row_M, folder, num_threads=NUM_THREADS
+            )
+        sample = take_sample(self.pictures, row_M, folder)
 
         def report(progress: FitProgress) -> None:
             self.show(
@@ -182,9 +214,7 @@ class _Run:
             )
 
         self.show(f"{encoder.label}  seed {seed}  fit")
-        path = fit_model(encoder.label, sample, seed=seed, budget_s=budget_s, report=report)
-        self.show(f"{encoder.label}  seed {seed}  encode")
-        return embed(path, self.pictures, embeddings, with_errors=with_errors)
+        return fit_model(encoder.label, sample, seed=seed, budget_s=budget_s, report=report)
 
     def _score(self, encoder: str, seed: int, encoded: Encoded) -> None:
         near = Neighborhoods(encoded.embedding_ND, k=self.config.k)
@@ -205,19 +235,35 @@ class _Run:
 
 
 def _named(asked: Sequence[str], modality: ModalityName) -> list[_Encoder]:
-    """Trivial baselines, then what was asked for, each once.
+    """Trivial baselines, then what was asked for, each once, behind what it is compared with.
 
     Raises ConfigError on other names, and on encoders of another modality.
     """
     encoders = {label: _Encoder(label=label) for label in ALWAYS[modality]}
-    for name in asked:
-        if name in encoders:
-            continue
-        if name in ENCODERS:
-            encoders[name] = _Encoder(label=choose_encoder(name, modality))
-        else:
-            file = read_model_file(name)
-            choose_encoder(file.encoder, modality)
-            label = f"{file.encoder}:{file.model_id[:8]}"
-            encoders[label] = _Encoder(label=label, path=name)
+    for one in asked:
+        name, numbers = split_numbers(one)
+        plain = _given(name, modality)
+        for encoder in plain:
+            encoders.setdefault(encoder.label, encoder)
+        if numbers != "auto":
+            label = f"{plain[-1].label}:{numbers}"
+            encoders[label] = _Encoder(label=label, numbers=numbers, reference=plain[-1].label)
     return list(encoders.values())
+
+
+def _given(name: str, modality: ModalityName) -> list[_Encoder]:
+    """The encoder of a name or a file; of a quantized file its reference, then it itself."""
+    if name in ENCODERS:
+        return [_Encoder(label=choose_encoder(name, modality))]
+    if name in ALWAYS[modality]:
+        return [_Encoder(label=name)]
+    file = read_model_file(name)
+    choose_encoder(file.encoder, modality)
+    own = _Encoder(label=f"{file.encoder}:{file.model_id[:8]}", path=name)
+    if not file.quantized:
+        return [own]
+    before = f"{file.encoder}:{file.quantized['reference_id'][:8]}"
+    return [
+        _Encoder(label=before, path=name, numbers="none"),
+        dataclasses.replace(own, reference=before),
+    ]

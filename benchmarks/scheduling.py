@@ -119,6 +119,7 @@ def plans_of(num_objects: int) -> tuple[list[tuple[Any, ...]], JoinPlan]:
         partitions=tuple(paths),
         cells=index_plan.path("cells"),
         objects=index_plan.path("objects"),
+        ranking=index_plan.path("ranking"),
         scratch=index_plan.scratch("").removesuffix(".arrow"),
         num_objects=num_objects,
         width=11,
@@ -172,7 +173,7 @@ def cluster_of(num_nodes: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
 
 
 def private_mb() -> float:

@@ -152,12 +152,12 @@ def _peers(
     import faiss
 
     faiss.omp_set_num_threads(1)
-    flat = faiss.IndexFlatL2(DIM)
+    flat: Any = faiss.IndexFlatL2(DIM)
     flat.add(embedding_ND)
     faiss.write_index(flat, f"{folder}/flat.faiss")
     flat = faiss.read_index(f"{folder}/flat.faiss", faiss.IO_FLAG_MMAP_IFC)
     num_cells = 2 ** round(np.log2(np.sqrt(len(embedding_ND))))
-    ivf = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIM), DIM, int(num_cells))
+    ivf: Any = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIM), DIM, int(num_cells))
     ivf.cp.min_points_per_centroid = 1
     ivf.train(embedding_ND[:: max(1, len(embedding_ND) // (64 * int(num_cells)))])
     ivf.add(embedding_ND)

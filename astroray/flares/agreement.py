@@ -96,4 +96,4 @@ def _meets(one_E2: np.ndarray, other_E2: np.ndarray, tolerance_d: float) -> np.n
     """[E] whether each span overlaps, within the tolerance, one of the others."""
     begins_EE = one_E2[:, None, 0] <= other_E2[None, :, 1] + tolerance_d
     ends_EE = one_E2[:, None, 1] >= other_E2[None, :, 0] - tolerance_d
-    return (begins_EE & ends_EE).any(axis=1)
+    return np.asarray((begins_EE & ends_EE).any(axis=1))

@@ -26,9 +26,11 @@ NATIVE = Path("kernels/astroray_kernels/native")
 LIBRARY = Path("astroray_kernels/_native_kernels.so")
 
 # No -march=native: the wheel must not depend on the machine that builds it. No -ffast-math: it
-# takes NaN and infinity for impossible, and the certificate of a row rests on them.
+# takes NaN and infinity for impossible, and the certificate of a row rests on them. Products and
+# sums are fused only where the code says so, so that every compiler rounds alike.
 FLAGS = [
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fopenmp", "-fno-math-errno"),
+    "-ffp-contract=off",
     # gcc 12 takes the "undefined" values in its own header of the intrinsics for a mistake.
     *("-Wall", "-Wextra", "-Wno-uninitialized", "-Wno-maybe-uninitialized"),
 ]

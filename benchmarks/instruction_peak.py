@@ -7,8 +7,8 @@ are two operations, of integers too.
 
 import ctypes
 import functools
-import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class InstructionPeak:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._run = _library().astroray_peak
+        self._run = _native_peak()
         self._pool = ThreadPoolExecutor(threads)
 
     def gflops(self, instruction: str) -> float:
@@ -85,16 +85,15 @@ def _peaks_or_reason(instruction: str, threads: int, runs: int) -> list[float] |
         return str(error)
 
 
-def _library() -> ctypes.CDLL:
-    from astroray_kernels import why_not
-    from astroray_kernels.vfa import _native
+def _native_peak() -> Callable[[int, int], int]:
+    import torch
 
-    if reason := why_not("vfa_attention", "native", "cpu"):
+    from astroray_kernels import library
+
+    if reason := library.why_not(torch.device("cpu"), "astroray_peak"):
         raise MeasurementError(f"native kernels cannot run: {reason}")
-    library = ctypes.CDLL(os.fspath(_native.LIBRARY))
-    library.astroray_peak.argtypes = [ctypes.c_int32, ctypes.c_int64]
-    library.astroray_peak.restype = ctypes.c_int64
-    return library
+    types = (ctypes.c_int32, ctypes.c_int64)
+    return library.function("astroray_peak", *types, result=ctypes.c_int64)
 
 
 def main() -> None:

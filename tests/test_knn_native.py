@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from astroray_kernels import BackendError
+from astroray_kernels import BackendError, library
 from astroray_kernels.knn import _native, reference
 from astroray_kernels.nearest import nearest_vectors
 
@@ -139,7 +139,7 @@ def test_more_than_it_can_hold_is_refused():
 
 
 def test_a_library_that_was_not_built_is_a_reason_and_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(_native._native, "LIBRARY", tmp_path / "missing.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "missing.so")
     x = torch.zeros(2, 3)
     with pytest.raises(BackendError, match=r"it was not built.*ask for backend='reference'"):
         _native.nearest_vectors(x, x, 1, exclude_G=None)

@@ -12,22 +12,22 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from astroray_kernels import BackendError, dispatch
+from astroray_kernels import BackendError, dispatch, library
 from astroray_kernels.vfa import _native
 
 PRODUCTS = {
-    "vfmadd231ps": _native._HAS_AVX512,
-    "vpdpwssd": _native._HAS_AVX512,
-    "vpdpbusd": _native._HAS_AVX512,
-    "vdpbf16ps": _native._HAS_BFLOAT16,
-    "vfmadd231ph": _native._HAS_FLOAT16,
+    "vfmadd231ps": library.HAS_AVX512,
+    "vpdpwssd": library.HAS_AVX512,
+    "vpdpbusd": library.HAS_AVX512,
+    "vdpbf16ps": library.HAS_BFLOAT16,
+    "vfmadd231ph": library.HAS_FLOAT16,
 }
 """The instruction of each product, and the feature of a CPU that it belongs to."""
 
 WHY_NOT = _native.why_not(torch.device("cpu"))
 needs_library = pytest.mark.skipif(bool(WHY_NOT), reason=f"backend native: {WHY_NOT}")
 needs_code = pytest.mark.skipif(
-    not _native.LIBRARY.is_file() or shutil.which("objdump") is None,
+    not library.LIBRARY.is_file() or shutil.which("objdump") is None,
     reason="objdump is missing (it comes with binutils), or the library was not built",
 )
 
@@ -45,7 +45,7 @@ class Instruction(NamedTuple):
 def code():
     """All instructions of the library, in order."""
     listing = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", _native.LIBRARY],
+        ["objdump", "-d", "--no-show-raw-insn", library.LIBRARY],
         capture_output=True,
         text=True,
         check=True,
@@ -102,7 +102,7 @@ def stack_uses(code):
 
 @needs_code
 def test_register_tiles_hold_their_sums_in_registers(loops, stack_uses):
-    features = _native._features()
+    features = library.features()
     sizes = {name: set() for name, feature in PRODUCTS.items() if features & feature}
     for loop in loops:
         counts = names(loop)
@@ -134,6 +134,22 @@ def test_exponentials_are_computed_without_the_stack(loops, stack_uses):
 
 
 @needs_code
+def test_tokens_are_normalized_and_rounded_without_the_stack(loops, stack_uses):
+    rounding = [loop for loop in loops if {"vcvtps2dq", "vpackssdw"} <= names(loop).keys()]
+    squaring = [
+        loop
+        for loop in loops
+        if names(loop)["vsubps"] == names(loop)["vmulps"] == names(loop)["vaddps"] == 4
+    ]
+    assert len(rounding) >= 2  # with outliers as float32 and as bfloat16
+    assert len(squaring) >= 2
+    for loop in rounding + squaring:
+        where = f"{loop[0].function} at {loop[0].address:#x}"
+        assert not [one for one in stack_uses(loop) if "mm" in one.operands], where
+        assert not names(loop).keys() & {"call", "callq"}, where
+
+
+@needs_code
 @pytest.mark.parametrize(
     "function",
     ["astroray_features", "astroray_attention", "astroray_linear", "astroray_nearest"],
@@ -151,7 +167,7 @@ def test_it_says_why_it_cannot_run_there():
 
 
 def test_a_library_that_was_not_built_is_a_reason_and_an_error(monkeypatch, tmp_path):
-    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "missing.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "missing.so")
     reason = _native.why_not(torch.device("cpu"))
     assert "was not built when astroray was installed" in reason
     assert "install g++ and run pip install again" in reason
@@ -187,17 +203,17 @@ def test_no_kernel_for_a_pair_of_formats_is_an_error_that_names_it():
 @pytest.fixture
 def forgetful():
     """What is known of the library is looked up anew, in the test and after it."""
-    for known in (_native._library, _native._features):
+    for known in (library._loaded, library.function, library.features):
         known.cache_clear()
     yield
-    for known in (_native._library, _native._features):
+    for known in (library._loaded, library.function, library.features):
         known.cache_clear()
 
 
 def test_a_cpu_without_the_instructions_is_a_reason(monkeypatch, tmp_path):
     (tmp_path / "there.so").touch()
-    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "there.so")
-    monkeypatch.setattr(_native, "_features", lambda: 0)
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "there.so")
+    monkeypatch.setattr(library, "features", lambda: 0)
     assert "CPU has no AVX-512 with VNNI and VBMI2" in _native.why_not(torch.device("cpu"))
 
 
@@ -205,7 +221,7 @@ def test_a_library_that_cannot_be_loaded_is_not_the_fault_of_the_cpu(
     monkeypatch, tmp_path, forgetful
 ):
     (tmp_path / "broken.so").write_bytes(b"of another machine")
-    monkeypatch.setattr(_native, "LIBRARY", tmp_path / "broken.so")
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "broken.so")
     reason = _native.why_not(torch.device("cpu"))
     assert "broken.so" in reason
     assert "AVX-512" not in reason
@@ -223,5 +239,5 @@ def test_a_library_that_cannot_be_loaded_is_not_the_fault_of_the_cpu(
     ],
 )
 def test_values_are_weighed_in_what_the_cpu_is_fast_in(monkeypatch, features, format_):
-    monkeypatch.setattr(_native, "_features", lambda: features)
-    assert _native.value_format() == format_
+    monkeypatch.setattr(library, "features", lambda: features)
+    assert library.value_format() == format_

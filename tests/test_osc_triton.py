@@ -13,7 +13,14 @@ import warnings
 import pytest
 import torch
 
-from astroray_kernels import BackendError, osc_linear, pack_weights, quantize_activations
+from astroray_kernels import (
+    BackendError,
+    Norm,
+    osc_linear,
+    osc_mlp,
+    pack_weights,
+    quantize_activations,
+)
 from astroray_kernels.osc import _triton, _triton_compile
 from astroray_kernels.osc.formats import FORMATS
 
@@ -72,6 +79,21 @@ def _differences(name, dtype, num_in, num_out, num_outliers):
     return ""
 
 
+def _mlp_error(name):
+    """Of two layers behind a norm, relative to the reference."""
+    generator = torch.Generator().manual_seed(5)
+    x_MK, weight_NK = (torch.randn(*shape, generator=generator) for shape in ((9, 128), (256, 128)))
+    table = torch.tensor([3, 40])
+    first = pack_weights(weight_NK, format=name, outlier_channels=table)
+    second = pack_weights(weight_NK[:40].repeat(1, 2), format=name)
+    norm = Norm(weight_K=weight_NK[0], bias_K=weight_NK[1])
+    y, exact = (
+        osc_mlp(x_MK, first, second, norm=norm, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    return float((y - exact).norm() / exact.norm())
+
+
 @pytest.fixture(scope="module")
 def interpreter():
     context = multiprocessing.get_context("spawn")
@@ -95,6 +117,12 @@ def test_the_interpreter_gives_the_bits_and_numbers_of_the_reference(
 def test_any_number_of_channels_will_do_for_int8(interpreter, num_in):
     found = interpreter.submit(_differences, "int8", torch.float32, num_in, 9, 1).result()
     assert found == ""
+
+
+@pytest.mark.parametrize("name", ["int8", "mxfp4"])
+def test_norms_and_second_layers_are_near_the_reference(interpreter, name):
+    # sums of torch's norm have another order, so that a code next to a tie may be its neighbor's
+    assert interpreter.submit(_mlp_error, name).result() < (0.002 if name == "int8" else 0.02)
 
 
 @compiled_only

@@ -9,21 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from astroray_kernels.attention import vfa_attention
     from astroray_kernels.dispatch import BackendError, Need, resolved, select, why_not
-    from astroray_kernels.linear import (
-        PackedWeights,
-        osc_linear,
-        pack_weights,
-        quantize_activations,
-    )
+    from astroray_kernels.linear import osc_linear, osc_mlp, quantize_activations
     from astroray_kernels.nearest import nearest_vectors
+    from astroray_kernels.osc.norms import Norm
+    from astroray_kernels.osc.packed import PackedWeights, pack_weights
 
 _HOMES = {
     "BackendError": "dispatch",
     "Need": "dispatch",
-    "PackedWeights": "linear",
+    "Norm": "osc.norms",
+    "PackedWeights": "osc.packed",
     "nearest_vectors": "nearest",
     "osc_linear": "linear",
-    "pack_weights": "linear",
+    "osc_mlp": "linear",
+    "pack_weights": "osc.packed",
     "quantize_activations": "linear",
     "resolved": "dispatch",
     "select": "dispatch",
@@ -33,9 +32,11 @@ _HOMES = {
 __all__ = [
     "BackendError",
     "Need",
+    "Norm",
     "PackedWeights",
     "nearest_vectors",
     "osc_linear",
+    "osc_mlp",
     "pack_weights",
     "quantize_activations",
     "resolved",

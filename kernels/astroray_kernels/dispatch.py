@@ -36,6 +36,11 @@ BACKENDS = {
         "native": "osc._native:osc_linear",
         "reference": "osc.reference:osc_linear",
     },
+    "osc_mlp": {
+        "triton": "osc._triton:osc_mlp",
+        "native": "osc._native:osc_mlp",
+        "reference": "osc.reference:osc_mlp",
+    },
     "quantize_activations": {
         "triton": "osc._triton:quantize_activations",
         "native": "osc._native:quantize_activations",

@@ -6,16 +6,14 @@ more than k pairs of a query are left to measure. native/knn_avx512.cpp has the 
 """
 
 import ctypes
-import functools
 import math
-import os
 
-import torch  # before the library, so that both share one OpenMP runtime
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
-from astroray_kernels.vfa import _native
 
 PRECISIONS = ("fp32",)
 LARGEST_DIM = 2**17
@@ -23,7 +21,6 @@ LARGEST_DIM = 2**17
 LARGEST_NUM = 2**31
 """Vectors; beyond it places in the packed order could leave 64 bits."""
 CENTER_SAMPLE = 4096
-_NO_MEMORY = 1
 
 
 class _Call(ctypes.Structure):
@@ -39,13 +36,7 @@ class _Call(ctypes.Structure):
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    if reason := _native.why_not(device):
-        return reason
-    try:
-        _library()
-    except AttributeError:
-        return f"{_native.LIBRARY.name} is of an older installation; run pip install again"
-    return ""
+    return library.why_not(device, "astroray_nearest")
 
 
 def nearest_vectors(
@@ -112,8 +103,8 @@ def _frame(query_GD: Tensor, vector_VD: Tensor) -> tuple[Tensor, float]:
 
 
 def _run(call: _Call) -> None:
-    code = _library().astroray_nearest(ctypes.byref(call))
-    if code == _NO_MEMORY:
+    code = library.function("astroray_nearest", ctypes.POINTER(_Call))(ctypes.byref(call))
+    if code == library.NO_MEMORY:
         raise MemoryError(
             f"the search among {call.num_vectors} vectors of {call.dim} dimensions needs half as "
             "much memory again, and there is not enough; search among fewer at once"
@@ -123,11 +114,3 @@ def _run(call: _Call) -> None:
             "the native library has no search for nearest vectors on this CPU; "
             "ask for backend='reference'"
         )
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(os.fspath(_native.LIBRARY))
-    library.astroray_nearest.argtypes = [ctypes.POINTER(_Call)]
-    library.astroray_nearest.restype = ctypes.c_int32
-    return library

@@ -9,10 +9,11 @@ constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
 
 enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2 };
 
-// One call. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.
+// One layer, or the first of two: then `next` takes its results, which stay in the L2, and y is that of
+// both. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
-  void* y;                 // [M, N] out, of x's dtype; null: quantize only
+  void* y;                 // [M, N] out; null: quantize only
   const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes; else [N64/64][K/8][64][4] bytes,
                            // low nibbles the first four channels of eight, high ones the others
   const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum
@@ -21,13 +22,17 @@ struct Linear {
   const uint16_t* kept;    // [K16/16] bit of each channel: 0 = outlier, or beyond K
   const int32_t* outlier;  // [O]
   const void* outlier_weight;  // [N64/64][O/2][64][2] bfloat16 or [N64/64][O][64] float32
+  const float* norm;       // [2][K64] weight and bias of the norm of a token; null: no norm
+  const Linear* next;      // a layer of as many input channels as this one has output channels
   const float* gelu;       // [4][kGeluPieces], coefficients of falling degree; null: no activation
   uint8_t* codes;          // out, where y is null: [M, K], packed two a byte but for kInt8
   float* token_scale;      // out, where y is null: [M, G]
   uint16_t* token_outlier;  // out, where y is null: [M, O] bfloat16
   int64_t num_tokens, num_in, num_out, num_groups, num_outliers, stride;
   float gelu_end;  // where the last piece ends
-  int32_t dtype;   // Dtype of vfa.h
+  float norm_epsilon;
+  int32_t norm_centers;  // whether the mean is taken away before the norm
+  int32_t dtype;         // Dtype of vfa.h, of x and y
   int32_t kind;    // CodeKind
   int32_t threads;
 };

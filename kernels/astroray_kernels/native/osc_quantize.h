@@ -36,22 +36,72 @@ inline Step power_step(float top) {
   return {scale, _mm_cvtss_f32(_mm_scalef_ss(_mm_set_ss(1.0f), _mm_set_ss(-exponent)))};
 }
 
-// 16 kept channels of a token; 0 for the others.
-inline __m512 load_kept(const Linear& call, int64_t row_at, int64_t chunk) {
-  const __mmask16 kept = call.kept[chunk];
-  const int64_t at = row_at + 16 * chunk;
-  if (call.dtype == kFloat32)
-    return _mm512_maskz_loadu_ps(kept, static_cast<const float*>(call.x) + at);
-  const __m256i half = _mm256_maskz_loadu_epi16(kept, static_cast<const uint16_t*>(call.x) + at);
-  if (call.dtype == kBfloat16)
+// Of 16 numbers those in the mask; 0 for the others.
+inline __m512 load_masked(const void* x, int dtype, int64_t at, __mmask16 in) {
+  if (dtype == kFloat32) return _mm512_maskz_loadu_ps(in, static_cast<const float*>(x) + at);
+  const __m256i half = _mm256_maskz_loadu_epi16(in, static_cast<const uint16_t*>(x) + at);
+  if (dtype == kBfloat16)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
   return _mm512_cvtph_ps(half);
+}
+
+inline __mmask16 first_of_16(int64_t count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
+
+// 16 kept channels of a token; 0 for the others.
+inline __m512 load_kept(const Linear& call, int64_t row_at, int64_t chunk) {
+  return load_masked(call.x, call.dtype, row_at + 16 * chunk, call.kept[chunk]);
+}
+
+// The total of 64 sums, folded by halves.
+inline float fold(const __m512* sum) {
+  const __m512 all =
+      _mm512_add_ps(_mm512_add_ps(sum[0], sum[2]), _mm512_add_ps(sum[1], sum[3]));
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+// A token after its norm, float32 [K64], in the order of sums that osc/norms.py has.
+inline void normalize_token(const Linear& call, int64_t token, float* row) {
+  const int64_t count = (call.num_in + 63) / 64 * 4;
+  const __m512 num_in = _mm512_set1_ps(static_cast<float>(call.num_in));
+  const auto in = [&](int64_t i) {
+    const int64_t left = call.num_in - 16 * i;
+    return left > 0 ? first_of_16(left) : static_cast<__mmask16>(0);
+  };
+  __m512 sum[4] = {}, squares[4] = {};
+  for (int64_t i = 0; i < count; i += 4)
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t at = 16 * (i + j);
+      const __m512 x = load_masked(call.x, call.dtype, token * call.stride + at, in(i + j));
+      _mm512_store_ps(row + at, x);
+      sum[j] = _mm512_add_ps(sum[j], x);
+    }
+  __m512 mean = _mm512_setzero_ps();
+  if (call.norm_centers) mean = _mm512_div_ps(_mm512_set1_ps(fold(sum)), num_in);
+  for (int64_t i = 0; i < count; i += 4)
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t at = 16 * (i + j);
+      const __m512 x = _mm512_maskz_sub_ps(in(i + j), _mm512_load_ps(row + at), mean);
+      _mm512_store_ps(row + at, x);
+      squares[j] = _mm512_add_ps(squares[j], _mm512_mul_ps(x, x));
+    }
+  const __m512 spread = _mm512_add_ps(_mm512_div_ps(_mm512_set1_ps(fold(squares)), num_in),
+                                      _mm512_set1_ps(call.norm_epsilon));
+  const __m512 by = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_sqrt_ps(spread));
+  for (int64_t i = 0; i < count; ++i) {
+    const __m512 x = _mm512_mul_ps(_mm512_load_ps(row + 16 * i), by);
+    const __m512 scaled = _mm512_mul_ps(x, _mm512_loadu_ps(call.norm + 16 * i));
+    _mm512_store_ps(row + 16 * i,
+                    _mm512_add_ps(scaled, _mm512_loadu_ps(call.norm + 16 * (count + i))));
+  }
 }
 
 // 16 outlier channels of a token from the i-th on; 0 beyond the last.
 inline __m512 gather_outliers(const Linear& call, int64_t row_at, int64_t i) {
   const int64_t left = call.num_outliers - i;
-  const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+  const __mmask16 in = first_of_16(left);
   if (call.dtype == kFloat32) {
     const float* row = static_cast<const float*>(call.x) + row_at;
     const __m512i places = _mm512_maskz_loadu_epi32(in, call.outlier + i);
@@ -131,7 +181,7 @@ inline bool place_outliers(const Linear& call, int64_t row_at, void* to) {
     const __m256i exponent = _mm256_set1_epi16(0x7f80);
     infinite |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(halves, exponent), exponent);
     const int64_t left = call.num_outliers - i + (kPerStep == 2 ? call.num_outliers % 2 : 0);
-    const __mmask16 in = left >= 16 ? 0xffff : (1u << left) - 1;
+    const __mmask16 in = first_of_16(left);
     if constexpr (kPerStep == 2)
       _mm256_mask_storeu_epi16(static_cast<uint16_t*>(to) + i, in, halves);
     else

@@ -8,19 +8,19 @@ on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no 
 import ctypes
 import dataclasses
 import functools
-import os
 import weakref
 
-import torch  # before the library, so that both share one OpenMP runtime
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.osc import formats
 from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
 from astroray_kernels.osc.reference import QuantizedActivations
-from astroray_kernels.vfa import _native
 
 PRECISIONS = tuple(FORMATS)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -32,18 +32,19 @@ GELU_PIECES, GELU_END = 32, 5.5
 # Codes of native/osc.h and native/vfa.h.
 _COLUMNS = 64
 _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_NO_MEMORY = 1
 
 
 class _Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale", "bias")),
-        *((name, ctypes.c_void_p) for name in ("kept", "outlier", "outlier_weight", "gelu")),
+        *((name, ctypes.c_void_p) for name in ("kept", "outlier", "outlier_weight", "norm")),
+        *((name, ctypes.c_void_p) for name in ("next", "gelu")),
         *((name, ctypes.c_void_p) for name in ("codes", "token_scale", "token_outlier")),
         *((name, ctypes.c_int64) for name in ("num_tokens", "num_in", "num_out", "num_groups")),
         *((name, ctypes.c_int64) for name in ("num_outliers", "stride")),
-        ("gelu_end", ctypes.c_float),
-        *((name, ctypes.c_int32) for name in ("dtype", "kind", "threads")),
+        *((name, ctypes.c_float) for name in ("gelu_end", "norm_epsilon")),
+        *((name, ctypes.c_int32) for name in ("norm_centers", "dtype")),
+        *((name, ctypes.c_int32) for name in ("kind", "threads")),
     ]
 
 
@@ -58,37 +59,22 @@ class _Layout:
     kept: Tensor
     outlier: Tensor
     outlier_weight: Tensor
-    is_bfloat16: bool
 
 
 _layouts: "weakref.WeakKeyDictionary[PackedWeights, _Layout]" = weakref.WeakKeyDictionary()
 """Made when a layer first runs and gone with it."""
+_norms: "weakref.WeakKeyDictionary[Norm, Tensor]" = weakref.WeakKeyDictionary()
+"""The same of norms."""
 
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    if reason := _native.why_not(device):
-        return reason
-    try:
-        _library()
-    except AttributeError:
-        return f"{_native.LIBRARY.name} is of an older installation; run pip install again"
-    return ""
+    return library.why_not(device, "astroray_linear")
 
 
-def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tensor:
-    """act(x W^T + bias) [M, N]: whole numbers exact, all else in float32.
-
-    Results do not depend on the number of threads (torch's) nor on the other tokens.
-    Raises BackendError on a machine that cannot run it and on a layer that is too wide.
-    """
-    y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
-    gelu = _gelu_pieces() if activation == "gelu" else None
-    _run(x_MK, packed, y=y_MN, gelu=gelu)
-    return y_MN
-
-
-def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
+def quantize_activations(
+    x_MK: Tensor, packed: PackedWeights, *, norm: Norm | None
+) -> QuantizedActivations:
     """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has."""
     num_tokens = len(x_MK)
     quantized = QuantizedActivations(
@@ -96,53 +82,113 @@ def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActiva
         scale_MG=torch.empty((num_tokens, packed.scale_NG.shape[1])),
         outlier_MO=torch.empty((num_tokens, len(packed.outlier_O)), dtype=torch.bfloat16),
     )
-    _run(
-        x_MK, packed, codes=quantized.codes, token_scale=quantized.scale_MG,
-        token_outlier=quantized.outlier_MO,
-    )  # fmt: skip
+    _check(x_MK, packed)
+    call = _layer(packed, norm=norm)
+    call.codes, call.token_scale = quantized.codes.data_ptr(), quantized.scale_MG.data_ptr()
+    call.token_outlier = quantized.outlier_MO.data_ptr()
+    _run(call, x_MK)
     return quantized
 
 
-def _run(x_MK: Tensor, packed: PackedWeights, **tensors: Tensor | None) -> None:
-    if reason := why_not(x_MK.device) or _lacks(x_MK):
+def osc_linear(
+    x_MK: Tensor,
+    packed: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """act(norm(x) W^T + bias) [M, N]: whole numbers exact, all else in float32.
+
+    Results do not depend on the number of threads (torch's) nor on the other tokens.
+    Raises BackendError on a machine that cannot run it and on a layer that is too wide.
+    """
+    _check(x_MK, packed)
+    y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
+    _run(_layer(packed, activation=activation, norm=norm), x_MK, y_MN)
+    return y_MN
+
+
+def osc_mlp(
+    x_MK: Tensor,
+    first: PackedWeights,
+    second: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """Two layers, a block of tokens at a time, so that what is between them never leaves the L2.
+
+    Of float32 tokens to the bit what `osc_linear` gives twice.
+    """
+    _check(x_MK, first)
+    _check(x_MK, second)
+    y_MN = x_MK.new_empty((len(x_MK), second.num_out))
+    call, following = _layer(first, activation=activation, norm=norm), _layer(second)
+    call.next = ctypes.addressof(following)
+    _run(call, x_MK, y_MN)
+    return y_MN
+
+
+def _check(x_MK: Tensor, packed: PackedWeights) -> None:
+    if reason := why_not(x_MK.device) or _lacks(x_MK, packed):
         raise BackendError(f"backend 'native' cannot run: {reason}; ask for backend='reference'")
-    if not len(x_MK):
-        return
-    if x_MK.stride(1) != 1:
-        x_MK = x_MK.contiguous()
-    layout = _layout(packed)
-    form = FORMATS[packed.format]
+
+
+def _lacks(x_MK: Tensor, packed: PackedWeights) -> str:
+    if x_MK.dtype not in DTYPES:
+        return f"dtype is {x_MK.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    if packed.num_in > LARGEST_IN:
+        return f"the layer has {packed.num_in} input channels, expected at most {LARGEST_IN}"
+    return ""
+
+
+def _layer(packed: PackedWeights, *, activation: str = "none", norm: Norm | None = None) -> _Call:
+    """A call without its tokens."""
+    layout, form = _layout(packed), FORMATS[packed.format]
     call = _Call(
-        x=x_MK.data_ptr(), weight=layout.weight.data_ptr(), start=layout.start.data_ptr(),
+        weight=layout.weight.data_ptr(), start=layout.start.data_ptr(),
         scale=layout.scale.data_ptr(), bias=layout.bias.data_ptr(), kept=layout.kept.data_ptr(),
         outlier=layout.outlier.data_ptr(), outlier_weight=layout.outlier_weight.data_ptr(),
-        num_tokens=len(x_MK), num_in=packed.num_in, num_out=packed.num_out,
-        num_groups=packed.scale_NG.shape[1], num_outliers=len(packed.outlier_O),
-        stride=x_MK.stride(0), gelu_end=GELU_END, dtype=_DTYPES[x_MK.dtype],
-        kind=0 if form.bits == 8 else 2 if form.is_float else 1, threads=torch.get_num_threads(),
-        **{name: None if one is None else one.data_ptr() for name, one in tensors.items()},
+        num_in=packed.num_in, num_out=packed.num_out, num_groups=packed.scale_NG.shape[1],
+        num_outliers=len(packed.outlier_O), gelu_end=GELU_END,
+        kind=0 if form.bits == 8 else 2 if form.is_float else 1,
+        threads=torch.get_num_threads(),
     )  # fmt: skip
-    code = _library().astroray_linear(ctypes.byref(call), layout.is_bfloat16)
-    if code == _NO_MEMORY:
-        raise MemoryError(f"a layer of {packed.num_in} input channels has no memory to work in")
+    if activation == "gelu":
+        call.gelu = _gelu_pieces().data_ptr()
+    if norm is not None:
+        call.norm = _norm_rows(norm, packed.num_in).data_ptr()
+        call.norm_epsilon, call.norm_centers = norm.epsilon, norm.takes_mean
+    return call
+
+
+def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
+    if not len(x_MK):
+        return
+    x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
+    call.x, call.num_tokens, call.stride = x_MK.data_ptr(), len(x_MK), x_MK.stride(0)
+    call.dtype = _DTYPES[x_MK.dtype]
+    if y_MN is not None:
+        call.y = y_MN.data_ptr()
+    run = library.function("astroray_linear", ctypes.POINTER(_Call), ctypes.c_int32)
+    code = run(ctypes.byref(call), _is_bfloat16())
+    if code == library.NO_MEMORY:
+        raise MemoryError(f"a layer of {call.num_in} input channels has no memory to work in")
     if code:
         raise BackendError(
             "the native library has no quantized linear layer for this CPU (features "
-            f"{_native._features()}); ask for backend='reference'"
+            f"{library.features()}); ask for backend='reference'"
         )
 
 
-def _lacks(x_MK: Tensor) -> str:
-    if x_MK.dtype not in DTYPES:
-        return f"dtype is {x_MK.dtype}, expected one of {', '.join(map(str, DTYPES))}"
-    if x_MK.shape[1] > LARGEST_IN:
-        return f"the layer has {x_MK.shape[1]} input channels, expected at most {LARGEST_IN}"
-    return ""
+def _is_bfloat16() -> bool:
+    """Whether outliers are multiplied as bfloat16."""
+    return library.value_format() == "bfloat16"
 
 
 def _layout(packed: PackedWeights) -> _Layout:
     if packed not in _layouts:
-        _layouts[packed] = _make_layout(packed, _native.value_format() == "bfloat16")
+        _layouts[packed] = _make_layout(packed, _is_bfloat16())
     return _layouts[packed]
 
 
@@ -168,8 +214,18 @@ def _make_layout(packed: PackedWeights, is_bfloat16: bool) -> _Layout:
         kept=(kept_K.reshape(-1, 16) * bits).sum(dim=1).to(torch.uint16),
         outlier=packed.outlier_O.to(torch.int32),
         outlier_weight=_blocks(outlier_NO, 2 if is_bfloat16 else 1).contiguous(),
-        is_bfloat16=is_bfloat16,
     )
+
+
+def _norm_rows(norm: Norm, num_in: int) -> Tensor:
+    """float32 [2, K64]: weight and bias."""
+    if norm not in _norms:
+        rows_2K = torch.zeros(2, num_in)
+        rows_2K[0] = 1.0 if norm.weight_K is None else norm.weight_K
+        if norm.bias_K is not None:
+            rows_2K[1] = norm.bias_K
+        _norms[norm] = pad(rows_2K, (0, -num_in % 64))
+    return _norms[norm]
 
 
 def _blocks(x_NK: Tensor, size: int) -> Tensor:
@@ -191,11 +247,3 @@ def _gelu_pieces() -> Tensor:
     value_P4 = x_P4 * torch.special.ndtr(-x_P4)
     powers_44 = node_4[:, None] ** torch.arange(3, -1, -1)
     return torch.linalg.solve(powers_44, value_P4.T).float().contiguous()
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(os.fspath(_native.LIBRARY))
-    library.astroray_linear.argtypes = [ctypes.POINTER(_Call), ctypes.c_int32]
-    library.astroray_linear.restype = ctypes.c_int32
-    return library

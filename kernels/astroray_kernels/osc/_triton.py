@@ -7,10 +7,12 @@ import importlib.util
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from astroray_kernels.osc import formats
 from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
 from astroray_kernels.osc.reference import QuantizedActivations
 
@@ -29,10 +31,16 @@ def why_not(device: torch.device) -> str:
     return _triton.why_not(device)
 
 
-def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
-    """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has."""
+def quantize_activations(
+    x_MK: Tensor, packed: PackedWeights, *, norm: Norm | None
+) -> QuantizedActivations:
+    """Codes, scales and outlier channels, to the bit as `reference.quantize_activations` has.
+
+    A norm is torch's own, whose sums have another order: then scales differ in their last bits.
+    """
     from astroray_kernels.osc import _triton_kernels
 
+    x_MK = x_MK if norm is None else _normalized(x_MK, norm)
     form, num_in = FORMATS[packed.format], packed.num_in
     num_groups, num_outliers = packed.scale_NG.shape[1], len(packed.outlier_O)
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
@@ -56,22 +64,58 @@ def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActiva
     return quantized
 
 
-def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tensor:
-    """act(x W^T + bias) [M, N]: whole numbers exact, all else in float32."""
+def osc_linear(
+    x_MK: Tensor,
+    packed: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """act(norm(x) W^T + bias) [M, N]: whole numbers exact, all else in float32."""
+    quantized = quantize_activations(x_MK, packed, norm=norm)
+    return _multiplied(quantized, packed, activation, x_MK.dtype)
+
+
+def osc_mlp(
+    x_MK: Tensor,
+    first: PackedWeights,
+    second: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """Two layers, one after the other: the scale of a token needs all channels between them."""
+    quantized = quantize_activations(x_MK, first, norm=norm)
+    hidden_MK = _multiplied(quantized, first, activation, torch.float32)
+    quantized = quantize_activations(hidden_MK, second, norm=None)
+    return _multiplied(quantized, second, "none", x_MK.dtype)
+
+
+def _normalized(x_MK: Tensor, norm: Norm) -> Tensor:
+    shape = (x_MK.shape[1],)
+    if norm.takes_mean:
+        return F.layer_norm(x_MK.float(), shape, norm.weight_K, norm.bias_K, norm.epsilon)
+    y_MK = F.rms_norm(x_MK.float(), shape, norm.weight_K, norm.epsilon)
+    return y_MK if norm.bias_K is None else y_MK + norm.bias_K
+
+
+def _multiplied(
+    quantized: QuantizedActivations, packed: PackedWeights, activation: str, dtype: torch.dtype
+) -> Tensor:
     from astroray_kernels.osc import _triton_kernels
 
-    quantized = quantize_activations(x_MK, packed)
-    y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
-    tiles = tiles_of(packed.format, _arch(x_MK.device))
+    num_tokens, device = len(quantized.codes), quantized.codes.device
+    y_MN = torch.empty((num_tokens, packed.num_out), dtype=dtype, device=device)
+    tiles = tiles_of(packed.format, _arch(device))
     unit = formats.unit(packed.format)
     scaled = tiles["SCALED"]
-    grid = (-(-len(x_MK) // tiles["BLOCK_M"]), -(-packed.num_out // tiles["BLOCK_N"]))
+    grid = (-(-num_tokens // tiles["BLOCK_M"]), -(-packed.num_out // tiles["BLOCK_N"]))
     _triton_kernels.multiply[grid](
         quantized.codes, packed.codes, quantized.scale_MG, packed.scale_NG * unit**2,
         quantized.outlier_MO, packed.outlier_ON, packed.bias_N, y_MN,
         _powers(quantized.scale_MG) if scaled else None,
         _powers(packed.scale_NG) if scaled else None,
-        len(x_MK), packed.num_out, packed.num_in, packed.scale_NG.shape[1],
+        num_tokens, packed.num_out, packed.num_in, packed.scale_NG.shape[1],
         len(packed.outlier_O), HAS_OUTLIERS=len(packed.outlier_O) > 0,
         HAS_BIAS=packed.bias_N is not None, GELU=activation == "gelu",
         INTERPRET=_is_interpreting(), num_warps=warps_of(tiles), **tiles,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from astroray_kernels.osc import formats
 from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
 
 PRECISIONS = tuple(FORMATS)
@@ -43,9 +44,11 @@ def why_not(device: torch.device) -> str:
     return ""
 
 
-def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActivations:
+def quantize_activations(
+    x_MK: Tensor, packed: PackedWeights, *, norm: Norm | None
+) -> QuantizedActivations:
     """Gathers the outlier channels, zeroes them, then scales and packs the rest of each token."""
-    x_MK = x_MK.float()
+    x_MK = x_MK.float() if norm is None else norm(x_MK)
     outlier_MO = x_MK[:, packed.outlier_O].to(torch.bfloat16)
     is_good_M = x_MK.isfinite().all(dim=1) & outlier_MO.isfinite().all(dim=1)
     x_MK = x_MK.index_fill(1, packed.outlier_O, 0.0)
@@ -54,9 +57,35 @@ def quantize_activations(x_MK: Tensor, packed: PackedWeights) -> QuantizedActiva
     return QuantizedActivations(codes=codes, scale_MG=scale_MG, outlier_MO=outlier_MO)
 
 
-def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tensor:
-    """act(x W^T + bias), [M, N] in the type of x: whole numbers exact, all else in float64."""
-    quantized = quantize_activations(x_MK, packed)
+def osc_linear(
+    x_MK: Tensor,
+    packed: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """act(norm(x) W^T + bias), [M, N] in the type of x.
+
+    Whole numbers are exact, all else but the norm is in float64.
+    """
+    return _linear(x_MK, packed, activation=activation, norm=norm).to(x_MK.dtype)
+
+
+def osc_mlp(
+    x_MK: Tensor,
+    first: PackedWeights,
+    second: PackedWeights,
+    *,
+    activation: str,
+    norm: Norm | None,
+) -> Tensor:
+    """Two layers; what is between them is float32 before it is quantized, whatever x is."""
+    hidden_MK = _linear(x_MK, first, activation=activation, norm=norm).float()
+    return _linear(hidden_MK, second, activation="none", norm=None).to(x_MK.dtype)
+
+
+def _linear(x_MK: Tensor, packed: PackedWeights, *, activation: str, norm: Norm | None) -> Tensor:
+    quantized = quantize_activations(x_MK, packed, norm=norm)
     unit = formats.unit(packed.format)
     scale_MG, scale_NG = quantized.scale_MG.double() * unit, packed.scale_NG.double() * unit
     x_MGK, weight_NGK = (
@@ -72,4 +101,4 @@ def osc_linear(x_MK: Tensor, packed: PackedWeights, *, activation: str) -> Tenso
         y_MN = y_MN + packed.bias_N
     if activation == "gelu":
         y_MN = F.gelu(y_MN)
-    return y_MN.to(x_MK.dtype)
+    return y_MN

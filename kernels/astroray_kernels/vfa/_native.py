@@ -7,14 +7,11 @@ it, fast on every CPU that has VNNI.
 """
 
 import ctypes
-import functools
-import os
-import platform
-from pathlib import Path
 
-import torch  # before the library, so that both share one OpenMP runtime
+import torch
 from torch import Tensor
 
+from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.vfa.facts import TileFacts
 
@@ -25,8 +22,6 @@ ESTIMATES: tuple[str, ...] = ("sabsmax", "sink_local", "cauchy_schwarz", "exact"
 ESTIMATE = "cauchy_schwarz"
 """What "auto" means: keys are centered, so the true maximum lies between 0 and this bound."""
 
-LIBRARY = Path(__file__).parents[1] / "_native_kernels.so"
-
 ONLINE = "online"
 """Not an estimate: the ordinary online softmax of the same kernel, FlashAttention's twin."""
 
@@ -35,8 +30,6 @@ _DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SCORES = {"fp32": 0, "bf16": 1, "int8_qk": 2, "int8": 2}
 _VALUES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
 _ESTIMATES = {ONLINE: 0, "cauchy_schwarz": 1, "sabsmax": 2, "sink_local": 3, "exact": 4}
-_HAS_AVX512, _HAS_BFLOAT16, _HAS_FLOAT16, _IS_AMD = 1, 2, 4, 8
-_NO_MEMORY = 1
 
 
 class _Call(ctypes.Structure):
@@ -52,28 +45,7 @@ class _Call(ctypes.Structure):
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    if device.type != "cpu":
-        return f"native code runs on a CPU, not on {device.type}"
-    if not LIBRARY.is_file():
-        return (
-            "it was not built when astroray was installed: no C++ compiler was found, or it "
-            "failed; install g++ and run pip install again"
-        )
-    try:
-        features = _features()
-    except OSError as error:
-        return f"{LIBRARY.name} cannot be loaded ({error}); run pip install again on this machine"
-    if not features & _HAS_AVX512:
-        return f"this {platform.machine()} CPU has no AVX-512 with VNNI and VBMI2"
-    return ""
-
-
-def value_format() -> str:
-    """How probabilities weigh values on this CPU at 16 bits: bfloat16, float16 or float32."""
-    features = _features()
-    if features & _HAS_BFLOAT16 and features & _IS_AMD:
-        return "bfloat16"
-    return "float16" if features & _HAS_FLOAT16 else "float32"
+    return library.why_not(device, "astroray_attention")
 
 
 def vfa_attention(
@@ -112,7 +84,7 @@ def vfa_attention_with_facts(
 ) -> tuple[Tensor, TileFacts]:
     """softmax(scale q k^T) v [B, H, N, D], contiguous, and what the tiles of 6 rows met.
 
-    precision  fp32; bf16: int16 scores, values as `value_format` says, but fp32 for float16
+    precision  fp32; bf16: int16 scores, values as `library.value_format` says, but fp32 for float16
                inputs; int8_qk: int8 scores; int8: int8 values too, their weights under the true
                maximum of each 256 keys
     skip       in nats: blocks of 64 keys that all 6 rows vote out are left out; the maximum is the
@@ -145,7 +117,7 @@ def vfa_attention_with_facts(
     )  # fmt: skip
     counts = [_run(call)]
     if precision in ("int8_qk", "int8") and todo.any():
-        call.score, call.value = _SCORES["bf16"], _VALUES[values or value_format()]
+        call.score, call.value = _SCORES["bf16"], _VALUES[values or library.value_format()]
         counts.append(_run(call))
     tiles, redone, blocks, skipped = (sum(column) for column in zip(*counts, strict=True))
     return out, TileFacts(
@@ -154,7 +126,7 @@ def vfa_attention_with_facts(
 
 
 def _values(precision: str) -> str:
-    return {"fp32": "float32", "int8": "int8"}.get(precision) or value_format()
+    return {"fp32": "float32", "int8": "int8"}.get(precision) or library.value_format()
 
 
 def _lacks(q_BHND: Tensor, precision: str) -> str:
@@ -169,8 +141,9 @@ def _lacks(q_BHND: Tensor, precision: str) -> str:
 
 
 def _run(call: _Call) -> list[int]:
-    code = _library().astroray_attention(ctypes.byref(call))
-    if code == _NO_MEMORY:
+    run = library.function("astroray_attention", ctypes.POINTER(_Call))
+    code = run(ctypes.byref(call))
+    if code == library.NO_MEMORY:
         raise MemoryError(
             f"attention on {call.batch} x {call.heads} heads of {call.length} rows needs more "
             "memory than there is; use a smaller batch"
@@ -178,20 +151,6 @@ def _run(call: _Call) -> list[int]:
     if code:
         raise BackendError(
             f"the native library has no kernel of score {call.score} and value {call.value} for "
-            f"this CPU (features {_features()}); ask for backend='auto'"
+            f"this CPU (features {library.features()}); ask for backend='auto'"
         )
     return list(call.facts)
-
-
-@functools.cache
-def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(os.fspath(LIBRARY))
-    library.astroray_attention.argtypes = [ctypes.POINTER(_Call)]
-    library.astroray_attention.restype = ctypes.c_int32
-    library.astroray_features.restype = ctypes.c_int32
-    return library
-
-
-@functools.cache
-def _features() -> int:
-    return int(_library().astroray_features())

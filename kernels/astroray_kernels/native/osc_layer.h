@@ -1,0 +1,233 @@
+// One quantized linear layer on a block of tokens, by one thread: its tokens are quantized into the L2
+// and multiplied with one block of 64 output channels after another.
+#pragma once
+#include <cstdlib>
+
+#include "osc_quantize.h"
+#include "osc_tiles.h"
+
+namespace astroray {
+namespace {
+
+inline int64_t up(int64_t number, int64_t multiple) {
+  return (number + multiple - 1) / multiple * multiple;
+}
+
+// Half of x (1 + erf(x / sqrt 2)) as max(x, 0) less a cubic of |x|, by the piece that it lies in.
+struct Gelu {
+  __m512 low[4], high[4], per_piece, end;
+
+  explicit Gelu(const Linear& call) {
+    for (int i = 0; i < 4; ++i) {
+      low[i] = _mm512_loadu_ps(call.gelu + i * kGeluPieces);
+      high[i] = _mm512_loadu_ps(call.gelu + i * kGeluPieces + 16);
+    }
+    per_piece = _mm512_set1_ps(kGeluPieces / call.gelu_end);
+    end = _mm512_set1_ps(kGeluPieces * 0.9999999f);
+  }
+
+  __m512 operator()(__m512 x) const {
+    const __m512 at = _mm512_min_ps(_mm512_mul_ps(_mm512_abs_ps(x), per_piece), end);
+    const __m512i piece = _mm512_cvttps_epi32(at);
+    const __m512 u = _mm512_sub_ps(at, _mm512_cvtepi32_ps(piece));
+    __m512 cubic = _mm512_permutex2var_ps(low[0], piece, high[0]);
+    for (int i = 1; i < 4; ++i)
+      cubic = _mm512_fmadd_ps(cubic, u, _mm512_permutex2var_ps(low[i], piece, high[i]));
+    return _mm512_sub_ps(_mm512_max_ps(_mm512_setzero_ps(), x), cubic);  // of NaN: NaN
+  }
+};
+
+// What a thread works in.
+struct Space {
+  uint8_t* codes;  // [block, stride]
+  float* scale;    // [block, G]
+  char* outlier;   // [block, outlier stride]
+  float* c;        // [6][64]
+  float* row;      // [K64] a token after its norm
+  int8_t* panel;   // [K4/4][64][4] weights of 4 bits, unpacked
+};
+
+// Where the results of a block go: those of its first token.
+struct Results {
+  char* y;
+  int64_t stride;
+  int32_t dtype;
+
+  int64_t width() const { return dtype == kFloat32 ? 4 : 2; }
+};
+
+template <class Outlier>
+struct Layer {
+  const Linear& call;
+  int64_t block, steps, stride, outlier_steps, outlier_stride, rows, num_columns, bytes;
+  bool has_groups;
+
+  Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
+    has_groups = c.kind != kInt8;
+    rows = has_groups ? 3 : kRows;
+    steps = (c.num_in + 3) / 4;
+    stride = up(c.num_in, 64);
+    outlier_steps = (c.num_outliers + Outlier::kPerStep - 1) / Outlier::kPerStep;
+    outlier_stride = 4 * outlier_steps;
+    num_columns = (c.num_out + kColumns - 1) / kColumns;
+    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (has_groups ? steps * 256 : 0);
+  }
+
+  Space space(char* begin) const {
+    Space s{};
+    int64_t at = reinterpret_cast<int64_t>(begin);
+    const auto take = [&at](int64_t size) {
+      char* taken = reinterpret_cast<char*>(at);
+      at += up(size, 64);
+      return taken;
+    };
+    s.codes = reinterpret_cast<uint8_t*>(take(block * stride));
+    s.scale = reinterpret_cast<float*>(take(block * call.num_groups * 4));
+    s.outlier = take(block * outlier_stride + 4);
+    s.c = reinterpret_cast<float*>(take(kRows * kColumns * 4));
+    s.row = reinterpret_cast<float*>(take(call.norm == nullptr ? 0 : stride * 4));
+    s.panel = reinterpret_cast<int8_t*>(take(0));
+    return s;
+  }
+
+  // Tokens of `from`, which is the call, or what another layer left.
+  void quantize_block(const Space& s, const Linear& from, int64_t first, int64_t count) const {
+    switch (call.kind) {
+      case kInt8: return quantize_kind<kInt8>(s, from, first, count);
+      case kInt4: return quantize_kind<kInt4>(s, from, first, count);
+      default: return quantize_kind<kE2m1>(s, from, first, count);
+    }
+  }
+
+  template <int kKind>
+  void quantize_kind(const Space& s, const Linear& from, int64_t first, int64_t count) const {
+    Linear normal = call;
+    normal.x = s.row;
+    normal.dtype = kFloat32;
+    normal.stride = 0;
+    for (int64_t row = 0; row < count; ++row) {
+      const bool has_norm = call.norm != nullptr;
+      if (has_norm) normalize_token(from, first + row, s.row);
+      quantize_token<kKind, Outlier::kPerStep>(
+          has_norm ? normal : from, has_norm ? 0 : first + row, s.codes + row * stride,
+          s.scale + row * call.num_groups, s.outlier + row * outlier_stride);
+    }
+    for (int64_t row = count; row < up(count, rows); ++row) {  // of no token: numbers, unused
+      memset(s.codes + row * stride, 0, stride);
+      memset(s.scale + row * call.num_groups, 0, 4 * call.num_groups);
+      memset(s.outlier + row * outlier_stride, 0, outlier_stride);
+    }
+  }
+
+  // Nibbles to bytes: the whole numbers that 16 codes stand for.
+  void unpack(const Space& s, int64_t column) const {
+    const __m128i values =
+        call.kind == kInt4 ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
+                           : _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    const __m512i table = _mm512_broadcast_i32x4(values), low = _mm512_set1_epi8(15);
+    const int8_t* from = call.weight + column * steps * 128;
+    for (int64_t i = 0; i < steps / 2 * 4; ++i) {
+      const __m512i both = _mm512_loadu_si512(from + 64 * i);
+      int8_t* to = s.panel + i / 4 * 512 + i % 4 * 64;
+      _mm512_store_si512(to, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
+      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+      _mm512_store_si512(to + 256, _mm512_shuffle_epi8(table, upper));
+    }
+  }
+
+  void multiply_block(const Space& s, const Results& to, int64_t count, int64_t column) const {
+    Tile tile{};
+    tile.stride = stride;
+    tile.b = has_groups ? s.panel : call.weight + column * steps * 256;
+    tile.steps = steps / call.num_groups;
+    tile.groups = call.num_groups;
+    tile.start = call.start + column * call.num_groups * kColumns;
+    tile.scale = call.scale + column * call.num_groups * kColumns;
+    tile.token_scale_stride = 4 * call.num_groups;
+    tile.bias = call.bias + column * kColumns;
+    tile.outlier_stride = outlier_stride;
+    tile.outlier_weight =
+        static_cast<const char*>(call.outlier_weight) + column * outlier_steps * 256;
+    tile.outlier_steps = outlier_steps;
+    if (has_groups) unpack(s, column);
+    const bool is_direct = to.dtype == kFloat32 && call.gelu == nullptr &&
+                           (column + 1) * kColumns <= call.num_out;
+    for (int64_t row = 0; row < count; row += rows) {
+      tile.a = s.codes + row * stride;
+      tile.token_scale = s.scale + row * call.num_groups;
+      tile.outlier = s.outlier + row * outlier_stride;
+      const bool straight = is_direct && row + rows <= count;
+      char* y = to.y + (row * to.stride + column * kColumns) * to.width();
+      tile.c = straight ? reinterpret_cast<float*>(y) : s.c;
+      tile.c_stride = straight ? 4 * to.stride : 4 * kColumns;
+      fetch(to, y, count - row < rows ? count - row : rows);
+      has_groups ? Outlier::tile3(tile) : Outlier::tile6(tile);
+      if (!straight) finish(s, to, row, count - row < rows ? count - row : rows, column);
+    }
+  }
+
+  // Asks for the lines that the tile will write, so that they come while it is computed.
+  void fetch(const Results& to, const char* y, int64_t count) const {
+    for (int64_t row = 0; row < count; ++row, y += to.stride * to.width())
+      for (int64_t i = 0; i < kColumns * to.width(); i += 64) __builtin_prefetch(y + i, 1, 3);
+  }
+
+  // Activation and type of the results of one tile.
+  void finish(const Space& s, const Results& to, int64_t first, int64_t count,
+              int64_t column) const {
+    const int64_t left = call.num_out - column * kColumns;
+    const int64_t width = left < kColumns ? left : kColumns;
+    if (call.gelu != nullptr) {
+      const Gelu gelu(call);
+      for (int64_t i = 0; i < count * kColumns; i += 16)
+        _mm512_store_ps(s.c + i, gelu(_mm512_load_ps(s.c + i)));
+    }
+    for (int64_t row = 0; row < count; ++row) {
+      const int64_t at = (first + row) * to.stride + column * kColumns;
+      for (int64_t i = 0; i < width; i += 16) {
+        const __mmask16 in = first_of_16(width - i);
+        const __m512 y = _mm512_load_ps(s.c + row * kColumns + i);
+        if (to.dtype == kFloat32) {
+          _mm512_mask_storeu_ps(reinterpret_cast<float*>(to.y) + at + i, in, y);
+        } else {
+          const __m256i half = to.dtype == kBfloat16 ? to_bfloat16(y) : _mm512_cvtps_ph(y, 0);
+          _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to.y) + at + i, in, half);
+        }
+      }
+    }
+  }
+
+  // Codes as a caller wants them: one a byte, or the nibbles of two.
+  void give(const Space& s, int64_t first, int64_t count) const {
+    const int64_t num_in = call.num_in, offset = offset_of(call.kind);
+    for (int64_t row = 0; row < count; ++row) {
+      const uint8_t* from = s.codes + row * stride;
+      uint8_t* to = call.codes + (first + row) * (has_groups ? num_in / 2 : num_in);
+      for (int64_t k = 0; k < num_in; ++k) {
+        const int code = from[k] - offset;
+        if (!has_groups)
+          to[k] = static_cast<uint8_t>(code);
+        else if (k % 2)
+          to[k / 2] |= nibble(code) << 4;
+        else
+          to[k / 2] = nibble(code);
+      }
+    }
+    memcpy(call.token_scale + first * call.num_groups, s.scale, 4 * count * call.num_groups);
+    for (int64_t row = 0; row < count; ++row)
+      for (int64_t i = 0; i < call.num_outliers; ++i) {
+        constexpr int64_t width = 4 / Outlier::kPerStep;  // of a float32 the upper half
+        memcpy(call.token_outlier + (first + row) * call.num_outliers + i,
+               s.outlier + row * outlier_stride + (i + 1) * width - 2, 2);
+      }
+  }
+
+  uint8_t nibble(int code) const {
+    if (call.kind == kInt4) return code & 15;
+    constexpr uint8_t codes[13] = {0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7};
+    return code < 0 ? codes[-code] | 8 : codes[code];
+  }
+};
+
+}  // namespace
+}  // namespace astroray

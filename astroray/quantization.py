@@ -6,16 +6,17 @@ the sample did not reach, as those that only train, stays as it is.
 
 import copy
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from astroray.activations import Ranges, linear_layers, outlier_channels
 from astroray.errors import BackendError, ConfigError
-from astroray_kernels import PackedWeights, osc_linear, pack_weights, resolved
+from astroray.layer_chains import gelus_behind, norms_before, seconds_behind
+from astroray_kernels import Norm, PackedWeights, osc_linear, osc_mlp, pack_weights, resolved
 from astroray_kernels.dispatch import BackendError as KernelError
 from astroray_kernels.dispatch import Need
 
@@ -50,36 +51,56 @@ SCHEMES: Mapping[str, Scheme] = {
 
 
 class QuantizedLinear(nn.Module):
-    """A linear layer on 8 or 4 bits [..., K] to [..., N]; for inference.
+    """A linear layer on 8 or 4 bits [..., K] to [..., N], and what its kernel does around it.
 
     packed      its weights
-    activation  none, or gelu: applied in the same kernel
+    activation  none, or gelu: applied to its results
+    norm        of each token before it is quantized, or None
+    second      weights of a layer that takes the results, which are not stored then, or None
     backend     auto, or one of the kernels'; resolved where the weights are, when made or moved
 
-    Raises BackendError where this machine cannot run it.
+    For inference. Raises BackendError where this machine cannot run it.
     """
 
     def __init__(
-        self, packed: PackedWeights, *, activation: str = "none", backend: str = "auto"
+        self,
+        packed: PackedWeights,
+        *,
+        activation: str = "none",
+        norm: Norm | None = None,
+        second: PackedWeights | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.in_features, self.out_features = packed.num_in, packed.num_out
+        self.in_features, self.out_features = packed.num_in, (second or packed).num_out
         self.activation, self.asked = activation, backend
-        self.packed = packed
+        self.packed, self.norm, self.second = packed, norm, second
         self.backend = self._resolved()
 
     def forward(self, x: Tensor) -> Tensor:
-        return osc_linear(x, self.packed, activation=self.activation, backend=self.backend)
+        kwargs: dict[str, Any] = {
+            "activation": self.activation,
+            "norm": self.norm,
+            "backend": self.backend,
+        }
+        if self.second is None:
+            return osc_linear(x, self.packed, **kwargs)
+        return osc_mlp(x, self.packed, self.second, **kwargs)
 
     def extra_repr(self) -> str:
-        kept = f"{len(self.packed.outlier_O)} outlier channels"
-        return f"{self.in_features} to {self.out_features}, {self.packed.format}, {kept}"
+        layers = [self.packed] if self.second is None else [self.packed, self.second]
+        widths = " to ".join(str(one.num_out) for one in layers)
+        kept = "+".join(str(len(one.outlier_O)) for one in layers)
+        format = "+".join(dict.fromkeys(one.format for one in layers))
+        return f"{self.in_features} to {widths}, {format}, {kept} outlier channels"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "QuantizedLinear":
         """Moves with its network; a change of dtype does not reach packed numbers."""
         device = fn(torch.empty(0, device=self.packed.codes.device)).device
         if device != self.packed.codes.device:
             self.packed = self.packed.to(device)
+            self.norm = None if self.norm is None else self.norm.to(device)
+            self.second = None if self.second is None else self.second.to(device)
             self.backend = self._resolved()
         return self
 
@@ -112,18 +133,36 @@ def install_layers(
 ) -> nn.Module:
     """A copy of the network whose layers of these names are quantized; the rest is as it was.
 
-    A GELU right after a layer in an `nn.Sequential` is computed by the layer's kernel.
+    What `layer_chains` finds around a layer is computed by its kernel and leaves an `nn.Identity`:
+    the norm before it, the GELU right behind it, and the layer behind that.
     """
-    copied = copy.deepcopy(network)
-    followed = _followed_by_gelu(copied)
-    for name, weights in packed.items():
-        parent, _, child = name.rpartition(".")
-        activation = "none"
-        if name in followed:
-            activation = "gelu"
-            copied.set_submodule(followed[name], nn.Identity())
-        layer = QuantizedLinear(weights, activation=activation, backend=backend)
-        setattr(copied.get_submodule(parent), child, layer)
+    copied = copy.deepcopy(network).eval()
+    norms, gelus = norms_before(copied, packed), gelus_behind(copied)
+    seconds = {
+        name: second
+        for name in packed
+        if name in gelus and (second := seconds_behind(copied).get(gelus[name])) in packed
+    }
+    layers = {
+        name: QuantizedLinear(
+            weights,
+            activation="gelu" if name in gelus else "none",
+            norm=_norm(copied.get_submodule(norms[name])) if name in norms else None,
+            second=packed[seconds[name]] if name in seconds else None,
+            backend=backend,
+        )
+        for name, weights in packed.items()
+        if name not in seconds.values()
+    }
+    computed = {
+        *norms.values(),
+        *seconds.values(),
+        *(gelus[name] for name in layers if name in gelus),
+    }
+    for name in computed:
+        copied.set_submodule(name, nn.Identity())
+    for name, layer in layers.items():
+        copied.set_submodule(name, layer)
     return copied.eval()
 
 
@@ -170,18 +209,15 @@ def _pack(name: str, layer: nn.Linear, ranges: Ranges, scheme: Scheme) -> Packed
         raise ConfigError(f"layer {name} cannot be quantized: {error}") from error
 
 
-def _followed_by_gelu(network: nn.Module) -> dict[str, str]:
-    """Names of linear layers with a GELU of the error function right behind them, and its name."""
-    found = {}
-    for path, module in network.named_modules():
-        if isinstance(module, nn.Sequential):
-            prefix = f"{path}." if path else ""
-            children = list(module.named_children())
-            for (one, layer), (other, gelu) in itertools.pairwise(children):
-                is_exact = isinstance(gelu, nn.GELU) and gelu.approximate == "none"
-                if isinstance(layer, nn.Linear) and is_exact:
-                    found[prefix + one] = prefix + other
-    return found
+def _norm(module: nn.Module) -> Norm:
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
+    epsilon = cast(float | None, module.eps)
+    return Norm(
+        weight_K=None if weight is None else weight.detach().float(),
+        bias_K=None if bias is None else bias.detach().float(),
+        epsilon=torch.finfo(torch.float32).eps if epsilon is None else epsilon,
+        takes_mean=isinstance(module, nn.LayerNorm),
+    )
 
 
 def _decibel(signal: float, error: float) -> float:

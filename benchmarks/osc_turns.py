@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from astroray_kernels import PackedWeights, osc_linear, pack_weights, vfa_attention
+from astroray_kernels import Norm, PackedWeights, osc_linear, osc_mlp, pack_weights, vfa_attention
 from benchmarks.instruction_peak import InstructionPeak
 
 OUTLIER_SIZE = 30.0
@@ -88,11 +88,14 @@ class Block(nn.Module):
 
 
 class QuantizedBlock(nn.Module):
-    """The same of quantized layers and VFA: GELU is applied before the hidden layer is stored."""
+    """The same of quantized layers and VFA, with the calls that `install_layers` puts there."""
 
     def __init__(self, block: Block, format: str, outliers: bool, precision: str) -> None:
         super().__init__()
-        self.before, self.after = block.before, block.after
+        self.before, self.after = (
+            Norm(weight_K=norm.weight, bias_K=norm.bias, epsilon=norm.eps)
+            for norm in (block.before, block.after)
+        )
         self.layers = {
             name: _packed(getattr(block, name), format, outliers)
             for name in ("qkv", "out", "wide", "narrow")
@@ -100,10 +103,10 @@ class QuantizedBlock(nn.Module):
         self.attend = partial(vfa_attention, precision=precision, backend="native")
 
     def forward(self, x_BNC: Tensor) -> Tensor:
-        mixed = _attend(osc_linear(self.before(x_BNC), self.layers["qkv"]), self.attend)
-        x_BNC = x_BNC + osc_linear(mixed, self.layers["out"])
-        hidden = osc_linear(self.after(x_BNC), self.layers["wide"], activation="gelu")
-        return x_BNC + osc_linear(hidden, self.layers["narrow"])
+        qkv = osc_linear(x_BNC, self.layers["qkv"], norm=self.before)
+        x_BNC = x_BNC + osc_linear(_attend(qkv, self.attend), self.layers["out"])
+        layers = self.layers["wide"], self.layers["narrow"]
+        return x_BNC + osc_mlp(x_BNC, *layers, norm=self.after)
 
 
 def _attend(qkv: Tensor, attention: Callable[..., Tensor]) -> Tensor:

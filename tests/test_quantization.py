@@ -1,5 +1,6 @@
 """Which format a layer gets, and networks with their layers replaced."""
 
+import copy
 import math
 
 import pytest
@@ -69,10 +70,41 @@ def test_a_gelu_behind_a_layer_is_computed_with_it_and_gives_the_same():
     network = nn.Sequential(nn.Linear(WIDTH, 32), nn.GELU(), nn.Linear(32, 8), nn.GELU("tanh"))
     x_SK = tokens("gaussian", num_tokens=50)
     packed, quantized = quantize(network, x_SK, "w8a8")
-    assert [quantized[0].activation, quantized[2].activation] == ["gelu", "none"]
+    assert quantized[0].activation == "gelu"
     assert isinstance(quantized[1], nn.Identity)
+    assert isinstance(quantized[2], nn.Identity)  # the layer behind it is computed as well
     apart = nn.functional.gelu(QuantizedLinear(packed["0"])(x_SK))
-    torch.testing.assert_close(quantized[0](x_SK), apart, rtol=1e-5, atol=1e-5)
+    apart = QuantizedLinear(packed["2"])(apart)
+    torch.testing.assert_close(quantized[0](x_SK), apart, rtol=1e-2, atol=1e-2)
+    alone = install_layers(network, {"0": packed["0"]})
+    apart = nn.functional.gelu(QuantizedLinear(packed["0"])(x_SK))
+    torch.testing.assert_close(alone[0](x_SK), apart, rtol=1e-5, atol=1e-5)
+    assert isinstance(alone[2], nn.Linear)
+
+
+def test_norms_and_second_layers_are_computed_with_a_layer_and_give_the_same():
+    torch.manual_seed(4)
+    network = Block(WIDTH, 4)
+    for norm in (network.norm_attention, network.norm_dense):
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    x_BND = tokens("gaussian", num_tokens=96).reshape(2, 48, WIDTH)
+    packed, quantized = quantize(network, x_BND, "w8a8o")
+    assert repr(quantized.dense[0]).startswith("QuantizedLinear(64 to 256 to 64, int8, ")
+    assert isinstance(quantized.norm_attention, nn.Identity)
+    steps = copy.deepcopy(network)
+    for name, weights in packed.items():
+        steps.set_submodule(name, QuantizedLinear(weights))
+    with torch.inference_mode():
+        torch.testing.assert_close(quantized(x_BND), steps(x_BND), rtol=1e-2, atol=1e-2)
+
+
+def test_layers_with_their_norms_and_seconds_move_together():
+    network = Block(WIDTH, 4)
+    _, quantized = quantize(network, tokens("gaussian").reshape(1, -1, WIDTH), "w8a8")
+    with pytest.raises(BackendError, match="on meta"):
+        quantized.dense.to("meta")
+    assert quantized.dense[0].second.codes.device.type == "meta"
+    assert quantized.dense[0].norm.weight_K.device.type == "meta"
 
 
 def test_the_network_that_was_given_stays_as_it_was():

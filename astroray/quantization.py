@@ -7,7 +7,7 @@ the sample did not reach, as those that only train, stays as it is.
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -138,11 +138,7 @@ def install_layers(
     """
     copied = copy.deepcopy(network).eval()
     norms, gelus = norms_before(copied, packed), gelus_behind(copied)
-    seconds = {
-        name: second
-        for name in packed
-        if name in gelus and (second := seconds_behind(copied).get(gelus[name])) in packed
-    }
+    seconds = _seconds(copied, packed, gelus)
     layers = {
         name: QuantizedLinear(
             weights,
@@ -207,6 +203,18 @@ def _pack(name: str, layer: nn.Linear, ranges: Ranges, scheme: Scheme) -> Packed
         )
     except ValueError as error:
         raise ConfigError(f"layer {name} cannot be quantized: {error}") from error
+
+
+def _seconds(
+    network: nn.Module, packed: Collection[str], gelus: Mapping[str, str]
+) -> dict[str, str]:
+    """Layers of `packed` that the kernel of another one computes, by that one; none twice."""
+    behind, seconds = seconds_behind(network), dict[str, str]()
+    for name in packed:
+        second = behind.get(gelus.get(name, ""), "")
+        if name not in seconds.values() and second in packed and second not in seconds:
+            seconds[name] = second
+    return seconds
 
 
 def _norm(module: nn.Module) -> Norm:

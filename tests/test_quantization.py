@@ -82,6 +82,20 @@ def test_a_gelu_behind_a_layer_is_computed_with_it_and_gives_the_same():
     assert isinstance(alone[2], nn.Linear)
 
 
+@pytest.mark.parametrize("order", [["0", "2", "4"], ["4", "2", "0"], ["2", "0", "4"]])
+def test_of_three_layers_in_a_row_two_are_computed_together_and_none_is_lost(order):
+    torch.manual_seed(5)
+    network = nn.Sequential(
+        nn.Linear(WIDTH, 48), nn.GELU(), nn.Linear(48, 40), nn.GELU(), nn.Linear(40, 8), nn.GELU()
+    )
+    x_SK = tokens("gaussian", num_tokens=50)
+    packed, _ = quantize(network, x_SK, "w8a8")
+    quantized = install_layers(network, {name: packed[name] for name in order})
+    with torch.inference_mode():
+        got, expected = quantized(x_SK), network(x_SK)
+    assert float((got - expected).norm() / expected.norm()) < 0.03
+
+
 def test_norms_and_second_layers_are_computed_with_a_layer_and_give_the_same():
     torch.manual_seed(4)
     network = Block(WIDTH, 4)

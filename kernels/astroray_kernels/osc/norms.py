@@ -52,7 +52,7 @@ class Norm:
 def _mean_of(x_MK: Tensor) -> Tensor:
     """[M, 1]: `LANES` sums from the first channels to the last, folded by halves."""
     num_in = x_MK.shape[1]
-    x_MCL = F.pad(x_MK, (0, -num_in % LANES)).unflatten(1, (-1, LANES))
+    x_MCL = F.pad(x_MK, (0, -num_in % LANES)).reshape(len(x_MK), -1, LANES)
     sum_ML = x_MCL[:, 0]
     for chunk in range(1, x_MCL.shape[1]):
         sum_ML = sum_ML + x_MCL[:, chunk]

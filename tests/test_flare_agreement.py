@@ -145,12 +145,15 @@ def test_the_track_of_light_curves_judges_finders_and_says_where_no_forecast_can
     result = CliRunner().invoke(cli, arguments)
     assert result.exit_code == 0, result.output
     assert FLOOR in result.output
-    assert "with a flare on 1 of them: too few to train" in result.output
+    assert "with a flare on 1 of them: too few to train and judge" in result.output
     document = json.loads(result.output.splitlines()[-1])
     assert [text.split(":")[0] for text in document["remarks"]] == ["tess", "kepler"]
     assert all("too few to train and judge" in text for text in document["remarks"])
     assert {row["peer"] for row in document["rows"]} == {""}
     assert len(document["rows"]) == 12
+    result = CliRunner().invoke(cli, [*arguments, "--split", "kepler"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output.splitlines()[-1])["rows"] == []
 
 
 def test_the_track_of_light_curves_asks_for_the_folder_of_data(tmp_path):

@@ -17,7 +17,7 @@ from astroray.flares.windows import WindowRule, Windows, join_windows, record_wi
 from astroray.forecast.baselines import BASELINES, check_sklearn
 from astroray.forecast.comparison import Comparison, Judged, calibrate, compare
 from astroray.forecast.finders import FinderSkill, finder_rows, finder_table, judge_finders
-from astroray.forecast.labeled_curves import windows_of
+from astroray.forecast.labeled_curves import LABELED_SETS, find_in_curves, windows_of
 from astroray.forecast.rows import json_rows, text_table
 from astroray.forecast.splits import Split, split_by_star, split_by_time, split_in_order
 
@@ -30,7 +30,7 @@ MODELS = (RECORD_MODEL, CURVE_MODEL)
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "records": ("star-disjoint", "time-forward"),
     "simulated": ("with precursors", "without precursors"),
-    "light-curves": ("tess", "kepler"),
+    "light-curves": ("finder", "tess", "kepler"),
     "methods": ("tuning", "inputs and loss"),
 }
 """Parts of a track, which can be run apart."""
@@ -43,6 +43,7 @@ the median AUC within stars is not .5, that of the forward AUC is; see forward_s
 NUM_TRAIN = 40
 """Simulated stars that train, and as many that validate; all others are tested."""
 FEW_STARS = 30
+"""Below so many stars, resamples of them are said to be few."""
 VARIANTS: Mapping[str, Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "tuning": {
         CURVE_MODEL: ({}, {}),
@@ -206,8 +207,6 @@ def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
 
 
 def _light_curves(config: EvaluationConfig, show: Show) -> _Outcome:
-    from astroray.forecast.labeled_curves import find_in_curves
-
     if config.data is None:
         raise ConfigError(
             "the track of light curves reads lightcurves/tess_young_stars and others; give their "
@@ -218,29 +217,39 @@ def _light_curves(config: EvaluationConfig, show: Show) -> _Outcome:
         for name in (CURVE_MODEL, "full fine-tuning")
     }
     comparisons, finders, remarks, parts = [], [], [], []
-    for name in config.splits:
+    for name in LABELED_SETS:
+        if not {"finder", name} & set(config.splits):
+            continue
         show(f"finding the flares of {name}")
         found = find_in_curves(config.data, name)
-        finders += judge_finders(config.data, name, found, config.num_resamples, config.seed)
         windows = windows_of(found)
         parts.append(windows)
-        flaring = len(set(windows.star_W[windows.label_W].tolist()))
-        told = (
-            f"{name}: {len(windows)} windows of {len(windows.star_ids)} stars, "
-            f"{int(windows.label_W.sum())} with a flare on {flaring} of them"
-        )
-        if flaring < 2 * config.num_folds:
-            remarks.append(f"{told}: too few to train and judge a forecaster, only the finder is")
+        if "finder" in config.splits:
+            finders += judge_finders(config.data, name, found, config.num_resamples, config.seed)
+        if name not in config.splits:
             continue
-        folds = split_by_star(windows, num_folds=config.num_folds, seed=config.seed)
-        comparisons.append(_run_split(windows, name, folds, fits, config, show))
-        if len(windows.star_ids) < FEW_STARS:
-            remarks.append(
-                f"{told}: few stars, of which an interval over stars says less than it seems to"
-            )
+        remark, can_be_judged = _told(name, windows, config.num_folds)
+        remarks += [remark] if remark else []
+        if can_be_judged:
+            folds = split_by_star(windows, num_folds=config.num_folds, seed=config.seed)
+            comparisons.append(_run_split(windows, name, folds, fits, config, show))
     return _Outcome(
         comparisons=comparisons, windows=join_windows(parts), finders=finders, remarks=remarks
     )
+
+
+def _told(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
+    """What is to be said of a set's size, if anything, and whether a forecaster can be judged."""
+    flaring = len(set(windows.star_W[windows.label_W].tolist()))
+    told = (
+        f"{name}: {len(windows)} windows of {len(windows.star_ids)} stars, "
+        f"{int(windows.label_W.sum())} with a flare on {flaring} of them"
+    )
+    if flaring < 2 * num_folds:
+        return f"{told}: too few to train and judge a forecaster in {num_folds} folds", False
+    if len(windows.star_ids) < FEW_STARS:
+        return f"{told}: few stars, of which an interval says less than it seems to", True
+    return "", True
 
 
 def _methods(config: EvaluationConfig, show: Show) -> _Outcome:

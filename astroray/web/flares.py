@@ -6,7 +6,7 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
@@ -48,9 +48,23 @@ class Forecaster(Protocol):
         """Forecasts of all windows of light curves. Raises BusyError."""
 
 
-def build_flare_router(forecaster: Forecaster, run_id: str, limits: CurveLimits) -> APIRouter:
-    """The route below /v1/flares; `run_id` is that of the run that is served beside it."""
-    router = APIRouter(prefix="/v1/flares")
+def build_flare_router(
+    forecaster: Forecaster | None, run_id: str, limits: CurveLimits
+) -> APIRouter:
+    """The route below /v1/flares; `run_id` is that of the run that is served beside it.
+
+    Without a forecaster it says what is missing, and is not in the OpenAPI document.
+    """
+    router = APIRouter(prefix="/v1/flares", include_in_schema=forecaster is not None)
+    if forecaster is None:
+
+        @router.post("/forecast", dependencies=[Depends(needs("read"))])
+        def explain() -> None:
+            raise HTTPException(
+                404, "no flare model is served; start the server with --flares MODEL"
+            )
+
+        return router
 
     @router.post(
         "/forecast",

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
+from astroray.flares.curve_windows import rule_for
 from astroray.flares.detrend import DetrendConfig
 from astroray.surveys.light_curve_rows import LightCurve, reject
 from astroray.surveys.shards import Reject
@@ -22,8 +23,8 @@ __all__ = ["FlareForecast", "Forecaster", "build_flare_router"]
 
 MAX_SPAN_D = 6000.0
 """From the first cadence of a star to its last, in all light curves: windows are laid over it."""
-MAX_CELLS = 2_000_000
-"""Of the even grid on which a light curve is detrended."""
+MAX_CELLS = 3_000_000
+"""Of the even grids on which the light curves of one upload are detrended and cut into windows."""
 MAX_REASONS = 20
 
 
@@ -122,40 +123,44 @@ def _expect_some(rejects: Sequence[Reject], num_items: int) -> None:
 
 
 def read_bounded(data: bytes, stated: Stated, limits: CurveLimits) -> list[LightCurve | Reject]:
-    """The light curves of an upload; a reject where to forecast from one would cost too much.
+    """The light curves of an upload; rejects from where on to forecast would cost too much.
 
     Raises DataError where the file cannot be used as a whole.
     """
     items = read_curves(data, stated, limits=limits)
-    first_d: dict[str, float] = {}
-    bounded: list[LightCurve | Reject] = []
-    for item in items:
-        if isinstance(item, LightCurve):
-            since_d = first_d.setdefault(item.object_id, float(item.time_d[0]))
-            item = _bounded(item, since_d)
-        bounded.append(item)
-    return bounded
+    budget = _Budget()
+    return [budget.spend(item) if isinstance(item, LightCurve) else item for item in items]
 
 
-def _bounded(curve: LightCurve, since_d: float) -> LightCurve | Reject:
-    edges_d = (since_d, float(curve.time_d[0]), float(curve.time_d[-1]))
-    span_d = max(edges_d) - min(edges_d)
-    if span_d > MAX_SPAN_D:
-        return reject(
-            curve.row,
-            "span",
-            f"{curve.object_id} spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in "
-            "parts",
-        )
-    cells = _num_cells(curve)
-    if cells > MAX_CELLS:
-        return reject(
-            curve.row,
-            "span",
-            f"{curve.object_id} needs {cells:.3g} cells of {curve.cadence_s:.3g} s, expected at "
-            f"most {MAX_CELLS}; bin it to longer cadences",
-        )
-    return curve
+class _Budget:
+    """Cells of even grids that the light curves of one upload may fill."""
+
+    def __init__(self) -> None:
+        self._left = float(MAX_CELLS)
+        self._edges_d: dict[str, tuple[float, float]] = {}
+        """By star: first and last day of its light curves so far."""
+
+    def spend(self, curve: LightCurve) -> LightCurve | Reject:
+        """The light curve, or a reject where its star spans too long, or too few cells are left."""
+        first_d, last_d = float(curve.time_d[0]), float(curve.time_d[-1])
+        known = self._edges_d.get(curve.object_id, (first_d, first_d))
+        edges_d = (min(known[0], first_d), max(known[1], last_d))
+        span_d = edges_d[1] - edges_d[0]
+        if span_d > MAX_SPAN_D:
+            reason = f"spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in parts"
+            return reject(curve.row, "span", f"{curve.object_id} {reason}")
+        grown_d = span_d - (known[1] - known[0])
+        cells = _num_cells(curve) + grown_d / rule_for(curve.mission).cadence_d
+        if cells > self._left:
+            reason = (
+                f"needs {cells:.3g} cells of its cadence, {curve.cadence_s:.3g} s; of the "
+                f"{MAX_CELLS} of an upload {self._left:.3g} are left: bin it to longer cadences, "
+                "or send it alone"
+            )
+            return reject(curve.row, "span", f"{curve.object_id} {reason}")
+        self._left -= cells
+        self._edges_d[curve.object_id] = edges_d
+        return curve
 
 
 def _num_cells(curve: LightCurve) -> float:

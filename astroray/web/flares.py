@@ -28,6 +28,15 @@ MAX_CELLS = 3_000_000
 MAX_REASONS = 20
 
 
+TimeName = Annotated[
+    str, Query(max_length=20, description="BKJD, BTJD, BJD or MJD, where the file has none")
+]
+MissionName = Annotated[
+    str, Query(max_length=20, description="kepler, k2, tess or other, where the file has none")
+]
+Newest = Annotated[bool, Query(description="only the last window of each star")]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlareForecast:
     """What the forecaster makes of an upload."""
@@ -76,15 +85,9 @@ def build_flare_router(
     async def forecast(
         request: Request,
         response: Response,
-        time: Annotated[
-            str,
-            Query(max_length=20, description="BKJD, BTJD, BJD or MJD, where the file has none"),
-        ] = "",
-        mission: Annotated[
-            str,
-            Query(max_length=20, description="kepler, k2, tess or other, where the file has none"),
-        ] = "",
-        newest: Annotated[bool, Query(description="only the last window of each star")] = False,
+        time: TimeName = "",
+        mission: MissionName = "",
+        newest: Newest = False,
     ) -> dict[str, Any]:
         """The probability that a star flares within 24 h after each window of its light curves.
 

@@ -153,8 +153,9 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
     head, row = out.read_text().splitlines()
     assert '"class"' in head
     assert '"ring"' in row
+    assert export_labels(str(tmp_path), str(out), "csv") == 1  # a folder of one version
     with pytest.raises(ConfigError, match="expected a run that is done"):
-        export_labels(str(tmp_path), str(out), "csv")
+        export_labels(str(tmp_path / "none"), str(out), "csv")
 
 
 # ---- a person at the keyboard

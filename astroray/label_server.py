@@ -18,7 +18,7 @@ from astroray.errors import ConfigError
 from astroray.labels import LabelLog, labels_table
 from astroray.versions import read_version
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.security import Tokens
@@ -77,6 +77,7 @@ def run_app(app: FastAPI, listening: socket.socket) -> None:
 def export_labels(run_dir: str, out: str, format: str) -> int:
     """Writes the labels that stand, beside what the catalog says; returns their number."""
     finished_run(run_dir)
+    run_dir = version_of(run_dir)
     rows = labels_table(LabelLog(run_dir).read(), read_version(run_dir))
     return export_catalog(run_dir, format=format, out=out, overwrite=True, rows=rows)
 

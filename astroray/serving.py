@@ -252,10 +252,11 @@ class WebApp:
 
     def _app_of(self, archive: Archive) -> Callable[..., Any]:
         models = _Models(self.encoders, archive)
-        routers = [build_label_router(archive, LabelLog(archive.run_dir))]
-        if self.config.flares:
-            limits = self.config.limits.curves
-            routers.append(build_flare_router(models, archive.run_id, limits))
+        forecaster = models if self.config.flares else None
+        routers = [
+            build_label_router(archive, LabelLog(archive.run_dir)),
+            build_flare_router(forecaster, archive.run_id, self.config.limits.curves),
+        ]
         return build_app(
             archive,
             models,

@@ -8,6 +8,7 @@ limit is what a list that holds nothing else would give.
 """
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from astroray.certificate import score_of
 from astroray.interest import Learnt, Reranker
 from astroray.label_queue import next_objects
+from benchmarks.labels_needed import GOAL_AUC, compare_needed, judge
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 
 SETS = (("efigi", "S3"), ("gz2", "S1"), ("mirabest", "S3"))
@@ -42,11 +44,10 @@ class Looked:
     """Interesting objects that there are, at most those looked at."""
 
 
-def look(embedding_ND: np.ndarray, is_good_N: np.ndarray, *, seed: int) -> tuple[int, int]:
+def look(
+    embedding_ND: np.ndarray, is_good_N: np.ndarray, score_N: np.ndarray, *, seed: int
+) -> tuple[int, int]:
     """Interesting objects among the first looked at, with learning and without."""
-    score_N = _scores(embedding_ND)
-    order_N = np.argsort(-score_N, kind="stable")  # as a catalog has its rows
-    embedding_ND, is_good_N, score_N = embedding_ND[order_N], is_good_N[order_N], score_N[order_N]
     reranker = Reranker(embedding_ND, score_N)
     is_done_N = np.zeros(len(score_N), bool)
     seen: list[int] = []
@@ -63,7 +64,17 @@ def look(embedding_ND: np.ndarray, is_good_N: np.ndarray, *, seed: int) -> tuple
     return int(is_good_N[seen].sum()), int(is_good_N[:NUM_LOOKED_AT].sum())
 
 
-def measure_set(protocol: str, subset: str, data: str, scratch: Path, num_seeds: int) -> Looked:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Draws of one labelled set, each thinned and in order of rank."""
+
+    embedding_SND: list[np.ndarray]
+    is_good_SN: list[np.ndarray]
+    score_SN: list[np.ndarray]
+
+
+@functools.cache
+def draw_set(protocol: str, subset: str, data: str, scratch: Path, num_seeds: int) -> Drawn:
     """Draws of one labelled set, encoded once without labels. Raises MeasurementError."""
     from astroray.errors import ConfigError
     from astroray.evaluation import models
@@ -83,16 +94,30 @@ def measure_set(protocol: str, subset: str, data: str, scratch: Path, num_seeds:
     sample = models.take_sample(pictures, opened.fit_rows(0), str(scratch))
     path = models.fit_model(ENCODER, sample, seed=0, budget_s=60)
     embedding_ND = models.embed(path, pictures, str(scratch)).embedding_ND
-    seen = []
+    drawn = Drawn(embedding_SND=[], is_good_SN=[], score_SN=[])
     for seed in range(num_seeds):
         draw = thinned.draw(seed, 0)
-        seen.append(look(embedding_ND[draw.row_M], draw.is_outlier_M, seed=seed))
+        score_M = _scores(embedding_ND[draw.row_M])
+        order_M = np.argsort(-score_M, kind="stable")  # as a catalog has its rows
+        drawn.embedding_SND.append(embedding_ND[draw.row_M][order_M])
+        drawn.is_good_SN.append(draw.is_outlier_M[order_M])
+        drawn.score_SN.append(score_M[order_M])
+    return drawn
+
+
+def measure_set(drawn: Drawn) -> Looked:
+    """What the person sees of each draw."""
+    draws = zip(drawn.embedding_SND, drawn.is_good_SN, drawn.score_SN, strict=True)
+    seen = [look(*draw, seed=seed) for seed, draw in enumerate(draws)]
     with_S, without_S = np.array(seen).T
-    return Looked(
-        with_S=with_S,
-        without_S=without_S,
-        limit=float(min(NUM_LOOKED_AT, thinned.num_outliers)),
-    )
+    num_good = int(drawn.is_good_SN[0].sum())
+    return Looked(with_S=with_S, without_S=without_S, limit=float(min(NUM_LOOKED_AT, num_good)))
+
+
+def measure_needed(drawn: Drawn) -> dict[str, Any]:
+    """Fields of the row of labels needed. Raises MeasurementError."""
+    draws = zip(drawn.embedding_SND, drawn.is_good_SN, drawn.score_SN, strict=True)
+    return compare_needed([judge(*draw, seed=seed) for seed, draw in enumerate(draws)])
 
 
 def compare(looked: Looked) -> dict[str, Any]:
@@ -136,9 +161,17 @@ def measure_speed(num_labels: int, num_embeddings: int) -> list[dict[str, Any]]:
 def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; quick: three draws, and a tenth of the embeddings."""
     data = os.environ.get("ASTRORAY_TEST_DATA", DATA)
+    num_seeds = 3 if quick else NUM_SEEDS
     for protocol, subset in SETS:
-        claim = _claim(protocol, subset)
-        yield from measured([claim], lambda: [_fields(protocol, subset, data, scratch, quick)])  # noqa: B023
+        draw = functools.partial(draw_set, protocol, subset, data, scratch, num_seeds)
+        yield from measured(
+            [_claim(protocol, subset)],
+            lambda: [compare(measure_set(draw()))],  # noqa: B023
+        )
+        yield from measured(
+            [_claim_needed(protocol, subset)],
+            lambda: [measure_needed(draw())],  # noqa: B023
+        )
     scale = 10 if quick else 1
     seconds = measure_speed(NUM_LABELS // scale, NUM_EMBEDDINGS // scale)
     what = (
@@ -163,9 +196,14 @@ def _claim(protocol: str, subset: str) -> Any:
     return claim
 
 
-def _fields(protocol: str, subset: str, data: str, scratch: Path, quick: bool) -> dict[str, Any]:
-    num_seeds = 3 if quick else NUM_SEEDS
-    return compare(measure_set(protocol, subset, data, scratch, num_seeds))
+def _claim_needed(protocol: str, subset: str) -> Any:
+    return functools.partial(
+        BenchRow,
+        what=f"labels to reach AUC {GOAL_AUC} of a perceptron over those of the page, "
+        f"{protocol} {subset}",
+        goal=1.0,
+        peer="a perceptron of 32 hidden units trained on the same labels and embeddings",
+    )
 
 
 def _scores(embedding_ND: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ import numpy as np
 
 from astroray import surveys
 from astroray.surveys.shards import Cutouts
-from benchmarks.bad_uploads import bombs, fits_bytes, picture_bytes, spoiled
+from benchmarks.bad_uploads import fits_bytes
+from benchmarks.malformed import measure_malformed
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
@@ -31,7 +32,6 @@ LEAST_MS = 20.0
 CLIENTS = (1, 8, 32)
 BATCH = 16
 LARGEST_ERROR = 1e-3
-ROUTES = ("/v1/embed", "/v1/score", "/v1/similar")
 CLAIMS = (
     *(
         partial(
@@ -60,13 +60,8 @@ CLAIMS = (
         peer="every client waits its turn",
     ),
 )
-KILL = partial(
-    BenchRow,
-    what="a model replica killed under load: failed requests, wrong answers refused",
-    goal=0.5,
-    is_at_most=True,
-    unit="%",
-)
+KILLED = {"ModelHolder": "a model replica", "WebApp": "a web replica"}
+"""Deployments of which one of two replicas is killed."""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -122,15 +117,26 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     values["limits"] = {"requests_per_s": 1e6, "burst": 1_000_000}
     config = from_dict(ServeConfig, values, where="the benchmark")
     two = {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.25}
-    doubled = from_dict(ServeConfig, values | {"encoder": two}, where="the benchmark")
+    doubled = from_dict(ServeConfig, values | {"encoder": two, "web": two}, where="the benchmark")
     seconds, runs = (6.0, 1) if quick else (10.0, 3)
     yield from measured(
         CLAIMS,
         lambda: _loops(config, _uploads(run_dir), secret, seconds=seconds, runs=runs),
     )
     seconds = 8.0 if quick else 30.0
-    yield from measured([KILL], lambda: _kill(doubled, _uploads(run_dir), secret, seconds=seconds))
-    yield from _malformed(run_dir, tokens, secret, count=300 if quick else 20_000)
+    uploads = _uploads(run_dir)
+    for deployment, what in KILLED.items():
+        claim = partial(
+            BenchRow,
+            what=f"{what} killed under load: failed requests, wrong answers refused",
+            goal=0.5,
+            is_at_most=True,
+            unit="%",
+        )
+        kill = partial(_kill, doubled, uploads, secret, deployment, seconds=seconds)
+        yield from measured([claim], kill)
+    count = 300 if quick else 20_000
+    yield from measure_malformed(run_dir, tokens, secret, count=count, scratch=scratch)
 
 
 def _make_run(scratch: Path) -> str:
@@ -261,15 +267,19 @@ def _loops(
     return [*fields, {**spread(added_ms), "facts": facts}, spread(ratios)]
 
 
-def _kill(config: Any, uploads: Uploads, secret: str, *, seconds: float) -> list[dict[str, Any]]:
-    """One of two model replicas is killed while 8 clients ask."""
+def _kill(
+    config: Any, uploads: Uploads, secret: str, deployment: str, *, seconds: float
+) -> list[dict[str, Any]]:
+    """One of two replicas of a deployment is killed while 8 clients ask."""
     import ray
 
     from astroray.serving import serving
 
     with serving(config):
         _closed_loop(uploads, secret, 4, 2.0)
-        killer = threading.Timer(seconds / 3, lambda: ray.kill(_replica(), no_restart=True))
+        killer = threading.Timer(
+            seconds / 3, lambda: ray.kill(_replica(deployment), no_restart=True)
+        )
         killer.start()
         loop = _closed_loop(uploads, secret, 8, seconds)
         killer.join()
@@ -279,54 +289,12 @@ def _kill(config: Any, uploads: Uploads, secret: str, *, seconds: float) -> list
     return [{"value": value, "error": loop.error, "runs": 1, "facts": facts}]
 
 
-def _replica() -> Any:
+def _replica(deployment: str) -> Any:
     import ray
 
     actors = ray.util.list_named_actors(all_namespaces=True)
-    name = next(one["name"] for one in actors if "#CutoutEncoder#" in one["name"])
+    name = next(one["name"] for one in actors if f"#{deployment}#" in one["name"])
     return ray.get_actor(name, namespace="serve")
-
-
-def _malformed(run_dir: str, tokens: str, secret: str, *, count: int) -> Iterator[BenchRow]:
-    """Bad uploads at each route of the app itself; 200 only where a file is still whole."""
-    from starlette.testclient import TestClient
-
-    from astroray.web.app import build_app
-    from astroray.web.archive import Archive
-    from astroray.web.guard import Limits
-    from astroray.web.security import Tokens
-
-    archive = Archive(run_dir)
-    limits = Limits(requests_per_s=1e9, burst=10**9)
-    app = build_app(archive, _Zeros(archive), tokens=Tokens(tokens), limits=limits)
-    headers = {"Authorization": f"Bearer {secret}"}
-    client = TestClient(app, headers=headers, raise_server_exceptions=False)
-    image_CYX = np.random.default_rng(1).normal(10, 3, (3, 24, 24)).astype(np.float32)
-    bands = client.get("/v1/run").json()["bands"]
-    good = [fits_bytes(image_CYX, bands), picture_bytes("PNG"), picture_bytes("JPEG")]
-    for number, route in enumerate(ROUTES):
-        statuses: Counter[int] = Counter()
-        for body in itertools.chain(bombs().values(), spoiled(good, count, seed=number)):
-            statuses[client.post(route, content=body).status_code] += 1
-        other = sum(n for status, n in statuses.items() if status != 200 and status // 100 != 4)
-        yield BenchRow(
-            what=f"bad uploads at {route}: answers other than 4xx", goal=0, is_at_most=True,
-            unit="answers", value=float(other), runs=1,
-            facts={"uploads": sum(statuses.values()), "still_whole": statuses[200]},
-        )  # fmt: skip
-
-
-class _Zeros:
-    """An encoder that costs nothing: what is tested stands before it."""
-
-    def __init__(self, archive: Any) -> None:
-        self.dim = archive.embedding_ND.shape[1]
-
-    async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
-        return np.zeros(self.dim, np.float32)
-
-    async def is_ready(self) -> bool:
-        return True
 
 
 def main() -> None:

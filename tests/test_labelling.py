@@ -15,7 +15,7 @@ from astroray.label_server import export_labels, labelling_app, listen
 from astroray.labels import LabelLog, current_labels
 from astroray.web.security import COOKIE
 from tests.browser import open_page
-from tests.served_run import make_run
+from tests.served_run import make_curve_run, make_run
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,22 @@ def test_pictures_come_in_two_sizes_and_by_band(clients):
         assert ana.get(f"/ui/picture/{path}").status_code == 404
 
 
+def test_light_curves_are_labelled_by_their_plots_without_stretch_and_bands(tmp_path):
+    with labelling_app(make_curve_run(tmp_path), ["ana"]) as (app, secret_of):
+        ana = TestClient(app, headers={"Authorization": f"Bearer {secret_of['ana']}"})
+        page = ana.get("/ui").text
+        assert 'id="gamma"' not in page
+        assert 'id="band"' not in page
+        (one,) = ana.post("/ui/queue", json={"size": 1}).json()["objects"]
+        assert one["object_id"] == "KIC 3 Q2"
+        said = {"object_id": one["object_id"], "interest": 5, "kind": "eclipses"}
+        assert ana.post("/ui/labels", json=said).json()["progress"]["interesting"] == 1
+        for query, size in (("size=96", (96, 96)), ("size=480", (480, 480)),
+                            ("size=480&wide=true", (960, 480))):  # fmt: skip
+            answer = ana.get(f"/ui/picture/{one['row']}.png?{query}")
+            assert Image.open(io.BytesIO(answer.content)).size == size
+
+
 def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_dir, tmp_path):
     (one,) = clients["ana"].post("/ui/queue", json={"size": 1}).json()["objects"]
     clients["ana"].post("/ui/labels", json={"object_id": one["object_id"], "kind": "ring"})
@@ -137,8 +153,9 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
     head, row = out.read_text().splitlines()
     assert '"class"' in head
     assert '"ring"' in row
+    assert export_labels(str(tmp_path), str(out), "csv") == 1  # a folder of one version
     with pytest.raises(ConfigError, match="expected a run that is done"):
-        export_labels(str(tmp_path), str(out), "csv")
+        export_labels(str(tmp_path / "none"), str(out), "csv")
 
 
 # ---- a person at the keyboard

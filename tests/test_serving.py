@@ -14,13 +14,15 @@ import ray
 from astroray import serving, surveys
 from astroray.config import from_dict
 from astroray.errors import ConfigError
+from astroray.forecast.model_file import load_forecaster
 from astroray.ledger import open_run
 from astroray.surveys.shards import Cutouts
 from astroray.web.archive import Archive
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
-from benchmarks.bad_uploads import fits_bytes
-from tests.served_run import SURVEY, make_run
+from benchmarks.bad_uploads import curve_bytes, fits_bytes
+from tests.flares_made import star
+from tests.served_run import SURVEY, make_forecaster, make_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -28,13 +30,16 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 @pytest.fixture(scope="module")
 def config(tmp_path_factory, free_port):
     folder = tmp_path_factory.mktemp("serving")
+    flares = str(folder / "flares.model")
+    make_forecaster(flares)
     values = {
         "run_dir": str(Path(make_run(folder / "versions")).parent),
         "port": free_port,
         "tokens": str(folder / "tokens.json"),
         "watch_s": 0.2,
         "encoder": {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.1},
-        "web": {"num_cpus": 0.1},
+        "web": {"min_replicas": 2, "max_replicas": 2, "num_cpus": 0.1},
+        "flares": flares,
         "limits": {"requests_per_s": 1e6, "burst": 1_000_000},
     }
     return from_dict(ServeConfig, values, where="the test")
@@ -75,7 +80,16 @@ def test_a_stranger_gets_nothing_through_the_proxy_either(client):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, config, uploads):
+def test_flares_are_forecast_by_the_model_that_the_server_was_given(client, config):
+    answer = client.post("/v1/flares/forecast", content=curve_bytes(*star(days=8.0)))
+    assert answer.status_code == 200
+    model_id = load_forecaster(config.flares).model_id
+    assert answer.json()["model_id"] == answer.headers["x-astroray-model"] == model_id
+    assert 0 < answer.json()["windows"][-1]["probability"] < 1
+
+
+def ask_and_kill(client, config, uploads, deployment):
+    """Statuses of 180 requests of six clients, and wrong answers; a replica is killed meanwhile."""
     archive = Archive(config.run_dir)
     expected = {name: archive.embedding_ND[archive.find(name)] for name, _ in uploads}
     statuses: Counter[int] = Counter()
@@ -98,11 +112,25 @@ def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, confi
     for asker in askers:
         asker.start()
     assert half_done.wait(60)
-    ray.kill(_replicas("ModelHolder")[0], no_restart=True)
+    ray.kill(_replicas(deployment)[0], no_restart=True)
     for asker in askers:
         asker.join()
+    return statuses, wrong
+
+
+def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, config, uploads):
+    statuses, wrong = ask_and_kill(client, config, uploads, "ModelHolder")
     assert not wrong
     assert statuses == {200: 180}
+
+
+def test_a_web_replica_that_is_killed_under_load_costs_what_it_was_answering(
+    client, config, uploads
+):
+    statuses, wrong = ask_and_kill(client, config, uploads, "WebApp")
+    assert not wrong
+    assert statuses.total() == 180
+    assert statuses[200] >= 174, statuses  # each client waits for one answer at most
 
 
 def test_a_run_that_was_scanned_again_is_served_without_a_restart(client, config):
@@ -128,20 +156,20 @@ def test_the_newest_version_in_the_folder_is_served_without_a_lost_request(clien
 
 
 def served_until(client, wanted):
-    """Ids of the runs that answers came from, until they come from the wanted one."""
-    found = []
+    """Ids of the runs that answers came from, until both replicas give the wanted one."""
+    found: list[str] = []
     for _ in range(2000):
         answer = client.get("/v1/catalog?limit=1")
         assert answer.status_code == 200
         assert answer.json()["run_id"] == answer.headers["x-astroray-run"]
         found.append(answer.json()["run_id"])
-        if found[-1] == wanted:
+        if found[-40:] == [wanted] * 40:
             break
     return found
 
 
 def test_replicas_that_do_not_fit_are_refused_at_once(config):
-    with pytest.raises(ConfigError, match=r"replicas need 0\.3 CPU, the cluster has 0\.2"):
+    with pytest.raises(ConfigError, match=r"replicas need 0\.4 CPU, the cluster has 0\.2"):
         serving.check_room(config, {"CPU": 0.2})
 
 

@@ -171,5 +171,10 @@ def test_stars_of_a_parquet_file_are_forecast_each_and_rejects_are_said(client):
 
 def test_without_a_model_there_is_no_such_endpoint(archive, folder):
     tokens = Tokens(str(folder / "tokens.json"))
-    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens)
+    routers = [build_flare_router(None, archive.run_id, CurveLimits())]
+    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens, routers=routers)
     assert "/v1/flares/forecast" not in app.openapi()["paths"]
+    headers = {"Authorization": f"Bearer {tokens.issue('b', ['read'])}"}
+    answer = TestClient(app, headers=headers).post("/v1/flares/forecast", content=b"x")
+    assert answer.status_code == 404
+    assert "start the server with --flares MODEL" in answer.json()["detail"]

@@ -27,7 +27,7 @@ from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject
 from astroray.thumbnails import render_thumbnail
 
-__all__ = ["Archive", "Nearest", "finished_run"]
+__all__ = ["Archive", "Nearest", "finished_run", "version_of"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -50,7 +50,7 @@ def finished_run(run_dir: str) -> RunRecord:
 
     Raises ConfigError where it is not done or another run.
     """
-    record = RunRecord.load(_version_of(run_dir))
+    record = RunRecord.load(version_of(run_dir))
     if record is None or record.state != "done":
         state = "no run.json" if record is None else f"a run that is {record.state}"
         raise ConfigError(
@@ -63,7 +63,7 @@ def finished_run(run_dir: str) -> RunRecord:
     return record
 
 
-def _version_of(run_dir: str) -> str:
+def version_of(run_dir: str) -> str:
     """The folder itself where it holds a run, else the newest finished version in it."""
     if storage.exists(storage.join(run_dir, "run.json")):
         return run_dir
@@ -80,7 +80,7 @@ class Archive:
     def __init__(self, run_dir: str) -> None:
         if not storage.is_remote(run_dir):  # a link may be moved later
             run_dir = os.path.realpath(os.path.expanduser(run_dir))
-        run_dir = _version_of(run_dir)
+        run_dir = version_of(run_dir)
         record = finished_run(run_dir)
         self.run_dir, self.record = run_dir, record
         self.table = versions.read_version(run_dir).combine_chunks()

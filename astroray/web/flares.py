@@ -6,10 +6,11 @@ from typing import Annotated, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
+from astroray.flares.curve_windows import rule_for
 from astroray.flares.detrend import DetrendConfig
 from astroray.surveys.light_curve_rows import LightCurve, reject
 from astroray.surveys.shards import Reject
@@ -22,9 +23,18 @@ __all__ = ["FlareForecast", "Forecaster", "build_flare_router"]
 
 MAX_SPAN_D = 6000.0
 """From the first cadence of a star to its last, in all light curves: windows are laid over it."""
-MAX_CELLS = 2_000_000
-"""Of the even grid on which a light curve is detrended."""
+MAX_CELLS = 3_000_000
+"""Of the even grids on which the light curves of one upload are detrended and cut into windows."""
 MAX_REASONS = 20
+
+
+TimeName = Annotated[
+    str, Query(max_length=20, description="BKJD, BTJD, BJD or MJD, where the file has none")
+]
+MissionName = Annotated[
+    str, Query(max_length=20, description="kepler, k2, tess or other, where the file has none")
+]
+Newest = Annotated[bool, Query(description="only the last window of each star")]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,9 +58,23 @@ class Forecaster(Protocol):
         """Forecasts of all windows of light curves. Raises BusyError."""
 
 
-def build_flare_router(forecaster: Forecaster, run_id: str, limits: CurveLimits) -> APIRouter:
-    """The route below /v1/flares; `run_id` is that of the run that is served beside it."""
-    router = APIRouter(prefix="/v1/flares")
+def build_flare_router(
+    forecaster: Forecaster | None, run_id: str, limits: CurveLimits
+) -> APIRouter:
+    """The route below /v1/flares; `run_id` is that of the run that is served beside it.
+
+    Without a forecaster it says what is missing, and is not in the OpenAPI document.
+    """
+    router = APIRouter(prefix="/v1/flares", include_in_schema=forecaster is not None)
+    if forecaster is None:
+
+        @router.post("/forecast", dependencies=[Depends(needs("read"))])
+        def explain() -> None:
+            raise HTTPException(
+                404, "no flare model is served; start the server with --flares MODEL"
+            )
+
+        return router
 
     @router.post(
         "/forecast",
@@ -61,15 +85,9 @@ def build_flare_router(forecaster: Forecaster, run_id: str, limits: CurveLimits)
     async def forecast(
         request: Request,
         response: Response,
-        time: Annotated[
-            str,
-            Query(max_length=20, description="BKJD, BTJD, BJD or MJD, where the file has none"),
-        ] = "",
-        mission: Annotated[
-            str,
-            Query(max_length=20, description="kepler, k2, tess or other, where the file has none"),
-        ] = "",
-        newest: Annotated[bool, Query(description="only the last window of each star")] = False,
+        time: TimeName = "",
+        mission: MissionName = "",
+        newest: Newest = False,
     ) -> dict[str, Any]:
         """The probability that a star flares within 24 h after each window of its light curves.
 
@@ -108,40 +126,44 @@ def _expect_some(rejects: Sequence[Reject], num_items: int) -> None:
 
 
 def read_bounded(data: bytes, stated: Stated, limits: CurveLimits) -> list[LightCurve | Reject]:
-    """The light curves of an upload; a reject where to forecast from one would cost too much.
+    """The light curves of an upload; rejects from where on to forecast would cost too much.
 
     Raises DataError where the file cannot be used as a whole.
     """
     items = read_curves(data, stated, limits=limits)
-    first_d: dict[str, float] = {}
-    bounded: list[LightCurve | Reject] = []
-    for item in items:
-        if isinstance(item, LightCurve):
-            since_d = first_d.setdefault(item.object_id, float(item.time_d[0]))
-            item = _bounded(item, since_d)
-        bounded.append(item)
-    return bounded
+    budget = _Budget()
+    return [budget.spend(item) if isinstance(item, LightCurve) else item for item in items]
 
 
-def _bounded(curve: LightCurve, since_d: float) -> LightCurve | Reject:
-    edges_d = (since_d, float(curve.time_d[0]), float(curve.time_d[-1]))
-    span_d = max(edges_d) - min(edges_d)
-    if span_d > MAX_SPAN_D:
-        return reject(
-            curve.row,
-            "span",
-            f"{curve.object_id} spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in "
-            "parts",
-        )
-    cells = _num_cells(curve)
-    if cells > MAX_CELLS:
-        return reject(
-            curve.row,
-            "span",
-            f"{curve.object_id} needs {cells:.3g} cells of {curve.cadence_s:.3g} s, expected at "
-            f"most {MAX_CELLS}; bin it to longer cadences",
-        )
-    return curve
+class _Budget:
+    """Cells of even grids that the light curves of one upload may fill."""
+
+    def __init__(self) -> None:
+        self._left = float(MAX_CELLS)
+        self._edges_d: dict[str, tuple[float, float]] = {}
+        """By star: first and last day of its light curves so far."""
+
+    def spend(self, curve: LightCurve) -> LightCurve | Reject:
+        """The light curve, or a reject where its star spans too long, or too few cells are left."""
+        first_d, last_d = float(curve.time_d[0]), float(curve.time_d[-1])
+        known = self._edges_d.get(curve.object_id, (first_d, first_d))
+        edges_d = (min(known[0], first_d), max(known[1], last_d))
+        span_d = edges_d[1] - edges_d[0]
+        if span_d > MAX_SPAN_D:
+            reason = f"spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in parts"
+            return reject(curve.row, "span", f"{curve.object_id} {reason}")
+        grown_d = span_d - (known[1] - known[0])
+        cells = _num_cells(curve) + grown_d / rule_for(curve.mission).cadence_d
+        if cells > self._left:
+            reason = (
+                f"needs {cells:.3g} cells of its cadence, {curve.cadence_s:.3g} s; of the "
+                f"{MAX_CELLS} of an upload {self._left:.3g} are left: bin it to longer cadences, "
+                "or send it alone"
+            )
+            return reject(curve.row, "span", f"{curve.object_id} {reason}")
+        self._left -= cells
+        self._edges_d[curve.object_id] = edges_d
+        return curve
 
 
 def _num_cells(curve: LightCurve) -> float:

@@ -33,7 +33,7 @@ INTERESTING = 4
 NUM_NEIGHBORS = 5
 PICTURE_SIZES = (96, 480)
 ASPECT = 2
-"""Of the large picture of a light curve, width over height."""
+"""Of the wide picture of a light curve, width over height."""
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -198,12 +198,12 @@ class _Desk:
         caller: Caller,
         size: Annotated[int, Query()] = PICTURE_SIZES[0],
         band: Annotated[str, Query(max_length=40)] = "",
+        wide: bool = False,
     ) -> Response:
-        """PNG of an object; with `band` of that band alone."""
+        """PNG of an object; with `band` of that band alone; of a light curve wide where asked."""
         if not 0 <= row < len(self.archive.table) or size not in PICTURE_SIZES:
             raise HTTPException(404, f"no picture {row} of size {size}")
-        is_wide = self.archive.modality == "light_curves" and size == PICTURE_SIZES[-1]
-        png = self.archive.picture(row, size, band, ASPECT if is_wide else 1)
+        png = self.archive.picture(row, size, band, ASPECT if wide else 1)
         if png is None:
             raise HTTPException(404, f"the survey's file of object {row} cannot be read")
         headers = {"Cache-Control": "private, max-age=3600"}

@@ -47,14 +47,14 @@ def check_parquet(data: bytes, *, max_rows: int, max_values: int, max_bytes: int
     values: Counter[int] = Counter()
     for chunk in _chunks(data, max_rows):
         widest, count = 0, 0
-        for page in _pages(data, chunk):
-            size, num_values, is_data = page
+        for size, num_values, is_data in _pages(data, chunk):
             unpacked, widest, num_pages = unpacked + size, max(widest, size), num_pages + 1
-            values[chunk.column] += num_values
-            count += num_values if is_data else 0
+            if is_data:
+                values[chunk.column] += num_values
+                count += num_values
             if unpacked > max_bytes:
                 raise DataError(f"the columns unpack to more than {max_bytes} bytes; send fewer")
-            if values[chunk.column] > max_values:
+            if max(values[chunk.column], num_values) > max_values:
                 raise DataError(
                     f"column {chunk.path!r} claims more than {max_values} values; send a shorter "
                     "light curve"

@@ -119,8 +119,8 @@ class IndexedRun:
         """
         away_C = np.linalg.norm(self.centroid_CD - query_D.astype(np.float64), axis=1)
         found = _Found(query_D, k)
-        first = [c for c in np.argsort(away_C, kind="stable")[:FIRST_CELLS].tolist()
-                 if c in self.place_C]  # fmt: skip
+        first = np.argsort(away_C, kind="stable")[:FIRST_CELLS].tolist()
+        first = [cell for cell in first if cell in self.place_C]
         for cell in first:
             partition = self.partitions[self.place_C[cell]]
             rows = partition.rows_of(cell)
@@ -128,13 +128,13 @@ class IndexedRun:
         found.compare()
         low_C = (away_C - found.limit - SLACK * away_C).astype(np.float32)
         high_C = ((away_C + found.limit) * (1.0 + SLACK)).astype(np.float32)
-        for partition, cell_H, count_H in zip(
-            self.partitions, self.cells, self.counts, strict=True
-        ):
+        for number, partition in enumerate(self.partitions):
+            cell_H, count_H = self.cells[number], self.counts[number]
             is_near_V = partition.away_V >= np.repeat(low_C[cell_H], count_H)
             is_near_V &= partition.away_V <= np.repeat(high_C[cell_H], count_H)
             for cell in first:
-                is_near_V[partition.rows_of(cell)] = False
+                if self.place_C[cell] == number:
+                    is_near_V[partition.rows_of(cell)] = False
             found.look(partition, np.flatnonzero(is_near_V))
         found.compare()
         return found.objects()

@@ -152,17 +152,17 @@ def _peers(
     import faiss
 
     faiss.omp_set_num_threads(1)
-    flat: Any = faiss.IndexFlatL2(DIM)
-    flat.add(embedding_ND)
-    faiss.write_index(flat, f"{folder}/flat.faiss")
+    exact = faiss.IndexFlatL2(DIM)
+    exact.add(embedding_ND)
+    faiss.write_index(exact, f"{folder}/flat.faiss")
     flat = faiss.read_index(f"{folder}/flat.faiss", faiss.IO_FLAG_MMAP_IFC)
-    num_cells = 2 ** round(np.log2(np.sqrt(len(embedding_ND))))
-    ivf: Any = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIM), DIM, int(num_cells))
-    ivf.cp.min_points_per_centroid = 1
-    ivf.train(embedding_ND[:: max(1, len(embedding_ND) // (64 * int(num_cells)))])
-    ivf.add(embedding_ND)
-    faiss.write_index(ivf, f"{folder}/ivf.faiss")
-    ivf = faiss.read_index(f"{folder}/ivf.faiss", faiss.IO_FLAG_MMAP)
+    num_cells = 2 ** round(float(np.log2(np.sqrt(len(embedding_ND)))))
+    cells = faiss.IndexIVFFlat(faiss.IndexFlatL2(DIM), DIM, num_cells)
+    cells.cp.min_points_per_centroid = 1
+    cells.train(embedding_ND[:: max(1, len(embedding_ND) // (64 * num_cells))])
+    cells.add(embedding_ND)
+    faiss.write_index(cells, f"{folder}/ivf.faiss")
+    ivf: Any = faiss.read_index(f"{folder}/ivf.faiss", faiss.IO_FLAG_MMAP)
     true_QK = flat.search(query_QD, NUM_NEAREST)[1]
     while _recall(ivf.search(query_QD, NUM_NEAREST)[1], true_QK) < RECALL:
         ivf.nprobe *= 2

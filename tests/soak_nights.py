@@ -32,7 +32,7 @@ with one_line_errors():
 """`astroray nightly` with a fault plan, which it has no flag for."""
 ALWAYS_FILES = ("run.json", "inherited.parquet")
 FIRST_FILES = (*ALWAYS_FILES, "shards.parquet", "model.safetensors")
-SEARCH_FILES = ("neighbors.parquet", "changes.parquet", "Npix", "skymap.fits", "hats.properties")
+SEARCH_FILES = ("neighbors", "changes.parquet", "Npix", "skymap.fits", "hats.properties")
 LAST_FILES = ("thumbnails.parquet", "index.html")
 
 

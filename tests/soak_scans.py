@@ -25,7 +25,7 @@ FIT: Mapping[str, object] = {
     "fit.checkpoint_every_s": 0.0,
 }
 FIT_FILES = ("sample.npy", "sample.json")
-SEARCH_FILES = ("neighbors.parquet", "Npix", "skymap.fits", "hats.properties")
+SEARCH_FILES = ("neighbors", "Npix", "skymap.fits", "hats.properties")
 DRIVER_FILES = ("run.json", "thumbnails.parquet", "index.html")
 
 

@@ -29,6 +29,7 @@ sharded.rank_sharded(plan, in_turn, reason="asked for")
 DEATHS = (
     ("index.routed", "3"), ("index.partition", "4"), ("publish.renamed", "partition-"),
     ("index.built", ""), ("search.cells", "4"), ("search.partitions", "queries-00000"),
+    ("search.found", ""), ("publish.written", "neighbors-"), ("search.file", "objects.parquet"),
 )  # fmt: skip
 
 
@@ -78,6 +79,7 @@ def test_tasks_that_die_are_repeated_by_themselves(ray_cluster, undisturbed, tmp
         scans.token(plan, "index.partition", "2"),
         scans.token(plan, "search.cells", "4"),
         scans.token(plan, "search.partitions", "queries-00000"),
+        scans.token(plan, "search.file", "objects.parquet"),
     ]
     (plan / "reached").touch()
     faults.arm(str(plan))

@@ -32,7 +32,7 @@ from astroray.twins import without_itself
 
 __all__ = ["PublishPlan", "finish", "lay_out", "measure_reach", "write_file"]
 
-ROWS_AT_ONCE = 65_536
+ROWS_AT_ONCE = 16_384
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,8 +126,12 @@ class Rows:
         self.ranking = dict(zip(ranking.schema.names, ranking.columns, strict=True))
         self.reach_N = read_column(plan.join.file("reach"), "reach")
 
-    def of(self, number_B: np.ndarray) -> pa.Table:
-        """Rows of CATALOG, in the order of the numbers."""
+    def of(self, number_M: np.ndarray) -> pa.Table:
+        """Rows of CATALOG, in the order of the numbers; what they are made of is held in parts."""
+        some = parts(len(number_M), ROWS_AT_ONCE) or [slice(0, 0)]
+        return pa.concat_tables([self._some(number_M[part]) for part in some])
+
+    def _some(self, number_B: np.ndarray) -> pa.Table:
         near_BK, distance_BK = _lists(self.vectors, number_B)
         take = pa.array(number_B)
         score_B, is_exact_B, rank_B, certified_B = (

@@ -20,7 +20,8 @@ LARGEST_DIM = 2**17
 """Beyond it sums of products could leave 32 bits."""
 LARGEST_NUM = 2**31
 """Vectors; beyond it places in the packed order could leave 64 bits."""
-CENTER_SAMPLE = 4096
+CENTER_SAMPLE = 256
+"""Its median is within a tenth of a standard deviation; more would cost more than it saves."""
 
 
 class _Call(ctypes.Structure):

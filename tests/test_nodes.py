@@ -13,6 +13,6 @@ def test_a_scan_that_loses_a_node_and_lets_another_go_has_the_bytes_of_one_machi
 ):
     if reason := machines.why_not():
         pytest.skip(reason)
-    scans.scan(SHORT.survey, tmp_path / "alone", search__index="flat")
+    scans.scan(SHORT.survey, tmp_path / "alone", search__index="sharded")
     ended = run_apart(f"--alone={tmp_path / 'alone'}")
     assert ended.code == 0, ended.out + ended.err

@@ -74,7 +74,8 @@ def record_stages(folder: Path) -> list[Stage]:
     def record(
         function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        is_of_index = any(isinstance(value, IndexPlan) for value in arguments[0])
+        told = arguments[0] if arguments else ()
+        is_of_index = any(isinstance(value, IndexPlan) for value in told)
         name = function.__name__
         stages.append(Stage(name=name, is_of_index=is_of_index, count=len(arguments)))
         yield from in_turn(function, arguments)

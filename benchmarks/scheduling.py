@@ -82,7 +82,7 @@ def record_stages(folder: Path) -> list[Stage]:
 
     embedding_ND = make_embeddings(SMALL_OBJECTS, DIM, seed=0)
     ids = [f"{row:06d}" for row in range(SMALL_OBJECTS)]
-    run_dir = make_embedded(folder, embedding_ND, ids, rows_each=ROWS_A_SHARD // 10)
+    run_dir = make_embedded(folder, embedding_ND, ids, rows_each=ROWS_A_SHARD // 10, on_sky=True)
     rank_sharded(plan_search(run_dir, k=10, top=100), record, reason="asked for")
     return stages
 

@@ -74,14 +74,15 @@ def record_stages(folder: Path) -> list[Stage]:
     def record(
         function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
-        is_of_index = any(isinstance(value, IndexPlan) for value in arguments[0])
+        told = arguments[0] if arguments else ()
+        is_of_index = any(isinstance(value, IndexPlan) for value in told)
         name = function.__name__
         stages.append(Stage(name=name, is_of_index=is_of_index, count=len(arguments)))
         yield from in_turn(function, arguments)
 
     embedding_ND = make_embeddings(SMALL_OBJECTS, DIM, seed=0)
     ids = [f"{row:06d}" for row in range(SMALL_OBJECTS)]
-    run_dir = make_embedded(folder, embedding_ND, ids, rows_each=ROWS_A_SHARD // 10)
+    run_dir = make_embedded(folder, embedding_ND, ids, rows_each=ROWS_A_SHARD // 10, on_sky=True)
     rank_sharded(plan_search(run_dir, k=10, top=100), record, reason="asked for")
     return stages
 

@@ -91,7 +91,7 @@ def plan_round(seed: int) -> Plan:
     ]
     rng.shuffle(losses)
     losses.append(Loss(how="cut off", point=rng.choice([*searching, "search.cells"])))
-    return Plan(count=24_000, shard_rows=100, num_nodes=4, losses=losses, num_joins=1)
+    return Plan(count=12_000, shard_rows=100, num_nodes=4, losses=losses, num_joins=1)
 
 
 def run_apart(*arguments: str) -> scans.Ended:
@@ -119,7 +119,7 @@ class NodeSoak:
         folder.mkdir()
         if not alone:
             alone = str(folder / "alone")
-            ended = scans.run(scans.scan_command(plan.survey, alone, search__index="flat"))
+            ended = scans.run(scans.scan_command(plan.survey, alone, search__index="sharded"))
             if ended.code != 0:
                 raise SystemExit(f"the undisturbed scan fails: {ended.err}")
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}

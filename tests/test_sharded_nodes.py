@@ -13,7 +13,7 @@ from tests.test_sharded_faults import files_of_index, undisturbed
 
 __all__ = ["undisturbed"]
 
-TASKS = ("route", "build", "search_cells", "search_partitions")
+TASKS = ("build", "search_cells", "search_partitions")
 PROGRAM = """
 import contextlib, sys, threading, time
 from pathlib import Path

@@ -160,3 +160,19 @@ def test_a_local_folder_on_one_machine_is_fine_however_many_nodes_it_plays(monke
 def test_the_session_s_cluster_is_one_machine(ray_cluster):
     workers.refuse_local("/tmp/x")
     assert workers.cpus_of_one_machine() == 6
+
+
+@pytest.mark.ray
+def test_what_several_tasks_are_told_is_stored_once_and_reaches_each_of_them(ray_cluster):
+    import ray
+
+    shared = {"shards": list(range(1000))}
+    told = [(shared, 3, "x"), (shared, 3, "x"), ({"shards": [1]}, 3, None)]
+    stored = list(workers._put_once(told))
+    assert isinstance(stored[0][0], ray.ObjectRef)
+    assert stored[0][0] is stored[1][0]
+    assert [args[1:] for args in stored] == [args[1:] for args in told]
+    assert stored[2] == told[2]
+    each = workers.each_remotely(num_cpus=0.5, at_once=2)
+    found = dict(each(lambda plan, number, text: (len(plan["shards"]), number, text), told))
+    assert found == {0: (1000, 3, "x"), 1: (1000, 3, "x"), 2: (1, 3, None)}

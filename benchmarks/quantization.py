@@ -66,7 +66,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
 
     count = 256 if quick else 1000
     loads: dict[str, Callable[[], Case]] = {
-        "vit-tiny": partial(load_vit, count, scratch), "MiniLM": partial(load_minilm, count),
+        "MiniLM": partial(load_minilm, count), "vit-tiny": partial(load_vit, count, scratch),
     }  # fmt: skip
     names = (*PEERS, *FALLBACKS, *OSC)
     for network, load in loads.items():

@@ -23,7 +23,7 @@ from astroray.actors.fit import (
     finish_model,
     network_config,
 )
-from astroray.actors.quantize import OBSERVED_ROWS, QuantizePlan, quantize_prepared
+from astroray.actors.quantize import QuantizePlan, quantize_prepared
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.store import Model, load_model
 from astroray.preparation import Wishes
@@ -34,6 +34,8 @@ from benchmarks.bare_loop import BATCH_SIZE
 __all__ = ["EncodeTurns", "encode_turns"]
 
 SIZE_PX = 64
+NUM_OBSERVED = 128
+"""Fewer than a scan looks at: time does not depend on them, and errors hardly do."""
 Encode = Callable[[np.ndarray], np.ndarray]
 
 
@@ -55,7 +57,7 @@ def _make_models(encoder: str, survey: str, folder: str, schemes: Iterable[str])
     """Model files by scheme, each quantized from that of `none`, which has its shipped weights."""
     shards = list_shards(survey).shards
     plan = SamplePlan(
-        folder=f"{folder}/fit", max_rows=OBSERVED_ROWS, wishes=Wishes(size_px=SIZE_PX), seed=0
+        folder=f"{folder}/fit", max_rows=NUM_OBSERVED, wishes=Wishes(size_px=SIZE_PX), seed=0
     )
     sample = draw_sample(shards, plan)
     paths = {"none": f"{folder}/{encoder}.safetensors"}
@@ -68,7 +70,7 @@ def _make_models(encoder: str, survey: str, folder: str, schemes: Iterable[str])
         paths[scheme] = f"{folder}/{encoder}-{scheme}.safetensors"
         observed = QuantizePlan(
             model_path=paths["none"], out=paths[scheme], scheme=scheme,
-            max_rows=OBSERVED_ROWS, seed=0, num_threads=1,
+            max_rows=NUM_OBSERVED, seed=0, num_threads=1,
         )  # fmt: skip
         quantize_prepared(sample_NCYX, observed)
     return paths

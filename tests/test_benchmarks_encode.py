@@ -60,7 +60,7 @@ def test_claims_differ_in_words_and_what_is_fastest_is_a_way_of_ours():
 @needs_native
 def test_all_ways_take_turns_on_the_same_objects(tmp_path, monkeypatch):
     monkeypatch.setattr(encode_turns, "SIZE_PX", 16)
-    monkeypatch.setattr(encode_turns, "OBSERVED_ROWS", 32)
+    monkeypatch.setattr(encode_turns, "NUM_OBSERVED", 32)
     survey = "sim:galaxies?count=32&seed=3&size=16"
     ways = {name: WAYS[name] for name in (*TORCH, "w8a8o", "w8a8o, VFA")}
     threads = torch.get_num_threads()

@@ -122,9 +122,10 @@ def _onnxruntime(plain: Model) -> dict[str, Encode]:
     config = plain.network_config
     shape = (BATCH_SIZE, config["num_bands"], config["size_px"], config["size_px"])
     exported, eight = io.BytesIO(), io.BytesIO()
+    export: Any = torch.onnx.export  # which takes a buffer, though its types do not say so
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is the old one
-        torch.onnx.export(  # type: ignore[no-untyped-call]
+        export(
             plain.network, (torch.zeros(shape),), exported, dynamo=False, opset_version=17,
             input_names=["image"],
         )  # fmt: skip

@@ -128,10 +128,12 @@ def run_scan(
     workers: str = "auto",
     stop_at_first: bool = False,
     kill_at: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Marks:
     """A scan with a fitted model, until its embed stage is over or its first shard published.
 
-    kill_at  kills this process once so many shards are published; 0: never
+    kill_at   kills this process once so many shards are published; 0: never
+    settings  of the encoder beside its name
     """
     began_s, before = time.time(), storage.METER.bytes_read
     from astroray.config import EncoderConfig, ScanConfig
@@ -150,7 +152,7 @@ def run_scan(
     config = ScanConfig(
         survey=survey,
         out=out,
-        encoder=EncoderConfig(name=model_path),
+        encoder=EncoderConfig(name=model_path, **(settings or {})),
         batch_size=BATCH_SIZE,
         workers=workers,
     )
@@ -237,7 +239,7 @@ def measure_speed(
         outs = {num: str(scratch / f"{Path(model).stem}-{turn}-{num}") for num in nums}
         fresh = run_fresh(run_scans, survey, model, outs)
         for num in nums:
-            per_s, cpu_s = _steady(outs[num], fresh)
+            per_s, cpu_s = steady(outs[num], fresh)
             ratios[num].append(per_s / loop_per_s)
             facts[num].append(
                 {"per_s": per_s, "loop_per_s": loop_per_s, "cpu_ratio": loop_cpu_s / cpu_s}
@@ -344,7 +346,7 @@ def _done(out: str) -> list[tuple[float, Receipt]]:
     return sorted(found, key=lambda pair: pair[0])
 
 
-def _steady(out: str, fresh: Fresh[Any]) -> tuple[float, float]:
+def steady(out: str, fresh: Fresh[Any]) -> tuple[float, float]:
     """Objects/s and CPU seconds an object while all workers were past their first shard."""
     spans = [(done_s - r.seconds, done_s, r.rows_embedded) for done_s, r in _done(out)]
     tracks: list[list[float]] = []  # when each worker published, worker by worker

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.timeout(60)  # fresh processes import much, on any mach
 
 NAMES = [
     "scan",
+    "encode",
     "fit",
     "attcae",
     "neighbors",
@@ -149,7 +150,7 @@ def test_the_steady_state_leaves_out_the_first_shards_and_the_lonely_end(monkeyp
     done = [10.0, 11.5, 13.0, 14.5, 16.0, 17.5, 20.5]
     receipts = [(done_s, _Receipt(seconds=2.0)) for done_s in done]
     monkeypatch.setattr(scan, "_done", lambda out: receipts)
-    per_s, cpu_s = scan._steady("out", _Fresh())
+    per_s, cpu_s = scan.steady("out", _Fresh())
     # From 11.5 s, when both had published, to 16 s, when one had no more: 3 s a shard each.
     assert per_s == pytest.approx(2 * 100 / 3)
     assert cpu_s == pytest.approx(2 * 4.5 / 300)
@@ -159,7 +160,7 @@ def test_the_steady_state_needs_two_shards_of_each_worker(monkeypatch):
     receipts = [(10.0, _Receipt(seconds=2.0)), (10.5, _Receipt(seconds=2.0))]
     monkeypatch.setattr(scan, "_done", lambda out: receipts)
     with pytest.raises(MeasurementError, match="but one shard"):
-        scan._steady("out", _Fresh())
+        scan.steady("out", _Fresh())
 
 
 def test_the_bare_loop_encodes_every_row_in_padded_batches(tmp_path):

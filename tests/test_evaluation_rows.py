@@ -34,7 +34,7 @@ def scored(auc, recall, spread=0.01):
     )
 
 
-def results_of(numbers, *, name="efigi", seeds=1, score="kth"):
+def results_of(numbers, *, name="efigi", seeds=1, score="kth", references=None):
     """Results on a mixed and a plain subset; numbers by encoder: AUC and recall."""
     protocol = Protocol(
         name=name,
@@ -43,7 +43,13 @@ def results_of(numbers, *, name="efigi", seeds=1, score="kth"):
         subsets=(subset("mixed", is_mixed=True), subset("plain"), subset("R1", has_bar=False)),
         fitted="mixed",
     )
-    results = Results(protocol, encoders=list(numbers), scores=[score], num_seeds=seeds)
+    results = Results(
+        protocol,
+        encoders=list(numbers),
+        scores=[score],
+        num_seeds=seeds,
+        references=references,
+    )
     nothing = np.zeros((0, 0), np.float32)
     for encoder, (auc, recall) in numbers.items():
         results.encoded[encoder, 0] = Encoded(model_id=encoder, embedding_ND=nothing)
@@ -86,6 +92,38 @@ def test_attcae_leaves_at_most_six_tenths_of_the_pixels_error_on_simulated_galax
     row = find(results, "sim mixed attcae kth: (1 - auc) over that of pixels")
     assert (row["goal"], row["goal_is"], row["ok"]) == (0.6, "at most", ok)
     assert row["value"] == pytest.approx((1 - auc) / 0.3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "subset", "change", "goal", "ok"),
+    [
+        ("sim", "mixed", 0.004, 0.005, True),
+        ("sim", "mixed", -0.006, 0.005, False),
+        ("sim", "plain", -0.2, None, True),
+        ("efigi", "plain", -0.009, 0.01, True),
+        ("efigi", "plain", -0.02, 0.01, False),
+        ("efigi", "R1", -0.02, 0.01, False),
+    ],
+)
+def test_fewer_bits_may_change_an_auc_by_little(name, subset, change, goal, ok):
+    numbers = {"attcae": (0.6, 0.3), "vit": (0.8, 0.3), "vit:w8a8o": (0.8 + change, 0.3)}
+    results = results_of(numbers, name=name, references={"vit:w8a8o": "vit"})
+    row = find(results, f"{name} {subset} vit:w8a8o kth: auc minus vit")
+    assert row["value"] == pytest.approx(change)
+    assert (row["goal"], row["ok"]) == (goal, ok)
+    against = {one["encoder"] for one in json_rows(results) if one["peer"] == "vit"}
+    assert against == {"vit:w8a8o"}
+    goals = [r["goal"] for r in json_rows(results) if r["encoder"] == "vit:w8a8o"]
+    assert set(goals) <= {None, 0.005, 0.01}  # it is no better encoder than its reference
+
+
+def test_a_change_whose_interval_holds_0_is_none():
+    numbers = {"vit": (0.8, 0.3), "vit:w8a8o": (0.75, 0.3)}
+    results = results_of(numbers, references={"vit:w8a8o": "vit"})
+    results.scored["plain", "vit:w8a8o", "kth", 0] = scored(0.75, 0.3, spread=0.2)
+    row = find(results, "efigi plain vit:w8a8o kth: auc minus vit")
+    assert row["low"] < 0 < row["high"]
+    assert row["ok"]
 
 
 def test_differences_are_paired_so_that_common_luck_cancels():

@@ -1,0 +1,77 @@
+"""The benchmark of the encode stage: its rows from known times, and its turns on a few objects."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from astroray_kernels import why_not
+from benchmarks import encode, encode_turns
+from benchmarks.encode import BEST_TORCH, FASTEST, ONNX, TORCH, WAYS, Claim
+from benchmarks.rows import MeasurementError
+
+NATIVE = why_not("osc_linear", "native", "cpu")
+needs_native = pytest.mark.skipif(bool(NATIVE), reason=NATIVE or "native kernels run")
+
+
+def turns(error=0.01, **wall_s):
+    times = {"torch float32": [4.0, 4.0], "torch bfloat16": [2.0, 5.0], "torch int8": [3.0, 3.0]}
+    times |= {name.replace("_", ", "): values for name, values in wall_s.items()}
+    return encode_turns.EncodeTurns(
+        paths={},
+        num_objects=8,
+        wall_s=times,
+        cpu_s=times,
+        error={name: error if name in encode.OURS else 0.02 for name in times},
+    )
+
+
+def test_the_peer_is_pytorch_s_fastest_way_of_each_round():
+    claim = Claim(ours="w8a8o", peer=BEST_TORCH, clock="wall_s")
+    fields = claim.fields(turns(w8a8o=[1.0, 2.0]))
+    assert (fields["low"], fields["high"], fields["runs"]) == (1.5, 2.0, 2)
+    assert fields["facts"]["torch_bfloat16_per_s"] == pytest.approx(8 / 3.5)
+    assert fields["facts"]["w8a8o_per_s"] == pytest.approx(8 / 1.5)
+
+
+def test_a_way_that_is_further_off_than_pytorch_s_int8_is_not_timed():
+    claim = Claim(ours="w8a8o", peer=BEST_TORCH, clock="cpu_s")
+    with pytest.raises(MeasurementError, match=r"w8a8o have error 0.021, expected at most 0.02"):
+        claim.fields(turns(error=0.021, w8a8o=[1.0, 1.0]))
+    four = Claim(ours="osc-w4a4", peer=BEST_TORCH, clock="cpu_s")
+    four_bits = turns()
+    four_bits.cpu_s["osc-w4a4"], four_bits.error["osc-w4a4"] = [1.0, 1.0], 0.3
+    assert four.fields(four_bits)["error"] == 0.3
+
+
+def test_a_peer_that_is_not_installed_is_a_reason():
+    claim = Claim(ours="w8a8o", peer=ONNX, clock="cpu_s")
+    with pytest.raises(MeasurementError, match="onnxruntime int8 is not installed"):
+        claim.fields(turns(w8a8o=[1.0, 1.0]))
+
+
+def test_claims_differ_in_words_and_what_is_fastest_is_a_way_of_ours():
+    said = [claim.row()(value=1.0).what for claim in encode.claims()]
+    assert len(set(said)) == len(said)
+    assert FASTEST in encode.OURS
+    assert set(TORCH) < set(WAYS)
+
+
+@needs_native
+def test_all_ways_take_turns_on_the_same_objects(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_turns, "SIZE_PX", 16)
+    monkeypatch.setattr(encode_turns, "NUM_OBSERVED", 32)
+    survey = "sim:galaxies?count=32&seed=3&size=16"
+    ways = {name: WAYS[name] for name in (*TORCH, "w8a8o", "w8a8o, VFA")}
+    threads = torch.get_num_threads()
+    try:
+        found = encode_turns.encode_turns("vit-tiny", survey, str(tmp_path), ways, 1, 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert found.num_objects == 32
+    assert found.error.pop("torch float32") == 0
+    onnx = {"onnxruntime float32", ONNX} if importlib.util.find_spec("onnxruntime") else set()
+    assert set(found.error) == set(ways) - {"torch float32"} | onnx
+    assert all(0 < error < 0.2 for error in found.error.values())
+    assert found.error.get("onnxruntime float32", 0) < 1e-5
+    assert all(len(times) == 1 and times[0] > 0 for times in found.cpu_s.values())

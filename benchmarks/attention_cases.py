@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from astroray_kernels import vfa_attention
+from astroray_kernels import library, vfa_attention
 from astroray_kernels.vfa import _native
 from benchmarks.rows import MeasurementError
 
@@ -111,7 +111,7 @@ def tile_facts(inputs: Inputs, name: str, skip: float | None) -> dict[str, float
 def products_of(precision: str) -> tuple[str, str]:
     """The instructions that form the scores and weigh the values, on this CPU."""
     scores = {"fp32": "vfmadd231ps", "bf16": "vpdpwssd"}.get(precision, "vpdpbusd")
-    values = {"fp32": "float32", "int8": "int8"}.get(precision) or _native.value_format()
+    values = {"fp32": "float32", "int8": "int8"}.get(precision) or library.value_format()
     return scores, {
         "float32": "vfmadd231ps",
         "bfloat16": "vdpbf16ps",

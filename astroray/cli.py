@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from astroray import __version__
-from astroray.cli_flares import flares
-from astroray.cli_forecast import evaluate_flares, forecast, train_flares
-from astroray.cli_jobs import ADDRESS_HELP, cancel, submit
-from astroray.cli_label import label
-from astroray.cli_nightly import explain, nightly, prune
-from astroray.cli_quantize import quantize
-from astroray.cli_serve import serve, token
-from astroray.cli_similar import similar
+from astroray.commands.flares import flares
+from astroray.commands.forecast import evaluate_flares, forecast, train_flares
+from astroray.commands.jobs import ADDRESS_HELP, cancel, submit
+from astroray.commands.label import label
+from astroray.commands.nightly import explain, nightly, prune
+from astroray.commands.quantize import quantize
+from astroray.commands.serve import serve, token
+from astroray.commands.similar import similar
 from astroray.console import show_scan, show_training
 from astroray.errors import ConfigError
 from astroray.job_command import one_line_errors

@@ -16,8 +16,8 @@ import yaml
 from astroray import ledger, storage
 from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName
 from astroray.errors import ConfigError, FileError
-from astroray.fit_state import FitConfig
-from astroray.neighbors import SearchConfig
+from astroray.fitting.fit_state import FitConfig
+from astroray.neighbors.search import SearchConfig
 from astroray.surveys.shards import SurveyUri
 
 DEFAULT_BUDGET_S = 90.0

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import scipy.stats
 
-from astroray.distances import spread
+from astroray.neighbors.distances import spread
 
 __all__ = ["Suspect", "describe_drift", "find_suspects", "stability", "suspect_night"]
 

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from astroray import catalog, ledger, storage, surveys, versions
 from astroray.actors.embed import prepare_slice
 from astroray.actors.search import embedding_matrix, read_embeddings
-from astroray.certificate import score_of
 from astroray.config import ScanConfig, from_dict
-from astroray.distances import pair_distances
 from astroray.errors import DataError, LedgerError
 from astroray.ledger import RunRecord
+from astroray.neighbors.certificate import score_of
+from astroray.neighbors.distances import pair_distances
 from astroray.surveys.shards import Reject, Shard
 from astroray.versions import Receipts
 

@@ -15,11 +15,11 @@ from astroray import faults, ledger, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan, Numbering
 from astroray.actors.search import SearchPlan
-from astroray.cells import num_cells_of
-from astroray.distances import spread
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
-from astroray.partitions import VERSION, Manifest, PartitionEntry
+from astroray.neighbors.cells import num_cells_of
+from astroray.neighbors.distances import spread
+from astroray.neighbors.partitions import VERSION, Manifest, PartitionEntry
 
 __all__ = ["Each", "Note", "build_index", "noted", "run_all"]
 

@@ -8,7 +8,7 @@ from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
-from astroray.partitions import Manifest
+from astroray.neighbors.partitions import Manifest
 from astroray.progress import read_steps
 
 

@@ -63,7 +63,7 @@ MODALITIES: Mapping[ModalityName, Modality] = {
         prepare=prepare,
         shape=_image_shape,
         can_turn=True,
-        picture="thumbnails:render_cutouts",
+        picture="report.thumbnails:render_cutouts",
     ),
     "light_curves": Modality(
         noun="light curve",
@@ -73,7 +73,7 @@ MODALITIES: Mapping[ModalityName, Modality] = {
         prepare=prepare_curves,
         shape=_curve_shape,
         can_turn=False,
-        picture="curve_pictures:render_curves",
+        picture="report.curve_pictures:render_curves",
     ),
 }
 """By the name that readers and encoders give; a new kind of survey is a line here."""

@@ -19,8 +19,8 @@ from astroray.actors.publish import Objects
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
-from astroray.lookup import nearest_of
-from astroray.partitions import Manifest, Partition
+from astroray.neighbors.lookup import nearest_of
+from astroray.neighbors.partitions import Manifest, Partition
 
 __all__ = ["IndexedRun", "open_indexed"]
 

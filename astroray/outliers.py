@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import schema
-from astroray.distances import parts
-from astroray.neighbors import Neighbors
+from astroray.neighbors.distances import parts
+from astroray.neighbors.search import Neighbors
 from astroray.surveys.shards import Reject
 
 LISTS_AT_ONCE = 1_000_000  # rows whose neighbors' names fit one Arrow array of 2 GB

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, report, runs, storage, surveys, workers
+from astroray import faults, ledger, provenance, runs, storage, surveys, workers
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.night import rank_night
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan, rank_survey
@@ -24,13 +24,14 @@ from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
-from astroray.neighbors import choose_index
+from astroray.neighbors.search import choose_index
 from astroray.progress import Counter, Progress, Show, Steps
+from astroray.report import page as report
+from astroray.report.thumbnails import publish_thumbnails
 from astroray.sharded import rank_sharded
 from astroray.streams import embed_shards, map_rows
 from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
-from astroray.thumbnails import publish_thumbnails
 from astroray.train_encoder import fit_model
 from astroray.versions import Night
 from astroray.workers import WorkerPlan

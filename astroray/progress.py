@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from astroray import ledger, storage
 from astroray.ledger import Receipt
-from astroray.partitions import FOLDER
+from astroray.neighbors.partitions import FOLDER
 
 WRITTEN_EVERY_S = 5.0
 

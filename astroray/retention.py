@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from astroray import catalog, ledger, report, storage, versions
+from astroray import catalog, ledger, storage, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
+from astroray.report import page as report
 from astroray.storage import InputFile
 
 __all__ = ["delete_files", "export_version", "find_prunable"]

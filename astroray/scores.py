@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 from safetensors.numpy import load, save
 
-from astroray.distances import parts
 from astroray.errors import BackendError, ConfigError, DataError
-from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.neighbors.distances import parts
+from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.statistics import Moments, project
 
 ROWS_AT_ONCE = 4096

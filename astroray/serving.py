@@ -23,7 +23,7 @@ from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
-from astroray.labels import LabelLog
+from astroray.labelling.labels import LabelLog
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.app import build_app

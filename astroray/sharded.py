@@ -20,22 +20,22 @@ from astroray.actors.search import (
     neighbors_path,
     publish_gaussian,
 )
-from astroray.blocks import Lists, merge_lists
-from astroray.candidates import (
+from astroray.indexing import Each, Note, build_index, noted, run_all
+from astroray.neighbors.blocks import Lists, merge_lists
+from astroray.neighbors.candidates import (
     LARGEST_PROBED_SHARE,
     RECALL_GOAL,
     RECALL_SAMPLE,
     has_native,
     nearest_by_kernel,
 )
-from astroray.certificate import Certified, Proof, certify_top, score_of
-from astroray.distances import parts, spread
-from astroray.indexing import Each, Note, build_index, noted, run_all
-from astroray.neighbors import Neighbors
-from astroray.partitions import FOLDER, Partition, open_batches, write_batches
+from astroray.neighbors.certificate import Certified, Proof, certify_top, score_of
+from astroray.neighbors.distances import parts, spread
+from astroray.neighbors.partitions import FOLDER, Partition, open_batches, write_batches
+from astroray.neighbors.search import Neighbors
+from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN
 from astroray.statistics import Moments
-from astroray.twins import without_itself
 
 __all__ = ["ShardedSearch", "rank_sharded"]
 

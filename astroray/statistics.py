@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from astroray.distances import parts
 from astroray.errors import DataError
+from astroray.neighbors.distances import parts
 
 BITS = 20
 """Of a slice; the sum of 2^12 products of two slices is at most 2^52."""

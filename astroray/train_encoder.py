@@ -12,7 +12,7 @@ from astroray import faults, storage, surveys, workers
 from astroray.config import ScanConfig, load_config, to_dict
 from astroray.encoders import ENCODERS, ModelFile, choose_encoder, read_model_file
 from astroray.errors import ConfigError, FileError
-from astroray.fit_state import FitProgress
+from astroray.fitting.fit_state import FitProgress
 from astroray.leases import hold_lease
 from astroray.preparation import Wishes
 from astroray.progress import Progress, Show

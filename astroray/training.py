@@ -22,8 +22,8 @@ import torch
 from astroray import faults, storage, workers
 from astroray.encoders.recipe import Recipe
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
-from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState
-from astroray.passes import REPORT_EVERY_S, Place, Plan, find_recipe, run_worker
+from astroray.fitting.fit_state import FitConfig, FitProgress, FitResult, FitState
+from astroray.fitting.passes import REPORT_EVERY_S, Place, Plan, find_recipe, run_worker
 
 __all__ = ["check_placement", "find_place", "fit_network", "train_in_workers"]
 

@@ -19,8 +19,8 @@ from astroray import surveys
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
 from astroray.encoders import read_model_file, views, vit
 from astroray.evaluation import EvaluationConfig, evaluate_outliers
-from astroray.fit_state import FitConfig
-from astroray.passes import run_passes
+from astroray.fitting.fit_state import FitConfig
+from astroray.fitting.passes import run_passes
 from astroray.preparation import Wishes
 
 ENCODER = "vit-tiny"

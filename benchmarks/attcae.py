@@ -165,7 +165,7 @@ def encode_on_all_cores(model_path: str, images: "Sample", folder: str) -> tuple
 
 def search_all(paths: Sequence[str]) -> dict[str, float]:
     """Seconds of index and query of all embeddings, after the distances of some were compared."""
-    from astroray.neighbors import SearchConfig, search
+    from astroray.neighbors.search import SearchConfig, search
 
     embedding_ND = np.concatenate([np.load(path) for path in paths])
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
@@ -231,8 +231,8 @@ def measure_search(images: Images, scratch: Path) -> list[dict[str, Any]]:
 
 def fit_in_turns(sample_path: str, rounds: int, folder: str) -> dict[str, Any]:
     """Fields of the claim about a pass. Raises MeasurementError where losses differ."""
-    from astroray.fit_state import FitConfig
-    from astroray.passes import run_passes
+    from astroray.fitting.fit_state import FitConfig
+    from astroray.fitting.passes import run_passes
 
     network = fit.NETWORK
     config = FitConfig(
@@ -285,8 +285,8 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
     goes on from the state of the one before, whose bytes are those of a fit in one go.
     """
     from astroray.actors.fit import Sample, finish_model, network_config
-    from astroray.fit_state import FitConfig, FitState
-    from astroray.passes import run_passes
+    from astroray.fitting.fit_state import FitConfig, FitState
+    from astroray.fitting.passes import run_passes
 
     images_NCYX = np.load(images.sample.path, mmap_mode="r")
     is_planted_N = np.load(images.planted_path)
@@ -315,7 +315,7 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
 def auc_of(embedding_ND: np.ndarray, is_planted_N: np.ndarray) -> float:
     """Area under the curve of the k-th distance, every object scored with itself excluded."""
     from astroray.evaluation.metrics import rates
-    from astroray.neighbors import SearchConfig, search
+    from astroray.neighbors.search import SearchConfig, search
 
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
     score_N = search(embedding_ND, ids, SearchConfig(k=K, num_threads=CORES)).score_N

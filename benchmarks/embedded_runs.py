@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from astroray import ledger, schema
 from astroray.actors.search import SearchPlan
-from astroray.neighbors import SearchConfig
+from astroray.neighbors.search import SearchConfig
 
 
 def make_embedded(

@@ -27,7 +27,7 @@ from astroray.actors.quantize import QuantizePlan, quantize_prepared
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.store import Model, load_model
 from astroray.preparation import Wishes
-from astroray.quantization import SCHEMES
+from astroray.quantization.modules import SCHEMES
 from astroray.surveys import list_shards
 from benchmarks.bare_loop import BATCH_SIZE
 

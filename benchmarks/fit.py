@@ -65,7 +65,7 @@ class Trained:
 
 def train_with_ray(sample_path: str, folder: str) -> Trained:
     """The fit as a scan does it, by one training worker."""
-    from astroray.fit_state import FitConfig
+    from astroray.fitting.fit_state import FitConfig
     from astroray.training import fit_network
 
     config = FitConfig(

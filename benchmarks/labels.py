@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from astroray.certificate import score_of
-from astroray.interest import Learnt, Reranker
-from astroray.label_queue import next_objects
+from astroray.labelling.interest import Learnt, Reranker
+from astroray.labelling.label_queue import next_objects
+from astroray.neighbors.certificate import score_of
 from benchmarks.labels_needed import GOAL_AUC, compare_needed, judge
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 

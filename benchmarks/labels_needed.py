@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from astroray.interest import Learnt, Reranker
-from astroray.label_queue import next_objects
+from astroray.labelling.interest import Learnt, Reranker
+from astroray.labelling.label_queue import next_objects
 from benchmarks.rows import MeasurementError
 
 __all__ = ["Judged", "compare_needed", "judge"]

@@ -24,7 +24,7 @@ from astroray import ledger, schema, versions
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.ledger import Receipt
-from astroray.neighbors import SearchConfig
+from astroray.neighbors.search import SearchConfig
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread

@@ -144,7 +144,7 @@ def judge_all(case: "Case", names: tuple[str, ...]) -> dict[str, Judged]:
     """Every method on one network, after its activations were observed."""
     import torch
 
-    from astroray.activations import observe_ranges
+    from astroray.quantization.activations import observe_ranges
     from benchmarks.quantization_peers import replace
 
     with torch.inference_mode():
@@ -185,7 +185,7 @@ def _judge(
 
 def _nearest(embedding_ND: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Neighbors [N, 10] and distance to the 10th."""
-    from astroray.neighbors import SearchConfig, search
+    from astroray.neighbors.search import SearchConfig, search
 
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
     found = search(embedding_ND, ids, SearchConfig(k=K, index="flat"))

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from astroray.activations import Ranges, linear_layers, outlier_channels
-from astroray.quantization import MIN_DENSITY, pack_layers
+from astroray.quantization.activations import Ranges, linear_layers, outlier_channels
+from astroray.quantization.modules import MIN_DENSITY, pack_layers
 from astroray_kernels import PackedWeights, osc_linear, pack_weights
 
 __all__ = ["FALLBACKS", "OSC", "PEERS", "replace"]

@@ -19,7 +19,7 @@ from astroray import indexing, workers
 from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
 from astroray.ledger import Receipt
-from astroray.neighbors import SearchConfig
+from astroray.neighbors.search import SearchConfig
 from astroray.sharded import TASKS_A_ROUND, rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import make_embeddings

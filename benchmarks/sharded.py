@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from astroray import workers
-from astroray.certificate import Certified
-from astroray.neighbors import SearchConfig, search
-from astroray.report_rows import read_rows, read_top
+from astroray.neighbors.certificate import Certified
+from astroray.neighbors.search import SearchConfig, search
+from astroray.report.rows import read_rows, read_top
 from astroray.sharded import ShardedSearch
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
@@ -47,7 +47,7 @@ CLAIMS = (
         BenchRow,
         what="certified top 500, 256 dimensions: time of our brute force over ours",
         goal=1.0,
-        peer="astroray.neighbors.search with index flat, 1 thread",
+        peer="astroray.neighbors.search.search with index flat, 1 thread",
     ),
     partial(
         BenchRow,

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import catalog, ledger, report, schema, storage
-from astroray.thumbnails import publish_thumbnails, render_thumbnail
+from astroray import catalog, ledger, schema, storage
+from astroray.report import page as report
+from astroray.report.thumbnails import publish_thumbnails, render_thumbnail
 
 NUM_TOP = 4
 K = 6

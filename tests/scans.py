@@ -16,9 +16,9 @@ from astroray import faults, pipeline, surveys
 from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
 from astroray.config import ScanConfig, load_config
 from astroray.encoders import ENCODERS
-from astroray.fit_state import FitConfig
+from astroray.fitting.fit_state import FitConfig
+from astroray.fitting.passes import run_passes
 from astroray.ledger import RunRecord
-from astroray.passes import run_passes
 from astroray.preparation import Wishes
 
 SCAN_TIMEOUT_S = 240

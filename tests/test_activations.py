@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from astroray.activations import ALPHA, observe_ranges, outlier_channels
 from astroray.errors import ConfigError
+from astroray.quantization.activations import ALPHA, observe_ranges, outlier_channels
 from tests.networks_made import linear, tokens
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from astroray import batches
-from astroray.batches import Batches
 from astroray.errors import ConfigError
-from astroray.fit_state import FitConfig
+from astroray.fitting import batches
+from astroray.fitting.batches import Batches
+from astroray.fitting.fit_state import FitConfig
 
 CONFIG = FitConfig(num_passes=1, batch_size=16, train_workers=3)
 HOLDING = dataclasses.replace(CONFIG, validation_share=0.2)

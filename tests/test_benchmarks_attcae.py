@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from astroray.fit_state import FitConfig, FitState
+from astroray.fitting.fit_state import FitConfig, FitState
 from benchmarks import attcae, fit
 from benchmarks.models import make_model
 from benchmarks.rows import MeasurementError
@@ -78,7 +78,7 @@ def test_the_search_is_timed_only_where_its_distances_are_right(tmp_path, monkey
 
 
 def test_passes_one_by_one_are_the_fit_in_one_go(images, tmp_path, monkeypatch):
-    from astroray.passes import run_passes
+    from astroray.fitting.passes import run_passes
 
     held_out = []
     true = attcae.auc_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from astroray.activations import observe_ranges
+from astroray.quantization.activations import observe_ranges
 from benchmarks.quantization import _judge
 from benchmarks.quantization_peers import FALLBACKS, OSC, PEERS, replace, round_groups
 from tests.networks_made import linear, tokens

@@ -3,8 +3,8 @@
 import pytest
 from click.testing import CliRunner
 
-from astroray import cli_serve
 from astroray.cli import cli
+from astroray.commands import serve as cli_serve
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
 

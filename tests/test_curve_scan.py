@@ -9,8 +9,8 @@ from PIL import Image
 
 from astroray import inspection
 from astroray.catalog import read_catalog
-from astroray.curve_pictures import SIZE_PX, render_curve
 from astroray.errors import ConfigError
+from astroray.report.curve_pictures import SIZE_PX, render_curve
 from tests import scans
 from tests.light_curves_made import fluxes, times, write_mission
 from tests.test_curve_preparation import curve, noise

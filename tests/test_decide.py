@@ -46,11 +46,11 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
 ):
     import torch
 
-    from astroray.activations import observe_ranges
     from astroray.actors.fit import draw_prepared
     from astroray.encoders.quantized import Quantized
     from astroray.encoders.store import load_model
-    from astroray.quantization import pack_layers
+    from astroray.quantization.activations import observe_ranges
+    from astroray.quantization.modules import pack_layers
     from astroray.surveys import list_shards
     from tests import scans
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from astroray.descent import Descent
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
+from astroray.fitting.descent import Descent
 
 
 @pytest.fixture

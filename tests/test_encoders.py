@@ -20,6 +20,15 @@ from tests.surveys_made import cutouts
 CURVES = CurvePreparation(cadence_s=60.0, num_windows=1, is_relative=True, scale=1.0)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As a worker has: how a batch is cut among threads may change the last bits of a row."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def preparation():
     image_BCYX = np.random.default_rng(0).normal(0, 1, (8, 1, 16, 16))

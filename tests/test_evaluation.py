@@ -13,7 +13,7 @@ from astroray.evaluation.label_tables import open_protocol
 from astroray.evaluation.metrics import interval, rates
 from astroray.evaluation.neighborhoods import Neighborhoods
 from astroray.evaluation.protocols import PROTOCOLS, Draw, Subset
-from astroray.neighbors import SearchConfig, search
+from astroray.neighbors.search import SearchConfig, search
 from tests import labelled_made
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from astroray.interest import Learnt, Reranker
-from astroray.label_queue import next_objects
+from astroray.labelling.interest import Learnt, Reranker
+from astroray.labelling.label_queue import next_objects
 
 
 def make_survey(seed=0, num=600, dim=8):
@@ -46,7 +46,7 @@ def test_the_same_labels_give_the_same_order_and_blocks_of_rows_change_nothing(m
     embedding_ND, score_N = make_survey()
     row_M, interest_M = np.arange(0, 90, 3), np.tile([1.0, 0.0, 0.5], 10)
     first = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
-    monkeypatch.setattr("astroray.interest.ROWS_AT_ONCE", 100)
+    monkeypatch.setattr("astroray.labelling.interest.ROWS_AT_ONCE", 100)
     second = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
     np.testing.assert_allclose(second.value_N, first.value_N, rtol=1e-4, atol=1e-4)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from astroray.distances import pair_distances
+from astroray.neighbors.distances import pair_distances
 from astroray_kernels.knn import _native
 from astroray_kernels.nearest import nearest_vectors
 

@@ -11,8 +11,8 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from astroray.errors import ConfigError
-from astroray.label_server import export_labels, labelling_app, listen
-from astroray.labels import LabelLog, current_labels
+from astroray.labelling.label_server import export_labels, labelling_app, listen
+from astroray.labelling.labels import LabelLog, current_labels
 from astroray.web.security import COOKIE
 from tests.browser import open_page
 from tests.served_run import make_curve_run, make_run

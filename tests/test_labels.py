@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astroray import labels, schema, storage
+from astroray import schema, storage
 from astroray.catalog import export_catalog
 from astroray.errors import ConfigError, LedgerError
-from astroray.labels import Label, LabelLog, current_labels, interest_of, labels_table
+from astroray.labelling import labels
+from astroray.labelling.labels import Label, LabelLog, current_labels, interest_of, labels_table
 from tests.catalogs_made import make_catalog
 
 

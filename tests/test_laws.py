@@ -20,7 +20,7 @@ from astroray.cli import cli
 from astroray.encoders.store import load_model
 from astroray.errors import ConfigError, LedgerError
 from astroray.inspection import verify_run
-from astroray.neighbors import SearchConfig, search
+from astroray.neighbors.search import SearchConfig, search
 from tests import scans
 from tests.surveys_made import write_pictures
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from astroray.encoders.layers import Block
 from astroray.encoders.vit import VitTiny
-from astroray.layer_chains import gelus_behind, norms_before, seconds_behind
+from astroray.quantization.layer_chains import gelus_behind, norms_before, seconds_behind
 from tests.networks_made import WIDTH, LlamaBlock
 
 

@@ -8,8 +8,8 @@ from astroray.curve_preparation import WINDOW
 from astroray.encoders.light_curve import PATCH, STRIDE, LightCurveTiny, patches
 from astroray.encoders.pca import fit_pca
 from astroray.encoders.waves import Waves
-from astroray.fit_state import FitConfig
-from astroray.passes import run_passes
+from astroray.fitting.fit_state import FitConfig
+from astroray.fitting.passes import run_passes
 
 NUM_WINDOWS = 2
 NUM = NUM_WINDOWS * WINDOW

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from astroray.distances import pair_distances
-from astroray.lookup import nearest_of
+from astroray.neighbors.distances import pair_distances
+from astroray.neighbors.lookup import nearest_of
 
 
 def sorted_by_distance(query_D, vector_VD, k):

@@ -5,9 +5,9 @@ import pytest
 
 from astroray import indexing, ledger
 from astroray.catalog import read_catalog
-from astroray.lookup import nearest_of
 from astroray.nearby import open_indexed
-from astroray.partitions import Partition
+from astroray.neighbors.lookup import nearest_of
+from astroray.neighbors.partitions import Partition
 from astroray.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests.test_sharded import names, strays
@@ -16,7 +16,7 @@ from tests.test_sharded import names, strays
 def searched(folder, embedding_ND, ids, monkeypatch, **options):
     """A finished run over partitions, and its record."""
     monkeypatch.setattr(indexing, "LEAST_ROWS", 32)
-    monkeypatch.setattr("astroray.cells.POINTS_PER_CELL", 4)
+    monkeypatch.setattr("astroray.neighbors.cells.POINTS_PER_CELL", 4)
     run_dir = make_embedded(folder, embedding_ND, ids)
     outcome = rank_sharded(plan_search(run_dir, k=4, **options), in_turn, reason="asked for")
     record = ledger.RunRecord(

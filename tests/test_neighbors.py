@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from astroray import candidates, certificate, distances
-from astroray.certificate import certify_top
 from astroray.errors import BackendError, ConfigError, DataError
-from astroray.neighbors import Neighbors, SearchConfig, choose_index, search
-from astroray.twins import Twins
+from astroray.neighbors import candidates, certificate, distances
+from astroray.neighbors.certificate import certify_top
+from astroray.neighbors.search import Neighbors, SearchConfig, choose_index, search
+from astroray.neighbors.twins import Twins
 
 ARRAYS = ("neighbor_NK", "distance_NK", "score_N", "is_exact_N", "rank_N", "certified_N")
 
@@ -474,7 +474,7 @@ def test_the_index_follows_size_and_memory():
 
 
 def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
-    monkeypatch.setattr("astroray.neighbors.LARGEST_FLAT", 1000)
+    monkeypatch.setattr("astroray.neighbors.search.LARGEST_FLAT", 1000)
     noise = np.random.default_rng(0).normal(size=(4000, 48)).astype(np.float32)
     found = search(noise, make_ids(4000), SearchConfig())
     assert found.index == "flat"

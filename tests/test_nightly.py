@@ -16,7 +16,7 @@ from astroray import catalog, ledger, schema, versions
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, rank_survey
 from astroray.errors import ConfigError, LedgerError
-from astroray.neighbors import SearchConfig, search
+from astroray.neighbors.search import SearchConfig, search
 from astroray.nightly import parse_finish_by
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 

@@ -11,7 +11,7 @@ from astroray.actors.night import rank_night
 from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
 from astroray.leases import hold_lease
-from astroray.neighbors import SearchConfig
+from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
 from astroray.surveys.simulated import write_survey

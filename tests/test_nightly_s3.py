@@ -11,7 +11,7 @@ from astroray.config import to_dict
 from astroray.errors import LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
-from astroray.neighbors import SearchConfig
+from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans

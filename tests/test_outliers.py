@@ -4,7 +4,7 @@ import pytest
 
 from astroray import outliers, schema, scores
 from astroray.errors import SchemaError
-from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.outliers import drop_duplicates
 
 

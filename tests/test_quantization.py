@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from astroray.activations import observe_ranges
 from astroray.encoders.layers import Block
 from astroray.errors import BackendError, ConfigError
-from astroray.quantization import (
+from astroray.quantization.activations import observe_ranges
+from astroray.quantization.modules import (
     SCHEMES,
     QuantizedLinear,
     install_layers,

@@ -7,15 +7,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from astroray import cli_quantize
 from astroray.cli import cli
+from astroray.commands import quantize as cli_quantize
 from astroray.encoders import PLAIN_NUMBERS, QuantizeName, read_model_file
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import load_model
 from astroray.errors import ConfigError
 from astroray.evaluation import models as evaluation_models
-from astroray.quantization import SCHEMES
-from astroray.quantization_page import SCHEME_WORDS
+from astroray.quantization.modules import SCHEMES
+from astroray.quantization.page import SCHEME_WORDS
 from tests import scans
 
 SURVEY = "sim:galaxies?count=40&seed=3&size=32"

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import catalog, ledger, report, report_rows, schema
+from astroray import catalog, ledger, schema
 from astroray.errors import LedgerError
+from astroray.report import page as report
+from astroray.report import rows as report_rows
+from astroray.report.thumbnails import render_thumbnail
 from astroray.surveys.shards import Reject
-from astroray.thumbnails import render_thumbnail
 from tests.browser import find_browser
 from tests.runs_made import NUM_TOP, K, make_run
 

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from astroray import report_figures
-from astroray.report_figures import Dot
+from astroray.report import figures as report_figures
+from astroray.report.figures import Dot
 
 
 def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():

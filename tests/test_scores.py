@@ -8,7 +8,7 @@ import pytest
 
 from astroray import scores
 from astroray.errors import BackendError, ConfigError, DataError
-from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.scores import LARGEST_GAUSSIAN, SCORES, Gaussian, score_objects
 
 ORDERLESS = sorted(set(SCORES) - {"forest"})

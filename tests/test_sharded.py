@@ -8,12 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import indexing, ledger, partitions
+from astroray import indexing, ledger
 from astroray.actors.search import rank_survey
 from astroray.catalog import read_catalog
 from astroray.errors import DataError, LedgerError
 from astroray.inspection import verify_run
-from astroray.partitions import Manifest, Partition
+from astroray.neighbors import partitions
+from astroray.neighbors.partitions import Manifest, Partition
 from astroray.progress import Steps, read_steps
 from astroray.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
@@ -22,7 +23,7 @@ from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch):
     monkeypatch.setattr(indexing, "LEAST_ROWS", 16)
-    monkeypatch.setattr("astroray.cells.POINTS_PER_CELL", 4)
+    monkeypatch.setattr("astroray.neighbors.cells.POINTS_PER_CELL", 4)
 
 
 def names(num: int) -> list[str]:

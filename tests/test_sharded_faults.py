@@ -8,7 +8,7 @@ import pytest
 
 from astroray import faults, indexing, workers
 from astroray.catalog import read_catalog
-from astroray.partitions import Manifest
+from astroray.neighbors.partitions import Manifest
 from astroray.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests import scans

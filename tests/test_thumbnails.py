@@ -10,7 +10,7 @@ from PIL import Image
 
 from astroray import schema
 from astroray.errors import DataError
-from astroray.thumbnails import publish_thumbnails, render_thumbnail, thumbnail_table
+from astroray.report.thumbnails import publish_thumbnails, render_thumbnail, thumbnail_table
 
 
 def decode(jpeg: bytes) -> np.ndarray:

@@ -13,11 +13,12 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from astroray import curves, passes, training
+from astroray import training
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
-from astroray.fit_state import FitConfig, FitState
-from astroray.passes import run_passes
+from astroray.fitting import curves, passes
+from astroray.fitting.fit_state import FitConfig, FitState
+from astroray.fitting.passes import run_passes
 from astroray.training import fit_network
 
 NETWORK = {"num_bands": 2, "size_px": 16, "latent": 8}
@@ -346,7 +347,7 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
     train, scar = training._train_in_worker, tmp_path / "died"
 
     def train_and_die_once(config):  # in the worker, where only its argument is known
-        from astroray import passes
+        from astroray.fitting import passes
 
         step, count = passes._Fit._step, itertools.count()
 

@@ -10,8 +10,8 @@ from astroray.encoders.layers import Attention
 from astroray.encoders.views import contrast, draw_bands, draw_view
 from astroray.encoders.vit import Vit, VitSmall, VitTiny
 from astroray.errors import ConfigError
-from astroray.fit_state import FitConfig
-from astroray.passes import run_passes
+from astroray.fitting.fit_state import FitConfig
+from astroray.fitting.passes import run_passes
 from astroray.preparation import measure, prepare
 from astroray.surveys import list_shards, read_shard
 from astroray_kernels import vfa_attention

@@ -14,7 +14,7 @@ from astroray.encoders.quantized import Quantized
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import Model
 from astroray.errors import AstrorayError
-from astroray.neighbors import SearchConfig, search
+from astroray.neighbors.search import SearchConfig, search
 
 __all__ = ["LEAST_ROWS", "SCHEMES_TRIED", "Decision", "Way", "decide"]
 

@@ -15,19 +15,25 @@ import pyarrow.compute as pc
 
 from astroray import faults, ledger, outliers, schema, storage
 from astroray.actors.search import embedding_matrix, read_shard
-from astroray.blocks import Block
-from astroray.cells import (
+from astroray.ledger import Receipt
+from astroray.neighbors.blocks import Block
+from astroray.neighbors.cells import (
     POINTS_PER_CELL,
     distances_from,
     find_cells,
     group_cells,
     train_cells,
 )
-from astroray.distances import parts, spread
-from astroray.ledger import Receipt
-from astroray.neighbors import check_finite
-from astroray.partitions import FOLDER, Partition, PartitionEntry, open_batches, write_batches
-from astroray.twins import Twins
+from astroray.neighbors.distances import parts, spread
+from astroray.neighbors.partitions import (
+    FOLDER,
+    Partition,
+    PartitionEntry,
+    open_batches,
+    write_batches,
+)
+from astroray.neighbors.search import check_finite
+from astroray.neighbors.twins import Twins
 
 ROWS_AT_ONCE = 16_384
 OBJECTS_A_BATCH = 2**20

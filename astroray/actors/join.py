@@ -13,14 +13,14 @@ import pyarrow as pa
 
 from astroray import faults, scores, storage
 from astroray.actors.index import read_cells
-from astroray.blocks import Block, Lists, merge_lists
-from astroray.candidates import nearest_by_kernel
-from astroray.certificate import score_of
-from astroray.distances import parts
-from astroray.partitions import Partition, open_batches, write_batches
+from astroray.neighbors.blocks import Block, Lists, merge_lists
+from astroray.neighbors.candidates import nearest_by_kernel
+from astroray.neighbors.certificate import score_of
+from astroray.neighbors.distances import parts
+from astroray.neighbors.partitions import Partition, open_batches, write_batches
+from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN, Gaussian
 from astroray.statistics import Moments
-from astroray.twins import without_itself
 
 NUMBERS_AT_ONCE = 2**23
 """Float32 of vectors that are compared with all queries at once, 32 MB."""

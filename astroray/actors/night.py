@@ -25,7 +25,7 @@ from astroray.actors.search import (
     wanted_ids,
 )
 from astroray.changes import change_list
-from astroray.neighbors import Neighbors, search
+from astroray.neighbors.search import Neighbors, search
 from astroray.surveys.shards import Reject
 from astroray.versions import Inherited
 

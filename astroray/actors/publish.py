@@ -23,12 +23,12 @@ from astroray.actors.search import (
     outcome_of,
     rows_by_shard,
 )
-from astroray.blocks import Lists
-from astroray.distances import parts
-from astroray.neighbors import Neighbors
-from astroray.partitions import Partition, open_batches, write_batches
+from astroray.neighbors.blocks import Lists
+from astroray.neighbors.distances import parts
+from astroray.neighbors.partitions import Partition, open_batches, write_batches
+from astroray.neighbors.search import Neighbors
+from astroray.neighbors.twins import without_itself
 from astroray.pixels import CatalogFile
-from astroray.twins import without_itself
 
 __all__ = ["PublishPlan", "finish", "lay_out", "measure_reach", "write_file"]
 

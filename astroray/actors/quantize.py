@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from astroray.activations import Ranges, observe_ranges
 from astroray.actors.decide import SCHEMES_TRIED, Decision, decide
 from astroray.actors.fit import draw_prepared
 from astroray.encoders import ModelFile, read_model_file
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.store import Model, load_model, save_model
 from astroray.errors import ConfigError
-from astroray.quantization import measure_errors, pack_layers
+from astroray.quantization.activations import Ranges, observe_ranges
+from astroray.quantization.modules import measure_errors, pack_layers
 from astroray.surveys.shards import Shard
 from astroray_kernels import PackedWeights
 
@@ -35,7 +35,7 @@ class QuantizePlan:
     model_path: str
     out: str
     scheme: str
-    """Of `quantization.SCHEMES`, or auto: the fastest way that keeps the list, measured."""
+    """Of `quantization.modules.SCHEMES`, or auto: the fastest way that keeps the list, measured."""
     max_rows: int
     seed: int
     num_threads: int

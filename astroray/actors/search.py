@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from astroray import catalog, faults, ledger, outliers, provenance, schema, scores, storage
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
-from astroray.neighbors import Neighbors, SearchConfig, search
+from astroray.neighbors.search import Neighbors, SearchConfig, search
 
 GAUSSIAN_PATH = "model/gaussian.safetensors"
 """Mean and covariance of the survey, by which the nights after it measure."""

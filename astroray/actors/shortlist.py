@@ -24,9 +24,9 @@ from astroray.actors.search import (
     publish_neighbors,
     wanted_ids,
 )
-from astroray.certificate import Proof
 from astroray.errors import DataError, LedgerError
-from astroray.neighbors import Neighbors, search
+from astroray.neighbors.certificate import Proof
+from astroray.neighbors.search import Neighbors, search
 
 __all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
 

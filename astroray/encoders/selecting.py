@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from astroray.encoders import QuantizeName
 from astroray.encoders.store import Model
 from astroray.errors import ConfigError
-from astroray.quantization import QuantizedLinear, install_layers
+from astroray.quantization.modules import QuantizedLinear, install_layers
 
 __all__ = ["choose_numbers", "resolve_choice"]
 
@@ -29,7 +29,7 @@ def choose_numbers(
     auto        what `astroray quantize` chose or was told; of a model that it did not make: none
     bf16        weights and activations in bfloat16
     torch-int8  PyTorch's own dynamic 8-bit layers, for CPUs
-    the rest    a scheme of `quantization.SCHEMES`
+    the rest    a scheme of `quantization.modules.SCHEMES`
 
     Returns the name with the kernels that run it, such as `w8a8o native`. Raises ConfigError
     where the file lacks the scheme, BackendError where this machine cannot run it.

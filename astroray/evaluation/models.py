@@ -28,8 +28,8 @@ from astroray.errors import ConfigError
 from astroray.evaluation.baselines import measure_baseline
 from astroray.evaluation.pictures import Pictures
 from astroray.evaluation.quantized import embedding_id
-from astroray.fit_state import FitConfig, FitProgress, FitState
-from astroray.passes import find_recipe, run_passes
+from astroray.fitting.fit_state import FitConfig, FitProgress, FitState
+from astroray.fitting.passes import find_recipe, run_passes
 
 __all__ = [
     "NUM_PASSES",

@@ -6,12 +6,12 @@ from typing import cast, get_args
 import numpy as np
 
 from astroray import storage
-from astroray.activations import ALPHA, GROUP, MIN_SHARE
 from astroray.actors.quantize import OBSERVED_ROWS, QuantizePlan, quantize_prepared
 from astroray.encoders import ENCODERS, ModelFile, QuantizeName, read_model_file
 from astroray.errors import ConfigError
 from astroray.evaluation.pictures import Pictures
-from astroray.quantization import SCHEMES
+from astroray.quantization.activations import ALPHA, GROUP, MIN_SHARE
+from astroray.quantization.modules import SCHEMES
 
 __all__ = ["NUMBERS", "embedding_id", "quantize_fitted", "split_numbers"]
 
@@ -39,7 +39,7 @@ def quantize_fitted(
 ) -> str:
     """The model of a file with its layers in a scheme, observed on rows of a protocol.
 
-    scheme  of `quantization.SCHEMES`
+    scheme  of `quantization.modules.SCHEMES`
     row_M   the rows that encoders of the protocol are fitted on
 
     Returns the path of the new file, in `folder`, named by all that it is made of; one that is

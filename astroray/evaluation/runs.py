@@ -28,8 +28,8 @@ from astroray.evaluation.quantized import quantize_fitted, split_numbers
 from astroray.evaluation.results import Results
 from astroray.evaluation.rows import json_rows, text_table
 from astroray.evaluation.scoring import check_scores, score_subset
-from astroray.fit_state import FitProgress
-from astroray.quantization import SCHEMES
+from astroray.fitting.fit_state import FitProgress
+from astroray.quantization.modules import SCHEMES
 from astroray.surveys.shards import ModalityName
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate_outliers"]

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 
 from astroray import ledger, sky, storage, surveys, versions
 from astroray.actors.search import embedding_matrix, read_embeddings
-from astroray.curve_pictures import render_curve
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
-from astroray.lookup import nearest_of
+from astroray.neighbors.lookup import nearest_of
+from astroray.report.curve_pictures import render_curve
+from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import newest_version
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject
-from astroray.thumbnails import render_thumbnail
 
 __all__ = ["Archive", "Nearest", "finished_run", "version_of"]
 

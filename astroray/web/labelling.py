@@ -16,10 +16,10 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from astroray.errors import ConfigError
-from astroray.interest import Learnt, Reranker
-from astroray.label_queue import next_objects
-from astroray.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
-from astroray.report import FLAG_WORDS, survey_name
+from astroray.labelling.interest import Learnt, Reranker
+from astroray.labelling.label_queue import next_objects
+from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
+from astroray.report.page import FLAG_WORDS, survey_name
 from astroray.templates import load_template
 from astroray.web.archive import Archive
 from astroray.web.security import COOKIE, Token, needs, secret_of

@@ -31,7 +31,7 @@ class QuantizeConfig:
     out: str
     """Path of the new model file; the page goes beside it."""
     scheme: str = "auto"
-    """auto, or one of `quantization.SCHEMES`."""
+    """auto, or one of `quantization.modules.SCHEMES`."""
     max_rows: int | None = None
     """Objects drawn; None: 512 for a named scheme, 16,384 for auto."""
     seed: int = 0
@@ -55,7 +55,7 @@ def quantize_encoder(
     shards = surveys.list_shards(config.survey).shards
 
     from astroray.actors.quantize import QuantizePlan, quantize_model
-    from astroray.quantization_page import write_page
+    from astroray.quantization.page import write_page
 
     plan = QuantizePlan(
         model_path=config.model,

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from astroray.interest import Learnt
+from astroray.labelling.interest import Learnt
 
 __all__ = ["Next", "next_objects"]
 

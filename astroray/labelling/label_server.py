@@ -15,7 +15,7 @@ from astroray import storage
 from astroray.actors.answer import Answerer
 from astroray.catalog import export_catalog
 from astroray.errors import ConfigError
-from astroray.labels import LabelLog, labels_table
+from astroray.labelling.labels import LabelLog, labels_table
 from astroray.versions import read_version
 from astroray.web.app import build_app
 from astroray.web.archive import Archive, finished_run, version_of

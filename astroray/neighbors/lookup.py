@@ -7,7 +7,7 @@ V vectors, M found.
 
 import numpy as np
 
-from astroray.distances import UNIT_FLOAT32, pair_distances, parts
+from astroray.neighbors.distances import UNIT_FLOAT32, pair_distances, parts
 
 __all__ = ["nearest_of"]
 

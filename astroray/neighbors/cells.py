@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from astroray.candidates import nearest_by_kernel
-from astroray.distances import parts
+from astroray.neighbors.candidates import nearest_by_kernel
+from astroray.neighbors.distances import parts
 
 __all__ = ["distances_from", "find_cells", "group_cells", "num_cells_of", "train_cells"]
 

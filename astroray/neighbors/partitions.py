@@ -23,8 +23,8 @@ import numpy as np
 import pyarrow as pa
 
 from astroray import storage
-from astroray.blocks import Block
 from astroray.errors import AstrorayError, FileError, LedgerError
+from astroray.neighbors.blocks import Block
 
 __all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
 

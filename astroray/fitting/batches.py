@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astroray.fit_state import FitConfig
+from astroray.fitting.fit_state import FitConfig
 
 __all__ = ["VALIDATION", "Batches"]
 

@@ -29,7 +29,7 @@ def quantize(model: str, observe: str, out: str, scheme: str, rows: int | None, 
     and its neighbors again with MODEL's own network, which the new file holds too. A page of what
     was found is written beside it.
     """
-    from astroray.quantize_encoder import QuantizeConfig, quantize_encoder
+    from astroray.quantization.encoder import QuantizeConfig, quantize_encoder
 
     config = QuantizeConfig(
         model=model, survey=observe, out=out, scheme=scheme, max_rows=rows, seed=seed

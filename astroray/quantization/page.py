@@ -6,8 +6,8 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from astroray import provenance, storage
-from astroray.activations import Ranges, outlier_channels
 from astroray.actors.quantize import Layer, Quantization
+from astroray.quantization.activations import Ranges, outlier_channels
 from astroray.templates import load_template
 
 __all__ = ["write_page"]
@@ -29,7 +29,7 @@ def write_page(path: str, found: Quantization, *, model: str, survey: str) -> st
     """
     figures = {name: channel_figure(one, name) for name, one in found.ranges.items()}
     html = load_template(
-        "astroray", "quantization.html.jinja", number=_number, share=_share
+        "astroray.quantization", "page.html.jinja", number=_number, share=_share
     ).render(
         found=found,
         model=model,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astroray.candidates import nearest_by_kernel
-from astroray.distances import parts
-from astroray.twins import first_members
+from astroray.neighbors.candidates import nearest_by_kernel
+from astroray.neighbors.distances import parts
+from astroray.neighbors.twins import first_members
 
 ROWS_AT_ONCE = 16_384
 

@@ -37,7 +37,7 @@ def label(
     round the labels say which objects come next; the certified ranking stays as it is. Labels are
     kept in RUN_DIR/labels.
     """
-    from astroray.label_server import export_labels, labelling_app, listen, run_app
+    from astroray.labelling.label_server import export_labels, labelling_app, listen, run_app
 
     if table is not None:
         click.echo(f"{export_labels(run_dir, table, kind)} labels  {table}")

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from astroray.distances import parts
+from astroray.neighbors.distances import parts
 
 NUMBERS_AT_ONCE = 2**17  # uint64, 1 MB: one round stays in the processor's cache
 

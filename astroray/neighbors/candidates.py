@@ -14,7 +14,7 @@ from types import ModuleType
 
 import numpy as np
 
-from astroray.distances import (
+from astroray.neighbors.distances import (
     UNIT_FLOAT32,
     Frame,
     pair_distances,

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from astroray import faults, storage
-from astroray.batches import VALIDATION, Batches
-from astroray.curves import Curves
-from astroray.descent import Descent
 from astroray.encoders import ENCODERS, unknown_encoder
 from astroray.encoders.recipe import Recipe
 from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
-from astroray.fit_state import FitConfig, FitProgress, FitResult, FitState, find_best
+from astroray.fitting.batches import VALIDATION, Batches
+from astroray.fitting.curves import Curves
+from astroray.fitting.descent import Descent
+from astroray.fitting.fit_state import FitConfig, FitProgress, FitResult, FitState, find_best
 from astroray.modalities import MODALITIES
 
 __all__ = ["Place", "Plan", "find_recipe", "run_passes", "run_worker"]

@@ -13,10 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from astroray import ledger, report_figures, report_night, schema, storage
+from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
-from astroray.report_figures import Dot
-from astroray.report_rows import ReportRows, read_embeddings, read_rows, read_top
+from astroray.report import figures as report_figures
+from astroray.report import night as report_night
+from astroray.report.figures import Dot
+from astroray.report.rows import ReportRows, read_embeddings, read_rows, read_top
 from astroray.templates import load_template
 
 MAX_OUTLIERS = 100
@@ -281,8 +283,8 @@ def _read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 def _template() -> jinja2.Template:
     return load_template(
-        "astroray",
-        "report.html.jinja",
+        "astroray.report",
+        "page.html.jinja",
         undefined=jinja2.ChainableUndefined,
         significant=_significant,
         duration=_duration,

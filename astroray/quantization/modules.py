@@ -13,9 +13,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from astroray.activations import Ranges, linear_layers, outlier_channels
 from astroray.errors import BackendError, ConfigError
-from astroray.layer_chains import gelus_behind, norms_before, seconds_behind
+from astroray.quantization.activations import Ranges, linear_layers, outlier_channels
+from astroray.quantization.layer_chains import gelus_behind, norms_before, seconds_behind
 from astroray_kernels import Norm, PackedWeights, osc_linear, osc_mlp, pack_weights, resolved
 from astroray_kernels.dispatch import BackendError as KernelError
 from astroray_kernels.dispatch import Need

@@ -16,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray.candidates import Cells, Exact, threads
-from astroray.certificate import Certified, Proof, certify_top, score_of
-from astroray.distances import Frame, parts
 from astroray.errors import BackendError, ConfigError, DataError
-from astroray.twins import Twins
+from astroray.neighbors.candidates import Cells, Exact, threads
+from astroray.neighbors.certificate import Certified, Proof, certify_top, score_of
+from astroray.neighbors.distances import Frame, parts
+from astroray.neighbors.twins import Twins
 
 Score = Literal["kth", "mean"]
 Index = Literal["auto", "flat", "ivf-flat", "ivf-sq8", "sharded"]

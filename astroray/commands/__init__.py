@@ -1,0 +1,1 @@
+"""The verbs of the command line, a module a family; cli.py hangs them up."""

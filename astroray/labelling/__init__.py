@@ -1,0 +1,1 @@
+"""What people say of objects, and what is learnt from it."""

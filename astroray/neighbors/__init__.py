@@ -1,0 +1,1 @@
+"""The nearest neighbors of embeddings: exact or certified search, and the arithmetic below it."""

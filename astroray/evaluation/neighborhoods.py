@@ -23,7 +23,8 @@ class Neighborhoods:
     """All pairwise Euclidean distances of embeddings [N, D]; float32 [N, N], once asked for.
 
     A draw's scores are those that `neighbors.search.search` gives on its rows alone, but for
-    rounding: the search proves its list, an evaluation counts over thousands of draws of the same objects.
+    rounding: the search proves its list, an evaluation counts over thousands of draws of the
+    same objects.
     """
 
     def __init__(self, embedding_ND: np.ndarray, *, k: int) -> None:

@@ -26,7 +26,7 @@ from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
 from astroray.neighbors.search import choose_index
 from astroray.progress import Counter, Progress, Show, Steps
-from astroray.report import page as report
+from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.sharded import rank_sharded
 from astroray.streams import embed_shards, map_rows
@@ -368,7 +368,7 @@ class _Run:
     def close(self, lease: Lease) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""
         started = time.monotonic()
-        report.write_report(self.out)
+        write_report(self.out)
         faults.reach("reported")
         lease.check()
         self._note(

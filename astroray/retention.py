@@ -10,7 +10,7 @@ from astroray import catalog, ledger, storage, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
-from astroray.report import page as report
+from astroray.report.page import write_report
 from astroray.storage import InputFile
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
@@ -49,7 +49,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         }
         alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night={})
         dataclasses.replace(alone, state="running").publish(out)
-        report.write_report(out)
+        write_report(out)
         lease.check()
         alone.publish(out)
     return alone

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import catalog, ledger, schema, storage
-from astroray.report import page as report
+from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails, render_thumbnail
 
 NUM_TOP = 4
@@ -26,7 +26,7 @@ class Run:
     ids: list[str]
 
     def report(self) -> str:
-        return Path(report.write_report(self.path)).read_text("utf-8")
+        return Path(write_report(self.path)).read_text("utf-8")
 
 
 def make_run(

@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from astroray.cli import cli
-from astroray.commands import serve as cli_serve
+from astroray.commands.serve import TOKENS
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
 
@@ -45,4 +45,4 @@ def test_a_folder_without_a_run_is_refused_before_a_token_is_issued(run, tmp_pat
 
 
 def test_both_verbs_look_for_tokens_in_the_same_file():
-    assert ServeConfig(run_dir="x").tokens == cli_serve.TOKENS
+    assert ServeConfig(run_dir="x").tokens == TOKENS

@@ -13,8 +13,8 @@ import pytest
 
 from astroray import catalog, ledger, schema
 from astroray.errors import LedgerError
-from astroray.report import page as report
 from astroray.report import rows as report_rows
+from astroray.report.page import write_report
 from astroray.report.thumbnails import render_thumbnail
 from astroray.surveys.shards import Reject
 from tests.browser import find_browser
@@ -295,7 +295,7 @@ def test_two_reports_of_a_run_are_the_same(tmp_path):
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(LedgerError, match="no run record"):
-        report.write_report(str(tmp_path))
+        write_report(str(tmp_path))
 
 
 @pytest.mark.browser

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from astroray.report import figures as report_figures
+from astroray.report import figures
 from astroray.report.figures import Dot
 
 
@@ -13,7 +13,7 @@ def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
     ra_deg_N = np.array([359.9, 0.1, 0.0])
     dec_deg_N = np.array([0.0, 0.0, 0.1])
     dots = [Dot(index=i, label=str(i), href="", picture="", is_outlier=False) for i in range(3)]
-    svg = str(report_figures.sky_map(ra_deg_N, dec_deg_N, dots))
+    svg = str(figures.sky_map(ra_deg_N, dec_deg_N, dots))
     x, y = ([float(v) for v in re.findall(rf'c{axis}="(.*?)"', svg)] for axis in "xy")
     assert x[1] < x[2] < x[0]
     assert y[2] < y[0]
@@ -22,7 +22,7 @@ def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
 
 def histogram(score_N, threshold):
     count_B, edge_B = np.histogram(score_N[np.isfinite(score_N)], bins=19)
-    return str(report_figures.score_histogram(count_B, edge_B, threshold=threshold))
+    return str(figures.score_histogram(count_B, edge_B, threshold=threshold))
 
 
 def test_the_histogram_counts_every_object_and_marks_the_proven_ones():
@@ -38,7 +38,7 @@ def test_an_all_sky_map_keeps_poles_and_center_in_their_places():
     ra_deg_N = np.array([0.0, 0.0, 0.0, 90.0, 180.0, 270.0])
     dec_deg_N = np.array([90.0, -90.0, 0.0, 0.0, 0.0, 0.0])
     dots = [Dot(index=i, label="", href="", picture="", is_outlier=False) for i in range(6)]
-    svg = str(report_figures.sky_map(ra_deg_N, dec_deg_N, dots))
+    svg = str(figures.sky_map(ra_deg_N, dec_deg_N, dots))
     assert "Mollweide" in svg
     x, y = ([float(v) for v in re.findall(rf'c{axis}="(.*?)"', svg)][-6:] for axis in "xy")
     assert x[0] == x[1] == pytest.approx(320, abs=0.2)
@@ -50,7 +50,7 @@ def test_the_principal_plane_keeps_distances_that_lie_in_a_plane():
     rng = np.random.default_rng(2)
     plane_M2 = rng.normal(size=(30, 2)) * [3, 1]
     turn_DD, _ = np.linalg.qr(rng.normal(size=(7, 7)))
-    xy_M2, share = report_figures._principal_plane(plane_M2 @ turn_DD[:2] + 11.0)
+    xy_M2, share = figures._principal_plane(plane_M2 @ turn_DD[:2] + 11.0)
     before, after = (np.linalg.norm(v[:, None] - v, axis=2) for v in (plane_M2, xy_M2))
     np.testing.assert_allclose(after, before, atol=1e-9)
     assert xy_M2[:, 0].std() > xy_M2[:, 1].std()
@@ -61,7 +61,7 @@ def test_one_extreme_object_does_not_squeeze_the_others_into_a_spot():
     embedding_MD = np.random.default_rng(4).normal(size=(200, 6)) * [3, 2, 1, 1, 1, 1]
     embedding_MD[0] = [0, 0, 0, 0, 0, 5000]
     dots = [Dot(index=i, label="", href="", picture="", is_outlier=False) for i in range(200)]
-    svg = str(report_figures.embedding_map(embedding_MD, dots))
+    svg = str(figures.embedding_map(embedding_MD, dots))
     x, y = (np.array(re.findall(rf'c{axis}="(.*?)"', svg), float)[1:] for axis in "xy")
     assert max(np.ptp(x), np.ptp(y)) > 150
 
@@ -72,7 +72,7 @@ def test_a_map_names_its_dots_and_draws_all_others_as_one_path():
         Dot(index=3, label="a <b>", href="#rank-1", picture="p0", is_outlier=True),
         Dot(index=7, label="c", href="", picture="p1", is_outlier=False),
     ]
-    svg = str(report_figures.embedding_map(embedding_MD, dots))
+    svg = str(figures.embedding_map(embedding_MD, dots))
     assert svg.count("<circle") == 2
     assert re.search(r'class="bulk" d="(.*?)"', svg)[1].count("M") == 48
     assert "a &lt;b&gt;" in svg
@@ -90,17 +90,17 @@ def test_equal_scores_make_one_bar():
 
 
 def test_a_loss_curve_falls_where_the_loss_falls_and_needs_two_passes():
-    svg = str(report_figures.loss_curve([1.0, 0.1, 0.01]))
+    svg = str(figures.loss_curve([1.0, 0.1, 0.01]))
     path = re.search(r'class="curve" d="M(.*?)"', svg)[1]
     y = [float(point.split()[1]) for point in path.split("L")]
     assert y[2] - y[1] == pytest.approx(y[1] - y[0], abs=0.2)  # equal factors, equal steps
     assert y[1] > y[0]
-    assert str(report_figures.loss_curve([float("nan"), 0.0, 0.1])) == ""
+    assert str(figures.loss_curve([float("nan"), 0.0, 0.1])) == ""
 
 
 def test_the_loss_of_a_validation_part_has_a_curve_of_its_own_and_its_best_pass_a_mark():
-    alone = str(report_figures.loss_curve([1.0, 0.1, 0.01]))
-    svg = str(report_figures.loss_curve([1.0, 0.1, 0.01], [1.0, 0.01, 0.1]))
+    alone = str(figures.loss_curve([1.0, 0.1, 0.01]))
+    svg = str(figures.loss_curve([1.0, 0.1, 0.01], [1.0, 0.01, 0.1]))
     curve = re.search(r'class="curve" d="([^"]+)"', svg)[1]
     held = re.search(r'class="curve held" d="([^"]+)"', svg)[1]
     assert held != curve

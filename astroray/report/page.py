@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
-from astroray.report import figures as report_figures
-from astroray.report import night as report_night
+from astroray.report import figures, night
 from astroray.report.figures import Dot
 from astroray.report.rows import ReportRows, read_embeddings, read_rows, read_top
 from astroray.templates import load_template
@@ -90,7 +89,7 @@ def write_report(run_dir: str) -> str:
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
     top = read_top(run_dir, _num_top(record))
     top_rows = top.rows.to_pylist()
-    wanted = [*_wanted_ids(top_rows), *report_night.changed_ids(run_dir)]
+    wanted = [*_wanted_ids(top_rows), *night.changed_ids(run_dir)]
     pictures = _read_pictures(run_dir, list(dict.fromkeys(wanted)))
     picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
     outliers = _outliers(top_rows, picture_of)
@@ -113,8 +112,8 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         figures=_figures(run_dir, record, rows, [*outliers, *others]),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
-        commands=report_night.list_commands(run_dir, record),
-        changes=report_night.read_changes(run_dir, picture_of),
+        commands=night.list_commands(run_dir, record),
+        changes=night.read_changes(run_dir, picture_of),
     )
 
 
@@ -215,16 +214,16 @@ def _figures(
     found_M, embedding_MD = read_embeddings(run_dir, rows.mapped)
     mapped = rows.mapped.take(pa.array(found_M))
     return {
-        "scores": report_figures.score_histogram(
+        "scores": figures.score_histogram(
             rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")
         ),
-        "embedding": report_figures.embedding_map(embedding_MD, _dots(mapped, named)),
+        "embedding": figures.embedding_map(embedding_MD, _dots(mapped, named)),
         "num_mapped": len(found_M),
-        "sky": report_figures.sky_map(
+        "sky": figures.sky_map(
             rows.placed["ra"].to_numpy(), rows.placed["dec"].to_numpy(), _dots(rows.placed, named)
         ),
         "num_placed": len(rows.placed),
-        "loss": report_figures.loss_curve(fit.get("loss") or [], fit.get("validation_loss") or []),
+        "loss": figures.loss_curve(fit.get("loss") or [], fit.get("validation_loss") or []),
     }
 
 

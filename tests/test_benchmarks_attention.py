@@ -136,7 +136,7 @@ def test_a_call_takes_memory_beside_its_tensors():
 
 
 def test_an_instruction_that_the_cpu_lacks_is_a_row_without_a_value(monkeypatch):
-    monkeypatch.setattr(instruction_peak, "_library", _no_library)
+    monkeypatch.setattr(instruction_peak, "_native_peak", _no_library)
     assert instruction_peak._peaks_or_reason("vpdpbusd", 1, 1) == "no library"
 
 

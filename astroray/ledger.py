@@ -125,7 +125,7 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
     Raises LedgerError where the directory belongs to a run of another fingerprint.
     """
     old = RunRecord.load(run_dir)
-    if old is None or (old.fingerprint != fresh.fingerprint and _is_bare(run_dir)):
+    if old is None or (old.fingerprint != fresh.fingerprint and is_bare(run_dir)):
         fresh.publish(run_dir)
         return fresh
     if old.fingerprint != fresh.fingerprint:
@@ -133,7 +133,7 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
             {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
             for record in (old, fresh)
         )
-        changed = list(_differences(was, now_is))
+        changed = list(differences(was, now_is))
         raise LedgerError(
             f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
             f"{fresh.fingerprint}): {'; '.join(changed) or 'other versions or another backend'}; "
@@ -149,23 +149,23 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
     )
 
 
-def _is_bare(run_dir: str) -> bool:
+def is_bare(run_dir: str, record: str = "run.json") -> bool:
     """Whether a run left nothing but its record, its leases and what was logged."""
     ledger = storage.join(run_dir, "ledger")
     return (
-        storage.list_names(run_dir) == ["run.json"]
+        storage.list_names(run_dir) == [record]
         and set(storage.list_folders(run_dir)) <= {"ledger", "logs"}
         and not storage.list_names(ledger)
         and set(storage.list_folders(ledger)) <= {"leases"}
     )
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> Iterator[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = "") -> Iterator[str]:
     """Settings that are not what they were, in words, by name."""
     for key in sorted({*old, *new}):
         was, now_is = old.get(key), new.get(key)
         if isinstance(was, Mapping) and isinstance(now_is, Mapping):
-            yield from _differences(was, now_is, f"{within}{key}.")
+            yield from differences(was, now_is, f"{within}{key}.")
         elif was != now_is:
             yield f"{within}{key} was {was!r} and is {now_is!r}"
 

@@ -324,7 +324,7 @@ def _unanswered(path: str, action: str, error: Any) -> AstrorayError:
 
 
 def _missing(path: str) -> FileError:
-    return FileError(f"{path} is missing; it was there when the survey was listed")
+    return FileError(f"{path} is missing; check the path, or restore the file")
 
 
 def _status(error: Any) -> int:

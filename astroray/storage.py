@@ -276,7 +276,7 @@ def _file_errors(path: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise FileError(f"{path} is missing; it was there when the survey was listed") from None
+        raise FileError(f"{path} is missing; check the path, or restore the file") from None
     except OSError as error:
         where = error.filename or path
         raise FileError(f"{where} cannot be read: {error.strerror}; check it") from error

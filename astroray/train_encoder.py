@@ -1,7 +1,6 @@
 """An encoder fitted on a survey: its sample, the passes over it, the model file."""
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import Any
 from astroray import faults, storage, surveys, workers
 from astroray.config import ScanConfig, load_config, to_dict
 from astroray.encoders import ENCODERS, ModelFile, choose_encoder, read_model_file
-from astroray.errors import ConfigError, FileError
+from astroray.errors import ConfigError
+from astroray.fitting.beginning import begin_fit
 from astroray.fitting.fit_state import FitProgress
 from astroray.leases import hold_lease
 from astroray.preparation import Wishes
@@ -20,7 +20,6 @@ from astroray.surveys.shards import Shard
 
 __all__ = ["fit_model", "load_training", "train_encoder"]
 
-SETTINGS_NAME = "settings.json"
 FOLDER_SUFFIX = ".fit"
 DEFAULT_BUDGET_S = 3600.0
 SETTINGS = ("encoder.", "fit.", "max_fit_rows", "seed")
@@ -138,7 +137,6 @@ def _check_encoder(name: str) -> None:
 
 def _is_done(config: ScanConfig, path: str) -> bool:
     """Whether the model is there already; notes the settings where the fit begins."""
-    settings_path = storage.join(config.out, SETTINGS_NAME)
     settings = {
         "survey": config.survey,
         "encoder": to_dict(config.encoder),
@@ -146,33 +144,7 @@ def _is_done(config: ScanConfig, path: str) -> bool:
         "max_fit_rows": config.max_fit_rows,
         "seed": config.seed,
     }
-    try:
-        known = json.loads(storage.read_bytes(settings_path))
-    except FileError:
-        if storage.exists(path):
-            raise ConfigError(
-                f"{path} exists and was made by no fit in {config.out}; remove it or give "
-                "another --out"
-            ) from None
-        storage.publish(settings_path, json.dumps(settings, indent=1).encode())
-        return False
-    if known != settings:
-        raise ConfigError(
-            f"{config.out} holds another fit: {_difference(known, settings)}; repeat its command "
-            "to resume it, give another --out, or remove the folder and the model to fit anew"
-        )
-    return storage.exists(path)
-
-
-def _difference(known: Mapping[str, Any], settings: Mapping[str, Any], prefix: str = "") -> str:
-    """The first setting that differs, in words."""
-    for key in sorted(known.keys() | settings.keys()):
-        there, here = known.get(key), settings.get(key)
-        if isinstance(there, dict) and isinstance(here, dict) and there != here:
-            return _difference(there, here, f"{prefix}{key}.")
-        if there != here:
-            return f"{prefix}{key} is {there!r} there and {here!r} here"
-    return "no setting differs"
+    return begin_fit(config.out, path, settings)
 
 
 def _show_fit(show: Show, encoder: str, progress: FitProgress) -> None:

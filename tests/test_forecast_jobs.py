@@ -83,7 +83,7 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert again.exit_code == 0, again.output
     other = run("train", "flares", survey, "--out", model, *QUICK, "--seed", "3")
     assert other.exit_code == 2
-    assert "seed is 0 there and 3 here" in other.output
+    assert "seed was 0 and is 3" in other.output
 
     out = tmp_path / "out"
     done = run("flares", "forecast", survey, "--model", model, "--out", out)
@@ -137,6 +137,16 @@ def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="exists and was made by no fit"):
         train_flares(TrainConfig(survey=str(tmp_path), out=str(model)))
     assert model.read_bytes() == b"mine"
+
+
+def test_a_fit_whose_survey_was_mistyped_leaves_its_folder_free(tmp_path):
+    model = str(tmp_path / "flares.model")
+    for survey in ("/nope", "/neither"):
+        with pytest.raises(ConfigError, match=f"no survey files in {survey}"):
+            train_flares(TrainConfig(survey=survey, out=model))
+    (tmp_path / "flares.model.fit" / "windows.npz").write_bytes(b"")
+    with pytest.raises(ConfigError, match="survey was '/neither' and is '/nope'; repeat"):
+        train_flares(TrainConfig(survey="/nope", out=model))
 
 
 def test_a_reliability_curve_has_a_dot_for_each_bin_inside_its_frame():

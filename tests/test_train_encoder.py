@@ -51,7 +51,7 @@ def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(
 
     other = _run(path, *OPTIONS, "--passes", "4")
     assert other.exit_code == 2
-    assert "fit.num_passes is 3 there and 4 here" in other.output
+    assert "fit.num_passes was 3 and is 4" in other.output
     assert read_model_file(str(path)).model_id == model.model_id
 
 
@@ -139,5 +139,6 @@ def test_settings_that_differ_are_named(tmp_path):
     assert not train_encoder._is_done(first, str(tmp_path / "m"))
     settings = json.loads((tmp_path / "m.fit" / "settings.json").read_text())
     assert settings["fit"]["seed"] == 1
-    with pytest.raises(train_encoder.ConfigError, match=r"fit\.seed is 1 there and 2 here"):
+    (tmp_path / "m.fit" / "sample.npy").write_bytes(b"")
+    with pytest.raises(train_encoder.ConfigError, match=r"fit\.seed was 1 and is 2"):
         train_encoder._is_done(second, str(tmp_path / "m"))

@@ -7,7 +7,6 @@ MODEL.fit/                       settings, windows and state: the same command g
 """
 
 import dataclasses
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 
 from astroray import storage, surveys, workers
 from astroray.errors import ConfigError, DataError, FileError
+from astroray.fitting.beginning import begin_fit
 from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
@@ -32,7 +32,7 @@ __all__ = ["TrainConfig", "flare_shards", "train_flares"]
 READER = "light_curves"
 NUM_PARTS = 5
 """Stars are dealt into so many parts: one for validation, one for the test, others to train."""
-SETTINGS, WINDOWS, PROGRESS = "settings.json", "windows.npz", "progress.txt"
+WINDOWS, PROGRESS = "windows.npz", "progress.txt"
 MIN_FLARES = 10
 
 Show = Callable[[str], None]
@@ -85,7 +85,8 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     from astroray.forecast.model_file import load_forecaster
 
     with hold_lease(config.folder):
-        if _is_done(config):
+        settings = dataclasses.asdict(config) | {"out": None}
+        if begin_fit(config.folder, config.out, settings):
             known = load_forecaster(config.out)
             return {**known.facts, "model_id": known.model_id}
         storage.remove_temporaries(config.folder)
@@ -263,26 +264,3 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
         facts=facts,
     )
     return {**facts, "model_id": model_id}
-
-
-def _is_done(config: TrainConfig) -> bool:
-    """Whether the model is there; notes the settings where the fit begins."""
-    path = storage.join(config.folder, SETTINGS)
-    settings = dataclasses.asdict(config) | {"out": None}
-    try:
-        known = json.loads(storage.read_bytes(path))
-    except FileError:
-        if storage.exists(config.out):
-            raise ConfigError(
-                f"{config.out} exists and was made by no fit in {config.folder}; remove it or "
-                "give another --out"
-            ) from None
-        storage.publish(path, json.dumps(settings, indent=1).encode())
-        return False
-    for name, value in settings.items():
-        if known.get(name) != value:
-            raise ConfigError(
-                f"{config.folder} holds another fit: {name} is {known.get(name)!r} there and "
-                f"{value!r} here; repeat its command to resume it, or give another --out"
-            )
-    return storage.exists(config.out)

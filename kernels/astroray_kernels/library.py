@@ -15,6 +15,9 @@ LIBRARY = Path(__file__).parent / "_native_kernels.so"
 HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD = 1, 2, 4, 8
 NO_MEMORY = 1
 
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+"""Types of tensors that native code takes, as native/vfa.h and native/osc.h number them."""
+
 
 def why_not(device: torch.device, name: str) -> str:
     """Why the library's function `name` cannot run on that device, in words; "" where it can."""

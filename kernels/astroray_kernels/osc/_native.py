@@ -23,7 +23,7 @@ from astroray_kernels.osc.packed import PackedWeights
 from astroray_kernels.osc.reference import QuantizedActivations
 
 PRECISIONS = tuple(FORMATS)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = tuple(library.DTYPE_CODES)
 LARGEST_IN = 2**16
 """Input channels; beyond it sums could leave 32 bits."""
 GELU_PIECES, GELU_END = 32, 5.5
@@ -31,7 +31,6 @@ GELU_PIECES, GELU_END = 32, 5.5
 
 # Codes of native/osc.h and native/vfa.h.
 _COLUMNS = 64
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class _Call(ctypes.Structure):
@@ -167,7 +166,7 @@ def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
         return
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
     call.x, call.num_tokens, call.stride = x_MK.data_ptr(), len(x_MK), x_MK.stride(0)
-    call.dtype = _DTYPES[x_MK.dtype]
+    call.dtype = library.DTYPE_CODES[x_MK.dtype]
     if y_MN is not None:
         call.y = y_MN.data_ptr()
     run = library.function("astroray_linear", ctypes.POINTER(_Call), ctypes.c_int32)

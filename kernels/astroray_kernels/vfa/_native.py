@@ -17,7 +17,7 @@ from astroray_kernels.vfa.facts import TileFacts
 
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8_qk", "int8")
 DIMS = (32, 64, 96, 128)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+DTYPES = tuple(library.DTYPE_CODES)
 ESTIMATES: tuple[str, ...] = ("sabsmax", "sink_local", "cauchy_schwarz", "exact")
 ESTIMATE = "cauchy_schwarz"
 """What "auto" means: keys are centered, so the true maximum lies between 0 and this bound."""
@@ -26,7 +26,6 @@ ONLINE = "online"
 """Not an estimate: the ordinary online softmax of the same kernel, FlashAttention's twin."""
 
 # Codes of native/vfa.h.
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _SCORES = {"fp32": 0, "bf16": 1, "int8_qk": 2, "int8": 2}
 _VALUES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
 _ESTIMATES = {ONLINE: 0, "cauchy_schwarz": 1, "sabsmax": 2, "sink_local": 3, "exact": 4}
@@ -111,7 +110,7 @@ def vfa_attention_with_facts(
         mask=None if mask is None else mask.data_ptr(), todo=todo.data_ptr(),
         batch=batch, heads=heads, length=length, dim=dim,
         q_strides=q.stride()[:3], k_strides=k.stride()[:3], v_strides=v.stride()[:3],
-        scale=scale, skip=skip or 0.0, dtype=_DTYPES[q.dtype], score=_SCORES[precision],
+        scale=scale, skip=skip or 0.0, dtype=library.DTYPE_CODES[q.dtype], score=_SCORES[precision],
         value=_VALUES[values or _values(precision)], threads=torch.get_num_threads(),
         estimate=_ESTIMATES[ESTIMATE if estimate == "auto" else estimate],
     )  # fmt: skip

@@ -12,7 +12,7 @@ from astroray import ledger, storage
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.nearby import open_indexed
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.rows import Rows
 
 __all__ = ["Similar", "find_similar"]
@@ -101,8 +101,7 @@ class _Whole:
 
 
 def _open(run_dir: str) -> _Searched:
-    if not storage.is_remote(run_dir):
-        run_dir = os.path.realpath(os.path.expanduser(run_dir))
+    run_dir = version_of(run_dir)
     return open_indexed(run_dir, finished_run(run_dir)) or _Whole(run_dir)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from astroray import indexing, ledger
+from astroray import indexing, ledger, similar
 from astroray.catalog import read_catalog
 from astroray.nearby import open_indexed
 from astroray.neighbors.lookup import nearest_of
@@ -53,6 +53,16 @@ def test_it_finds_what_all_embeddings_have_ties_by_rank(tmp_path, monkeypatch, k
         )[:k]
         got = run.rows(near_K)["rank"].to_pylist()
         assert list(zip(distance_K.tolist(), got, strict=True)) == expected
+
+
+def test_a_folder_of_versions_is_searched_in_the_index_of_the_newest(tmp_path, monkeypatch):
+    ids = names(60)
+    run_dir, record = searched(tmp_path / "nights" / "first", strays(60), ids, monkeypatch)
+    record.publish(run_dir)
+    monkeypatch.setattr(similar, "Archive", None)  # nothing is read whole
+    alone = similar.find_similar(run_dir, ids[3], 5)
+    assert similar.find_similar(str(tmp_path / "nights"), ids[3], 5) == alone
+    assert len(alone.neighbors) == 5
 
 
 def test_it_reads_few_vectors_of_what_is_far(tmp_path, monkeypatch):

@@ -64,7 +64,12 @@ def finished_run(run_dir: str) -> RunRecord:
 
 
 def version_of(run_dir: str) -> str:
-    """The folder itself where it holds a run, else the newest finished version in it."""
+    """The folder itself where it holds a run, else the newest finished version in it.
+
+    Links of local folders are followed: one may be moved later.
+    """
+    if not storage.is_remote(run_dir):
+        run_dir = os.path.realpath(os.path.expanduser(run_dir))
     if storage.exists(storage.join(run_dir, "run.json")):
         return run_dir
     return newest_version(run_dir) or run_dir
@@ -78,8 +83,6 @@ class Archive:
     """
 
     def __init__(self, run_dir: str) -> None:
-        if not storage.is_remote(run_dir):  # a link may be moved later
-            run_dir = os.path.realpath(os.path.expanduser(run_dir))
         run_dir = version_of(run_dir)
         record = finished_run(run_dir)
         self.run_dir, self.record = run_dir, record

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import scipy.stats
 
 from astroray.neighbors.distances import spread
 
@@ -147,6 +146,8 @@ def suspect_night(num_new: int, num_objects: int, in_list: int, length: int) -> 
 
 def _too_many(hits: int, num_outliers: int, size: int, num_objects: int) -> float:
     """Probability of at least `hits` of the outliers in a group of `size` by chance."""
+    import scipy.stats  # half a second, and no scan but a night's needs it
+
     return float(scipy.stats.hypergeom.sf(hits - 1, num_objects, size, num_outliers))
 
 

@@ -69,7 +69,7 @@ def test_the_doctor_says_what_there_is():
             "astroray, astroray.cli, astroray.surveys, astroray.catalog, astroray.ledger",
             ("torch", "ray", "faiss"),
         ),
-        ("astroray.pipeline", ("torch", "ray", "faiss", "astropy")),
+        ("astroray.pipeline", ("torch", "ray", "faiss", "astropy", "scipy.stats")),
     ],
     ids=["command", "driver"],
 )

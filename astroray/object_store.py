@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
@@ -149,12 +149,16 @@ def delete(path: str) -> None:
 
 
 def _client() -> Any:
-    return _client_of(os.getpid())
+    named = ((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    return _client_of(os.getpid(), frozenset(named))
 
 
 @functools.lru_cache(maxsize=1)
-def _client_of(pid: int) -> Any:
-    """One client a process: its connections must not be shared across a fork."""
+def _client_of(pid: int, environment: Collection[tuple[str, str]]) -> Any:
+    """One client a process, whose connections must not be shared across a fork.
+
+    A new one where the AWS_* variables have changed: a notebook may set them after a first try.
+    """
     import boto3  # 0.3 s, which `astroray --help` need not pay
     from botocore.config import Config
 

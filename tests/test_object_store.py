@@ -14,8 +14,8 @@ pytestmark = pytest.mark.s3
 
 
 @pytest.fixture
-def new_client(monkeypatch):
-    """Sets variables and forgets the client that knows the old ones."""
+def set_variables(monkeypatch):
+    """Sets variables, which the next request goes by."""
 
     def apply(**variables: str | None) -> None:
         for name, value in variables.items():
@@ -23,10 +23,8 @@ def new_client(monkeypatch):
                 monkeypatch.delenv(name, raising=False)
             else:
                 monkeypatch.setenv(name, value)
-        object_store._client_of.cache_clear()
 
-    yield apply
-    object_store._client_of.cache_clear()
+    return apply
 
 
 def fill(prefix: str, *names: str) -> None:
@@ -120,18 +118,20 @@ def test_nothing_there_lists_as_nothing(s3):
     assert not storage.exists(f"{prefix}/a")
 
 
-def test_a_listing_of_several_pages_is_whole(s3, new_client):
+def test_a_listing_of_several_pages_is_whole(s3):
     prefix = s3.new_prefix()
     fill(prefix, "a", "b", "c", "d/e", "f")
-    new_client()
 
     def two_a_page(params, **_):
         params["MaxKeys"] = 2
 
-    client = object_store._client()
-    client.meta.events.register("provide-client-params.s3.ListObjectsV2", two_a_page)
-    assert names_below(prefix, prefix) == ["a", "b", "c", "d/e", "f"]
-    assert storage.list_names(prefix) == ["a", "b", "c", "f"]
+    events = object_store._client().meta.events
+    events.register("provide-client-params.s3.ListObjectsV2", two_a_page)
+    try:
+        assert names_below(prefix, prefix) == ["a", "b", "c", "d/e", "f"]
+        assert storage.list_names(prefix) == ["a", "b", "c", "f"]
+    finally:
+        events.unregister("provide-client-params.s3.ListObjectsV2", two_a_page)
 
 
 def test_a_new_file_is_written_once_and_an_old_one_stays(s3):
@@ -173,10 +173,10 @@ def test_a_missing_bucket_stops_and_names_the_bucket(s3):
             act()
 
 
-def test_what_may_not_be_read_is_rejected_and_what_may_not_be_written_stops(s3, new_client):
+def test_what_may_not_be_read_is_rejected_and_what_may_not_be_written_stops(s3, set_variables):
     path = f"{s3.new_prefix()}/a.fits"
     storage.publish(path, b"1")
-    new_client(AWS_ACCESS_KEY_ID="readonly")  # a user that may read another folder only
+    set_variables(AWS_ACCESS_KEY_ID="readonly")  # a user that may read another folder only
     for look in (storage.read_bytes, storage.describe):
         with pytest.raises(FileError, match=r"forbids it.*AWS_PROFILE"):
             look(path)
@@ -203,17 +203,19 @@ def test_a_single_file_that_may_be_listed_but_not_read_is_named(s3, flaky_s3):
         ({"AWS_ACCESS_KEY_ID": "nobody"}, "does not know the access key"),
     ],
 )
-def test_wrong_keys_stop_the_run_instead_of_rejecting_each_file(s3, new_client, variables, advice):
+def test_wrong_keys_stop_the_run_instead_of_rejecting_each_file(
+    s3, set_variables, variables, advice
+):
     path = f"{s3.new_prefix()}/a.fits"
     storage.publish(path, b"1")
-    new_client(**variables)
+    set_variables(**variables)
     for act in (storage.read_bytes, storage.list_files):
         with pytest.raises(StorageError, match=advice):
             act(path)
 
 
-def test_no_keys_at_all_are_the_user_s_to_set(s3, new_client):
-    new_client(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
+def test_no_keys_at_all_are_the_user_s_to_set(s3, set_variables):
+    set_variables(AWS_ACCESS_KEY_ID=None, AWS_SECRET_ACCESS_KEY=None)
     with pytest.raises(ConfigError, match="no credentials for S3; check AWS_ACCESS_KEY_ID"):
         storage.list_files(s3.new_prefix())
 
@@ -228,27 +230,27 @@ def test_no_keys_at_all_are_the_user_s_to_set(s3, new_client):
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_tried(
-    s3, new_client, variables, location, advice
+    s3, set_variables, variables, location, advice
 ):
-    new_client(**variables)
+    set_variables(**variables)
     with pytest.raises(ConfigError, match=advice):
         storage.list_files(location)
 
 
-def test_the_bucket_stands_in_the_path_with_a_named_host_too(s3, new_client):
-    new_client(AWS_ENDPOINT_URL=s3.endpoint.replace("127.0.0.1", "localhost"))
+def test_the_bucket_stands_in_the_path_with_a_named_host_too(s3, set_variables):
+    set_variables(AWS_ENDPOINT_URL=s3.endpoint.replace("127.0.0.1", "localhost"))
     path = f"{s3.new_prefix()}/a"
     storage.publish(path, b"1")
     assert storage.read_bytes(path) == b"1"
 
 
-def test_endpoint_and_keys_may_come_from_a_profile(s3, new_client, tmp_path):
+def test_endpoint_and_keys_may_come_from_a_profile(s3, set_variables, tmp_path):
     config = tmp_path / "config"
     config.write_text(
         f"[profile sky]\nregion = us-east-1\nendpoint_url = {s3.endpoint}\n"
         f"aws_access_key_id = {s3.access_key}\naws_secret_access_key = {s3.secret_key}\n"
     )
-    new_client(
+    set_variables(
         AWS_CONFIG_FILE=str(config),
         AWS_PROFILE="sky",
         AWS_ENDPOINT_URL=None,
@@ -302,8 +304,8 @@ def test_a_store_that_is_down_stops_the_run_and_says_where_it_should_be(flaky_s3
     assert len(flaky_s3.requests) == 3
 
 
-def test_a_port_that_nobody_listens_on_stops_the_run(flaky_s3, new_client):
-    new_client(AWS_ENDPOINT_URL="http://127.0.0.1:9")
+def test_a_port_that_nobody_listens_on_stops_the_run(flaky_s3, set_variables):
+    set_variables(AWS_ENDPOINT_URL="http://127.0.0.1:9")
     with pytest.raises(StorageError, match=r"Could not connect.*run the same command again"):
         storage.publish("s3://sky/a", b"1")
 

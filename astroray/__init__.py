@@ -4,21 +4,31 @@ The public names are loaded on first use, so that `import astroray` loads neithe
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # so that editors and type checkers know them
+    from astroray.encoders.store import load_model
+    from astroray.notebook import Run, open_run, scan
+    from astroray.surveys import list_shards, read_shard
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ScanConfig": "pipeline",
+    "Run": "notebook",
     "list_shards": "surveys",
     "load_model": "encoders.store",
-    "read_catalog": "catalog",
+    "open_run": "notebook",
     "read_shard": "surveys",
-    "scan": "pipeline",
+    "scan": "notebook",
 }
-__all__ = ["ScanConfig", "list_shards", "load_model", "read_catalog", "read_shard", "scan"]
+__all__ = ["Run", "list_shards", "load_model", "open_run", "read_shard", "scan"]
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'astroray' has no attribute {name!r}, only {__all__}")
     return getattr(importlib.import_module(f"astroray.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

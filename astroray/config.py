@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from astroray import ledger, storage
-from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName
+from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName, is_onnx_file
 from astroray.errors import ConfigError, FileError
 from astroray.fitting.fit_state import FitConfig
 from astroray.neighbors.search import SearchConfig
@@ -31,8 +31,9 @@ class EncoderConfig:
     """Which encoder, and what it sees of a cutout."""
 
     name: str = AUTO
-    """A name of `encoders.ENCODERS`, fitted on the survey, or the path of a model file; auto: the
-    default of what the survey holds, `rings` for images and `waves` for light curves."""
+    """A name, fitted on the survey, or the path of a model file, of a run that has one, or of an
+    ONNX file (.onnx); auto: the default of what the survey holds, `rings` for images and `waves`
+    for light curves."""
     size_px: int | None = None
     """Edge of the prepared square; None: the cutouts' own, at most 64. For a fit only."""
     bands: tuple[str, ...] | None = None
@@ -42,16 +43,24 @@ class EncoderConfig:
     pretrained: bool = True
     """Whether an encoder that has weights of its own is taken as it came, or fitted here."""
     attention: AttentionName = "auto"
-    """How transformers compute attention; see `encoders.attention`."""
+    """How transformers compute attention: PyTorch's, or that of `astroray_kernels`."""
     quantize: QuantizeName = "auto"
-    """Numbers that the pass over the survey computes with; see `encoders.selecting`."""
+    """Numbers that the pass over the survey computes with; auto: what `astroray quantize` chose
+    for a model that it made, else none, which is float32."""
     max_missing: float = 0.5
     """Largest share of missing pixels of a cutout. For a fit only."""
+    output: str | None = None
+    """Output of an ONNX file that is the embedding; None: its only one of two dimensions."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether `name` is a path."""
+        return self.name not in (AUTO, *ENCODERS)
 
     @property
     def is_fitted(self) -> bool:
         """Whether `name` is the path of a model file."""
-        return self.name not in (AUTO, *ENCODERS)
+        return self.is_file and not is_onnx_file(self.name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +79,7 @@ class ScanConfig:
     batch_size: int | None = None
     """Objects encoded at once, the last batch padded; None: as many as suit the device."""
     seed: int = 0
+    """Of the sample that is fitted on and of the random objects shown."""
     workers: str = "auto"
     """Workers of the embed stage: auto, N, or MIN..MAX."""
     num_gpus: float | None = None
@@ -107,6 +117,12 @@ class ScanConfig:
                 "attention": self.encoder.attention,
                 "quantize": self.encoder.quantize,
             }
+        elif is_onnx_file(self.encoder.name):  # so is the program, but a frame is fitted
+            from astroray.encoders.onnx_file import read_onnx
+
+            program = read_onnx(self.encoder.name, output=self.encoder.output)
+            settings["encoder"]["name"] = f"onnx:{program.content_id}"
+        settings["encoder"].pop("output", None)
         settings["search"].pop("num_threads", None)
         settings |= {"device": device, "batch_size": self.batch_size_on(device)}
         return settings
@@ -121,6 +137,10 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
     """
     values = {**flags, "survey": _absolute(survey), "out": out}
     config: ScanConfig = load_settings(ScanConfig, file, values)
+    path = os.path.expanduser(config.encoder.name)
+    if config.encoder.is_file and os.path.exists(path):
+        encoder = dataclasses.replace(config.encoder, name=os.path.abspath(path))
+        config = dataclasses.replace(config, encoder=encoder)
     return config
 
 

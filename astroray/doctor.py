@@ -56,6 +56,7 @@ def examine() -> list[Finding]:
         _optional("attention", *_kernel("vfa_attention")),
         _optional("fewer bits", *_kernel("osc_linear")),
         _optional("Triton", *_package("triton")),
+        _optional("ONNX Runtime", *_onnx_runtime()),
         _optional("S3", *_s3()),
         _optional("LSDB", *_package("lsdb")),
     ]
@@ -81,6 +82,14 @@ def _faiss() -> tuple[bool, str]:
     versions = provenance.versions()
     names = [name for name in ("faiss-cpu", "faiss-gpu-cu12") if name in versions]
     return True, ", ".join(f"{name} {versions[name]}" for name in names)
+
+
+def _onnx_runtime() -> tuple[bool, str]:
+    if importlib.util.find_spec("onnxruntime") is None:
+        return False, "not installed, for networks of your own: pip install 'astroray[onnx]'"
+    import onnxruntime
+
+    return True, f"{onnxruntime.__version__}: {', '.join(onnxruntime.get_available_providers())}"
 
 
 def _gpu() -> tuple[bool, str]:

@@ -16,6 +16,7 @@ from astroray.errors import DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
+from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 from astroray.versions import Receipts
 
@@ -42,6 +43,12 @@ class Explanation:
     """How far the object, read and encoded now, is from its stored embedding."""
     encoded: str
     """What became of reading and encoding it again."""
+
+    @property
+    def files(self) -> Sequence[InputFile]:
+        """Where it was read: of a shard with a file for each row, that one alone."""
+        inputs, row = self.shard.inputs, self.row["row"]
+        return inputs[row : row + 1] if len(inputs) == self.shard.num_rows else inputs
 
     @property
     def verdict(self) -> str:

@@ -15,6 +15,11 @@ from astroray.terminal import parse_setting
 __all__ = ["JobConfig", "job_command", "one_line_errors", "read_job"]
 
 
+INTERRUPTED = "interrupted; what is done stays, the same command goes on"
+INTERRUPTED_CODE = 130
+"""As a shell says of a command that Ctrl-C ended."""
+
+
 class JobConfig(Protocol):
     """The frozen configuration of a job; all else in it is the job's own."""
 
@@ -84,9 +89,12 @@ def _check_out(out: str) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns astroray's own errors into one line and the exit code of their class."""
+    """Turns astroray's own errors into one line and the exit code of their class; Ctrl-C too."""
     try:
         yield
+    except KeyboardInterrupt:
+        click.echo(f"\nastroray: {INTERRUPTED}", err=True)
+        sys.exit(INTERRUPTED_CODE)
     except AstrorayError as error:
         click.echo(f"astroray: {error}", err=True)
         sys.exit(error.exit_code)

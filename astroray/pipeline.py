@@ -13,13 +13,7 @@ from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan, ran
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
-from astroray.encoders import (
-    ENCODERS,
-    PLAIN_ATTENTION,
-    PLAIN_NUMBERS,
-    choose_encoder,
-    read_model_file,
-)
+from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, choose_encoder, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
@@ -60,7 +54,7 @@ def scan(
             outcome = run.refine(run.search())
             run.show_pictures(outcome)
             return run.close(lease)
-        except AstrorayError as error:
+        except (AstrorayError, KeyboardInterrupt) as error:
             run.record = runs.note_failure(run.record, config.out, error, lease)
             raise
 
@@ -69,6 +63,7 @@ class _Run:
     """One scan on its way: the record so far, and the stages in their order."""
 
     def __init__(self, config: ScanConfig, show: Show, night: Night | None) -> None:
+        self.started = time.monotonic()
         self.config = config
         self.show = show
         self.night = night
@@ -76,11 +71,12 @@ class _Run:
         self.model_path = storage.join(config.out, "model", "model.safetensors")
         name = config.encoder.name
         self.given = read_model_file(name) if config.encoder.is_fitted else None
+        kind = self.given.encoder if self.given else name
+        self.early = None if night else runs.list_early(config.survey, config.out, kind)
         self.record: RunRecord
         self.plan: WorkerPlan
         self.metrics: RunMetrics
         self.shards: list[Shard] = []
-        self.started = time.monotonic()
 
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
@@ -114,6 +110,7 @@ class _Run:
             machine=provenance.machine(),
             backends=backends,
         )
+        runs.forget_failed(self.out, fresh)
         self.record = ledger.open_run(self.out, fresh)
         if self.night:
             self._inherit(self.night)
@@ -140,7 +137,8 @@ class _Run:
         started = self._begin("list")
         known = ledger.read_listing(self.out)
         before = known or (list(self.night.listing) if self.night else [])
-        self.shards = runs.list_again(self.config.survey, before, self._done())
+        early = None if before else self.early
+        self.shards = early or runs.list_again(self.config.survey, before, self._done())
         if self.given and self.shards:
             choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
         if self.night and self.night.survey == self.config.survey:
@@ -226,7 +224,7 @@ class _Run:
         """Notes with which attention and which numbers the workers compute; a run keeps to them."""
         encoder = self.config.encoder
         found = {"quantize": "none"}
-        if ENCODERS[self.record.model["encoder"]].has_attention:
+        if KINDS[self.record.model["encoder"]].has_attention:
             found["attention"] = "sdpa"
         is_plain = encoder.quantize in ("none", "auto") and "quantized" not in self.record.model
         if encoder.attention not in PLAIN_ATTENTION or not is_plain:

@@ -12,7 +12,7 @@ from typing import Any
 
 PACKAGES = (
     "astroray", "ray", "torch", "faiss-cpu", "faiss-gpu-cu12", "numpy", "pyarrow", "astropy",
-    "hats", "sep", "scikit-image", "pillow",
+    "hats", "sep", "scikit-image", "pillow", "onnxruntime", "onnxruntime-gpu",
 )  # fmt: skip
 
 

@@ -7,12 +7,16 @@ import tempfile
 from collections.abc import Collection, Sequence
 
 from astroray import ledger, storage, surveys
-from astroray.errors import AstrorayError, LedgerError, StorageError
+from astroray.encoders import choose_encoder, is_onnx_file
+from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.leases import Lease
 from astroray.ledger import RunRecord
 from astroray.surveys.shards import Shard
 
-__all__ = ["check_withdrawn", "list_again", "log_folder", "newest_version", "note_failure"]
+__all__ = [
+    "check_withdrawn", "forget_failed", "list_again", "list_early", "log_folder",
+    "newest_version", "note_failure",
+]  # fmt: skip
 
 
 def newest_version(folder: str, *, besides: str = "") -> str:
@@ -34,6 +38,38 @@ def log_folder(run_dir: str) -> str:
     if storage.is_remote(run_dir):
         return os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
     return os.path.join(run_dir, "logs")
+
+
+def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
+    """The shards of a survey that `run_dir` has not listed yet; None where it has.
+
+    It is called before Ray is started, so that a mistyped survey or encoder costs no time. Raises
+    ConfigError where nothing readable is found, or the encoder is none or takes something else.
+    """
+    if is_onnx_file(encoder) and not storage.exists(encoder):
+        raise ConfigError(f"{encoder} is missing; give the path of an ONNX file")
+    if ledger.read_listing(run_dir):
+        return None
+    shards = list(surveys.list_shards(survey).shards)
+    if shards:
+        choose_encoder(encoder, surveys.modality_of(shards[0]))
+    return shards
+
+
+def forget_failed(run_dir: str, fresh: RunRecord) -> None:
+    """Gives the directory of a scan that failed before it had a model to one of other settings.
+
+    Its listing and the sample that was drawn are taken back, since both belong to its settings.
+    """
+    old = RunRecord.load(run_dir)
+    if old is None or old.state != "failed" or old.fingerprint == fresh.fingerprint or old.night:
+        return
+    model = storage.join(run_dir, "model")
+    if storage.exists(storage.join(model, "model.safetensors")) or ledger.done_shards(run_dir):
+        return
+    storage.delete(storage.join(model, "fit", "sample.json"))
+    storage.delete(storage.join(run_dir, "ledger", "shards.parquet"))
+    fresh.publish(run_dir)
 
 
 def list_again(survey: str, known: Sequence[Shard], done: Collection[str]) -> list[Shard]:
@@ -62,9 +98,10 @@ def check_withdrawn(known: Sequence[Shard], done: Collection[str]) -> None:
         )
 
 
-def note_failure(record: RunRecord, run_dir: str, error: AstrorayError, lease: Lease) -> RunRecord:
-    """The record with the reason why the run ended; the directory stays resumable."""
-    failed = dataclasses.replace(record, state="failed", error=str(error))
+def note_failure(record: RunRecord, run_dir: str, error: BaseException, lease: Lease) -> RunRecord:
+    """The record with the reason why the run ended, if only Ctrl-C; it stays resumable."""
+    reason = str(error) or "interrupted; the same command goes on"
+    failed = dataclasses.replace(record, state="failed", error=reason)
     # A full disk cannot take this note either, and another writer's record is not ours.
     with contextlib.suppress(StorageError, LedgerError):
         lease.check()

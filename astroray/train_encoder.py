@@ -5,11 +5,11 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from astroray import faults, storage, surveys, workers
-from astroray.config import ScanConfig, load_config, to_dict
-from astroray.encoders import ENCODERS, ModelFile, choose_encoder, read_model_file
+from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
+from astroray.encoders import ENCODERS, KINDS, ONNX, ModelFile, choose_encoder, read_model_file
 from astroray.errors import ConfigError
 from astroray.fitting.beginning import begin_fit
 from astroray.fitting.fit_state import FitProgress
@@ -17,6 +17,9 @@ from astroray.leases import hold_lease
 from astroray.preparation import Wishes
 from astroray.progress import Progress, Show
 from astroray.surveys.shards import Shard
+
+if TYPE_CHECKING:
+    from astroray.encoders.onnx_file import OnnxFile
 
 __all__ = ["fit_model", "load_training", "train_encoder"]
 
@@ -91,23 +94,21 @@ def fit_model(
             "check the survey, or give a fitted model with --encoder PATH"
         )
     name = choose_encoder(encoder.name, surveys.modality_of(shards[0]))
+    program = _read_program(name, encoder)
+    size_px = program.choose_size(encoder.size_px) if program else encoder.size_px
     show(Progress(stage="fit", note=f"{name}  drawing the sample"))
-    sample = workers.remotely(draw_sample, num_cpus=1)(
-        shards,
-        SamplePlan(
-            folder=folder,
-            max_rows=config.max_fit_rows,
-            wishes=Wishes(
-                size_px=encoder.size_px, bands=encoder.bands, max_missing=encoder.max_missing
-            ),
-            seed=config.seed,
-        ),
-    )
+    wishes = Wishes(size_px=size_px, bands=encoder.bands, max_missing=encoder.max_missing)
+    plan = SamplePlan(folder=folder, max_rows=config.max_fit_rows, wishes=wishes, seed=config.seed)
+    sample = workers.remotely(draw_sample, num_cpus=1)(shards, plan)
     faults.reach("sampled")
     network = network_config(name, sample, latent=encoder.latent)
     weights: Mapping[str, Any] | None = None
     facts: dict[str, Any] = {"seed": config.seed}
-    if ENCODERS[name].is_descended(pretrained=encoder.pretrained):
+    if program:
+        network |= program.numbers(sample.preparation.network["num_bands"])
+        weights = {"program": program.to_tensor()}
+        facts["program"] = os.path.basename(program.path)
+    if KINDS[name].is_descended(pretrained=encoder.pretrained):
         from astroray.training import fit_network
 
         config.fit.num_held_out(sample.num_rows)  # refuses before the workers are started
@@ -126,12 +127,22 @@ def fit_model(
     )
 
 
+def _read_program(name: str, encoder: EncoderConfig) -> "OnnxFile | None":
+    """The ONNX file of an encoder that is one."""
+    if name != ONNX:
+        return None
+    from astroray.encoders.onnx_file import read_onnx
+
+    return read_onnx(encoder.name, output=encoder.output)
+
+
 def _check_encoder(name: str) -> None:
     trained = sorted(name for name, kind in ENCODERS.items() if kind.fit == "network")
+    others = ", ".join(name for name, kind in ENCODERS.items() if kind.fit != "network")
     if name not in trained:
         raise ConfigError(
-            f"model is {name!r}, expected one of {trained}; pixels and pca need no training: a "
-            "scan fits them at once"
+            f"model is {name!r}, expected one of {trained}; what needs no training ({others}) a "
+            "scan fits at once"
         )
 
 

@@ -84,3 +84,13 @@ def test_simulate_writes_shards_and_truth(tmp_path):
     assert result.exit_code == 0, result.output
     assert len(list((tmp_path / "shards").iterdir())) == 2
     assert (tmp_path / "truth.parquet").is_file()
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(monkeypatch, tmp_path):
+    def interrupt(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("astroray.cli.show_scan", interrupt)
+    result = run("scan", "hdf", "--out", str(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert "interrupted; what is done stays, the same command goes on" in result.output

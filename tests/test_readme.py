@@ -56,7 +56,11 @@ def test_every_file_that_is_named_exists():
     }
     assert len(named) > 5
     for name in named:
-        assert (ROOT / name).exists(), name
+        path, _, anchor = name.partition("#")
+        assert (ROOT / path).exists(), name
+        headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text(), re.M) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+        assert not anchor or anchor in anchors, name
 
 
 def test_every_encoder_and_scheme_is_in_the_tables():

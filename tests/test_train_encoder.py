@@ -94,7 +94,7 @@ def test_too_few_rows_for_a_validation_part_are_refused_before_the_training(ray_
     ("options", "message"),
     [
         (["--model", "vit-huge"], "model is 'vit-huge', expected one of ['attcae', 'cae'"),
-        (["--model", "pca"], "pixels and pca need no training"),
+        (["--model", "pca"], "what needs no training (pixels, pca, rings, waves, lc-pca)"),
         (["--passes", "0"], "num_passes of a fit is 0, expected more than 0"),
         (["--budget", "-1"], "budget_s of a fit is -60.0, expected more than 0"),
         (["--rows", "0"], "max_fit_rows is 0, expected at least 1"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray import storage, surveys
-from astroray.encoders import ENCODERS
+from astroray.encoders import KINDS
 from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import build_network, save_model
@@ -128,7 +128,7 @@ def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[
     """
     config = sample.preparation.network
     if latent is not None:
-        if not ENCODERS[encoder].has_latent:
+        if not KINDS[encoder].has_latent:
             raise ConfigError(
                 f"encoder.latent is {latent}, but the embedding of {encoder} has one length; "
                 "leave it out"
@@ -167,7 +167,7 @@ def finish_model(
         if weights is not None:
             network.load_state_dict(dict(weights))
         output_ND = _outputs(network, sample_NCYX)
-    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=ENCODERS[encoder].standardize)
+    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=KINDS[encoder].standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     return save_model(
         path,

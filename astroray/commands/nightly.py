@@ -51,10 +51,11 @@ def explain(run_dir: str, object_id: str) -> None:
     where = "no position" if row["ra"] is None else f"ra {row['ra']:.6f}, dec {row['dec']:.6f} deg"
     click.echo(f"object    {row['object_id']}  {where}")
     click.echo(f"shard     {row['shard']}, row {row['row']}, embedded in {found.embedded_in}")
-    for file in found.shard.inputs:
+    for file in found.files:
         click.echo(f"file      {file.path}, {file.size_bytes} bytes, version {file.version}")
-    if found.shard.params:
-        click.echo(f"part      {dict(found.shard.params)}")
+    part = {key: value for key, value in found.shard.params.items() if key != "objects"}
+    if part:  # the table of a shard's objects is hundreds of lines, of which the row is known
+        click.echo(f"part      {part}")
     click.echo(f"model     {row['model_id']}")
     for version, score, kind, certified in found.history:
         value = "no score" if score is None else f"{score:.6g} {kind}"

@@ -22,6 +22,8 @@ from astroray.surveys.shards import ModalityName
 __all__ = [
     "AUTO",
     "ENCODERS",
+    "KINDS",
+    "ONNX",
     "PLAIN_ATTENTION",
     "PLAIN_NUMBERS",
     "AttentionName",
@@ -29,6 +31,7 @@ __all__ = [
     "QuantizeName",
     "choose_encoder",
     "content_id",
+    "is_onnx_file",
     "read_metadata",
     "read_model_file",
     "unknown_encoder",
@@ -124,6 +127,17 @@ ENCODERS: Mapping[str, EncoderKind] = {
 }
 """Every encoder by name. A new one is a file in this folder and a line here."""
 
+ONNX = "onnx"
+"""What a model file calls a network that came as an ONNX file, which has a path and no name."""
+
+KINDS: Mapping[str, EncoderKind] = {
+    **ENCODERS,
+    ONNX: EncoderKind(
+        network="onnx_network:OnnxNetwork", fit="none", standardize=False, has_latent=False
+    ),
+}
+"""Every encoder that a model file may hold."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelFile:
@@ -150,7 +164,7 @@ class ModelFile:
             "model_id": self.model_id,
             **({"quantized": known} if known else {}),
             "encoder": self.encoder,
-            "modality": ENCODERS[self.encoder].modality,
+            "modality": KINDS[self.encoder].modality,
             "dim": self.dim,
             **self.preparation.describe(),
             "fit": dict(self.fit),
@@ -158,12 +172,13 @@ class ModelFile:
 
 
 def read_model_file(path: str) -> ModelFile:
-    """A model file, checked.
+    """A model file, checked; of a run directory the model of the run.
 
     Raises ConfigError where the file is no model, is damaged, or is of another format version.
     """
+    of_run = storage.join(path, "model", "model.safetensors")
     try:
-        data = storage.read_bytes(path)
+        data = storage.read_bytes(of_run if storage.exists(of_run) else path)
         shapes = {name: tensor["shape"] for name, tensor in _tensors(data)}
     except FileError:
         raise unknown_encoder(path) from None
@@ -184,7 +199,7 @@ def read_model_file(path: str) -> ModelFile:
             f"{path} is damaged: its content has id {model_id}, expected {metadata['model_id']}; "
             "restore it or fit again"
         )
-    modality = MODALITIES[ENCODERS[meaning["encoder"]].modality]
+    modality = MODALITIES[KINDS[meaning["encoder"]].modality]
     return ModelFile(
         encoder=meaning["encoder"],
         preparation=modality.preparation.from_json(meaning["preparation"]),
@@ -200,19 +215,27 @@ def read_model_file(path: str) -> ModelFile:
 def choose_encoder(name: str, modality: ModalityName) -> str:
     """The encoder of that name for rows of a modality; AUTO is the modality's own.
 
+    The path of an ONNX file is one of the name ONNX.
+
     Raises ConfigError where the encoder eats something else, or there is none of that name.
     """
     if name == AUTO:
         return MODALITIES[modality].default_encoder
-    if name not in ENCODERS:
+    name = ONNX if is_onnx_file(name) else name
+    if name not in KINDS:
         raise unknown_encoder(name)
-    if ENCODERS[name].modality != modality:
+    if KINDS[name].modality != modality:
         suited = sorted(known for known, kind in ENCODERS.items() if kind.modality == modality)
         raise ConfigError(
-            f"encoder {name} takes {_words(ENCODERS[name].modality)}, the survey has "
+            f"encoder {name} takes {_words(KINDS[name].modality)}, the survey has "
             f"{_words(modality)}, expected one of {suited} or the path of a model file"
         )
     return name
+
+
+def is_onnx_file(name: str) -> bool:
+    """Whether an encoder is named by the path of an ONNX file."""
+    return name.lower().endswith(".onnx")
 
 
 def _words(modality: ModalityName) -> str:
@@ -232,7 +255,7 @@ def unknown_encoder(name: str) -> ConfigError:
     """The error for an encoder that is neither a name nor a model file."""
     return ConfigError(
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
-        "(model.safetensors)"
+        "(model.safetensors) or of an ONNX file (.onnx)"
     )
 
 

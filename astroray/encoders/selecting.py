@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray.encoders import QuantizeName
+from astroray.encoders.onnx_network import OnnxNetwork
 from astroray.encoders.store import Model
 from astroray.errors import ConfigError
 from astroray.quantization.modules import QuantizedLinear, install_layers
@@ -37,6 +38,11 @@ def choose_numbers(
     name = resolve_choice(asked, model.quantized.choice if model.quantized else None)
     if name == "none":
         return model.to(torch.device(device)), name
+    if name in ("bf16", "torch-int8") and isinstance(model.network, OnnxNetwork):
+        raise ConfigError(
+            f"encoder.quantize is {name}, but the model is an ONNX program, which computes as it "
+            "was exported; leave encoder.quantize out"
+        )
     if name == "bf16":
         network: nn.Module = _Bfloat16(model.network)
     elif name == "torch-int8":

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from astroray import storage
 from astroray.encoders import (
-    ENCODERS,
     FORMAT_VERSION,
+    KINDS,
     content_id,
     read_model_file,
     unknown_encoder,
@@ -49,7 +49,7 @@ class Model:
     @property
     def modality(self) -> ModalityName:
         """What it encodes."""
-        return ENCODERS[self.encoder].modality
+        return KINDS[self.encoder].modality
 
     def prepare(self, rows: Rows) -> Prepared:
         """A slice of a survey as the network eats it; rejects what cannot be used."""
@@ -78,9 +78,9 @@ class Model:
 
 def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
     """The untrained network of an encoder. Raises ConfigError on an unknown name."""
-    if encoder not in ENCODERS:
+    if encoder not in KINDS:
         raise unknown_encoder(encoder)
-    module, name = ENCODERS[encoder].network.split(":")
+    module, name = KINDS[encoder].network.split(":")
     network = getattr(importlib.import_module(f"astroray.encoders.{module}"), name)
     built: nn.Module = network(**network_config).eval()
     # the order of memory in which convolutions are 1.5 times as fast on a CPU

@@ -20,7 +20,7 @@ from astroray.actors.fit import (
     network_config,
     publish_sample,
 )
-from astroray.encoders import ENCODERS, ModelFile, QuantizeName, read_model_file
+from astroray.encoders import ENCODERS, KINDS, ModelFile, QuantizeName, read_model_file
 from astroray.encoders.pretrained import load_pretrained, object_hash
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import build_network, load_model
@@ -244,7 +244,7 @@ def _load(model_id: str, cached: str) -> Encoded:
 
 def _is_whole(file: ModelFile) -> bool:
     return (
-        ENCODERS[file.encoder].fit != "network"
+        KINDS[file.encoder].fit != "network"
         or "pretrained" in file.fit
         or "trained_on" in file.fit
         or file.fit.get("num_passes", 0) >= NUM_PASSES

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, get_args
 
 from astroray import storage
 from astroray.errors import ConfigError
@@ -28,7 +28,8 @@ SUFFIXES = {
     ".fits.fz": "fits_cutouts",
     ".parquet": "tables",
 }
-"""File suffix and its reader; `format=NAME` in the survey's options chooses another one."""
+"""File suffix and its reader; `format=NAME` in the survey's options chooses another one, and
+`format=package.module` one that is not in this folder."""
 
 FORMATS = {
     "light_curves": (
@@ -44,7 +45,7 @@ MODALITIES: Mapping[str, ModalityName] = {"light_curves": "light_curves"}
 
 
 class Reader(Protocol):
-    """What a module of this folder offers."""
+    """What a module of this folder offers, or one that `format=package.module` names."""
 
     def list_shards(self, inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
         """The shards that `inputs` make; raises ConfigError on bad options."""
@@ -89,7 +90,10 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
 
 
 def modality_of(shard: Shard) -> ModalityName:
-    """What the rows of a shard are."""
+    """What the rows of a shard are; a foreign reader says so by its MODALITY."""
+    if _is_foreign(shard.reader):
+        modality: ModalityName = getattr(_reader(shard.reader), "MODALITY", "images")
+        return modality
     return MODALITIES.get(shard.reader, "images")
 
 
@@ -101,8 +105,32 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[R
     return _reader(shard.reader).read_shard(shard, rows=rows)
 
 
+def _is_foreign(reader: str) -> bool:
+    """Whether a reader is a module outside of this folder, named by its import path."""
+    return "." in reader
+
+
 def _reader(name: str) -> Reader:
-    return cast(Reader, importlib.import_module(f"astroray.surveys.{name}"))
+    if not _is_foreign(name):
+        return cast(Reader, importlib.import_module(f"astroray.surveys.{name}"))
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise ConfigError(
+            f"the reader {name} cannot be imported: {error}; install it, or put its folder on "
+            "PYTHONPATH, on every machine of the run"
+        ) from None
+    lacking = [what for what in ("list_shards", "read_shard") if not hasattr(module, what)]
+    modality = getattr(module, "MODALITY", "images")
+    if lacking or modality not in get_args(ModalityName):
+        raise ConfigError(
+            f"the reader {name} has no {' and no '.join(lacking)}, expected list_shards(inputs, "
+            "uri) and read_shard(shard, *, rows=None); see docs/python.md"
+            if lacking
+            else f"MODALITY of the reader {name} is {modality!r}, expected one of "
+            f"{get_args(ModalityName)}"
+        )
+    return cast(Reader, module)
 
 
 def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
@@ -128,9 +156,13 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"{uri.location} mixes files for several readers ({', '.join(names)}); name one kind "
             "with a glob such as 'folder/*.fits' or with ?format=NAME"
         )
-    if names[0] not in {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}:
+    own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
+    if names[0] not in own_readers and not _is_foreign(names[0]):
         known = sorted({*SUFFIXES.values(), "fields", *FORMATS})
-        raise ConfigError(f"format is {names[0]!r}, expected one of {known}")
+        raise ConfigError(
+            f"format is {names[0]!r}, expected one of {known}, or the import path of a reader of "
+            "your own, such as mysurvey.reader"
+        )
     return names[0], [file for file in files if readers[file.path]]
 
 

@@ -25,9 +25,9 @@ from astroray.report.curve_pictures import render_curve
 from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import newest_version
 from astroray.surveys.light_curve_rows import LightCurves
-from astroray.surveys.shards import Cutouts, ModalityName, Reject
+from astroray.surveys.shards import Cutouts, ModalityName, Reject, Shard
 
-__all__ = ["Archive", "Nearest", "finished_run", "version_of"]
+__all__ = ["Archive", "Nearest", "draw_row", "finished_run", "version_of"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -225,29 +225,33 @@ class Archive:
         """
         place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
         shard = self._shards[place["shard"]]
-        try:
-            for item in surveys.read_shard(shard, rows=[place["row"]]):
-                if isinstance(item, Reject) or place["row"] not in item.row_B:
-                    continue
-                at = list(item.row_B).index(place["row"])
-                if isinstance(item, LightCurves):
-                    return render_curve(
-                        item.curve_B[at],
-                        width_px=aspect * size_px,
-                        height_px=size_px,
-                        format="PNG",
-                    )
-                if isinstance(item, Cutouts):
-                    planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
-                    if not planes:
-                        return None
-                    return render_thumbnail(
-                        item.image_BCYX[at][planes],
-                        bands=[item.bands[plane] for plane in planes],
-                        pixels=item.pixels,
-                        size_px=size_px,
-                        format="PNG",
-                    )
-        except DataError as error:
-            _log.warning("no picture of row %d of shard %s: %s", place["row"], shard.name, error)
-        return None
+        return draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
+
+
+def draw_row(
+    shard: Shard, row: int, *, size_px: int, band: str = "", aspect: int = 1
+) -> bytes | None:
+    """PNG of a row of a shard, as `Archive.picture` gives it."""
+    try:
+        for item in surveys.read_shard(shard, rows=[row]):
+            if isinstance(item, Reject) or row not in item.row_B:
+                continue
+            at = list(item.row_B).index(row)
+            if isinstance(item, LightCurves):
+                return render_curve(
+                    item.curve_B[at], width_px=aspect * size_px, height_px=size_px, format="PNG"
+                )
+            if isinstance(item, Cutouts):
+                planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
+                if not planes:
+                    return None
+                return render_thumbnail(
+                    item.image_BCYX[at][planes],
+                    bands=[item.bands[plane] for plane in planes],
+                    pixels=item.pixels,
+                    size_px=size_px,
+                    format="PNG",
+                )
+    except DataError as error:
+        _log.warning("no picture of row %d of shard %s: %s", row, shard.name, error)
+    return None

@@ -1,0 +1,242 @@
+"""What a person calls from Python: a scan, and a finished run as tables, pictures and neighbors."""
+
+import base64
+import dataclasses
+import functools
+import html
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from astroray import ledger, pixels, storage, versions
+from astroray.catalog import to_astropy
+from astroray.errors import AstrorayError, ConfigError, DataError
+from astroray.ledger import RunRecord
+from astroray.terminal import check_rejects, progress_line
+from astroray.web.archive import draw_row, finished_run, version_of
+
+if TYPE_CHECKING:  # loaded where they are asked for
+    import astropy.table
+    import lsdb.catalog
+    import pandas
+    from PIL import Image
+
+    from astroray.explain import Explanation
+
+__all__ = ["Run", "open_run", "scan"]
+
+NUM_SHOWN = 8
+"""Pictures by which a notebook shows a run."""
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished scan or night: its objects by rank, what is near them, how they look.
+
+    `path` is its run directory, `record` its run.json. A notebook shows it by its proof and the
+    pictures of its most unusual objects.
+    """
+
+    path: str
+    record: RunRecord = dataclasses.field(repr=False)
+
+    @property
+    def report(self) -> str:
+        """Where its page is."""
+        return storage.join(self.path, "report", "index.html")
+
+    @functools.cached_property
+    def table(self) -> pa.Table:
+        """All its objects, schema.CATALOG, sorted by rank; of a night those of older versions too.
+
+        Units, meanings and UCDs of the columns are in the metadata of the schema's fields.
+        """
+        return versions.read_version(self.path).combine_chunks()
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """The table as a DataFrame; integers that may be missing are pandas' own Int64."""
+        return _to_pandas(self.table)
+
+    def to_astropy(self) -> "astropy.table.Table":
+        """The table as astropy has it, with units and descriptions, and UCDs in `column.meta`.
+
+        neighbor_id is one string, ids joined by '|'.
+        """
+        return to_astropy(self.table)  # type: ignore[no-untyped-call]
+
+    def to_lsdb(self) -> "lsdb.catalog.Catalog":
+        """The HATS catalog opened by LSDB, lazily; objects without a position are not in it.
+
+        Raises ConfigError where the run has no HATS catalog of all its objects, or LSDB is missing.
+        """
+        folder = storage.join(self.path, pixels.FOLDER)
+        if self.record.night:
+            raise ConfigError(
+                f"{self.path} is a night, whose catalog has the objects that it searched alone; "
+                "`astroray export --self-contained` writes one of all, or use to_pandas()"
+            )
+        if not storage.exists(storage.join(folder, pixels.PROPERTIES)):
+            raise ConfigError(
+                f"no object of {self.path} has a position, and HATS is ordered by position; use "
+                "to_pandas(), or name a table of positions in the survey (?table=FILE)"
+            )
+        try:
+            import lsdb
+        except ImportError:
+            raise ConfigError("LSDB is not installed; pip install lsdb") from None
+        return lsdb.open_catalog(folder)
+
+    def rejects(self) -> "pandas.DataFrame":
+        """What was rejected, a row each: shard, row, stage, class and reason."""
+        return _to_pandas(ledger.read_rejects(self.path))
+
+    def embeddings(self) -> np.ndarray:
+        """[N, D] float32, in the order of the table: row i is the object of rank i + 1."""
+        from astroray.web.archive import Archive
+
+        return Archive(self.path).embedding_ND
+
+    def similar(
+        self, query: StrPath, n: int = 20, *, bands: str = "", row: int | None = None
+    ) -> "pandas.DataFrame":
+        """The `n` objects nearest to an object of the run or to a file, exactly, nearest first.
+
+        query, bands, row  as `astroray similar` takes them
+        Returns object_id, ra and dec (deg), rank, outlier_score and distance.
+        """
+        import pandas
+
+        from astroray.similar import find_similar
+
+        found = find_similar(self.path, os.fspath(query), n, bands=bands, row=row)
+        names = ["object_id", "ra", "dec", "rank", "outlier_score", "distance"]
+        numbers = dict.fromkeys(("ra", "dec", "outlier_score"), float)  # of nothing but None too
+        return pandas.DataFrame(list(found.neighbors), columns=names).astype(numbers)
+
+    def explain(self, object_id: str) -> "Explanation":
+        """The trace of an object: its file, its neighbors, and its score computed once more."""
+        from astroray.explain import explain_object
+
+        return explain_object(self.path, object_id)
+
+    def picture(self, object_id: str, size_px: int = 256) -> "Image.Image":
+        """An object as it is drawn in the report, read from the survey's own file.
+
+        Raises ConfigError without such an object, DataError where its file can no longer be read.
+        """
+        from PIL import Image
+
+        at = pc.index(self.table["object_id"], object_id).as_py()
+        if at < 0:
+            raise ConfigError(
+                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}; "
+                "it may be among the rejects()"
+            )
+        place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
+        shard = next(s for s in ledger.read_listing(self.path) if s.name == place["shard"])
+        png = draw_row(shard, place["row"], size_px=size_px)
+        if png is None:
+            raise DataError(
+                f"no picture of {object_id}: row {place['row']} of {shard.name} is gone"
+            )
+        return Image.open(io.BytesIO(png))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counts, proof, and the most unusual objects that have pictures."""
+        esc = html.escape
+        num_rejected = sum(kind["rows"] + kind["shards"] for kind in self.record.rejects)
+        figures = "".join(
+            f'<figure style="display:inline-block;margin:4px;text-align:center">'
+            f'<img width="96" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+            f"<figcaption>{rank}: {esc(object_id)}</figcaption></figure>"
+            for rank, object_id, jpeg in self._shown()
+        )
+        return (
+            f"<p><b>{esc(self.record.survey)}</b>: {len(self.table)} objects, {num_rejected} "
+            f"rejects, encoder {esc(str(self.record.model['encoder']))}<br>"
+            f"{esc(str(self.record.proof['sentence']))}<br><code>{esc(self.report)}</code></p>"
+            f"<div>{figures}</div>"
+        )
+
+    def _shown(self) -> list[tuple[int, str, bytes]]:
+        """Rank, id and JPEG of the first objects that have one."""
+        top = self.table["object_id"].slice(0, NUM_SHOWN).to_pylist()
+        path = storage.join(self.path, "thumbnails", "thumbnails.parquet")
+        if not storage.exists(path):
+            return []
+        rows = pq.read_table(io.BytesIO(storage.read_bytes(path))).to_pylist()
+        jpeg = {row["object_id"]: row["thumbnail"] for row in rows}
+        return [(rank, name, jpeg[name]) for rank, name in enumerate(top, start=1) if name in jpeg]
+
+
+def open_run(run_dir: StrPath) -> Run:
+    """The finished scan or night in a run directory, local or s3://, or the newest in a folder.
+
+    Raises ConfigError where there is none, or it is not done.
+    """
+    path = version_of(os.fspath(run_dir))
+    return Run(path, finished_run(path))
+
+
+def scan(
+    survey: StrPath,
+    *,
+    out: StrPath,
+    encoder: StrPath | None = None,
+    k: int | None = None,
+    top: int | None = None,
+    workers: str | int | None = None,
+    config: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+    show: bool = True,
+) -> Run:
+    """Scans a survey as `astroray scan` does, or goes on with it, and opens the run.
+
+    survey    a path, glob, s3:// address or scheme; options follow a question mark
+    out       run directory; the same call on it resumes, and costs nothing once it is done
+    config    a YAML file of settings; what is named here goes before it
+    settings  any setting of it by its dotted name, e.g. {"fit.num_passes": 10}
+    show      whether progress is written to standard error
+
+    Warns where more than `max_rejected` of rows or shards were rejected; `rejects()` has the
+    reasons. Raises AstrorayError where the command would end with one.
+    """
+    from astroray.config import load_config
+    from astroray.pipeline import scan as run_scan
+
+    flags = {
+        "encoder.name": None if encoder is None else os.fspath(encoder),
+        "search.k": k,
+        "search.top": top,
+        "workers": None if workers is None else str(workers),
+        **(settings or {}),
+    }
+    file = None if config is None else os.fspath(config)
+    asked = load_config(os.fspath(survey), os.fspath(out), file, flags)
+    if show:
+        with progress_line() as line:
+            record = run_scan(asked, show=line)
+    else:
+        record = run_scan(asked)
+    try:
+        check_rejects(record, asked.max_rejected, rows="rows", result="catalog is")
+    except AstrorayError as error:
+        warnings.warn(str(error), stacklevel=2)
+    return open_run(asked.out)
+
+
+def _to_pandas(table: pa.Table) -> "pandas.DataFrame":
+    import pandas
+
+    # a HEALPix index beside a null would become a float, which cannot hold it
+    nullable = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
+    return table.to_pandas(types_mapper=nullable.get)

@@ -1,0 +1,107 @@
+"""The page of all settings says what the code says: it is made of the settings themselves.
+
+`python -m tests.test_docs_settings > docs/settings.md` writes it anew.
+"""
+
+import ast
+import dataclasses
+import inspect
+import sys
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from astroray.config import ScanConfig
+from astroray.surveys.array_layouts import ArrayOptions
+from astroray.surveys.fields import FieldOptions
+from astroray.surveys.fits_cutouts import FitsCutoutOptions
+from astroray.surveys.light_curves import LightCurveOptions
+from astroray.surveys.object_tables import TableOptions
+from astroray.surveys.parquet_columns import ParquetOptions
+from astroray.surveys.pictures import PictureOptions
+from astroray.surveys.simulated import _Options as SimulatedOptions
+from astroray.web.settings import ServeConfig
+
+PATH = Path(__file__).parents[1] / "docs" / "settings.md"
+
+INTRODUCTION = """\
+# All settings
+
+Made of the code by `python -m tests.test_docs_settings`. A setting is given as `--set search.k=20`,
+in the YAML file of `--config`, or as `settings={"search.k": 20}` [from Python](python.md); flags go
+before the file, the file before the defaults. An option of a survey stands after its question mark:
+`'images/*.fits?size=64&bands=g,r,i'`. What cannot be meant is refused before anything is read, with
+what was expected.
+"""
+SURVEYS = {
+    "Pictures (jpg, png), `format=pictures`": PictureOptions,
+    "Arrays (npy, npz), `format=arrays`": ArrayOptions,
+    "FITS cutouts, `format=fits_cutouts`": FitsCutoutOptions,
+    "FITS fields, `format=fields`": FieldOptions,
+    "Parquet and HATS, `format=tables`": ParquetOptions,
+    "Light curves, `format=light_curves`": LightCurveOptions,
+    "sim:galaxies": SimulatedOptions,
+}
+HIDDEN = {"survey", "out", "run_dir", "fault_plan", "format"}
+"""Named by the command itself, in a heading, or of tests."""
+
+
+def meanings(cls: type) -> dict[str, str]:
+    """What stands below each field of a dataclass, in one line."""
+    (node,) = ast.parse(inspect.cleandoc(inspect.getsource(cls))).body
+    assert isinstance(node, ast.ClassDef)
+    found = {}
+    for field, text in zip(node.body, node.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def rows(settings: Any, *, without: type | None = None, path: str = "") -> Iterator[str]:
+    """A line of a table for each setting, those of sections below their name."""
+    said = {
+        name: text for cls in type(settings).__mro__[:-1] for name, text in meanings(cls).items()
+    }
+    hints = typing.get_type_hints(type(settings))
+    known = {field.name for field in dataclasses.fields(without)} if without else set()
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from rows(value, path=f"{path}{field.name}.")
+        elif field.name not in HIDDEN | known:
+            default = "" if value in (None, "") else f"`{str(value).lower()}`"
+            choices = typing.get_args(hints[field.name])
+            text = said.get(field.name, "")
+            if typing.get_origin(hints[field.name]) is typing.Literal:
+                text = f"{', '.join(f'`{one}`' for one in choices)}. {text}".strip()
+            text = text.replace("|", "\\|")
+            yield f"| `{path}{field.name}` | {default} | {text} |"
+
+
+def page() -> str:
+    """The page."""
+    head = "| setting | default | meaning |\n|---|---|---|\n"
+    table = {field.name for field in dataclasses.fields(TableOptions)}
+    blocks = [
+        ("## A scan", rows(ScanConfig(survey="hdf", out="run"))),
+        ("## `astroray serve`", rows(ServeConfig(run_dir="run"))),
+        ("## Options of a survey\n\n### The table beside pictures, arrays and FITS cutouts",
+         rows(TableOptions())),
+    ]  # fmt: skip
+    for name, cls in SURVEYS.items():
+        shares = (
+            TableOptions if table <= {field.name for field in dataclasses.fields(cls)} else None
+        )
+        blocks.append((f"### {name}", rows(cls(), without=shares)))
+    parts = [f"{title}\n\n{head}" + "".join(f"{row}\n" for row in lines) for title, lines in blocks]
+    return "\n".join([INTRODUCTION, *parts])
+
+
+def test_the_page_of_all_settings_is_that_of_the_code():
+    assert PATH.read_text() == page(), "python -m tests.test_docs_settings > docs/settings.md"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())

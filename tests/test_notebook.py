@@ -1,0 +1,150 @@
+"""What a notebook gets: a scan, and a finished run as tables, pictures and neighbors."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import astroray
+from astroray import ledger, notebook, pixels, versions
+from astroray.errors import ConfigError, DataError
+from astroray.report.thumbnails import publish_thumbnails
+from astroray.web.archive import Archive
+from tests.served_run import make_run
+from tests.surveys_made import write_pictures
+from tests.test_catalog import THIRD_PARTY
+
+SURVEY = "sim:galaxies?count=120&seed=3&shard_rows=40"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("notebook"), SURVEY)
+
+
+@pytest.fixture(scope="module")
+def run(path):
+    return astroray.open_run(path)
+
+
+def test_a_run_is_opened_without_torch_and_ray_and_names_what_there_is(path):
+    code = (
+        f"import astroray, sys; run = astroray.open_run({path!r}); run.to_pandas(); run.rejects();"
+        "print([name for name in ('torch', 'ray', 'lsdb') if name in sys.modules], dir(astroray))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[] [")
+    assert {"Run", "open_run", "scan"} <= set(astroray.__all__)
+    assert "'open_run'" in done.stdout
+
+
+def test_its_tables_say_the_same_in_each_library(run):
+    table, frame, stars = run.table, run.to_pandas(), run.to_astropy()
+    assert table.equals(versions.read_version(run.path).combine_chunks())
+    assert list(frame["rank"]) == list(stars["rank"]) == list(range(1, 121))
+    assert list(frame.columns) == stars.colnames == table.column_names
+    assert str(stars["ra"].unit) == "deg"
+    np.testing.assert_array_equal(frame["outlier_score"], stars["outlier_score"])
+
+
+def test_a_healpix_index_beside_a_missing_one_keeps_all_its_digits(run, tmp_path):
+    index = run.table.schema.get_field_index("_healpix_29")
+    some = run.table["_healpix_29"].to_pylist()
+    some[5] = None
+    field = run.table.schema.field(index)
+    holed = run.table.set_column(index, field, pa.array(some, field.type))
+    frame = notebook._to_pandas(holed)
+    assert frame["_healpix_29"].isna().sum() == 1
+    kept = [None if value is pandas.NA else int(value) for value in frame["_healpix_29"]]
+    assert kept == some
+
+
+@THIRD_PARTY
+def test_lsdb_opens_its_catalog(run):
+    catalog = run.to_lsdb()
+    best = catalog.query("rank <= 3").compute()
+    assert sorted(best["object_id"]) == sorted(run.table["object_id"].slice(0, 3).to_pylist())
+
+
+def test_neighbors_and_embeddings_are_those_of_the_catalog(run):
+    first = run.to_pandas().iloc[0]
+    near = run.similar(first["object_id"], 3)
+    assert list(near["object_id"]) == list(first["neighbor_id"][:3])
+    np.testing.assert_array_equal(near["distance"], first["neighbor_distance"][:3])
+    embedding_ND = run.embeddings()
+    assert embedding_ND.shape == (120, run.record.model["dim"])
+    np.testing.assert_array_equal(embedding_ND, Archive(run.path).embedding_ND)
+    assert "equal to the last bit" in run.explain(first["object_id"]).verdict
+
+
+def test_an_object_is_drawn_and_a_stranger_is_refused_by_name(run):
+    first = run.table["object_id"][0].as_py()
+    assert run.picture(first, size_px=80).size == (80, 80)
+    with pytest.raises(ConfigError, match=r"no object 'M31' in .*expected one of its 120"):
+        run.picture("M31")
+    with pytest.raises(ConfigError, match=r"'M31' is neither an object of"):
+        run.similar("M31")
+
+
+def test_a_notebook_shows_proof_and_pictures_and_no_foreign_markup(run):
+    shown = run._repr_html_()
+    assert run.record.proof["sentence"].replace("<", "&lt;") in shown
+    assert "<img" not in shown
+    first, second = run.table["object_id"].slice(0, 2).to_pylist()
+    publish_thumbnails(run.path, {first: b"jpeg", second: b"jpeg"})
+    assert run._repr_html_().count("data:image/jpeg;base64,") == 2
+    evil = astroray.Run(run.path, dataclasses.replace(run.record, survey="<script>"))
+    assert "<script>" not in evil._repr_html_()
+
+
+def test_a_night_is_its_whole_version_and_lsdb_is_told_where_to_get_it(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    reference = make_run(tmp_path / "a", SURVEY, shards=slice(0, 2))
+    run = astroray.open_run(
+        make_run(tmp_path / "b", SURVEY, reference=reference, shards=slice(2, 3))
+    )
+    assert len(run.table) == len(run.embeddings()) == 120
+    if run.record.night:
+        with pytest.raises(ConfigError, match=r"is a night.*--self-contained"):
+            run.to_lsdb()
+
+
+def test_what_is_no_finished_run_says_so(tmp_path):
+    with pytest.raises(ConfigError, match=r"holds no run.json, expected a run that is done"):
+        astroray.open_run(tmp_path)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_scan_from_python_is_that_of_the_command_and_goes_on(tmp_path, ray_cluster, capsys):
+    pictures = tmp_path / "my pictures"
+    write_pictures(pictures, 12)
+    (pictures / "broken.jpg").write_bytes(b"no jpeg")
+    asked = {"encoder": "pca", "k": 3, "top": 5, "workers": 1, "settings": {"encoder.size_px": 16}}
+    with pytest.warns(UserWarning, match=r"7.7% of the rows .* were rejected"):
+        run = astroray.scan(pictures, out=tmp_path / "run", **asked)
+    assert "embed" in capsys.readouterr().err
+    assert run.record.config["search"]["k"] == 3
+    assert len(run.table) == 12
+    assert list(run.rejects()["class"]) == ["corrupt"]
+    assert run._repr_html_().count("<img") == 8
+    with pytest.raises(ConfigError, match=r"no object of .* has a position"):
+        run.to_lsdb()
+    marks = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "ledger" / "done").iterdir()}
+    with pytest.warns(UserWarning, match="were rejected"):
+        again = astroray.scan(pictures, out=tmp_path / "run", show=False, **asked)
+    assert again.table.equals(run.table)
+    assert marks == {p: p.stat().st_mtime_ns for p in marks}
+    first = run.table["object_id"][0].as_py()
+    shard = ledger.read_listing(run.path)[0]
+    for file in shard.inputs:
+        (pictures / file.path.rsplit("/", 1)[1]).unlink()
+    with pytest.raises(DataError, match="no picture of"):
+        run.picture(first)
+    assert pq.read_table(tmp_path / "run" / pixels.FOLDER / "objects.parquet").num_rows == 12

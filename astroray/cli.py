@@ -58,7 +58,8 @@ cli.add_command(token)
 @click.option(
     "--encoder",
     metavar="NAME|PATH",
-    help="rings (default for images), waves (for light curves), vit-tiny, ..., or a model file.",
+    help="rings (default for images), waves (for light curves), vit-tiny, ..., a model file, "
+    "an earlier run, or a network of your own, mine.onnx.",
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")
@@ -77,7 +78,7 @@ cli.add_command(token)
     "settings",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Any setting of the file, e.g. fit.num_passes=10.",
+    help="Any setting of the file, e.g. fit.num_passes=10; docs/settings.md has all.",
 )
 def scan(
     survey: str,

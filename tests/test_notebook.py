@@ -79,6 +79,7 @@ def test_neighbors_and_embeddings_are_those_of_the_catalog(run):
     embedding_ND = run.embeddings()
     assert embedding_ND.shape == (120, run.record.model["dim"])
     np.testing.assert_array_equal(embedding_ND, Archive(run.path).embedding_ND)
+    assert astroray.load_model(run.path).model_id == run.record.model["model_id"]
     assert "equal to the last bit" in run.explain(first["object_id"]).verdict
 
 
@@ -142,6 +143,8 @@ def test_a_scan_from_python_is_that_of_the_command_and_goes_on(tmp_path, ray_clu
     assert again.table.equals(run.table)
     assert marks == {p: p.stat().st_mtime_ns for p in marks}
     first = run.table["object_id"][0].as_py()
+    (file,) = run.explain(first).files  # of a shard of many files the one of this object
+    assert file.path == f"{pictures}/{first}.jpg"
     shard = ledger.read_listing(run.path)[0]
     for file in shard.inputs:
         (pictures / file.path.rsplit("/", 1)[1]).unlink()

@@ -52,6 +52,13 @@ class EncoderConfig:
     output: str | None = None
     """Output of an ONNX file that is the embedding; None: its only one of two dimensions."""
 
+    def __post_init__(self) -> None:
+        if self.output is not None and not is_onnx_file(self.name):
+            raise ConfigError(
+                f"encoder.output is {self.output!r} for encoder {self.name}, expected none: only "
+                "an ONNX file (.onnx) has outputs to choose from"
+            )
+
     @property
     def is_file(self) -> bool:
         """Whether `name` is a path."""

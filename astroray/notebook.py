@@ -24,8 +24,8 @@ from astroray.web.archive import draw_row, finished_run, version_of
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table
-    import lsdb.catalog
     import pandas
+    from lsdb.catalog.catalog import Catalog
     from PIL import Image
 
     from astroray.explain import Explanation
@@ -71,9 +71,9 @@ class Run:
 
         neighbor_id is one string, ids joined by '|'.
         """
-        return to_astropy(self.table)  # type: ignore[no-untyped-call]
+        return to_astropy(self.table)
 
-    def to_lsdb(self) -> "lsdb.catalog.Catalog":
+    def to_lsdb(self) -> "Catalog":
         """The HATS catalog opened by LSDB, lazily; objects without a position are not in it.
 
         Raises ConfigError where the run has no HATS catalog of all its objects, or LSDB is missing.
@@ -93,7 +93,7 @@ class Run:
             import lsdb
         except ImportError:
             raise ConfigError("LSDB is not installed; pip install lsdb") from None
-        return lsdb.open_catalog(folder)
+        return lsdb.open_catalog(folder)  # type: ignore[attr-defined] # lsdb has no __all__
 
     def rejects(self) -> "pandas.DataFrame":
         """What was rejected, a row each: shard, row, stage, class and reason."""

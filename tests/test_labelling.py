@@ -210,9 +210,16 @@ def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_wa
                 'performance.getEntriesByType("resource").every((e) => new URL(e.name).host'
                 " === location.host)"
             )
-            return first, kept, loaded
+            size = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+            await ana.call("Emulation.setDeviceMetricsOverride", **size)
+            large = 'document.getElementById("large").getBoundingClientRect()'
+            tall = await ana.value(f"Math.round({large}.height - {large}.width)")
+            wide = await ana.value("document.documentElement.scrollWidth")
+            return first, kept, loaded, tall, wide
 
-    first, kept, loaded = asyncio.run(use())
+    first, kept, loaded, tall, wide = asyncio.run(use())
     assert (kept, loaded) == ("5", True)
+    assert tall == 0  # on a phone a square picture is square
+    assert wide <= 390  # and nothing sticks out
     standing = {(x.object_id, x.user): x.interest for x in current_labels(LabelLog(run_dir).read())}
     assert standing == {(first, "ana"): 5, (first, "bo"): 2}

@@ -170,6 +170,8 @@ def test_a_run_is_known_by_the_program_and_not_by_its_path(tmp_path):
     )
     assert first == second != third
     assert not EncoderConfig(name="a.onnx").is_fitted
+    with pytest.raises(ConfigError, match=r"only an ONNX file .* has outputs to choose from"):
+        EncoderConfig(name="rings", output="embedding")
 
 
 @pytest.mark.ray

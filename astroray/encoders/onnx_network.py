@@ -35,7 +35,7 @@ class OnnxNetwork(nn.Module):
         session = self._sessions.get(device.type) or self._start(device.type)
         image_BCYX = image_BCYX.detach().float().cpu().contiguous()
         size = self.batch or max(1, len(image_BCYX))
-        parts = [self._run(session, part.numpy(), size) for part in image_BCYX.split(size)]
+        parts = [self._run(session, part.numpy(), size) for part in torch.split(image_BCYX, size)]
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
     def _start(self, device: str) -> Any:

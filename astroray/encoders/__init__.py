@@ -255,7 +255,7 @@ def unknown_encoder(name: str) -> ConfigError:
     """The error for an encoder that is neither a name nor a model file."""
     return ConfigError(
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
-        "(model.safetensors) or of an ONNX file (.onnx)"
+        "(model.safetensors), of a run that has one, or of an ONNX file (.onnx)"
     )
 
 

@@ -16,7 +16,7 @@ from astroray.errors import BackendError, ConfigError, FileError
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["OnnxFile", "read_onnx", "start_session"]
+__all__ = ["OnnxFile", "first_line", "read_onnx", "start_session"]
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """What ONNX Runtime calls a device."""
@@ -131,7 +131,7 @@ def start_session(data: bytes, *, device: str, num_threads: int, name: str = "th
         try:
             return onnxruntime.InferenceSession(data, options, providers=[PROVIDERS[device]])
         except refusals as error:
-            raise ConfigError(f"ONNX Runtime refuses {name}: {_first_line(error)}") from None
+            raise ConfigError(f"ONNX Runtime refuses {name}: {first_line(error)}") from None
 
 
 def _read_whole(path: str) -> bytes:
@@ -156,7 +156,7 @@ def _read_whole(path: str) -> bytes:
         raise ConfigError(f"{path} is larger than 2 GB, expected a smaller network") from None
     except (OSError, onnx.checker.ValidationError) as error:
         raise ConfigError(
-            f"{path} has weights in another file that cannot be read ({_first_line(error)}); put "
+            f"{path} has weights in another file that cannot be read ({first_line(error)}); put "
             "it beside the program on this machine, or export with external_data=False"
         ) from None
 
@@ -177,5 +177,6 @@ def _choose_output(path: str, outputs: Sequence[Any], asked: str | None) -> int:
     return flat[0]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What ONNX Runtime, which tells long stories, says first."""
     return str(error).strip().splitlines()[0][:300]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from astroray.encoders.onnx_file import start_session
+from astroray.encoders.onnx_file import first_line, start_session
 from astroray.errors import ConfigError
 
 
@@ -58,8 +58,8 @@ class OnnxNetwork(nn.Module):
         except (state.Fail, state.InvalidArgument, state.RuntimeException) as error:
             raise ConfigError(
                 f"the ONNX program cannot take images {image_BCYX.shape[1:]}: "
-                f"{str(error).strip().splitlines()[0][:300]}; set encoder.size_px and "
-                "encoder.bands to what it was exported for"
+                f"{first_line(error)}; set encoder.size_px and encoder.bands to what it was "
+                "exported for"
             ) from None
         output: np.ndarray = np.asarray(found)
         if output.ndim != 2 or len(output) != len(image_BCYX):

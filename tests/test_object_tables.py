@@ -123,6 +123,14 @@ def test_impossible_positions_are_counted_in_the_log(
     assert "1 of 3 positions" in caplog.text
 
 
+def test_exchanged_columns_of_position_are_refused_rather_than_dropped(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "id,ra,dec\na,5,150.5\nb,-30,211\nc,,\n")
+    with pytest.raises(ConfigError, match=r"the first is ra 5, dec 150.5 deg: .*look exchanged"):
+        _read(tmp_path, table="t.csv")
+    _write(tmp_path, "t.csv", "id,ra,dec\na,-999,-999\nb,-999,-999\n")  # none is known
+    assert np.isnan(_read(tmp_path, table="t.csv").by_row(2).ra_deg_N).all()
+
+
 def test_a_column_of_words_is_no_position(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "id,ra,dec\na,red,blue\n")
     with pytest.raises(ConfigError, match=r"ra column 'ra' of .*t.csv holds no angles: got 'red'"):

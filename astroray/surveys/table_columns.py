@@ -77,14 +77,23 @@ def positions(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Right ascension and declination [N], deg; both NaN where one is missing or impossible.
 
-    Raises ConfigError where a column holds no angles at all or has a unit that is no angle.
+    Raises ConfigError where a column holds no angles at all or has a unit that is no angle, and
+    where the two look exchanged.
     """
     ra_deg_N = _degrees(columns[ra], units.hourangle, f"ra column {ra!r} of {where}")
     dec_deg_N = _degrees(columns[dec], units.deg, f"dec column {dec!r} of {where}")
     is_known_N = (ra_deg_N >= 0) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
-    num_bad = int((~is_known_N & ~(np.isnan(ra_deg_N) & np.isnan(dec_deg_N))).sum())
-    if num_bad:
-        logger.warning("%d of %d positions of %s are impossible", num_bad, len(ra_deg_N), where)
+    bad_M = np.flatnonzero(~is_known_N & ~(np.isnan(ra_deg_N) & np.isnan(dec_deg_N)))
+    if len(bad_M):
+        first = f"ra {ra_deg_N[bad_M[0]]:g}, dec {dec_deg_N[bad_M[0]]:g} deg"
+        fits_swapped_N = (np.abs(ra_deg_N) <= 90) & (dec_deg_N >= 0) & (dec_deg_N <= 360)
+        if not is_known_N.any() and fits_swapped_N[bad_M].all():
+            raise ConfigError(
+                f"no position of {where} is possible, the first is {first}: columns {ra!r} and "
+                f"{dec!r} look exchanged; name them with ra= and dec="
+            )
+        template = "%d of %d positions of %s are impossible, the first is %s"
+        logger.warning(template, len(bad_M), len(ra_deg_N), where, first)
     ra_deg_N = np.where(is_known_N, ra_deg_N, np.nan)
     return ra_deg_N % 360.0, np.where(is_known_N, dec_deg_N, np.nan)
 

@@ -17,6 +17,7 @@ from pyarrow import csv
 
 from astroray import pixels, schema, storage
 from astroray.errors import ConfigError, FileError, LedgerError
+from astroray.parquet import read_parquet
 from astroray.pixels import CatalogFile
 
 FORMATS = ("votable", "fits", "csv")
@@ -176,7 +177,7 @@ def _partitions(path: str) -> list[str]:
 
 def _read_parquet(path: str) -> pa.Table:
     with _damage(path):
-        table = pq.read_table(io.BytesIO(storage.read_bytes(path)), page_checksum_verification=True)
+        table = read_parquet(storage.read_bytes(path))
     return schema.conform(table, schema.CATALOG, "catalog")
 
 

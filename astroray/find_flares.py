@@ -9,14 +9,12 @@ run.json, index.html, ledger/, parts/, rejects/, logs/
 """
 
 import dataclasses
-import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import ledger, provenance, runs, schema, storage, surveys, workers
 from astroray.errors import AstrorayError, ConfigError, LedgerError
@@ -27,6 +25,7 @@ from astroray.flares.page import write_page
 from astroray.flares.stars import split_candidates, stars_of, stars_table
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
+from astroray.parquet import read_parquet
 from astroray.progress import Counter, Progress, Show
 from astroray.surveys.shards import Shard, SurveyUri
 
@@ -219,5 +218,5 @@ def _read_parts(out: str, table: str, names: Sequence[str], promised: pa.Schema)
     parts: list[Any] = [promised.empty_table()]
     for name in names:
         data = storage.read_bytes(part_path(out, table, name))
-        parts.append(schema.conform(pq.read_table(io.BytesIO(data)), promised, table))
+        parts.append(schema.conform(read_parquet(data), promised, table))
     return pa.concat_tables(parts)

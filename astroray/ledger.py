@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
 from astroray.errors import LedgerError
+from astroray.parquet import read_parquet
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 
@@ -300,7 +301,7 @@ def read_embeddings(
     data = storage.read_bytes(path)
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise LedgerError(f"{path} differs from its receipt: sha256 expected {receipt.checksum}")
-    return pq.read_table(io.BytesIO(data), columns=columns)
+    return read_parquet(data, columns)
 
 
 def done_shards(run_dir: str) -> set[str]:
@@ -394,4 +395,4 @@ def _done_path(run_dir: str, shard: str) -> str:
 
 
 def _read_table(path: str) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(path)))
+    return read_parquet(storage.read_bytes(path))

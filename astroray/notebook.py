@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import ledger, pixels, storage, versions
 from astroray.catalog import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.ledger import RunRecord
+from astroray.parquet import read_parquet
 from astroray.terminal import check_rejects, progress_line
 from astroray.web.archive import draw_row, finished_run, version_of
 
@@ -173,7 +173,7 @@ class Run:
         path = storage.join(self.path, "thumbnails", "thumbnails.parquet")
         if not storage.exists(path):
             return []
-        rows = pq.read_table(io.BytesIO(storage.read_bytes(path))).to_pylist()
+        rows = read_parquet(storage.read_bytes(path)).to_pylist()
         jpeg = {row["object_id"]: row["thumbnail"] for row in rows}
         return [(rank, name, jpeg[name]) for rank, name in enumerate(top, start=1) if name in jpeg]
 

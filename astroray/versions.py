@@ -7,19 +7,18 @@ of every older version, oldest first. A row of a later catalog takes the place o
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import catalog, ledger, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.ledger import Receipt
+from astroray.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
@@ -104,7 +103,7 @@ def read_inherited(run_dir: str) -> Inherited:
     """The manifest of a version; empty for a scan, which refers to none."""
     if not storage.exists(_path(run_dir)):
         return Inherited(receipts={}, catalogs=())
-    table = pq.read_table(io.BytesIO(storage.read_bytes(_path(run_dir))))
+    table = read_parquet(storage.read_bytes(_path(run_dir)))
     receipts, catalogs = {}, []
     for row in table.to_pylist():
         if row["receipt"] is None:
@@ -204,7 +203,7 @@ def read_layers(inherited: Inherited, columns: Sequence[str]) -> Iterator[tuple[
             raise LedgerError(f"{error}; this version refers to it; {advice}") from None
         if hashlib.sha256(data).hexdigest() != sha256:
             raise LedgerError(f"{file} has changed, expected sha256 {sha256}; {advice}")
-        table = pq.read_table(io.BytesIO(data), columns=list(columns))
+        table = read_parquet(data, columns)
         by_version.setdefault(version, []).append(table)
     for version, tables in by_version.items():
         yield version, pa.concat_tables(tables)

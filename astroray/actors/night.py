@@ -1,7 +1,6 @@
 """How a night's embeddings join those of its reference: bounds, search, certify, write the new."""
 
 import dataclasses
-import io
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import drift, faults, ledger, outliers, schema, scores, storage, versions
 from astroray.actors.search import (
@@ -26,6 +24,7 @@ from astroray.actors.search import (
 )
 from astroray.changes import change_list
 from astroray.neighbors.search import Neighbors, search
+from astroray.parquet import read_parquet
 from astroray.surveys.shards import Reject
 from astroray.versions import Inherited
 
@@ -234,6 +233,6 @@ def _pictures(reference: str, wanted: set[str]) -> Mapping[str, bytes]:
     path = storage.join(reference, "thumbnails", "thumbnails.parquet")
     if not storage.exists(path):
         return {}
-    table = pq.read_table(io.BytesIO(storage.read_bytes(path)), schema=schema.THUMBNAILS)
+    table = read_parquet(storage.read_bytes(path), schema.THUMBNAILS.names)
     table = table.filter(pc.is_in(table["object_id"], pa.array(sorted(wanted), pa.string())))
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))

@@ -1,16 +1,15 @@
 """What is wrong with a run directory of `flares find`, in words."""
 
 import hashlib
-import io
 from collections.abc import Mapping
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import schema, storage
 from astroray.errors import AstrorayError
 from astroray.flares.find import part_path
 from astroray.ledger import Receipt, RunRecord
+from astroray.parquet import read_parquet
 
 __all__ = ["check_flare_shard", "check_flare_tables"]
 
@@ -77,5 +76,5 @@ def check_flare_tables(
 
 
 def _read(path: str, promised: pa.Schema) -> pa.Table:
-    table = pq.read_table(io.BytesIO(storage.read_bytes(path)))
+    table = read_parquet(storage.read_bytes(path))
     return schema.conform(table, promised, path)

@@ -1,14 +1,13 @@
 """What the report says of versions: what a night changed, and what to type next."""
 
-import io
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import ledger, storage
+from astroray.parquet import read_parquet
 
 __all__ = ["changed_ids", "list_commands", "read_changes"]
 
@@ -83,4 +82,4 @@ def _table(run_dir: str) -> pa.Table:
     path = storage.join(run_dir, "changes.parquet")
     if not storage.exists(path):
         return pa.table({})
-    return pq.read_table(io.BytesIO(storage.read_bytes(path)))
+    return read_parquet(storage.read_bytes(path))

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +10,10 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
+from astroray.parquet import read_parquet
 from astroray.report import figures, night
 from astroray.report.figures import Dot
 from astroray.report.rows import ReportRows, read_embeddings, read_rows, read_top
@@ -277,7 +276,7 @@ def survey_name(survey: str) -> str:
 
 
 def _read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    return pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=columns)
+    return read_parquet(storage.read_bytes(path), columns)
 
 
 def _template() -> jinja2.Template:

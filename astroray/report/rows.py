@@ -5,15 +5,14 @@ read twice, a row group at a time, and of most groups only the few columns that 
 """
 
 import dataclasses
-import io
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from astroray import ledger, schema, storage, versions
+from astroray.parquet import read_parquet
 
 __all__ = ["ReportRows", "Top", "read_embeddings", "read_rows", "read_top"]
 
@@ -142,7 +141,7 @@ def _of_shard(
     path = ledger.embeddings_path(run_dir, shard)
     if not storage.exists(path):
         return np.zeros(0, np.int64), np.zeros((0, 2))
-    table = pq.read_table(io.BytesIO(storage.read_bytes(path)), columns=["object_id", "embedding"])
+    table = read_parquet(storage.read_bytes(path), ["object_id", "embedding"])
     index = pc.index_in(
         ids.take(pa.array(wanted_M)).combine_chunks(),
         value_set=table["object_id"].combine_chunks(),

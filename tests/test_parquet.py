@@ -25,7 +25,7 @@ def test_a_table_comes_back_whole_or_by_columns_in_the_order_asked_for():
 
 
 def test_a_column_that_is_missing_is_named():
-    with pytest.raises(pa.ArrowInvalid, match="a column is missing: .*d"):
+    with pytest.raises(pa.ArrowInvalid, match=r"a column is missing: .*d"):
         read_parquet(data_of(TABLE), ["a", "d"])
 
 

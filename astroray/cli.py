@@ -259,11 +259,9 @@ def export(run_dir: str, kind: str | None, self_contained: bool, out: str, overw
         record = export_version(run_dir, out)
         click.echo(f"{record.counts['catalog']} rows  {out}")
         return
-    from astroray.catalog import export_catalog
-    from astroray.versions import read_version
+    from astroray.exports import export_catalog
 
-    rows = read_version(run_dir)
-    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite, rows=rows)
+    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite)
     click.echo(f"{num_rows} rows  {out}")
 
 

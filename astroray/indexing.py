@@ -161,7 +161,7 @@ def _mend(manifest: Manifest, plan: IndexPlan, each: Each) -> bool:
 
 def _named(path: str) -> tuple[str, str]:
     """Name and sha256 of a file of the index."""
-    return path.rpartition("/")[2], hashlib.sha256(storage.read_bytes(path)).hexdigest()
+    return path.rpartition("/")[2], storage.checksum(path)
 
 
 def run_all(

@@ -1,6 +1,11 @@
 """What a run directory says of itself: status, verification, and shards worth another try."""
 
 import dataclasses
+import zlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from astroray import ledger, schema, surveys, versions
 from astroray.config import ScanConfig, from_dict
@@ -10,6 +15,11 @@ from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 from astroray.neighbors.partitions import Manifest
 from astroray.progress import read_steps
+from astroray.spill import Spill
+
+NUM_CODES = 2**32
+ROWS_AT_ONCE = 100_000
+"""Whose names or ranks are compared at once."""
 
 
 def read_status(run_dir: str) -> dict[str, str]:
@@ -157,26 +167,58 @@ def _check_index(run_dir: str) -> list[str]:
 
 
 def _check_catalog(run_dir: str, record: RunRecord) -> list[str]:
-    try:
-        table = versions.read_version(run_dir)
-    except AstrorayError as error:
-        return [str(error)]
+    """What is wrong with the rows of a version, which are gone through a row group at a time."""
+    with Spill() as by_rank, Spill() as by_name:
+        num_certified = 0
+        try:
+            for piece in versions.read_pieces(run_dir):
+                rows = piece.read(schema.CATALOG.names)  # all, so that damage is noticed
+                num_certified += pc.sum(rows["certified"]).as_py() or 0
+                by_rank.add(rows["rank"].to_numpy(), rows.select(["rank"]))
+                by_name.add(_codes(rows["object_id"]), rows.select(["object_id"]))
+        except AstrorayError as error:
+            return [str(error)]
+        num_rows = by_rank.num_rows
+        is_ranked, is_unique = _are_ranks(by_rank), _are_unique(by_name)
     faults = []
     embedded = ledger.total(ledger.read_receipts(run_dir).values())["rows_embedded"]
-    counts = {**record.counts, "rows_embedded": embedded, "catalog": len(table)}
+    counts = {**record.counts, "rows_embedded": embedded, "catalog": num_rows}
     if not ledger.is_conserved(counts):
         faults.append(
-            f"{embedded} rows embedded and {counts.get('inherited', 0)} inherited, {len(table)} in "
+            f"{embedded} rows embedded and {counts.get('inherited', 0)} inherited, {num_rows} in "
             f"the catalog + {counts['duplicates']} twice"
         )
-    if table["rank"].to_pylist() != list(range(1, len(table) + 1)):
+    if not is_ranked:
         faults.append("the catalog's ranks are not 1..N")
-    if len(set(table["object_id"].to_pylist())) != len(table):
+    if not is_unique:
         faults.append("the catalog has an object_id twice")
-    num_certified = sum(table["certified"].to_pylist())
     if num_certified != record.proof.get("num_certified"):
         faults.append(
             f"{num_certified} rows are certified, the proof is for "
             f"{record.proof.get('num_certified')}"
         )
     return faults
+
+
+def _codes(ids: pa.ChunkedArray) -> np.ndarray:
+    """A number below NUM_CODES of each name, [B]; equal names have equal ones."""
+    return np.array([zlib.crc32(name.encode()) for name in ids.to_pylist()], np.int64)
+
+
+def _are_ranks(by_rank: Spill) -> bool:
+    """Whether the ranks are 1..N."""
+    end = 1
+    for rows in by_rank.in_ranges(ROWS_AT_ONCE):
+        if not np.array_equal(rows["rank"], np.arange(end, end + len(rows))):
+            return False
+        end += len(rows)
+    return True
+
+
+def _are_unique(by_name: Spill) -> bool:
+    """Whether no name occurs twice."""
+    step = max(1, NUM_CODES * ROWS_AT_ONCE // max(1, by_name.num_rows))
+    return all(
+        pc.count_distinct(rows["object_id"]).as_py() == len(rows)
+        for rows in by_name.in_ranges(step)
+    )

@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import ledger, pixels, storage, versions
-from astroray.catalog import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
+from astroray.exports import to_astropy
 from astroray.ledger import RunRecord
 from astroray.parquet import read_parquet
 from astroray.terminal import check_rejects, progress_line

@@ -69,11 +69,13 @@ def catalog_table(
     [B] has, where that is not the one of its row in `objects`.
     Raises SchemaError where a column is missing.
     """
+    picked = objects.select([name for name in objects.column_names if name in _CARRIED])
     if row_M is None:
         row_M = np.arange(len(objects))
-    picked = objects if len(row_M) == len(objects) else objects.take(pa.array(row_M))
+    else:
+        picked = picked.take(pa.array(row_M))
     score_M = neighbors.score_N[row_M]
-    columns = {name: picked[name] for name in objects.column_names if name in _CARRIED} | {
+    columns = {name: picked[name] for name in picked.column_names} | {
         "model_id": pa.repeat(pa.scalar(model_id, pa.string()), len(row_M)),
         "outlier_score": pa.array(score_M, mask=np.isnan(score_M)),
         "rank": pa.array(neighbors.rank_N[row_M]),

@@ -52,6 +52,12 @@ class CatalogFile:
     pixel: tuple[int, int] | None = None
     """HEALPix order and pixel; None for rows without a position."""
 
+    @property
+    def row_groups(self) -> list[slice]:
+        """Its rows as they are written, ROW_GROUP_SIZE at a time; one of none where it has none."""
+        starts = range(self.start, max(self.stop, self.start + 1), ROW_GROUP_SIZE)
+        return [slice(start, min(start + ROW_GROUP_SIZE, self.stop)) for start in starts]
+
 
 def divide_sky(
     healpix_29_P: np.ndarray, num_rows: int, *, rows_per_pixel: int = ROWS_PER_PIXEL

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from astroray import catalog, ledger, storage, versions
+from astroray import catalog, ledger, schema, storage, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
@@ -39,8 +39,8 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         for name in storage.list_names(storage.join(run_dir, "model")):
             _copy(run_dir, f"model/{name}", out)
         num_duplicates = _copy_duplicates(run_dir, out)
-        rows = versions.read_version(run_dir)
-        catalog.write_catalog(rows, out, name=record.survey, created=record.created)
+        pieces = (piece.read(schema.CATALOG.names) for piece in versions.read_pieces(run_dir))
+        catalog.write_catalog(pieces, out, name=record.survey, created=record.created)
         counts = {
             **record.counts,
             **ledger.total(receipt for _, receipt in receipts.values()),

@@ -9,17 +9,11 @@ import dataclasses
 import numpy as np
 import pyarrow as pa
 
-from astroray import pixels, storage
-from astroray.actors import index, join, publish
+from astroray import storage
+from astroray.actors import index, join, publish, write
 from astroray.actors.join import JoinPlan, Vectors
 from astroray.actors.publish import PublishPlan
-from astroray.actors.search import (
-    SearchOutcome,
-    SearchPlan,
-    clear_neighbors,
-    neighbors_path,
-    publish_gaussian,
-)
+from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.indexing import Each, Note, build_index, noted, run_all
 from astroray.neighbors.blocks import Lists, merge_lists
 from astroray.neighbors.candidates import (
@@ -116,9 +110,7 @@ class ShardedSearch:
             num_duplicates=self.manifest.num_duplicates,
         )
         (files,) = run_all(self.each, publish.lay_out, [(plan,)])
-        run_dir = self.search.run_dir
-        pixels.take_down(run_dir, files)
-        clear_neighbors(run_dir, keep=[neighbors_path(run_dir, n) for n in range(len(files))])
+        write.make_room(self.search.run_dir, files)
         tasks = [(plan, file, place) for place, file in enumerate(files)]
         footers = run_all(self.each, publish.write_file, tasks)
         (outcome,) = run_all(self.each, publish.finish, [(plan, files, footers)])

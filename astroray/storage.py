@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import glob
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def local_copy(path: str) -> Iterator[Path]:
     if is_remote(path):
         with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
             copy = Path(folder) / path.rpartition("/")[2]
-            with _store_errors(str(copy)):
+            with writing(str(copy)):
                 copy.write_bytes(read_bytes(path))
             yield copy
         return
@@ -114,6 +115,22 @@ def local_copy(path: str) -> Iterator[Path]:
     with _file_errors(path), open(path, "rb"):
         pass  # a reader that maps the file would report a missing permission in its own words
     yield Path(path)
+
+
+def checksum(path: str) -> str:
+    """sha256 of a file; one on a disk is read in pieces. Raises FileError where it is missing."""
+    if is_remote(path):
+        return hashlib.sha256(read_bytes(path)).hexdigest()
+    METER.bytes_read += describe(path).size_bytes
+    with _file_errors(path), open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder on this machine's disk for what memory does not hold; it is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
+        yield Path(folder)
 
 
 def exists(path: str) -> bool:
@@ -199,7 +216,7 @@ def delete(path: str) -> None:
     if is_remote(path):
         object_store.delete(path)
         return
-    with _store_errors(path), contextlib.suppress(FileNotFoundError):
+    with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
@@ -237,7 +254,7 @@ def _temporary_file(path: str) -> Iterator[tuple[BinaryIO, str]]:
     """An open file in the folder of `path`, and its path; removed if it is still there after."""
     folder = os.path.dirname(os.path.abspath(path))
     temporary = ""
-    with _store_errors(path):
+    with writing(path):
         try:
             _make_folder(folder)
             handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
@@ -263,7 +280,7 @@ def _make_folder(folder: str) -> None:
 
 
 def _sync_folder(folder: str) -> None:
-    with _store_errors(folder):
+    with writing(folder):
         handle = os.open(folder or ".", os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -296,7 +313,8 @@ _ADVICE = {
 
 
 @contextlib.contextmanager
-def _store_errors(path: str) -> Iterator[None]:
+def writing(path: str) -> Iterator[None]:
+    """Where a disk refuses what is written in the block, raises StorageError of `path`."""
     try:
         yield
     except FileExistsError:

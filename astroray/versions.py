@@ -6,6 +6,7 @@ of every older version, oldest first. A row of a later catalog takes the place o
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ Receipts = Mapping[str, tuple[str, Receipt]]
 """By shard: the run directory that embedded it, and its receipt."""
 
 _FILE = "inherited.parquet"
+_RANKED = pa.schema([("object_id", pa.large_string()), ("outlier_score", pa.float64())])
 _FIELDS = pa.schema(
     [
         pa.field("version", pa.string()),
@@ -119,7 +121,7 @@ def describe_version(run_dir: str) -> Inherited:
     older = read_inherited(run_dir)
     own = ledger.read_receipts(run_dir)
     files = [
-        (run_dir, path, hashlib.sha256(storage.read_bytes(storage.join(run_dir, path))).hexdigest())
+        (run_dir, path, storage.checksum(storage.join(run_dir, path)))
         for path in catalog.catalog_files(run_dir)
     ]
     return Inherited(
@@ -152,34 +154,70 @@ def read_version(run_dir: str) -> pa.Table:
     A row of an older version was not re-scored here: its score is a bound, it is not certified,
     and its rank is that of the bound.
     """
-    own = catalog.read_catalog(run_dir)
-    inherited = read_inherited(run_dir)
-    if not inherited.catalogs:
-        return own
-    older = read_older(inherited, schema.CATALOG.names)
-    bounds = {"score_kind": "bound", "certified": False}
-    for name, value in bounds.items():
-        index = older.schema.get_field_index(name)
-        filled = pa.repeat(pa.scalar(value, schema.CATALOG.field(name).type), len(older))
-        older = older.set_column(index, schema.CATALOG.field(name), filled)
-    table = _replaced(older, own)
-    keys = [("outlier_score", "descending"), ("object_id", "ascending")]
-    table = table.sort_by(keys).combine_chunks()  # no score last
-    index = table.schema.get_field_index("rank")
-    rank = pa.array(np.arange(1, len(table) + 1), pa.int64())
-    return table.set_column(index, schema.CATALOG.field("rank"), rank)
+    if not read_inherited(run_dir).catalogs:
+        return catalog.read_catalog(run_dir)
+    pieces = [piece.read(schema.CATALOG.names) for piece in read_pieces(run_dir)]
+    table = pa.concat_tables([schema.CATALOG.empty_table(), *pieces])
+    return table.sort_by("rank").combine_chunks()
 
 
 def read_pieces(run_dir: str) -> Iterator[Piece]:
-    """The rows of a version in pieces, in any order: of a scan a row group at a time.
+    """The rows of a version, a row group at a time, in the order of its files.
 
-    Of a night, whose rows take the place of older ones, it is one piece.
+    Of a night, the rows as `read_version` has them; names and ranks of all objects are held then.
+    A piece is to be read before the next one is asked for. Raises LedgerError where there is no
+    complete catalog, and where a file is missing, damaged or differs.
     """
-    if read_inherited(run_dir).catalogs:
-        whole = read_version(run_dir)
-        yield Piece(whole.select)
-    else:
+    inherited = read_inherited(run_dir)
+    if not inherited.catalogs:
         yield from catalog.read_pieces(run_dir)
+        return
+    rank_of = _ranks(run_dir, inherited)
+    for rank_B, (is_own, piece) in zip(rank_of, _all_pieces(run_dir, inherited), strict=True):
+        yield Piece(functools.partial(_current, piece, rank_B, is_own))
+
+
+def _all_pieces(run_dir: str, inherited: Inherited) -> Iterator[tuple[bool, Piece]]:
+    """What every version wrote, oldest first, and whether it is the last of them."""
+    for version, path, _ in inherited.catalogs:
+        for piece in catalog.read_pieces(version, [path]):
+            yield False, piece
+    for piece in catalog.read_pieces(run_dir):
+        yield True, piece
+
+
+def _ranks(run_dir: str, inherited: Inherited) -> list[np.ndarray]:
+    """The ranks of the rows of `_all_pieces`; 0 where a later version wrote the object again."""
+    for version, path, sha256 in inherited.catalogs:
+        _check_file(storage.join(version, path), sha256)
+    found = [
+        piece.read(["object_id", "outlier_score"]).cast(_RANKED)
+        for _, piece in _all_pieces(run_dir, inherited)
+    ]
+    if not found:
+        return []
+    latest_first = pa.concat_tables(reversed(found)).combine_chunks()
+    code_T = latest_first["object_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    latest_N = np.unique(code_T, return_index=True)[1]
+    keys = [("outlier_score", "descending"), ("object_id", "ascending")]  # no score last
+    order_N = pc.sort_indices(latest_first.take(pa.array(latest_N)), sort_keys=keys).to_numpy()
+    rank_T = np.zeros(len(code_T), np.int64)
+    rank_T[latest_N[order_N]] = np.arange(1, len(latest_N) + 1)
+    ends = np.cumsum([len(table) for table in reversed(found)])[:-1]
+    return np.split(rank_T, ends)[::-1]
+
+
+def _current(piece: Piece, rank_B: np.ndarray, is_own: bool, columns: Sequence[str]) -> pa.Table:
+    """Rows of what a version wrote as they stand now; some columns."""
+    rows = piece.read(columns).filter(pa.array(rank_B > 0))
+    now = {"rank": pa.array(rank_B[rank_B > 0])}
+    if not is_own:
+        now["score_kind"] = pa.repeat(pa.scalar("bound"), len(rows))
+        now["certified"] = pa.repeat(pa.scalar(False), len(rows))
+    for name in now.keys() & set(columns):
+        place, field = rows.schema.get_field_index(name), schema.CATALOG.field(name)
+        rows = rows.set_column(place, field, now[name])
+    return rows
 
 
 def _replaced(rows: pa.Table, later: pa.Table) -> pa.Table:
@@ -195,18 +233,23 @@ def read_layers(inherited: Inherited, columns: Sequence[str]) -> Iterator[tuple[
     """
     by_version: dict[str, list[pa.Table]] = {}
     for version, path, sha256 in inherited.catalogs:
-        file = storage.join(version, path)
-        advice = "older versions may not change: restore it, or begin a new reference"
-        try:
-            data = storage.read_bytes(file)
-        except FileError as error:
-            raise LedgerError(f"{error}; this version refers to it; {advice}") from None
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise LedgerError(f"{file} has changed, expected sha256 {sha256}; {advice}")
-        table = read_parquet(data, columns)
-        by_version.setdefault(version, []).append(table)
+        _check_file(storage.join(version, path), sha256)
+        pieces = [piece.read(columns) for piece in catalog.read_pieces(version, [path])]
+        by_version.setdefault(version, []).extend(pieces)
+    nothing = schema.CATALOG.empty_table().select(columns)
     for version, tables in by_version.items():
-        yield version, pa.concat_tables(tables)
+        yield version, pa.concat_tables([nothing, *tables])
+
+
+def _check_file(path: str, sha256: str) -> None:
+    """Raises LedgerError where a file of an older version is missing or differs."""
+    advice = "older versions may not change: restore it, or begin a new reference"
+    try:
+        found = storage.checksum(path)
+    except FileError as error:
+        raise LedgerError(f"{error}; this version refers to it; {advice}") from None
+    if found != sha256:
+        raise LedgerError(f"{path} has changed, expected sha256 {sha256}; {advice}")
 
 
 def _path(run_dir: str) -> str:

@@ -5,15 +5,12 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astropy.io import fits, votable
-from astropy.table import Table
 
 from astroray import schema, storage
-from astroray.catalog import export_catalog, read_catalog, write_catalog
+from astroray.catalog import read_catalog, write_catalog
 from astroray.errors import ConfigError, LedgerError, SchemaError
 from tests.catalogs_made import by_rank, make_catalog
 
@@ -288,93 +285,3 @@ def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path, monkeypatch):
         on_disk = {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
         assert {path.removeprefix("s3://bucket/run/"): x for path, x in store.items()} == on_disk
         assert read_catalog("s3://bucket/run").equals(by_rank(table))
-
-
-def test_votable_keeps_values_units_ucds_and_descriptions(mixed, tmp_path):
-    table, run_dir = mixed
-    out = str(tmp_path / "catalog.vot")
-    assert export_catalog(str(run_dir), format="votable", out=out) == 300
-    got, expected = Table.read(out), by_rank(table).to_pydict()
-    assert list(got["object_id"]) == expected["object_id"]
-    check_numbers(got, expected)
-    fields = {field.name: field for field in votable.parse_single_table(out).fields}
-    assert str(fields["ra"].unit) == "deg"
-    assert fields["ra"].ucd == "pos.eq.ra;meta.main"
-    assert fields["outlier_score"].description.startswith("distance to the neighbors")
-
-
-def test_fits_keeps_values_units_ucds_and_comments(mixed, tmp_path):
-    table, run_dir = mixed
-    out = str(tmp_path / "catalog.fits")
-    assert export_catalog(str(run_dir), format="fits", out=out) == 300
-    got, expected = Table.read(out), by_rank(table).to_pydict()
-    assert [str(name) for name in got["object_id"]] == expected["object_id"]
-    check_numbers(got, expected)
-    header = fits.getheader(out, "CATALOG")
-    facts = {header[f"TTYPE{i}"]: i for i in range(1, header["TFIELDS"] + 1)}
-    assert header[f"TUNIT{facts['dec']}"] == "deg"
-    assert header[f"TUCD{facts['dec']}"] == "pos.eq.dec;meta.main"
-    assert header[f"TCOMM{facts['outlier_score']}"].endswith("null where there is no neighbor")
-
-
-def check_numbers(got: Table, expected: dict[str, list]) -> None:
-    """Numbers equal to the last bit, the unknown as NaN or masked."""
-    for name in ("ra", "outlier_score"):
-        nan_for_none = [np.nan if value is None else value for value in expected[name]]
-        np.testing.assert_array_equal(np.ma.filled(got[name], np.nan), nan_for_none)
-    healpix = [-1 if value is None else value for value in expected["_healpix_29"]]
-    assert np.ma.filled(got["_healpix_29"], -1).tolist() == healpix
-    assert np.ma.getmaskarray(got["_healpix_29"]).sum() == 7
-    assert [bool(x) for x in got["certified"]] == expected["certified"]
-    assert [str(x) for x in np.ma.filled(got["neighbor_id"], "")] == [
-        "|".join(ids) for ids in expected["neighbor_id"]
-    ]
-    distance_NK = np.ma.filled(got["neighbor_distance"], np.nan)
-    assert distance_NK.shape == (300, 3)
-    assert [row[np.isfinite(row)].tolist() for row in distance_NK] == expected["neighbor_distance"]
-
-
-def test_csv_reads_back_in_pandas(mixed, tmp_path):
-    table, run_dir = mixed
-    out = tmp_path / "catalog.csv"
-    assert export_catalog(str(run_dir), format="csv", out=str(out)) == 300
-    got, expected = pd.read_csv(out), by_rank(table)
-    assert got["object_id"].tolist() == expected["object_id"].to_pylist()
-    np.testing.assert_array_equal(got["ra"], expected["ra"].to_numpy())
-    assert got["certified"].tolist() == expected["certified"].to_pylist()
-    distances = got[[f"neighbor_distance_{k}" for k in (1, 2, 3)]].to_numpy()
-    lists = [row[np.isfinite(row)].tolist() for row in distances]
-    assert lists == expected["neighbor_distance"].to_pylist()
-
-
-@pytest.mark.parametrize("format", ["votable", "fits", "csv"])
-def test_an_empty_catalog_can_be_exported(tmp_path, format):
-    write(schema.CATALOG.empty_table(), tmp_path)
-    out = tmp_path / "out"
-    assert export_catalog(str(tmp_path), format=format, out=str(out)) == 0
-    assert out.stat().st_size > 0
-
-
-def test_an_export_replaces_a_file_only_when_told(mixed, tmp_path):
-    out = tmp_path / "catalog.csv"
-    out.write_text("mine")
-    with pytest.raises(ConfigError, match="already there"):
-        export_catalog(str(mixed[1]), format="csv", out=str(out))
-    assert out.read_text() == "mine"
-    export_catalog(str(mixed[1]), format="csv", out=str(out), overwrite=True)
-    assert out.read_text().startswith('"object_id"')
-
-
-def test_an_unknown_export_format_is_refused_with_the_known_ones(mixed, tmp_path):
-    with pytest.raises(ConfigError, match="votable, fits, csv"):
-        export_catalog(str(mixed[1]), format="xlsx", out=str(tmp_path / "x"))
-
-
-def test_text_that_fits_cannot_hold_is_refused_in_words(tmp_path):
-    table = make_catalog(2, num_unplaced=2)
-    names = pa.array(["α Cen", "b"], pa.string())
-    write(table.set_column(0, schema.OBJECT_ID, names), tmp_path)
-    with pytest.raises(ConfigError, match="ASCII"):
-        export_catalog(str(tmp_path), format="fits", out=str(tmp_path / "x.fits"))
-    export_catalog(str(tmp_path), format="votable", out=str(tmp_path / "x.vot"))
-    assert set(Table.read(tmp_path / "x.vot")["object_id"]) == {"α Cen", "b"}

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from astroray import schema, storage
-from astroray.catalog import export_catalog
 from astroray.errors import ConfigError, LedgerError
+from astroray.exports import export_rows
 from astroray.labelling import labels
 from astroray.labelling.labels import Label, LabelLog, current_labels, interest_of, labels_table
 from tests.catalogs_made import make_catalog
@@ -183,6 +183,6 @@ def test_standing_labels_are_a_table_beside_the_catalog_for_other_tools(tmp_path
     assert table["class"].to_pylist() == ["ring", "merger"]
     assert table["rank"].to_pylist() == [catalog["rank"][1].as_py(), None]
     out = str(tmp_path / f"labels.{format}")
-    assert export_catalog(str(tmp_path), format=format, out=out, rows=table) == 2
+    assert export_rows(table, format=format, out=out) == 2
     assert labels_table([], catalog).num_rows == 0
     assert isinstance(table, pa.Table)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, ledger, schema, versions
+from astroray import catalog, exports, ledger, pixels, schema, versions
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, rank_survey
 from astroray.errors import ConfigError, LedgerError
@@ -234,6 +234,35 @@ def test_the_catalog_of_a_night_opens_in_hats_and_lsdb(tmp_path):
     opened = lsdb.open_catalog(folder)
     assert len(opened.query("certified").compute()) == 6
     assert len(opened.compute()) == outcome.night["rows_written"]
+
+
+def test_a_night_is_read_a_row_group_at_a_time_with_the_rows_of_its_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "ROW_GROUP_SIZE", 16)
+    config = SearchConfig(k=3, top=6)
+    scan(tmp_path / "ref", {"a": shard("a", cloud(200))}, config)
+    night(tmp_path / "n1", tmp_path / "ref", {"b": shard("b", cloud(30, seed=1))}, config)
+    night(tmp_path / "n2", tmp_path / "n1", {"c": shard("c", cloud(30, seed=2))}, config)
+    run_dir = str(tmp_path / "n2")
+    pieces = [piece.read(schema.CATALOG.names) for piece in versions.read_pieces(run_dir)]
+    assert max(map(len, pieces)) <= 16
+    rows = pa.concat_tables(pieces).sort_by("rank").combine_chunks()
+    assert rows["rank"].to_pylist() == list(range(1, 261))
+    assert rows.equals(versions.read_version(run_dir))
+    # Each object as the last version wrote it that did; older rows are bounds.
+    latest = {}
+    for name in ("ref", "n1", "n2"):
+        for row in catalog.read_catalog(str(tmp_path / name)).to_pylist():
+            if name != "n2":
+                row |= {"score_kind": "bound", "certified": False}
+            latest[row["object_id"]] = row
+    expected = sorted(latest.values(), key=lambda row: (-row["outlier_score"], row["object_id"]))
+    for rank, row in enumerate(expected, start=1):
+        row["rank"] = rank
+    assert rows.to_pylist() == expected
+    light = [p.read(["certified", "object_id"]) for p in versions.read_pieces(run_dir)]
+    assert pa.concat_tables(light).column_names == ["certified", "object_id"]
+    out = str(tmp_path / "night.csv")
+    assert exports.export_catalog(run_dir, format="csv", out=out) == 260
 
 
 def test_finish_by_is_the_next_such_time():

@@ -98,11 +98,26 @@ def test_hats_and_lsdb_open_it(written):
     )
 
 
-def test_a_search_in_one_process_leaves_no_part_of_a_search_by_parts(written, tmp_path):
-    run_dir = make_embedded(tmp_path, strays(80), names(80))
+def test_a_search_in_one_process_writes_the_same_bytes(written, tmp_path, monkeypatch):
+    monkeypatch.setattr(pixels, "ROW_GROUP_SIZE", 16)
+    divide = pixels.divide_sky
+    monkeypatch.setattr(
+        pixels, "divide_sky", lambda sky, num, **_: divide(sky, num, rows_per_pixel=60)
+    )
+    run_dir = make_embedded(tmp_path, strays(), names(600), on_sky=True)
+    rank_survey(plan_search(run_dir, k=5, top=20, index="flat"))
+    for folder in ("neighbors", "catalog"):
+        assert digests(Path(run_dir) / folder) == digests(written[0] / folder)
+
+
+def test_a_catalog_of_fewer_files_leaves_no_part_of_the_one_before(tmp_path):
+    folder = tmp_path / "neighbors"
+    run_dir = make_embedded(tmp_path, strays(80), names(80), on_sky=True)
     rank_sharded(plan_search(run_dir, k=3), in_turn, reason="asked for")
-    rank_survey(plan_search(run_dir, k=3, index="flat"))
-    assert [path.name for path in (tmp_path / "neighbors").iterdir()] == ["neighbors.parquet"]
+    assert len(list(folder.iterdir())) > 1
+    again = make_embedded(tmp_path, strays(80), names(80))
+    rank_survey(plan_search(again, k=3, index="flat"))
+    assert [path.name for path in folder.iterdir()] == ["neighbors-00000.parquet"]
 
 
 def test_objects_are_gathered_by_number_from_any_batch(tmp_path):

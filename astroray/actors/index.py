@@ -6,19 +6,18 @@ repeated by itself, and a driver that died goes on with the tasks that are left.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from astroray import faults, ledger, outliers, schema, storage
+from astroray import faults, ledger, schema, storage
+from astroray.actors.numbering import Numbers, sort_names
 from astroray.actors.search import embedding_matrix, read_shard
 from astroray.ledger import Receipt
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.cells import (
-    POINTS_PER_CELL,
+    SAMPLED_PER_CELL,
     distances_from,
     find_cells,
     group_cells,
@@ -36,7 +35,6 @@ from astroray.neighbors.search import check_finite
 from astroray.neighbors.twins import Twins
 
 ROWS_AT_ONCE = 16_384
-OBJECTS_A_BATCH = 2**20
 IDENTITY = (*schema.IDENTITY.names, "shard", "row", "processing_flags")
 
 
@@ -85,34 +83,25 @@ def identify(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
         table = read_shard(plan.run_dir, receipt)
         check_finite(embedding_matrix(table), table["object_id"])
         tables.append(table.select(list(IDENTITY)))
-    write_batches(path, pa.concat_tables(tables).combine_chunks().to_batches())
+    write_batches(path, sort_names(pa.concat_tables(tables)).to_batches())
 
 
 def number_objects(plan: IndexPlan) -> Numbering:
     """Numbers all objects in the order of `object_id`; of duplicates one stays, as ever.
 
-    Holds the identities of the whole survey, not the embeddings. Writes `objects`, a row an
-    object by number; `numbers`, a batch a group, -1 for a row that was dropped; the rejects.
+    Holds a number of each row, and the identities of a range of names. Writes `objects`, a row
+    an object by number; `numbers`, a batch a group, -1 for a row that was dropped; the rejects.
     """
-    groups = [
-        open_batches(plan.scratch(f"identity-{group:05d}")).read_all()
-        for group in range(plan.num_groups)
-    ]
-    rows = pa.concat_tables(groups).combine_chunks()
-    unique = outliers.drop_duplicates(rows)
-    ledger.write_rejects(plan.run_dir, "duplicates", unique.rejects, attempt=1)
-    kept = rows.take(pa.array(unique.kept_M))
-    order_M = pc.sort_indices(kept["object_id"]).to_numpy().astype(np.int64)
-    number_R = np.full(len(rows), -1, np.int64)
-    number_R[unique.kept_M[order_M]] = np.arange(len(order_M))
-    objects = kept.take(pa.array(order_M)).combine_chunks()
-    write_batches(plan.path("objects"), objects.to_batches(max_chunksize=OBJECTS_A_BATCH))
-    ends = np.cumsum([len(group) for group in groups])[:-1]
+    paths = [plan.scratch(f"identity-{group:05d}") for group in range(plan.num_groups)]
+    numbers = Numbers([open_batches(path).read_all() for path in paths])
+    write_batches(plan.path("objects"), numbers.objects())
+    ledger.write_rejects(plan.run_dir, "duplicates", numbers.rejects, attempt=1)
+    groups = np.split(numbers.number_R, numbers.ends[1:-1])
     write_batches(
         plan.scratch("numbers"),
-        [pa.record_batch({"number": pa.array(part)}) for part in np.split(number_R, ends)],
+        (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups),
     )
-    return Numbering(num_objects=len(order_M), num_duplicates=len(unique.rejects))
+    return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
 
 
 def choose_cells(
@@ -121,7 +110,7 @@ def choose_cells(
     """Trains the cells on a sample of some shards, and says which partition each belongs to."""
     if storage.exists(plan.path("cells")):
         return
-    sample_MD = _sample(plan.run_dir, some, num_cells * POINTS_PER_CELL)
+    sample_MD = _sample(plan.run_dir, some, num_cells * SAMPLED_PER_CELL)
     centroid_CD = train_cells(sample_MD, num_cells, seed=plan.seed)
     count_C = np.bincount(find_cells(sample_MD, centroid_CD), minlength=len(centroid_CD))
     group_C = group_cells(centroid_CD, count_C, num_partitions)
@@ -195,7 +184,7 @@ def describe(path: str, folder: str) -> PartitionEntry:
     partition = Partition(path)
     return PartitionEntry(
         uri=path.removeprefix(f"{folder}/"),
-        sha256=hashlib.sha256(storage.read_bytes(path)).hexdigest(),
+        sha256=storage.checksum(path),
         num_objects=len(partition.member_N),
         num_vectors=len(partition.cell_V),
         cells=tuple(np.unique(partition.cell_V).tolist()),

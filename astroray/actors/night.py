@@ -20,7 +20,7 @@ from astroray.actors.search import (
     outcome_of,
     publish_rows,
     read_embeddings,
-    wanted_ids,
+    shown_objects,
 )
 from astroray.changes import change_list
 from astroray.neighbors.search import Neighbors, search
@@ -78,12 +78,14 @@ def rank_night(plan: SearchPlan) -> SearchOutcome:
         is_late=lambda: plan.finish_by_s is not None and time.time() > plan.finish_by_s,
     )
     faults.reach("search.found")
-    rows = _rows(plan, objects, found)
+    # All that was searched, and what the clock kept from being searched.
+    row_M = np.flatnonzero(found.is_exact_N | np.isinf(objects.bound_N))
     seen, suspect_of = _look(objects, found)
-    changes = change_list(objects.before, rows, suspect_of)
+    changes = change_list(objects.before, _listed(plan, objects, found), suspect_of)
     ledger.publish_table(storage.join(plan.run_dir, "changes.parquet"), changes)
-    publish_rows(plan, rows)
-    outcome = _outcome(plan, inherited, objects, found, rows, changes)
+    again = scores.scores_again(objects.embedding_ND, found, row_M, _gaussian(plan))
+    publish_rows(plan, objects.table, found, again, row_M)
+    outcome = _outcome(plan, inherited, objects, found, row_M, changes)
     return dataclasses.replace(outcome, night={**outcome.night, **seen})
 
 
@@ -160,16 +162,22 @@ def _known(rows: pa.Table) -> list[Reject]:
     ]
 
 
-def _rows(plan: SearchPlan, objects: _Objects, found: Neighbors) -> pa.Table:
-    """CATALOG rows of all that was searched, and of what the clock kept from being searched."""
-    is_written_N = found.is_exact_N | np.isinf(objects.bound_N)
-    row_M = np.flatnonzero(is_written_N)
+def _listed(plan: SearchPlan, objects: _Objects, found: Neighbors) -> pa.Table:
+    """CATALOG rows of all that are or were in the certified list, without further scores."""
+    was_listed = pc.is_in(
+        objects.table["object_id"], value_set=objects.before["object_id"].combine_chunks()
+    )
+    row_M = np.flatnonzero(found.certified_N | was_listed.to_numpy())
+    unknown = {name: np.full(len(row_M), np.nan) for name in scores.COLUMNS}
+    return outliers.catalog_table(
+        objects.table, found, unknown, model_id=plan.model_id, row_M=row_M
+    )
+
+
+def _gaussian(plan: SearchPlan) -> scores.Gaussian | None:
+    """What the first reference measured Mahalanobis distances by."""
     path = storage.join(plan.run_dir, GAUSSIAN_PATH)
-    gaussian = None
-    if storage.exists(path):
-        gaussian = scores.Gaussian.from_bytes(storage.read_bytes(path))
-    again = scores.scores_again(objects.embedding_ND, found, row_M, gaussian)
-    return outliers.catalog_table(objects.table, found, again, model_id=plan.model_id, row_M=row_M)
+    return scores.Gaussian.from_bytes(storage.read_bytes(path)) if storage.exists(path) else None
 
 
 def _look(objects: _Objects, found: Neighbors) -> tuple[dict[str, Any], dict[str, str]]:
@@ -203,10 +211,12 @@ def _outcome(
     inherited: Inherited,
     objects: _Objects,
     found: Neighbors,
-    rows: pa.Table,
+    row_M: np.ndarray,
     changes: pa.Table,
 ) -> SearchOutcome:
-    wanted = wanted_ids(rows, plan)
+    row_R = row_M[np.argsort(found.rank_N[row_M])]
+    shown = shown_objects(plan, row_R, found.neighbor_NK.__getitem__)
+    wanted = objects.table["object_id"].take(pa.array(shown)).to_pylist()
     wanted += changes["object_id"].to_pylist()
     pictures = _pictures(inherited.versions[-1], set(wanted)) if inherited.versions else {}
     missing = sorted(set(wanted) - set(pictures))
@@ -219,7 +229,7 @@ def _outcome(
     outcome = outcome_of(plan, found, counts=counts, wanted=by_shard(objects.table, missing))
     night: dict[str, Any] = {
         "objects_new": len(objects.new),
-        "rows_written": len(rows),
+        "rows_written": len(row_M),
         "changes": {
             name: pc.sum(pc.equal(changes["change"], name)).as_py() or 0
             for name in ("entered", "left", "moved")

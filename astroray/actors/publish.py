@@ -6,22 +6,21 @@ numbers each.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import faults, outliers, pixels, schema, scores, storage
+from astroray import faults, outliers, pixels, scores
+from astroray.actors import write
 from astroray.actors.join import JoinPlan, Vectors, read_column
 from astroray.actors.search import (
-    SHOWN_NEIGHBORS,
     SearchOutcome,
     SearchPlan,
-    draw_random,
-    neighbors_path,
     outcome_of,
     rows_by_shard,
+    shown_objects,
 )
 from astroray.neighbors.blocks import Lists
 from astroray.neighbors.distances import parts
@@ -69,31 +68,18 @@ def lay_out(plan: PublishPlan) -> list[CatalogFile]:
     """
     faults.reach("search.found")
     healpix_29_N, is_placed_N = _positions(plan)
-    placed_P, other_Q = np.flatnonzero(is_placed_N), np.flatnonzero(~is_placed_N)
-    placed_P = placed_P[np.argsort(healpix_29_N[placed_P], kind="stable")]
-    other_Q = other_Q[np.argsort(read_column(plan.join.ranking, "rank")[other_Q])]
-    order_N = np.concatenate([placed_P, other_Q])
+    rank_N = read_column(plan.join.ranking, "rank")
+    order_N = write.in_order(healpix_29_N, is_placed_N, rank_N)
     write_batches(plan.order, [pa.record_batch({"number": pa.array(order_N)})])
-    return pixels.divide_sky(healpix_29_N[placed_P], len(order_N))
+    return pixels.divide_sky(healpix_29_N[order_N[: is_placed_N.sum()]], len(order_N))
 
 
 def write_file(plan: PublishPlan, file: CatalogFile, place: int) -> pq.FileMetaData:
     """Writes a file of CATALOG, and its rows' NEIGHBORS as part `place`; returns its footer."""
-    catalog = Rows(plan)
-    number_M = read_column(plan.order, "number")[file.start : file.stop]
-    path = neighbors_path(plan.search.run_dir, place)
-    with (
-        storage.publishing(path) as sink,
-        pq.ParquetWriter(sink, schema.NEIGHBORS, compression="zstd") as writer,
-    ):
-
-        def pieces() -> Iterator[pa.Table]:
-            for part in parts(len(number_M), pixels.ROW_GROUP_SIZE) or [slice(0, 0)]:
-                rows = catalog.of(number_M[part])
-                writer.write_table(outliers.neighbors_table(rows))
-                yield rows
-
-        return pixels.write_rows(plan.search.run_dir, file, pieces())
+    rows = Rows(plan)
+    number_N = read_column(plan.order, "number")
+    groups = (rows.of(number_N[group]) for group in file.row_groups)
+    return write.write_part(plan.search.run_dir, file, place, groups)
 
 
 def finish(
@@ -101,13 +87,11 @@ def finish(
 ) -> SearchOutcome:
     """Writes what joins the files of CATALOG; says what the report shows."""
     healpix_29_N, is_placed_N = _positions(plan)
-    faults.reach("search.neighbors")
     search = plan.search
-    pixels.join_files(
+    write.join_parts(
         search.run_dir, files, footers, healpix_29_N[is_placed_N],
         name=search.name, created=search.created,
     )  # fmt: skip
-    faults.reach("search.catalog")
     counts = {
         "duplicates": plan.num_duplicates,
         "catalog": len(is_placed_N),
@@ -209,13 +193,8 @@ def _positions(plan: PublishPlan) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _wanted(plan: PublishPlan) -> dict[str, list[int]]:
-    """Rows by shard of what the report shows: the top, its neighbors, and a random sample."""
-    rank_N = read_column(plan.join.ranking, "rank")
-    number_R = np.argsort(rank_N)
-    best_T = number_R[: plan.search.search.top]
-    near_TK, _ = _lists(Vectors(plan.join), best_T)
-    shown_TK = near_TK[:, :SHOWN_NEIGHBORS]
-    drawn_M = number_R[draw_random(plan.search, len(number_R))]
-    number_M = np.unique(np.concatenate([best_T, shown_TK[shown_TK >= 0], drawn_M]))
-    chosen = Objects(plan.join.objects).take(number_M, ["shard", "row"])
-    return rows_by_shard(chosen)
+    """Rows by shard of what the report shows."""
+    vectors = Vectors(plan.join)
+    number_R = np.argsort(read_column(plan.join.ranking, "rank"))
+    number_M = shown_objects(plan.search, number_R, lambda number_T: _lists(vectors, number_T)[0])
+    return rows_by_shard(Objects(plan.join.objects).take(number_M, ["shard", "row"]))

@@ -1,17 +1,19 @@
 """How published embeddings become the catalog: load, drop duplicates, search, certify, write."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, faults, ledger, outliers, provenance, schema, scores, storage
+from astroray import faults, ledger, outliers, pixels, provenance, schema, scores, storage
+from astroray.actors import write
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
 from astroray.neighbors.search import Neighbors, SearchConfig, search
+from astroray.pixels import CatalogFile
 
 GAUSSIAN_PATH = "model/gaussian.safetensors"
 """Mean and covariance of the survey, by which the nights after it measure."""
@@ -72,7 +74,15 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     gaussian = scores.Gaussian.of(embedding_ND)
     publish_gaussian(plan.run_dir, gaussian)
     further = scores.further_scores(embedding_ND, found, gaussian)
-    return publish_ranking(plan, objects, found, further, num_duplicates=len(unique.rejects))
+    publish_rows(plan, objects, found, further, np.arange(len(objects)))
+    wanted_M = shown_objects(plan, np.argsort(found.rank_N), found.neighbor_NK.__getitem__)
+    counts = {
+        "duplicates": len(unique.rejects),
+        "catalog": len(objects),
+        "positions": len(objects) - objects["ra"].null_count,
+    }
+    wanted = rows_by_shard(objects.select(["shard", "row"]).take(pa.array(wanted_M)))
+    return outcome_of(plan, found, counts=counts, wanted=wanted)
 
 
 def publish_gaussian(run_dir: str, gaussian: scores.Gaussian | None) -> None:
@@ -81,52 +91,38 @@ def publish_gaussian(run_dir: str, gaussian: scores.Gaussian | None) -> None:
         storage.publish(storage.join(run_dir, GAUSSIAN_PATH), gaussian.to_bytes())
 
 
-def publish_ranking(
+def publish_rows(
     plan: SearchPlan,
     objects: pa.Table,
     found: Neighbors,
     further: Mapping[str, np.ndarray],
-    *,
-    num_duplicates: int,
-) -> SearchOutcome:
-    """Writes NEIGHBORS and CATALOG of what was found; arguments as of `outliers.catalog_table`."""
-    rows = outliers.catalog_table(objects, found, further, model_id=plan.model_id)
-    publish_rows(plan, rows)
-    wanted = wanted_ids(rows, plan)
-    counts = {
-        "duplicates": num_duplicates,
-        "catalog": len(rows),
-        "positions": len(rows) - rows["ra"].null_count,
-    }
-    return outcome_of(plan, found, counts=counts, wanted=by_shard(rows, wanted))
+    row_M: np.ndarray,
+) -> None:
+    """Writes NEIGHBORS and CATALOG of some rows of the search, made a row group at a time.
 
+    objects  as of `outliers.catalog_table`
+    further  scores of `row_M`, each [M]
+    """
+    by_name_M = pc.sort_indices(objects["object_id"].take(pa.array(row_M))).to_numpy()
+    row_M = row_M[by_name_M]
+    healpix_29 = objects["_healpix_29"].take(pa.array(row_M)).combine_chunks()
+    is_placed_M = healpix_29.is_valid().to_numpy(zero_copy_only=False)
+    healpix_29_M = healpix_29.fill_null(0).to_numpy()
+    order_M = write.in_order(healpix_29_M, is_placed_M, found.rank_N[row_M])
+    healpix_29_P = healpix_29_M[order_M[: is_placed_M.sum()]]
+    files = pixels.divide_sky(healpix_29_P, len(row_M))
 
-def publish_rows(plan: SearchPlan, rows: pa.Table) -> None:
-    """Writes NEIGHBORS, then CATALOG."""
-    publish_neighbors(plan.run_dir, rows)
-    faults.reach("search.neighbors")
-    catalog.write_catalog(rows, plan.run_dir, name=plan.name, created=plan.created)
-    faults.reach("search.catalog")
+    def groups_of(file: CatalogFile) -> Iterator[pa.Table]:
+        for group in file.row_groups:
+            place_B = order_M[group]
+            scores_of = {name: score_M[by_name_M[place_B]] for name, score_M in further.items()}
+            yield outliers.catalog_table(
+                objects, found, scores_of, model_id=plan.model_id, row_M=row_M[place_B]
+            )
 
-
-def neighbors_path(run_dir: str, part: int | None = None) -> str:
-    """Where NEIGHBORS lies; a part of it where the catalog was written by parts."""
-    name = "neighbors" if part is None else f"neighbors-{part:05d}"
-    return storage.join(run_dir, "neighbors", f"{name}.parquet")
-
-
-def publish_neighbors(run_dir: str, rows: pa.Table) -> None:
-    """Writes NEIGHBORS of rows of CATALOG as one file."""
-    clear_neighbors(run_dir, keep=[neighbors_path(run_dir)])
-    ledger.publish_table(neighbors_path(run_dir), outliers.neighbors_table(rows))
-
-
-def clear_neighbors(run_dir: str, keep: Sequence[str]) -> None:
-    """Removes the files of NEIGHBORS that are not written again."""
-    folder = storage.join(run_dir, "neighbors")
-    for name in storage.list_names(folder):
-        if (path := storage.join(folder, name)) not in keep:
-            storage.delete(path)
+    write.write_parts(
+        plan.run_dir, files, groups_of, healpix_29_P, name=plan.name, created=plan.created
+    )
 
 
 def outcome_of(
@@ -191,15 +187,18 @@ def embedding_matrix(objects: pa.Table) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim)
 
 
-def wanted_ids(rows: pa.Table, plan: SearchPlan) -> list[str]:
-    """Objects whose pictures the report shows: the top, its neighbors, and a random sample."""
-    by_rank = rows.sort_by("rank")
-    best = by_rank.slice(0, plan.search.top)
-    ids = set(best["object_id"].to_pylist())
-    for neighbors in best["neighbor_id"].to_pylist():
-        ids.update((neighbors or [])[:SHOWN_NEIGHBORS])
-    ids.update(by_rank["object_id"].take(pa.array(draw_random(plan, len(rows)))).to_pylist())
-    return sorted(ids)
+def shown_objects(
+    plan: SearchPlan, object_R: np.ndarray, near_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The objects whose pictures the report shows: the top, its neighbors, and a random sample.
+
+    object_R  [R]  objects by rank
+    near_of   neighbors [T, K] of objects [T], nearest first, -1 for none
+    """
+    best_T = object_R[: plan.search.top]
+    shown_TK = near_of(best_T)[:, :SHOWN_NEIGHBORS]
+    drawn = object_R[draw_random(plan, len(object_R))]
+    return np.unique(np.concatenate([best_T, shown_TK[shown_TK >= 0], drawn]))
 
 
 def draw_random(plan: SearchPlan, num_rows: int) -> np.ndarray:

@@ -8,7 +8,7 @@ Letters: M objects encoded again, S of them in the shortlist, D dimensions.
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,17 @@ import pyarrow.compute as pc
 from astroray import catalog, faults, schema, surveys
 from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json, start_encoder
 from astroray.actors.search import (
+    SHOWN_NEIGHBORS,
     SearchOutcome,
     SearchPlan,
-    by_shard,
-    publish_neighbors,
-    wanted_ids,
+    draw_random,
+    rows_by_shard,
 )
+from astroray.actors.write import write_parts
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.certificate import Proof
 from astroray.neighbors.search import Neighbors, search
+from astroray.ordering import order_rows
 
 __all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
 
@@ -67,16 +69,8 @@ class Reencoder:
 
 def find_shortlist(run_dir: str, top: int) -> dict[str, list[int]]:
     """Rows by shard of the first 2 `top` objects of a run's catalog, and of their neighbors."""
-    rows = catalog.read_catalog(run_dir)
-    listed = _shortlist(rows, top)
-    ids = set(listed["object_id"].to_pylist())
-    for neighbors in listed["neighbor_id"].to_pylist():
-        ids.update(neighbors or [])
-    chosen = rows.filter(pc.is_in(rows["object_id"], pa.array(sorted(ids), pa.string())))
-    found: dict[str, list[int]] = {}
-    for shard, row in zip(chosen["shard"].to_pylist(), chosen["row"].to_pylist(), strict=True):
-        found.setdefault(shard, []).append(row)
-    return {shard: sorted(found[shard]) for shard in sorted(found)}
+    listed, _ = _shortlist(run_dir, top)
+    return _places(run_dir, _names(listed), np.zeros(0, np.int64))
 
 
 def rank_shortlist(
@@ -95,8 +89,7 @@ def rank_shortlist(
     The other rows keep score, model_id and order. Raises LedgerError where objects of the shortlist
     were not encoded again.
     """
-    rows = catalog.read_catalog(plan.run_dir)
-    listed = _shortlist(rows, plan.search.top)
+    listed, num_rows = _shortlist(plan.run_dir, plan.search.top)
     missing = set(listed["object_id"].to_pylist()) - encoded.keys()
     if missing:
         raise LedgerError(
@@ -104,39 +97,83 @@ def rank_shortlist(
             f"{min(missing)}; their shards have changed: restore them and run the command again"
         )
     ids = sorted(encoded)
-    listed, proof = _ranked(listed, encoded, plan, is_all=len(ids) == len(rows))
-    rest = rows.slice(len(listed))
-    model_id = pa.repeat(pa.scalar(reference_id, pa.string()), len(listed))
-    is_certified = pa.array(np.arange(len(rows)) < proof.num_certified)
-    table = pa.concat_tables([listed, rest])
-    for name, values in (
-        ("model_id", pa.chunked_array([model_id, *rest["model_id"].chunks], pa.string())),
-        ("certified", is_certified),
-    ):
-        field = schema.CATALOG.field(name)
-        table = table.set_column(table.schema.get_field_index(name), field, values)
-    publish_neighbors(plan.run_dir, table)
-    catalog.write_catalog(table, plan.run_dir, name=plan.name, created=plan.created)
+    ranked, proof = _ranked(listed, encoded, plan, is_all=len(ids) == num_rows)
+    model_id = pa.repeat(pa.scalar(reference_id, pa.string()), len(ranked))
+    ranked = _with(ranked, "model_id", model_id)
+    ranked = _with(ranked, "certified", pa.array(np.arange(len(ranked)) < proof.num_certified))
+    with order_rows(_rewritten(plan.run_dir, ranked)) as rows:
+        write_parts(
+            plan.run_dir, rows.files, rows.groups, rows.healpix_29_P,
+            name=plan.name, created=plan.created,
+        )  # fmt: skip
     return SearchOutcome(
         counts={"reencoded": len(ids)},
         proof={
             **dataclasses.asdict(proof),
-            "sentence": f"{proof.sentence()}, among {len(ids)} of {len(rows)} objects that "
+            "sentence": f"{proof.sentence()}, among {len(ids)} of {num_rows} objects that "
             f"{selected_by} selected, encoded again by model {reference_id}",
             "model_id": reference_id,
             "selected_by": selected_by,
             "num_reencoded": len(ids),
-            "num_survey": len(rows),
+            "num_survey": num_rows,
         },
         backends={},
-        wanted=by_shard(table, wanted_ids(table, plan)),
+        wanted=_wanted(plan, ranked, num_rows),
     )
 
 
-def _shortlist(rows: pa.Table, top: int) -> pa.Table:
-    """The first rows of a catalog by rank that have a score."""
-    num_scored = len(rows) - rows["outlier_score"].null_count
-    return rows.slice(0, min(LIST_FACTOR * top, num_scored))
+def _shortlist(run_dir: str, top: int) -> tuple[pa.Table, int]:
+    """The first rows of a catalog, by rank, that have a score, and how many rows it has."""
+    found, num_rows = [schema.CATALOG.empty_table()], 0
+    for piece in catalog.read_pieces(run_dir):
+        some = piece.read(["rank", "outlier_score"])
+        num_rows += len(some)
+        is_listed = pc.and_(
+            pc.less_equal(some["rank"], LIST_FACTOR * top), pc.is_valid(some["outlier_score"])
+        )
+        if pc.any(is_listed).as_py():
+            found.append(piece.read(schema.CATALOG.names).filter(is_listed))
+    return pa.concat_tables(found).sort_by("rank").combine_chunks(), num_rows
+
+
+def _rewritten(run_dir: str, ranked: pa.Table) -> Iterator[pa.Table]:
+    """The rows of a catalog, the first ones as they are ranked now; no other one is certified."""
+    yield ranked
+    for piece in catalog.read_pieces(run_dir):
+        rows = piece.read(schema.CATALOG.names)
+        rows = rows.filter(pc.greater(rows["rank"], len(ranked)))
+        yield _with(rows, "certified", pa.array(np.zeros(len(rows), bool)))
+
+
+def _with(rows: pa.Table, name: str, values: pa.Array) -> pa.Table:
+    """Rows of CATALOG with another column in place of one."""
+    return rows.set_column(rows.schema.get_field_index(name), schema.CATALOG.field(name), values)
+
+
+def _names(listed: pa.Table) -> pa.Array:
+    """Who is in a list, and who are its neighbors."""
+    ids = set(listed["object_id"].to_pylist())
+    for neighbors in listed["neighbor_id"].to_pylist():
+        ids.update(neighbors or [])
+    return pa.array(sorted(ids), pa.string())
+
+
+def _places(run_dir: str, ids: pa.Array, rank_R: np.ndarray) -> dict[str, list[int]]:
+    """Rows by shard of some objects of a catalog, by name or rank."""
+    found = [schema.CATALOG.empty_table().select(["shard", "row"])]
+    for piece in catalog.read_pieces(run_dir):
+        rows = piece.read(["object_id", "rank", "shard", "row"])
+        is_named = pc.is_in(rows["object_id"], value_set=ids)
+        is_ranked = pc.is_in(rows["rank"], value_set=pa.array(rank_R))
+        found.append(rows.filter(pc.or_(is_named, is_ranked)).select(["shard", "row"]))
+    return rows_by_shard(pa.concat_tables(found))
+
+
+def _wanted(plan: SearchPlan, ranked: pa.Table, num_rows: int) -> dict[str, list[int]]:
+    """Rows by shard of what the report shows."""
+    near = pc.list_slice(ranked["neighbor_id"].slice(0, plan.search.top), 0, SHOWN_NEIGHBORS)
+    rank_R = np.concatenate([np.arange(plan.search.top), draw_random(plan, num_rows)]) + 1
+    return _places(plan.run_dir, pc.list_flatten(near).combine_chunks(), rank_R)
 
 
 def _ranked(

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 
 from astroray import storage
 from astroray.actors.answer import Answerer
-from astroray.catalog import export_catalog
 from astroray.errors import ConfigError
+from astroray.exports import export_rows
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.versions import read_version
 from astroray.web.app import build_app
@@ -79,7 +79,7 @@ def export_labels(run_dir: str, out: str, format: str) -> int:
     finished_run(run_dir)
     run_dir = version_of(run_dir)
     rows = labels_table(LabelLog(run_dir).read(), read_version(run_dir))
-    return export_catalog(run_dir, format=format, out=out, overwrite=True, rows=rows)
+    return export_rows(rows, format=format, out=out, overwrite=True)
 
 
 class _Here:

@@ -102,7 +102,10 @@ class Frame:
 
     def rows(self, part: slice | np.ndarray, dtype: type) -> np.ndarray:
         """Some rows in this frame, [B, D] of `dtype`."""
-        stored_BD = self.embedding_UD[part]
+        return self.move(self.embedding_UD[part], dtype)
+
+    def move(self, stored_BD: np.ndarray, dtype: type) -> np.ndarray:
+        """Other embeddings in this frame, [B, D] of `dtype`."""
         framed_BD: np.ndarray = np.empty(stored_BD.shape, dtype)
         for some in parts(len(stored_BD), ROWS_SIZE // max(1, len(self.center_D))):
             centered_BD = stored_BD[some] - self.center_D

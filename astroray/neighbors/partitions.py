@@ -17,7 +17,8 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +30,7 @@ from astroray.neighbors.blocks import Block
 __all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
 
 FOLDER = "index"
-VERSION = 2
+VERSION = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,7 @@ class Manifest:
         """What is wrong with a file of the index, in words; "" where it is as it was written."""
         path = self.path(run_dir, uri)
         try:
-            found = hashlib.sha256(storage.read_bytes(path)).hexdigest()
+            found = storage.checksum(path)
         except FileError:
             return f"{path} is missing or cannot be read, the manifest names it"
         except AstrorayError as error:
@@ -171,15 +172,37 @@ class Partition:
         return write_batches(path, [pa.record_batch(columns)])
 
 
-def write_batches(path: str, batches: Sequence[pa.RecordBatch]) -> str:
-    """Publishes record batches of one schema, at least one, as one file; returns its sha256."""
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, batches[0].schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    data = sink.getvalue()
-    storage.publish(path, data)
-    return hashlib.sha256(data).hexdigest()
+def write_batches(path: str, batches: Iterable[pa.RecordBatch]) -> str:
+    """Publishes record batches of one schema, at least one, as one file; returns its sha256.
+
+    A batch is asked for when the one before is written.
+    """
+    batches = iter(batches)
+    first = next(batches)
+    with storage.publishing(path) as file:
+        sink = _Hashing(file)
+        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), first.schema) as writer:
+            writer.write_batch(first)
+            for batch in batches:
+                writer.write_batch(batch)
+    return sink.sha256.hexdigest()
+
+
+class _Hashing(io.RawIOBase):
+    """A file that is written through, and the hash of what was written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.sha256 = file, hashlib.sha256()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.sha256.update(data)
+        return self.file.write(data)
+
+    def tell(self) -> int:
+        return self.file.tell()
 
 
 def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:

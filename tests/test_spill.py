@@ -1,0 +1,57 @@
+"""Rows are put in order on disk, whatever order and pieces they come in."""
+
+import contextlib
+import errno
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from astroray import spill
+from astroray.errors import StorageError
+from astroray.spill import Spill
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(st.lists(st.integers(-3, 40), max_size=12), max_size=6),
+    step=st.integers(1, 50),
+)
+def test_all_rows_come_back_by_number_and_those_of_one_number_as_they_came(pieces, step):
+    with Spill() as rows:
+        start = 0
+        for keys in pieces:
+            places = pa.array(range(start, start + len(keys)), pa.int64())
+            rows.add(np.array(keys, np.int64), pa.table({"place": places}))
+            start += len(keys)
+        ranges = list(rows.in_ranges(step))
+        assert all(len(some) for some in ranges)
+        found = [place for some in ranges for place in some["place"].to_pylist()]
+        expected = np.argsort(
+            np.array([key for keys in pieces for key in keys], np.int64), kind="stable"
+        ).tolist()
+        assert found == expected
+        if start:
+            assert len(rows.between(100, 200)) == 0
+            assert len(rows.between(-3, 41)) == start
+
+
+def test_nothing_stays_on_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with contextlib.suppress(KeyboardInterrupt), Spill() as rows:
+        rows.add(np.arange(3), pa.table({"x": [1, 2, 3]}))
+        assert len(rows.between(0, 2)) == 2
+        assert list(tmp_path.iterdir())
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_with_what_to_do(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(spill.pa, "OSFile", full)
+    with Spill() as rows, pytest.raises(StorageError, match="the disk is full"):
+        rows.add(np.arange(3), pa.table({"x": [1, 2, 3]}))

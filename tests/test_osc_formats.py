@@ -69,6 +69,63 @@ def test_mxfp4_ties_go_to_the_even_code_and_nothing_saturates():
     assert formats.integers(codes, "mxfp4")[1, :3].tolist() == [6, -3, 0]
 
 
+def row(*groups):
+    """One row [1, 16 G] of groups that begin with these numbers."""
+    return torch.tensor([[*group, *(16 - len(group)) * [0.0]] for group in groups]).reshape(1, -1)
+
+
+def test_nvfp4_has_the_codes_of_mxfp4_ties_to_even_and_a_scale_for_16():
+    values = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+    ties = [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0]
+    x = row([*values, *(-value for value in values)], [*ties, *(-tie for tie in ties), 6.0])
+    packed, scale = formats.encode(x, "nvfp4")
+    assert packed[0, :8].tolist() == [0x10, 0x32, 0x54, 0x76, 0x90, 0xBA, 0xDC, 0xFE]  # -0 is 0
+    ties_codes = [0, 2, 2, 4, 4, 6, 6, 0, 10, 10, 12, 12, 14, 14, 7, 0]
+    assert formats.unpack_nibbles(packed)[0, 16:].tolist() == ties_codes
+    assert scale.tolist() == [[1.0, 1.0]]
+    twice = formats.integers(packed, "nvfp4")
+    assert twice[0, :16].tolist() == [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12]
+    assert formats.unit("nvfp4") == 0.5
+
+
+def test_nvfp4_scales_are_e4m3_numbers_of_three_bits_times_the_one_that_gives_the_largest_448():
+    largest = 6 * 448.0  # over the largest E4M3 number: the upper scale is 1
+    x = row(
+        [largest], [6.0], [6 * 1.0625], [6 * 1.1875], [6 * 1.19], [6 * 432.0], [6 * 1.5 * 2.0**-9]
+    )
+    scale = formats.encode(x, "nvfp4")[1]
+    # 1.0625 and 1.1875 lie between two numbers of three bits, so do 1.5 of the smallest ones
+    assert scale.tolist() == [[448.0, 1.0, 1.0, 1.25, 1.25, 448.0, 2.0**-8]]
+    assert formats.encode(4 * x, "nvfp4")[1].tolist() == [[4 * one for one in scale[0].tolist()]]
+
+
+def test_nvfp4_saturates_where_a_scale_was_rounded_down_and_small_groups_have_the_smallest_scale():
+    smallest = 2.0**-9
+    rounded_down = [15 * smallest, -15 * smallest, 12 * smallest]  # 2.5 smallest become 2
+    x = row([6 * 448.0], rounded_down, [2.0 * smallest, 0.2 * smallest], [])
+    codes, scale = formats.encode(x, "nvfp4")
+    assert scale.tolist() == [[448.0, 2 * smallest, smallest, 1.0]]  # of zeros: 1
+    twice = formats.integers(codes, "nvfp4")[0]
+    assert twice[16:19].tolist() == [12, -12, 12]
+    assert twice[32:34].tolist() == [4, 0]
+    assert twice[48:].eq(0).all()
+
+
+def test_nvfp4_weights_share_the_upper_scale_and_tokens_have_their_own():
+    x = torch.cat([row([6 * 448.0], [6.0]), row([6.0], [6 * 0.03])])
+    own, shared = (formats.encode(x, "nvfp4", is_whole=whole)[1] for whole in (False, True))
+    assert shared.tolist() == [[448.0, 1.0], [1.0, 0.03125 - 2.0**-9]]
+    assert own[0].tolist() == [448.0, 1.0]
+    assert own[1].tolist() == pytest.approx([1.0, 13 / 448])  # 13.44 of them, rounded to 13
+    for scale, is_whole, upper in ((own, False, [1.0, 1 / 448]), (shared, True, [1.0, 1.0])):
+        lower_NG, upper_N = formats.levels(scale, is_whole=is_whole)
+        assert upper_N.tolist() == pytest.approx(upper)
+        assert lower_NG.dtype == torch.float8_e4m3fn
+        torch.testing.assert_close(lower_NG.float() * upper_N[:, None], scale, rtol=1e-6, atol=0)
+    packed = pack_weights(x, format="nvfp4")
+    assert torch.equal(packed.scale_NG, shared)
+
+
 @pytest.mark.parametrize("name", formats.FORMATS)
 def test_zeros_have_scale_1_and_a_nan_or_an_infinity_has_scale_nan(name):
     x = torch.zeros(3, 128)
@@ -77,7 +134,9 @@ def test_zeros_have_scale_1_and_a_nan_or_an_infinity_has_scale_nan(name):
     assert codes.eq(0).all()
     assert scale[0].eq(1).all()
     assert scale[1:, 0].isnan().all()
-    assert not scale[:, 1:].isnan().any()
+    spread = scale[1:, 1:].isnan()  # over all that share a scale
+    assert spread.all() if name == "nvfp4" else not spread.any()
+    assert not scale[0].isnan().any()
 
 
 @pytest.mark.parametrize("name", formats.FORMATS)
@@ -119,6 +178,7 @@ def test_outlier_channels_leave_the_codes_before_the_scale_is_measured():
         ("int4_g32", 64 * 128 + 64 * 8 * 4),
         ("int4_g128", 64 * 128 + 64 * 2 * 4),
         ("mxfp4", 64 * 128 + 64 * 8),
+        ("nvfp4", 64 * 128 + 64 * 16 + 4),
     ],
 )
 def test_bytes_are_those_of_codes_scales_outlier_rows_and_table(name, num_bytes):
@@ -130,9 +190,12 @@ def test_bytes_are_those_of_codes_scales_outlier_rows_and_table(name, num_bytes)
 
 
 def test_channels_that_are_no_multiple_of_the_group_are_refused_with_what_fits():
-    with pytest.raises(ValueError, match=r"48 input channels, expected a multiple of 32.*: int8$"):
+    fits = r"48 input channels, expected a multiple of 32.*: int8, nvfp4$"
+    with pytest.raises(ValueError, match=fits):
         pack_weights(torch.ones(8, 48), format="int4_g32")
-    with pytest.raises(ValueError, match=r"multiple of 128.*: int8, int4_g32, int4_g64, mxfp4"):
+    with pytest.raises(
+        ValueError, match=r"multiple of 128.*: int8, int4_g32, int4_g64, mxfp4, nvfp4"
+    ):
         pack_weights(torch.ones(8, 192), format="int4_g128")
 
 

@@ -63,15 +63,15 @@ def test_a_product_worked_out_by_hand(backend):
     assert got.tolist() == expected
 
 
-@pytest.mark.parametrize("format", ["int4_g32", "int4_g64", "int4_g128", "mxfp4"])
+@pytest.mark.parametrize("format", ["int4_g32", "int4_g64", "int4_g128", "mxfp4", "nvfp4"])
 def test_whole_numbers_of_four_bits_are_multiplied_exactly(backend, format):
     generator = torch.Generator().manual_seed(2)
     levels = torch.tensor([-6.0, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6])
     x, weight = (
         levels[torch.randint(len(levels), (size, 256), generator=generator)] for size in (37, 70)
     )
-    top = 6.0 if format == "mxfp4" else 7.0  # so that every scale is 1
-    x[:, ::32], weight[:, 1::32] = top, -top
+    top = 6.0 if FORMATS[format].is_float else 7.0  # so that every scale is 1
+    x[:, ::16], weight[:, 1::16] = top, -top
     packed = pack_weights(weight, format=format)
     assert packed.scale_NG.eq(1).all()
     assert torch.equal(osc_linear(x, packed, backend=backend), x @ weight.T)

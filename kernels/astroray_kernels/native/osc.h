@@ -7,7 +7,8 @@ namespace astroray {
 constexpr int kColumns = 64;     // output channels of a packed block of weights
 constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
 
-enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2 };
+// kNvE2m1: its scales have two levels.
+enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
 
 // One layer, or the first of two: then `next` takes its results, which stay in the L2, and y is that of
 // both. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.

@@ -95,6 +95,7 @@ struct Layer {
     switch (call.kind) {
       case kInt8: return quantize_kind<kInt8>(s, from, first, count);
       case kInt4: return quantize_kind<kInt4>(s, from, first, count);
+      case kNvE2m1: return quantize_kind<kNvE2m1>(s, from, first, count);
       default: return quantize_kind<kE2m1>(s, from, first, count);
     }
   }

@@ -36,6 +36,27 @@ inline Step power_step(float top) {
   return {scale, _mm_cvtss_f32(_mm_scalef_ss(_mm_set_ss(1.0f), _mm_set_ss(-exponent)))};
 }
 
+// The scale of all numbers of a token over the largest E4M3 number, of which those of its groups are
+// multiples.
+inline float upper_scale(float top) { return top < kZeroBelow ? 1.0f : top / 2688.0f; }
+
+// An E4M3 number, 2^-9 to 448, times the upper scale: the number is the one next to top / 6 over it,
+// ties to even.
+inline Step two_level_step(float top, float upper) {
+  if (top < kZeroBelow) return {upper, 0.0f};
+  float wanted = top / 6.0f / upper;
+  wanted = wanted < 0x1p-9f ? 0x1p-9f : wanted > 448.0f ? 448.0f : wanted;
+  uint32_t bits;
+  memcpy(&bits, &wanted, 4);
+  int exponent = static_cast<int>(bits >> 23) - 127;
+  if (exponent < -6) exponent = -6;
+  const __m128 step = _mm_scalef_ss(_mm_set_ss(1.0f), _mm_set_ss(exponent - 3));
+  const __m128 steps = _mm_div_ss(_mm_set_ss(wanted), step);
+  const float whole = static_cast<float>(_mm_cvtss_si32(steps));
+  const float scale = whole * _mm_cvtss_f32(step) * upper;
+  return {scale, 1.0f / scale};
+}
+
 // Of 16 numbers those in the mask; 0 for the others.
 inline __m512 load_masked(const void* x, int dtype, int64_t at, __mmask16 in) {
   if (dtype == kFloat32) return _mm512_maskz_loadu_ps(in, static_cast<const float*>(x) + at);
@@ -144,6 +165,10 @@ inline __m512i round_e2m1(__m512 x, __m512 inverse) {
 template <int kKind>
 inline __m512i round_codes(__m512 x, __m512 inverse) {
   if constexpr (kKind == kE2m1) return round_e2m1(x, inverse);
+  if constexpr (kKind == kNvE2m1) {  // the scale may have been rounded down
+    const __m512i codes = _mm512_min_epi32(round_e2m1(x, inverse), _mm512_set1_epi32(12));
+    return _mm512_max_epi32(codes, _mm512_set1_epi32(-12));
+  }
   return _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
 }
 
@@ -202,12 +227,21 @@ void quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* sc
   const int64_t row_at = token * call.stride, chunks = (call.num_in + 15) / 16;
   const int64_t per_group = kKind == kInt8 ? chunks : chunks / call.num_groups;
   bool good = place_outliers<kPerStep>(call, row_at, outlier);
+  float upper = 1.0f;
+  if constexpr (kKind == kNvE2m1) {
+    const uint32_t bits = top_bits(call, row_at, 0, chunks);
+    memcpy(&upper, &bits, 4);
+    upper = upper_scale(upper);
+    good = good && bits < kInfinity;
+  }
   for (int64_t g = 0; good && g < call.num_groups; ++g) {
     const uint32_t bits = top_bits(call, row_at, g * per_group, (g + 1) * per_group);
     good = bits < kInfinity;
     float top;
     memcpy(&top, &bits, 4);
-    const Step step = kKind == kE2m1 ? power_step(top) : integer_step(top, kKind == kInt8 ? 127 : 7);
+    const Step step = kKind == kE2m1     ? power_step(top)
+                      : kKind == kNvE2m1 ? two_level_step(top, upper)
+                                         : integer_step(top, kKind == kInt8 ? 127 : 7);
     scale[g] = step.scale;
     write_codes<kKind>(call, row_at, g * per_group, (g + 1) * per_group, step.inverse, codes);
   }

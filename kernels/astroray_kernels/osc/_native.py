@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.osc import formats
-from astroray_kernels.osc.formats import FORMATS
+from astroray_kernels.osc.formats import FORMATS, Format
 from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
 from astroray_kernels.osc.reference import QuantizedActivations
@@ -150,7 +150,7 @@ def _layer(packed: PackedWeights, *, activation: str = "none", norm: Norm | None
         outlier=layout.outlier.data_ptr(), outlier_weight=layout.outlier_weight.data_ptr(),
         num_in=packed.num_in, num_out=packed.num_out, num_groups=packed.scale_NG.shape[1],
         num_outliers=len(packed.outlier_O), gelu_end=GELU_END,
-        kind=0 if form.bits == 8 else 2 if form.is_float else 1,
+        kind=_kind(form),
         threads=torch.get_num_threads(),
     )  # fmt: skip
     if activation == "gelu":
@@ -159,6 +159,13 @@ def _layer(packed: PackedWeights, *, activation: str = "none", norm: Norm | None
         call.norm = _norm_rows(norm, packed.num_in).data_ptr()
         call.norm_epsilon, call.norm_centers = norm.epsilon, norm.takes_mean
     return call
+
+
+def _kind(form: Format) -> int:
+    """The code of native/osc.h."""
+    if form.bits == 8:
+        return 0
+    return (3 if form.has_levels else 2) if form.is_float else 1
 
 
 def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:

@@ -1,8 +1,11 @@
 """Quantized linear layers on a GPU, or in Triton's interpreter: which tiles run, and with what.
 
-MXFP4 goes to the matrix unit as it is on sm_100; elsewhere, as INT4 always, it is unpacked to int8.
+MXFP4 and NVFP4 go to the matrix unit as they are on sm_100. Elsewhere MXFP4, as INT4 always, is
+unpacked to int8; NVFP4, whose groups are shorter than the matrix unit's steps, to bfloat16. What
+sm_100 does with NVFP4 is compiled and was not run: the interpreter has E8M0 scales only.
 """
 
+import dataclasses
 import importlib.util
 from typing import Any
 
@@ -20,6 +23,26 @@ PRECISIONS = tuple(FORMATS)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 WARPS = 4
 """Of a token that is quantized."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Scales:
+    """The scales of one operand as `multiply` reads them; None where its tiles do not."""
+
+    scale: Tensor
+    """float32 [M, G]; of two levels the lower one."""
+    codes: Tensor | None = None
+    """uint8 [M, G], E8M0 or E4M3."""
+    upper: Tensor | None = None
+    """float32 [M]."""
+
+    @classmethod
+    def of(cls, scale_MG: Tensor, tiles: dict[str, Any], *, is_whole: bool) -> "_Scales":
+        """Those of `formats.encode`."""
+        if tiles["HAS_LEVELS"]:
+            lower_MG, upper_M = formats.levels(scale_MG, is_whole=is_whole)
+            return cls(scale=lower_MG.float(), codes=lower_MG.view(torch.uint8), upper=upper_M)
+        return cls(scale=scale_MG, codes=_powers(scale_MG) if tiles["SCALED"] else None)
 
 
 def why_not(device: torch.device) -> str:
@@ -58,8 +81,8 @@ def quantize_activations(
         x_MK, kept_K, packed.outlier_O, quantized.codes, quantized.scale_MG,
         quantized.outlier_MO.view(torch.uint16), x_MK.stride(0), num_in, num_groups, num_outliers,
         BLOCK_K=block, GROUP=form.group or block, BLOCK_O=_power(max(num_outliers, 1)),
-        BITS=form.bits, IS_FLOAT=form.is_float, LARGEST=form.largest, num_warps=WARPS,
-        enable_fp_fusion=False,
+        BITS=form.bits, IS_FLOAT=form.is_float, HAS_LEVELS=form.has_levels, LARGEST=form.largest,
+        num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return quantized
 
@@ -107,14 +130,14 @@ def _multiplied(
     num_tokens, device = len(quantized.codes), quantized.codes.device
     y_MN = torch.empty((num_tokens, packed.num_out), dtype=dtype, device=device)
     tiles = tiles_of(packed.format, _arch(device))
-    unit = formats.unit(packed.format)
-    scaled = tiles["SCALED"]
+    a = _Scales.of(quantized.scale_MG, tiles, is_whole=False)
+    b = _Scales.of(packed.scale_NG, tiles, is_whole=True)
+    worth = 1.0 if tiles["HAS_LEVELS"] else formats.unit(packed.format) ** 2  # of whole numbers
     grid = (-(-num_tokens // tiles["BLOCK_M"]), -(-packed.num_out // tiles["BLOCK_N"]))
     _triton_kernels.multiply[grid](
-        quantized.codes, packed.codes, quantized.scale_MG, packed.scale_NG * unit**2,
+        quantized.codes, packed.codes, a.scale, b.scale * worth,
         quantized.outlier_MO, packed.outlier_ON, packed.bias_N, y_MN,
-        _powers(quantized.scale_MG) if scaled else None,
-        _powers(packed.scale_NG) if scaled else None,
+        a.codes, b.codes, a.upper, b.upper,
         num_tokens, packed.num_out, packed.num_in, packed.scale_NG.shape[1],
         len(packed.outlier_O), HAS_OUTLIERS=len(packed.outlier_O) > 0,
         HAS_BIAS=packed.bias_N is not None, GELU=activation == "gelu",
@@ -126,13 +149,15 @@ def _multiplied(
 def tiles_of(name: str, arch: int) -> dict[str, Any]:
     """The compile-time arguments of `multiply` for a format on sm_<arch>; 0 is the interpreter."""
     form = FORMATS[name]
-    scaled = form.is_float and arch in (0, 100)
-    grouped = form.group is not None and not scaled
+    scaled = form.is_float and arch in ((100,) if form.has_levels else (0, 100))
+    grouped = form.group is not None and not scaled and not form.has_levels
+    widened = form.has_levels and not scaled
     size = 32 if arch == 0 else 128
     return {
         "BLOCK_M": size, "BLOCK_N": min(size, 64) if grouped else size,
-        "BLOCK_K": form.group if grouped else 128, "STAGES": 3, "BITS": form.bits,
-        "IS_FLOAT": form.is_float, "GROUPED": grouped, "SCALED": scaled,
+        "BLOCK_K": form.group if grouped else 64 if widened else 128, "STAGES": 3,
+        "BITS": form.bits, "IS_FLOAT": form.is_float, "GROUPED": grouped, "SCALED": scaled,
+        "HAS_LEVELS": form.has_levels,
     }  # fmt: skip
 
 

@@ -60,7 +60,7 @@ def compile_quantize(name: str, arch: int, num_in: int = 1024) -> Machine:
     form = FORMATS[name]
     constants = {
         "BLOCK_K": num_in, "GROUP": form.group or num_in, "BLOCK_O": 32, "BITS": form.bits,
-        "IS_FLOAT": form.is_float, "LARGEST": form.largest,
+        "IS_FLOAT": form.is_float, "HAS_LEVELS": form.has_levels, "LARGEST": form.largest,
     }  # fmt: skip
     warps = _triton.WARPS
     return _compile(

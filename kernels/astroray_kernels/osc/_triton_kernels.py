@@ -8,6 +8,7 @@ import triton.language as tl
 
 INFINITY = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(2.0**-100)
+MX_GROUP, NV_GROUP = tl.constexpr(32), tl.constexpr(16)
 ROUND = tl.constexpr(12582912.0)  # adding and taking away 1.5 * 2**23 rounds half to even
 
 
@@ -16,7 +17,7 @@ def quantize_tokens(
     x_ptr, kept_ptr, outlier_ptr, codes_ptr, scale_ptr, token_outlier_ptr,
     stride, K, G, num_outliers,
     BLOCK_K: tl.constexpr, GROUP: tl.constexpr, BLOCK_O: tl.constexpr,
-    BITS: tl.constexpr, IS_FLOAT: tl.constexpr, LARGEST: tl.constexpr,
+    BITS: tl.constexpr, IS_FLOAT: tl.constexpr, HAS_LEVELS: tl.constexpr, LARGEST: tl.constexpr,
 ):  # fmt: skip
     """One token: outliers gathered and left out, the rest scaled, rounded and packed.
 
@@ -37,7 +38,12 @@ def quantize_tokens(
     size = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF  # NaN above infinity above all numbers
     is_good = (tl.max(size, axis=0) < INFINITY) & (tl.max(half & 0x7F80, axis=0) < 0x7F80)
     top_G = tl.max(tl.reshape(size, (BLOCK_K // GROUP, GROUP)), axis=1)
-    scale_G, inverse_G = _power_step(top_G) if IS_FLOAT else _integer_step(top_G, LARGEST)
+    if HAS_LEVELS:
+        scale_G, inverse_G = _two_level_step(top_G)
+    elif IS_FLOAT:
+        scale_G, inverse_G = _power_step(top_G)
+    else:
+        scale_G, inverse_G = _integer_step(top_G, LARGEST)
     inverse_G = tl.where(is_good, inverse_G, 0.0)
     x_GK = tl.reshape(tl.where(is_good, x, 0.0), (BLOCK_K // GROUP, GROUP))
     scaled = tl.reshape(x_GK * inverse_G[:, None], (BLOCK_K,))
@@ -57,17 +63,20 @@ def quantize_tokens(
 @triton.jit
 def multiply(
     a_ptr, b_ptr, a_scale_ptr, b_scale_ptr, a_outlier_ptr, b_outlier_ptr, bias_ptr, y_ptr,
-    a_power_ptr, b_power_ptr,
+    a_power_ptr, b_power_ptr, a_upper_ptr, b_upper_ptr,
     M, N, K, G, num_outliers,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     BITS: tl.constexpr, IS_FLOAT: tl.constexpr, GROUPED: tl.constexpr, SCALED: tl.constexpr,
+    HAS_LEVELS: tl.constexpr,
     HAS_OUTLIERS: tl.constexpr, HAS_BIAS: tl.constexpr, GELU: tl.constexpr,
     INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """A tile of act(x W^T + bias): whole numbers, then the outliers, then the rest, then stored.
 
-    SCALED   E2M1 and E8M0 go to the matrix unit as they are (sm_100)
-    GROUPED  BLOCK_K is a group, whose sums are scaled before the next
+    SCALED      E2M1 and E8M0 or E4M3 go to the matrix unit as they are (sm_100)
+    GROUPED     BLOCK_K is a group, whose sums are scaled before the next
+    HAS_LEVELS  scales are E4M3, and one of all the token; where not SCALED, E2M1 times E4M3 goes to
+                the matrix unit as bfloat16, which has it exactly
     """
     m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = tl.program_id(1).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -85,23 +94,28 @@ def multiply(
         a_ptrs += BYTES
         b_ptrs += BYTES
         if SCALED:
-            g = step * (BLOCK_K // 32) + tl.arange(0, BLOCK_K // 32)
-            a_power = _load_powers(a_power_ptr, m, g, M, G)
-            b_power = _load_powers(b_power_ptr, n, g, N, G)
-            total = tl.dot_scaled(a, a_power, "e2m1", b, b_power, "e2m1", total)
+            total = _add_scaled(
+                total, a, b, a_power_ptr, b_power_ptr, m, n, step, M, N, G, BLOCK_K, HAS_LEVELS
+            )
+        elif HAS_LEVELS:
+            total = _add_widened(
+                total, a, b, a_scale_ptr, b_scale_ptr, m, n, step, M, N, G,
+                BLOCK_M, BLOCK_N, BLOCK_K, INTERPRET,
+            )  # fmt: skip
         else:
             if BITS == 4:
                 a = _unpack_rows(a, BLOCK_M, BLOCK_K, IS_FLOAT)
                 b = tl.trans(_unpack_rows(tl.trans(b), BLOCK_N, BLOCK_K, IS_FLOAT))
             if GROUPED:
-                part = tl.dot(a, b, out_dtype=tl.int32)
-                a_scale = tl.load(a_scale_ptr + m * G + step, mask=m < M, other=0.0)
-                b_scale = tl.load(b_scale_ptr + n * G + step, mask=n < N, other=0.0)
-                total += part.to(tl.float32) * b_scale[None, :] * a_scale[:, None]
+                total = _add_group(total, a, b, a_scale_ptr, b_scale_ptr, m, n, step, M, N, G)
             else:
                 whole = tl.dot(a, b, whole, out_dtype=tl.int32)
     a_scale = tl.load(a_scale_ptr + m * G, mask=m < M, other=0.0)
-    if not GROUPED and not SCALED:
+    if HAS_LEVELS:
+        a_upper = tl.load(a_upper_ptr + m, mask=m < M, other=0.0)
+        b_upper = tl.load(b_upper_ptr + n, mask=n < N, other=0.0)
+        total = total * a_upper[:, None] * b_upper[None, :]
+    elif not GROUPED and not SCALED:
         b_scale = tl.load(b_scale_ptr + n * G, mask=n < N, other=0.0)
         total = whole.to(tl.float32) * a_scale[:, None] * b_scale[None, :]
     if HAS_OUTLIERS:
@@ -119,10 +133,51 @@ def multiply(
 
 
 @triton.jit
-def _load_powers(powers_ptr, row, group, num_rows, num_groups):
-    """Codes of scales, of some rows and groups."""
+def _add_group(total, a, b, a_scale_ptr, b_scale_ptr, m, n, step, M, N, G):
+    """The products of a group of whole numbers, times its scales."""
+    part = tl.dot(a, b, out_dtype=tl.int32)
+    a_scale = tl.load(a_scale_ptr + m * G + step, mask=m < M, other=0.0)
+    b_scale = tl.load(b_scale_ptr + n * G + step, mask=n < N, other=0.0)
+    return total + part.to(tl.float32) * b_scale[None, :] * a_scale[:, None]
+
+
+@triton.jit
+def _add_scaled(
+    total, a, b, a_power_ptr, b_power_ptr, m, n, step, M, N, G,
+    BLOCK_K: tl.constexpr, HAS_LEVELS: tl.constexpr,
+):  # fmt: skip
+    """A step of products by the matrix unit that takes E2M1 and its scales."""
+    PER_SCALE: tl.constexpr = NV_GROUP if HAS_LEVELS else MX_GROUP
+    g = step * (BLOCK_K // PER_SCALE) + tl.arange(0, BLOCK_K // PER_SCALE)
+    a_power = _load_scales(a_power_ptr, m, g, M, G)
+    b_power = _load_scales(b_power_ptr, n, g, N, G)
+    if HAS_LEVELS:
+        a_power = a_power.to(tl.float8e4nv, bitcast=True)
+        b_power = b_power.to(tl.float8e4nv, bitcast=True)
+    return tl.dot_scaled(a, a_power, "e2m1", b, b_power, "e2m1", total)
+
+
+@triton.jit
+def _add_widened(
+    total, a, b, a_scale_ptr, b_scale_ptr, m, n, step, M, N, G,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """A step of products of E2M1 times E4M3, which bfloat16 has exactly."""
+    g = step * (BLOCK_K // NV_GROUP) + tl.arange(0, BLOCK_K // NV_GROUP)
+    a_scale = _load_scales(a_scale_ptr, m, g, M, G)
+    b_scale = _load_scales(b_scale_ptr, n, g, N, G)
+    a = _widen_rows(a, a_scale, BLOCK_M, BLOCK_K, INTERPRET)
+    b = tl.trans(_widen_rows(tl.trans(b), b_scale, BLOCK_N, BLOCK_K, INTERPRET))
+    if INTERPRET:
+        return total + tl.dot(a, b, input_precision="ieee")
+    return tl.dot(a, b, total)
+
+
+@triton.jit
+def _load_scales(scales_ptr, row, group, num_rows, num_groups):
+    """Scales, or their codes, of some rows and groups."""
     is_in = (row[:, None] < num_rows) & (group[None, :] < num_groups)
-    return tl.load(powers_ptr + row[:, None] * num_groups + group[None, :], mask=is_in, other=0)
+    return tl.load(scales_ptr + row[:, None] * num_groups + group[None, :], mask=is_in, other=0)
 
 
 @triton.jit
@@ -178,12 +233,30 @@ def _power_step(top):
 
 
 @triton.jit
+def _two_level_step(top):
+    """E4M3 numbers times the upper scale of the token, and inverses; see osc/formats.py."""
+    amax = top.to(tl.float32, bitcast=True)
+    most = tl.max(amax, axis=0)
+    upper = tl.where(most < TINY, 1.0, tl.div_rn(most, tl.full((), 2688.0, tl.float32)))
+    six = tl.full(top.shape, 6.0, tl.float32)
+    wanted = tl.div_rn(tl.div_rn(amax, six), tl.zeros_like(amax) + upper)
+    wanted = tl.minimum(tl.maximum(wanted, 0.001953125), 448.0)
+    exponent = tl.maximum((wanted.to(tl.int32, bitcast=True) >> 23) - 127, -6)
+    step = ((exponent + 124) << 23).to(tl.float32, bitcast=True)  # an eighth of the power of two
+    per_step = ((130 - exponent) << 23).to(tl.float32, bitcast=True)
+    lower = ((wanted * per_step + ROUND) - ROUND) * step
+    is_zero = amax < TINY
+    scale = tl.where(is_zero, 1.0, lower) * upper
+    return scale, tl.where(is_zero, 0.0, tl.div_rn(tl.full(top.shape, 1.0, tl.float32), scale))
+
+
+@triton.jit
 def _e2m1_codes(scaled):
-    """Codes 0 to 15 of numbers up to 6, ties to the even code; zero has one."""
+    """Codes 0 to 15 of numbers, ties to the even code, 6 beyond it; zero has one."""
     twice = tl.abs(scaled) * 2.0
     by_one = (twice + ROUND) - ROUND  # halves up to 2: as codes 0 to 4
     by_two = (twice * 0.5 + ROUND) - ROUND  # 2, 3, 4: codes 4, 5, 6
-    by_four = (twice * 0.25 + ROUND) - ROUND  # 4, 6: codes 6, 7
+    by_four = tl.minimum((twice * 0.25 + ROUND) - ROUND, 3.0)  # 4, 6: codes 6, 7
     code = tl.where(twice < 4.0, by_one, tl.where(twice < 8.0, by_two + 2.0, by_four + 4.0))
     code = code.to(tl.int32)
     return tl.where((scaled < 0) & (code > 0), code + 8, code)
@@ -199,3 +272,12 @@ def _unpack_rows(packed, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, IS_FLOAT: tl
         twice = tl.where(size < 5, size, tl.where(size == 7, 12, size * 2 - 4))
         return tl.where(codes > 7, -twice, twice).to(tl.int8)
     return ((codes ^ 8) - 8).to(tl.int8)
+
+
+@triton.jit
+def _widen_rows(packed, scale, ROWS: tl.constexpr, BLOCK_K: tl.constexpr, INTERPRET: tl.constexpr):
+    """E2M1 times the E4M3 scale of 16, [ROWS, BLOCK_K], of nibbles [ROWS, BLOCK_K / 2]."""
+    twice = _unpack_rows(packed, ROWS, BLOCK_K, True).to(tl.float32)
+    x = tl.reshape(twice, (ROWS, BLOCK_K // NV_GROUP, NV_GROUP)) * (0.5 * scale[:, :, None])
+    x = tl.reshape(x, (ROWS, BLOCK_K))
+    return x if INTERPRET else x.to(tl.bfloat16)

@@ -45,10 +45,10 @@ class PackedWeights:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the weights: codes, scales (one byte each in mxfp4), outlier rows and table."""
-        scale_bytes = 1 if FORMATS[self.format].is_float else 4
-        outliers = self.outlier_ON.nbytes + 4 * len(self.outlier_O)
-        return self.codes.nbytes + scale_bytes * self.scale_NG.numel() + outliers
+        """Bytes of the weights: codes, scales (a byte each in the floats), outlier rows, table."""
+        form = FORMATS[self.format]
+        scales = (1 if form.is_float else 4) * self.scale_NG.numel() + 4 * form.has_levels
+        return self.codes.nbytes + scales + self.outlier_ON.nbytes + 4 * len(self.outlier_O)
 
     def to(self, device: torch.device | str) -> "PackedWeights":
         """The same on another device."""
@@ -82,7 +82,7 @@ def pack_weights(
 
     weight_NK         [N, K]  a floating dtype, finite, N and K >= 1, as torch.nn.Linear has it
     bias_N            [N]     finite, or None
-    format            of `formats.FORMATS`: int8, int4_g32, int4_g64, int4_g128, mxfp4
+    format            of `formats.FORMATS`: int8, int4_g32, int4_g64, int4_g128, mxfp4, nvfp4
     outlier_channels  [O]     whole numbers 0 to K - 1, ascending, none twice; None: none. The
                               paper has one of each group; the kernels take any
 
@@ -95,7 +95,7 @@ def pack_weights(
     kept_NK = weight_NK.detach().float()
     outlier_ON = kept_NK[:, outlier_O].T.contiguous().to(torch.bfloat16)
     kept_NK = kept_NK.index_fill(1, outlier_O, 0.0)
-    codes, scale_NG = formats.encode(kept_NK, format)
+    codes, scale_NG = formats.encode(kept_NK, format, is_whole=True)
     return PackedWeights(
         format=format,
         codes=codes,

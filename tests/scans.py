@@ -152,6 +152,25 @@ def fit_model(
     return str(path)
 
 
+def decide_model(survey: str, path: str | Path, *, choice: str, attention: str) -> str:
+    """A small `vit-tiny` in w8a8o whose file holds this decision of `auto`; returns its path."""
+    from astroray.actors.quantize import QuantizePlan, quantize_model
+    from astroray.encoders.store import load_model, save_model
+
+    plain, named = (f"{path}.{word}.safetensors" for word in ("plain", "named"))
+    plan = QuantizePlan(
+        model_path=fit_model(survey, plain, encoder="vit-tiny"), out=named, scheme="w8a8o",
+        max_rows=32, seed=0, num_threads=1,
+    )  # fmt: skip
+    quantize_model(surveys.list_shards(survey).shards, plan)
+    model = load_model(named)
+    parts = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
+    held = dataclasses.replace(parts.pop("quantized"), choice=choice, attention=attention)
+    del parts["model_id"]
+    save_model(str(path), **parts, quantized=held)
+    return str(path)
+
+
 def catalog_bytes(run_dir: str | Path) -> dict[str, str]:
     """sha256 of each file of a run's catalog; hats.properties holds a date and is left out."""
     folder = Path(run_dir) / "catalog"

@@ -1,35 +1,89 @@
-"""How `auto` decides: the fastest way that keeps the list, else the reference."""
+"""How `auto` decides: the fastest numbers and attention that keep the list, else the reference."""
 
 import numpy as np
 import pytest
 
 from astroray.actors import decide as module
 from astroray.actors.decide import Way, decide
+from astroray_kernels.dispatch import why_not
 
 RANKED = -np.arange(1000.0)
 """Scores of a thousand objects, the most unusual first."""
 
 
-def choose(**ways):
-    found = {"none": Way(name="none", speed=1.0, kept=1.0)}
-    found |= {name: Way(name=name, speed=speed, kept=kept) for name, (speed, kept) in ways.items()}
-    return module._chosen(found, 10_000)
+def choose(num_rows=10_000, **ways):
+    """Each way, numbers and attention joined by `__`, with its speed and what it keeps."""
+    asked = {"none__sdpa": (1.0, None), **ways}
+    pairs = {tuple(name.replace("_q", "-q").split("__")): values for name, values in asked.items()}
+    found = {
+        pair: Way(numbers=pair[0], attention=pair[1], speed=speed, kept=kept)
+        for pair, (speed, kept) in pairs.items()
+    }
+    return module._chosen(found, num_rows)
 
 
-def test_the_fastest_way_that_keeps_the_list_is_taken():
-    decision = choose(bf16=(1.7, 1.0), w8a8=(2.1, 0.99), w8a8o=(1.9, 1.0))
-    assert decision.choice == "w8a8"
+def test_the_fastest_pair_of_numbers_and_attention_that_keeps_the_list_is_taken():
+    decision = choose(
+        bf16__sdpa=(1.7, 1.0), w8a8o__sdpa=(1.9, 1.0), w8a8o__vfa=(2.1, 0.99), none__vfa=(1.5, 1.0)
+    )
+    assert (decision.choice, decision.attention) == ("w8a8o", "vfa")
+    assert decision.chosen == "w8a8o, vfa"
     assert decision.reason == "2.10 times as fast as float32, keeps 99.0% of the list"
 
 
 def test_a_faster_way_that_loses_objects_is_not():
-    assert choose(w8a8=(2.1, 0.98), bf16=(1.7, 0.995)).choice == "bf16"
+    decision = choose(w8a8__vfa=(2.1, 0.98), bf16__sdpa=(1.7, 0.995))
+    assert (decision.choice, decision.attention) == ("bf16", "sdpa")
 
 
 def test_nothing_that_is_slower_is_taken_and_nothing_that_was_not_compared():
-    assert choose(bf16=(0.9, 1.0)).choice == "none"
-    assert choose(w8a8=(2.1, None)).choice == "none"
-    assert "no way is faster" in choose(bf16=(0.9, 1.0)).reason
+    assert choose(bf16__sdpa=(0.9, 1.0)).choice == "none"
+    assert choose(w8a8__vfa=(2.1, None)).attention == "sdpa"
+    assert "no way is faster" in choose(bf16__sdpa=(0.9, 1.0)).reason
+
+
+def test_too_few_objects_leave_the_reference_whatever_was_measured():
+    decision = choose(num_rows=9_999, w8a8__vfa=(2.1, 1.0))
+    assert (decision.choice, decision.attention) == ("none", "sdpa")
+    assert decision.reason.startswith("undecided: 9999 objects are fewer than 10000")
+
+
+def test_lists_are_compared_from_the_fastest_way_on_until_one_is_kept(monkeypatch):
+    speeds = {
+        ("none", "sdpa"): 1.0, ("bf16", "sdpa"): 1.5, ("w8a8", "sdpa"): 1.8, ("w8a8", "vfa"): 2.4,
+        ("w8a8o", "vfa"): 2.3, ("torch-int8", "sdpa"): 0.9,
+    }  # fmt: skip
+    ways = {
+        pair: Way(numbers=pair[0], attention=pair[1], speed=speed) for pair, speed in speeds.items()
+    }
+    fast = {pair: RANKED.copy() for pair in ways}
+    fast["w8a8", "vfa"][:5] = -900.0  # half of the list sinks
+    asked = []
+
+    class Network:
+        numbers = attention = ""
+
+    class Model:
+        def __init__(self, numbers):
+            self.network = Network()
+            self.network.numbers = numbers
+
+    def score(model, _):
+        asked.append((model.network.numbers, model.network.attention))
+        return fast[asked[-1]]
+
+    def choose_attention(network, attention, _):
+        network.attention = attention
+
+    monkeypatch.setattr(module, "_scores", score)
+    monkeypatch.setattr(module, "choose_attention", choose_attention)
+    models = {numbers: Model(numbers) for numbers, _ in ways}
+    found = module._compared(models, ways, None, lambda _: None)
+    assert asked == [("none", "sdpa"), ("w8a8", "vfa"), ("w8a8o", "vfa"), ("bf16", "sdpa")]
+    assert found["w8a8", "vfa"].kept == 0.5
+    assert found["w8a8o", "vfa"].kept == found["bf16", "sdpa"].kept == 1.0
+    assert found["w8a8", "sdpa"].note == "slower than one that keeps the list"
+    assert found["torch-int8", "sdpa"].note == "not faster than float32"
 
 
 @pytest.mark.parametrize(
@@ -66,10 +120,17 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
     monkeypatch.setattr(module, "LEAST_ROWS", 64)
     monkeypatch.setattr(module, "LEAST_GAIN", 0.0)  # the speed of this machine decides nothing
     decision = decide(model, quantized, image_NCYX)
-    ways = {way.name.split()[0]: way for way in decision.ways}
-    assert ways["none"].kept is None
-    assert ways["w8a8"].kept == ways["bf16"].kept == 1.0
-    assert "holds w8a8, w8a8o" in ways["osc-w4a4"].note
-    assert ways["osc-w4a4"].speed is None
-    keeping = [way for way in decision.ways if way.kept == 1.0]
-    assert decision.choice == max(keeping, key=lambda way: way.speed).name.split()[0]
+    ways = {(way.numbers.split()[0], way.attention): way for way in decision.ways}
+    assert ways["none", "sdpa"].kept is None
+    assert ways["bf16", "sdpa"].kept == 1.0
+    failed = [way for way in decision.ways if way.numbers == "osc-w4a4"]
+    assert len(failed) == 1
+    assert "holds w8a8, w8a8o" in failed[0].note
+    assert failed[0].speed is None
+    keeping = [way for way in decision.ways if way.kept is not None and way.kept >= 0.99]
+    assert decision.chosen == max(keeping, key=lambda way: way.speed).name
+    if not why_not("vfa_attention", "native", "cpu"):
+        assert ways["none", "vfa native bf16"].speed
+        assert ways["w8a8o", "vfa native int8_qk"].speed
+    cores = {m.core for m in model.network.modules() if hasattr(m, "core")}
+    assert cores == {torch.nn.functional.scaled_dot_product_attention}  # as it was given

@@ -106,13 +106,18 @@ def test_auto_keeps_the_reference_where_the_sample_is_too_small_to_judge(model_p
     out = tmp_path / "auto.safetensors"
     ended = quantize(model_path, out, "--rows", "32")
     assert ended.exit_code == 0, ended.output
-    assert "choice   none: undecided: 32 objects are fewer than 10000" in ended.output
+    assert "choice   none, sdpa: undecided: 32 objects are fewer than 10000" in ended.output
     file = read_model_file(str(out))
     assert file.quantized["choice"] == "none"
     assert set(file.quantized["schemes"]) == {"w8a8", "w8a8o", "osc-w4a4"}
-    ways = {way["name"].split()[0]: way for way in file.fit["quantized"]["decision"]["ways"]}
-    assert set(ways) == {"none", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4"}
-    assert all(way["speed"] > 0 for way in ways.values())
+    assert file.quantized["attention"] == "sdpa"
+    ways = file.fit["quantized"]["decision"]["ways"]
+    names = {"none", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4"}
+    assert {way["numbers"].split()[0] for way in ways} == names
+    assert {way["attention"].split()[0] for way in ways} >= {"sdpa", "vfa"}
+    assert all(way["speed"] > 0 for way in ways if not way["note"])
+    for way in ways:
+        assert f"{way['numbers']}, {way['attention']}" in ended.output
     assert "How it was decided" in (tmp_path / "auto.safetensors.html").read_text()
 
 

@@ -9,6 +9,7 @@ from astroray.errors import LedgerError
 from astroray.explain import explain_object
 from astroray.inspection import verify_run
 from astroray.nightly import NightConfig, run_night
+from astroray_kernels.dispatch import why_not
 from tests import scans
 
 SURVEY = "sim:galaxies?count=120&seed=5&shard_rows=60&size=32&outliers=0.05"
@@ -51,7 +52,9 @@ def test_the_run_names_the_numbers_the_attention_and_both_models(plain, quantize
     assert record.backends["attention"].startswith("vfa ")
     assert plain[1].backends["quantize"] == "none"
     reference_id = plain[1].model["model_id"]
-    assert record.model["quantized"] == {"choice": "osc-w4a4", "reference_id": reference_id}
+    assert record.model["quantized"] == {
+        "choice": "osc-w4a4", "attention": "auto", "reference_id": reference_id
+    }  # fmt: skip
     assert record.model["model_id"] != reference_id
     assert record.proof["model_id"] == reference_id
     assert record.proof["sentence"].endswith(f"encoded again by model {reference_id}")
@@ -105,6 +108,20 @@ def test_the_same_command_on_a_done_run_ends_in_the_same_catalog(quantized):
     before = scans.catalog_bytes(quantized[0])
     scan(quantized[0], encoder__quantize="osc-w4a4", encoder__attention="vfa")
     assert scans.catalog_bytes(quantized[0]) == before
+
+
+def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag(
+    ray_cluster, tmp_path
+):
+    model = scans.decide_model(SURVEY, tmp_path / "m.safetensors", choice="w8a8o", attention="vfa")
+    record = scans.scan(SURVEY, tmp_path / "run", encoder__name=model, search__top=TOP)
+    assert record.state == "done"
+    assert record.backends["quantize"].startswith("w8a8o ")
+    if not why_not("vfa_attention", "native", "cpu"):
+        assert record.backends["attention"] == "vfa native bf16"
+    held = record.model["quantized"]
+    assert (held["choice"], held["attention"]) == ("w8a8o", "vfa")
+    assert record.proof["model_id"] == held["reference_id"]
 
 
 def test_a_list_of_two_spaces_bounds_no_night_and_its_scores_are_not_explained(quantized, tmp_path):

@@ -1,17 +1,19 @@
-"""Which numbers `auto` becomes: the fastest way that keeps the outlier list, by measurement."""
+"""What `auto` becomes: the fastest numbers and attention that keep the outlier list, measured."""
 
+import copy
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from astroray.encoders import QuantizeName
+from astroray.encoders import AttentionName, QuantizeName
+from astroray.encoders.attention import choose_attention
 from astroray.encoders.quantized import Quantized
-from astroray.encoders.selecting import choose_numbers
+from astroray.encoders.selecting import FAST, choose_numbers
 from astroray.encoders.store import Model
 from astroray.errors import AstrorayError
 from astroray.neighbors.search import SearchConfig, search
@@ -21,15 +23,18 @@ __all__ = ["LEAST_ROWS", "SCHEMES_TRIED", "Decision", "Way", "decide"]
 LEAST_ROWS = 10_000
 """Objects without which a list's top is too short to judge by: the reference is used."""
 SCHEMES_TRIED: tuple[QuantizeName, ...] = ("w8a8", "w8a8o", "osc-w4a4")
-WAYS: tuple[QuantizeName, ...] = ("none", "bf16", "torch-int8", *SCHEMES_TRIED)
-REFERENCE = "none"
-ALWAYS_SHOWN = "bf16"
+NUMBERS: tuple[QuantizeName, ...] = ("none", "bf16", "torch-int8", *SCHEMES_TRIED)
+ATTENTIONS: tuple[AttentionName, ...] = ("sdpa", "vfa", "vfa-int8-qk")
+Pair = tuple[QuantizeName, AttentionName]
+"""What `encoder.quantize` and `encoder.attention` may be set to."""
+REFERENCE: Pair = ("none", "sdpa")
+ALWAYS_SHOWN: Pair = ("bf16", "sdpa")
 """Its list is compared in any case: what no quantization does to a list."""
 LEAST_KEPT = 0.99
 TOP_SHARE, FAST_SHARE = 0.01, 0.02
 LEAST_GAIN = 1.0
 BATCH = 32
-ROUNDS, BATCHES_A_ROUND = 7, 4
+ROUNDS, BATCHES_A_ROUND = 7, 2
 K = 10
 
 
@@ -37,21 +42,31 @@ K = 10
 class Way:
     """One way to compute the embeddings."""
 
-    name: str
+    numbers: str
     """With the kernels that ran, such as `w8a8o native`."""
+    attention: str = ""
+    """The same of the attention, such as `vfa native bf16`; "" where the network has none."""
     speed: float | None = None
-    """Times as fast as float32, median of interleaved rounds of one thread."""
+    """Times as fast as the reference, median of interleaved rounds by CPU time of one thread."""
     kept: float | None = None
     """Share of the reference's top 1 % in this way's top 2 %; None where not looked at."""
     note: str = ""
     """Why something was not measured."""
+
+    @property
+    def name(self) -> str:
+        """Numbers and attention."""
+        return f"{self.numbers}, {self.attention}" if self.attention else self.numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decision:
     """What was chosen, of which ways, and why."""
 
-    choice: str
+    choice: QuantizeName
+    attention: AttentionName
+    chosen: str
+    """Name of the way."""
     reason: str
     num_rows: int
     ways: Sequence[Way]
@@ -64,98 +79,137 @@ def decide(
     *,
     show: Callable[[str], None] = lambda _: None,
 ) -> Decision:
-    """Times all ways on this machine, compares the lists of the faster ones, and chooses.
+    """Times all ways on this machine, compares lists from the fastest way on, and chooses.
 
     image_NCYX  [N, C, S, S]  prepared cutouts; fewer than 10,000 leave it undecided: the reference
 
-    A way keeps the list where at least 99 % of the reference's top 1 % lie in its own top 2 %, by
-    the distance to the 10th neighbor.
+    A way is one of the numbers with one of the attentions, where the network has attention. It
+    keeps the list where at least 99 % of the reference's top 1 % lie in its own top 2 %, by the
+    distance to the 10th neighbor. The first that does is chosen, so slower ones are not compared.
     """
-    model = dataclasses.replace(model, quantized=quantized)
+    network = copy.deepcopy(model.network)  # whose attention is switched from way to way
+    model = dataclasses.replace(model, network=network, quantized=quantized)
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers of a scan
     try:
         show("timing")
         models, ways = _prepared(model)
         ways = _timed(models, ways, image_NCYX)
-        if len(image_NCYX) < LEAST_ROWS:
-            reason = (
-                f"undecided: {len(image_NCYX)} objects are fewer than {LEAST_ROWS}, so the "
-                "reference is used; observe a larger survey"
-            )
-            return Decision(
-                choice=REFERENCE, reason=reason, num_rows=len(image_NCYX), ways=list(ways.values())
-            )
-        ways = _compared(models, ways, image_NCYX, show)
+        if len(image_NCYX) >= LEAST_ROWS:
+            ways = _compared(models, ways, image_NCYX, show)
     finally:
         torch.set_num_threads(before)
     return _chosen(ways, len(image_NCYX))
 
 
-def _prepared(model: Model) -> tuple[dict[str, Model], dict[str, Way]]:
-    """The model in all ways that this machine can run."""
-    models: dict[str, Model] = {}
-    ways: dict[str, Way] = {}
-    for name in WAYS:
+def _prepared(model: Model) -> tuple[dict[QuantizeName, Model], dict[Pair, Way]]:
+    """The model in all numbers that this machine can run, and all ways, those it cannot noted."""
+    models: dict[QuantizeName, Model] = {}
+    ways: dict[Pair, Way] = {}
+    for numbers in NUMBERS:
         try:
-            models[name], full_name = choose_numbers(model, name, "cpu")
-            ways[name] = Way(name=full_name)
+            models[numbers], name = choose_numbers(model, numbers, "cpu")
         except AstrorayError as error:
-            ways[name] = Way(name=name, note=str(error))
+            ways[numbers, "sdpa"] = Way(numbers=numbers, note=str(error))
+            continue
+        for attention in ATTENTIONS:
+            way = _way(models[numbers], name, attention)
+            if way.attention or attention == "sdpa":
+                ways[numbers, attention] = way
     return models, ways
 
 
+def _way(model: Model, numbers: str, attention: AttentionName) -> Way:
+    try:
+        name = choose_attention(model.network, attention, "cpu")
+    except AstrorayError as error:
+        return Way(numbers=numbers, attention=attention, note=str(error))
+    words = name.split()
+    if len(words) > 1 and words[1] not in FAST:
+        return Way(numbers=numbers, attention=name, note="no fast code for it on this machine")
+    return Way(numbers=numbers, attention=name)
+
+
 @torch.inference_mode()
-def _timed(models: dict[str, Model], ways: dict[str, Way], image_NCYX: Tensor) -> dict[str, Way]:
+def _timed(
+    models: Mapping[QuantizeName, Model], ways: Mapping[Pair, Way], image_NCYX: Tensor
+) -> dict[Pair, Way]:
     batches = [batch.float() for batch in torch.split(image_NCYX[: BATCH * BATCHES_A_ROUND], BATCH)]
-    seconds: dict[str, list[float]] = {name: [] for name in models}
+    seconds: dict[Pair, list[float]] = {pair: [] for pair, way in ways.items() if not way.note}
     for turn in range(ROUNDS + 1):
-        for name, model in models.items():
-            began_s = time.perf_counter()
+        for (numbers, attention), taken in seconds.items():
+            model = models[numbers]
+            choose_attention(model.network, attention, "cpu")
+            began_s = time.process_time()
             for batch_BCYX in batches:
                 model.embed(batch_BCYX)
             if turn:  # the first is to warm up
-                seconds[name].append(time.perf_counter() - began_s)
+                taken.append(time.process_time() - began_s)
     speeds = {
-        name: statistics.median(np.divide(seconds[REFERENCE], values).tolist())
-        for name, values in seconds.items()
+        pair: statistics.median(np.divide(seconds[REFERENCE], values).tolist())
+        for pair, values in seconds.items()
     }
-    return {name: dataclasses.replace(way, speed=speeds.get(name)) for name, way in ways.items()}
+    return {pair: dataclasses.replace(way, speed=speeds.get(pair)) for pair, way in ways.items()}
 
 
 def _compared(
-    models: dict[str, Model], ways: dict[str, Way], image_NCYX: Tensor, show: Callable[[str], None]
-) -> dict[str, Way]:
-    """The same with the share of the list kept, of the ways that are faster than the reference."""
+    models: Mapping[QuantizeName, Model],
+    ways: Mapping[Pair, Way],
+    image_NCYX: Tensor,
+    show: Callable[[str], None],
+) -> dict[Pair, Way]:
+    """The same with the share of the list kept, from the fastest way on until one keeps it."""
+
+    def scores(pair: Pair) -> np.ndarray:
+        model = models[pair[0]]
+        choose_attention(model.network, pair[1], "cpu")
+        return _scores(model, image_NCYX)
+
     show("the list of the reference")
-    reference_N = _scores(models[REFERENCE], image_NCYX)
-    found = dict(ways)
-    for name, way in ways.items():
-        if name == REFERENCE or way.speed is None:
+    reference_N, found, is_found = scores(REFERENCE), dict(ways), False
+    for pair in sorted(ways, key=lambda pair: -(ways[pair].speed or 0.0)):
+        way = ways[pair]
+        if pair == REFERENCE or way.speed is None:
             continue
-        if way.speed <= LEAST_GAIN and name != ALWAYS_SHOWN:
-            found[name] = dataclasses.replace(way, note="not faster, so its list was not made")
+        is_slower = way.speed <= LEAST_GAIN
+        if (is_found or is_slower) and pair != ALWAYS_SHOWN:
+            note = "not faster than float32" if is_slower else "slower than one that keeps the list"
+            found[pair] = dataclasses.replace(way, note=note)
             continue
         show(f"the list of {way.name}")
-        kept = _kept_share(reference_N, _scores(models[name], image_NCYX))
-        found[name] = dataclasses.replace(way, kept=kept)
+        kept = _kept_share(reference_N, scores(pair))
+        found[pair] = dataclasses.replace(way, kept=kept)
+        is_found |= kept >= LEAST_KEPT and not is_slower
     return found
 
 
-def _chosen(ways: dict[str, Way], num_rows: int) -> Decision:
+def _chosen(ways: Mapping[Pair, Way], num_rows: int) -> Decision:
     keeping = {
-        name: way.speed
-        for name, way in ways.items()
+        pair: way.speed
+        for pair, way in ways.items()
         if way.speed is not None and way.kept is not None and way.kept >= LEAST_KEPT
     }
-    best = max(keeping, key=lambda name: keeping[name], default=REFERENCE)
+    best = max(keeping, key=lambda pair: keeping[pair], default=REFERENCE)
     if keeping.get(best, 0.0) <= LEAST_GAIN:
         best = REFERENCE
     reason = "no way is faster than float32 and keeps the list"
-    if best != REFERENCE:
+    if num_rows < LEAST_ROWS:
+        best = REFERENCE
+        reason = (
+            f"undecided: {num_rows} objects are fewer than {LEAST_ROWS}, so the reference is "
+            "used; observe a larger survey"
+        )
+    elif best != REFERENCE:
         kept = ways[best].kept or 0.0
         reason = f"{keeping[best]:.2f} times as fast as float32, keeps {kept:.1%} of the list"
-    return Decision(choice=best, reason=reason, num_rows=num_rows, ways=list(ways.values()))
+    return Decision(
+        choice=best[0],
+        attention=best[1],
+        chosen=ways[best].name,
+        reason=reason,
+        num_rows=num_rows,
+        ways=list(ways.values()),
+    )
 
 
 @torch.inference_mode()

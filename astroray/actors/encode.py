@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from astroray.encoders import AttentionName, QuantizeName
-from astroray.encoders.attention import choose_attention
-from astroray.encoders.selecting import choose_numbers
+from astroray.encoders.selecting import choose_backends
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
 from astroray.modalities import MODALITIES
@@ -20,11 +19,11 @@ def resolve_backends(
 ) -> dict[str, str]:
     """What `encoder.attention` and `encoder.quantize` become for a model on this machine.
 
-    See `choose_attention` and `choose_numbers`; of a network without attention only the latter.
+    See `choose_backends`; of a network without attention only the latter.
     """
-    model, numbers = choose_numbers(load_model(model_path), quantize, device)
-    name = choose_attention(model.network, attention, device)
-    return {"quantize": numbers} | ({"attention": name} if name else {})
+    model = load_model(model_path)
+    _, found = choose_backends(model, quantize=quantize, attention=attention, device=device)
+    return found
 
 
 class BatchEncoder:
@@ -46,8 +45,9 @@ class BatchEncoder:
     ) -> None:
         torch.set_num_threads(num_threads)
         self.device = torch.device(device)
-        self.model, self.numbers = choose_numbers(load_model(model_path), quantize, self.device)
-        self.attention = choose_attention(self.model.network, attention, self.device)
+        self.model, self.backends = choose_backends(
+            load_model(model_path), quantize=quantize, attention=attention, device=self.device
+        )
         self.dim = self.model.dim
         shape = MODALITIES[self.model.modality].shape(self.model.network_config)
         self._batch_BCYX = torch.zeros((batch_size, *shape), pin_memory=self.device.type == "cuda")

@@ -35,7 +35,9 @@ class QuantizePlan:
     model_path: str
     out: str
     scheme: str
-    """Of `quantization.modules.SCHEMES`, or auto: the fastest way that keeps the list, measured."""
+    """Of `quantization.modules.SCHEMES`, or auto: the fastest way that keeps the list, measured.
+
+    A way is numbers and attention, decided together."""
     max_rows: int
     seed: int
     num_threads: int
@@ -119,7 +121,9 @@ def quantize_prepared(
     decision = None
     if plan.scheme == "auto":
         decision = decide(model, quantized, image_NCYX, show=show)
-        quantized = dataclasses.replace(quantized, choice=decision.choice)
+        quantized = dataclasses.replace(
+            quantized, choice=decision.choice, attention=decision.attention
+        )
     return Quantization(
         model_id=_save(plan.out, model, quantized, len(image_NCYX), schemes, decision),
         reference_id=file.model_id,

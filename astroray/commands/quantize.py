@@ -6,7 +6,7 @@ from astroray.terminal import status_line
 
 __all__ = ["quantize"]
 
-SCHEMES = ("auto", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4")
+SCHEMES = ("auto", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4", "osc-nvfp4")
 
 
 @click.command()
@@ -18,16 +18,16 @@ SCHEMES = ("auto", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4")
     type=click.Choice(SCHEMES),
     default="auto",
     show_default=True,
-    help="auto: the fastest way that keeps the outlier list, measured on this machine.",
+    help="auto: the fastest numbers and attention that keep the outlier list, measured here.",
 )
 @click.option("--rows", type=int, help="Objects drawn from SURVEY.  [default: 512, for auto 16384]")
 @click.option("--seed", default=0, show_default=True, help="Of the draw.")
 def quantize(model: str, observe: str, out: str, scheme: str, rows: int | None, seed: int) -> None:
     """Quantize the layers of MODEL: 8 or 4 bits, outlier channels in 16 (OSC).
 
-    `astroray scan --encoder NEW` then selects with the quantized layers, and encodes the shortlist
-    and its neighbors again with MODEL's own network, which the new file holds too. A page of what
-    was found is written beside it.
+    `astroray scan --encoder NEW` then selects with the quantized layers, and the attention that
+    auto chose beside them, and encodes the shortlist and its neighbors again with MODEL's own
+    network, which the new file holds too. A page of what was found is written beside it.
     """
     from astroray.quantization.encoder import QuantizeConfig, quantize_encoder
 
@@ -39,11 +39,13 @@ def quantize(model: str, observe: str, out: str, scheme: str, rows: int | None, 
             config, show=lambda progress: show(progress.stage, f"{progress.stage}  {progress.note}")
         )
     if found.decision:
+        width = max(len(way.name) for way in found.decision.ways)
         for way in found.decision.ways:
             speed = "     –" if way.speed is None else f"{way.speed:6.2f}"
             kept = "     –" if way.kept is None else f"{way.kept:6.1%}"
-            click.echo(f"{way.name:<20} {speed} x float32  list kept {kept}  {way.note}".rstrip())
-        click.echo(f"choice   {found.choice}: {found.decision.reason}")
+            line = f"{way.name:<{width}} {speed} x float32  list kept {kept}  {way.note}"
+            click.echo(line.rstrip())
+        click.echo(f"choice   {found.decision.chosen}: {found.decision.reason}")
     for name, layers in found.schemes.items():
         before, after = (
             sum(layer.bytes_before for layer in layers),

@@ -41,13 +41,13 @@ FORMAT_VERSION = 1
 AUTO = "auto"
 """Name that stands for the default encoder of what a survey holds."""
 
-AttentionName = Literal["auto", "sdpa", "vfa", "vsa"]
+AttentionName = Literal["auto", "sdpa", "vfa", "vfa-int8-qk", "vsa"]
 """What `encoder.attention` may be; `encoders.attention` says what each means."""
 PLAIN_ATTENTION = ("auto", "sdpa")
 """Those that are PyTorch's own on every machine, so that nothing has to be resolved."""
 
 QuantizeName = Literal[
-    "none", "auto", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4"
+    "none", "auto", "bf16", "torch-int8", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4", "osc-nvfp4"
 ]
 """What `encoder.quantize` may be; `encoders.selecting` says what each means."""
 PLAIN_NUMBERS = ("none", "auto", "bf16", "torch-int8")
@@ -153,13 +153,11 @@ class ModelFile:
     model_id: str
     data: bytes
     quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of a quantized model: `choice`, `reference_id`, and `schemes`; else empty."""
+    """Of a quantized model: `choice`, `attention`, `reference_id`, `schemes`; else empty."""
 
     def describe(self) -> dict[str, Any]:
         """What a run record says of the model."""
-        known = {
-            name: self.quantized[name] for name in ("choice", "reference_id") if self.quantized
-        }
+        known = {name: value for name, value in self.quantized.items() if name != "schemes"}
         return {
             "model_id": self.model_id,
             **({"quantized": known} if known else {}),

@@ -1,6 +1,7 @@
 """Which attention a network computes with, resolved once when its model is loaded."""
 
 import functools
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +16,23 @@ from astroray_kernels.dispatch import Need, resolved
 
 __all__ = ["choose_attention"]
 
-PRECISION = "bf16"
 SKIP_NATS = 8.0
 """VSA leaves out tiles that weigh less than e^-8 of the largest."""
+KERNELS: Mapping[str, tuple[str, float | None]] = {
+    "vfa": ("bf16", None),
+    "vfa-int8-qk": ("int8_qk", None),
+    "vsa": ("bf16", SKIP_NATS),
+}
+"""Precision and skip of `vfa_attention` by what `encoder.attention` may be."""
 
 
 def choose_attention(network: nn.Module, asked: AttentionName, device: torch.device | str) -> str:
     """Makes all attention of a network that of `asked` and says what it became.
 
-    auto  PyTorch's: at the lengths of stamps VFA was not measured faster (docs/encoders.md)
-    vfa   attention with a frozen row maximum (arXiv 2604.12798), products in bf16
-    vsa   the same, leaving out tiles of small weight
+    auto         PyTorch's; what a quantized model decided is `encoders.selecting`'s to know
+    vfa          attention with a frozen row maximum (arXiv 2604.12798), products in bf16
+    vfa-int8-qk  the same, the product of queries and keys in int8
+    vsa          vfa, leaving out tiles of small weight
 
     Returns `sdpa`, or op, backend and precision, such as `vfa native bf16`; "" where the network
     has no attention. Raises BackendError where this machine cannot run what was asked for.
@@ -37,17 +44,17 @@ def choose_attention(network: nn.Module, asked: AttentionName, device: torch.dev
         core: AttentionCore = F.scaled_dot_product_attention
         name = "sdpa"
     else:
-        skip = SKIP_NATS if asked == "vsa" else None
+        precision, skip = KERNELS[asked]
         dim = layers[0].to_out.in_features // layers[0].num_heads
-        need = Need(precision=PRECISION, skip=skip, dim=dim, dtype=torch.float32)
+        need = Need(precision=precision, skip=skip, dim=dim, dtype=torch.float32)
         try:
             backend = resolved("vfa_attention", device, need=need)
         except KernelError as error:
             raise BackendError(
                 f"encoder.attention is {asked}: {error}; use encoder.attention=sdpa"
             ) from error
-        core = functools.partial(vfa_attention, precision=PRECISION, skip=skip, backend=backend)
-        name = f"{asked} {backend} {PRECISION}"
+        core = functools.partial(vfa_attention, precision=precision, skip=skip, backend=backend)
+        name = f"{asked.partition('-')[0]} {backend} {precision}"
     for layer in layers:
         layer.core = core
     return name

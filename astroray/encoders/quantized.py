@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from astroray.encoders import AttentionName
 from astroray_kernels import PackedWeights
 
 __all__ = ["Quantized", "read_quantized"]
@@ -27,6 +28,8 @@ class Quantized:
 
     choice: str
     """What `encoder.quantize: auto` becomes: a scheme, or none, bf16, torch-int8."""
+    attention: AttentionName = "auto"
+    """What `encoder.attention: auto` becomes beside that choice; auto: PyTorch's."""
     reference_id: str
     """model_id of the model that was quantized, whose network the file holds too."""
     schemes: Mapping[str, Mapping[str, PackedWeights]]
@@ -38,7 +41,12 @@ class Quantized:
             scheme: {name: packed.format for name, packed in layers.items()}
             for scheme, layers in self.schemes.items()
         }
-        return {"choice": self.choice, "reference_id": self.reference_id, "schemes": schemes}
+        return {
+            "choice": self.choice,
+            "attention": self.attention,
+            "reference_id": self.reference_id,
+            "schemes": schemes,
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by the name that they have in the file."""
@@ -55,6 +63,7 @@ def read_quantized(meaning: Mapping[str, Any], tensors: Mapping[str, Tensor]) ->
     """The layers of `Quantized.meaning` and `Quantized.tensors`."""
     return Quantized(
         choice=meaning["choice"],
+        attention=meaning.get("attention", "auto"),  # older files have none
         reference_id=meaning["reference_id"],
         schemes={
             scheme: {

@@ -1,24 +1,64 @@
-"""Which numbers the pass over the survey computes with, resolved once when its model is loaded."""
+"""What the pass over the survey computes with, resolved once when its model is loaded."""
 
 import copy
 import dataclasses
+import logging
 import warnings
 
 import torch
 from torch import Tensor, nn
 
-from astroray.encoders import QuantizeName
+from astroray.encoders import AttentionName, QuantizeName
+from astroray.encoders.attention import choose_attention
 from astroray.encoders.onnx_network import OnnxNetwork
 from astroray.encoders.store import Model
-from astroray.errors import ConfigError
+from astroray.errors import BackendError, ConfigError
 from astroray.quantization.modules import QuantizedLinear, install_layers
 
-__all__ = ["choose_numbers", "resolve_choice"]
+__all__ = ["choose_backends", "choose_numbers"]
+
+FAST = ("native", "triton")
+"""Backends of attention that a decision may stand on; the others stand in for them."""
+
+_log = logging.getLogger("astroray.encode")
 
 
-def resolve_choice(asked: QuantizeName, choice: str | None) -> str:
-    """What `encoder.quantize` is for a model whose file chose `choice`; None: not quantized."""
-    return (choice or "none") if asked == "auto" else asked
+def choose_backends(
+    model: Model, *, quantize: QuantizeName, attention: AttentionName, device: torch.device | str
+) -> tuple[Model, dict[str, str]]:
+    """The model with numbers and attention as asked for, on `device`, and what they became.
+
+    See `choose_numbers` and `choose_attention`. An attention of `auto` is what the model's file
+    decided beside the numbers that it chose; beside other numbers, PyTorch's. Where this machine
+    lacks that kernel it is PyTorch's too, which is logged.
+
+    Returns names by what was asked: `quantize`, and `attention` where the network has one. Raises
+    BackendError where this machine cannot run what was asked for by name.
+    """
+    held = model.quantized
+    model, numbers = choose_numbers(model, quantize, device)
+    found = {"quantize": numbers}
+    if attention == "auto" and held is not None and numbers.split()[0] == held.choice:
+        name = _decided_attention(model.network, held.attention, device)
+    else:
+        name = choose_attention(model.network, attention, device)
+    return model, found | ({"attention": name} if name else {})
+
+
+def _decided_attention(
+    network: nn.Module, decided: AttentionName, device: torch.device | str
+) -> str:
+    """The attention of a decision, or PyTorch's where this machine has no fast code for it."""
+    try:
+        name = choose_attention(network, decided, device)
+        words = name.split()
+        if len(words) < 2 or words[1] in FAST:
+            return name
+        reason = f"here it would be {name}"
+    except BackendError as error:
+        reason = str(error)
+    _log.warning("the model decided for attention %s: %s; it is sdpa now", decided, reason)
+    return choose_attention(network, "sdpa", device)
 
 
 def choose_numbers(
@@ -35,7 +75,9 @@ def choose_numbers(
     Returns the name with the kernels that run it, such as `w8a8o native`. Raises ConfigError
     where the file lacks the scheme, BackendError where this machine cannot run it.
     """
-    name = resolve_choice(asked, model.quantized.choice if model.quantized else None)
+    name: str = asked
+    if asked == "auto":
+        name = model.quantized.choice if model.quantized else "none"
     if name == "none":
         return model.to(torch.device(device)), name
     if name in ("bf16", "torch-int8") and isinstance(model.network, OnnxNetwork):

@@ -20,9 +20,16 @@ from astroray.actors.fit import (
     network_config,
     publish_sample,
 )
-from astroray.encoders import ENCODERS, KINDS, ModelFile, QuantizeName, read_model_file
+from astroray.encoders import (
+    ENCODERS,
+    KINDS,
+    AttentionName,
+    ModelFile,
+    QuantizeName,
+    read_model_file,
+)
 from astroray.encoders.pretrained import load_pretrained, object_hash
-from astroray.encoders.selecting import choose_numbers
+from astroray.encoders.selecting import choose_backends
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import measure_baseline
@@ -201,7 +208,11 @@ def _encode(
     path: str, pictures: Pictures, cached: str, *, numbers: QuantizeName, with_errors: bool
 ) -> None:
     torch.set_num_threads(NUM_THREADS)
-    model, _ = choose_numbers(load_model(path), numbers, "cpu")
+    # `none` is the reference here, whatever attention the file decided beside it
+    attention: AttentionName = "sdpa" if numbers == "none" else "auto"
+    model, _ = choose_backends(
+        load_model(path), quantize=numbers, attention=attention, device="cpu"
+    )
     image_NCYX = torch.from_numpy(pictures.prepared(model.preparation))
     error_of: Any = getattr(model.network, "reconstruction_error", None) if with_errors else None
     embeddings, errors, seconds = [], [], 0.0

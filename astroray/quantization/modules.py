@@ -46,8 +46,9 @@ SCHEMES: Mapping[str, Scheme] = {
     "w8a8o": Scheme(format="int8", has_outliers=True),
     "osc-w4a4": Scheme(format="int4_g32", has_outliers=True, min_density=MIN_DENSITY),
     "osc-mxfp4": Scheme(format="mxfp4", has_outliers=True, min_density=MIN_DENSITY),
+    "osc-nvfp4": Scheme(format="nvfp4", has_outliers=True, min_density=MIN_DENSITY),
 }
-"""Every scheme by name: 8 bits, 8 bits and outlier channels, OSC in integers and in MXFP4."""
+"""Every scheme by name: 8 bits, those and outlier channels, OSC in integers, MXFP4 and NVFP4."""
 
 
 class QuantizedLinear(nn.Module):

@@ -19,6 +19,7 @@ SCHEME_WORDS = {
     "w8a8o": "8 bits, outlier channels in 16",
     "osc-w4a4": "4 bits (int4, groups of 32), outlier channels in 16",
     "osc-mxfp4": "4 bits (MXFP4), outlier channels in 16",
+    "osc-nvfp4": "4 bits (NVFP4), outlier channels in 16",
 }
 
 

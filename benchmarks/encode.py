@@ -6,10 +6,14 @@ turns on the same batches; PyTorch's best is, in each round, the fastest of floa
 dynamic int8. Errors of the embeddings, over their spread, are checked before any timing. A way of
 ours may not be further from float32 than PyTorch's int8; on 4 bits it may, and is reported.
 
-The last rows are whole scans through Ray: objects/s of one worker in the steady state, reading and
-preparing included, of our fastest way and of PyTorch's.
+The last rows are whole scans through Ray with `auto`, which `astroray quantize` decides on objects
+enough for it (`--auto MODEL` takes a file that it has made, else one is made first): objects/s of
+one worker in the steady state, reading and preparing included, against the same with PyTorch's
+fastest way, and with onnxruntime in the worker in place of the network. `cpu_ratio` compares CPU
+seconds an object, driver and daemons included.
 """
 
+import argparse
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -46,7 +50,11 @@ BEST_TORCH, ONNX = "the fastest of torch float32, bfloat16 and int8", "onnxrunti
 OURS = tuple(name for name in WAYS if name not in TORCH)
 GOALS = {"w8a8o": 1.3, "w8a8o, VFA": 1.3}
 """Over PyTorch's best."""
-FASTEST = "w8a8o, VFA"
+AUTO = "auto"
+SCANNED: Mapping[str, float | None] = {BEST_TORCH: 1.3, ONNX: None}
+"""Peers of whole scans with `auto`, and goals."""
+DECIDED_OBJECTS = 12_000
+"""Of which 10,000 and more can be used."""
 LARGEST_ERROR = {"w8a8": 1.0, "w8a8o": 1.0, "float32, VFA": 1.0, "w8a8o, VFA": 1.0}
 """Of ours over that of PyTorch's int8."""
 
@@ -102,8 +110,8 @@ def claims() -> list[Claim]:
     ]
 
 
-def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
-    """All rows."""
+def measure(quick: bool, scratch: Path, auto: str = "") -> Iterator[BenchRow]:
+    """All rows; a quick run does not make the model of `auto`, which takes minutes."""
     batches, rounds, shards, turns = (4, 3, 3, 1) if quick else (12, 9, 5, 3)
     survey = SURVEY.format(count=512)
     taken = attempt(
@@ -111,60 +119,98 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     )
     for claim in claims():
         yield from measured([claim.row()], partial(_fields, claim, taken))
-    scan_claim = partial(
-        BenchRow, goal=GOALS[FASTEST], peer=BEST_TORCH,
-        what=f"objects/s of the embed stage of a scan, one worker, {ENCODER} with {FASTEST} "
-        "against the same with PyTorch's fastest way",
-    )  # fmt: skip
-    measure_them = partial(measure_scans, taken, scratch, shards, turns)
-    yield from measured([scan_claim], measure_them)
+    claims_of_scans = [
+        partial(
+            BenchRow, goal=goal, peer=peer,
+            what=f"objects/s of the embed stage of a scan, one worker, {ENCODER} with auto "
+            f"against the same with {peer}",
+        )
+        for peer, goal in SCANNED.items()
+    ]  # fmt: skip
+    reason = "" if auto or not quick else "it takes minutes to decide auto; give --auto MODEL"
+    measure_them = partial(measure_scans, taken, auto, reason, scratch, shards, turns)
+    yield from measured(claims_of_scans, measure_them)
 
 
 def measure_scans(
     taken: Callable[[], "EncodeTurns"],
+    auto: str,
+    reason: str,
     scratch: Path,
     num_shards: int,
     num_turns: int,
 ) -> list[dict[str, Any]]:
-    """The row of whole scans: ours and PyTorch's fastest, one after the other in one cluster."""
+    """The rows of whole scans: auto and its peers, one after the other in one cluster.
+
+    auto    the file that a decision was stored in; "" to make one
+    reason  why they are not to be run; "" where they are
+    """
+    from astroray.encoders import read_model_file
     from benchmarks.scan import steady
 
     encoded = taken()
-    paths = encoded.paths
+    made = str(scratch / "auto.safetensors")
+    if reason or not auto:
+        auto = attempt(reason, 1, _decide, encoded.paths["none"], made)()
+    kept = _facts(read_model_file(auto).fit)
     best = min(TORCH, key=lambda name: float(np.median(encoded.cpu_s[name])))
+    asked = {  # the file holds the network in float32 too
+        BEST_TORCH: (auto, *WAYS[best]), ONNX: (auto, "none", "sdpa"), AUTO: (auto, "auto", "auto"),
+    }  # fmt: skip
+    if ONNX not in encoded.cpu_s:
+        del asked[ONNX]
     write_survey(SURVEY.format(count=256 * num_shards), str(scratch / "survey"))
-    survey = str(scratch / "survey" / "shards")
-    found: dict[str, list[tuple[float, float]]] = {best: [], FASTEST: []}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in asked}
     for turn in range(num_turns):
-        outs = {name: str(scratch / f"scan-{turn}-{place}") for place, name in enumerate(found)}
-        asked = {name: (paths.get(WAYS[name][0], paths["none"]), *WAYS[name]) for name in found}
-        fresh = run_fresh(run_ways, survey, asked, outs)
-        for name, out in outs.items():
-            found[name].append(steady(out, fresh))
-    ratios = [ours[0] / theirs[0] for ours, theirs in zip(found[FASTEST], found[best], strict=True)]
+        outs = {name: str(scratch / f"scan-{turn}-{place}") for place, name in enumerate(asked)}
+        fresh = run_fresh(run_ways, str(scratch / "survey" / "shards"), asked, outs)
+        for name in asked:
+            found[name].append(steady(outs[name], fresh))
+    return [_against(found, peer, kept) for peer in SCANNED]
+
+
+def _facts(fit: Mapping[str, Any]) -> dict[str, float]:
+    """What a model's decision measured. Raises MeasurementError where it is the reference."""
+    decision = (fit.get("quantized") or {}).get("decision")
+    if decision is None:
+        raise MeasurementError("the model has no decision; use astroray quantize --scheme auto")
+    ways = {f"{way['numbers']}, {way['attention']}": way for way in decision["ways"]}
+    chosen = ways[decision["chosen"]]
+    if chosen["kept"] is None:
+        raise MeasurementError(f"auto is {decision['chosen']}: {decision['reason']}")
+    return {"list_kept": chosen["kept"], "speed_of_network": chosen["speed"]}
+
+
+def _against(
+    found: Mapping[str, list[tuple[float, float]]], peer: str, facts: Mapping[str, float]
+) -> dict[str, Any]:
+    """A row from objects/s and CPU seconds an object, scan by scan."""
+    if peer not in found:
+        return {"reason": f"{peer} is not installed; pip install onnx onnxruntime"}
     medians = {name: np.median(values, axis=0) for name, values in found.items()}
     facts = {
-        "per_s": float(medians[FASTEST][0]),
-        f"{best.replace(' ', '_')}_per_s": float(medians[best][0]),
-        "cpu_ratio": float(medians[best][1] / medians[FASTEST][1]),
-    }
-    return [{**spread(ratios), "error": encoded.error[FASTEST], "facts": facts}]
+        "per_s": float(medians[AUTO][0]), "peer_per_s": float(medians[peer][0]),
+        "cpu_ratio": float(medians[peer][1] / medians[AUTO][1]), **facts,
+    }  # fmt: skip
+    ratios = [ours[0] / theirs[0] for ours, theirs in zip(found[AUTO], found[peer], strict=True)]
+    return {**spread(ratios), "facts": facts}
 
 
 def run_ways(
     survey: str, asked: Mapping[str, tuple[str, str, str]], outs: Mapping[str, str]
 ) -> dict[str, "Marks"]:
     """Scans by name: model, `encoder.quantize` and `encoder.attention`; a worker each, in turn."""
+    from astroray import streams
+    from benchmarks.encode_turns import OnnxEmbedder
     from benchmarks.scan import run_scan
 
+    marks, ours = {}, streams.Embedder
     with workers.cluster():
-        return {
-            name: run_scan(
-                survey, model, outs[name], "1",
-                settings={"quantize": quantize, "attention": attention},
-            )
-            for name, (model, quantize, attention) in asked.items()
-        }  # fmt: skip
+        for name, (model, quantize, attention) in asked.items():
+            streams.Embedder = OnnxEmbedder if name == ONNX else ours  # type: ignore[misc]
+            settings = {"quantize": quantize, "attention": attention}
+            marks[name] = run_scan(survey, model, outs[name], "1", settings=settings)
+    return marks
 
 
 def _turns(survey: str, folder: str, batches: int, rounds: int) -> "EncodeTurns":
@@ -173,13 +219,26 @@ def _turns(survey: str, folder: str, batches: int, rounds: int) -> "EncodeTurns"
     return encode_turns(ENCODER, survey, folder, WAYS, batches, rounds)
 
 
+def _decide(model: str, out: str) -> str:
+    from benchmarks.encode_turns import decide_auto
+
+    return decide_auto(model, SURVEY.format(count=DECIDED_OBJECTS), out)
+
+
 def _fields(claim: Claim, taken: Callable[[], "EncodeTurns"]) -> Sequence[dict[str, Any]]:
     return [claim.fields(taken())]
 
 
 def main() -> None:
     """`python -m benchmarks.encode`."""
-    run_benchmark("encode", "Encoding on fewer bits against PyTorch and onnxruntime.", measure)
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--auto", metavar="MODEL", default="")
+    asked, rest = parser.parse_known_args()
+    claim = (
+        "Encoding on fewer bits against PyTorch and onnxruntime. --auto MODEL is a file of "
+        "`astroray quantize --scheme auto`; without it one is made, which takes minutes."
+    )
+    run_benchmark("encode", claim, partial(measure, auto=asked.auto), rest)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.fit import (
     SamplePlan,
@@ -23,7 +24,7 @@ from astroray.actors.fit import (
     finish_model,
     network_config,
 )
-from astroray.actors.quantize import QuantizePlan, quantize_prepared
+from astroray.actors.quantize import QuantizePlan, quantize_model, quantize_prepared
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.store import Model, load_model
 from astroray.preparation import Wishes
@@ -31,7 +32,7 @@ from astroray.quantization.modules import SCHEMES
 from astroray.surveys import list_shards
 from benchmarks.bare_loop import BATCH_SIZE
 
-__all__ = ["EncodeTurns", "encode_turns"]
+__all__ = ["EncodeTurns", "OnnxEmbedder", "decide_auto", "encode_turns"]
 
 SIZE_PX = 64
 NUM_OBSERVED = 128
@@ -51,6 +52,24 @@ class EncodeTurns:
     cpu_s: dict[str, list[float]]
     error: dict[str, float]
     """Of the embeddings over their spread, relative to float32."""
+
+
+def decide_auto(model: str, survey: str, out: str) -> str:
+    """The model as `astroray quantize --scheme auto` writes it; returns its path, `out`."""
+    plan = QuantizePlan(
+        model_path=model, out=out, scheme="auto", max_rows=2**20, seed=0, num_threads=1
+    )
+    quantize_model(list_shards(survey).shards, plan)
+    return out
+
+
+class OnnxEmbedder(Embedder):
+    """The worker of a scan with onnxruntime's int8 in place of the network."""
+
+    def __init__(self, plan: EmbedPlan) -> None:
+        super().__init__(plan)
+        call = _onnxruntime(self.encoder.model)["onnxruntime int8"]
+        self.encoder._encode = lambda batch_BCYX: call(batch_BCYX.numpy())  # type: ignore[method-assign]
 
 
 def _make_models(encoder: str, survey: str, folder: str, schemes: Iterable[str]) -> dict[str, str]:

@@ -161,7 +161,13 @@ FALLBACKS: Mapping[str, str] = {
     "dynamic per group, 8 bits where diffuse": "dynamic per group",
 }
 """A peer whose layers have 8 bits where OSC's fallback has them: the paper's W2 in FP8."""
-OSC = ("OSC", "OSC, 8 bits where diffuse", "OSC MXFP4, 8 bits where diffuse", "8 bits, OSC")
+OSC = (
+    "OSC",
+    "OSC, 8 bits where diffuse",
+    "OSC MXFP4, 8 bits where diffuse",
+    "OSC NVFP4, 8 bits where diffuse",
+    "8 bits, OSC",
+)
 """Ours, by the kernels that a scan runs."""
 
 
@@ -191,7 +197,8 @@ def replace(
 def _ours(
     network: nn.Module, name: str, ranges: Mapping[str, Ranges]
 ) -> Mapping[str, PackedWeights]:
-    scheme = {OSC[1]: "osc-w4a4", OSC[2]: "osc-mxfp4", OSC[3]: "w8a8o"}.get(name)
+    schemes = dict(zip(OSC[1:], ("osc-w4a4", "osc-mxfp4", "osc-nvfp4", "w8a8o"), strict=True))
+    scheme = schemes.get(name)
     if scheme is not None:
         return pack_layers(network, ranges, scheme)
     layers = linear_layers(network)

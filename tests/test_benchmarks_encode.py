@@ -7,7 +7,7 @@ import torch
 
 from astroray_kernels import why_not
 from benchmarks import encode, encode_turns
-from benchmarks.encode import BEST_TORCH, FASTEST, ONNX, TORCH, WAYS, Claim
+from benchmarks.encode import AUTO, BEST_TORCH, ONNX, TORCH, WAYS, Claim
 from benchmarks.rows import MeasurementError
 
 NATIVE = why_not("osc_linear", "native", "cpu")
@@ -50,10 +50,30 @@ def test_a_peer_that_is_not_installed_is_a_reason():
         claim.fields(turns(w8a8o=[1.0, 1.0]))
 
 
-def test_claims_differ_in_words_and_what_is_fastest_is_a_way_of_ours():
+def test_scans_are_compared_turn_by_turn_and_a_peer_that_is_missing_is_a_reason():
+    found = {AUTO: [(300.0, 0.004), (280.0, 0.006)], BEST_TORCH: [(200.0, 0.008), (140.0, 0.01)]}
+    row = encode._against(found, BEST_TORCH, {"list_kept": 0.99})
+    assert (row["low"], row["high"], row["runs"]) == (1.5, 2.0, 2)
+    assert row["facts"]["cpu_ratio"] == pytest.approx(1.8)
+    assert row["facts"]["list_kept"] == 0.99
+    assert "onnxruntime int8 is not installed" in encode._against(found, ONNX, {})["reason"]
+
+
+def test_a_model_that_decided_nothing_or_for_the_reference_has_no_row():
+    way = {"numbers": "w8a8o native", "attention": "vfa native bf16", "kept": 0.99, "speed": 2.5}
+    decision = {"chosen": "w8a8o native, vfa native bf16", "reason": "", "ways": [way]}
+    fit = {"quantized": {"decision": decision}}
+    assert encode._facts(fit) == {"list_kept": 0.99, "speed_of_network": 2.5}
+    way["kept"] = None
+    with pytest.raises(MeasurementError, match="auto is w8a8o native, vfa native bf16"):
+        encode._facts(fit)
+    with pytest.raises(MeasurementError, match="the model has no decision"):
+        encode._facts({"quantized": {"decision": None}})
+
+
+def test_claims_differ_in_words():
     said = [claim.row()(value=1.0).what for claim in encode.claims()]
     assert len(set(said)) == len(said)
-    assert FASTEST in encode.OURS
     assert set(TORCH) < set(WAYS)
 
 

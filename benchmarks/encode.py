@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import numpy as np
 
@@ -200,16 +201,17 @@ def run_ways(
     survey: str, asked: Mapping[str, tuple[str, str, str]], outs: Mapping[str, str]
 ) -> dict[str, "Marks"]:
     """Scans by name: model, `encoder.quantize` and `encoder.attention`; a worker each, in turn."""
-    from astroray import streams
+    from astroray.actors.embed import Embedder
     from benchmarks.encode_turns import OnnxEmbedder
     from benchmarks.scan import run_scan
 
-    marks, ours = {}, streams.Embedder
+    marks = {}
     with workers.cluster():
         for name, (model, quantize, attention) in asked.items():
-            streams.Embedder = OnnxEmbedder if name == ONNX else ours  # type: ignore[misc]
+            worker = OnnxEmbedder if name == ONNX else Embedder
             settings = {"quantize": quantize, "attention": attention}
-            marks[name] = run_scan(survey, model, outs[name], "1", settings=settings)
+            with mock.patch("astroray.streams.Embedder", worker):
+                marks[name] = run_scan(survey, model, outs[name], "1", settings=settings)
     return marks
 
 

@@ -6,7 +6,6 @@ that goes on after a kill takes the very steps it would have taken.
 
 import copy
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astroray import storage
 from astroray.errors import ConfigError
+from astroray.fitting.state_file import load_state, save_state
 from astroray.flares.windows import Windows
 from astroray.forecast.lora import Method, attach
 from astroray.forecast.loss import RisingRate, forecast_loss
@@ -32,7 +31,6 @@ TUNING_RATES: Mapping[Method, float] = {"lora": 6e-3, "adapter": 6e-3, "full": 2
 """Learning rates of tuning. LoRA's is the best of 2e-3, 6e-3 and 2e-2 in AUPRC on validation stars
 of the track of methods, seed 0: .45, .51 and .18; at the last it learns nothing. Adapters are as
 small and take the same."""
-STATE_NAME = "state.pt"
 PRETRAIN, TUNE = 1, 2
 
 
@@ -107,17 +105,12 @@ class FitState:
 
     def save(self, folder: str) -> None:
         """Publishes the state in a folder, whole or absent, in place of the one before."""
-        buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
-        storage.publish(storage.join(folder, STATE_NAME), buffer.getvalue())
+        save_state(folder, vars(self))
 
     @classmethod
     def load(cls, folder: str) -> "FitState":
         """The newest state in a folder; an empty one where a fit begins."""
-        path = storage.join(folder, STATE_NAME)
-        if not storage.exists(path):
-            return cls()
-        return cls(**torch.load(io.BytesIO(storage.read_bytes(path)), weights_only=True))
+        return cls(**load_state(folder))
 
 
 def fit_forecaster(

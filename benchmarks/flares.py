@@ -5,7 +5,7 @@ columns, and numpy masks, scales and bins them as astroray does. Both give the s
 is checked before any time is taken. Files are simulated TESS light curves of a sector at two
 minutes, in the twenty columns of the mission, read from the page cache; one core. Both run in a
 fresh process that keeps memory as a worker of a scan does (workers.ENVIRONMENT): without it each
-array of a light curve is mapped anew, and page faults take a third of the time.
+array of a light curve is mapped anew, and page faults take a quarter of the time.
 
 The second claim is measured against the disk: what it takes to read the bytes of the files.
 """

@@ -71,7 +71,7 @@ def measure_steps(rounds: int) -> list[dict[str, Any]]:
 
     from astroray.forecast.fit import FitPlan
     from astroray.forecast.loss import RisingRate
-    from astroray.forecast.model import Forecaster, ForecastInputs
+    from astroray.forecast.model import Forecaster, ForecasterConfig, ForecastInputs
     from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
 
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def measure_steps(rounds: int) -> list[dict[str, Any]]:
     windows = simulate_windows(SimulatedStars(has_precursor=True, num_stars=NUM_STARS, days=DAYS))
     inputs, label_W = ForecastInputs.of(windows), torch.from_numpy(windows.label_W).float()
     prior = RisingRate.measure(inputs.flux_BTC, label_W)
-    network = Forecaster(plan.network)
+    network = Forecaster(ForecasterConfig())
     network.measure(inputs)
     tuned = {name: Tuned(network, name, plan) for name in (FULL, FROZEN, *METHODS)}
     batches = torch.randperm(len(windows))[: STEPS * plan.batch_size].chunk(STEPS)

@@ -21,7 +21,6 @@ def configure(survey: str, out: str, settings: Mapping[str, Any]) -> TrainConfig
     recipe = {
         "method": "lora",
         "num_passes": 20,
-        "pretrain_passes": 10,
         "train_workers": 1,
     }
     given = {**recipe, **settings, "survey": survey, "out": out}

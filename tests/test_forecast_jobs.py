@@ -15,8 +15,11 @@ from astroray.forecast import train
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import reliability_figure
+from astroray.forecast.predict import forecast_curves
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
+from astroray.surveys.light_curves import read_light_curves
 from tests.flares_made import star
+from tests.language_made import write_language_model
 
 QUICK = ["--method", "adapter", "--passes", "2", "--pretrain-passes", "1"]
 
@@ -104,11 +107,52 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert "TIC 10" in page or "tic10" in page
 
 
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_language_model_is_tuned_and_forecasts_from_the_folder_that_it_names(
+    ray_cluster, tmp_path, monkeypatch
+):
+    survey, model = write_survey(tmp_path / "in", num_stars=6), tmp_path / "flares.model"
+    monkeypatch.chdir(tmp_path)
+    write_language_model(tmp_path / "tiny")
+    command = ["train", "flares", survey, "--out", model, "--passes", "1", "--backbone", "tiny"]
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "flares.model.fit" / "base.safetensors").exists()
+    assert model.stat().st_size < (tmp_path / "tiny" / "model.safetensors").stat().st_size
+    trained = load_forecaster(str(model))
+    assert trained.facts["backbone"] == str(tmp_path / "tiny")
+
+    done = run("flares", "forecast", survey, "--model", model, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert "on the language model" in (tmp_path / "out" / "index.html").read_text()
+    served, rejects, _ = forecast_curves(
+        read_light_curves(flare_shards(survey)[0]), trained, "uploaded"
+    )
+    table = pq.read_table(tmp_path / "out" / "forecasts.parquet")
+    assert not rejects
+    assert served["probability"].to_numpy() == pytest.approx(table["probability"].to_numpy())
+
+    write_language_model(tmp_path / "tiny", seed=1)
+    again = run(*command)
+    assert again.exit_code == 2
+    assert "backbone_fingerprint was" in again.output
+    done = run("flares", "forecast", survey, "--model", model, "--out", tmp_path / "out")
+    assert done.exit_code == 2
+    assert "is not the language model that" in done.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["train", "flares", "IN", "--out", "m", "--method", "magic"], "method is 'magic'"),
         (["train", "flares", "IN", "--out", "m", "--passes", "0"], "num_passes is 0"),
+        (["train", "flares", "IN", "--out", "m", "--tuning-rate", "0"], "tuning_rate is 0"),
+        (["train", "flares", "IN", "--out", "m", "--backbone", "no"], "no, which is no folder"),
+        (
+            ["train", "flares", "IN", "--out", "m", "--backbone", "no", "--method", "full"],
+            "a language model is tuned by full after 0 passes of pre-training, expected lora",
+        ),
         (["train", "flares", "sim:galaxies?count=3", "--out", "m"], "holds no light curves"),
         (
             ["flares", "forecast", "IN", "--model", "IN/tic1.npz", "--out", "o"],

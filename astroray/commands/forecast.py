@@ -79,7 +79,15 @@ def evaluate_flares(
     help="What is tuned on labels after pre-training.",
 )
 @click.option("--passes", default=20, show_default=True, help="Passes of tuning at most.")
-@click.option("--pretrain-passes", default=10, show_default=True, help="0: from scratch.")
+@click.option(
+    "--pretrain-passes", type=int, help="0: from scratch.  [default: 10, or 0 with --backbone]"
+)
+@click.option(
+    "--backbone",
+    metavar="FOLDER",
+    help="Tune this Hugging Face causal language model, told of the star in words.",
+)
+@click.option("--tuning-rate", type=float, help="Learning rate.  [default: the method's own]")
 @click.option("--train-workers", default=1, show_default=True, help="Training workers.")
 @click.option("--seed", default=0, show_default=True)
 def train_flares(
@@ -87,7 +95,9 @@ def train_flares(
     out: str,
     method: str,
     passes: int,
-    pretrain_passes: int,
+    pretrain_passes: int | None,
+    backbone: str | None,
+    tuning_rate: float | None,
     train_workers: int,
     seed: int,
 ) -> None:
@@ -96,7 +106,7 @@ def train_flares(
     Flares are those that `astroray flares find` finds. A backbone is pre-trained without labels,
     then tuned; a fifth of the stars chooses the best pass and the calibration, another fifth is
     only tested. MODEL.fit keeps the state: the same command resumes. Needs `astroray[flares]`
-    for lora.
+    for lora. Nothing is downloaded: a backbone is a folder with weights and tokenizer.
     """
     from astroray.console import show_flare_training
     from astroray.forecast.train import TrainConfig
@@ -107,6 +117,8 @@ def train_flares(
         method=method,
         num_passes=passes,
         pretrain_passes=pretrain_passes,
+        backbone=backbone or "",
+        tuning_rate=tuning_rate,
         train_workers=train_workers,
         seed=seed,
     )

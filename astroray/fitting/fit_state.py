@@ -1,19 +1,17 @@
 """What a fit is told, what it says on its way, and the state it leaves to go on from."""
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from astroray import storage
 from astroray.errors import ConfigError
+from astroray.fitting.state_file import load_state, save_state
 
 if TYPE_CHECKING:  # the command line reads FitConfig, and torch takes a second to load
     from torch import Tensor
 
 __all__ = ["FitConfig", "FitProgress", "FitResult", "FitState", "find_best"]
 
-STATE_NAME = "state.pt"
 MAX_VALIDATION_SHARE = 0.5
 
 
@@ -176,22 +174,13 @@ class FitState:
 
     def save(self, folder: str) -> None:
         """Publishes the state in `folder`, whole or absent, in place of the one before."""
-        import torch
-
-        buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
-        storage.publish(storage.join(folder, STATE_NAME), buffer.getvalue())
+        save_state(folder, vars(self))
 
     @classmethod
     def load(cls, folder: str) -> "FitState | None":
         """The newest state in `folder`; None where a fit begins."""
-        import torch
-
-        path = storage.join(folder, STATE_NAME)
-        if not storage.exists(path):
-            return None
-        buffer = io.BytesIO(storage.read_bytes(path))
-        return cls(**torch.load(buffer, map_location="cpu", weights_only=True))
+        known = load_state(folder)
+        return cls(**known) if known else None
 
     def result(self, config: FitConfig) -> FitResult:
         """What the fit has come to."""

@@ -6,7 +6,6 @@ that goes on after a kill takes the very steps it would have taken.
 
 import copy
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,10 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from astroray import storage
 from astroray.errors import ConfigError
+from astroray.fitting.state_file import load_state, save_state
 from astroray.flares.windows import Windows
-from astroray.forecast.lora import Method, attach
+from astroray.forecast.language_model import (
+    LanguageConfig,
+    LanguageForecaster,
+    Network,
+    build_network,
+)
+from astroray.forecast.lora import Method, adapter_state, attach, load_adapter
 from astroray.forecast.loss import RisingRate, forecast_loss
 from astroray.forecast.model import STRIDE, Forecaster, ForecasterConfig, ForecastInputs
 from astroray.forecast.skill import average_precision
@@ -32,7 +37,11 @@ TUNING_RATES: Mapping[Method, float] = {"lora": 6e-3, "adapter": 6e-3, "full": 2
 """Learning rates of tuning. LoRA's is the best of 2e-3, 6e-3 and 2e-2 in AUPRC on validation stars
 of the track of methods, seed 0: .45, .51 and .18; at the last it learns nothing. Adapters are as
 small and take the same."""
-STATE_NAME = "state.pt"
+LANGUAGE_RATE = 2e-4
+"""Of LoRA and norms of a language model: what Hu et al. (arXiv 2106.09685, table 11) tune GPT-2
+with. What is not pre-trained beside it is learnt at the rate of full fine-tuning. Not measured."""
+LOGITS_AT_ONCE, LANGUAGE_LOGITS_AT_ONCE = 512, 64
+"""Windows; a language model has some 300 tokens for each, and is wide."""
 PRETRAIN, TUNE = 1, 2
 
 
@@ -40,7 +49,7 @@ PRETRAIN, TUNE = 1, 2
 class FitPlan:
     """How a forecaster is pre-trained and tuned."""
 
-    network: ForecasterConfig = dataclasses.field(default_factory=ForecasterConfig)
+    network: ForecasterConfig | LanguageConfig = dataclasses.field(default_factory=ForecasterConfig)
     method: Method = "lora"
     pretrain_passes: int = 10
     """0: from scratch."""
@@ -52,13 +61,20 @@ class FitPlan:
     pretrain_rate: float = 2e-3
     """Learning rate of pre-training."""
     tuning_rate: float | None = None
-    """Learning rate of tuning; None: that of TUNING_RATES."""
+    """Learning rate of tuning; None: that of TUNING_RATES, or of a language model."""
     weight_decay: float = 0.02
     use_prior: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.network.mixing != "attention" and (self.pretrain_passes or self.method != "full"):
+        if isinstance(self.network, LanguageConfig):
+            if self.pretrain_passes or self.method != "lora":
+                raise ConfigError(
+                    f"a language model is tuned by {self.method} after {self.pretrain_passes} "
+                    "passes of pre-training, expected lora and 0: it comes pre-trained, and its "
+                    "own weights stay in their folder"
+                )
+        elif self.network.mixing != "attention" and (self.pretrain_passes or self.method != "full"):
             raise ConfigError(
                 f"a network that mixes by {self.network.mixing} is tuned by {self.method} after "
                 f"{self.pretrain_passes} passes of pre-training, expected full and 0: it has no "
@@ -99,25 +115,21 @@ class FitState:
     auprcs: list[float] = dataclasses.field(default_factory=list)
     """Average precision on validation after each pass of tuning."""
     model: dict[str, Tensor] = dataclasses.field(default_factory=dict)
+    """The weights that the phase under way trains."""
     best: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    """The weights after the best pass of tuning."""
+    """The tuned weights after the best pass of tuning."""
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     base: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    """The weights before tuning."""
+    """The weights before tuning; none of a language model, which are in its folder."""
 
     def save(self, folder: str) -> None:
         """Publishes the state in a folder, whole or absent, in place of the one before."""
-        buffer = io.BytesIO()
-        torch.save(vars(self), buffer)
-        storage.publish(storage.join(folder, STATE_NAME), buffer.getvalue())
+        save_state(folder, vars(self))
 
     @classmethod
     def load(cls, folder: str) -> "FitState":
         """The newest state in a folder; an empty one where a fit begins."""
-        path = storage.join(folder, STATE_NAME)
-        if not storage.exists(path):
-            return cls()
-        return cls(**torch.load(io.BytesIO(storage.read_bytes(path)), weights_only=True))
+        return cls(**load_state(folder))
 
 
 def fit_forecaster(
@@ -129,7 +141,7 @@ def fit_forecaster(
     crew: Crew | None = None,
     keep: Callable[[FitState], None] = lambda state: None,
     show: Callable[[str], None] = lambda text: None,
-) -> Forecaster:
+) -> Network:
     """A forecaster with the weights of its best pass, from `state` on.
 
     keep  called by the first worker after each pass, to save the state
@@ -144,20 +156,22 @@ def fit_forecaster(
     for text in fit.tune(validation):
         show(text)
         fit.keep(keep)
-    fit.model.load_state_dict(fit.state.best)
+    load_adapter(fit.model, fit.state.best)
     return fit.model.eval()
 
 
-def restore(state: FitState, plan: FitPlan) -> Forecaster:
+def restore(state: FitState, plan: FitPlan) -> Network:
     """The forecaster of a finished fit."""
-    model = attach(Forecaster(plan.network), plan.method)
-    model.load_state_dict(state.best)
+    model = build_network(plan.network)
+    model.load_state_dict(state.base, strict=isinstance(model, Forecaster))
+    load_adapter(attach(model, plan.method), state.best)
     return model.eval()
 
 
-def forecast_logits(model: Forecaster, windows: Windows, *, batch_size: int = 512) -> np.ndarray:
+def forecast_logits(model: Network, windows: Windows) -> np.ndarray:
     """[W] log odds."""
-    inputs = ForecastInputs.of(windows)
+    inputs = model.read(windows)
+    batch_size = LOGITS_AT_ONCE if isinstance(model, Forecaster) else LANGUAGE_LOGITS_AT_ONCE
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -174,25 +188,26 @@ class _Fit:
 
     def __init__(self, train: Windows, plan: FitPlan, state: FitState, crew: Crew) -> None:
         self.plan, self.state, self.crew = plan, state, crew
-        self.inputs = ForecastInputs.of(train)
         self.label_W = torch.from_numpy(train.label_W.astype(np.float32))
         torch.manual_seed(_seed(plan.seed, 0, 0))
-        self.model = Forecaster(plan.network)
-        self.model.measure(self.inputs)
+        self.model = build_network(plan.network)
+        self.inputs = self.model.read(train)
+        if isinstance(self.model, Forecaster):
+            self.model.measure(ForecastInputs.of(train))
 
     def pretrain(self) -> Iterator[str]:
         """A sentence after each pass of pre-training that is left."""
-        plan, state = self.plan, self.state
-        if state.auprcs or not plan.network.use_flux:
+        plan, state, model = self.plan, self.state, self.model
+        if state.auprcs or not isinstance(model, Forecaster) or not model.config.use_flux:
             return
-        optimizer = self._begin(plan.pretrain_rate)
+        optimizer = self._begin(lambda name: plan.pretrain_rate)
         for number in range(len(state.losses), plan.pretrain_passes):
             random = self._seed_pass(PRETRAIN, number)
             total = 0.0
             for batch_B in self._batches(random, optimizer, number, plan.pretrain_passes):
-                hidden_BK = _hide(len(batch_B), plan.network.num_cadences // STRIDE, random)
+                hidden_BK = _hide(len(batch_B), model.config.num_cadences // STRIDE, random)
                 index_B, hidden_BK = self.crew.share(batch_B), self.crew.share(hidden_BK)
-                error = self.model.masked_loss(self.inputs.flux_BTC[index_B], hidden_BK)
+                error = model.masked_loss(self.inputs.flux_BTC[index_B], hidden_BK)
                 total += self._step(optimizer, error, len(index_B), len(batch_B))
             loss = total / len(self.label_W)
             state.losses.append(loss)
@@ -203,17 +218,18 @@ class _Fit:
         """A sentence after each pass of tuning that is left."""
         plan, state = self.plan, self.state
         prior = None
-        if plan.use_prior and plan.network.use_flux:
+        if plan.use_prior and getattr(plan.network, "use_flux", True):
             prior = RisingRate.measure(self.inputs.flux_BTC, self.label_W)
-        if state.model and not state.auprcs:
-            self.model.load_state_dict(state.model)
-            state.optimizer = {}
         if not state.auprcs:
-            weights = self.model.state_dict()
-            state.base = {name: value.detach().clone() for name, value in weights.items()}
+            if state.model:
+                load_adapter(self.model, state.model)
+            state.optimizer = {}
+            state.base = adapter_state(self.model) if isinstance(self.model, Forecaster) else {}
+        elif isinstance(self.model, Forecaster):
+            self.model.load_state_dict(state.base)
         torch.manual_seed(_seed(plan.seed, TUNE))  # for the first weights of LoRA
         attach(self.model, plan.method)
-        optimizer = self._begin(plan.tuning_rate or TUNING_RATES[plan.method])
+        optimizer = self._begin(self._tuning_rate)
         for number in range(len(state.auprcs), plan.num_passes):
             if number - 1 - int(np.argmax(state.auprcs or [0.0])) >= plan.patience:
                 return
@@ -235,13 +251,25 @@ class _Fit:
         if self.crew.rank == 0:
             keep(self.state)
 
-    def _begin(self, rate: float) -> torch.optim.Optimizer:
+    def _tuning_rate(self, name: str) -> float:
+        """Learning rate at which a weight is tuned."""
+        plan, model = self.plan, self.model
+        if plan.tuning_rate:
+            return plan.tuning_rate
+        if isinstance(model, LanguageForecaster):
+            return LANGUAGE_RATE if model.is_pretrained(name) else TUNING_RATES["full"]
+        return TUNING_RATES[plan.method]
+
+    def _begin(self, rate_of: Callable[[str], float]) -> torch.optim.Optimizer:
         """The optimizer of a phase, with its memory where a kill interrupted it."""
-        self.rate = rate
-        tuned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(tuned, lr=rate, weight_decay=self.plan.weight_decay)
+        by_rate: dict[float, list[torch.nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                by_rate.setdefault(rate_of(name), []).append(parameter)
+        groups = [{"params": weights, "rate": rate} for rate, weights in by_rate.items()]
+        optimizer = torch.optim.AdamW(groups, weight_decay=self.plan.weight_decay)
         if self.state.optimizer:
-            self.model.load_state_dict(self.state.model)
+            load_adapter(self.model, self.state.model)
             optimizer.load_state_dict(self.state.optimizer)
         return optimizer
 
@@ -256,7 +284,8 @@ class _Fit:
         for step, batch_B in enumerate(batches, number * len(batches)):
             done = step / (of * len(batches))
             share = min(1.0, (done + 1e-3) / WARM_UP) * (1 + math.cos(math.pi * done)) / 2
-            optimizer.param_groups[0]["lr"] = self.rate * share
+            for group in optimizer.param_groups:
+                group["lr"] = group["rate"] * share
             yield batch_B
 
     def _step(
@@ -269,9 +298,7 @@ class _Fit:
         return float(loss.detach()) * num_all
 
     def _remember(self, optimizer: torch.optim.Optimizer) -> None:
-        self.state.model = {
-            name: value.detach().clone() for name, value in self.model.state_dict().items()
-        }
+        self.state.model = adapter_state(self.model)
         self.state.optimizer = copy.deepcopy(optimizer.state_dict())
 
     def _seed_pass(self, phase: int, number: int) -> torch.Generator:

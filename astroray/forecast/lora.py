@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from astroray import storage
 from astroray.errors import BackendError, SchemaError
+from astroray.forecast.language_model import LanguageForecaster, Network
 from astroray.forecast.model import Forecaster
 
 __all__ = ["Method", "adapter_state", "attach", "load_adapter", "merge"]
@@ -23,36 +24,40 @@ RANK, ALPHA, DROPOUT = 8, 16, 0.1
 BOTTLENECK = 64
 PROJECTIONS = ["query", "key", "value", "out", "up", "down"]
 ALWAYS = ("norm", "head", "record_")
-"""Parts of the names of weights that every method tunes."""
+"""Parts of the names of a Forecaster's weights that every method tunes."""
 
 
-def attach(model: Forecaster, method: Method) -> Forecaster:
+def attach(model: Network, method: Method) -> Network:
     """The model, ready to be tuned by a method: what is not tuned asks for no gradient.
 
-    Right after it the model computes what it did before. Raises BackendError without peft.
+    Right after it the model computes what it did before. Raises BackendError without peft,
+    ConfigError for a language model without projections that are known.
     """
     if method == "full":
         return model
     model.requires_grad_(False)
     if method == "lora":
         _inject_lora(model)
-    else:
+    elif isinstance(model, Forecaster):
         for block in model.blocks:
             block.adapter = _Bottleneck(model.config.width)
     for name, parameter in model.named_parameters():
-        if any(part in name for part in ALWAYS):
+        if _is_always_tuned(model, name):
             parameter.requires_grad_(True)
     return model
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """The tuned weights alone, and the scales of the record's numbers."""
+    """A copy of the tuned weights alone, and of the scales of the record's numbers."""
     tuned = {name: value for name, value in model.named_parameters() if value.requires_grad}
     scales = {name: value for name, value in model.named_buffers() if name.startswith("record_")}
-    return {name: value.detach().cpu().contiguous() for name, value in {**tuned, **scales}.items()}
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in {**tuned, **scales}.items()
+    }
 
 
-def load_adapter(model: Forecaster, state: Mapping[str, Tensor]) -> None:
+def load_adapter(model: Network, state: Mapping[str, Tensor]) -> None:
     """Puts tuned weights into a model that `attach` made ready.
 
     Raises SchemaError where the weights are of another model or method.
@@ -72,17 +77,16 @@ def load_adapter(model: Forecaster, state: Mapping[str, Tensor]) -> None:
 
 
 @torch.no_grad()
-def merge(model: Forecaster) -> Forecaster:
+def merge(model: Network) -> Network:
     """The same forecaster for serving: LoRA is added into the weights, so that nothing remains.
 
     A bottleneck is no linear map and stays where it is.
     """
-    for block in model.blocks:
-        for name in PROJECTIONS:
-            layer = getattr(block, name)
-            if hasattr(layer, "merge"):
-                layer.merge(safe_merge=True)
-                setattr(block, name, layer.get_base_layer())
+    for name, layer in list(model.named_modules()):
+        if hasattr(layer, "get_base_layer"):
+            layer.merge(safe_merge=True)
+            above, _, last = name.rpartition(".")
+            setattr(model.get_submodule(above), last, layer.get_base_layer())
     return model
 
 
@@ -97,7 +101,13 @@ def save_base(path: str, weights: Mapping[str, Tensor]) -> None:
     storage.publish(path, safetensors.torch.save(dict(weights)))
 
 
-def _inject_lora(model: Forecaster) -> None:
+def _is_always_tuned(model: Network, name: str) -> bool:
+    if isinstance(model, LanguageForecaster):
+        return model.is_always_tuned(name)
+    return any(part in name for part in ALWAYS)
+
+
+def _inject_lora(model: Network) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -105,8 +115,15 @@ def _inject_lora(model: Forecaster) -> None:
             "peft is not installed, expected for LoRA; pip install 'astroray[flares]', or tune "
             "with --method adapter"
         ) from None
+    names, is_transposed = PROJECTIONS, False
+    if isinstance(model, LanguageForecaster):
+        names, is_transposed = model.projections, model.is_transposed
     config: Any = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, lora_dropout=DROPOUT, target_modules=PROJECTIONS
+        r=RANK,
+        lora_alpha=ALPHA,
+        lora_dropout=DROPOUT,
+        target_modules=names,
+        fan_in_fan_out=is_transposed,
     )
     inject_adapter_in_model(config, model)
 

@@ -99,6 +99,10 @@ class Forecaster(nn.Module):
         nn.init.zeros_(self.head_statistics.weight)
         nn.init.zeros_(self.head_statistics.bias)
 
+    def read(self, windows: Windows) -> ForecastInputs:
+        """Windows as tensors."""
+        return ForecastInputs.of(windows)
+
     def forward(self, inputs: ForecastInputs) -> Tensor:
         """Log odds [B]."""
         config, num_B = self.config, len(inputs)

@@ -1,4 +1,8 @@
-"""What a trained forecaster is on disk: merged weights, calibration and threshold in one file."""
+"""What a trained forecaster is on disk: weights, calibration and threshold in one file.
+
+LoRA is merged into the weights. Of a language model the tuned weights alone are in the file, and
+the fingerprint and the folder of the others.
+"""
 
 import dataclasses
 import hashlib
@@ -7,11 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import safetensors.torch
+from torch import Tensor
 
 from astroray import storage
 from astroray.errors import ConfigError
+from astroray.forecast.backbone import find_backbone
 from astroray.forecast.calibration import Calibration
-from astroray.forecast.lora import Method, attach, merge
+from astroray.forecast.language_model import LanguageConfig, LanguageForecaster, Network
+from astroray.forecast.lora import Method, adapter_state, attach, load_adapter, merge
 from astroray.forecast.model import Forecaster, ForecasterConfig
 
 __all__ = ["TrainedForecaster", "load_forecaster", "save_forecaster"]
@@ -23,7 +30,7 @@ KIND = "astroray flare forecaster 1"
 class TrainedForecaster:
     """A forecaster ready to serve."""
 
-    model: Forecaster
+    model: Network
     model_id: str
     calibration: Calibration
     alarm: float
@@ -34,21 +41,27 @@ class TrainedForecaster:
 
 def save_forecaster(
     path: str,
-    model: Forecaster,
+    model: Network,
     *,
     method: Method,
     calibration: Calibration,
     alarm: float,
     facts: Mapping[str, Any],
 ) -> str:
-    """Publishes a tuned model, merged; returns its id, the hash of all that decides a forecast."""
+    """Publishes a tuned model; returns its id, the hash of all that decides a forecast."""
+    folder = ""
+    if isinstance(model, LanguageForecaster):
+        folder, network = model.config.folder, {"language_model": model.config.fingerprint}
+        weights = adapter_state(model)
+    else:
+        network = dataclasses.asdict(model.config)
+        weights = {name: value.contiguous() for name, value in merge(model).state_dict().items()}
     described = {
-        "network": dataclasses.asdict(model.config),
+        "network": network,
         "method": method,
         "calibration": dataclasses.asdict(calibration),
         "alarm": alarm,
     }
-    weights = {name: value.contiguous() for name, value in merge(model).state_dict().items()}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     digest.update(safetensors.torch.save(weights))
     model_id = digest.hexdigest()[:16]
@@ -57,13 +70,18 @@ def save_forecaster(
         "model_id": model_id,
         "described": json.dumps(described),
         "facts": json.dumps(dict(facts)),
+        "backbone": folder,
     }
     storage.publish(path, safetensors.torch.save(weights, metadata=metadata))
     return model_id
 
 
 def load_forecaster(path: str) -> TrainedForecaster:
-    """Reads a model file; raises FileError where there is none, ConfigError where it is another."""
+    """Reads a model file, and the folder of its language model where it has one.
+
+    Raises FileError where there is none, ConfigError where it is another, or where the folder is
+    not there or has changed.
+    """
     data = storage.read_bytes(path)
     try:
         size = int.from_bytes(data[:8], "little")
@@ -75,14 +93,37 @@ def load_forecaster(path: str) -> TrainedForecaster:
             f"{path} is no flare forecaster, expected a file that `astroray train flares` wrote"
         )
     described = json.loads(metadata["described"])
-    model = Forecaster(ForecasterConfig(**described["network"]))
-    if described["method"] == "adapter":
-        attach(model, "adapter")
-    model.load_state_dict(safetensors.torch.load(data))
+    weights = safetensors.torch.load(data)
+    network = described["network"]
     return TrainedForecaster(
-        model=model.eval(),
+        model=(
+            _on_backbone(path, metadata["backbone"], network["language_model"], weights)
+            if "language_model" in network
+            else _of_weights(ForecasterConfig(**network), described["method"], weights)
+        ).eval(),
         model_id=metadata["model_id"],
         calibration=Calibration(**described["calibration"]),
         alarm=described["alarm"],
         facts=json.loads(metadata["facts"]),
     )
+
+
+def _of_weights(
+    config: ForecasterConfig, method: Method, weights: Mapping[str, Tensor]
+) -> Forecaster:
+    model = Forecaster(config)
+    if method == "adapter":
+        attach(model, "adapter")
+    model.load_state_dict(dict(weights))
+    return model
+
+
+def _on_backbone(
+    path: str, folder: str, fingerprint: str, weights: Mapping[str, Tensor]
+) -> Network:
+    found = find_backbone(folder, fingerprint, path)
+    model = attach(
+        LanguageForecaster(LanguageConfig(folder=found, fingerprint=fingerprint)), "lora"
+    )
+    load_adapter(model, weights)
+    return merge(model)

@@ -2,7 +2,7 @@
 
 MODEL                            the merged forecaster
 MODEL.fit/adapter.safetensors    the tuned weights alone
-MODEL.fit/base.safetensors       the pre-trained backbone, without labels
+MODEL.fit/base.safetensors       the pre-trained backbone, without labels; none of a language model
 MODEL.fit/                       settings, windows and state: the same command goes on from them
 """
 
@@ -18,6 +18,7 @@ from astroray import storage, surveys, workers
 from astroray.errors import ConfigError, DataError, FileError
 from astroray.fitting.beginning import begin_fit
 from astroray.flares.windows import Windows, join_windows
+from astroray.forecast.backbone import check_backbone
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.leases import hold_lease
@@ -34,6 +35,7 @@ NUM_PARTS = 5
 """Stars are dealt into so many parts: one for validation, one for the test, others to train."""
 WINDOWS, PROGRESS = "windows.npz", "progress.txt"
 MIN_FLARES = 10
+PRETRAIN_PASSES = 10
 
 Show = Callable[[str], None]
 
@@ -47,8 +49,14 @@ class TrainConfig:
     """Model file; `out`.fit is its folder."""
     method: str = "lora"
     """lora, adapter, or full."""
+    backbone: str = ""
+    """Folder of a Hugging Face causal language model to be tuned instead of astroray's own
+    network; every machine of the cluster sees it."""
     num_passes: int = 20
-    pretrain_passes: int = 10
+    pretrain_passes: int | None = None
+    """None: 10, and 0 with a backbone, which comes pre-trained."""
+    tuning_rate: float | None = None
+    """Learning rate of tuning; None: the method's own."""
     train_workers: int = 1
     seed: int = 0
 
@@ -58,8 +66,17 @@ class TrainConfig:
         if self.method not in ("lora", "adapter", "full"):
             raise ConfigError(f"method is {self.method!r}, expected lora, adapter or full")
         for name, least in (("num_passes", 1), ("pretrain_passes", 0), ("train_workers", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least {least}")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{name} is {value}, expected at least {least}")
+        if self.tuning_rate is not None and not self.tuning_rate > 0:
+            raise ConfigError(f"tuning_rate is {self.tuning_rate}, expected more than 0")
+        if self.backbone and (self.method != "lora" or self.pretrain_passes):
+            raise ConfigError(
+                f"a language model is tuned by {self.method} after {self.pretrain_passes or 0} "
+                "passes of pre-training, expected lora and 0: it comes pre-trained, and its own "
+                "weights stay in their folder; leave out --method and --pretrain-passes"
+            )
 
     @property
     def folder(self) -> str:
@@ -84,8 +101,11 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     """
     from astroray.forecast.model_file import load_forecaster
 
+    fingerprint = check_backbone(config.backbone) if config.backbone else ""
+    if config.backbone:
+        config = dataclasses.replace(config, backbone=os.path.abspath(config.backbone))
     with hold_lease(config.folder):
-        settings = dataclasses.asdict(config) | {"out": None}
+        settings = dataclasses.asdict(config) | {"out": None, "backbone_fingerprint": fingerprint}
         if begin_fit(config.folder, config.out, settings):
             known = load_forecaster(config.out)
             return {**known.facts, "model_id": known.model_id}
@@ -210,11 +230,16 @@ def work_in_worker(config: dict[str, WorkerPlan]) -> None:
 def fit_plan(config: TrainConfig) -> "FitPlan":
     """The plan of a fit that was asked for."""
     from astroray.forecast.fit import FitPlan
+    from astroray.forecast.language_model import LanguageConfig
+    from astroray.forecast.model import ForecasterConfig
 
+    passes = config.pretrain_passes
     return FitPlan(
+        network=LanguageConfig.of(config.backbone) if config.backbone else ForecasterConfig(),
         method=cast("Method", config.method),
         num_passes=config.num_passes,
-        pretrain_passes=config.pretrain_passes,
+        pretrain_passes=(0 if config.backbone else PRETRAIN_PASSES) if passes is None else passes,
+        tuning_rate=config.tuning_rate,
         seed=config.seed,
     )
 
@@ -239,6 +264,7 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
     facts = {
         "survey": config.survey,
         "method": config.method,
+        "backbone": config.backbone,
         "stars": len(windows.star_ids),
         "windows": len(windows),
         "dropped": dict(windows.dropped),
@@ -254,7 +280,8 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
         "seed": config.seed,
     }
     save_adapter(storage.join(config.folder, "adapter.safetensors"), model, config.method)
-    save_base(storage.join(config.folder, "base.safetensors"), state.base)
+    if state.base:
+        save_base(storage.join(config.folder, "base.safetensors"), state.base)
     model_id = save_forecaster(
         config.out,
         model,

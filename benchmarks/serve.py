@@ -26,7 +26,7 @@ from benchmarks.malformed import measure_malformed
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
-ENCODER, SIZE_PX = "vit-small", 40
+ENCODER, SIZE_PX = "vit-small", 48
 PORT = 8461
 LEAST_MS = 20.0
 CLIENTS = (1, 8, 32)

@@ -28,15 +28,14 @@ soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named 
 soak-nodes: $(VENV)/installed-dev  ## take machines from a cluster of several, 5 times
 	$(BIN)/python -m tests.soak --rounds 5 --no-scan --nodes
 
-$(VENV)/installed: pyproject.toml constraints.txt $(NATIVE)
+# One installation for each, since building the kernels twice takes half a minute.
+$(VENV)/installed: EXTRAS := cpu
+$(VENV)/installed-dev: EXTRAS := cpu,dev
+$(VENV)/installed $(VENV)/installed-dev: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable ".[cpu]"
-	touch $@
-
-$(VENV)/installed-dev: $(VENV)/installed
-	$(PIP) --editable ".[cpu,dev]"
-	touch $@
+	$(PIP) --editable ".[$(EXTRAS)]"
+	touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) build *.egg-info kernels/astroray_kernels/*.so

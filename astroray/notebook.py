@@ -18,7 +18,7 @@ from astroray import ledger, pixels, storage, versions
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.exports import to_astropy
 from astroray.ledger import RunRecord
-from astroray.parquet import read_parquet
+from astroray.report.thumbnails import read_thumbnails
 from astroray.terminal import check_rejects, progress_line
 from astroray.web.archive import draw_row, finished_run, version_of
 
@@ -170,11 +170,7 @@ class Run:
     def _shown(self) -> list[tuple[int, str, bytes]]:
         """Rank, id and JPEG of the first objects that have one."""
         top = self.table["object_id"].slice(0, NUM_SHOWN).to_pylist()
-        path = storage.join(self.path, "thumbnails", "thumbnails.parquet")
-        if not storage.exists(path):
-            return []
-        rows = read_parquet(storage.read_bytes(path)).to_pylist()
-        jpeg = {row["object_id"]: row["thumbnail"] for row in rows}
+        jpeg = read_thumbnails(self.path)
         return [(rank, name, jpeg[name]) for rank, name in enumerate(top, start=1) if name in jpeg]
 
 

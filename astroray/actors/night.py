@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, faults, ledger, outliers, schema, scores, storage, versions
+from astroray import drift, faults, ledger, outliers, scores, storage, versions
 from astroray.actors.search import (
     GAUSSIAN_PATH,
     SearchOutcome,
@@ -24,7 +24,7 @@ from astroray.actors.search import (
 )
 from astroray.changes import change_list
 from astroray.neighbors.search import Neighbors, search
-from astroray.parquet import read_parquet
+from astroray.report.thumbnails import read_thumbnails
 from astroray.surveys.shards import Reject
 from astroray.versions import Inherited
 
@@ -240,9 +240,5 @@ def _outcome(
 
 def _pictures(reference: str, wanted: set[str]) -> Mapping[str, bytes]:
     """JPEG by object_id of the wanted objects that the reference has a picture of."""
-    path = storage.join(reference, "thumbnails", "thumbnails.parquet")
-    if not storage.exists(path):
-        return {}
-    table = read_parquet(storage.read_bytes(path), schema.THUMBNAILS.names)
-    table = table.filter(pc.is_in(table["object_id"], pa.array(sorted(wanted), pa.string())))
-    return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    stored = read_thumbnails(reference)
+    return {object_id: jpeg for object_id, jpeg in stored.items() if object_id in wanted}

@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
-from astroray.parquet import read_parquet
 from astroray.report import figures, night
 from astroray.report.figures import Dot
 from astroray.report.rows import ReportRows, read_embeddings, read_rows, read_top
+from astroray.report.thumbnails import read_thumbnails
 from astroray.templates import load_template
 
 MAX_OUTLIERS = 100
@@ -130,11 +130,7 @@ def _wanted_ids(top_rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _read_pictures(run_dir: str, wanted: Sequence[str]) -> dict[str, bytes]:
     """JPEG by object_id, the wanted ones first, up to what fits the page."""
-    path = storage.join(run_dir, "thumbnails", "thumbnails.parquet")
-    if not storage.exists(path):
-        return {}
-    table = schema.conform(_read_parquet(path), schema.THUMBNAILS, "thumbnails")
-    stored = dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
+    stored = read_thumbnails(run_dir)
     is_wanted = set(wanted)
     extra = [object_id for object_id in stored if object_id not in is_wanted]
     order = np.random.default_rng(0).permutation(len(extra))[:MAX_RANDOM]
@@ -273,10 +269,6 @@ def survey_name(survey: str) -> str:
     location = survey.partition("?")[0]
     parts = [part for part in location.split("/") if part and not set(part) & set("*[")]
     return storage.stem(parts[-1]) if parts else survey
-
-
-def _read_parquet(path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    return read_parquet(storage.read_bytes(path), columns)
 
 
 def _template() -> jinja2.Template:

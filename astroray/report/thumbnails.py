@@ -13,6 +13,7 @@ from PIL import Image
 
 from astroray import schema, storage
 from astroray.errors import DataError
+from astroray.parquet import read_parquet
 from astroray.surveys.shards import Cutouts, Pixels, Rows
 
 MISSING_COLOR = (66, 52, 92)
@@ -97,9 +98,26 @@ def publish_thumbnails(run_dir: str, thumbnails: Mapping[str, bytes]) -> str:
     table = thumbnail_table(ids, [thumbnails[object_id] for object_id in ids])
     sink = io.BytesIO()
     pq.write_table(table, sink, compression={"object_id": "zstd", "thumbnail": "none"})
-    path = storage.join(run_dir, "thumbnails", "thumbnails.parquet")
+    path = _path(run_dir)
     storage.publish(path, sink.getvalue())
     return path
+
+
+def read_thumbnails(run_dir: str) -> dict[str, bytes]:
+    """JPEG by object_id of the pictures that a run has; none before they were published.
+
+    Raises SchemaError where the file has other columns.
+    """
+    path = _path(run_dir)
+    if not storage.exists(path):
+        return {}
+    table = read_parquet(storage.read_bytes(path))
+    columns = schema.conform(table, schema.THUMBNAILS, "thumbnails").columns
+    return dict(zip(*(column.to_pylist() for column in columns), strict=True))
+
+
+def _path(run_dir: str) -> str:
+    return storage.join(run_dir, "thumbnails", "thumbnails.parquet")
 
 
 def _display(image_CYX: np.ndarray) -> np.ndarray:

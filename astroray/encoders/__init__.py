@@ -174,9 +174,8 @@ def read_model_file(path: str) -> ModelFile:
 
     Raises ConfigError where the file is no model, is damaged, or is of another format version.
     """
-    of_run = storage.join(path, "model", "model.safetensors")
     try:
-        data = storage.read_bytes(of_run if storage.exists(of_run) else path)
+        data = _read_file(path)
         shapes = {name: tensor["shape"] for name, tensor in _tensors(data)}
     except FileError:
         raise unknown_encoder(path) from None
@@ -208,6 +207,16 @@ def read_model_file(path: str) -> ModelFile:
         data=data,
         quantized=meaning.get("quantized", {}),
     )
+
+
+def _read_file(path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except FileError:
+        of_run = storage.join(path, "model", "model.safetensors")
+        if not storage.exists(of_run):
+            raise
+        return storage.read_bytes(of_run)
 
 
 def choose_encoder(name: str, modality: ModalityName) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.attention import choose_attention
 from astroray.encoders.quantized import Quantized
-from astroray.encoders.selecting import FAST, choose_numbers
+from astroray.encoders.selecting import choose_numbers, is_fast
 from astroray.encoders.store import Model
 from astroray.errors import AstrorayError
 from astroray.neighbors.search import SearchConfig, search
@@ -124,8 +124,7 @@ def _way(model: Model, numbers: str, attention: AttentionName) -> Way:
         name = choose_attention(model.network, attention, "cpu")
     except AstrorayError as error:
         return Way(numbers=numbers, attention=attention, note=str(error))
-    words = name.split()
-    if len(words) > 1 and words[1] not in FAST:
+    if not is_fast(name):
         return Way(numbers=numbers, attention=name, note="no fast code for it on this machine")
     return Way(numbers=numbers, attention=name)
 

@@ -15,7 +15,7 @@ from astroray.encoders.store import Model
 from astroray.errors import BackendError, ConfigError
 from astroray.quantization.modules import QuantizedLinear, install_layers
 
-__all__ = ["choose_backends", "choose_numbers"]
+__all__ = ["choose_backends", "choose_numbers", "is_fast"]
 
 FAST = ("native", "triton")
 """Backends of attention that a decision may stand on; the others stand in for them."""
@@ -45,14 +45,19 @@ def choose_backends(
     return model, found | ({"attention": name} if name else {})
 
 
+def is_fast(attention: str) -> bool:
+    """Whether an attention that `choose_attention` named may be decided for: PyTorch's too."""
+    words = attention.split()
+    return len(words) < 2 or words[1] in FAST
+
+
 def _decided_attention(
     network: nn.Module, decided: AttentionName, device: torch.device | str
 ) -> str:
     """The attention of a decision, or PyTorch's where this machine has no fast code for it."""
     try:
         name = choose_attention(network, decided, device)
-        words = name.split()
-        if len(words) < 2 or words[1] in FAST:
+        if is_fast(name):
             return name
         reason = f"here it would be {name}"
     except BackendError as error:

@@ -46,7 +46,7 @@ class Tuned:
         self.model = copy.deepcopy(network)
         if method == FROZEN:
             for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(any(part in name for part in lora.ALWAYS))
+                parameter.requires_grad_(network.is_always_tuned(name))
         else:
             lora.attach(self.model, method)  # type: ignore[arg-type]
         self.weights = [part for part in self.model.parameters() if part.requires_grad]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from astroray import storage
 from astroray.errors import BackendError, SchemaError
-from astroray.forecast.language_model import LanguageForecaster, Network
+from astroray.forecast.language_model import Network
 from astroray.forecast.model import Forecaster
 
 __all__ = ["Method", "adapter_state", "attach", "load_adapter", "merge"]
@@ -22,9 +22,6 @@ __all__ = ["Method", "adapter_state", "attach", "load_adapter", "merge"]
 Method = Literal["lora", "adapter", "full"]
 RANK, ALPHA, DROPOUT = 8, 16, 0.1
 BOTTLENECK = 64
-PROJECTIONS = ["query", "key", "value", "out", "up", "down"]
-ALWAYS = ("norm", "head", "record_")
-"""Parts of the names of a Forecaster's weights that every method tunes."""
 
 
 def attach(model: Network, method: Method) -> Network:
@@ -42,7 +39,7 @@ def attach(model: Network, method: Method) -> Network:
         for block in model.blocks:
             block.adapter = _Bottleneck(model.config.width)
     for name, parameter in model.named_parameters():
-        if _is_always_tuned(model, name):
+        if model.is_always_tuned(name):
             parameter.requires_grad_(True)
     return model
 
@@ -101,12 +98,6 @@ def save_base(path: str, weights: Mapping[str, Tensor]) -> None:
     storage.publish(path, safetensors.torch.save(dict(weights)))
 
 
-def _is_always_tuned(model: Network, name: str) -> bool:
-    if isinstance(model, LanguageForecaster):
-        return model.is_always_tuned(name)
-    return any(part in name for part in ALWAYS)
-
-
 def _inject_lora(model: Network) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -115,15 +106,12 @@ def _inject_lora(model: Network) -> None:
             "peft is not installed, expected for LoRA; pip install 'astroray[flares]', or tune "
             "with --method adapter"
         ) from None
-    names, is_transposed = PROJECTIONS, False
-    if isinstance(model, LanguageForecaster):
-        names, is_transposed = model.projections, model.is_transposed
     config: Any = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=DROPOUT,
-        target_modules=names,
-        fan_in_fan_out=is_transposed,
+        target_modules=list(model.projections),
+        fan_in_fan_out=model.is_transposed,
     )
     inject_adapter_in_model(config, model)
 

@@ -18,6 +18,8 @@ from astroray.flares.windows import Windows
 __all__ = ["ForecastInputs", "Forecaster", "ForecasterConfig"]
 
 PATCH, STRIDE, CHANNELS = 16, 8, 3
+ALWAYS_TUNED = ("norm", "head", "record_")
+"""Parts of the names of weights that every method tunes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,11 @@ class Forecaster(nn.Module):
     cadences with flux, first difference and mask.
     """
 
+    projections = ("query", "key", "value", "out", "up", "down")
+    """The ends of the names of modules that LoRA is put beside."""
+    is_transposed = False
+    """Whether they hold their weights the other way around."""
+
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
         self.config = config
@@ -98,6 +105,10 @@ class Forecaster(nn.Module):
         self.reconstruct = nn.Linear(width, PATCH * 2)
         nn.init.zeros_(self.head_statistics.weight)
         nn.init.zeros_(self.head_statistics.bias)
+
+    def is_always_tuned(self, name: str) -> bool:
+        """Whether a weight is tuned whatever the method."""
+        return any(part in name for part in ALWAYS_TUNED)
 
     def read(self, windows: Windows) -> ForecastInputs:
         """Windows as tensors."""

@@ -14,7 +14,7 @@ from typing import Any
 from astroray import storage
 from astroray.errors import BackendError, ConfigError
 
-__all__ = ["check_backbone", "find_backbone", "fingerprint_of", "load_backbone"]
+__all__ = ["check_backbone", "check_tuning", "find_backbone", "fingerprint_of", "load_backbone"]
 
 SETTINGS = "config.json"
 TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -64,6 +64,16 @@ def check_backbone(folder: str) -> str:
             "save it there with the tokenizer's save_pretrained"
         )
     return fingerprint_of(folder)
+
+
+def check_tuning(method: str, pretrain_passes: int) -> None:
+    """Raises ConfigError where a language model is to be tuned in a way that it cannot be."""
+    if method != "lora" or pretrain_passes:
+        raise ConfigError(
+            f"a language model is tuned by {method} after {pretrain_passes} passes of "
+            "pre-training, expected lora and 0: it comes pre-trained, and its own weights stay in "
+            "their folder; leave out --method and --pretrain-passes"
+        )
 
 
 def fingerprint_of(folder: str) -> str:

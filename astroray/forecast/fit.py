@@ -17,6 +17,7 @@ from torch import Tensor
 from astroray.errors import ConfigError
 from astroray.fitting.state_file import load_state, save_state
 from astroray.flares.windows import Windows
+from astroray.forecast.backbone import check_tuning
 from astroray.forecast.language_model import (
     LanguageConfig,
     LanguageForecaster,
@@ -68,12 +69,7 @@ class FitPlan:
 
     def __post_init__(self) -> None:
         if isinstance(self.network, LanguageConfig):
-            if self.pretrain_passes or self.method != "lora":
-                raise ConfigError(
-                    f"a language model is tuned by {self.method} after {self.pretrain_passes} "
-                    "passes of pre-training, expected lora and 0: it comes pre-trained, and its "
-                    "own weights stay in their folder"
-                )
+            check_tuning(self.method, self.pretrain_passes)
         elif self.network.mixing != "attention" and (self.pretrain_passes or self.method != "full"):
             raise ConfigError(
                 f"a network that mixes by {self.network.mixing} is tuned by {self.method} after "

@@ -18,7 +18,7 @@ from astroray import storage, surveys, workers
 from astroray.errors import ConfigError, DataError, FileError
 from astroray.fitting.beginning import begin_fit
 from astroray.flares.windows import Windows, join_windows
-from astroray.forecast.backbone import check_backbone
+from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.leases import hold_lease
@@ -71,12 +71,8 @@ class TrainConfig:
                 raise ConfigError(f"{name} is {value}, expected at least {least}")
         if self.tuning_rate is not None and not self.tuning_rate > 0:
             raise ConfigError(f"tuning_rate is {self.tuning_rate}, expected more than 0")
-        if self.backbone and (self.method != "lora" or self.pretrain_passes):
-            raise ConfigError(
-                f"a language model is tuned by {self.method} after {self.pretrain_passes or 0} "
-                "passes of pre-training, expected lora and 0: it comes pre-trained, and its own "
-                "weights stay in their folder; leave out --method and --pretrain-passes"
-            )
+        if self.backbone:
+            check_tuning(self.method, self.pretrain_passes or 0)
 
     @property
     def folder(self) -> str:

@@ -22,8 +22,8 @@ from astroray.forecast.lora import adapter_state, attach
 from astroray.forecast.loss import forecast_loss
 from astroray.forecast.model_file import load_forecaster, save_forecaster
 from astroray.forecast.prompt import write_prompts
-from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
-from astroray.forecast.splits import split_by_star
+from astroray.forecast.simulated_stars import SimulatedStars
+from tests.forecasters_made import disturbed, split_windows
 from tests.language_made import write_language_model
 
 KINDS = ("llama", "qwen", "gpt2")
@@ -31,11 +31,9 @@ KINDS = ("llama", "qwen", "gpt2")
 
 @pytest.fixture(scope="module")
 def made():
-    """Windows of a few simulated stars, split by star."""
-    stars = SimulatedStars(has_precursor=True, num_stars=6, days=24.0, precursor_sigma=8.0)
-    windows = simulate_windows(stars)
-    split = next(split_by_star(windows, num_folds=3, seed=0))
-    return windows.take(split.train_V), windows.take(split.validation_V)
+    return split_windows(
+        SimulatedStars(has_precursor=True, num_stars=6, days=24.0, precursor_sigma=8.0)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,15 +51,6 @@ def own(folders, tmp_path):
 def build(folder, seed=0):
     torch.manual_seed(seed)
     return LanguageForecaster(LanguageConfig.of(folder)).eval()
-
-
-def disturbed(model):
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def window(**statistics):

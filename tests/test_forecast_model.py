@@ -17,8 +17,8 @@ from astroray.forecast.fit import (
 from astroray.forecast.lora import adapter_state, attach, load_adapter, merge
 from astroray.forecast.loss import RisingRate, forecast_loss, rising_rate
 from astroray.forecast.model import Forecaster, ForecasterConfig, patches
-from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
-from astroray.forecast.splits import split_by_star
+from astroray.forecast.simulated_stars import SimulatedStars
+from tests.forecasters_made import disturbed, split_windows
 
 SMALL = ForecasterConfig(width=16, num_layers=1, num_heads=2, dropout=0.0)
 PLAN = FitPlan(network=SMALL, pretrain_passes=2, num_passes=2, batch_size=32)
@@ -26,10 +26,7 @@ PLAN = FitPlan(network=SMALL, pretrain_passes=2, num_passes=2, batch_size=32)
 
 @pytest.fixture(scope="module")
 def made():
-    """Windows of a few simulated stars, split by star."""
-    windows = simulate_windows(SimulatedStars(has_precursor=True, num_stars=9, days=40.0))
-    split = next(split_by_star(windows, num_folds=3, seed=0))
-    return windows.take(split.train_V), windows.take(split.validation_V)
+    return split_windows(SimulatedStars(has_precursor=True, num_stars=9, days=40.0))
 
 
 def build(seed=0, config=SMALL):
@@ -39,16 +36,6 @@ def build(seed=0, config=SMALL):
 
 def logits(model, windows):
     return torch.from_numpy(forecast_logits(model, windows))
-
-
-def disturbed(model):
-    """The model with every tuned weight moved, as training would."""
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.1 * torch.randn_like(parameter)
-    return model
 
 
 def test_patches_are_16_cadences_every_8_and_repeat_the_last_at_the_end():

@@ -20,11 +20,11 @@ JOIN_TIMEOUT_S = 240.0
 MAX_STARTS = 3
 HEAD = 2
 GCS_PORT, DASHBOARD_PORT = 6379, 8265
-SETTINGS = {
-    # Else a task on a machine that is cut off without a word is given up after seven minutes.
+KEEPALIVE = {
     "RAY_grpc_client_keepalive_time_ms": "15000",
     "RAY_grpc_client_keepalive_timeout_ms": "15000",
 }
+"""Else a task on a machine that is cut off without a word is given up after seven minutes."""
 PLAN = Path("/tmp/plan")
 """Where the fault plan of each machine is, on it."""
 
@@ -102,7 +102,7 @@ def start_cluster(folder: Path, *, num_nodes: int, env: Mapping[str, str]) -> No
     env  what all machines know besides
     """
     known = {
-        **SETTINGS,
+        **KEEPALIVE,
         **env,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),

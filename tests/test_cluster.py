@@ -16,6 +16,7 @@ from astroray.cli import cli
 from astroray.job_command import read_job
 from astroray.metrics import GAUGES, SUMS
 from tests.kuberay_schema import SPECS, object_schema
+from tests.node_cluster import KEEPALIVE
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = ROOT / "cluster"
@@ -237,6 +238,14 @@ def test_the_image_is_built_from_what_is_there_as_the_tests_install_it():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"cpu", "gpu", "cluster"} <= extras["optional-dependencies"].keys()
     assert DOCKERFILE.rindex("USER ray") < DOCKERFILE.rindex("CMD"), "not as root"
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "hosts.yaml"])
+def test_every_node_lets_go_of_one_that_is_cut_off_as_soon_as_the_nodes_of_the_tests(name):
+    text = (CLUSTER / name).read_text()
+    starts = 1 if name == "Dockerfile" else text.count("ray start --")
+    for setting, value in KEEPALIVE.items():
+        assert text.count(f"{setting}={value}") == starts
 
 
 def test_every_run_of_the_image_ends_at_the_first_failure_and_leaves_no_cache():

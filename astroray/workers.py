@@ -7,16 +7,13 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-import yaml
-
-from astroray import faults, storage
+from astroray import faults, ray_logs, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 
 Params = ParamSpec("Params")
@@ -150,19 +147,27 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    scratch = _make_scratch()
-    os.environ["RAY_DATA_LOGGING_CONFIG"] = _logging_config(scratch, log_dir)
+    with ray_logs.ray_data_to(log_dir):
+        import ray
+
+        if ray.is_initialized():  # the caller's own cluster is used as it is
+            _set_up_ray_data()
+            yield
+        else:
+            with _own_or_joined(log_dir=log_dir, num_cpus=num_cpus):
+                yield
+
+
+@contextlib.contextmanager
+def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
     import ray
 
-    if ray.is_initialized():  # the caller's own cluster is used as it is
-        _set_up_ray_data()
-        yield
-        return
     joined = bool(os.environ.get("RAY_ADDRESS"))
     if not joined:
         _require_token()
+    scratch = _make_scratch()
     try:
-        with _noise_to(log_dir):
+        with ray_logs.noise_to(log_dir):
             _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
             _set_up_ray_data()
             try:
@@ -171,7 +176,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
                 ray.shutdown()
     finally:
         if log_dir:
-            _keep_logs(scratch, log_dir)
+            ray_logs.keep_worker_logs(scratch, log_dir)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -196,26 +201,6 @@ def _is_running(pid: int) -> bool:
     except PermissionError:
         return True  # another user's
     return True
-
-
-@contextlib.contextmanager
-def _noise_to(log_dir: str) -> Iterator[None]:
-    """What Ray's native code writes to standard error goes to `ray.log`; ours still appears."""
-    if not log_dir:
-        yield
-        return
-    ours, noise = sys.stderr, os.dup(2)
-    try:
-        with open(Path(log_dir) / "ray.log", "ab") as log:
-            os.dup2(log.fileno(), 2)
-        sys.stderr = open(os.dup(noise), "w", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.stderr.close()
-        sys.stderr = ours
-        os.dup2(noise, 2)
-        os.close(noise)
 
 
 def _require_token() -> None:
@@ -252,16 +237,6 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         ) from error
 
 
-def _keep_logs(scratch: str, log_dir: str) -> None:
-    """Copies what the workers wrote to `log_dir`/workers, so that a dead one can be asked why."""
-    target = Path(log_dir) / "workers"
-    shutil.rmtree(target, ignore_errors=True)
-    for file in Path(scratch).glob("session_2*/logs/worker-*"):
-        if file.stat().st_size:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
-
-
 def _set_up_ray_data() -> None:
     """Quiet, and with the errors of our code as they are: Ray's wrapper loses them in actors."""
     from ray.data import DataContext
@@ -270,26 +245,6 @@ def _set_up_ray_data() -> None:
     context.raise_original_map_exception = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-
-
-def _logging_config(scratch: str, log_dir: str) -> str:
-    """A logging configuration that sends Ray Data's messages to a file; returns its path.
-
-    Setting the loggers' levels does not silence Ray Data 2.60, this does.
-    """
-    target = Path(log_dir) / "ray-data.log" if log_dir else Path(os.devnull)
-    if log_dir:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    handler = {"class": "logging.FileHandler", "filename": str(target), "delay": True}
-    config = {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "handlers": {"file": handler},
-        "loggers": {"ray.data": {"level": "INFO", "handlers": ["file"], "propagate": False}},
-    }
-    path = Path(scratch) / "logging.yaml"
-    path.write_text(yaml.safe_dump(config))
-    return str(path)
 
 
 @contextlib.contextmanager

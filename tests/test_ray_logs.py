@@ -1,0 +1,81 @@
+"""Ray Data's messages reach the log of their run, and no file of theirs stays open."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from astroray import ray_logs, workers
+
+
+def open_logs():
+    paths = [Path("/proc/self/fd", name) for name in os.listdir("/proc/self/fd")]
+    opened = [os.readlink(path) for path in paths if path.is_symlink()]  # one was the listing's
+    return [file for file in opened if "ray-data" in Path(file).name]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_data_sets_that_overlap_write_to_the_log_of_the_run_and_leave_no_file_open(
+    ray_cluster, tmp_path
+):
+    import ray.data
+    from ray.data._internal.logging import get_log_directory
+
+    with workers.cluster(log_dir=str(tmp_path)):
+        first = iter(ray.data.range(4).iter_batches(batch_size=1))
+        next(first)
+        ray.data.range(4).map_batches(lambda batch: batch).take_all()
+        list(first)
+        assert not list(Path(get_log_directory()).glob("ray-data-*")), "a file for each data set"
+    text = (tmp_path / "ray-data.log").read_text(encoding="utf-8")
+    assert text.count("execution finished") == 2
+    assert open_logs() == []
+
+
+def test_a_data_set_that_outlives_another_one_opens_no_file_for_itself(tmp_path, monkeypatch):
+    from ray.data._internal import logging as ray_data_logging
+
+    handlers = []
+    plain = ray_data_logging._create_dataset_log_handler
+
+    def recorded(name):
+        handlers.append(plain(name))
+        handlers[-1]._get_log_directory = lambda: str(tmp_path / "session")
+        return handlers[-1]
+
+    monkeypatch.setattr(ray_data_logging, "_create_dataset_log_handler", recorded)
+    with ray_logs.ray_data_to(str(tmp_path)):
+        ray_data_logging.register_dataset_logger("one")
+        ray_data_logging.register_dataset_logger("two")
+        logging.getLogger("ray.data").warning("both run")
+        ray_data_logging.unregister_dataset_logger("one")
+        ray_data_logging.unregister_dataset_logger("two")
+    assert len(handlers) == 3  # Ray makes one of `two` anew, and forgets the one that it had
+    assert not (tmp_path / "session").exists(), "one of them was opened"
+    assert (tmp_path / "ray-data.log").read_text(encoding="utf-8") == "both run\n"
+
+
+def test_a_thread_that_logs_too_late_opens_nothing(tmp_path):
+    with ray_logs.ray_data_to(str(tmp_path)):
+        (handler,) = logging.getLogger("ray.data").handlers
+        logging.getLogger("ray.data").info("in time")
+    handler.handle(logging.makeLogRecord({"msg": "too late"}))
+    assert (tmp_path / "ray-data.log").read_text(encoding="utf-8") == "in time\n"
+    assert open_logs() == []
+
+
+def test_afterwards_ray_data_logs_as_it_did_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_DATA_LOGGING_CONFIG", "/the/user's/own.yaml")
+    logger = logging.getLogger("ray.data")
+    before = (logger.level, logger.handlers[:], logger.propagate)
+    with ray_logs.ray_data_to(str(tmp_path)):
+        assert Path(os.environ["RAY_DATA_LOGGING_CONFIG"]).is_file()
+        assert logger.handlers != before[1]
+    assert os.environ["RAY_DATA_LOGGING_CONFIG"] == "/the/user's/own.yaml"
+    assert (logger.level, logger.handlers, logger.propagate) == before
+    monkeypatch.delenv("RAY_DATA_LOGGING_CONFIG")
+    with ray_logs.ray_data_to(""):
+        pass
+    assert "RAY_DATA_LOGGING_CONFIG" not in os.environ

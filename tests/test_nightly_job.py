@@ -81,6 +81,18 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(reference, t
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
+def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(reference, tmp_path):
+    sky, ref, new = reference
+    model = str(ref / "model" / "model.safetensors")
+    by_parts = tmp_path / "parts"
+    scans.scan(sky, by_parts, encoder__name=model, search__index="sharded")
+    run_night(night_of(reference, tmp_path / "night", survey=str(new), reference=str(by_parts)))
+    run_night(night_of(reference, tmp_path / "same", survey=str(new)))
+    assert certified(tmp_path / "night").equals(certified(tmp_path / "same"))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(240)
 def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(reference, tmp_path):
     _sky, ref, new = reference
     shutil.copytree(ref, tmp_path / "ref")

@@ -14,7 +14,14 @@ from typing import Any
 import yaml
 
 from astroray import ledger, storage
-from astroray.encoders import AUTO, ENCODERS, AttentionName, QuantizeName, is_onnx_file
+from astroray.encoders import (
+    AUTO,
+    ENCODERS,
+    AttentionName,
+    QuantizeName,
+    fixed_numbers,
+    is_onnx_file,
+)
 from astroray.errors import ConfigError, FileError
 from astroray.fitting.fit_state import FitConfig
 from astroray.neighbors.search import SearchConfig
@@ -58,6 +65,8 @@ class EncoderConfig:
                 f"encoder.output is {self.output!r} for encoder {self.name}, expected none: only "
                 "an ONNX file (.onnx) has outputs to choose from"
             )
+        if self.quantize not in ("auto", "none") and is_onnx_file(self.name):
+            raise fixed_numbers(self.quantize)
 
     @property
     def is_file(self) -> bool:

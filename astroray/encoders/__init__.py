@@ -31,6 +31,7 @@ __all__ = [
     "QuantizeName",
     "choose_encoder",
     "content_id",
+    "fixed_numbers",
     "is_onnx_file",
     "read_metadata",
     "read_model_file",
@@ -243,6 +244,14 @@ def choose_encoder(name: str, modality: ModalityName) -> str:
 def is_onnx_file(name: str) -> bool:
     """Whether an encoder is named by the path of an ONNX file."""
     return name.lower().endswith(".onnx")
+
+
+def fixed_numbers(asked: QuantizeName) -> ConfigError:
+    """The error for an ONNX program that is asked to compute with other numbers."""
+    return ConfigError(
+        f"encoder.quantize is {asked}, but the model is an ONNX program, which computes as it was "
+        "exported; leave encoder.quantize out"
+    )
 
 
 def _words(modality: ModalityName) -> str:

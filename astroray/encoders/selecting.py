@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from astroray.encoders import AttentionName, QuantizeName
+from astroray.encoders import AttentionName, QuantizeName, fixed_numbers
 from astroray.encoders.attention import choose_attention
 from astroray.encoders.onnx_network import OnnxNetwork
 from astroray.encoders.store import Model
@@ -85,11 +85,8 @@ def choose_numbers(
         name = model.quantized.choice if model.quantized else "none"
     if name == "none":
         return model.to(torch.device(device)), name
-    if name in ("bf16", "torch-int8") and isinstance(model.network, OnnxNetwork):
-        raise ConfigError(
-            f"encoder.quantize is {name}, but the model is an ONNX program, which computes as it "
-            "was exported; leave encoder.quantize out"
-        )
+    if isinstance(model.network, OnnxNetwork):
+        raise fixed_numbers(asked)
     if name == "bf16":
         network: nn.Module = _Bfloat16(model.network)
     elif name == "torch-int8":

@@ -54,9 +54,12 @@ class JobCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def job_cluster() -> Iterator[JobCluster]:
-    """`ray start --head` on loopback with token authentication and 6 logical CPUs."""
+    """`ray start --head` on loopback with token authentication and 6 logical CPUs.
+
+    It ends with its module: an idle cluster takes nearly half a core from all later tests.
+    """
     cluster = start_cluster(num_cpus=6)
     try:
         yield cluster

@@ -195,8 +195,6 @@ def _scan_config(config: NightConfig, reference: RunRecord) -> ScanConfig:
     search = before.search
     if config.top is not None:
         search = dataclasses.replace(search, top=config.top)
-    if search.index == "sharded":  # a night searches in one process, by the bounds it has
-        search = dataclasses.replace(search, index="auto")
     model = storage.join(config.reference, "model", "model.safetensors")
     rejected = before.max_rejected if config.max_rejected is None else config.max_rejected
     located = load_config(config.survey, config.out, None, {})  # makes a local path absolute

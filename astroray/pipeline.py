@@ -295,7 +295,8 @@ class _Run:
             each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
             return rank_sharded(plan, each, reason=reason, note=Steps(self.show, self.out))
         threads = min(threads, workers.cpus_of_one_machine())
-        search = dataclasses.replace(plan.search, num_threads=threads)
+        alone = "auto" if index == "sharded" else plan.search.index  # what one process can do
+        search = dataclasses.replace(plan.search, index=alone, num_threads=threads)
         plan = dataclasses.replace(plan, search=search)
         rank = rank_night if self.night else rank_survey
         return workers.remotely(rank, num_cpus=threads)(plan)

@@ -142,13 +142,13 @@ def test_a_model_file_holds_the_program_and_its_id_all_of_it(model, tmp_path, im
         load_model(str(model))
 
 
-@pytest.mark.parametrize("numbers", ["bf16", "w8a8o"])
+@pytest.mark.parametrize("numbers", ["bf16", "torch-int8", "w8a8o"])
 def test_fewer_bits_are_refused_since_a_program_computes_as_it_was_exported(model, numbers):
     with pytest.raises(ConfigError, match="computes as it was exported"):
         choose_numbers(load_model(str(model)), numbers, "cpu")
 
 
-@pytest.mark.parametrize("numbers", ["bf16", "w8a8o"])
+@pytest.mark.parametrize("numbers", ["bf16", "torch-int8", "w8a8o"])
 def test_other_numbers_are_refused_before_anything_is_read(numbers):
     with pytest.raises(ConfigError, match=f"quantize is {numbers}.*computes as it was exported"):
         EncoderConfig(name="nowhere/mine.onnx", quantize=numbers)

@@ -14,7 +14,7 @@ scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report
 	$(BIN)/astroray scan hdf --out runs/hdf
 
 test: $(VENV)/installed-dev check  ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)

@@ -12,6 +12,14 @@ pytest_plugins = ["tests.s3_server", "tests.job_cluster"]
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the processes of `make test`, one has all tests on Ray: there is one cluster for them."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real survey data beside the checkout, or `ASTRORAY_TEST_DATA`."""

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from astroray import __version__
+from astroray.commands.export import export
 from astroray.commands.flares import flares
 from astroray.commands.forecast import evaluate_flares, forecast, train_flares
 from astroray.commands.jobs import ADDRESS_HELP, cancel, submit
@@ -39,6 +40,7 @@ def cli() -> None:
 
 
 flares.add_command(forecast)
+cli.add_command(export)
 cli.add_command(flares)
 cli.add_command(label)
 cli.add_command(nightly)
@@ -237,32 +239,6 @@ def retry_rejects(run_dir: str) -> None:
     click.echo(f"{len(reopened)} shards have rejects that may pass now")
     if reopened:
         show_scan(config)
-
-
-@cli.command()
-@click.argument("run_dir")
-@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv"]))
-@click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")
-@click.option("--out", required=True, metavar="FILE|DIR")
-@click.option("--overwrite", is_flag=True)
-def export(run_dir: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
-    """Write the catalog of RUN_DIR as one file, with units and UCDs where the format has them.
-
-    With --self-contained a night is copied with the files of the older versions that it refers
-    to: one HATS catalog, all embeddings, and a reference for further nights.
-    """
-    if self_contained == (kind is not None):
-        raise ConfigError("export needs either --format or --self-contained")
-    if kind is None:
-        from astroray.retention import export_version
-
-        record = export_version(run_dir, out)
-        click.echo(f"{record.counts['catalog']} rows  {out}")
-        return
-    from astroray.exports import export_catalog
-
-    num_rows = export_catalog(run_dir, format=kind, out=out, overwrite=overwrite)
-    click.echo(f"{num_rows} rows  {out}")
 
 
 @cli.command()

@@ -73,7 +73,7 @@ class LightCurveTiny(nn.Module):
         """The embeddings, [B, width]."""
         window_M2X = input_B2WX.transpose(1, 2).flatten(0, 1).contiguous()
         tokens_MND = self.trunk(window_M2X)
-        tokens_BND = tokens_MND.reshape(len(input_B2WX), -1, self.embedding_dim)
+        tokens_BND = tokens_MND.reshape(input_B2WX.shape[0], -1, self.embedding_dim)
         seen_BNV = window_M2X[:, 1].reshape(*tokens_BND.shape[:2], STRIDE)
         is_seen_BN = seen_BNV.amax(2)
         weight_BN = is_seen_BN / is_seen_BN.sum(1, keepdim=True).clamp(min=1)

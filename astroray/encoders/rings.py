@@ -51,7 +51,7 @@ class Rings(Pca):
     def _waves(self, image_BCYX: Tensor) -> Tensor:
         """Amplitudes of the first orders around each ring, [B, C, R, M]."""
         place_RA2 = self.get_buffer("place_RA2")
-        place_BRA2 = place_RA2.expand(len(image_BCYX), *place_RA2.shape)
+        place_BRA2 = place_RA2.expand(image_BCYX.shape[0], *place_RA2.shape)
         light_BCRA = F.grid_sample(
             image_BCYX.contiguous(), place_BRA2, padding_mode="border", align_corners=False
         )

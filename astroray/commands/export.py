@@ -1,0 +1,58 @@
+"""`astroray export`: what a run holds, for other programs."""
+
+import click
+
+from astroray.errors import ConfigError
+
+__all__ = ["export"]
+
+
+@click.command()
+@click.argument("run")
+@click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv", "onnx"]))
+@click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")
+@click.option("--out", required=True, metavar="FILE|DIR")
+@click.option("--overwrite", is_flag=True)
+def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
+    """Write the catalog of the directory RUN as one file for other programs.
+
+    votable, fits and csv are its rows, with units and UCDs where the format has them. onnx is its
+    encoder instead, as a program for ONNX Runtime and others whose embeddings were found equal;
+    RUN may then be a model file too. With --self-contained a night is copied with the files of
+    the older versions that it refers to: one HATS catalog, all embeddings, and a reference for
+    further nights.
+    """
+    if self_contained == (kind is not None):
+        raise ConfigError("export needs either --format or --self-contained")
+    if kind is None:
+        _export_version(run, out)
+    elif kind == "onnx":
+        _export_model(run, out, overwrite)
+    else:
+        from astroray.exports import export_catalog
+
+        num_rows = export_catalog(run, format=kind, out=out, overwrite=overwrite)
+        click.echo(f"{num_rows} rows  {out}")
+
+
+def _export_version(run: str, out: str) -> None:
+    from astroray.retention import export_version
+
+    record = export_version(run, out)
+    click.echo(f"{record.counts['catalog']} rows  {out}")
+
+
+def _export_model(source: str, out: str, overwrite: bool) -> None:
+    from astroray.encoders.onnx_export import export_onnx
+
+    done = export_onnx(source, out=out, overwrite=overwrite)
+    shape = ", ".join(str(number) for number in done.shape)
+    click.echo(f"model_id   {done.model_id}")
+    click.echo(
+        f"takes      {done.input_name} [batch, {shape}] float32, prepared as its metadata say"
+    )
+    click.echo(f"gives      embedding [batch, {done.dim}] float32")
+    click.echo(f"compared   largest difference {done.error:.1e} of the largest number, float32")
+    if done.has_fewer_bits:
+        click.echo("left out   the layers on fewer bits: this is the reference they come from")
+    click.echo(f"program    {out}")

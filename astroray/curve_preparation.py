@@ -140,7 +140,7 @@ def measure_curves(slices: Iterator[Rows], wishes: Wishes) -> CurvePreparation:
     own_s = float(np.median([curve.cadence_s for curve in curves]))
     typical = float(np.median([np.count_nonzero(np.isfinite(curve.flux)) for curve in curves]))
     num_bins = min(span_s / own_s + 1, BINS_PER_CADENCE * typical)
-    num_windows = min(max(1, math.ceil(num_bins / WINDOW)), MAX_WINDOWS)
+    num_windows = wishes.num_windows or min(max(1, math.ceil(num_bins / WINDOW)), MAX_WINDOWS)
     level_N = np.array([np.nanmedian(curve.flux) for curve in curves])
     is_relative = bool(np.mean(level_N > 0) >= COVERED_SHARE)
     scatters = [

@@ -28,6 +28,8 @@ class Wishes:
     size_px: int | None = None
     bands: tuple[str, ...] | None = None
     max_missing: float = 0.5
+    num_windows: int | None = None
+    """Of light curves."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

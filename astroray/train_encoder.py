@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from astroray import faults, storage, surveys, workers
 from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
-from astroray.encoders import ENCODERS, KINDS, ONNX, ModelFile, choose_encoder, read_model_file
+from astroray.encoders import (
+    ENCODERS,
+    KINDS,
+    ModelFile,
+    choose_encoder,
+    is_onnx_file,
+    read_model_file,
+)
 from astroray.errors import ConfigError
 from astroray.fitting.beginning import begin_fit
 from astroray.fitting.fit_state import FitProgress
 from astroray.leases import hold_lease
+from astroray.modalities import MODALITIES
 from astroray.preparation import Wishes
 from astroray.progress import Progress, Show
 from astroray.surveys.shards import Shard
@@ -93,11 +101,13 @@ def fit_model(
             f"{config.survey} holds no objects, expected some to fit an encoder on; "
             "check the survey, or give a fitted model with --encoder PATH"
         )
-    name = choose_encoder(encoder.name, surveys.modality_of(shards[0]))
-    program = _read_program(name, encoder)
-    size_px = program.choose_size(encoder.size_px) if program else encoder.size_px
+    modality = surveys.modality_of(shards[0])
+    name = choose_encoder(encoder.name, modality)
     show(Progress(stage="fit", note=f"{name}  drawing the sample"))
-    wishes = Wishes(size_px=size_px, bands=encoder.bands, max_missing=encoder.max_missing)
+    wishes = Wishes(size_px=encoder.size_px, bands=encoder.bands, max_missing=encoder.max_missing)
+    program = _read_program(encoder)
+    if program:
+        wishes = program.wishes(modality, wishes)
     plan = SamplePlan(folder=folder, max_rows=config.max_fit_rows, wishes=wishes, seed=config.seed)
     sample = workers.remotely(draw_sample, num_cpus=1)(shards, plan)
     faults.reach("sampled")
@@ -105,7 +115,7 @@ def fit_model(
     weights: Mapping[str, Any] | None = None
     facts: dict[str, Any] = {"seed": config.seed}
     if program:
-        network |= program.numbers(sample.preparation.network["num_bands"])
+        network |= program.numbers(MODALITIES[modality].shape(network))
         weights = {"program": program.to_tensor()}
         facts["program"] = os.path.basename(program.path)
     if KINDS[name].is_descended(pretrained=encoder.pretrained):
@@ -127,9 +137,9 @@ def fit_model(
     )
 
 
-def _read_program(name: str, encoder: EncoderConfig) -> "OnnxFile | None":
+def _read_program(encoder: EncoderConfig) -> "OnnxFile | None":
     """The ONNX file of an encoder that is one."""
-    if name != ONNX:
+    if not is_onnx_file(encoder.name):
         return None
     from astroray.encoders.onnx_file import read_onnx
 

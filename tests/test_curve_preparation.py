@@ -139,6 +139,15 @@ def test_a_dense_survey_is_binned_to_sixteen_windows_and_a_sparse_one_to_few():
     assert measure_curves(iter([slice_of(*far)]), Wishes()).num_windows == 1
 
 
+def test_windows_that_a_network_asks_for_are_filled_with_bins_as_wide_as_they_must_be():
+    curves = [curve(noise(900, seed=seed)) for seed in range(20)]  # of 120 s
+    longer, shorter = (
+        measure_curves(iter([slice_of(*curves)]), Wishes(num_windows=number)) for number in (4, 1)
+    )
+    assert (longer.num_windows, round(longer.cadence_s)) == (4, 120)
+    assert (shorter.num_windows, round(shorter.cadence_s)) == (1, 222)
+
+
 def test_fluxes_of_differences_are_not_divided_by_their_median():
     curves = [curve(noise(300, seed=seed, level=0.0)) for seed in range(20)]
     found = measure_curves(iter([slice_of(*curves)]), Wishes())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from astroray import inspection
 from astroray.catalog import read_catalog
+from astroray.encoders.onnx_export import export_onnx
 from astroray.errors import ConfigError
 from astroray.report.curve_pictures import SIZE_PX, render_curve
 from tests import scans
@@ -49,6 +50,17 @@ def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp
     page = (tmp_path / "report" / "index.html").read_text()
     assert "relative flux, 2 × 512 bins of 29.4 min" in page
     assert inspection.verify_run(str(tmp_path)) == []
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_network_of_one_s_own_ranks_light_curves(survey, tmp_path, ray_cluster):
+    model = scans.fit_model(survey, tmp_path / "model", encoder="waves")
+    program = str(tmp_path / "mine.onnx")
+    export_onnx(model, out=program)
+    record = scans.scan(survey, tmp_path / "run", encoder__name=program, encoder__size_px=None)
+    assert record.model["encoder"] == "onnx-light-curves"
+    assert read_catalog(str(tmp_path / "run"))["object_id"][0].as_py() == f"KIC {NUM_STARS} Q2"
 
 
 @pytest.mark.ray

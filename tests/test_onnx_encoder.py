@@ -10,13 +10,13 @@ from onnx import TensorProto
 from astroray.actors.fit import finish_model, publish_sample
 from astroray.catalog import read_catalog
 from astroray.config import EncoderConfig, load_config
-from astroray.encoders import ONNX, choose_encoder, read_model_file
+from astroray.encoders import PROGRAMS, choose_encoder, read_model_file
 from astroray.encoders.onnx_file import read_onnx, start_session
 from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import BackendError, ConfigError
 from astroray.explain import explain_object
-from astroray.preparation import measure
+from astroray.preparation import Wishes, measure
 from tests import scans
 from tests.onnx_made import DIM, NUM_BANDS, SIZE_PX, expected, weights, write_program
 from tests.surveys_made import cutouts
@@ -29,8 +29,10 @@ def image_BCYX():
 
 def network_of(path, *, output=None):
     program = read_onnx(path, output=output)
-    numbers = program.numbers(NUM_BANDS)
-    network = build_network(ONNX, {"num_bands": NUM_BANDS, "size_px": SIZE_PX, **numbers})
+    numbers = program.numbers((NUM_BANDS, SIZE_PX, SIZE_PX))
+    network = build_network(
+        PROGRAMS["images"], {"num_bands": NUM_BANDS, "size_px": SIZE_PX, **numbers}
+    )
     network.load_state_dict({"program": program.to_tensor()})
     return network
 
@@ -75,7 +77,6 @@ def test_another_weight_or_another_output_is_another_program(tmp_path):
     ("wrong", "message"),
     [
         ({"is_flat": False}, r"outputs features \['batch', 6, 16, 16\], expected one of shape"),
-        ({"width_px": 32}, "images of 16 x 32 px, expected a square"),
         ({"dtype": TensorProto.FLOAT16}, r"tensor\(float16\).*expected one input of float32"),
     ],
 )
@@ -93,22 +94,36 @@ def test_other_files_and_names_are_refused(tmp_path):
     path = write_program(tmp_path / "net.onnx", weights())
     with pytest.raises(ConfigError, match=r"expected one named 'clas'.*encoder.output"):
         read_onnx(path, output="clas")
-    with pytest.raises(ConfigError, match=r"is \(7, 6, 16, 16\) for 7 images.*mean over"):
+    with pytest.raises(ConfigError, match=r"is \(7, 6, 16, 16\) for 7 objects.*mean over"):
         network_of(path, output="features")(torch.zeros(7, NUM_BANDS, SIZE_PX, SIZE_PX))
 
 
 def test_bands_and_size_that_it_does_not_take_are_refused(tmp_path):
     program = read_onnx(write_program(tmp_path / "net.onnx", weights()))
     with pytest.raises(ConfigError, match=r"takes 2 bands, the survey gives 3.*encoder.bands"):
-        program.numbers(3)
+        program.numbers((3, SIZE_PX, SIZE_PX))
     with pytest.raises(ConfigError, match=r"size_px is 64, but .* takes images of 16 px"):
-        program.choose_size(64)
-    assert program.choose_size(None) == SIZE_PX
-    with pytest.raises(ConfigError, match="onnx takes images, the survey has light curves"):
-        choose_encoder("net.onnx", "light_curves")
+        program.wishes("images", Wishes(size_px=64))
+    assert program.wishes("images", Wishes()).size_px == SIZE_PX
     free = read_onnx(write_program(tmp_path / "free.onnx", weights(), size_px="size"))
-    assert free.choose_size(32) == 32
-    assert free.choose_size(None) is None
+    assert free.wishes("images", Wishes(size_px=32)).size_px == 32
+    assert free.wishes("images", Wishes()).size_px is None
+    oblong = read_onnx(write_program(tmp_path / "oblong.onnx", weights(), width_px=32))
+    with pytest.raises(ConfigError, match="images of 16 x 32 px, expected a square"):
+        oblong.wishes("images", Wishes())
+
+
+def test_a_program_of_light_curves_says_how_many_windows_it_takes(tmp_path):
+    def program(**size):
+        return read_onnx(write_program(tmp_path / "net.onnx", weights(), **size))
+
+    assert choose_encoder("net.onnx", "light_curves") == PROGRAMS["light_curves"]
+    assert program(size_px=3, width_px=512).wishes("light_curves", Wishes()).num_windows == 3
+    free = program(size_px="windows", width_px=512)
+    assert free.wishes("light_curves", Wishes()).num_windows is None
+    assert free.numbers((2, 5, 512))["batch"] == 0
+    with pytest.raises(ConfigError, match=r"objects of 2, 16, 16, expected light curves: 2 .* 512"):
+        program().wishes("light_curves", Wishes())
 
 
 @pytest.fixture
@@ -119,17 +134,22 @@ def model(tmp_path, image_BCYX):
     sample = publish_sample(str(tmp_path / "fit"), preparation, image_BCYX.astype(np.float16))
     path = tmp_path / "model.safetensors"
     finish_model(
-        sample, path=str(path), encoder=ONNX, config=sample.preparation.network
-        | program.numbers(NUM_BANDS), weights={"program": program.to_tensor()}, fit={}, seed=0,
+        sample,
+        path=str(path),
+        encoder=PROGRAMS["images"],
+        config=preparation.network | program.numbers((NUM_BANDS, SIZE_PX, SIZE_PX)),
+        weights={"program": program.to_tensor()},
+        fit={},
+        seed=0,
         num_threads=1,
-    )  # fmt: skip
+    )
     return path
 
 
 def test_a_model_file_holds_the_program_and_its_id_all_of_it(model, tmp_path, image_BCYX):
     (tmp_path / "net.onnx").unlink()
     loaded = load_model(str(model))
-    assert loaded.encoder == read_model_file(str(model)).encoder == ONNX
+    assert loaded.encoder == read_model_file(str(model)).encoder == PROGRAMS["images"]
     center_D = loaded.center_D.numpy()
     with torch.inference_mode():
         found_BD = loaded.embed(torch.from_numpy(image_BCYX)).numpy()

@@ -23,9 +23,9 @@ __all__ = [
     "AUTO",
     "ENCODERS",
     "KINDS",
-    "ONNX",
     "PLAIN_ATTENTION",
     "PLAIN_NUMBERS",
+    "PROGRAMS",
     "AttentionName",
     "ModelFile",
     "QuantizeName",
@@ -128,14 +128,21 @@ ENCODERS: Mapping[str, EncoderKind] = {
 }
 """Every encoder by name. A new one is a file in this folder and a line here."""
 
-ONNX = "onnx"
+PROGRAMS: Mapping[ModalityName, str] = {"images": "onnx", "light_curves": "onnx-light-curves"}
 """What a model file calls a network that came as an ONNX file, which has a path and no name."""
 
 KINDS: Mapping[str, EncoderKind] = {
     **ENCODERS,
-    ONNX: EncoderKind(
-        network="onnx_network:OnnxNetwork", fit="none", standardize=False, has_latent=False
-    ),
+    **{
+        name: EncoderKind(
+            network="onnx_network:OnnxNetwork",
+            fit="none",
+            standardize=False,
+            modality=modality,
+            has_latent=False,
+        )
+        for modality, name in PROGRAMS.items()
+    },
 }
 """Every encoder that a model file may hold."""
 
@@ -223,13 +230,13 @@ def _read_file(path: str) -> bytes:
 def choose_encoder(name: str, modality: ModalityName) -> str:
     """The encoder of that name for rows of a modality; AUTO is the modality's own.
 
-    The path of an ONNX file is one of the name ONNX.
+    The path of an ONNX file is one of PROGRAMS.
 
     Raises ConfigError where the encoder eats something else, or there is none of that name.
     """
     if name == AUTO:
         return MODALITIES[modality].default_encoder
-    name = ONNX if is_onnx_file(name) else name
+    name = PROGRAMS[modality] if is_onnx_file(name) else name
     if name not in KINDS:
         raise unknown_encoder(name)
     if KINDS[name].modality != modality:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray import storage
-from astroray.encoders import ONNX
+from astroray.encoders import PROGRAMS
 from astroray.encoders.onnx_file import INSTALL, start_session
 from astroray.encoders.store import Model, load_model
 from astroray.errors import BackendError, ConfigError
@@ -59,7 +59,7 @@ def export_onnx(source: str, *, out: str, overwrite: bool = False) -> Exported:
     if not overwrite and storage.exists(out):
         raise ConfigError(f"{out} is already there; choose another name or overwrite it")
     model = load_model(source)
-    if model.encoder == ONNX:
+    if model.encoder in PROGRAMS.values():
         raise ConfigError(
             f"the model of {source} came as an ONNX program; use the file that it came from"
         )

@@ -1,4 +1,4 @@
-"""What an ONNX file has to be to serve as an encoder: one image in, one embedding out.
+"""What an ONNX file has to be to serve as an encoder: one object in, one embedding out.
 
 ONNX is the format in which other programs hand over a network with its weights: a graph of named
 operators, data and no code. It is loaded by ONNX Runtime alone.
@@ -11,7 +11,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from astroray import storage
+from astroray.curve_preparation import WINDOW
 from astroray.errors import BackendError, ConfigError, FileError
+from astroray.preparation import Wishes
+from astroray.surveys.shards import ModalityName
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,9 +34,9 @@ class OnnxFile:
     data: bytes
     """The program with its weights, also of those that stood in files beside it."""
     batch: int | None
-    """Images that it takes at once."""
-    num_bands: int | None
-    size_px: int | None
+    """Objects that it takes at once."""
+    shape: tuple[int | None, int | None, int | None]
+    """[C, Y, X] of an object: bands and twice the size, or of light curves 2, windows, 512."""
     output: int
     """Which of its outputs is the embedding."""
 
@@ -42,20 +45,38 @@ class OnnxFile:
         """Hash of the program and of the output that is taken."""
         return hashlib.sha256(self.data + b"%d" % self.output).hexdigest()[:16]
 
-    def choose_size(self, asked_px: int | None) -> int | None:
-        """Edge of the square that it is given. Raises ConfigError where it takes another one."""
-        if asked_px and self.size_px and asked_px != self.size_px:
+    def wishes(self, modality: ModalityName, wishes: Wishes) -> Wishes:
+        """The user's wishes with those of the program: the size of images, windows of curves.
+
+        Raises ConfigError where it takes no objects of the modality, or others than the user.
+        """
+        planes, height, width = self.shape
+        if modality == "light_curves":
+            if planes not in (None, 2) or width not in (None, WINDOW):
+                raise ConfigError(
+                    f"{self.path} takes objects of {_words(self.shape)}, expected light curves: 2 "
+                    f"(flux; 1 where observed), windows, {WINDOW} bins; export it so"
+                )
+            return dataclasses.replace(wishes, num_windows=height)
+        if height != width:
             raise ConfigError(
-                f"encoder.size_px is {asked_px}, but {self.path} takes images of {self.size_px} "
+                f"{self.path} takes images of {height} x {width} px, expected a square"
+            )
+        if wishes.size_px and height and wishes.size_px != height:
+            raise ConfigError(
+                f"encoder.size_px is {wishes.size_px}, but {self.path} takes images of {height} "
                 "px; leave it out"
             )
-        return self.size_px or asked_px
+        return dataclasses.replace(wishes, size_px=height or wishes.size_px)
 
-    def numbers(self, num_bands: int) -> dict[str, int]:
-        """What its network is built with beside bands and size. Raises ConfigError on the bands."""
-        if self.num_bands not in (None, num_bands):
+    def numbers(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """What its network is built with beside the numbers of [C, Y, X], its input.
+
+        Raises ConfigError where it takes another number of bands.
+        """
+        if self.shape[0] not in (None, shape[0]):
             raise ConfigError(
-                f"{self.path} takes {self.num_bands} bands, the survey gives {num_bands}; choose "
+                f"{self.path} takes {self.shape[0]} bands, the survey gives {shape[0]}; choose "
                 "those that it was made for, in its order, with encoder.bands, or export the "
                 "network for these"
             )
@@ -73,7 +94,7 @@ def read_onnx(path: str, *, output: str | None = None) -> OnnxFile:
 
     output  name of the output to take; None: the only one of two dimensions
 
-    Raises ConfigError where it is none, or not of an image [B, C, S, S] to an embedding [B, D] in
+    Raises ConfigError where it is none, or not of objects [B, C, Y, X] to embeddings [B, D] in
     float32, and where ONNX Runtime is not installed.
     """
     data = _read_whole(path)
@@ -84,17 +105,15 @@ def read_onnx(path: str, *, output: str | None = None) -> OnnxFile:
         found = "; ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         raise ConfigError(
             f"{path} takes {found or 'nothing'}, expected one input of float32 "
-            "[batch, bands, size, size]; export it so"
+            f"[batch, bands, size, size], of light curves [batch, 2, windows, {WINDOW}]; export "
+            "it so"
         )
-    batch, num_bands, height, width = (n if isinstance(n, int) else None for n in shape)
-    if height != width:
-        raise ConfigError(f"{path} takes images of {height} x {width} px, expected a square")
+    batch, planes, height, width = (n if isinstance(n, int) else None for n in shape)
     return OnnxFile(
         path=path,
         data=data,
         batch=batch,
-        num_bands=num_bands,
-        size_px=height,
+        shape=(planes, height, width),
         output=_choose_output(path, outputs, output),
     )
 
@@ -172,9 +191,13 @@ def _choose_output(path: str, outputs: Sequence[Any], asked: str | None) -> int:
         wanted = f"one named {asked!r}" if asked is not None else "one of shape [batch, D]"
         raise ConfigError(
             f"{path} has the outputs {found}, expected {wanted}; name the embedding with "
-            "encoder.output, or export the network with a mean over its patches or pixels"
+            "encoder.output, or export the network with a mean over its patches, pixels or bins"
         )
     return flat[0]
+
+
+def _words(shape: Sequence[int | None]) -> str:
+    return ", ".join("any number" if n is None else str(n) for n in shape)
 
 
 def first_line(error: Exception) -> str:

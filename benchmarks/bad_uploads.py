@@ -94,6 +94,12 @@ def image_of(*axes: int, bits: int = -32, more: Sequence[str] = ()) -> bytes:
     )  # fmt: skip
 
 
+def spelt(data: bytes, name: bytes, card: bytes) -> bytes:
+    """A FITS file whose card of that name stands there as `card`."""
+    place = next(i for i in range(0, len(data), 80) if data[i : i + 8].rstrip() == name)
+    return data[:place] + card.ljust(80) + data[place + 80 :]
+
+
 def png_of(width: int, height: int) -> bytes:
     """A PNG of a few bytes that claims a size, and holds no pixels of it."""
 
@@ -119,7 +125,15 @@ def bombs() -> dict[str, bytes]:
     image = np.ones((3, 16, 16), np.float32)
     packed = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(image[0])]).writeto(packed)
-    return {
+    large = io.BytesIO()  # four million pixels in 30 kB
+    pixels = np.zeros((3000, 1500), np.int16)
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(pixels)]).writeto(large)
+    ways = (b"zimage  = T", b"ZIMAGE  = " + b"T".rjust(40), b"HIERARCH ZIMAGE = T", b"ZIMAGE= T")
+    hidden = {
+        f"compressed image as {way.decode()}": spelt(large.getvalue(), b"ZIMAGE", way)
+        for way in ways
+    }
+    return hidden | {
         "table of 10^9 rows": table_of(10**9),
         "table of 10^9 empty rows": table_of(10**9, 0),
         "table of 10^18 rows": table_of(10**18),
@@ -132,6 +146,10 @@ def bombs() -> dict[str, bytes]:
         "groups": image_of(0, 16, more=["GROUPS  = T", "GCOUNT  = 1000000000"]),
         "heap": image_of(4, 4, more=["PCOUNT  = 1000000000000"]),
         "compressed image": packed.getvalue(),
+        "compressed image in small letters": spelt(
+            large.getvalue(), b"XTENSION", b"xtension= 'BINTABLE'"
+        ),
+        "axis in small letters": image_of(16, 16, more=["naxis1  = 1000000"]) + bytes(2880),
         "no END": b"SIMPLE  =".ljust(80) * 36,
         "endless header": b"SIMPLE  =".ljust(80) + b"COMMENT".ljust(80) * 10**5,
         "thousand HDUs": header("SIMPLE  = T", "BITPIX  = 8", "NAXIS   = 0")

@@ -124,7 +124,7 @@ def _open(
     max_bytes = _BYTES_A_CADENCE * limits.cadences
     data = unpack(data, max_bytes=max_bytes)
     if data.startswith(b"SIMPLE  ="):
-        check_fits(data, max_pixels=_MAX_APERTURE_PX)
+        data = check_fits(data, max_pixels=_MAX_APERTURE_PX)
         kind = "fits"
     elif data.startswith(PARQUET_MAGIC):
         check_parquet(data, max_rows=limits.curves, max_values=limits.cadences, max_bytes=max_bytes)

@@ -2,7 +2,9 @@
 
 Only the cards that say how large things are are looked at, byte by byte, in time that is linear in
 the headers: a kilobyte that claims 10^9 rows is refused here. Tile-compressed images are refused
-too, since a tile says itself how large it becomes.
+too, since a tile says itself how large it becomes. Readers are lenient: they take small letters, a
+HIERARCH before a name and values anywhere, so what they could read as such a card is refused unless
+it is written as the standard has it, and what is not looked at is not handed on.
 """
 
 import math
@@ -23,6 +25,10 @@ _MAX_AXES = 8
 _BITS = (8, 16, 32, 64, -32, -64)
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,18}")
 _SIZES = re.compile(rb"BITPIX|NAXIS[0-9]*|PCOUNT|GCOUNT|TFIELDS|ZNAXIS[0-9]*")
+_KINDS = (b"SIMPLE", b"XTENSION")
+_REFUSED = (b"ZIMAGE", b"ZTABLE", b"GROUPS")
+_TABLES = (b"TABLE", b"BINTABLE", b"A3DTABLE")
+_END = b"END".ljust(_CARD)
 
 
 def unpack(data: bytes, *, max_bytes: int) -> bytes:
@@ -49,15 +55,17 @@ def unpack(data: bytes, *, max_bytes: int) -> bytes:
     return plain
 
 
-def check_fits(data: bytes, *, max_pixels: int) -> None:
-    """Raises DataError where a FITS file claims what it does not hold, or more than is allowed.
+def check_fits(data: bytes, *, max_pixels: int) -> bytes:
+    """The HDUs of a FITS file, without what follows them.
 
     max_pixels  over all images of the file
+
+    Raises DataError where it claims what it does not hold, or more than is allowed.
     """
     start, num_pixels = 0, 0
     for hdu in range(_MAX_HDUS + 1):
         if start >= len(data) or (hdu and not data.startswith(b"XTENSION", start)):
-            return
+            return data[:start]
         if hdu == _MAX_HDUS:
             break
         sizes, is_table, start = _header(data, start, hdu)
@@ -77,29 +85,50 @@ def check_fits(data: bytes, *, max_pixels: int) -> None:
 def _header(data: bytes, start: int, hdu: int) -> tuple[dict[str, int], bool, int]:
     """The sizes that a header names, whether it is a table's, and where its data begin."""
     sizes: dict[str, int] = {}
-    is_table = data.startswith(b"XTENSION", start) and b"TABLE" in data[start : start + _CARD]
+    is_table = False
     for place in range(start, start + _MAX_HEADER_BLOCKS * _BLOCK, _CARD):
         card = data[place : place + _CARD]
         if len(card) < _CARD:
             raise DataError(f"the header of HDU {hdu} has no END; send the whole file")
-        name = card[:8].rstrip()
-        if name == b"END":
+        if card == _END:
             blocks = -(-(place + _CARD - start) // _BLOCK)
             return sizes, is_table, start + blocks * _BLOCK
-        if card[8:10] != b"= ":
-            continue
-        if name in (b"ZIMAGE", b"ZTABLE", b"GROUPS") and b"T" in card[10:31].partition(b"/")[0]:
+        name, value = _asked(card, hdu)
+        if name in _KINDS:
+            if place != start:
+                raise DataError(f"HDU {hdu} says {name.decode()} twice, expected it once, first")
+            is_table = value.strip(b"' ") in _TABLES
+        elif name in _REFUSED and value != b"F":
             raise DataError(
                 f"HDU {hdu} is compressed or grouped ({name.decode()}), which is not taken here; "
                 "unpack it with funpack"
             )
-        if _SIZES.fullmatch(name):
-            value = card[10:].partition(b"/")[0].strip()
+        elif _SIZES.fullmatch(name):
             if not _INTEGER.fullmatch(value) or name.decode() in sizes:
                 shown = value[:20].decode("ascii", "replace")
                 raise DataError(f"{name.decode()} of HDU {hdu} is {shown!r}, expected one integer")
             sizes[name.decode()] = int(value)
     raise DataError(f"the header of HDU {hdu} is longer than {_MAX_HEADER_BLOCKS} blocks")
+
+
+def _asked(card: bytes, hdu: int) -> tuple[bytes, bytes]:
+    """Name and value of a card that says what an HDU is, or how large; of others, empty ones.
+
+    Raises DataError where it is one to a lenient reader only.
+    """
+    head, equals, _ = card.partition(b"=")
+    name = head.strip().upper().removeprefix(b"HIERARCH").strip()
+    is_asked = (equals and card[:8].strip()) and (
+        name in _KINDS or name in _REFUSED or _SIZES.fullmatch(name)
+    )
+    is_end = card.upper().startswith(b"END") and not card[3:4].isalnum() and card[3:4] not in b"_-"
+    if is_end or (is_asked and card[:10] != name.ljust(8) + b"= "):
+        shown = card[:20].rstrip().decode("ascii", "replace")
+        raise DataError(
+            f"a card of HDU {hdu} begins {shown!r}, expected capitals and '= ' in columns 9 and "
+            "10, or END alone; write the file again"
+        )
+    return (name, card[10:].partition(b"/")[0].strip()) if is_asked else (b"", b"")
 
 
 def _claims(sizes: dict[str, int], is_table: bool, hdu: int, num_bytes: int) -> tuple[int, int]:

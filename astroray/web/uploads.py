@@ -125,7 +125,7 @@ def _cutout(
 
 
 def _read_fits(name: str, data: bytes, bands: str, max_pixels: int) -> Cutouts:
-    check_fits(data, max_pixels=max_pixels)
+    data = check_fits(data, max_pixels=max_pixels)
     with open_fits_bytes(name, data) as file:
         stamp = read_stamp(file, file.sciences(), 0, name, bands)
     if isinstance(stamp, Reject):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astroray.errors import DataError
-from astroray.flares.detrend import DetrendConfig, detrend
+from astroray.flares.detrend import DetrendConfig, Detrended, detrend
 from astroray.flares.energy import flare_energy_erg
 from astroray.flares.events import FlareRule, find_events
 from astroray.flares.template import TEMPLATE_AREA, flare_shape, mean_flare_shape
@@ -158,6 +158,25 @@ def test_gaps_split_the_light_curve_and_short_pieces_are_left_out():
     curve = detrend(time_d[kept_T], flux[kept_T])
     assert set(curve.segment_T) == {-1, 0, 1}
     assert (curve.segment_T == -1).sum() == piece_T.sum() < 30
+
+
+def test_a_flare_does_not_reach_over_the_last_point_of_its_segment():
+    height_P = np.zeros(80)
+    height_P[30:39] = 50 * 0.7 ** np.arange(9)  # the 40th point, below, is the segment's last
+    height_P[40] = 9.0  # the first of the next one
+    made = Detrended(
+        relative_T=0.001 * height_P,
+        trend_T=np.ones(80),
+        noise_T=np.full(80, 0.001),
+        segment_T=(np.arange(80) >= 40).astype(np.int64),
+        window_d=1.2,
+        cadence_d=2 * MINUTE_D,
+    )
+    time_d = 2 * MINUTE_D * np.arange(80) + 3.0 * (np.arange(80) >= 40)
+    assert [(event.first, event.last) for event in find_events(time_d, made)] == [
+        (30, 38),
+        (40, 40),
+    ]
 
 
 def test_missing_flux_stays_missing():

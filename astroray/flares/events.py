@@ -99,7 +99,7 @@ def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = N
     is_high_P = points.ratio_P >= rule.sigma
     high = _runs(is_high_P, points.segment_P)
     is_above_P = points.ratio_P > rule.stop_sigma
-    is_hole_P = ~is_above_P & np.roll(is_above_P, 1) & np.roll(is_above_P, -1)
+    is_hole_P = _holes(is_above_P, points.segment_P)
     ranges = _runs(is_above_P | is_hole_P, points.segment_P)
     ranges = [(a, b) for a, b in ranges if is_high_P[a : b + 1].any()]
     return [
@@ -123,6 +123,14 @@ class _Points:
     @property
     def ratio_P(self) -> np.ndarray:
         return self.relative_P / self.noise_P
+
+
+def _holes(is_in_P: np.ndarray, segment_P: np.ndarray) -> np.ndarray:
+    """[P] single points outside, between two inside of the same segment."""
+    is_hole_P = np.zeros(len(is_in_P), bool)
+    is_same_P = segment_P[2:] == segment_P[:-2]
+    is_hole_P[1:-1] = is_in_P[:-2] & ~is_in_P[1:-1] & is_in_P[2:] & is_same_P
+    return is_hole_P
 
 
 def _runs(is_in_P: np.ndarray, segment_P: np.ndarray) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ import pytest
 from astroray.errors import DataError
 from astroray.flares.curve_windows import curve_windows, find_record, rule_for
 from astroray.flares.windows import WindowRule
+from astroray.forecast.collect import star_windows
 from tests.flares_made import light_curve, star
 
 KEPLER, TESS = WindowRule(), rule_for("tess")
@@ -132,3 +133,24 @@ def test_a_constant_flux_has_no_scale_and_stays_zero():
         [flat], KEPLER, record=find_record([curve()], observed_S2=np.zeros((0, 2)))
     )
     assert (windows.flux_WTC[..., :2] == 0).all()
+
+
+def test_a_bad_light_curve_takes_no_other_of_its_star_with_it():
+    good = light_curve(*star(days=8.0, cadence_d=2 / 1440))
+    short = light_curve(*star(days=20 * 2 / 1440), row=1)
+    coarse = light_curve(*star(days=8.0, cadence_d=1 / 24), row=2, cadence_s=3600.0)
+    late = [dataclasses.replace(one, time_d=one.time_d + 30) for one in (short, coarse)]
+    windows, rejects, _ = star_windows([good, *late])
+    assert len(windows) == len(curve_windows([good], TESS)) > 0
+    assert [reject.row for reject in rejects] == [1, 2]
+    assert "no 30 points stand together" in rejects[0].reason
+    assert "one cadence takes 3600 s" in rejects[1].reason
+    assert star_windows(late)[0] is None
+
+
+def test_a_flare_that_two_light_curves_of_a_star_show_is_one():
+    made = {"days": 8.0, "flares": [(2.0, 60, 0.2), (5.0, 60, 0.2)], "noise": 0.0005}
+    usual = light_curve(*star(cadence_d=2 / 1440, **made))
+    fast = light_curve(*star(cadence_d=1 / 1440, seed=1, **made), cadence_s=60.0)
+    record = find_record([usual, fast], observed_S2=np.array([[1500.0, 1508.0]]))
+    assert record.start_F - 1500 == pytest.approx([2, 5], abs=0.1)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -15,7 +16,7 @@ from astroray.forecast import train
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import reliability_figure
-from astroray.forecast.predict import forecast_curves
+from astroray.forecast.predict import _by_star, forecast_curves
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
 from astroray.surveys.light_curves import read_light_curves
 from tests.flares_made import star
@@ -173,6 +174,36 @@ def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
     shards = flare_shards(write_survey(tmp_path / "in", num_stars=5, days=8.0))
     with pytest.raises(DataError, match=r"part has \d+ windows with a flare of \d+, of 5 stars"):
         train._gather(shards, str(tmp_path / "windows.npz"))
+
+
+def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
+    survey = write_survey(tmp_path / "in", num_stars=0)
+    time_d, flux = star(days=16, cadence_d=2 / 24)
+    np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
+    with pytest.raises(DataError, match=r"1 light curves were rejected, first: .*takes 7200 s"):
+        train._gather(flare_shards(survey), str(tmp_path / "windows.npz"))
+
+
+def test_of_a_star_in_two_shards_the_last_window_of_both_is_the_newest():
+    def table(shard, *ends):
+        count = len(ends)
+        places = np.full(count, 10.0)
+        columns = schema.identity(["TIC 7"] * count, places, places) | {
+            "shard": [shard] * count,
+            "end": np.array(ends, float),
+            "time_zero": ["BTJD"] * count,
+            "probability": np.full(count, 0.1),
+            "alarm": [False] * count,
+            "newest": [False] * (count - 1) + [True],
+            "flared": [None] * count,
+        }
+        columns["flared"] = pa.array(columns["flared"], pa.bool_())
+        return schema.conform(pa.table(columns), schema.FORECASTS, "forecasts")
+
+    found = _by_star(pa.concat_tables([table("b", 1500.0, 1520.0), table("a", 1400.0, 1420.0)]))
+    assert found["end"].to_pylist() == [1400, 1420, 1500, 1520]
+    assert found["newest"].to_pylist() == [False, False, False, True]
+    assert found.schema.equals(schema.FORECASTS, check_metadata=True)
 
 
 def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):

@@ -26,7 +26,7 @@ from astroray.flares.windows import WindowRule, Windows, describe_windows
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["curve_windows", "find_record", "rule_for"]
+__all__ = ["curve_windows", "events_for_windows", "find_record", "rule_for"]
 
 TESS_CADENCE_D = 10 / 1440
 MAX_BRIDGED = 5
@@ -92,6 +92,15 @@ def curve_windows(
     return dataclasses.replace(windows, flux_WTC=flux_WTC, answered_W=~is_blind_W[kept_W])
 
 
+def events_for_windows(curve: "LightCurve", rule: WindowRule) -> list[Event]:
+    """What the finder sees in a light curve of which windows can be made.
+
+    Raises DataError where it cannot be detrended, or is sampled too coarsely.
+    """
+    _level(curve, rule)
+    return find_events(curve.time_d, detrend(curve.time_d, curve.flux))
+
+
 def find_record(
     curves: Sequence["LightCurve"],
     *,
@@ -99,6 +108,8 @@ def find_record(
     events: Sequence[Event] | None = None,
 ) -> StarRecord:
     """The flares that the finder sees in a star's light curves; sizes are log10 of their ED in s.
+
+    One that two light curves show, as those of a star at two cadences, counts once.
 
     Raises DataError where a light curve cannot be detrended.
     """
@@ -108,7 +119,7 @@ def find_record(
             for curve in curves
             for event in find_events(curve.time_d, detrend(curve.time_d, curve.flux))
         ]
-    events = sorted((e for e in events if not e.refused), key=lambda event: event.start_d)
+    events = _once(sorted((e for e in events if not e.refused), key=lambda event: event.start_d))
     ed_s = np.array([event.equivalent_duration_s for event in events])
     meta: dict[str, float] = {}
     for curve in curves:
@@ -121,6 +132,28 @@ def find_record(
         observed_S2=observed_S2,
         property_P=np.array([meta.get(name, math.nan) for name in META]),
     )
+
+
+def _once(events: Sequence[Event]) -> list[Event]:
+    """Events in order of their start, without those that begin before one of them has ended."""
+    kept: list[Event] = []
+    for event in events:
+        if not kept or event.start_d > kept[-1].stop_d:
+            kept.append(event)
+    return kept
+
+
+def _level(curve: "LightCurve", rule: WindowRule) -> float:
+    """The median flux. Raises DataError where it is not above 0, or cadences are too long."""
+    level = float(np.nanmedian(curve.flux))
+    if not level > 0:
+        raise DataError(f"the median flux is {level:.4g}, expected above 0")
+    if curve.cadence_s > 1.5 * rule.cadence_d * 86400:
+        raise DataError(
+            f"one cadence takes {curve.cadence_s:.0f} s, expected at most "
+            f"{1.5 * rule.cadence_d * 86400:.0f} s for windows of this mission"
+        )
+    return level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,14 +173,7 @@ class _Grid:
         num_cells = int((last_d - first_d) / rule.cadence_d) + 1
         sum_G, count_G = np.zeros(num_cells), np.zeros(num_cells)
         for curve in curves:
-            level = float(np.nanmedian(curve.flux))
-            if not level > 0:
-                raise DataError(f"the median flux is {level:.4g}, expected above 0")
-            if curve.cadence_s > 1.5 * rule.cadence_d * 86400:
-                raise DataError(
-                    f"one cadence takes {curve.cadence_s:.0f} s, expected at most "
-                    f"{1.5 * rule.cadence_d * 86400:.0f} s for windows of this mission"
-                )
+            level = _level(curve, rule)
             known_T = np.isfinite(curve.flux)
             cell_T = ((curve.time_d[known_T] - first_d) / rule.cadence_d).astype(np.int64)
             sum_G += np.bincount(cell_T, curve.flux[known_T] / level, num_cells)

@@ -9,7 +9,8 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import DataError
-from astroray.flares.curve_windows import curve_windows, rule_for
+from astroray.flares.curve_windows import curve_windows, events_for_windows, rule_for
+from astroray.flares.events import Event
 from astroray.flares.windows import Windows, join_windows
 from astroray.surveys.shards import Reject, Shard
 
@@ -46,7 +47,7 @@ def collect_windows(
 def star_windows(
     items: Iterable["LightCurve | Reject"], *, unanswered: bool = False
 ) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
-    """The same of light curves that are at hand."""
+    """The same of light curves that are at hand; one that is bad takes no other with it."""
     rejects: list[Reject] = []
     by_star: dict[str, list[LightCurve]] = {}
     for item in items:
@@ -57,10 +58,17 @@ def star_windows(
     parts = []
     for curves in by_star.values():
         curves.sort(key=lambda curve: curve.time_d[0])
-        try:
-            parts.append(curve_windows(curves, rule_for(curves[0].mission), unanswered=unanswered))
-        except DataError as error:
-            rejects += [_refuse(curve, error) for curve in curves]
+        rule = rule_for(curves[0].mission)
+        usable: list[LightCurve] = []
+        events: list[Event] = []
+        for curve in curves:
+            try:
+                events += events_for_windows(curve, rule)
+                usable.append(curve)
+            except DataError as error:
+                rejects.append(_refuse(curve, error))
+        if usable:
+            parts.append(curve_windows(usable, rule, events=events, unanswered=unanswered))
     places = {
         name: StarPlace(
             ra_deg=curves[0].ra_deg, dec_deg=curves[0].dec_deg, time_zero=curves[0].time_zero

@@ -92,7 +92,7 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
             f"no star of {config.survey} has a window of 512 cadences: {len(rejects)} light curves "
             f"were rejected{', first: ' + rejects[0].reason if rejects else ''}"
         )
-    forecasts = pa.concat_tables(tables).sort_by([("object_id", "ascending"), ("end", "ascending")])
+    forecasts = _by_star(pa.concat_tables(tables))
     dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
     record = _record(config, trained, forecasts, dict(dropped), len(rejects))
     ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
@@ -178,6 +178,18 @@ def _table(
         for name, column in columns.items()
     }
     return schema.conform(pa.table({**identity, **rest}), schema.FORECASTS, "forecasts")
+
+
+def _by_star(forecasts: pa.Table) -> pa.Table:
+    """FORECASTS of all shards by star and time, of which the last of each star is the newest.
+
+    The files of a star may lie in several shards, each of which has a last window of its own.
+    """
+    forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
+    name_W = np.array(forecasts["object_id"].to_pylist(), np.str_)
+    place = forecasts.schema.get_field_index("newest")
+    is_last_W = pa.array(np.append(name_W[1:] != name_W[:-1], True))
+    return forecasts.set_column(place, forecasts.schema.field(place), is_last_W)
 
 
 def _record(

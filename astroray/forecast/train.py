@@ -146,12 +146,17 @@ def _gather(shards: list[Shard], path: str) -> None:
     """Publishes the windows of all shards, where they are not there yet."""
     if storage.exists(path):
         return
-    parts, rejected = [], Counter[str]()
+    parts, rejected, first = [], Counter[str](), ""
     for shard in shards:
         windows, rejects, _ = collect_windows(shard)
         rejected.update(f"light curves rejected: {reject.kind}" for reject in rejects)
+        first = first or "".join(reject.reason for reject in rejects[:1])
         if windows is not None:
             parts.append(windows)
+    if not parts:
+        raise DataError(
+            f"no star gives a window: {rejected.total()} light curves were rejected, first: {first}"
+        )
     windows = join_windows(parts)
     part_W = deal_stars(windows)
     for name, is_W in (

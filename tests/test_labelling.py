@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import io
 import threading
+from pathlib import Path
 
 import pytest
 import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, StorageError
 from astroray.labelling.label_server import export_labels, labelling_app, listen
 from astroray.labelling.labels import LabelLog, current_labels
 from astroray.web.security import COOKIE
@@ -65,6 +66,26 @@ def test_a_session_keeps_the_token_in_a_cookie_that_no_script_reads(clients):
     assert "SameSite=strict" in cookie
     stranger = TestClient(clients["ana"].app, cookies={COOKIE: answer.cookies[COOKIE]})
     assert stranger.get("/ui").status_code == 200
+
+
+def test_a_log_that_cannot_be_read_or_written_is_said_in_json(clients, run_dir, monkeypatch):
+    ana = clients["ana"]
+    said = {"object_id": ana.post("/ui/queue", json={}).json()["objects"][0]["object_id"]}
+
+    def fail(path, data):
+        raise StorageError("no space left")
+
+    with monkeypatch.context() as full:
+        full.setattr("astroray.labelling.labels.storage.publish", fail)
+        answers = [ana.post("/ui/labels", json=said | {"interest": 3})]
+    (Path(run_dir) / "labels").mkdir(exist_ok=True)
+    (Path(run_dir) / "labels" / "other-0000.jsonl").write_text("half a line")
+    answers.append(ana.post("/ui/queue", json={}))
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.json() == {
+            "detail": "the server cannot read or write its files now; its log says why"
+        }
 
 
 def test_the_first_round_is_the_certified_list_and_labels_change_the_next(clients, run_dir):

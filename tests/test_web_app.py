@@ -175,6 +175,12 @@ def test_an_object_and_its_picture_are_found_by_id(client, archive):
         assert client.get(missing).status_code == 404
 
 
+def test_a_picture_whose_file_comes_back_comes_back(archive, monkeypatch):
+    drawn = [None, b"a picture"]
+    monkeypatch.setattr("astroray.web.archive.draw_row", lambda *_, **__: drawn.pop(0))
+    assert [archive.picture(3, 77) for _ in range(3)] == [None, b"a picture", b"a picture"]
+
+
 def test_neighbors_of_an_object_are_those_of_the_catalog(client, archive):
     for row in archive.table.slice(0, 20).to_pylist():
         near = client.get("/v1/similar", params={"object_id": row["object_id"], "k": 5}).json()

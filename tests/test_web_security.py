@@ -248,3 +248,14 @@ def test_the_audit_log_has_one_line_a_request_and_no_secret(tokens, audit, key):
     assert (second["caller"], second["status"]) == (None, 401)
     assert audit.tail(1) == [second]
     assert audit.tail(5) == [first, second]
+
+
+def test_the_audit_log_can_be_read_after_a_disk_was_full(tokens, audit, key):
+    client = Client(tokens, audit)
+    client.ask("/v1", authorization=key)
+    (entry,) = audit.tail(5)
+    with open(audit.path, "a", encoding="ascii") as file:
+        file.write('{"when": "2026-')
+    client.ask("/v2", authorization=key)
+    client.ask("/v3", authorization=key)
+    assert [one["path"] for one in audit.tail(5)] == [entry["path"], "/v3"]

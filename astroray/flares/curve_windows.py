@@ -7,7 +7,8 @@ G counts the cells of a star's even grid; other letters as in windows.py.
     both are marked as not observed
     a window lacking more than 30 %, or with a pause above 1 d, is dropped; none is laid where
     nothing was observed, as between the sectors of a star
-    scales are the window's own, so that nothing after its end enters it
+    scales are the window's own, so that nothing after its end enters it, but for the step between
+    two files, whose medians are those of all their cadences
 """
 
 import dataclasses
@@ -51,7 +52,8 @@ def curve_windows(
     """Windows of all light curves of one star.
 
     record  its flares where they are known; else those that `astroray flares find` finds. The
-            finder's trend looks half its window, up to 0.6 d, beyond a cadence.
+            finder looks beyond a cadence: its trend half a window, up to 0.6 d, its noise up to
+            1.5 d; and which window the trend has the whole light curve decides.
     events  what the finder sees in all of them, where it has been asked already
     unanswered  whether windows are kept whose horizon nobody observed, and one is laid that ends
                 with the last cadence: what is to be forecast rather than learnt from

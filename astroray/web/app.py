@@ -1,5 +1,6 @@
 """How the web app is put together: guard, routes, health, OpenAPI, and pages that others bring."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 
 from astroray import __version__
 from astroray.encoders import read_model_file
+from astroray.errors import LedgerError, StorageError
 from astroray.web.archive import Archive
 from astroray.web.guard import AuditLog, Guard, Limits
 from astroray.web.reference import render_reference
@@ -16,6 +18,8 @@ from astroray.web.routes import Encoder, build_router
 from astroray.web.security import Tokens
 
 __all__ = ["OPEN_PATHS", "build_app"]
+
+_log = logging.getLogger("astroray.web")
 
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")
 """What needs no token: nothing of a run is in it."""
@@ -53,6 +57,8 @@ def build_app(
         app.include_router(router)
     _add_open_routes(app, encoder)
     app.add_exception_handler(RequestValidationError, _explain)
+    for kind in (StorageError, LedgerError):
+        app.add_exception_handler(kind, _excuse)
     app.openapi = lambda: _describe(app)  # type: ignore[method-assign]
     app.add_middleware(
         Guard,
@@ -93,6 +99,13 @@ async def _explain(request: Request, error: Exception) -> JSONResponse:
         for one in errors
     ]
     return JSONResponse({"detail": "; ".join(parts)[:1000]}, status_code=422)
+
+
+async def _excuse(request: Request, error: Exception) -> JSONResponse:
+    """A full disk, or a broken file of the run: the operator reads which, the caller that it is."""
+    _log.error("%s %s: %s", request.method, request.url.path, error)
+    text = "the server cannot read or write its files now; its log says why"
+    return JSONResponse({"detail": text}, status_code=503, headers={"Retry-After": "5"})
 
 
 def _describe(app: FastAPI) -> dict[str, Any]:

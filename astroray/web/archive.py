@@ -75,6 +75,10 @@ def version_of(run_dir: str) -> str:
     return newest_version(run_dir) or run_dir
 
 
+class _NoPictureError(Exception):
+    """There is none now, which is not kept: the survey's file may come back; takes no message."""
+
+
 class Archive:
     """One finished run, read into memory; rows of the catalog are in order of rank.
 
@@ -94,7 +98,7 @@ class Archive:
         score_N = self.table["outlier_score"].to_numpy(zero_copy_only=False).astype(np.float64)
         self._score_N = np.sort(score_N[np.isfinite(score_N)])
         self._dec_N, self._by_dec_N = self._declinations()
-        self.picture = functools.lru_cache(_MAX_PICTURES)(self._picture)
+        self._drawn = functools.lru_cache(_MAX_PICTURES)(self._draw)
 
     @property
     def run_id(self) -> str:
@@ -179,6 +183,17 @@ class Archive:
         """The rank that a score would have: 1 + objects of the catalog with a larger one."""
         return 1 + int(len(self._score_N) - np.searchsorted(self._score_N, score, "right"))
 
+    def picture(self, row: int, size_px: int, band: str = "", aspect: int = 1) -> bytes | None:
+        """PNG of an object, read from the survey's own file; None while that cannot be read.
+
+        Of a cutout with `band` that one alone, or None where the object has none of that name. A
+        light curve is drawn `aspect` times as wide as high.
+        """
+        try:
+            return self._drawn(row, size_px, band, aspect)
+        except _NoPictureError:
+            return None
+
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
         receipts = versions.read_receipts(self.run_dir)
@@ -217,15 +232,13 @@ class Archive:
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
 
-    def _picture(self, row: int, size_px: int, band: str = "", aspect: int = 1) -> bytes | None:
-        """PNG of an object, read from the survey's own file; None where that is gone.
-
-        Of a cutout with `band` that one alone, or None where the object has none of that name. A
-        light curve is drawn `aspect` times as wide as high.
-        """
+    def _draw(self, row: int, size_px: int, band: str, aspect: int) -> bytes:
         place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
         shard = self._shards[place["shard"]]
-        return draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
+        png = draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
+        if png is None:
+            raise _NoPictureError
+        return png
 
 
 def draw_row(

@@ -4,6 +4,7 @@ Nothing is open unless it is named: a route that forgets to ask for a scope stil
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import hmac
 import json
@@ -86,7 +87,10 @@ class AuditLog:
             _log.error("%s cannot be written (%s): %s", self.path, error.strerror, line)
 
     def tail(self, count: int) -> list[dict[str, Any]]:
-        """The last `count` entries, newest last; at most the last MiB is looked at."""
+        """The last `count` entries, newest last; at most the last MiB is looked at.
+
+        What a full disk or a kill has left half written is passed over.
+        """
         if not self.path:
             return []
         try:
@@ -96,7 +100,11 @@ class AuditLog:
                 lines = file.read().splitlines()[1 if start else 0 :]
         except FileNotFoundError:
             return []
-        return [json.loads(line) for line in lines[-count:]]
+        entries: list[dict[str, Any]] = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
+        return entries[-count:]
 
 
 class Guard:

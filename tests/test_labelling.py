@@ -66,6 +66,11 @@ def test_a_session_keeps_the_token_in_a_cookie_that_no_script_reads(clients):
     assert "SameSite=strict" in cookie
     stranger = TestClient(clients["ana"].app, cookies={COOKIE: answer.cookies[COOKIE]})
     assert stranger.get("/ui").status_code == 200
+    ports = [TestClient(stranger.app, base_url=f"http://here:{port}") for port in (81, 82)]
+    bearer = {"Authorization": clients["ana"].headers["Authorization"]}
+    names = [list(one.post("/ui/session", headers=bearer).cookies) for one in ports]
+    assert names == [[f"{COOKIE}_81"], [f"{COOKIE}_82"]]
+    assert ports[0].get("/ui").status_code == 200
 
 
 def test_a_log_that_cannot_be_read_or_written_is_said_in_json(clients, run_dir, monkeypatch):

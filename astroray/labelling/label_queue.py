@@ -1,8 +1,8 @@
 """Which objects a person is shown next, and why each: the best, some doubtful ones, some at random.
 
 To show only what is thought to be interesting would never show what is missed: of each batch a part
-is what the labels say least of, and a part is drawn from all that are left, which an honest estimate
-of what is still to be found needs.
+is what the labels say least of, and a part is drawn from all that are left, which an honest
+estimate of what is still to be found needs.
 """
 
 import dataclasses

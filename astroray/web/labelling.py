@@ -22,7 +22,7 @@ from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, inter
 from astroray.report.page import FLAG_WORDS, survey_name
 from astroray.templates import load_template
 from astroray.web.archive import Archive
-from astroray.web.security import COOKIE, Token, needs, secret_of
+from astroray.web.security import Token, cookie_name, needs, secret_of
 
 __all__ = ["LOGIN_PATH", "build_label_router"]
 
@@ -81,9 +81,10 @@ def login() -> HTMLResponse:
 def open_session(request: Request, caller: Caller) -> Response:
     """The token of this request as a cookie that no script can read."""
     response = Response(status_code=204)
+    headers = {key.lower(): value for key, value in request.headers.items()}
     response.set_cookie(
-        COOKIE,
-        secret_of({key.lower(): value for key, value in request.headers.items()}),
+        cookie_name(headers),
+        secret_of(headers),
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",

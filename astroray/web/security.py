@@ -22,7 +22,6 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from http.cookies import CookieError, SimpleCookie
 
 from fastapi import HTTPException, Request
 
@@ -181,10 +180,22 @@ def secret_of(headers: Mapping[str, str]) -> str:
         with contextlib.suppress(binascii.Error, UnicodeDecodeError, ValueError):
             return base64.b64decode(rest, validate=True).decode().partition(":")[2]
         return ""
-    with contextlib.suppress(CookieError):
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        return cookie.value if cookie else ""
+    # Not by http.cookies: it gives up at the first cookie of another program that is not as the RFC
+    # has it, and all programs of a host share their cookies, whatever their ports.
+    for part in headers.get("cookie", "").split(";"):
+        name, _, value = part.strip().partition("=")
+        if name == cookie_name(headers):
+            return value
     return ""
+
+
+def cookie_name(headers: Mapping[str, str]) -> str:
+    """The cookie of the token, with the port where the address has one, by lower-case headers.
+
+    So two servers on one host do not take each other's tokens away.
+    """
+    port = headers.get("host", "").rpartition(":")[2]
+    return f"{COOKIE}_{port}" if port.isascii() and port.isdigit() else COOKIE
 
 
 def _load(path: str) -> tuple[Token, ...]:

@@ -244,11 +244,17 @@ class WebApp:
         """The app of the run that is served when a request comes in."""
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            if self.watcher is None:
-                self.watcher = asyncio.create_task(self._watch())
+            if self.watcher is None or self.watcher.done():
+                self._begin_watching()
             await self.current(scope, receive, send)
 
         return app
+
+    def _begin_watching(self) -> None:
+        """Also anew, where what nobody foresaw, such as no room for a second run, has ended it."""
+        if self.watcher is not None and not self.watcher.cancelled():
+            _log.error("the run to be served was looked for in vain: %r", self.watcher.exception())
+        self.watcher = asyncio.create_task(self._watch())
 
     def _app_of(self, archive: Archive) -> Callable[..., Any]:
         models = _Models(self.encoders, archive)

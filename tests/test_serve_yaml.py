@@ -1,5 +1,6 @@
 """The Serve YAML says what Ray and astroray understand, key by key."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -80,3 +81,29 @@ def test_loopback_and_https_and_a_proxy_in_front_are_safe(tmp_path):
         {"host": "0.0.0.0", "tls_cert": str(pem), "tls_key": str(pem)},
     ):
         from_dict(ServeConfig, {"run_dir": "x", **values}, where="the test")
+
+
+def test_a_replica_looks_for_another_run_again_after_it_had_no_room_for_one(monkeypatch):
+    found = []
+
+    def look(run_dir):
+        found.append(run_dir)
+        raise MemoryError if len(found) == 1 else ConfigError("a scan is on its way")
+
+    async def served(scope, receive, send):
+        pass
+
+    async def ask_twice():
+        web = object.__new__(serving.WebApp)
+        web.config, web.current, web.watcher = ServeConfig(run_dir="r", watch_s=1e-4), served, None
+        app = web.__serve_build_asgi_app__()
+        await app(None, None, None)
+        await asyncio.wait([web.watcher])
+        await app(None, None, None)
+        while len(found) < 3:
+            await asyncio.sleep(0)
+        web.watcher.cancel()
+
+    monkeypatch.setattr(serving, "finished_run", look)
+    asyncio.run(asyncio.wait_for(ask_twice(), 10))
+    assert set(found) == {"r"}

@@ -73,6 +73,17 @@ def test_a_session_keeps_the_token_in_a_cookie_that_no_script_reads(clients):
     assert ports[0].get("/ui").status_code == 200
 
 
+def test_a_page_does_not_label_in_the_name_of_who_logged_in_after_it(clients, run_dir):
+    assert '"X-Astroray-User": "ana"' in clients["ana"].get("/ui").text
+    bo = clients["bo"]
+    said = {"object_id": bo.post("/ui/queue", json={}).json()["objects"][0]["object_id"]}
+    for page, status in (("ana", 409), ("bo", 200)):
+        headers = {"X-Astroray-User": page}
+        answer = bo.post("/ui/labels", json=said | {"interest": 3}, headers=headers)
+        assert answer.status_code == status
+    assert [label.user for label in LabelLog(run_dir).read()] == ["bo"]
+
+
 def test_a_log_that_cannot_be_read_or_written_is_said_in_json(clients, run_dir, monkeypatch):
     ana = clients["ana"]
     said = {"object_id": ana.post("/ui/queue", json={}).json()["objects"][0]["object_id"]}

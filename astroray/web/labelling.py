@@ -39,7 +39,23 @@ _POLICY = (
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
     "frame-ancestors 'none'"
 )
-Caller = Annotated[Token, Depends(needs("label"))]
+PAGE_OF = "x-astroray-user"
+"""Header by which a page says whose it is."""
+
+
+def caller_of_page(request: Request, token: Annotated[Token, Depends(needs("label"))]) -> Token:
+    """The caller; 409 where the page is another's: tabs of a browser share one cookie."""
+    page_of = request.headers.get(PAGE_OF, token.name)
+    if page_of != token.name:
+        raise HTTPException(
+            409,
+            f"this page is {page_of[:64]}'s, but its browser has logged in as {token.name} since; "
+            f"open {page_of[:64]}'s address again, in a browser or private window of its own",
+        )
+    return token
+
+
+Caller = Annotated[Token, Depends(caller_of_page)]
 
 
 class Wanted(BaseModel):

@@ -19,6 +19,8 @@ __all__ = ["Similar", "find_similar"]
 
 MAX_PIXELS = 2**26
 """Of a picture, over all bands: what does not look like a cutout is not decoded."""
+MAX_CURVES, MAX_CADENCES = 100_000, 50_000_000
+"""Of a file of light curves, which may be one of a survey's own: all of it is read for one row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ def _embed(run: _Searched, path: str, bands: str, row: int | None) -> np.ndarray
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.config import ScanConfig, from_dict
     from astroray.encoders import read_model_file
+    from astroray.web.curve_uploads import CurveLimits
     from astroray.web.uploads import Beside, read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
@@ -122,6 +125,7 @@ def _embed(run: _Searched, path: str, bands: str, row: int | None) -> np.ndarray
         beside=Beside(bands=bands, row=row),
         params=shards[0].params if shards else {},
         max_pixels=MAX_PIXELS,
+        curves=CurveLimits(curves=MAX_CURVES, cadences=MAX_CADENCES),
         name=path,
     )
     config: ScanConfig = from_dict(ScanConfig, run.record.config, where="run.json")

@@ -1,6 +1,7 @@
 """`astroray train flares` and `astroray flares forecast` from light curves to a page."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -64,11 +65,25 @@ def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
 def test_stars_are_dealt_whole_and_put_flares_into_each_part(tmp_path):
     (shard,) = flare_shards(write_survey(tmp_path / "in", num_stars=7))
     windows, _, _ = collect_windows(shard)
-    part_W = deal_stars(windows)
+    part_W = deal_stars(windows, 0)
     for star_number in range(7):
         assert len(set(part_W[windows.star_W == star_number])) == 1
     for part in (part_W == 0, part_W == 1, part_W > 1):
         assert windows.label_W[part].any()
+
+
+def test_stars_that_flare_often_are_as_likely_in_each_part():
+    num_flares = 2 ** np.arange(12)[::-1]  # a few stars have nearly all flares, as it is on the sky
+    star_W = np.repeat(np.arange(12), num_flares)
+    windows = SimpleNamespace(
+        star_ids=[str(number) for number in range(12)],
+        star_W=star_W,
+        label_W=np.ones(len(star_W), bool),
+    )
+    part_RW = np.array([deal_stars(windows, seed) for seed in range(400)])
+    assert np.array_equal(part_RW[7], deal_stars(windows, 7))
+    for part in (0, 1):
+        assert (part_RW == part).mean() == pytest.approx(0.2, abs=0.04)
 
 
 @pytest.mark.ray
@@ -173,7 +188,7 @@ def test_what_cannot_work_is_said_in_one_line(arguments, message, tmp_path, monk
 def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
     shards = flare_shards(write_survey(tmp_path / "in", num_stars=5, days=8.0))
     with pytest.raises(DataError, match=r"part has \d+ windows with a flare of \d+, of 5 stars"):
-        train._gather(shards, str(tmp_path / "windows.npz"))
+        train._gather(shards, str(tmp_path / "windows.npz"), 0)
 
 
 def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
@@ -181,7 +196,7 @@ def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
     time_d, flux = star(days=16, cadence_d=2 / 24)
     np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
     with pytest.raises(DataError, match=r"1 light curves were rejected, first: .*takes 7200 s"):
-        train._gather(flare_shards(survey), str(tmp_path / "windows.npz"))
+        train._gather(flare_shards(survey), str(tmp_path / "windows.npz"), 0)
 
 
 def test_of_a_star_in_two_shards_the_last_window_of_both_is_the_newest():

@@ -110,7 +110,8 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
         log_dir = "" if storage.is_remote(config.folder) else storage.join(config.folder, "logs")
         with workers.cluster(log_dir=log_dir):
             show(f"reading {config.survey}")
-            workers.remotely(_gather, num_cpus=1)(shards, storage.join(config.folder, WINDOWS))
+            path = storage.join(config.folder, WINDOWS)
+            workers.remotely(_gather, num_cpus=1)(shards, path, config.seed)
             show("starting Ray Train")
             _fit_by_ray(config, show)
             return workers.remotely(_finish, num_cpus=1)(
@@ -129,20 +130,23 @@ def flare_shards(survey: str) -> list[Shard]:
     return shards
 
 
-def deal_stars(windows: Windows) -> np.ndarray:
+def deal_stars(windows: Windows, seed: int) -> np.ndarray:
     """[W] part of each window's star: 0 validation, 1 test, the rest training.
 
-    Stars in order of their share of windows with a flare are dealt in turn, so that few stars
-    still put flares into each part.
+    Stars in order of their windows with a flare are dealt five by five, so that few stars still put
+    flares into each part. Which of the five goes where is drawn: no part has the ones that flare
+    most, and the rate that probabilities are calibrated to is that of all.
     """
     num_stars = len(windows.star_ids)
     flares_S = np.bincount(windows.star_W[windows.label_W], minlength=num_stars)
-    rank_S = np.empty(num_stars, np.int64)
-    rank_S[np.argsort(-flares_S, kind="stable")] = np.arange(num_stars)
-    return ((rank_S + 2) % NUM_PARTS)[windows.star_W]
+    parts_RP = np.tile(np.arange(NUM_PARTS), (-(-num_stars // NUM_PARTS), 1))
+    drawn_RP = np.random.default_rng(seed).permuted(parts_RP, axis=1)
+    part_S = np.empty(num_stars, np.int64)
+    part_S[np.argsort(-flares_S, kind="stable")] = drawn_RP.ravel()[:num_stars]
+    return part_S[windows.star_W]
 
 
-def _gather(shards: list[Shard], path: str) -> None:
+def _gather(shards: list[Shard], path: str, seed: int) -> None:
     """Publishes the windows of all shards, where they are not there yet."""
     if storage.exists(path):
         return
@@ -158,7 +162,7 @@ def _gather(shards: list[Shard], path: str) -> None:
             f"no star gives a window: {rejected.total()} light curves were rejected, first: {first}"
         )
     windows = join_windows(parts)
-    part_W = deal_stars(windows)
+    part_W = deal_stars(windows, seed)
     for name, is_W in (
         ("training", part_W > 1),
         ("validation", part_W == 0),
@@ -211,7 +215,7 @@ def work_in_worker(config: dict[str, WorkerPlan]) -> None:
     rank, num_workers, threads = find_place()
     torch.set_num_threads(threads)
     windows = read_windows(storage.join(plan.folder, WINDOWS))
-    part_W = deal_stars(windows)
+    part_W = deal_stars(windows, plan.config.seed)
 
     def show(text: str) -> None:
         if rank == 0:
@@ -253,7 +257,7 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
     from astroray.forecast.skill import Threshold, measure_skill
 
     windows = read_windows(storage.join(config.folder, WINDOWS))
-    part_W = deal_stars(windows)
+    part_W = deal_stars(windows, config.seed)
     validation, test = (windows.take(np.flatnonzero(part_W == part)) for part in (0, 1))
     state = FitState.load(config.folder)
     model = restore(state, fit_plan(config))

@@ -94,26 +94,33 @@ def _statistics(
     count_W = known_WF.sum(axis=1)
     days_W = observed_days(star.observed_S2, moment_W)
     since_W = age_WF.min(axis=1, initial=NEVER_D)
-    recent_W = (age_WF < WINDOW_D).sum(axis=1)
-    logs = [np.log1p(count_W), np.log1p(days_W), _log_rate(count_W, days_W, 0.5, 30.0)]
-    for span_d in SPANS_D:
-        seen_W = np.exp(-age_WF / span_d).sum(axis=1)
-        logs.append(_log_rate(seen_W, _decayed_days(star.observed_S2, moment_W, span_d), 0.2, 10.0))
-    logs += [np.log(np.maximum(since_W, 0.01)), recent_W, _season_rate(star, moment_W, age_WF)]
+    elapsed_W = np.where(known_WF, age_WF, 0.0).max(axis=1, initial=0.0) - since_W
     duration_F = np.log10(np.maximum(star.stop_F - star.start_F, 0.01))
     size_WF = np.where(known_WF, star.size_F, np.nan)
-    elapsed_W = np.where(known_WF, age_WF, 0.0).max(axis=1, initial=0.0) - since_W
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # moments without a flare give NaN
-        logs += [
-            np.nanmean(size_WF, axis=1) if size_WF.size else np.full(len(moment_W), np.nan),
-            np.nanmax(size_WF, axis=1, initial=-np.inf) if size_WF.size else logs[0] * np.nan,
-            (known_WF * duration_F).sum(axis=1) / np.where(count_W, count_W, np.nan),
-            np.log(np.maximum(elapsed_W, 0.01) / np.where(count_W > 1, count_W - 1, np.nan)),
-        ]
-    logs[-3] = np.where(np.isfinite(logs[-3]), logs[-3], np.nan)
-    logs.append(_alignment(star, age_WF))
-    return np.stack(logs, axis=1)
+        mean_size_W = np.nanmean(size_WF, axis=1)
+    known = {
+        "log flares so far": np.log1p(count_W),
+        "log days observed so far": np.log1p(days_W),
+        "log rate so far": _log_rate(count_W, days_W, 0.5, 30.0),
+        "log days since the last": np.log(np.maximum(since_W, 0.01)),
+        "flares in the last 10.46 d": (age_WF < WINDOW_D).sum(axis=1),
+        "log rate of this season in former years": _season_rate(star, moment_W, age_WF),
+        "mean size": mean_size_W,
+        "largest size": np.fmax.reduce(size_WF, axis=1, initial=np.nan),
+        "mean log10 duration": (known_WF * duration_F).sum(axis=1)
+        / np.where(count_W, count_W, np.nan),
+        "log mean waiting time": np.log(
+            np.maximum(elapsed_W, 0.01) / np.where(count_W > 1, count_W - 1, np.nan)
+        ),
+        "alignment with the rotation": _alignment(star, age_WF),
+    }
+    for span_d in SPANS_D:
+        seen_W = np.exp(-age_WF / span_d).sum(axis=1)
+        decayed_W = _decayed_days(star.observed_S2, moment_W, span_d)
+        known[f"log rate, decaying over {span_d:g} d"] = _log_rate(seen_W, decayed_W, 0.2, 10.0)
+    return np.stack([known[name] for name in STATISTICS], axis=1)
 
 
 def _log_rate(count_W: np.ndarray, days_W: np.ndarray, count: float, days: float) -> np.ndarray:

@@ -20,6 +20,7 @@ from astroray.surveys.object_tables import (
     read_object_table,
 )
 from astroray.surveys.survey_paths import survey_folder
+from astroray.surveys.table_columns import open_columns
 
 LONG_ID = 8647474693034869239  # odd: no float64 holds it
 
@@ -313,3 +314,10 @@ def test_real_tables_keep_their_identifiers(real_data: Path) -> None:
     table = _read(folder, table="gz2_votes.csv", id="gz2_objid")
     assert table.objects.object_id_N[0] == "8647474693034869238"
     assert np.isfinite(table.objects.ra_deg_N).all()
+
+
+def test_a_damaged_packed_table_is_refused_as_one():
+    packed = bytearray(gzip.compress(b"id,ra,dec\n" + b"1,2,3\n" * 1000))
+    packed[30:33] = bytes(byte ^ 0x5F for byte in packed[30:33])
+    with pytest.raises(ConfigError, match=r"table t.csv.gz cannot be read"):
+        open_columns("t.csv.gz", bytes(packed)).load(["id"])

@@ -9,6 +9,7 @@ import logging
 import math
 import posixpath
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ _MAX_EXACT_FLOAT = 2**53
 _EMPTY = {"", "--", "-", "null", "none", "n/a", "na", "nan"}
 _BAD_TABLE = (
     pa.ArrowException, OSError, EOFError, ValueError, TypeError, KeyError, IndexError,
-    fits.VerifyError, csv.Error,
+    fits.VerifyError, csv.Error, zlib.error,
 )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    values = {**flags, "survey": _absolute(survey), "out": out}
+    values = {**flags, "survey": _absolute(survey), "out": storage.absolute(out) if out else out}
     config: ScanConfig = load_settings(ScanConfig, file, values)
     path = os.path.expanduser(config.encoder.name)
     if config.encoder.is_file and os.path.exists(path):
@@ -170,7 +170,7 @@ def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
     values = _load_yaml(file) if file else {}
     for key, value in flags.items():
         if value is not None:
-            _put(values, key.split("."), value)
+            _put(values, key, value, file)
     return from_dict(cls, values, where=file or "the flags")
 
 
@@ -224,11 +224,20 @@ def _accept(value: Any, hint: Any) -> tuple[bool, Any]:
         return value is None, None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return True, float(value)
+    if hint is float and isinstance(value, str):  # YAML takes 1e-3 for text
+        return _parse_float(value)
     if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
         return True, str(value)
     if isinstance(value, bool) and hint is not bool:
         return False, value
     return isinstance(value, hint), value
+
+
+def _parse_float(text: str) -> tuple[bool, Any]:
+    try:
+        return True, float(text)
+    except ValueError:
+        return False, text
 
 
 def _type_name(hint: Any) -> str:
@@ -247,10 +256,16 @@ def _load_yaml(file: str) -> dict[str, Any]:
     return values
 
 
-def _put(values: dict[str, Any], path: list[str], value: Any) -> None:
-    for key in path[:-1]:
-        values = values.setdefault(key, {})
-    values[path[-1]] = value
+def _put(values: dict[str, Any], key: str, value: Any, where: str | None) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(
+                f"setting {section} in {where} is {values!r}, expected a section of keys such as "
+                f"{name}, since {key} is set too; write `{section}: {{{name}: ...}}`"
+            )
+    values[name] = value
 
 
 def _absolute(survey: str) -> str:

@@ -71,6 +71,7 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
     The same call on the same directory resumes: no finished shard is read again. Raises
     ConfigError before the first light curve is read, LedgerError where the directory refuses.
     """
+    config = dataclasses.replace(config, out=storage.absolute(config.out))
     with hold_lease(config.out) as lease:
         storage.remove_temporaries(config.out)
         known = ledger.read_listing(config.out)

@@ -101,11 +101,14 @@ class RunRecord:
 
     @classmethod
     def load(cls, run_dir: str) -> "RunRecord | None":
-        """The record of a run directory; None where there is none."""
-        path = storage.join(run_dir, "run.json")
-        if not storage.exists(path):
+        """The record of a run directory; None without one, LedgerError where it is damaged."""
+        if not storage.exists(path := storage.join(run_dir, "run.json")):
             return None
-        return cls(**json.loads(storage.read_bytes(path)))
+        try:
+            return cls(**json.loads(storage.read_bytes(path)))
+        except (ValueError, TypeError) as error:
+            advice = "use the version that wrote it, or choose another folder"
+            raise LedgerError(f"{path} is no record of a run ({error}); {advice}") from None
 
 
 def now() -> str:
@@ -295,8 +298,7 @@ def read_embeddings(
 
     Raises LedgerError where the file is missing or differs.
     """
-    path = embeddings_path(run_dir, receipt.shard)
-    if not storage.exists(path):
+    if not storage.exists(path := embeddings_path(run_dir, receipt.shard)):
         raise LedgerError(f"{path} is missing")
     data = storage.read_bytes(path)
     if hashlib.sha256(data).hexdigest() != receipt.checksum:

@@ -201,7 +201,7 @@ def _scan_config(config: NightConfig, reference: RunRecord) -> ScanConfig:
     return dataclasses.replace(
         before,
         survey=located.survey,
-        out=config.out,
+        out=located.out,
         encoder=dataclasses.replace(before.encoder, name=model),
         search=search,
         workers=config.workers,

@@ -80,8 +80,9 @@ def head(path: str) -> tuple[int, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether an object stands there."""
-    return _head(path, "look for") is not None
+    """Whether an object stands there; a bucket, or a key that ends with a slash, is a folder."""
+    key = _split(path)[1]
+    return bool(key) and not key.endswith("/") and _head(path, "look for") is not None
 
 
 def get(path: str) -> bytes:

@@ -323,16 +323,18 @@ def identity(
     """The four identity columns; positions are null together where either is not finite.
 
     object_id_B  [B]  identifiers
-    ra_deg_B     [B]  right ascension, deg, ICRS; NaN where unknown
+    ra_deg_B     [B]  right ascension, deg, ICRS, turned into 0..360; NaN where unknown
     dec_deg_B    [B]  declination, deg, ICRS; NaN where unknown
     """
     known_B = np.isfinite(ra_deg_B) & np.isfinite(dec_deg_B)
     healpix_B = np.zeros(len(known_B), np.int64)
     healpix_B[known_B] = sky.healpix_29(ra_deg_B[known_B], dec_deg_B[known_B])
     missing_B = ~known_B
+    turned_B = np.where(known_B, ra_deg_B, 0.0) % 360.0
+    turned_B[turned_B == 360.0] = 0.0  # as -1e-20 % 360 is
     return {
         "object_id": pa.array(list(object_id_B), pa.string()),
-        "ra": pa.array(np.asarray(ra_deg_B, np.float64), mask=missing_B),
+        "ra": pa.array(turned_B, mask=missing_B),
         "dec": pa.array(np.asarray(dec_deg_B, np.float64), mask=missing_B),
         "_healpix_29": pa.array(healpix_B, mask=missing_B),
     }

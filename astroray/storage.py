@@ -53,6 +53,14 @@ def join(folder: str, *names: str) -> str:
     return "/".join([folder.rstrip("/"), *names])
 
 
+def absolute(path: str) -> str:
+    """`path` wherever it is asked for: local ones from the root, `~` being the user's folder.
+
+    Ray's workers may have another working directory than the process that tells them a path.
+    """
+    return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
+
+
 def stem(path: str) -> str:
     """File name without folder and without the suffixes of data files (`a.b.fits.gz` -> `a.b`)."""
     name = path.rstrip("/").rpartition("/")[2]
@@ -77,7 +85,7 @@ def list_files(location: str) -> list[InputFile]:
         paths = [p for p in glob.glob(location, recursive=True) if os.path.isfile(p)]
         spelt = set(location.split(os.sep))
         paths = [p for p in paths if not any(map(_is_hidden, set(p.split(os.sep)) - spelt))]
-    return [describe(path) for path in sorted(paths)]
+    return [describe(_utf8(path)) for path in sorted(paths)]
 
 
 def describe(path: str) -> InputFile:
@@ -238,6 +246,19 @@ def _walk(folder: str) -> list[str]:
             seen.add(real)
             paths += [os.path.join(parent, name) for name in names if not _is_hidden(name)]
     return paths
+
+
+def _utf8(path: str) -> str:
+    """The path; raises FileError where its bytes are no text, which no table can hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise FileError(
+            f"the name {readable} is not UTF-8, expected text; rename the file, or name the others "
+            "with a glob"
+        ) from None
+    return path
 
 
 def _raise(error: OSError) -> None:

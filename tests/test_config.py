@@ -7,6 +7,7 @@ import pytest
 from astroray.config import ScanConfig, from_dict, load_config, to_dict
 from astroray.errors import ConfigError
 from astroray.ledger import fingerprint
+from astroray.surveys.shards import SurveyUri
 
 
 def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
@@ -81,3 +82,35 @@ def test_a_model_file_is_known_by_its_content_and_the_fit_s_settings_do_not_matt
         for flags in ({"encoder.name": "x/model"}, {"encoder.name": "y/model", "max_fit_rows": 9})
     ]
     assert prints[0] == prints[1]
+
+
+@pytest.mark.parametrize("text", ["encoder: rings", "encoder:"])
+def test_a_flag_of_a_section_that_the_file_has_no_keys_for_is_refused_by_name(tmp_path, text):
+    file = tmp_path / "scan.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=r"setting encoder in .* expected a section of keys"):
+        load_config("hdf", "out", str(file), {"encoder.name": "pca"})
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    file = tmp_path / "scan.yaml"
+    file.write_text("max_rejected: 1e-3")
+    assert load_config("hdf", "out", str(file), {}).max_rejected == 1e-3
+
+
+def test_a_run_directory_is_the_same_from_every_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert load_config("hdf", "runs/a", None, {}).out == f"{tmp_path}/runs/a"
+    assert load_config("hdf", "~/a", None, {}).out == f"{tmp_path}/home/a"
+    assert load_config("hdf", "s3://bucket/a", None, {}).out == "s3://bucket/a"
+
+
+@pytest.mark.parametrize(
+    "option", ["table=J1224+15.csv", "id=a%26b", "table=100%25.csv", "table=a b.csv", "id=what%3F"]
+)
+def test_options_of_a_survey_come_through_an_absolute_path_as_they_were(tmp_path, option):
+    survey = load_config(f"{tmp_path}?{option}", "out", None, {}).survey
+    assert SurveyUri.parse(survey) == SurveyUri.parse(f"{tmp_path}?{option}")
+    assert survey == f"{tmp_path}?{option}"
+    assert SurveyUri.parse("sky?table=J1224+15.csv").options == {"table": "J1224+15.csv"}

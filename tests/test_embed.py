@@ -165,6 +165,29 @@ def test_an_impossible_position_rejects_the_row(plan, monkeypatch):
     assert "dec is 91.0 deg" in ledger.read_rejects(plan.run_dir)["reason"][0].as_py()
 
 
+@pytest.mark.parametrize("ra", [-999.0, 400.0, np.inf])
+def test_an_impossible_right_ascension_rejects_the_row(plan, monkeypatch, ra):
+    shard = surveys.list_shards(SURVEY).shards[2]
+    items = list(surveys.read_shard(shard))
+    ra_deg_B = items[0].ra_deg_B.copy()
+    ra_deg_B[:2] = ra, -10.0
+    items[0] = dataclasses.replace(items[0], ra_deg_B=ra_deg_B)
+    monkeypatch.setattr(surveys, "read_shard", lambda shard: iter(items))
+    Embedder(plan).embed(shard)
+    assert read(plan, shard)["ra"][0].as_py() == 350.0
+    assert f"ra is {ra}" in ledger.read_rejects(plan.run_dir)["reason"][0].as_py()
+
+
+def test_a_reader_that_loses_a_row_rejects_the_shard(plan, monkeypatch):
+    shard = surveys.list_shards(SURVEY).shards[2]
+    (rows,) = surveys.read_shard(shard)
+    short = rows.take(np.arange(len(rows.row_B) - 1))
+    monkeypatch.setattr(surveys, "read_shard", lambda shard: iter([short]))
+    receipt = Embedder(plan).embed(shard)
+    assert (receipt.shard_rejected, receipt.rows_embedded) == (True, 0)
+    assert "gave 9 rows, expected 10" in ledger.read_rejects(plan.run_dir)["reason"][0].as_py()
+
+
 def test_numbers_that_are_not_finite_are_rejected_not_published(plan):
     shard = surveys.list_shards(SURVEY).shards[2]
     embedder = Embedder(plan)

@@ -181,6 +181,17 @@ def test_every_detector_of_a_mosaic_is_a_shard(tmp_path):
         np.testing.assert_allclose(places(cutouts), [star], atol=0.1)
 
 
+def test_what_the_first_header_says_of_band_and_night_holds_for_every_detector(tmp_path):
+    images = [fits.ImageHDU(make_field(), name=name) for name in ("N1", "N2")]
+    images[1].header["FILTER"] = "z"
+    primary = fits.PrimaryHDU()
+    primary.header.update({"FILTER": "r", "DATE-OBS": "2026-07-25T03:00:00"})
+    fits.HDUList([primary, *images]).writeto(tmp_path / "a.fits")
+    first, second = (read(shard) for shard in list_fields(str(tmp_path / "a.fits")))
+    assert (first.bands, second.bands) == (("r",), ("z",))
+    assert (first.night, second.night) == ("2026-07-24", "2026-07-24")
+
+
 def test_planes_of_a_cube_are_bands_and_one_can_be_chosen_to_detect(tmp_path):
     cube = np.stack([make_field(STARS[:1]), make_field(STARS[1:2])])
     path = write(tmp_path / "a.fits", cube, DATE_OBS="2026-07-25T03:00:00")

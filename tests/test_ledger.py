@@ -189,3 +189,10 @@ def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
     assert ledger.done_shards(run_dir) == {"a", "b"}
     assert verify_run(run_dir, repair=True) == faults
     assert ledger.done_shards(run_dir) == set()
+
+
+@pytest.mark.parametrize("text", ['{"survey": ', "[]", '{"of": "another program"}'])
+def test_a_record_that_cannot_be_read_is_said_so(run_dir, text):
+    storage.publish(f"{run_dir}/run.json", text.encode())
+    with pytest.raises(LedgerError, match=r"run\.json is no record of a run"):
+        ledger.RunRecord.load(run_dir)

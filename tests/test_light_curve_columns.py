@@ -210,6 +210,44 @@ def test_text_that_is_no_light_curve_is_a_reject_or_refused(tmp_path, text):
     assert second.kind in ("corrupt", "schema")
 
 
+BANDS = "ID,MJD,flux,band\n" + "".join(
+    f"{name},{50000 + day},{day % 3 + 1 + 100 * place},{band}\n"
+    for name in "AB"
+    for day in range(5)
+    for place, band in enumerate("gr")
+)
+
+
+def test_measurements_in_several_bands_are_no_light_curve_until_one_is_chosen(tmp_path):
+    (tmp_path / "a.csv").write_text(BANDS)
+    with pytest.raises(ConfigError, match="in the bands g, r, expected one: say which"):
+        read(f"{tmp_path}/a.csv?id=ID")
+    curves = read(f"{tmp_path}/a.csv?id=ID&band=r")
+    assert [curve.flux.tolist() for curve in curves] == [[101, 102, 103, 101, 102]] * 2
+    (tmp_path / "b.csv").write_text(BANDS.replace("band", "color"))
+    with pytest.raises(ConfigError, match=r"band is 'g', but .* has no column of bands"):
+        read(f"{tmp_path}/b.csv?id=ID&band=g")
+
+
+def test_a_row_with_several_bands_is_a_reject_until_one_is_chosen(tmp_path):
+    lists = {"MJD": [[1.0, 2.0, 3.0, 4.0]] * 2, "flux": [[1.0, 2.0, 30.0, 40.0]] * 2}
+    bands = [["g", "g", "r", "r"], ["g"] * 4]
+    pq.write_table(pa.table({"id": ["a", "b"], **lists, "band": bands}), tmp_path / "a.parquet")
+    mixed, plain = read(f"{tmp_path}/a.parquet")
+    assert (mixed.kind, plain.flux.tolist()) == ("bands", [1, 2, 30, 40])
+    assert read(f"{tmp_path}/a.parquet?band=r")[0].flux.tolist() == [30, 40]
+
+
+def test_measurements_without_an_identifier_are_not_taken_for_one_object(tmp_path):
+    text = "ID,MJD,flux\n" + "".join(
+        f"{n},{day},{day % 3}\n" for n in ("A", "") for day in range(4)
+    )
+    (tmp_path / "a.csv").write_text(text)
+    named, nameless = read(f"{tmp_path}/a.csv?id=ID")
+    assert (named.object_id, nameless.kind) == ("A", "missing")
+    assert "4 measurements" in nameless.reason
+
+
 def test_files_of_two_kinds_are_refused_and_strange_ones_left_out(tmp_path):
     (tmp_path / "LICENSE").touch()
     with pytest.raises(ConfigError, match="of no kind"):

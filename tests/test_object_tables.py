@@ -20,6 +20,7 @@ from astroray.surveys.object_tables import (
     read_object_table,
 )
 from astroray.surveys.survey_paths import survey_folder
+from astroray.surveys.table_columns import open_columns
 
 LONG_ID = 8647474693034869239  # odd: no float64 holds it
 
@@ -313,3 +314,29 @@ def test_real_tables_keep_their_identifiers(real_data: Path) -> None:
     table = _read(folder, table="gz2_votes.csv", id="gz2_objid")
     assert table.objects.object_id_N[0] == "8647474693034869238"
     assert np.isfinite(table.objects.ra_deg_N).all()
+
+
+def test_a_damaged_packed_table_is_refused_as_one():
+    packed = bytearray(gzip.compress(b"id,ra,dec\n" + b"1,2,3\n" * 1000))
+    packed[30:33] = bytes(byte ^ 0x5F for byte in packed[30:33])
+    with pytest.raises(ConfigError, match=r"table t.csv.gz cannot be read"):
+        open_columns("t.csv.gz", bytes(packed)).load(["id"])
+
+
+def _all_sky(angles_per_deg: float) -> str:
+    """A table of 200 positions all over the sky, as text of CSV."""
+    ra_deg_N = np.linspace(0, 360, 200, endpoint=False)
+    dec_deg_N = np.degrees(np.arcsin(np.linspace(-1, 1, 200)))
+    pairs = zip(ra_deg_N * angles_per_deg, dec_deg_N * angles_per_deg, strict=True)
+    return "id,ra,dec\n" + "".join(f"o{i},{ra},{dec}\n" for i, (ra, dec) in enumerate(pairs))
+
+
+def test_positions_that_fill_the_sky_in_radians_are_not_taken_for_degrees(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", _all_sky(np.pi / 180))
+    with pytest.raises(ConfigError, match=r"have no unit and look like radians: .* angles=rad"):
+        _read(tmp_path, table="t.csv")
+    objects = _read(tmp_path, table="t.csv", angles="rad").objects
+    np.testing.assert_allclose(objects.ra_deg_N, np.linspace(0, 360, 200, endpoint=False))
+    assert _read(tmp_path, table="t.csv", angles="deg").objects.ra_deg_N.max() < 2 * np.pi
+    _write(tmp_path, "t.csv", _all_sky(1.0))
+    assert _read(tmp_path, table="t.csv").objects.ra_deg_N.max() > 350

@@ -317,3 +317,14 @@ def test_half_written_files_of_a_killed_writer_are_removed(tmp_path):
     (tmp_path / "a" / ".tmp-x").write_bytes(b"half")
     storage.remove_temporaries(str(tmp_path))
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
+
+
+def test_a_file_whose_name_is_no_text_is_refused_by_name(tmp_path):
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"1")
+    with pytest.raises(FileError, match=r"caf\\xe9.png is not UTF-8, .* rename the file"):
+        storage.list_files(str(tmp_path))
+
+
+@pytest.mark.parametrize("folder", ["s3://bucket", "s3://bucket/", "s3://bucket/folder/"])
+def test_a_bucket_and_a_folder_of_it_are_no_files_and_nobody_is_asked(folder):
+    assert not storage.exists(folder)

@@ -29,6 +29,24 @@ def test_identifiers_keep_all_digits_and_unknown_positions_are_nan(tmp_path):
     assert cutouts.dec_deg_B[3] == -8.0
 
 
+def test_whole_floats_are_identifiers_as_pandas_writes_them_beside_a_null(tmp_path):
+    ids = pa.array([None, *(float(2**53 - i) for i in range(1, NUM_ROWS))], pa.float64())
+    path = survey(tmp_path, tensor(images()), others={"object_id": ids})
+    (shard,) = list_shards(path)
+    names = list(only(list(tables.read_shard(shard))).object_id_B)
+    assert names == [f"{shard.name}:0", *(str(2**53 - i) for i in range(1, NUM_ROWS))]
+
+
+@pytest.mark.parametrize(
+    "ids", [pa.array([2.0**53] * NUM_ROWS), pa.array([2.0**24] * NUM_ROWS, pa.float32()),
+            pa.array([0.5] * NUM_ROWS)]
+)  # fmt: skip
+def test_floats_that_lost_digits_of_identifiers_are_refused(tmp_path, ids):
+    path = survey(tmp_path, tensor(images()), others={"object_id": ids})
+    with pytest.raises(ShardError, match="expected text or integers for identifiers"):
+        read(path)
+
+
 def test_columns_named_by_options_win(tmp_path):
     others = IDENTITY | {
         "label": pa.array([f"n{i}" if i else None for i in range(NUM_ROWS)]).dictionary_encode(),
@@ -63,7 +81,7 @@ def test_without_identifiers_the_shard_and_row_name_an_object(tmp_path):
     [
         ("image=nope", "option image is 'nope', but .* has the columns image, SOURCE_ID"),
         ("image=RAJ2000", "option image, has type double, expected numbers in lists"),
-        ("id=RAJ2000", "expected text or integers"),
+        ("id=image", "expected text or integers"),
         ("ra=image", "expected numbers, in degrees"),
         ("shape=big", "shape is 'big'"),
         ("shape=3x0x4", "shape is '3x0x4'"),

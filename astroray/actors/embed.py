@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage, surveys
 from astroray.encoders import AttentionName, QuantizeName
-from astroray.errors import DataError
+from astroray.errors import DataError, ShardError
 from astroray.ledger import Receipt
 from astroray.preparation import Prepared
 from astroray.surveys.shards import Reject, Rows, Shard
@@ -105,11 +105,22 @@ class Embedder:
                     rows.keep(read, prepared)
                     rows.encoded(self.encoder.push(prepared.input_BCYX))
             rows.encoded(self.encoder.flush())
+            _check_count(shard, rows.num_embedded + len(rows.rejects))
         except DataError as error:
             return Reject.of_shard(error)
         finally:
             self.encoder.clear()
         return None
+
+
+def _check_count(shard: Shard, num_read: int) -> None:
+    """Raises ShardError where the reader gave other rows than the listing had counted."""
+    if shard.num_rows not in (None, num_read):
+        raise ShardError(
+            f"shard {shard.name} gave {num_read} rows, expected {shard.num_rows} as when it was "
+            "listed; its files were changed, or its reader loses rows: restore them, then "
+            "retry-rejects"
+        )
 
 
 def start_encoder(plan: EmbedPlan) -> "BatchEncoder":
@@ -132,7 +143,7 @@ def prepare_slice(
     """A slice beside its prepared rows; a reject of the reader passes through."""
     if isinstance(item, Reject):
         return None, _only_rejects((item,))
-    impossible_B = np.abs(item.dec_deg_B) > 90
+    impossible_B = (np.abs(item.dec_deg_B) > 90) | (np.abs(item.ra_deg_B - 90) > 270)
     if not impossible_B.any():
         return item, prepare(item)
     rejects = tuple(
@@ -140,7 +151,8 @@ def prepare_slice(
             row=int(item.row_B[i]),
             stage="read",
             kind="position",
-            reason=f"dec is {item.dec_deg_B[i]} deg, expected -90..90; mend the table",
+            reason=f"ra is {item.ra_deg_B[i]} and dec is {item.dec_deg_B[i]} deg, expected "
+            "-180..360 and -90..90; mend the table",
         )
         for i in np.flatnonzero(impossible_B)
     )

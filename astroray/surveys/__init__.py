@@ -80,7 +80,7 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
         for shard in known:
             fresh = tuple(now.get(file.path, file) for file in shard.inputs)
             if fresh != shard.inputs:
-                changed[shard.name] = dataclasses.replace(shard, inputs=fresh)
+                changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
         seen = {file.path for shard in known for file in shard.inputs}
         new = [file for file in inputs if file.path not in seen]
         shards = _reader(name).list_shards(new, uri) if new else []

@@ -34,7 +34,9 @@ class FitsFile:
         self.path = path
         self.hdus = hdus
         self.images = tuple(
-            _describe(path, index, hdu) for index, hdu in enumerate(hdus) if _is_image(hdu)
+            _describe(path, index, hdu, hdus[0].header)
+            for index, hdu in enumerate(hdus)
+            if _is_image(hdu)
         )
         """All image HDUs that hold pixels, masks among them, in file order."""
         self.tables = tuple(
@@ -195,9 +197,17 @@ def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:
     return isinstance(hdu, kinds) and len(hdu.shape) >= 2 and 0 not in hdu.shape
 
 
-def _describe(path: str, index: int, hdu: fits.hdu.base.ExtensionHDU) -> FitsImage:
+def _describe(
+    path: str, index: int, hdu: fits.hdu.base.ExtensionHDU, primary: fits.Header
+) -> FitsImage:
     image = FitsImage(
-        path=path, index=index, name="", version=1, shape=tuple(hdu.shape), header=hdu.header
+        path=path,
+        index=index,
+        name="",
+        version=1,
+        shape=tuple(hdu.shape),
+        header=hdu.header,
+        primary=primary,
     )
     name = image.text("EXTNAME") or image.text("CCDNAME")
     version = image.text("EXTVER")

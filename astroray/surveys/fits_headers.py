@@ -49,6 +49,8 @@ class FitsImage:
     """EXTVER, which pairs an image with its mask; 1 where there is none."""
     shape: tuple[int, ...]
     header: fits.Header
+    primary: fits.Header
+    """The file's first header: what it says of band and night holds for every image without own."""
 
     @property
     def is_companion(self) -> bool:
@@ -84,30 +86,15 @@ class FitsImage:
 
         A DATE-OBS without a time is taken as it is; None where neither can be read.
         """
-        date = self.text("DATE-OBS")
-        moment = _parse_moment(date, self.text("TIME-OBS") or self.text("UT"))
-        if moment is not None:
-            return moment.date().isoformat()
-        mjd = self.number("MJD-OBS", 0.0)
-        if 0 < mjd < 100_000:
-            days = datetime.timedelta(days=mjd) - _NOON
-            return (datetime.datetime(1858, 11, 17) + days).date().isoformat()
-        return None
+        return _night(self.header) or _night(self.primary)
 
     def text(self, key: str) -> str:
         """A header value as text without blanks around; empty where absent or unreadable."""
-        try:
-            value = self.header.get(key, "")
-        except (fits.VerifyError, ValueError):  # a card that cannot be parsed says nothing
-            return ""
-        return "" if isinstance(value, fits.card.Undefined) else str(value).strip()
+        return _text(self.header, key)
 
     def number(self, key: str, otherwise: float) -> float:
         """A header value as a number; `otherwise` where it is absent or none."""
-        try:
-            return float(self.text(key))
-        except ValueError:
-            return otherwise
+        return _number(self.header, key, otherwise)
 
     def bands(self, num_bands: int, *, asked: str = "") -> tuple[str, ...]:
         """Names of the planes: `asked` (`g,r,i`), else BAND or FILTER, else b0, b1...
@@ -121,7 +108,8 @@ class FitsImage:
                 f"{len(names)} of bands={asked}; name them all"
             )
         if not names:
-            given = self.text("BAND") or self.text("FILTER") or self.text("BANDS")
+            own = self.text("BAND") or self.text("FILTER") or self.text("BANDS")
+            given = own or _text(self.primary, "BAND") or _text(self.primary, "FILTER")
             names = tuple(name.strip() for name in given.split(",") if name.strip())
         if len(names) != num_bands:
             planes = [
@@ -193,6 +181,34 @@ def _to_icrs(
         return lon_deg_N % 360.0, lat_deg_N
     sky = SkyCoord(lon_deg_N, lat_deg_N, unit="deg", frame=frame).icrs
     return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
+
+
+def _text(header: fits.Header, key: str) -> str:
+    try:
+        value = header.get(key, "")
+    except (fits.VerifyError, ValueError):  # a card that cannot be parsed says nothing
+        return ""
+    return "" if isinstance(value, fits.card.Undefined) else str(value).strip()
+
+
+def _number(header: fits.Header, key: str, otherwise: float) -> float:
+    try:
+        return float(_text(header, key))
+    except ValueError:
+        return otherwise
+
+
+def _night(header: fits.Header) -> str | None:
+    """UTC date at dusk of one header; None where it says none that can be read."""
+    time = _text(header, "TIME-OBS") or _text(header, "UT")
+    moment = _parse_moment(_text(header, "DATE-OBS"), time)
+    if moment is not None:
+        return moment.date().isoformat()
+    mjd = _number(header, "MJD-OBS", 0.0)
+    if 0 < mjd < 100_000:
+        days = datetime.timedelta(days=mjd) - _NOON
+        return (datetime.datetime(1858, 11, 17) + days).date().isoformat()
+    return None
 
 
 def _parse_moment(date: str, time: str) -> datetime.datetime | None:

@@ -33,6 +33,7 @@ _NAMES = {
     "mag": ("mag", "magnitude"),
     "mag_err": ("magerr", "magerror", "error", "err"),
     "quality": ("quality", "sapquality", "flags"),
+    "band": ("band", "passband", "filter", "filtercode", "fid"),
     "id": ("objectid", "objid", "sourceid", "targetid", "ticid", "kepid", "kic", "tic", "id"),
     "ra": ("ra", "radeg", "raobj", "raicrs"),
     "dec": ("dec", "decdeg", "decobj", "deicrs"),
@@ -54,6 +55,8 @@ class Stated:
     mission: Mission
     mag: bool
     """Whether magnitudes are turned into relative flux; otherwise they are refused."""
+    band: str = ""
+    """The band whose cadences are taken where a file has several; empty: all, if of one band."""
 
 
 def star_of_file(path: str) -> str:
@@ -185,6 +188,7 @@ def _row(
     name: str,
 ) -> RawCurve | Reject:
     cells = {role: column[place] for role, column in lists.items()}
+    bands = cells.pop("band").as_py() if "band" in cells else None
     needed = [role for role in ("time", "flux", "mag") if role in cells]
     null = [chosen[role] for role in needed if not cells[role].is_valid]
     if null:
@@ -198,6 +202,16 @@ def _row(
         for role, cell in cells.items()
         if role not in ("id", "ra", "dec") and cell.is_valid
     }
+    if bands is not None:
+        try:
+            seen_T = of_one_band(bands, stated, f"row {row} of {path}")
+        except SchemaError as error:
+            return reject(row, "bands", str(error))
+        if any(len(column) != len(seen_T) for column in columns.values()):
+            return reject(
+                row, "shape", f"row {row} of {path} has {len(seen_T)} bands, expected one a cadence"
+            )
+        columns = {role: column[seen_T] for role, column in columns.items()}
     raw = make_raw(columns, chosen, stated, object_id or f"{name}:{row}")
     return dataclasses.replace(raw, ra_deg=ra % 360.0, dec_deg=dec) if is_place else raw
 
@@ -265,9 +279,12 @@ def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> dict[str, str
         name = _find(schema.names, role)
         if name and not _is_list(schema.field(name).type):
             chosen[role] = name
+    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+    if band := band_column(lists, stated, path):
+        chosen["band"] = band
     for role, name in chosen.items():
         kind = schema.field(name).type
-        if role not in ("id", "ra", "dec") and not _is_list(kind):
+        if role not in ("id", "ra", "dec", "band") and not _is_list(kind):
             raise SchemaError(
                 f"column {name!r} of {path} has type {kind}, expected lists of numbers: a row is "
                 "one light curve"
@@ -297,6 +314,42 @@ def choose(names: Sequence[str], stated: Stated, path: str) -> dict[str, str]:
     found = {role: _find(names, role) for role in (*roles, "quality")}
     _zero(time, stated, path)
     return {role: name for role, name in found.items() if name}
+
+
+def band_column(names: Sequence[str], stated: Stated, where: str) -> str:
+    """The column that says in which band each cadence was measured; empty where none does.
+
+    Raises SchemaError where a band was asked for.
+    """
+    found = _find(names, "band") or ""
+    if stated.band and not found:
+        raise SchemaError(
+            f"band is {stated.band!r}, but {where} has no column of bands, expected one of "
+            f"{', '.join(_NAMES['band'])}; leave band= out"
+        )
+    return found
+
+
+def of_one_band(bands: Sequence[object], stated: Stated, where: str) -> np.ndarray:
+    """Which cadences [T] are of the band that was asked for, or all where there is but one.
+
+    Raises SchemaError where there are several and none was asked for: as one curve they would
+    jump between the star's colors.
+    """
+    name_T = np.array([_band(value) for value in bands], str)
+    if stated.band:
+        return np.asarray(name_T == stated.band)
+    found = sorted(set(name_T.tolist()))
+    if len(found) > 1:
+        raise SchemaError(
+            f"{where} has measurements in the bands {', '.join(found[:9])}, expected one: say "
+            f"which, e.g. band={found[0]}"
+        )
+    return np.ones(len(name_T), bool)
+
+
+def _band(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
 
 
 def _find(names: Sequence[str], role: str) -> str | None:

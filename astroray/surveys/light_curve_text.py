@@ -17,7 +17,14 @@ import pyarrow.csv
 
 from astroray import storage
 from astroray.errors import SchemaError, ShardError
-from astroray.surveys.light_curve_columns import Stated, choose, make_raw, star_of_file
+from astroray.surveys.light_curve_columns import (
+    Stated,
+    band_column,
+    choose,
+    make_raw,
+    of_one_band,
+    star_of_file,
+)
 from astroray.surveys.light_curve_rows import RawCurve
 
 _BAD_TEXT = (pa.ArrowException, OSError, ValueError, EOFError, csv.Error, zlib.error)
@@ -77,9 +84,19 @@ def _read(
         if id_column and id_column not in found:
             raise SchemaError(f"{path} has no column {id_column!r}, expected one of {found}")
         chosen = choose(found, stated, path)
+        band = band_column(found, stated, path)
+        texts = [name for name in (id_column, band) if name]
         if is_bare and "," not in first:
-            return chosen, *_read_blanks(data, found, chosen, id_column)
-        return chosen, *_read_commas(data, found if is_bare else [], skipped, chosen, id_column)
+            columns, text_of = _read_blanks(data, found, chosen, texts)
+        else:
+            named = found if is_bare else []
+            columns, text_of = _read_commas(data, named, skipped, chosen, texts)
+        id_N = text_of.get(id_column, np.empty(0, str))
+        if band:
+            seen_N = of_one_band(text_of[band].tolist(), stated, path)
+            columns = {role: values[seen_N] for role, values in columns.items()}
+            id_N = id_N[seen_N] if id_column else id_N
+        return chosen, columns, id_N
     except _BAD_TEXT as error:
         raise ShardError(f"{path} cannot be read as a table of text: {error}") from None
 
@@ -93,29 +110,32 @@ def _is_numbers(line: str) -> bool:
 
 
 def _read_blanks(
-    data: bytes, names: Sequence[str], chosen: Mapping[str, str], id_column: str
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    data: bytes, names: Sequence[str], chosen: Mapping[str, str], texts: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     lines = (line for line in data.decode("utf-8-sig", "replace").splitlines() if line.strip())
     words = [line.split() for line in lines if not line.startswith("#")]
     widths = {len(row) for row in words}
     if widths != {len(names)}:
         raise ValueError(f"its lines have {sorted(widths)} words, expected the {len(names)} named")
     columns = dict(zip(names, np.array(words).T, strict=True))
-    id_N = columns[id_column] if id_column else np.empty(0, str)
-    return {role: columns[name].astype(np.float64) for role, name in chosen.items()}, id_N
+    numbers = {role: columns[name].astype(np.float64) for role, name in chosen.items()}
+    return numbers, {name: columns[name] for name in texts}
 
 
 def _read_commas(
-    data: bytes, names: Sequence[str], skipped: int, chosen: Mapping[str, str], id_column: str
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    data: bytes,
+    names: Sequence[str],
+    skipped: int,
+    chosen: Mapping[str, str],
+    texts: Sequence[str],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     types = {name: pa.float64() for name in chosen.values()}
-    if id_column:
-        types[id_column] = pa.string()
+    types |= dict.fromkeys(texts, pa.string())
     table = pa.csv.read_csv(
         io.BytesIO(data),
         read_options=pa.csv.ReadOptions(skip_rows=skipped, column_names=list(names) or None),
         convert_options=pa.csv.ConvertOptions(include_columns=list(types), column_types=types),
     )
     filled = {role: pc.fill_null(table.column(name), np.nan) for role, name in chosen.items()}
-    id_N = np.array(table.column(id_column).to_pylist() if id_column else [], str)
-    return {role: column.to_numpy() for role, column in filled.items()}, id_N
+    text_of = {name: np.array(table.column(name).to_pylist(), str) for name in texts}
+    return {role: column.to_numpy() for role, column in filled.items()}, text_of

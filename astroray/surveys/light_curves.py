@@ -70,6 +70,8 @@ class LightCurveOptions:
     """kepler, k2, tess or other, where the files do not say: what the quality bits mean."""
     mag: bool = False
     """Whether magnitudes are turned into flux relative to their median, or refused."""
+    band: str = ""
+    """The one band that is taken of tables whose measurements are in several: `band=g`."""
     columns: str = ""
     """Names of the columns of text files that have no line of names: `time,flux,flux_err`."""
     id: str = ""
@@ -112,12 +114,14 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = shards.parse_options(LightCurveOptions, uri.options)
     kind, files = _one_kind(inputs, uri.location)
+    if options.band and kind in ("fits", "npz"):
+        raise ConfigError(f"band is {options.band!r}, expected none: {kind} files are of one band")
     if kind == "text" and options.id:
         kind = "measurements"
     params = {"kind": kind, "folder": survey_folder(uri.location)} | {
         name: value
         for name, value in dataclasses.asdict(options).items()
-        if name not in ("shard_files", "format")
+        if name not in ("shard_files", "format") and (name, value) != ("band", "")
     }
     if kind not in _TABLES:
         _check_first(files, kind, options)
@@ -158,6 +162,9 @@ def read_light_curves(
     if shard.params["kind"] in _TABLES:
         try:
             for row, raw in _read_table(shard, options, rows, contents or {}):
+                if isinstance(raw, RawCurve) and not raw.object_id:
+                    yield _nameless(raw, row, path_of[0], options)
+                    continue
                 yield _settle(raw, row, f"row {row} of {path_of[0]}", options)
         except (SchemaError, FileError) as error:
             raise ShardError(str(error)) from None
@@ -200,6 +207,15 @@ def read_shard(
             num_values += size
     if pending:
         yield _slice(pending)
+
+
+def _nameless(raw: RawCurve, row: int, path: str, options: LightCurveOptions) -> Reject:
+    """Measurements without an identifier may be of many objects."""
+    reason = (
+        f"{len(raw.time_d)} measurements of {path} have nothing in column {options.id!r}, expected "
+        "the identifier of their object"
+    )
+    return reject(row, "missing", reason)
 
 
 def _read_windows(
@@ -280,7 +296,7 @@ def _parse(path: str, kind: str, options: LightCurveOptions, data: bytes | None 
 
 def _stated(options: LightCurveOptions) -> columns.Stated:
     mission = cast(Mission, options.mission)
-    return columns.Stated(time=options.time, mission=mission, mag=options.mag)
+    return columns.Stated(time=options.time, mission=mission, mag=options.mag, band=options.band)
 
 
 def _one_kind(

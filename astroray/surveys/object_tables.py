@@ -47,6 +47,9 @@ class TableOptions:
     is hours."""
     dec: str = ""
     """Column of declination, ICRS, degrees unless the table states a unit."""
+    angles: str = ""
+    """deg or rad: the unit of `ra` and `dec` where the table states none. Without it they are
+    degrees, and numbers that fill the sky in radians are refused."""
     file: str = ""
     """Column of file names; without one, identifiers are matched with file names."""
 
@@ -128,7 +131,7 @@ class ObjectTable:
         """
         values = {name: Column(values=array.tolist()) for name, array in columns.items()}
         source = Columns(names=list(values), load=lambda names: {n: values[n] for n in names})
-        return _choose(source, options, where)
+        return _choose(source, options, where, angles="deg")
 
     def by_file(self, paths: Sequence[str], folder: str) -> Objects:
         """The object of each file, one file an object; files that the table lacks keep their
@@ -217,8 +220,10 @@ def read_object_table(location: str, options: TableOptions) -> ObjectTable | Non
     Positions that cannot be (ra outside 0..360, |dec| above 90, codes such as -999) become NaN.
     Raises ConfigError naming table, column and candidates where it cannot be used.
     """
+    if options.angles not in ("", "deg", "rad"):
+        raise ConfigError(f"survey option angles is {options.angles!r}, expected deg or rad")
     if not options.table:
-        named = [key for key in ("id", "ra", "dec", "file") if getattr(options, key)]
+        named = [key for key in ("id", "ra", "dec", "angles", "file") if getattr(options, key)]
         if named:
             raise ConfigError(f"option {named[0]}= names a column of no table; add table=PATH")
         return None
@@ -274,13 +279,15 @@ def _read(path: str, options: TableOptions) -> ObjectTable:
         data = storage.read_bytes(path)
     except FileError as error:
         raise ConfigError(f"table cannot be read: {error}") from None
-    table = _choose(open_columns(path, data), options, path)
+    table = _choose(open_columns(path, data), options, path, angles=options.angles)
     if table is None or not len(table.name_N):
         raise ConfigError(f"table {path} has no rows or no usable column; name them with id=, ra=")
     return table
 
 
-def _choose(source: Columns, options: TableOptions, where: str) -> ObjectTable | None:
+def _choose(
+    source: Columns, options: TableOptions, where: str, *, angles: str
+) -> ObjectTable | None:
     chosen = {key: _column_name(source.names, key, options, where) for key in _WELL_KNOWN}
     if (chosen["ra"] is None) != (chosen["dec"] is None):
         got, lacking = ("ra", "dec") if chosen["ra"] else ("dec", "ra")
@@ -299,7 +306,7 @@ def _choose(source: Columns, options: TableOptions, where: str) -> ObjectTable |
     )
     ra_deg_N, dec_deg_N = np.full((2, len(nothing)), np.nan)
     if chosen["ra"] and chosen["dec"]:
-        ra_deg_N, dec_deg_N = positions(columns, chosen["ra"], chosen["dec"], where)
+        ra_deg_N, dec_deg_N = positions(columns, chosen["ra"], chosen["dec"], where, angles=angles)
     objects = Objects(object_id_N=ids or nothing, ra_deg_N=ra_deg_N, dec_deg_N=dec_deg_N)
     return ObjectTable(objects, files or ids or nothing, where)
 

@@ -131,7 +131,7 @@ def _find(
         expected = {
             "image": "numbers in lists or tensors, a struct of flux and band, or bytes whose "
             "metadata state shape and dtype",
-            "id": "text or integers (floats lose digits)",
+            "id": "text or integers",
         }.get(option, "numbers, in degrees unless their metadata state a unit")
         raise ConfigError(
             f"column {asked!r} of {path}, option {option}, has type {field.type}, "
@@ -147,7 +147,8 @@ def _plain(name: str) -> str:
 def _is_identifier(field: pa.Field) -> bool:
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return pa.types.is_integer(kind) or any(is_text(kind) for is_text in texts)
+    is_whole = pa.types.is_integer(kind) or pa.types.is_floating(kind)  # pandas' of a column with
+    return is_whole or any(is_text(kind) for is_text in texts)  # a null; reading looks at digits
 
 
 def _is_number(field: pa.Field) -> bool:

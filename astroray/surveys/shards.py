@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import quote, unquote
 
 import numpy as np
 
@@ -41,15 +41,24 @@ class SurveyUri:
 
     @classmethod
     def parse(cls, text: str) -> "SurveyUri":
-        """Splits `location?key=value&...`; a question mark of a glob stays in the location."""
+        """Splits `location?key=value&...`; a question mark of a glob stays in the location.
+
+        A plus is a plus, as in J1224+15, and %26 is an ampersand.
+        """
         location, mark, query = text.rpartition("?")
         if not mark or "=" not in query or "/" in query.partition("=")[0]:
             return cls(location=text, options={})
-        return cls(location=location, options=dict(parse_qsl(query, keep_blank_values=True)))
+        pairs = (part.partition("=") for part in query.split("&") if part)
+        return cls(location=location, options={unquote(key): unquote(v) for key, _, v in pairs})
 
     def __str__(self) -> str:
-        query = "&".join(f"{key}={value}" for key, value in self.options.items())
+        query = "&".join(f"{_quote(k)}={_quote(value)}" for k, value in self.options.items())
         return f"{self.location}?{query}" if query else self.location
+
+
+def _quote(text: str) -> str:
+    """Text of an option as `SurveyUri.parse` reads it; only what would end it is written as %26."""
+    return re.sub(r"[%&?]", lambda mark: quote(mark[0]), text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

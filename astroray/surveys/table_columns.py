@@ -9,6 +9,7 @@ import logging
 import math
 import posixpath
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ from astroray.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _MAX_EXACT_FLOAT = 2**53
+_FEW_POSITIONS = 20  # whose range says little of their unit
 _EMPTY = {"", "--", "-", "null", "none", "n/a", "na", "nan"}
 _BAD_TABLE = (
     pa.ArrowException, OSError, EOFError, ValueError, TypeError, KeyError, IndexError,
-    fits.VerifyError, csv.Error,
+    fits.VerifyError, csv.Error, zlib.error,
 )  # fmt: skip
 
 
@@ -73,15 +75,28 @@ def texts(column: Column, where: str) -> list[str | None]:
 
 
 def positions(
-    columns: Mapping[str, Column], ra: str, dec: str, where: str
+    columns: Mapping[str, Column], ra: str, dec: str, where: str, *, angles: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Right ascension and declination [N], deg; both NaN where one is missing or impossible.
 
-    Raises ConfigError where a column holds no angles at all or has a unit that is no angle, and
-    where the two look exchanged.
+    angles  deg or rad: the unit of columns that state none; empty: deg, as long as that is likely
+
+    Raises ConfigError where a column holds no angles at all or has a unit that is no angle, where
+    the two look exchanged, and where they look like radians.
     """
-    ra_deg_N = _degrees(columns[ra], units.hourangle, f"ra column {ra!r} of {where}")
-    dec_deg_N = _degrees(columns[dec], units.deg, f"dec column {dec!r} of {where}")
+    ra_deg_N, dec_deg_N = (
+        _degrees(
+            dataclasses.replace(columns[name], unit=columns[name].unit or angles),
+            sexagesimal_unit,
+            f"{key} column {name!r} of {where}",
+        )
+        for key, name, sexagesimal_unit in (
+            ("ra", ra, units.hourangle),
+            ("dec", dec, units.deg),
+        )
+    )
+    if not (columns[ra].unit or columns[dec].unit or angles):
+        _refuse_radians(ra_deg_N, dec_deg_N, f"columns {ra!r} and {dec!r} of {where}")
     is_known_N = (ra_deg_N >= 0) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
     bad_M = np.flatnonzero(~is_known_N & ~(np.isnan(ra_deg_N) & np.isnan(dec_deg_N)))
     if len(bad_M):
@@ -96,6 +111,26 @@ def positions(
         logger.warning(template, len(bad_M), len(ra_deg_N), where, first)
     ra_deg_N = np.where(is_known_N, ra_deg_N, np.nan)
     return ra_deg_N % 360.0, np.where(is_known_N, dec_deg_N, np.nan)
+
+
+def _refuse_radians(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, where: str) -> None:
+    """Raises ConfigError where numbers without a unit fill more than half of the sky in radians.
+
+    As degrees they would be a field of 6 by 3 degrees at ra 0..2 pi, which is rare but not
+    impossible, so that the user has to say which.
+    """
+    known_N = np.isfinite(ra_deg_N) & np.isfinite(dec_deg_N)
+    if np.count_nonzero(known_N) < _FEW_POSITIONS:
+        return
+    ra_M, dec_M = ra_deg_N[known_N], dec_deg_N[known_N]
+    is_within = ra_M.min() >= -math.pi and ra_M.max() <= 2 * math.pi
+    is_within &= np.abs(dec_M).max() <= math.pi / 2
+    if is_within and np.ptp(ra_M) > math.pi and np.ptp(dec_M) > math.pi / 2:
+        raise ConfigError(
+            f"{where} have no unit and look like radians: {ra_M.min():.4g}..{ra_M.max():.4g} and "
+            f"{dec_M.min():.4g}..{dec_M.max():.4g}, expected degrees; say angles=rad, or "
+            "angles=deg where the field is that small"
+        )
 
 
 @contextlib.contextmanager
@@ -198,10 +233,10 @@ def _text(value: Any, where: str) -> str | None:
 
 
 def _degrees(column: Column, sexagesimal_unit: units.UnitBase, where: str) -> np.ndarray:
-    """Numbers in the column's unit, or text: decimal degrees or sexagesimal; NaN if neither."""
+    """Numbers in the column's unit, in figures or text, or sexagesimal text; NaN if neither."""
     values = [v.decode("ascii", "replace") if isinstance(v, bytes) else v for v in column.values]
     scale_deg = 1.0
-    if any(isinstance(value, int | float) for value in values):
+    if column.unit == "rad" or any(isinstance(value, int | float) for value in values):
         scale_deg = _unit_deg(column.unit, where)
     degrees_N = np.full(len(values), np.nan)
     num_bad = 0
@@ -228,7 +263,7 @@ def _angle_deg(value: Any, sexagesimal_unit: units.UnitBase, scale_deg: float) -
     if not isinstance(value, str):
         return float(value) * scale_deg
     try:
-        return float(value)
+        return float(value) * scale_deg
     except ValueError:
         return float(Angle(value, sexagesimal_unit).to_value(units.deg))
 

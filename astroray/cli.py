@@ -270,8 +270,9 @@ def evaluate() -> None:
     "--encoders",
     required=True,
     metavar="NAME,PATH,...",
-    help="Names of encoders, fitted here, or model files; with :w8a8o, :osc-w4a4, :bf16, ... "
-    "behind it on fewer bits, beside float32. The trivial baselines come anyway.",
+    help="Names of encoders, fitted here, or model files; 'rings?latent=64' is fitted with that "
+    "setting; with :w8a8o, :osc-w4a4, :bf16, ... behind it on fewer bits, beside float32. The "
+    "trivial baselines come anyway.",
 )
 @click.option("--data", metavar="DIR", help="Folder with galaxies/efigi/... (not for sim).")
 @click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")

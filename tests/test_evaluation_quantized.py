@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError
-from astroray.evaluation import EvaluationConfig, evaluate_outliers, models, runs, scoring
+from astroray.evaluation import EvaluationConfig, compared, evaluate_outliers, models, scoring
 from astroray.evaluation.quantized import NUMBERS, split_numbers
 from tests import labelled_made
 
@@ -128,7 +128,7 @@ def test_a_quantized_file_brings_its_own_reference(evaluated, data, tmp_path):
 
 
 def test_a_quantized_encoder_is_as_long_a_fit_as_its_reference():
-    named = runs._named(["attcae:w8a8o", "vit-tiny:w8a8"], "images")
+    named = compared.compared_encoders(["attcae:w8a8o", "vit-tiny:w8a8"], "images")
     found = {encoder.label: encoder.is_fitted_long for encoder in named}
     assert found["attcae"]
     assert found["attcae:w8a8o"]

@@ -12,7 +12,7 @@ from astroray.encoders import read_model_file
 from astroray.encoders.pretrained import object_hash
 from astroray.encoders.store import load_model, save_model
 from astroray.errors import ConfigError
-from astroray.evaluation import EvaluationConfig, evaluate_outliers, models, runs, scoring
+from astroray.evaluation import EvaluationConfig, compared, evaluate_outliers, models, runs, scoring
 from astroray.evaluation.label_tables import open_protocol
 from astroray.evaluation.models import embed, fit_model, take_sample, was_trained_on
 from astroray.evaluation.pictures import Pictures
@@ -58,7 +58,7 @@ def test_the_command_ends_with_a_table_a_page_and_one_line_of_json(data, tmp_pat
     document = json.loads(lines[-1])
     assert document["complete"] is True
     assert {row["encoder"] for row in document["rows"]} == {
-        *runs.ALWAYS["images"],
+        *compared.ALWAYS["images"],
         "attcae",
     }
     assert {row["subset"] for row in document["rows"]} == {"S1", "S2", "S3", "S4", "S5", "R1"}
@@ -74,6 +74,30 @@ def test_the_command_ends_with_a_table_a_page_and_one_line_of_json(data, tmp_pat
     page = (tmp_path / "index.html").read_text()
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("Outliers ranked highest") >= 12  # six subsets, two encoders
+
+
+def test_an_encoder_with_a_setting_stands_beside_itself(data, tmp_path):
+    asked = ("rings?latent=7", "rings", "rings?latent=7")
+    evaluation = evaluate_outliers(config(data, tmp_path, encoders=asked))
+    document = evaluation.document
+    assert list(document["encoders"])[-2:] == ["rings?latent=7", "rings"]
+    seven, plain = (document["encoders"][label] for label in ("rings?latent=7", "rings"))
+    assert (seven["name"], seven["settings"]) == ("rings", {"latent": 7})
+    assert plain["settings"] == {}
+    assert seven["model_ids"] != plain["model_ids"]
+    dims = {
+        file.model_id: file.dim
+        for path in (tmp_path / "fits").glob("*/rings-*.safetensors")
+        for file in [read_model_file(str(path))]
+    }
+    assert dims[seven["model_ids"][0]] == 7
+    assert dims[plain["model_ids"][0]] > 7
+    (row,) = (
+        row
+        for row in document["rows"]
+        if row["what"] == "efigi S5 rings?latent=7 kth: recall minus rings"
+    )
+    assert row["low"] <= row["value"] <= row["high"]
 
 
 def test_every_row_of_an_encoder_has_its_metrics_and_seconds(data, tmp_path):
@@ -227,6 +251,14 @@ def test_an_object_without_a_readable_picture_is_named(tmp_path):
     [
         (["--encoders", "nothing"], "encoder is 'nothing', expected one of"),
         (["--encoders", ","], "no encoder is named"),
+        (
+            ["--encoders", "rings?latnt=3"],
+            "encoder.latnt in encoder rings?latnt=3 is unknown, expected one of ['latent']",
+        ),
+        (["--encoders", "rings?latent=many"], "encoder.latent in encoder rings?latent=many is"),
+        (["--encoders", "rings?latent=0"], "encoder.latent is 0, expected at least 1"),
+        (["--encoders", "vit-tiny?latent=3"], "the embedding of vit-tiny has one length"),
+        (["--encoders", "size?latent=3"], "size is not fitted here; settings are for one of"),
         (["--encoders", "pca", "--scores", "best"], "scores are ['best'], expected some of kth"),
         (["--encoders", "pca", "--seeds", "0"], "num_seeds is 0, expected more than 0"),
         (["--encoders", "pca", "--budget", "0"], "budget_min is 0.0, expected more than 0"),

@@ -1,10 +1,11 @@
 """The classical encoder: what it must not see, and what it must."""
 
+import numpy as np
 import pytest
 import torch
 
-from astroray.encoders.pca import fit_pca
-from astroray.encoders.rings import Rings
+from astroray.encoders.pca import NARROWEST, fit_pca
+from astroray.encoders.rings import FineRings, Rings
 
 
 @pytest.fixture
@@ -57,3 +58,42 @@ def test_its_components_are_those_of_what_it_measures(image_BCYX):
     torch.testing.assert_close(
         torch.pdist(network(image_BCYX)), torch.pdist(measured_BF), rtol=1e-2, atol=1e-3
     )
+
+
+def noisy(num_rows):
+    """Images of noise whose strength differs from one to the next, so that spreads do too."""
+    random = torch.Generator().manual_seed(0)
+    strength = torch.rand(num_rows, 1, 1, 1, generator=random)
+    return torch.rand(num_rows, 2, 24, 24, generator=random) * strength
+
+
+def test_fine_rings_divide_all_components_by_the_root_of_their_spread():
+    image_BCYX = noisy(400)
+    network = FineRings(num_bands=2, size_px=24)
+    fit_pca(network, image_BCYX, seed=0)
+    measured_BF = network.measure(image_BCYX).double().numpy()
+    _, sigma_F, v_FF = np.linalg.svd(measured_BF - measured_BF.mean(0), full_matrices=False)
+    gain_F = np.maximum(sigma_F / sigma_F[0], NARROWEST) ** -0.5
+    expected_BF = (measured_BF - measured_BF.mean(0)) @ v_FF.T * gain_F
+    assert network.embedding_dim == measured_BF.shape[1]
+    torch.testing.assert_close(
+        torch.pdist(network(image_BCYX)).double(),
+        torch.pdist(torch.from_numpy(expected_BF)),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_what_hardly_varies_in_a_small_sample_is_not_blown_up():
+    network = FineRings(num_bands=2, size_px=24)
+    fit_pca(network, noisy(6)[[0, 1, 2, 3, 4, 5, 5]], seed=0)
+    gain_K = network.get_buffer("components").norm(dim=1)
+    assert gain_K.max() <= NARROWEST**-0.5 * 1.001
+    assert torch.isfinite(network(noisy(9))).all()
+
+
+def test_the_default_leaves_its_components_as_long_as_they_are():
+    network = Rings(num_bands=2, size_px=24, latent=10)
+    fit_pca(network, noisy(100), seed=0)
+    length_K = network.get_buffer("components").norm(dim=1)
+    torch.testing.assert_close(length_K, torch.ones(10))

@@ -91,6 +91,7 @@ ENCODERS: Mapping[str, EncoderKind] = {
     "pixels": EncoderKind(network="pixels:Pixels", fit="none", standardize=False, has_latent=False),
     "pca": EncoderKind(network="pca:Pca", fit="pca", standardize=False),
     "rings": EncoderKind(network="rings:Rings", fit="pca", standardize=False),
+    "rings-fine": EncoderKind(network="rings:FineRings", fit="pca", standardize=False),
     "cae": EncoderKind(network="cae:Cae", fit="network", standardize=True),
     "attcae": EncoderKind(network="attcae:AttCae", fit="network", standardize=True),
     "vit-tiny": EncoderKind(

@@ -8,6 +8,9 @@ from astroray.curve_preparation import WINDOW
 MAX_FIT_ROWS = 5000
 FEATURES_AT_ONCE = 256
 NUM_POWER_ITERATIONS = 4
+NARROWEST = 0.01
+"""Share of the widest component's spread below which none counts as narrower: of a small sample
+the last components vary too little by chance."""
 
 
 class Components(nn.Module):
@@ -15,6 +18,8 @@ class Components(nn.Module):
 
     has_units = False
     """Whether the features have different units: then each counts by its own spread."""
+    evenness = 0.0
+    """Power of its spread that a component is divided by: 0, as they are; 1, all of one spread."""
 
     def __init__(self, *, num_features: int, latent: int) -> None:
         super().__init__()
@@ -84,6 +89,9 @@ def fit_pca(network: Components, sample_NCYX: Tensor, *, seed: int) -> dict[str,
     components = v.T[:latent]
     largest = components.abs().argmax(dim=1, keepdim=True)
     components = components * torch.sign(components.gather(1, largest))
+    widest = sigma[0].clamp(min=1e-30)
+    gain_K = (sigma[:latent] / widest).clamp(min=NARROWEST) ** -network.evenness
+    components = components * gain_K[:, None]
     network.get_buffer("mean").copy_(mean)
     network.get_buffer("components")[: len(components)] = components / spread_F
     total = float(centered_NF.square().sum())

@@ -33,7 +33,8 @@ class Rings(Pca):
     embedding_BD  [B, latent]
     """
 
-    def __init__(self, *, num_bands: int, size_px: int, latent: int = 30) -> None:
+    def __init__(self, *, num_bands: int, size_px: int, latent: int | None = 30) -> None:
+        latent = latent or self.count_features(num_bands, size_px)
         super().__init__(num_bands=num_bands, size_px=size_px, latent=latent)
         self.register_buffer("place_RA2", _places(size_px), persistent=False)
         self.register_buffer("blur_K", _gaussian(BLUR_PX), persistent=False)
@@ -79,6 +80,21 @@ class Rings(Pca):
             kernel = blur_K.view(shape).expand(num_bands, -1, -1, -1)
             x_BCYX = F.conv2d(x_BCYX, kernel, groups=num_bands)
         return x_BCYX
+
+
+class FineRings(Rings):
+    """All components of the same numbers, each divided by the root of its spread.
+
+    What is fine and faint varies little from image to image; here it counts for more beside how
+    bright and how large an object is.
+
+    embedding_BD  [B, latent]; None: as many as there are numbers
+    """
+
+    evenness = 0.5
+
+    def __init__(self, *, num_bands: int, size_px: int, latent: int | None = None) -> None:
+        super().__init__(num_bands=num_bands, size_px=size_px, latent=latent)
 
 
 def _places(size_px: int) -> Tensor:

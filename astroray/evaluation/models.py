@@ -117,15 +117,17 @@ def fit_model(
     *,
     seed: int,
     budget_s: float,
+    latent: int | None = None,
     report: Callable[[FitProgress], None] = lambda progress: None,
 ) -> str:
     """Fits an encoder beside its sample and returns the path of its model file.
 
     A fit that was killed, or whose budget ended before NUM_PASSES, goes on where it was. The
     first pass is made whatever the budget.
-    Raises ConfigError on an unknown encoder or a loss that is not finite.
+    Raises ConfigError on an unknown encoder, a `latent` for one whose length is fixed, or a loss
+    that is not finite.
     """
-    numbers = network_config(encoder, sample, latent=None)
+    numbers = network_config(encoder, sample, latent=latent)
     name = f"{encoder}-seed{seed}-{_recipe_id(encoder, numbers)}"
     stem = storage.join(os.path.dirname(sample.path), name)
     path = f"{stem}.safetensors"

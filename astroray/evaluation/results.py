@@ -12,8 +12,9 @@ from astroray.evaluation.scoring import METRICS, Scored
 
 __all__ = ["PEERS", "Difference", "Line", "Results"]
 
-PEERS = ("attcae", "pixels", "lc-pca")
-"""Encoders that every other one is compared with, by the same score."""
+PEERS = ("attcae", "pixels", "lc-pca", "rings", "waves")
+"""Encoders that every other one is compared with, by the same score: the published one, the
+baselines and the defaults."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

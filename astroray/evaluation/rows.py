@@ -94,7 +94,9 @@ def _bar(protocol: str, line: Line, peer: str, name: str, number: Difference) ->
     """Goal of a difference where the better encoder has one; only certifiable scores count."""
     if peer == line.reference:
         return _change_bar(protocol, line, name, number)
-    is_candidate = line.encoder not in REFERENCES and line.score in NEIGHBOR_SCORES
+    is_candidate = (
+        line.encoder.partition("?")[0] not in REFERENCES and line.score in NEIGHBOR_SCORES
+    )
     is_candidate &= not line.reference
     if peer != "attcae" or not is_candidate or not line.subset.has_bar:
         return {}

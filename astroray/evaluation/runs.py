@@ -3,15 +3,16 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from astroray import provenance, storage
-from astroray.encoders import ENCODERS, QuantizeName, choose_encoder, read_model_file
+from astroray.encoders import ENCODERS
 from astroray.errors import ConfigError
 from astroray.evaluation.baselines import BASELINES
+from astroray.evaluation.compared import Compared, compared_encoders
 from astroray.evaluation.label_tables import open_protocol
 from astroray.evaluation.models import (
     NUM_THREADS,
@@ -24,21 +25,15 @@ from astroray.evaluation.models import (
 from astroray.evaluation.neighborhoods import Neighborhoods
 from astroray.evaluation.page import write_page
 from astroray.evaluation.pictures import Pictures
-from astroray.evaluation.quantized import quantize_fitted, split_numbers
+from astroray.evaluation.quantized import quantize_fitted
 from astroray.evaluation.results import Results
 from astroray.evaluation.rows import json_rows, text_table
 from astroray.evaluation.scoring import check_scores, score_subset
 from astroray.fitting.fit_state import FitProgress
 from astroray.quantization.modules import SCHEMES
-from astroray.surveys.shards import ModalityName
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate_outliers"]
 
-ALWAYS: Mapping[ModalityName, tuple[str, ...]] = {
-    "images": ("size", "brightness", "pixels", "pca"),
-    "light_curves": ("amplitude", "scatter", "lc-pca"),
-}
-"""Trivial baselines that every table shows."""
 FIT_SHARE = 0.9
 """Of the time that is left; the rest is for encoding and scoring."""
 
@@ -52,8 +47,9 @@ class EvaluationConfig:
     encoders: tuple[str, ...]
     """Names of ENCODERS, fitted here, or paths of model files; trivial baselines come anyway.
 
-    With `:w8a8o` or another of `quantized.NUMBERS` behind it, it computes with that; the same in
-    float32 comes anyway, and is what it is compared with."""
+    `rings?latent=64` is fitted with that setting of `compared.FitSettings`. With `:w8a8o` or
+    another of `quantized.NUMBERS` behind it, it computes with that; the same in float32 comes
+    anyway, and is what it is compared with."""
     out: str
     """Folder for fits, embeddings, scores, rows.json and index.html; a second call resumes."""
     data: str | None = None
@@ -103,24 +99,6 @@ def evaluate_outliers(
     return Evaluation(document=run.document(), table=text_table(run.results), page=page)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Encoder:
-    """An encoder as the table calls it."""
-
-    label: str
-    path: str | None = None
-    """Model file that was given."""
-    numbers: QuantizeName = "auto"
-    """What it computes with."""
-    reference: str = ""
-    """Label of the same encoder in float32; empty where it is not on fewer bits."""
-
-    @property
-    def is_fitted_long(self) -> bool:
-        name = self.reference or self.label
-        return name in ENCODERS and ENCODERS[name].is_descended()
-
-
 class _Run:
     def __init__(self, config: EvaluationConfig, show: Callable[[str], None]) -> None:
         self.began_s = time.monotonic()
@@ -130,7 +108,7 @@ class _Run:
         )
         show(f"{len(self.protocol.object_ids)} objects of {self.protocol.survey}")
         self.pictures = Pictures(self.protocol)
-        self.encoders = _named(config.encoders, self.pictures.modality)
+        self.encoders = compared_encoders(config.encoders, self.pictures.modality)
         self.model_paths: dict[tuple[str, int], str] = {}
         """Model files by encoder and seed."""
         self.results = Results(
@@ -167,16 +145,26 @@ class _Run:
             "survey": self.protocol.survey,
             "seeds": self.config.num_seeds,
             "k": self.config.k,
+            "full": self.config.full,
+            "contamination": self.config.contamination,
+            "encoders": {one.label: one.describe() | self._model_ids(one) for one in self.encoders},
             "complete": all(row["complete"] for row in rows),
             "seconds": round(time.monotonic() - self.began_s, 1),
         }
+
+    def _model_ids(self, encoder: Compared) -> dict[str, list[str]]:
+        """The model of each seed so far."""
+        encoded = self.results.encoded
+        seeds = range(self.config.num_seeds)
+        found = [encoded[encoder.label, seed] for seed in seeds if (encoder.label, seed) in encoded]
+        return {"model_ids": [one.model_id for one in found]}
 
     def publish_rows(self) -> None:
         """Writes rows.json, so that a kill leaves what there is."""
         data = json.dumps(self.document(), allow_nan=False).encode()
         storage.publish(storage.join(self.config.out, "rows.json"), data)
 
-    def _encode(self, encoder: _Encoder, seed: int, budget_s: float) -> Encoded:
+    def _encode(self, encoder: Compared, seed: int, budget_s: float) -> Encoded:
         embeddings = storage.join(self.config.out, "embeddings")
         if encoder.label in BASELINES:
             row_M = self.protocol.fit_rows(seed)
@@ -190,7 +178,7 @@ class _Run:
             path, self.pictures, embeddings, numbers=encoder.numbers, with_errors=with_errors
         )
 
-    def _model_path(self, encoder: _Encoder, seed: int, budget_s: float) -> str:
+    def _model_path(self, encoder: Compared, seed: int, budget_s: float) -> str:
         """The model file: as it was given, of the reference, made from it, or fitted."""
         if encoder.path:
             return encoder.path
@@ -214,7 +202,14 @@ class _Run:
             )
 
         self.show(f"{encoder.label}  seed {seed}  fit")
-        return fit_model(encoder.label, sample, seed=seed, budget_s=budget_s, report=report)
+        return fit_model(
+            encoder.name,
+            sample,
+            latent=encoder.settings.latent,
+            seed=seed,
+            budget_s=budget_s,
+            report=report,
+        )
 
     def _score(self, encoder: str, seed: int, encoded: Encoded) -> None:
         near = Neighborhoods(encoded.embedding_ND, k=self.config.k)
@@ -232,38 +227,3 @@ class _Run:
         self.results.encoded[encoder, seed] = dataclasses.replace(
             encoded, embedding_ND=np.zeros((0, 0), np.float32), reconstruction_N=None
         )
-
-
-def _named(asked: Sequence[str], modality: ModalityName) -> list[_Encoder]:
-    """Trivial baselines, then what was asked for, each once, behind what it is compared with.
-
-    Raises ConfigError on other names, and on encoders of another modality.
-    """
-    encoders = {label: _Encoder(label=label) for label in ALWAYS[modality]}
-    for one in asked:
-        name, numbers = split_numbers(one)
-        plain = _given(name, modality)
-        for encoder in plain:
-            encoders.setdefault(encoder.label, encoder)
-        if numbers != "auto":
-            label = f"{plain[-1].label}:{numbers}"
-            encoders[label] = _Encoder(label=label, numbers=numbers, reference=plain[-1].label)
-    return list(encoders.values())
-
-
-def _given(name: str, modality: ModalityName) -> list[_Encoder]:
-    """The encoder of a name or a file; of a quantized file its reference, then it itself."""
-    if name in ENCODERS:
-        return [_Encoder(label=choose_encoder(name, modality))]
-    if name in ALWAYS[modality]:
-        return [_Encoder(label=name)]
-    file = read_model_file(name)
-    choose_encoder(file.encoder, modality)
-    own = _Encoder(label=f"{file.encoder}:{file.model_id[:8]}", path=name)
-    if not file.quantized:
-        return [own]
-    before = f"{file.encoder}:{file.quantized['reference_id'][:8]}"
-    return [
-        _Encoder(label=before, path=name, numbers="none"),
-        dataclasses.replace(own, reference=before),
-    ]

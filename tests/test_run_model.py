@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import shlex
 
 import numpy as np
 import pytest
@@ -10,13 +11,15 @@ from astroray import serving, surveys
 from astroray.actors.answer import Answerer
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.run_model import RunModel, model_of_run
-from astroray.config import from_dict
+from astroray.config import ScanConfig, from_dict, load_config
 from astroray.encoders import read_model_file
 from astroray.errors import BackendError, LedgerError
 from astroray.explain import explain_object
 from astroray.ledger import RunRecord
+from astroray.report.night import list_commands
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
+from astroray.terminal import parse_setting
 from astroray.web.archive import Archive
 from astroray.web.settings import ServeConfig
 from benchmarks.bad_uploads import fits_bytes
@@ -139,6 +142,24 @@ def test_a_file_is_compared_in_the_numbers_of_the_run(run_of, cutouts, tmp_path)
     itself, other = found.neighbors
     assert itself["object_id"] == cutouts.object_id_B[3]
     assert itself["distance"] < 1e-3 * other["distance"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_page_tells_a_command_that_repeats_the_run_in_its_numbers(run_of, kind):
+    record = Archive(run_of(kind)).record
+    commands = dict(list_commands(run_of(kind), record))
+    (command,) = (line for line in commands.values() if line.startswith("astroray scan "))
+    words = shlex.split(command)
+    flags = dict(parse_setting(words[n + 1]) for n, word in enumerate(words) if word == "--set")
+    named = {name: words[words.index(f"--{name}") + 1] for name in ("encoder", "k", "top")}
+    flags |= {"encoder.name": named["encoder"]}
+    flags |= {f"search.{name}": int(named[name]) for name in ("k", "top")}
+    before = from_dict(ScanConfig, record.config, where="run.json")
+    again = load_config(words[2], "NEW_FOLDER", None, flags)
+    science = [one.science(model_id="m", device="cpu") for one in (before, again)]
+    assert science[0] == science[1]
+    is_plain = kind.startswith("none")  # a night has one model throughout
+    assert any(line.startswith("astroray nightly ") for line in commands.values()) == is_plain
 
 
 @pytest.mark.parametrize(

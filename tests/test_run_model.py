@@ -5,12 +5,15 @@ import functools
 import shlex
 
 import numpy as np
+import onnx
 import pytest
+from click.testing import CliRunner
 
 from astroray import serving, surveys
 from astroray.actors.answer import Answerer
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.run_model import RunModel, model_of_run
+from astroray.cli import cli
 from astroray.config import ScanConfig, from_dict, load_config
 from astroray.encoders import read_model_file
 from astroray.errors import BackendError, LedgerError
@@ -160,6 +163,18 @@ def test_the_page_tells_a_command_that_repeats_the_run_in_its_numbers(run_of, ki
     assert science[0] == science[1]
     is_plain = kind.startswith("none")  # a night has one model throughout
     assert any(line.startswith("astroray nightly ") for line in commands.values()) == is_plain
+
+
+def test_an_exported_program_is_the_reference_and_says_in_what_the_run_differs(run_of, tmp_path):
+    archive = Archive(run_of("w8a8o"))
+    words = ["export", archive.run_dir, "--format", "onnx", "--out", str(tmp_path / "m.onnx")]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 0, done.output
+    reference_id = archive.table["model_id"][0].as_py()  # of the first object, ranked by it
+    assert f"model_id   {reference_id}\n" in done.output
+    assert f"stored embeddings of {archive.run_dir}, which are in w8a8o\n" in done.output
+    facts = onnx.load(tmp_path / "m.onnx").metadata_props
+    assert {one.key: one.value for one in facts}["astroray.model_id"] == reference_id
 
 
 @pytest.mark.parametrize(

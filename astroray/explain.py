@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, ledger, storage, surveys, versions
+from astroray import catalog, ledger, surveys, versions
 from astroray.actors.embed import prepare_slice
+from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.config import ScanConfig, from_dict
-from astroray.errors import DataError, LedgerError
+from astroray.encoders import OF_BATCH
+from astroray.errors import BackendError, DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
@@ -29,6 +31,8 @@ class Explanation:
 
     row: dict[str, Any]
     """As `versions.read_version` has it."""
+    numbers: str
+    """What its stored embedding was computed in: float32, or as `encoder.quantize` has it."""
     embedded_in: str
     """Run directory of the version that embedded it."""
     shard: Shard
@@ -85,19 +89,24 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             f"{some}; it may be among the rejects"
         )
     row = chosen.to_pylist()[0]
-    if row["model_id"] != record.model["model_id"]:
+    numbers = record.proof.get("selected_by")
+    if numbers and row["rank"] <= record.proof["num_rescored"]:  # the shortlist
         raise LedgerError(
-            f"{object_id} was encoded again by model {row['model_id']} for its rank, and only the "
-            f"embeddings of {record.model['model_id']}, which selected it, are stored: its score "
-            "cannot be computed again; scan with encoder.quantize none to have it explained"
+            f"{object_id} was encoded again by model {row['model_id']} in float32 for its rank, "
+            f"and only the embeddings of {record.model['model_id']} in {numbers}, which selected "
+            "it, are stored: its score cannot be computed again; scan with encoder.quantize none "
+            "to have it explained"
         )
     receipts = versions.read_receipts(run_dir)
     shard = next(s for s in ledger.read_listing(run_dir) if s.name == row["shard"])
     own_D = _stored(receipts, row)
     names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)
-    encoded_distance, encoded = _encode(run_dir, record, config, shard, row, own_D)
+    model = model_of_run(run_dir, record)
+    batch_size = config.batch_size_on(record.backends["device"])
+    encoded_distance, encoded = _encode(model, batch_size, shard, row["row"], own_D)
     return Explanation(
         row=row,
+        numbers=model.numbers,
         embedded_in=receipts[shard.name][0],
         shard=shard,
         history=_history(run_dir, object_id),
@@ -140,25 +149,12 @@ def _nearest(
 
 
 def _encode(
-    run_dir: str,
-    record: RunRecord,
-    config: ScanConfig,
-    shard: Shard,
-    row: dict[str, Any],
-    own_D: np.ndarray,
+    model: RunModel, batch_size: int, shard: Shard, row: int, own_D: np.ndarray
 ) -> tuple[float | None, str]:
     """How far the object encoded now is from its stored embedding, and what happened."""
-    from astroray.actors.encode import BatchEncoder  # loads torch
-
-    encoder = BatchEncoder(
-        model_path=storage.join(run_dir, "model", "model.safetensors"),
-        batch_size=config.batch_size_on(record.backends["device"]),
-        device="cpu",
-        num_threads=1,
-        attention=config.encoder.attention,
-    )
     try:
-        for item in surveys.read_shard(shard, rows=[row["row"]]):
+        encoder = model.start(batch_size=batch_size, device="cpu", num_threads=1)
+        for item in surveys.read_shard(shard, rows=[row]):
             read, prepared = prepare_slice(item, encoder.model.prepare)
             if read is None or not len(prepared.index_B):
                 reason = prepared.rejects[0].reason if prepared.rejects else "nothing was read"
@@ -167,9 +163,13 @@ def _encode(
             pair = np.stack([own_D, now_BD[0]])
             distance = float(pair_distances(pair, np.array([0]), np.array([1]))[0])
             same = "equal to the last bit" if np.array_equal(own_D, now_BD[0]) else "not equal"
+            if encoder.backends["quantize"] in OF_BATCH and same == "not equal":
+                same += ", since it was rounded by the largest of its batch, and is alone now"
             return distance, f"read and encoded again, {same}"
     except DataError as error:
         return None, f"the survey cannot be read now: {Reject.of_shard(error).reason}"
+    except BackendError as error:
+        return None, f"not encoded again: {error}"
     return None, "the survey has no such row now"
 
 

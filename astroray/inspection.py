@@ -32,7 +32,7 @@ def read_status(run_dir: str) -> dict[str, str]:
     status = {
         "survey": record.survey,
         "state": record.state,
-        "model": str(record.model.get("model_id", "not fitted yet")),
+        "model": _model_words(record),
         "shards done": f"{counts['shards']} of {len(shards)}",
         "objects": str(counts["rows_embedded"]),
         "rejects": f"{counts['rows_rejected']} rows, {counts['shards_rejected']} shards",
@@ -131,6 +131,13 @@ def _record(run_dir: str) -> RunRecord:
             f"{run_dir} holds no run.json, expected the --out of a scan or of flares find"
         )
     return record
+
+
+def _model_words(record: RunRecord) -> str:
+    """The model by its id, and in which numbers it encodes the survey, once that is known."""
+    numbers = record.backends.get("quantize", "")
+    words = f" in {'float32' if numbers == 'none' else numbers}" if numbers else ""
+    return f"{record.model.get('model_id', 'not fitted yet')}{words}"
 
 
 def _is_of_flares(record: RunRecord) -> bool:

@@ -19,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from astroray import runs, workers
 from astroray.actors.answer import Answerer
+from astroray.actors.run_model import RunModel, model_of_run
 from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
@@ -27,7 +28,7 @@ from astroray.labelling.labels import LabelLog
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.app import build_app
-from astroray.web.archive import Archive, finished_run
+from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
@@ -51,13 +52,15 @@ _log = logging.getLogger("astroray.serving")
 def serving(config: ServeConfig) -> Iterator[str]:
     """Serves a run until the context ends; yields the address. Ray is started or joined.
 
-    Raises ConfigError where the run is not done or the replicas do not fit into the cluster.
+    Raises ConfigError where the run is not done or the replicas do not fit into the cluster,
+    BackendError where they could not compute in the numbers of the run.
     """
     finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     log_dir = runs.log_folder(config.run_dir)
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with workers.cluster(log_dir=log_dir):
         check_room(config, workers.resources())
+        check_model(config)
         https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
         options = {"host": config.host, "port": config.port}
         serve.start(
@@ -102,6 +105,39 @@ def check_room(config: ServeConfig, resources: Mapping[str, float]) -> None:
             )
 
 
+def check_model(config: ServeConfig) -> None:
+    """Raises BackendError where a replica could not compute in the numbers of the run.
+
+    A worker of the replicas' kind tries it, where not every machine can.
+    """
+    model = _current_model(config)
+    if model is None or model.is_plain:
+        return
+
+    def load() -> None:
+        _answerer(config).load(model)
+
+    encoder = config.encoder
+    workers.remotely(load, num_cpus=encoder.num_cpus, num_gpus=encoder.num_gpus)()
+
+
+def _current_model(config: ServeConfig) -> RunModel | None:
+    """The model of the run; None while that is scanned again."""
+    try:
+        record = finished_run(config.run_dir)
+    except ConfigError:
+        return None
+    return model_of_run(version_of(config.run_dir), record)
+
+
+def _answerer(config: ServeConfig) -> Answerer:
+    return Answerer(
+        device="cuda" if config.encoder.num_gpus else "cpu",
+        num_threads=config.encoder.num_threads,
+        attention=config.attention,
+    )
+
+
 def _bind(config: ServeConfig) -> serve.Application:
     encoder, web = config.encoder, config.web
     encoders = serve.deployment(
@@ -138,10 +174,9 @@ class ModelHolder:
 
     def __init__(self, config: ServeConfig) -> None:
         settings = config.encoder
-        device = "cuda" if settings.num_gpus else "cpu"
-        self.answerer = Answerer(
-            device=device, num_threads=settings.num_threads, attention=config.attention
-        )
+        self.answerer = _answerer(config)
+        if (model := _current_model(config)) is not None:
+            self.answerer.load(model)
         self.forecaster = load_forecaster(config.flares) if config.flares else None
         batched: Any = self.embed
         batched.set_max_batch_size(settings.max_batch)
@@ -149,8 +184,8 @@ class ModelHolder:
         self.fault = ""
 
     @serve.batch
-    async def embed(self, requests: list[tuple[str, str, np.ndarray]]) -> list[np.ndarray]:
-        """Embeddings of (path of the model, model_id, prepared row [C, Y, X])."""
+    async def embed(self, requests: list[tuple[RunModel, np.ndarray]]) -> list[np.ndarray]:
+        """Embeddings of (model of the run, prepared row [C, Y, X])."""
         try:
             return await asyncio.to_thread(self.answerer.embed, requests)
         except (RuntimeError, BackendError) as error:  # CUDA's errors do not go away
@@ -161,9 +196,9 @@ class ModelHolder:
         """Forecasts of flares in all windows of light curves."""
         return await asyncio.to_thread(forecast, items, self.forecaster)
 
-    async def load(self, path: str, model_id: str) -> bool:
+    async def load(self, model: RunModel) -> bool:
         """Loads a model, so that the first upload does not wait for it."""
-        await asyncio.to_thread(self.answerer.load, path, model_id)
+        await asyncio.to_thread(self.answerer.load, model)
         return True
 
     def check_health(self) -> None:
@@ -193,11 +228,11 @@ class _Models:
 
     def __init__(self, handle: DeploymentHandle, archive: Archive) -> None:
         self.handle = handle
-        self.model = (archive.model_path, archive.model_id)
+        self.model = archive.model
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
         """Embedding [D]."""
-        embedding_D: np.ndarray = await self._ask(self.handle.embed, (*self.model, image_CYX))
+        embedding_D: np.ndarray = await self._ask(self.handle.embed, (self.model, image_CYX))
         return embedding_D
 
     async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
@@ -220,7 +255,7 @@ class _Models:
         """Whether a replica has the model."""
         try:
             async with asyncio.timeout(_READY_S):
-                return bool(await self.handle.load.remote(*self.model))
+                return bool(await self.handle.load.remote(self.model))
         except (TimeoutError, RayActorError, BackPressureError, DeploymentUnavailableError):
             return False
 

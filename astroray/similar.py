@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from astroray import ledger, storage
+from astroray.actors.run_model import RunModel, model_of_run
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.nearby import open_indexed
@@ -29,6 +30,8 @@ class Similar:
 
     run_id: str
     model_id: str
+    numbers: str
+    """What that model computed the embeddings in: float32, or as `encoder.quantize` has it."""
     query: Mapping[str, Any]
     """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a file."""
     neighbors: Sequence[Mapping[str, Any]]
@@ -49,17 +52,19 @@ def find_similar(
     is neither such an object nor such a file; DataError where the file cannot be used.
     """
     searched = _open(run_dir)
+    model = model_of_run(searched.run_dir, searched.record)
     place = searched.find(query)
     if place is not None:
         near_K, distance_K = searched.nearest(searched.embedding(place), n, exclude=place)
         (about,) = Rows(searched.rows(np.array([place]))).neighbors([0.0])
         del about["distance"]
     else:
-        near_K, distance_K = searched.nearest(_embed(searched, query, bands, row), n)
+        near_K, distance_K = searched.nearest(_embed(searched, model, query, bands, row), n)
         about = {"path": query}
     return Similar(
         run_id=searched.record.run_id,
-        model_id=str(searched.record.model["model_id"]),
+        model_id=model.model_id,
+        numbers=model.numbers,
         query=about,
         neighbors=Rows(searched.rows(near_K)).neighbors(distance_K.tolist()),
     )
@@ -107,31 +112,27 @@ def _open(run_dir: str) -> _Searched:
     return open_indexed(run_dir, finished_run(run_dir)) or _Whole(run_dir)
 
 
-def _embed(run: _Searched, path: str, bands: str, row: int | None) -> np.ndarray:
+def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | None) -> np.ndarray:
     """Embedding [D] of the cutout or light curve in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
-    from astroray.config import ScanConfig, from_dict
     from astroray.encoders import read_model_file
     from astroray.web.curve_uploads import CurveLimits
     from astroray.web.uploads import Beside, read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
         raise ConfigError(_unknown(run, path))
-    model_path = storage.join(run.run_dir, "model", "model.safetensors")
     shards = ledger.read_listing(run.run_dir)
     prepared = read_upload(
         storage.read_bytes(path),
-        read_model_file(model_path).preparation,
+        read_model_file(model.path).preparation,
         beside=Beside(bands=bands, row=row),
         params=shards[0].params if shards else {},
         max_pixels=MAX_PIXELS,
         curves=CurveLimits(curves=MAX_CURVES, cadences=MAX_CADENCES),
         name=path,
     )
-    config: ScanConfig = from_dict(ScanConfig, run.record.config, where="run.json")
-    answerer = Answerer(device="cpu", num_threads=1, attention=config.encoder.attention)
-    request = (model_path, str(run.record.model["model_id"]), prepared.input_BCYX[0])
-    (embedding_D,) = answerer.embed([request])
+    answerer = Answerer(device="cpu", num_threads=1)
+    (embedding_D,) = answerer.embed([(model, prepared.input_BCYX[0])])
     if not np.isfinite(embedding_D).all():
         raise DataError(f"the model gives numbers that are not finite for {path}")
     return embedding_D

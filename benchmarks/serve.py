@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from astroray import surveys
+from astroray.actors.run_model import RunModel
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import fits_bytes
 from benchmarks.malformed import measure_malformed
@@ -90,7 +91,7 @@ class Uploads:
     """Cutouts as files, what the model makes of each, and the model's own function."""
 
     body_M: list[bytes]
-    prepared_M: list[tuple[str, str, np.ndarray]]
+    prepared_M: list[tuple[RunModel, np.ndarray]]
     expected_MD: np.ndarray
     answerer: Any
 
@@ -171,17 +172,13 @@ def _uploads(run_dir: str) -> Uploads:
     shard = surveys.list_shards(SURVEY).shards[0]
     found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))
     body_M = [fits_bytes(image_CYX, found.bands) for image_CYX in found.image_BCYX[:64]]
-    preparation = read_model_file(archive.model_path).preparation
+    preparation = read_model_file(archive.model.path).preparation
     assert isinstance(preparation, Preparation)  # the survey is one of images
     prepared_M = [
-        (
-            archive.model_path,
-            archive.model_id,
-            read_upload(body, preparation, max_pixels=10**6).input_BCYX[0],
-        )
+        (archive.model, read_upload(body, preparation, max_pixels=10**6).input_BCYX[0])
         for body in body_M
     ]
-    answerer = Answerer(device="cpu", num_threads=1, attention="auto")
+    answerer = Answerer(device="cpu", num_threads=1)
     expected_MD = np.stack(answerer.embed(prepared_M))
     uploads = Uploads(
         body_M=body_M, prepared_M=prepared_M, expected_MD=expected_MD, answerer=answerer

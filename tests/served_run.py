@@ -1,23 +1,29 @@
 """A small finished run with a real model, made in this process, and an app of it."""
 
 import asyncio
+import dataclasses
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from astroray import ledger, surveys
-from astroray.actors.embed import Embedder, EmbedPlan
-from astroray.actors.encode import BatchEncoder
+from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.actors.night import rank_night
-from astroray.actors.search import SearchPlan, rank_survey
+from astroray.actors.quantize import QuantizePlan, quantize_model
+from astroray.actors.run_model import RunModel
+from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.config import to_dict
-from astroray.encoders import read_model_file
+from astroray.encoders import PLAIN_NUMBERS, AttentionName, QuantizeName, read_model_file
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.model import Forecaster, ForecasterConfig
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster, save_forecaster
 from astroray.ledger import RunRecord
+from astroray.surveys.shards import Shard
 from benchmarks.nightly import begin_night
 from tests.light_curves_made import fluxes, times, write_mission
 from tests.scans import fit_model, small_config
@@ -33,6 +39,8 @@ def make_run(
     encoder: str = "pca",
     reference: str = "",
     shards: slice = slice(None),
+    quantize: QuantizeName = "none",
+    attention: AttentionName = "auto",
 ) -> str:
     """The run directory of a scan with pca at 16 px, but for the report; or of a night.
 
@@ -40,7 +48,10 @@ def make_run(
     shards     those of the survey that are embedded here
     """
     run_dir = str(folder / "run")
-    config = small_config(survey, run_dir, search__k=k, encoder__name=encoder, batch_size=32)
+    config = small_config(
+        survey, run_dir, search__k=k, encoder__name=encoder, encoder__quantize=quantize,
+        encoder__attention=attention, batch_size=32,
+    )  # fmt: skip
     every = surveys.list_shards(survey).shards
     ledger.write_listing(run_dir, every)
     path = f"{run_dir}/model/model.safetensors"
@@ -50,25 +61,50 @@ def make_run(
         shutil.copy(f"{reference}/model/model.safetensors", path)
     else:
         fit_model(survey, path, encoder=encoder)
+    if quantize not in PLAIN_NUMBERS:
+        packing = QuantizePlan(
+            model_path=path, out=path, scheme=quantize, max_rows=32, seed=0, num_threads=1
+        )
+        quantize_model(every, packing)
     plan = EmbedPlan(
-        run_dir=run_dir, model_path=path, session="S1", batch_size=32, device="cpu", num_threads=1
-    )
+        run_dir=run_dir, model_path=path, session="S1", batch_size=32, device="cpu",
+        num_threads=1, quantize=quantize, attention=attention,
+    )  # fmt: skip
     embedder = Embedder(plan)
     for shard in every[shards]:
         embedder.embed(shard)
     model = read_model_file(path)
-    outcome = (rank_night if reference else rank_survey)(
-        SearchPlan(
-            run_dir=run_dir, name=survey, created="2026-01-01T00:00:00Z", model_id=model.model_id,
-            search=config.search, num_random=0, seed=0,
-        )
+    searching = SearchPlan(
+        run_dir=run_dir, name=survey, created="2026-01-01T00:00:00Z", model_id=model.model_id,
+        search=config.search, num_random=0, seed=0,
     )  # fmt: skip
+    outcome = (rank_night if reference else rank_survey)(searching)
+    if quantize != "none":
+        outcome = dataclasses.replace(outcome, proof=_refine(every, plan, searching).proof)
     RunRecord(
         survey=survey, fingerprint="f00d", config=to_dict(config), created="2026-01-01T00:00:00Z",
         state="done", finished="2026-01-01T01:00:00Z", model=model.describe(),
-        proof=outcome.proof, counts=outcome.counts, backends={**outcome.backends, "device": "cpu"},
+        proof=outcome.proof, counts=outcome.counts,
+        backends={**outcome.backends, "device": "cpu", **embedder.encoder.backends},
     ).publish(run_dir)  # fmt: skip
     return run_dir
+
+
+def _refine(shards: Sequence[Shard], plan: EmbedPlan, searching: SearchPlan) -> SearchOutcome:
+    """Ranks the shortlist of a run on fewer bits by the reference, as the pipeline does."""
+    places = find_shortlist(plan.run_dir, searching.search.top)
+    named = {shard.name: shard for shard in shards}
+    batch = {
+        "shard": [shard_to_json(named[name]) for name in places],
+        "rows": [json.dumps(rows) for rows in places.values()],
+    }
+    found = Reencoder(plan)(batch)
+    encoded = dict(zip(found["object_id"], found["embedding"], strict=True))
+    reference_id = read_model_file(plan.model_path).quantized.get("reference_id", "")
+    return rank_shortlist(
+        searching, encoded, reference_id=reference_id or searching.model_id,
+        selected_by=plan.quantize,
+    )  # fmt: skip
 
 
 def make_curve_run(folder: Path, *, num_stars: int = 12, options: str = "") -> str:
@@ -113,8 +149,8 @@ class PlainForecaster:
 class PlainEncoder:
     """The model in this process, one row at a time."""
 
-    def __init__(self, path: str) -> None:
-        self.encoder = BatchEncoder(model_path=path, batch_size=1, device="cpu", num_threads=1)
+    def __init__(self, model: RunModel) -> None:
+        self.encoder = model.start(batch_size=1, device="cpu", num_threads=1)
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
         return await asyncio.to_thread(lambda: self.encoder.embed(image_CYX[None])[0])

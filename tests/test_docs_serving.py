@@ -52,7 +52,7 @@ def environment(tmp_path_factory, free_port):
     tokens = Tokens(str(folder / "tokens.json"))
     forecaster = PlainForecaster(make_forecaster(str(folder / "flares.model")))
     routers = [build_flare_router(forecaster, archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens, routers=routers)
+    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
     (folder / "lc.fits").write_bytes(curve_bytes(*star(days=8.0)))
     shard = surveys.list_shards(SURVEY).shards[0]
     found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))

@@ -28,7 +28,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def encoder(archive):
-    return PlainEncoder(archive.model_path)
+    return PlainEncoder(archive.model)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,7 @@ def test_every_answer_names_its_run_and_model(client, archive):
         assert answer.headers["x-astroray-model"] == archive.model_id
     answer = client.get("/v1/run").json()
     assert (answer["run_id"], answer["model_id"]) == (archive.run_id, archive.model_id)
+    assert answer["numbers"] == "float32"
     assert answer["proof"].startswith("exact:")
 
 

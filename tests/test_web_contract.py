@@ -40,7 +40,7 @@ def served(tmp_path_factory):
     forecaster = PlainForecaster(make_forecaster(str(folder / "flares.model")))
     app = build_app(
         archive,
-        PlainEncoder(archive.model_path),
+        PlainEncoder(archive.model),
         tokens=tokens,
         limits=Limits(requests_per_s=1e9, burst=10**9),
         routers=[build_flare_router(forecaster, archive.run_id, CurveLimits())],

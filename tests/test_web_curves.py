@@ -40,7 +40,7 @@ def trained(folder):
 def client(folder, archive, trained):
     tokens = Tokens(str(folder / "tokens.json"))
     routers = [build_flare_router(PlainForecaster(trained), archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens, routers=routers)
+    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
     return TestClient(app, headers={"Authorization": f"Bearer {tokens.issue('a', ['read'])}"})
 
 
@@ -172,7 +172,7 @@ def test_stars_of_a_parquet_file_are_forecast_each_and_rejects_are_said(client):
 def test_without_a_model_there_is_no_such_endpoint(archive, folder):
     tokens = Tokens(str(folder / "tokens.json"))
     routers = [build_flare_router(None, archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model_path), tokens=tokens, routers=routers)
+    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
     assert "/v1/flares/forecast" not in app.openapi()["paths"]
     headers = {"Authorization": f"Bearer {tokens.issue('b', ['read'])}"}
     answer = TestClient(app, headers=headers).post("/v1/flares/forecast", content=b"x")

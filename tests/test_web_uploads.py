@@ -1,14 +1,16 @@
 """Bad uploads: each is refused with a reason, at once, and nothing else happens."""
 
 import gzip
+import io
 import tracemalloc
 
 import numpy as np
 import pytest
+from astropy.io import fits
 
 from astroray.errors import DataError
 from astroray.preparation import Preparation
-from astroray.web.uploads import UnknownFormatError, read_upload
+from astroray.web.uploads import Beside, UnknownFormatError, read_upload
 from benchmarks.bad_uploads import bombs, fits_bytes, picture_bytes, spoiled
 
 MAX_PIXELS = 100_000
@@ -85,3 +87,36 @@ def test_spoiled_files_are_read_or_refused_with_a_reason_and_never_anything_else
             assert np.isfinite(image).all()
     assert len(reasons) > 250
     assert all(10 < len(reason) < 1000 for reason in reasons)
+
+
+def two_images():
+    """A FITS file of a cutout in g, r and i and one of its residuals."""
+    sink = io.BytesIO()
+    images = (fits.ImageHDU(image, name=name) for image, name in ((IMAGE, "SKY"), (-IMAGE, "REST")))
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(("hdu", "sign"), [("SKY", 1), ("REST", -1), ("2", -1)])
+def test_an_upload_is_read_from_the_image_that_the_survey_is_read_from(hdu, sign):
+    params = {"layout": "stamp", "hdu": hdu, "bands": "g,r,i"}
+    expected = read(fits_bytes(sign * IMAGE, FLUX.bands)).input_BCYX
+    np.testing.assert_array_equal(read(two_images(), params=params).input_BCYX, expected)
+    alone = fits_bytes(sign * IMAGE, FLUX.bands)  # which has no such HDU, and one image
+    np.testing.assert_array_equal(read(alone, params=params).input_BCYX, expected)
+    with pytest.raises(DataError, match="has no image HDU 'BAND9', expected one of"):
+        read(two_images(), params=params | {"hdu": "BAND9"})
+
+
+def test_planes_have_the_names_of_the_request_else_their_own_else_those_of_the_survey():
+    params = {"layout": "stamp", "hdu": "", "bands": "i,r,g"}
+    straight, turned = (
+        read(fits_bytes(image, FLUX.bands)).input_BCYX for image in (IMAGE, IMAGE[::-1])
+    )
+    for bands, asked, expected in (
+        ((), "", turned),
+        (("g", "r", "i"), "", straight),
+        ((), "g,r,i", straight),
+    ):
+        found = read(fits_bytes(IMAGE, bands), params=params, beside=Beside(bands=asked))
+        np.testing.assert_array_equal(found.input_BCYX, expected)

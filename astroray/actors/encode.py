@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import torch
 
-from astroray.encoders import AttentionName, QuantizeName
+from astroray.encoders import OF_BATCH, AttentionName, QuantizeName
 from astroray.encoders.selecting import choose_backends
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
@@ -86,8 +86,11 @@ class BatchEncoder:
         """Embeddings [B, dim] of prepared rows at once, not padded, beside any that wait.
 
         For answers while somebody waits: the last bits may differ from those of a full batch.
+        Numbers that depend on the company of a row are those of the row alone.
         """
-        return self._encode(torch.from_numpy(image_BCYX))
+        num_pieces = max(1, len(image_BCYX)) if self.backends["quantize"] in OF_BATCH else 1
+        pieces = torch.from_numpy(image_BCYX).chunk(num_pieces)
+        return np.concatenate([self._encode(piece) for piece in pieces])
 
     def clear(self) -> None:
         """Forgets the rows that wait."""

@@ -43,7 +43,9 @@ def _export_version(run: str, out: str) -> None:
 
 
 def _export_model(source: str, out: str, overwrite: bool) -> None:
+    from astroray.actors.run_model import model_of_run
     from astroray.encoders.onnx_export import export_onnx
+    from astroray.ledger import RunRecord
 
     done = export_onnx(source, out=out, overwrite=overwrite)
     shape = ", ".join(str(number) for number in done.shape)
@@ -55,4 +57,8 @@ def _export_model(source: str, out: str, overwrite: bool) -> None:
     click.echo(f"compared   largest difference {done.error:.1e} of the largest number, float32")
     if done.has_fewer_bits:
         click.echo("left out   the layers on fewer bits: this is the reference they come from")
+    record = RunRecord.load(source)  # of a model file there is none
+    numbers = model_of_run(source, record).numbers if record and record.model else "float32"
+    if numbers != "float32":
+        click.echo(f"differs    from the stored embeddings of {source}, which are in {numbers}")
     click.echo(f"program    {out}")

@@ -56,7 +56,7 @@ def explain(run_dir: str, object_id: str) -> None:
     part = {key: value for key, value in found.shard.params.items() if key != "objects"}
     if part:  # the table of a shard's objects is hundreds of lines, of which the row is known
         click.echo(f"part      {part}")
-    click.echo(f"model     {row['model_id']}")
+    click.echo(f"model     {row['model_id']} in {found.numbers}")
     for version, score, kind, certified in found.history:
         value = "no score" if score is None else f"{score:.6g} {kind}"
         click.echo(f"scored    {version}: {value}{', certified' if certified else ''}")

@@ -36,7 +36,7 @@ def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_js
         click.echo(f"file    {about['path']}")
     else:
         click.echo(f"object  {about['object_id']}  {_position(about)}, rank {about['rank']}")
-    click.echo(f"model   {found.model_id}\n")
+    click.echo(f"model   {found.model_id} in {found.numbers}\n")
     width = max([9, *(len(one["object_id"]) for one in found.neighbors)])
     click.echo(f"{'':>4}  {'distance':>10}  {'object_id':<{width}}  {'rank':>9}  position")
     for place, one in enumerate(found.neighbors, start=1):

@@ -23,6 +23,7 @@ __all__ = [
     "AUTO",
     "ENCODERS",
     "KINDS",
+    "OF_BATCH",
     "PLAIN_ATTENTION",
     "PLAIN_NUMBERS",
     "PROGRAMS",
@@ -53,6 +54,8 @@ QuantizeName = Literal[
 """What `encoder.quantize` may be; `encoders.selecting` says what each means."""
 PLAIN_NUMBERS = ("none", "auto", "bf16", "torch-int8")
 """Those that need no quantized layers in the model file."""
+OF_BATCH = ("torch-int8",)
+"""Those that round activations by the largest of a whole batch, so that rows depend on others."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

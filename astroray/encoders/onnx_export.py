@@ -34,6 +34,7 @@ class Exported:
     """An ONNX program that was written."""
 
     model_id: str
+    """Of what is written: where the model has layers on fewer bits, of its reference."""
     input_name: str
     shape: tuple[int, int, int]
     """[C, Y, X] of what it takes."""
@@ -49,7 +50,8 @@ def export_onnx(source: str, *, out: str, overwrite: bool = False) -> Exported:
     """Writes the model of a run, or a model file, as one ONNX program in float32.
 
     It takes prepared objects [B, C, Y, X] float32 for any B and gives `embedding` [B, dim]
-    float32, center, scale and live dimensions applied, so that distances are those of the run.
+    float32, center, scale and live dimensions applied, so that distances are those of a run in
+    float32, and of the first objects of one on fewer bits.
     How objects are prepared stands in its metadata beside model id, encoder and modality.
     Before it is written, ONNX Runtime computes it, and the embeddings are compared.
 
@@ -76,13 +78,17 @@ def export_onnx(source: str, *, out: str, overwrite: bool = False) -> Exported:
         )
     storage.publish(out, data)
     return Exported(
-        model_id=model.model_id,
+        model_id=_id_in_float32(model),
         input_name=name,
         shape=shape,
         dim=model.dim,
         error=error,
         has_fewer_bits=model.quantized is not None,
     )
+
+
+def _id_in_float32(model: Model) -> str:
+    return model.quantized.reference_id if model.quantized else model.model_id
 
 
 class _Embedding(nn.Module):
@@ -126,7 +132,7 @@ def _with_facts(data: bytes, model: Model) -> bytes:
     program = onnx.load_from_string(data)
     program.producer_name = "astroray"
     facts = {
-        "model_id": model.model_id,
+        "model_id": _id_in_float32(model),
         "encoder": model.encoder,
         "modality": model.modality,
         "preparation": json.dumps(dataclasses.asdict(model.preparation), sort_keys=True),

@@ -74,7 +74,7 @@ def choose_numbers(
     none        float32, the reference
     auto        what `astroray quantize` chose or was told; of a model that it did not make: none
     bf16        weights and activations in bfloat16
-    torch-int8  PyTorch's own dynamic 8-bit layers, for CPUs
+    torch-int8  PyTorch's own dynamic 8-bit layers, for CPUs; a batch has one scale for all rows
     the rest    a scheme of `quantization.modules.SCHEMES`
 
     Returns the name with the kernels that run it, such as `w8a8o native`. Raises ConfigError

@@ -88,18 +88,17 @@ class _Here:
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
         self._answerer: Callable[[], Answerer] = _once(
-            lambda: Answerer(device="cpu", num_threads=1, attention="auto")
+            lambda: Answerer(device="cpu", num_threads=1)
         )
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
         return await asyncio.to_thread(self._embed, image_CYX)
 
     async def is_ready(self) -> bool:
-        return storage.exists(self.archive.model_path)
+        return storage.exists(self.archive.model.path)
 
     def _embed(self, image_CYX: np.ndarray) -> np.ndarray:
-        request = (self.archive.model_path, self.archive.model_id, image_CYX)
-        return self._answerer().embed([request])[0]
+        return self._answerer().embed([(self.archive.model, image_CYX)])[0]
 
 
 def _once(make: Callable[[], Answerer]) -> Callable[[], Answerer]:

@@ -13,6 +13,11 @@ __all__ = ["changed_ids", "list_commands", "read_changes"]
 
 MAX_SHOWN = 60
 """Objects of each kind of change that the page shows."""
+REPEATED: Mapping[str, str | None] = {
+    "encoder.quantize": "auto", "encoder.attention": "auto", "batch_size": None,
+    "search.score": "kth", "search.index": "auto", "search.num_probes": None,
+}  # fmt: skip
+"""Settings that a model file does not hold and a catalog comes from, with their defaults."""
 
 
 def read_changes(run_dir: str, picture_of: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
@@ -44,21 +49,31 @@ def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str
     """What to type next; with the same model file a run repeats to the byte."""
     if record.night:
         return _commands_of_night(run_dir, record)
-    out, search = shlex.quote(run_dir), record.config.get("search") or {}
+    out, survey = shlex.quote(run_dir), shlex.quote(record.survey)
     model = shlex.quote(storage.join(run_dir, "model", "model.safetensors"))
-    flags = "".join(f" --{name} {search[name]}" for name in ("k", "top") if name in search)
-    if search.get("score", "kth") != "kth":
-        flags += f" --set search.score={search['score']}"
-    scan = f"astroray scan {shlex.quote(record.survey)} --out NEW_FOLDER --encoder {model}{flags}"
+    scan = f"astroray scan {survey} --out NEW_FOLDER --encoder {model}{_flags(record.config)}"
+    night = (
+        "Add what is new in the survey, and see what changes",
+        f"astroray nightly --survey {survey} --reference {out} --out NIGHT",
+    )
     return [
         ("Repeat it with the same model: the catalog must come out the same", scan),
         ("Check the files and the counts", f"astroray verify {out}"),
-        (
-            "Add what is new in the survey, and see what changes",
-            f"astroray nightly --survey {shlex.quote(record.survey)} --reference {out} --out NIGHT",
-        ),
+        *([] if "selected_by" in record.proof else [night]),  # which has to have one model
         ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
     ]
+
+
+def _flags(config: Mapping[str, Any]) -> str:
+    """The settings beside the model by which a scan comes out as it did."""
+    search = config.get("search") or {}
+    flags = "".join(f" --{name} {search[name]}" for name in ("k", "top") if name in search)
+    for name, default in REPEATED.items():
+        section, _, key = name.rpartition(".")
+        value = (config.get(section) or {} if section else config).get(key, default)
+        if value != default:
+            flags += f" --set {name}={value}"
+    return flags
 
 
 def _commands_of_night(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:

@@ -43,7 +43,16 @@ class Answer(BaseModel):
     model_id: str = Field(description="content hash of the model")
 
 
-class Run(Answer):
+class OfRun(Answer):
+    """What every answer from the run's model says of it."""
+
+    numbers: str = Field(
+        description="what model_id computed the embeddings in, and computes uploads in: float32, "
+        "or as encoder.quantize has it; then the first of the list are ranked in float32 (proof)"
+    )
+
+
+class Run(OfRun):
     """What the run record says."""
 
     survey: str
@@ -60,13 +69,13 @@ class Run(Answer):
     versions: dict[str, str]
 
 
-class Single(Answer):
+class Single(OfRun):
     """One object."""
 
     object: CatalogObject
 
 
-class Page(Answer):
+class Page(OfRun):
     """Objects in order of rank."""
 
     total: int = Field(description="objects that match, on all pages")
@@ -85,13 +94,13 @@ class Neighbor(BaseModel):
     outlier_score: float | None
 
 
-class Neighborhood(Answer):
+class Neighborhood(OfRun):
     """The nearest objects of the catalog, exactly, nearest first."""
 
     neighbors: list[Neighbor]
 
 
-class Embedding(Answer):
+class Embedding(OfRun):
     """Where the model puts an upload."""
 
     embedding: list[float]
@@ -103,7 +112,8 @@ class Score(Neighborhood):
 
     outlier_score: float | None = Field(description="the run's score; null without any neighbor")
     rank: int | None = Field(
-        description="1 + objects of the catalog with a larger score (or bound of it)"
+        description="1 + objects of the catalog with a larger score (or bound of it), all scores "
+        "by `numbers`; the first objects of a run on fewer bits have their own ranks in float32"
     )
     num_objects: int
     processing_flags: int = Field(description=schema.FLAGS.metadata[b"doc"].decode())

@@ -52,7 +52,7 @@ def build_app(
         openapi_url="/openapi.json",
         responses={},
     )
-    preparation = read_model_file(archive.model_path).preparation
+    preparation = read_model_file(archive.model.path).preparation
     for router in (build_router(archive, encoder, preparation, limits, audit), *routers):
         app.include_router(router)
     _add_open_routes(app, encoder)

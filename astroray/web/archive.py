@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import ledger, sky, storage, surveys, versions
+from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
@@ -95,8 +96,7 @@ class Archive:
         self._sorted_ids = self.table["object_id"].take(pa.array(self._by_id_N)).combine_chunks()
         self.embedding_ND = self._embeddings()
         self._shards = {shard.name: shard for shard in ledger.read_listing(run_dir)}
-        score_N = self.table["outlier_score"].to_numpy(zero_copy_only=False).astype(np.float64)
-        self._score_N = np.sort(score_N[np.isfinite(score_N)])
+        self._score_N = self._scores()
         self._dec_N, self._by_dec_N = self._declinations()
         self._drawn = functools.lru_cache(_MAX_PICTURES)(self._draw)
 
@@ -110,10 +110,10 @@ class Archive:
         """Content hash of the model that made the embeddings."""
         return str(self.record.model["model_id"])
 
-    @property
-    def model_path(self) -> str:
-        """The model's file."""
-        return storage.join(self.run_dir, "model", "model.safetensors")
+    @functools.cached_property
+    def model(self) -> RunModel:
+        """What an upload is encoded with, to be comparable with the embeddings."""
+        return model_of_run(self.run_dir, self.record)
 
     @property
     def modality(self) -> ModalityName:
@@ -180,7 +180,11 @@ class Archive:
         return float(sum(distance_K.tolist()) / len(distance_K))  # in the order that a scan sums
 
     def rank_of(self, score: float) -> int:
-        """The rank that a score would have: 1 + objects of the catalog with a larger one."""
+        """The rank that a score would have: 1 + objects of the catalog with a larger one.
+
+        A score is one by the embeddings that are stored. Where they selected a shortlist on fewer
+        bits, the catalog ranks that by scores of the reference, and here it counts as selected.
+        """
         return 1 + int(len(self._score_N) - np.searchsorted(self._score_N, score, "right"))
 
     def picture(self, row: int, size_px: int, band: str = "", aspect: int = 1) -> bytes | None:
@@ -193,6 +197,14 @@ class Archive:
             return self._drawn(row, size_px, band, aspect)
         except _NoPictureError:
             return None
+
+    def _scores(self) -> np.ndarray:
+        """Scores of the catalog by the stored embeddings, those that are known, ascending."""
+        score_N = _floats(self.table["outlier_score"])
+        if "selected_by" in self.record.proof:
+            num_listed = int(self.record.proof["num_rescored"])  # the first ones are the shortlist
+            score_N[:num_listed] = _floats(self.table[f"{self.score}_distance"][:num_listed])
+        return np.sort(score_N[np.isfinite(score_N)])
 
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
@@ -227,7 +239,7 @@ class Archive:
 
     def _declinations(self) -> tuple[np.ndarray, np.ndarray]:
         """Declinations in ascending order, and the rows that they belong to."""
-        dec_N = self.table["dec"].to_numpy(zero_copy_only=False).astype(np.float64)
+        dec_N = _floats(self.table["dec"])
         order_N = np.argsort(dec_N, kind="stable")  # NaN last
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
@@ -239,6 +251,11 @@ class Archive:
         if png is None:
             raise _NoPictureError
         return png
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as float64; null is NaN."""
+    return np.array(column.to_numpy(zero_copy_only=False), np.float64)
 
 
 def draw_row(

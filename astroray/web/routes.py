@@ -162,7 +162,11 @@ class _View:
     ) -> None:
         self.archive, self.encoder = archive, encoder
         self.preparation, self.limits = preparation, limits
-        self.origin = {"run_id": archive.run_id, "model_id": archive.model_id}
+        self.origin = {
+            "run_id": archive.run_id,
+            "model_id": archive.model_id,
+            "numbers": archive.model.numbers,
+        }
 
     def run(self) -> dict[str, Any]:
         """What the run is, and what an upload needs to be like."""

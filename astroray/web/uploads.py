@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from astroray.curve_preparation import CurvePreparation, prepare_curves
-from astroray.errors import DataError
+from astroray.errors import DataError, ShardError
 from astroray.modalities import AnyPreparation
 from astroray.preparation import Preparation, Prepared, prepare
-from astroray.surveys.fits_files import open_fits_bytes
+from astroray.surveys.fits_files import FitsFile, open_fits_bytes
+from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.fits_stamps import read_stamp
 from astroray.surveys.pictures import decode_picture
 from astroray.surveys.shards import Cutouts, ModalityName, Pixels, Reject
@@ -62,7 +63,8 @@ def read_upload(
 ) -> Prepared:
     """One row as the model expects it: a cutout (FITS, PNG, JPEG) or light curve (FITS, Parquet).
 
-    params      of a shard of the survey: how its light curves are read
+    params      of a shard of the survey: how its light curves are read, and FITS files of a
+                cutout each
     max_pixels  over all planes; more are refused before they are decoded
     curves      how much of light curves is taken
     name        what errors call it
@@ -74,7 +76,7 @@ def read_upload(
         return _light_curve(name, data, preparation, beside, params or {}, curves or CurveLimits())
     if beside.row is not None or beside.time or beside.mission:
         raise DataError("row, time and mission are of light curves, this run is one of images")
-    return _cutout(name, data, preparation, beside.bands, max_pixels)
+    return _cutout(name, data, preparation, beside.bands, params or {}, max_pixels)
 
 
 def _light_curve(
@@ -106,11 +108,16 @@ def _light_curve(
 
 
 def _cutout(
-    name: str, data: bytes, preparation: Preparation, bands: str, max_pixels: int
+    name: str,
+    data: bytes,
+    preparation: Preparation,
+    bands: str,
+    params: Mapping[str, Any],
+    max_pixels: int,
 ) -> Prepared:
     data = unpack(data, max_bytes=_MAX_BYTES_A_PIXEL * max_pixels + 2**20)
     if data.startswith(b"SIMPLE  ="):
-        cutouts = _read_fits(name, data, bands, max_pixels)
+        cutouts = _read_fits(name, data, bands, params, max_pixels)
     elif data.startswith(_PICTURES):
         cutouts = _read_picture(name, data, preparation, max_pixels)
     else:
@@ -124,13 +131,32 @@ def _cutout(
     return prepared
 
 
-def _read_fits(name: str, data: bytes, bands: str, max_pixels: int) -> Cutouts:
+def _read_fits(
+    name: str, data: bytes, bands: str, params: Mapping[str, Any], max_pixels: int
+) -> Cutouts:
+    """The cutout in a FITS file; what neither it nor the request says is as the survey has it."""
     data = check_fits(data, max_pixels=max_pixels)
+    of_survey = params if params.get("layout") == "stamp" else {}
     with open_fits_bytes(name, data) as file:
-        stamp = read_stamp(file, file.sciences(), 0, name, bands)
+        images = _sciences(file, str(of_survey.get("hdu", "")))
+        stamp = read_stamp(file, images, 0, name, bands)
+        unnamed = [f"b{plane}" for plane in range(len(getattr(stamp, "bands", ())))]
+        if of_survey.get("bands") and list(getattr(stamp, "bands", ())) == unnamed:
+            stamp = read_stamp(file, images, 0, name, str(of_survey["bands"]))
     if isinstance(stamp, Reject):
         raise DataError(stamp.reason)
     return _one_row(stamp.image_CYX, stamp.bands, "flux")
+
+
+def _sciences(file: FitsFile, hdu: str) -> list[FitsImage]:
+    """The image HDU that the survey's files are read from; of a file without it the only one."""
+    found = file.sciences()
+    try:
+        return file.sciences(hdu)
+    except ShardError:
+        if len(found) != 1:
+            raise
+        return found
 
 
 def _read_picture(name: str, data: bytes, preparation: Preparation, max_pixels: int) -> Cutouts:

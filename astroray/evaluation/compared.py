@@ -94,7 +94,8 @@ def _given(text: str, modality: ModalityName) -> list[Compared]:
     settings = _settings(text, uri.options)
     if name in ENCODERS:
         name = choose_encoder(name, modality)
-        label = str(SurveyUri(location=name, options=settings.given()))
+        options = {key: str(value) for key, value in settings.given().items()}
+        label = str(SurveyUri(location=name, options=options))
         return [Compared(label=label, name=name, settings=settings)]
     if uri.options:
         raise ConfigError(

@@ -175,7 +175,11 @@ const pin = (i, goes = false) => {
   }
   redraw();
 };
-const openCard = (i) => { if (i >= 0 && i < numOutliers) { location.hash = ""; location.hash = `#rank-${MAP.rank[i]}`; } };
+const openCard = (i) => {
+  if (i < 0 || i >= numOutliers) return;
+  const card = `#rank-${MAP.rank[i]}`;
+  if (location.hash === card) reveal(); else location.hash = card;
+};
 const point = (i, px, py) => {
   if (i !== over) { over = i; redraw(); }
   canvas.classList.toggle("over", i >= 0);

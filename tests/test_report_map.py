@@ -241,6 +241,13 @@ def test_an_object_is_found_by_id_clicked_and_followed_to_the_sky(run, tmp_path)
         )
         assert box["left"] < at_M2[:, 0].min()
         assert at_M2[:, 0].max() < box["right"]
+        await page.value(choose("map-layout", "plane"))
+        await page.value(choose("map-layout", "sky"))
+        await page.value(choose("map-find", "object-9"))  # while all are on their way
+        went_M2, _ = await places(page, "sky")
+        np.testing.assert_allclose(went_M2[9], middle, atol=0.5)
+        await page.value(click('[data-zoom="0"]'))
+        at_M2, ids = await places(page, "sky")
         alone = int(np.sort(np.linalg.norm(at_M2[:, None] - at_M2, axis=2))[:, 1].argmax())
         await page.drag(tuple(at_M2[alone]), tuple(at_M2[alone]))
         await page.until(f"{shown} === '{ids[alone]}'")

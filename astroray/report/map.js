@@ -105,6 +105,10 @@ const draw = (now) => {
   }
   canvas.dataset.view = JSON.stringify({ ...view, ...size }); canvas.dataset.moves = moving ? "yes" : "";
 };
+const settle = () => { // who acts while objects move finds them where they go
+  if (moving) { x.set(moving.to[0]); y.set(moving.to[1]); }
+  moving = null;
+};
 
 // ---- view, layout, color
 
@@ -118,7 +122,10 @@ const setLayout = (name) => {
   layout = name; byId("map-layout").value = name;
   $(".map-note").forEach((note) => { note.hidden = note.dataset.note !== name; });
   const to = places(name), still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  if (still) { x.set(to[0]); y.set(to[1]); Object.assign(view, whole()); } else moving = { from: [x.slice(), y.slice()], to, view: { ...view }, aim: whole(), began: performance.now() };
+  if (still) { x.set(to[0]); y.set(to[1]); Object.assign(view, whole()); } else {
+    moving = { from: [x.slice(), y.slice()], to, view: { ...view }, aim: whole(), began: performance.now() };
+    canvas.dataset.moves = "yes";
+  }
   const without = to[0].filter(Number.isNaN).length;
   tell(without ? `${without.toLocaleString("en")} objects have no position` : "");
   redraw();
@@ -169,8 +176,9 @@ const pin = (i, goes = false) => {
     toggle.addEventListener("click", () => choose([i], "toggle"));
     box.append(make("div", { className: "do" }, toggle, ...(i < numOutliers ? [make("a", { href: `#rank-${MAP.rank[i]}`, textContent: "Go to its card" })] : [])));
     if (goes) {
+      settle();
       if (Number.isNaN(x[i])) tell(`${MAP.object_id[i]} has no position on the sky`);
-      else { Object.assign(view, { x: x[i], y: y[i], scale: Math.max(view.scale, whole().scale * 2.5) }); moving = null; }
+      else Object.assign(view, { x: x[i], y: y[i], scale: Math.max(view.scale, whole().scale * 2.5) });
     }
   }
   redraw();
@@ -250,7 +258,7 @@ canvas.addEventListener("pointermove", (event) => {
     return;
   }
   if (!gesture.moved && Math.hypot(px - gesture.from[0], py - gesture.from[1]) < 4) return;
-  gesture.moved = true; hover.hidden = true; over = -1; moving = null;
+  gesture.moved = true; hover.hidden = true; over = -1; settle();
   if (gesture.kind === "move") { view.x -= (px - gesture.last[0]) / view.scale; view.y += (py - gesture.last[1]) / view.scale; }
   else if (gesture.kind === "box") { const [a, b] = gesture.from; gesture.path = [[a, b], [px, b], [px, py], [a, py]]; }
   else (gesture.path ||= [gesture.from]).push([px, py]);
@@ -274,13 +282,13 @@ canvas.addEventListener("pointerleave", () => point(-1));
 canvas.addEventListener("blur", () => point(-1));
 canvas.addEventListener("wheel", (event) => {
   if (!event.ctrlKey && document.activeElement !== canvas) return; // the page scrolls on until the map is chosen
-  event.preventDefault(); moving = null;
+  event.preventDefault(); settle();
   zoomBy(Math.exp(-Math.sign(event.deltaY) * Math.min(Math.abs(event.deltaY), 120) / 400), ...spot(event));
 }, { passive: false });
 canvas.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key], step = { n: 1, p: -1 }[event.key];
-  if (by) { moving = null; view.x += by[0] * 60 / view.scale; view.y += by[1] * 60 / view.scale; redraw(); }
+  if (by) { settle(); view.x += by[0] * 60 / view.scale; view.y += by[1] * 60 / view.scale; redraw(); }
   else if (event.key === "+" || event.key === "=") zoomBy(1.5); else if (event.key === "-") zoomBy(1 / 1.5); else if (event.key === "0") zoomBy(0);
   else if (step && numOutliers) pin(pinned < 0 || pinned >= numOutliers ? (step > 0 ? 0 : numOutliers - 1) : (pinned + step + numOutliers) % numOutliers, true);
   else if (event.key === "Enter") openCard(pinned); else if (event.key === " " && pinned >= 0) choose([pinned], "toggle");
@@ -293,7 +301,7 @@ $("[data-drag]").forEach((button) => button.addEventListener("click", () => {
   drag = button.dataset.drag; canvas.classList.toggle("draws", drag !== "move");
   $("[data-drag]").forEach((one) => one.setAttribute("aria-pressed", String(one === button)));
 }));
-$("[data-zoom]").forEach((button) => button.addEventListener("click", () => { moving = null; zoomBy(Number(button.dataset.zoom)); }));
+$("[data-zoom]").forEach((button) => button.addEventListener("click", () => { settle(); zoomBy(Number(button.dataset.zoom)); }));
 byId("map-layout").addEventListener("change", (event) => setLayout(event.target.value));
 byId("map-color").addEventListener("change", (event) => { setColor(event.target.value); choose([], "more"); });
 byId("map-pictures")?.addEventListener("change", redraw);

@@ -105,6 +105,16 @@ class Run:
 
         return Archive(self.path).embedding_ND
 
+    def map(self) -> "pandas.DataFrame":
+        """The objects on the report's map at their places, by rank: schema.MAP.
+
+        map_x and map_y keep neighbors together, plane_x and plane_y are the principal plane. Of a
+        large run it is a sample of 5,000 with the outliers, as the report has it.
+        """
+        from astroray.report.map import read_map
+
+        return _to_pandas(read_map(self.path))
+
     def similar(
         self, query: StrPath, n: int = 20, *, bands: str = "", row: int | None = None
     ) -> "pandas.DataFrame":

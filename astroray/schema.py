@@ -128,6 +128,22 @@ CATALOG = pa.schema(
         *[NEIGHBOR_ID, NEIGHBOR_DISTANCE, FLAGS, *FURTHER_SCORES],
     ]
 )
+MAP = pa.schema(
+    [
+        *[*IDENTITY, SHARD, RANK, SCORE, CERTIFIED, *FURTHER_SCORES],
+        column(
+            "map_x", pa.float64(), "", "place where the nearest in embedding space stay near, by "
+            "t-SNE; of fewer than 100 objects plane_x; directions and far distances mean nothing",
+        ),
+        column("map_y", pa.float64(), "", "the same, upwards"),
+        column(
+            "plane_x", pa.float64(), "", "along the direction in which most embeddings differ "
+            "most, from the median", ucd="stat.value",
+        ),
+        column("plane_y", pa.float64(), "", "the same, second direction", ucd="stat.value"),
+    ]
+)  # fmt: skip
+"""MAP: one row an object that is on the map of the embedding, by rank."""
 CHANGES = pa.schema(
     [
         *IDENTITY,

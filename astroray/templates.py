@@ -16,10 +16,20 @@ def load_template(
     undefined: type[jinja2.Undefined] = jinja2.StrictUndefined,
     **filters: Callable[..., Any],
 ) -> jinja2.Template:
-    """The template `name` that lies beside the modules of a package, with filters of its own."""
+    """The template `name` that lies beside the modules of a package, with filters of its own.
+
+    It may include other files that lie there.
+    """
+
+    def read(name: str) -> str:
+        return importlib.resources.files(package).joinpath(name).read_text("utf-8")
+
     environment = jinja2.Environment(
-        autoescape=True, undefined=undefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(read),
+        autoescape=True,
+        undefined=undefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters.update(filters)
-    text = importlib.resources.files(package).joinpath(name).read_text("utf-8")
-    return environment.from_string(text)
+    return environment.get_template(name)

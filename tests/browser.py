@@ -78,6 +78,14 @@ class Page:
             text = {"text": key} if kind == "keyDown" and len(key) == 1 else {}
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
 
+    async def drag(self, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """The mouse, its button held, from one place of the window to another; a click in place."""
+        at = [start, *([end, end] if end != start else []), end]
+        kinds = ["mousePressed", *["mouseMoved"] * (len(at) - 2), "mouseReleased"]
+        for kind, (x, y) in zip(kinds, at, strict=True):
+            held = {"button": "left", "clickCount": 1, "buttons": int(kind != "mouseReleased")}
+            await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **held)
+
 
 @contextlib.asynccontextmanager
 async def open_page(folder: Path, address: str) -> AsyncIterator[Page]:

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from astroray.errors import ConfigError, StorageError
 from astroray.labelling.label_server import export_labels, labelling_app, listen
 from astroray.labelling.labels import LabelLog, current_labels
+from astroray.report.page import write_report
 from astroray.web.security import COOKIE
 from tests.browser import open_page
 from tests.served_run import make_curve_run, make_run
@@ -195,6 +196,18 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
         export_labels(str(tmp_path / "none"), str(out), "csv")
 
 
+def test_the_report_is_served_with_no_script_but_its_own(clients, run_dir):
+    assert clients["ana"].get("/ui/report").status_code == 404
+    assert "/ui/report" not in clients["ana"].get("/ui").text
+    write_report(run_dir)
+    assert TestClient(clients["ana"].app).get("/ui/report").status_code == 401
+    answer = clients["ana"].get("/ui/report")
+    assert "const MAP" in answer.text
+    assert "'sha256-" in answer.headers["content-security-policy"]
+    assert "unsafe-inline'; img" in answer.headers["content-security-policy"]
+    assert 'href="/ui/report#map"' in clients["ana"].get("/ui").text
+
+
 # ---- a person at the keyboard
 
 
@@ -260,3 +273,18 @@ def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_wa
     assert wide <= 390  # and nothing sticks out
     standing = {(x.object_id, x.user): x.interest for x in current_labels(LabelLog(run_dir).read())}
     assert standing == {(first, "ana"): 5, (first, "bo"): 2}
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+def test_the_map_of_the_served_report_draws_under_its_policy(served, run_dir, tmp_path):
+    write_report(run_dir)
+
+    async def use():
+        async with open_page(tmp_path / "ana", served["ana"]) as page:
+            await page.until('document.body.dataset.ready === "yes"')
+            await page.value('location.assign("/ui/report")')
+            await page.until('document.getElementById("map-canvas")?.dataset.view')
+            return await page.value('document.querySelector("#map-one .rank").textContent')
+
+    assert asyncio.run(use()) == "1"

@@ -7,6 +7,7 @@ import pytest
 
 from astroray.report import figures
 from astroray.report.figures import Dot
+from astroray.report.plane import drawn_nearer, principal_plane
 
 
 def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
@@ -50,7 +51,7 @@ def test_the_principal_plane_keeps_distances_that_lie_in_a_plane():
     rng = np.random.default_rng(2)
     plane_M2 = rng.normal(size=(30, 2)) * [3, 1]
     turn_DD, _ = np.linalg.qr(rng.normal(size=(7, 7)))
-    xy_M2, share = figures._principal_plane(plane_M2 @ turn_DD[:2] + 11.0)
+    xy_M2, share = principal_plane(plane_M2 @ turn_DD[:2] + 11.0)
     before, after = (np.linalg.norm(v[:, None] - v, axis=2) for v in (plane_M2, xy_M2))
     np.testing.assert_allclose(after, before, atol=1e-9)
     assert xy_M2[:, 0].std() > xy_M2[:, 1].std()
@@ -61,18 +62,19 @@ def test_one_extreme_object_does_not_squeeze_the_others_into_a_spot():
     embedding_MD = np.random.default_rng(4).normal(size=(200, 6)) * [3, 2, 1, 1, 1, 1]
     embedding_MD[0] = [0, 0, 0, 0, 0, 5000]
     dots = [Dot(index=i, label="", href="", picture="", is_outlier=False) for i in range(200)]
-    svg = str(figures.embedding_map(embedding_MD, dots))
+    plane_M2, _ = principal_plane(embedding_MD)
+    svg = str(figures.embedding_map(drawn_nearer(plane_M2), dots))
     x, y = (np.array(re.findall(rf'c{axis}="(.*?)"', svg), float)[1:] for axis in "xy")
     assert max(np.ptp(x), np.ptp(y)) > 150
 
 
 def test_a_map_names_its_dots_and_draws_all_others_as_one_path():
-    embedding_MD = np.random.default_rng(1).normal(size=(50, 3))
+    xy_M2 = np.random.default_rng(1).normal(size=(50, 2))
     dots = [
         Dot(index=3, label="a <b>", href="#rank-1", picture="p0", is_outlier=True),
         Dot(index=7, label="c", href="", picture="p1", is_outlier=False),
     ]
-    svg = str(figures.embedding_map(embedding_MD, dots))
+    svg = str(figures.embedding_map(xy_M2, dots))
     assert svg.count("<circle") == 2
     assert re.search(r'class="bulk" d="(.*?)"', svg)[1].count("M") == 48
     assert "a &lt;b&gt;" in svg

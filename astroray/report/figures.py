@@ -81,21 +81,13 @@ def score_histogram(count_B: np.ndarray, edge_B: np.ndarray, *, threshold: float
     return _svg(height, "Histogram of outlier scores with logarithmic counts", parts)
 
 
-def embedding_map(embedding_MD: np.ndarray, dots: Sequence[Dot]) -> Markup:
-    """Objects in the plane in which most of them differ most; far ones are drawn nearer.
+def embedding_map(xy_M2: np.ndarray, dots: Sequence[Dot]) -> Markup:
+    """Objects as a map of the embedding places them; empty for fewer than three.
 
-    embedding_MD  [M, D]  finite; objects not in `dots` are drawn without a name
-
-    Empty for fewer than three objects. A distance r from the middle is drawn as s asinh(r / s),
-    s twice its median, so that a few extreme outliers do not squeeze all others into one spot.
+    xy_M2  [M, 2]  finite, any unit; objects not in `dots` are drawn without a name
     """
-    if len(embedding_MD) < 3:
+    if len(xy_M2) < 3:
         return Markup()
-    xy_M2, share = _principal_plane(embedding_MD)
-    radius_M = np.hypot(*xy_M2.T)
-    soft = 2 * float(np.median(radius_M)) or 1.0
-    nearer_M = soft * np.arcsinh(radius_M / soft) / np.maximum(radius_M, 1e-12 * soft)
-    xy_M2 = xy_M2 * nearer_M[:, None]
     low_2, high_2 = xy_M2.min(axis=0), xy_M2.max(axis=0)
     span_2 = np.maximum(high_2 - low_2, 1e-9 + 0.02 * (high_2 - low_2).max())
     margin = 22
@@ -107,9 +99,8 @@ def embedding_map(embedding_MD: np.ndarray, dots: Sequence[Dot]) -> Markup:
     parts = [
         f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="6"/>',
         *_points(x_M, y_M, dots),
-        _text(WIDTH - 12, height - 12, f"{share:.0%} of the variance", anchor="end", kind="halo"),
     ]
-    return _svg(height, f"Map of the embedding of {len(xy_M2):,} objects in a plane", parts)
+    return _svg(height, f"Map of the embedding of {len(xy_M2):,} objects", parts)
 
 
 def sky_map(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot]) -> Markup:
@@ -125,8 +116,25 @@ def sky_map(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot]) ->
     center = _center(ra_deg_N, dec_deg_N)
     radius_deg = _radius_deg(ra_deg_N, dec_deg_N, center)
     if radius_deg > WIDE_SURVEY_DEG:
-        return _all_sky(ra_deg_N, dec_deg_N, dots, round(center[0] / 30) * 30 % 360)
+        return _all_sky(ra_deg_N, dec_deg_N, dots, _middle_of_map(center))
     return _tangent_plane(ra_deg_N, dec_deg_N, dots, center)
+
+
+def sky_places(ra_deg_M: np.ndarray, dec_deg_M: np.ndarray) -> np.ndarray:
+    """Places [M, 2] in the projection of `sky_map`, deg, west and north; NaN without a position."""
+    known_M = np.isfinite(ra_deg_M)
+    places_M2 = np.full((len(ra_deg_M), 2), np.nan)
+    if known_M.any():
+        ra_deg_N, dec_deg_N = ra_deg_M[known_M], dec_deg_M[known_M]
+        center = _center(ra_deg_N, dec_deg_N)
+        is_wide = _radius_deg(ra_deg_N, dec_deg_N, center) > WIDE_SURVEY_DEG
+        wcs = (
+            _projection("MOL", _middle_of_map(center), 0.0)
+            if is_wide
+            else _projection("TAN", *center)
+        )
+        places_M2[known_M] = np.stack(wcs.wcs_world2pix(ra_deg_N, dec_deg_N, 1), axis=1)
+    return places_M2
 
 
 def loss_curve(loss_P: Sequence[float], validation_loss_P: Sequence[float] = ()) -> Markup:
@@ -176,33 +184,6 @@ def _threshold(x: float, threshold: float, top: int, base: int, right: int) -> l
     ]
 
 
-def _principal_plane(embedding_MD: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coordinates [M, 2] from the median along two principal axes, and their share of variance.
-
-    For the axes, objects beyond three median distances are reined in to that: a few extreme ones
-    must not choose the view. Subspace iteration (Halko et al. 2011, arXiv:0909.4061), since D may
-    be thousands; signs are fixed by the largest weight.
-    """
-    centered_MD = embedding_MD - np.median(embedding_MD, axis=0)
-    norm_M = np.linalg.norm(centered_MD, axis=1)
-    reach = 3 * float(np.median(norm_M)) or 1.0
-    reined_MD = centered_MD * np.minimum(1, reach / np.maximum(norm_M, reach))[:, None]
-    reined_MD -= reined_MD.mean(axis=0)
-    basis_DK = np.random.default_rng(0).standard_normal(
-        (embedding_MD.shape[1], min(embedding_MD.shape[1], 12))
-    )
-    for _ in range(8):
-        basis_DK, _ = np.linalg.qr(reined_MD.T @ (reined_MD @ basis_DK))
-    _, _, turn_KK = np.linalg.svd(reined_MD @ basis_DK, full_matrices=False)
-    axis_2D = (basis_DK @ turn_KK.T).T[:2]
-    largest = np.abs(axis_2D).argmax(axis=1)
-    axis_2D = axis_2D * np.sign(axis_2D[np.arange(len(axis_2D)), largest])[:, None]
-    whole = float((reined_MD**2).sum()) or 1.0
-    xy_M2 = centered_MD @ axis_2D.T
-    xy_M2 = np.pad(xy_M2, ((0, 0), (0, 2 - xy_M2.shape[1])))
-    return xy_M2, float(((reined_MD @ axis_2D.T) ** 2).sum()) / whole
-
-
 def _center(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> tuple[float, float]:
     """Direction of the mean of unit vectors, deg: right across RA 0 and at the poles."""
     ra_N, dec_N = np.radians(ra_deg_N), np.radians(dec_deg_N)
@@ -217,6 +198,11 @@ def _radius_deg(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, center: tuple[float
     ra, dec, ra_N, dec_N = (np.radians(v) for v in (*center, ra_deg_N, dec_deg_N))
     cosine_N = np.sin(dec) * np.sin(dec_N) + np.cos(dec) * np.cos(dec_N) * np.cos(ra_N - ra)
     return float(np.degrees(np.arccos(np.clip(cosine_N, -1, 1)).max()))
+
+
+def _middle_of_map(center: tuple[float, float]) -> float:
+    """Right ascension in the middle of an all-sky map, deg."""
+    return round(center[0] / 30) * 30 % 360
 
 
 def _projection(kind: str, ra_deg: float, dec_deg: float) -> "WCS":

@@ -15,15 +15,14 @@ from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
 from astroray.report import figures, night
 from astroray.report.figures import Dot
-from astroray.report.rows import ReportRows, read_embeddings, read_rows, read_top
+from astroray.report.map import layouts, map_data, place_objects
+from astroray.report.rows import ReportRows, num_top, read_rows, read_top
 from astroray.report.thumbnails import read_thumbnails
 from astroray.templates import load_template
 
-MAX_OUTLIERS = 100
 MAX_NEIGHBORS = 5
 MAX_RANDOM = 400
-MAX_PICTURE_BYTES = 6_800_000  # 9.1 MB in base64: the page stays below 10 MB and can be mailed
-DEFAULT_OUTLIERS = 24  # without a certificate
+MAX_PICTURE_BYTES = 6_300_000  # 8.4 MB in base64: the page stays below 10 MB and can be mailed
 
 FLAG_WORDS = {
     schema.Flag.FILLED: "missing pixels filled",
@@ -86,14 +85,17 @@ def write_report(run_dir: str) -> str:
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
-    top = read_top(run_dir, _num_top(record))
+    top = read_top(run_dir, num_top(record))
     top_rows = top.rows.to_pylist()
     wanted = [*_wanted_ids(top_rows), *night.changed_ids(run_dir)]
-    pictures = _read_pictures(run_dir, list(dict.fromkeys(wanted)))
+    stored = read_thumbnails(run_dir)
+    pictures = _choose_pictures(stored, list(dict.fromkeys(wanted)))
     picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
     outliers = _outliers(top_rows, picture_of)
-    rows = read_rows(run_dir, top, list(picture_of))
+    rows = read_rows(run_dir, top, list(stored))
+    mapped = place_objects(run_dir, rows.mapped)
     others = _others(rows.others, picture_of)
+    further = _further(outliers, record)
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
     return _template().render(
         record=record,
@@ -101,23 +103,20 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         num_objects=top.num_objects,
         num_positions=top.num_positions,
         outliers=outliers,
-        further=_further(outliers, record),
+        further=further,
         random=[shown for shown in others if shown.object_id not in neighbor_ids],
         pictures=[
             (picture_of[object_id], base64.b64encode(jpeg).decode())
             for object_id, jpeg in pictures.items()
         ],
         rejected_shards=_rejected_shards(run_dir, record),
-        figures=_figures(run_dir, record, rows, [*outliers, *others]),
+        figures=_figures(record, rows, mapped, [*outliers, *others]),
+        map=map_data(mapped, picture_of, further, len(outliers)),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
         commands=night.list_commands(run_dir, record),
         changes=night.read_changes(run_dir, picture_of),
     )
-
-
-def _num_top(record: ledger.RunRecord) -> int:
-    return min(int(record.proof.get("num_certified") or DEFAULT_OUTLIERS), MAX_OUTLIERS)
 
 
 def _wanted_ids(top_rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -128,9 +127,8 @@ def _wanted_ids(top_rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-def _read_pictures(run_dir: str, wanted: Sequence[str]) -> dict[str, bytes]:
+def _choose_pictures(stored: Mapping[str, bytes], wanted: Sequence[str]) -> dict[str, bytes]:
     """JPEG by object_id, the wanted ones first, up to what fits the page."""
-    stored = read_thumbnails(run_dir)
     is_wanted = set(wanted)
     extra = [object_id for object_id in stored if object_id not in is_wanted]
     order = np.random.default_rng(0).permutation(len(extra))[:MAX_RANDOM]
@@ -203,17 +201,16 @@ def _others(others: pa.Table, picture_of: Mapping[str, str]) -> list[_Shown]:
 
 
 def _figures(
-    run_dir: str, record: ledger.RunRecord, rows: ReportRows, named: Sequence[_Shown]
+    record: ledger.RunRecord, rows: ReportRows, mapped: pa.Table, named: Sequence[_Shown]
 ) -> dict[str, Any]:
     fit = record.model.get("fit") or {}
-    found_M, embedding_MD = read_embeddings(run_dir, rows.mapped)
-    mapped = rows.mapped.take(pa.array(found_M))
+    places_M2 = next(iter(layouts(mapped).values()), np.zeros((0, 2)))
     return {
         "scores": figures.score_histogram(
             rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")
         ),
-        "embedding": figures.embedding_map(embedding_MD, _dots(mapped, named)),
-        "num_mapped": len(found_M),
+        "embedding": figures.embedding_map(places_M2, _dots(mapped, named)),
+        "num_mapped": len(mapped),
         "sky": figures.sky_map(
             rows.placed["ra"].to_numpy(), rows.placed["dec"].to_numpy(), _dots(rows.placed, named)
         ),

@@ -14,13 +14,16 @@ import pyarrow.compute as pc
 from astroray import ledger, schema, storage, versions
 from astroray.parquet import read_parquet
 
-__all__ = ["ReportRows", "Top", "read_embeddings", "read_rows", "read_top"]
+__all__ = ["ReportRows", "Top", "num_top", "read_embeddings", "read_rows", "read_top"]
 
+MAX_OUTLIERS = 100
+DEFAULT_OUTLIERS = 24  # without a certificate
 MAX_MAP_OBJECTS = 5_000
 MAX_MAP_SHARDS = 64  # besides those of the outliers: a map need not read a whole survey
 DRAWN = 4 * MAX_MAP_OBJECTS
 """Rows that a map is drawn from, about, where there are more."""
 _LIGHT = ["object_id", "rank", "shard", "ra", "dec"]
+_MAPPED = [name for name in schema.MAP.names if name in schema.CATALOG.names]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +49,16 @@ class ReportRows:
     placed: pa.Table
     """Identity of the objects on the sky map: the top, the named, a sample of all others."""
     mapped: pa.Table
-    """The same of the embedding map, of a sample of shards."""
+    """The same of the embedding map, of a sample of shards, with their scores."""
     count_B: np.ndarray
     """[B] objects by score."""
     edge_B: np.ndarray
     """[B + 1] edges of the bins."""
+
+
+def num_top(record: ledger.RunRecord) -> int:
+    """Outliers that the report of a run shows: those proven, at most MAX_OUTLIERS."""
+    return min(int(record.proof.get("num_certified") or DEFAULT_OUTLIERS), MAX_OUTLIERS)
 
 
 def read_top(run_dir: str, num_top: int) -> Top:
@@ -85,7 +93,7 @@ def read_rows(run_dir: str, top: Top, named: Sequence[str]) -> ReportRows:
     ids = pa.array(named, pa.string())
     shards, of_shards = _some_shards(run_dir, top)
     others, placed, mapped = ([schema.CATALOG.empty_table()] for _ in range(3))
-    placed[0], mapped[0] = placed[0].select(_LIGHT), mapped[0].select(_LIGHT)
+    placed[0], mapped[0] = placed[0].select(_LIGHT), mapped[0].select(_MAPPED)
     low, high = top.score_range
     if low == high:
         low, high = low - 0.5, high + 0.5
@@ -105,7 +113,8 @@ def read_rows(run_dir: str, top: Top, named: Sequence[str]) -> ReportRows:
             is_kept_B | _is_drawn(rank_B, DRAWN / max(1, of_shards))
         )
         placed.append(some.filter(pa.array(is_placed_B)))
-        mapped.append(some.filter(pa.array(is_mapped_B)))
+        if is_mapped_B.any():
+            mapped.append(piece.read(_MAPPED).filter(pa.array(is_mapped_B)))
         if (is_other_B := is_named_B & (rank_B > len(top.rows))).any():
             others.append(piece.read(schema.CATALOG.names).filter(pa.array(is_other_B)))
     kept = pa.concat_arrays([top.rows["object_id"].combine_chunks(), ids])

@@ -4,8 +4,10 @@ Every label is in the log before its request is answered, so that a page that is
 server that is killed, has lost nothing. Labels carry the name of the caller's token.
 """
 
+import base64
 import dataclasses
 import functools
+import hashlib
 import secrets
 import threading
 from typing import Annotated, Any
@@ -15,6 +17,7 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
+from astroray import storage
 from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
 from astroray.labelling.label_queue import next_objects
@@ -38,6 +41,10 @@ _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
     "frame-ancestors 'none'"
+)
+_REPORT_POLICY = (
+    "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
+    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_OF = "x-astroray-user"
 """Header by which a page says whose it is."""
@@ -80,6 +87,7 @@ def build_label_router(archive: Archive, log: LabelLog) -> APIRouter:
     desk = _Desk(archive, log)
     router.get("")(desk.page)
     router.get("/login")(login)
+    router.get("/report")(desk.report)
     router.post("/session", status_code=204)(open_session)
     router.post("/queue")(desk.queue)
     router.post("/labels")(desk.label)
@@ -135,7 +143,18 @@ class _Desk:
             bands=self._bands,
             is_curves=self.archive.modality == "light_curves",
             aspect=ASPECT,
+            has_report=storage.exists(self._report_path),
         )
+
+    def report(self, caller: Caller) -> HTMLResponse:
+        """The report with its map, as the run wrote it: no script but its own may run in it."""
+        if not storage.exists(self._report_path):
+            raise HTTPException(404, "this run has no report; `astroray scan` writes one")
+        page = storage.read_bytes(self._report_path)
+        script = page.rpartition(b"<script>")[2].partition(b"</script>")[0]
+        digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
+        headers = {"Content-Security-Policy": _REPORT_POLICY.format(digest=digest)}
+        return HTMLResponse(page, headers=headers)
 
     def queue(self, wanted: Wanted, caller: Caller) -> dict[str, Any]:
         """The next objects for this person, and how far the labelling is."""
@@ -225,6 +244,10 @@ class _Desk:
             raise HTTPException(404, f"the survey's file of object {row} cannot be read")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(png, media_type="image/png", headers=headers)
+
+    @property
+    def _report_path(self) -> str:
+        return storage.join(self.archive.run_dir, "report", "index.html")
 
     @functools.cached_property
     def _bands(self) -> list[str]:

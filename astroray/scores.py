@@ -181,23 +181,28 @@ class Gaussian:
 
 
 def scores_again(
-    embedding_ND: np.ndarray, neighbors: Neighbors, row_M: np.ndarray, gaussian: Gaussian | None
+    embedding_MD: np.ndarray,
+    near_MK: np.ndarray,
+    distance_MK: np.ndarray,
+    vectors: Callable[[np.ndarray], np.ndarray],
+    gaussian: Gaussian | None,
 ) -> dict[str, np.ndarray]:
-    """The same as `further_scores` for some rows, float64 [M] each, from what a night knows.
+    """The same as `further_scores` for some objects, float64 [M] each, from what a night knows.
 
-    row_M     [M]  rows of the search
-    gaussian  that of the reference; None where it has none
+    embedding_MD  [M, D]  theirs
+    near_MK       [M, K]  their neighbors, -1 for none, and the distances
+    vectors               neighbors [B] to their embeddings [B, D]; see `mean_shift`
+    gaussian              that of the reference; None where it has none
 
     `local_outlier_factor` is NaN: it needs the neighbors of the neighbors.
     """
-    near_MK, distance_MK = neighbors.neighbor_NK[row_M], neighbors.distance_NK[row_M]
-    nothing_M = np.full(len(row_M), np.nan)
+    nothing_M = np.full(len(embedding_MD), np.nan)
     return {
         "kth_distance": kth_distance(distance_MK),
         "mean_distance": _mean_over_neighbors(distance_MK),
-        "mean_shift": mean_shift(embedding_ND[row_M], near_MK, embedding_ND.__getitem__),
+        "mean_shift": mean_shift(embedding_MD, near_MK, vectors),
         "local_outlier_factor": nothing_M,
-        "mahalanobis_distance": gaussian.distances(embedding_ND[row_M]) if gaussian else nothing_M,
+        "mahalanobis_distance": gaussian.distances(embedding_MD) if gaussian else nothing_M,
     }
 
 

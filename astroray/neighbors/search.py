@@ -91,6 +91,18 @@ class Neighbors:
     num_float64: int
     """Searches in which float32 could not prove the neighbors, so float64 did."""
 
+    def take(self, row_M: np.ndarray) -> "Neighbors":
+        """What was found of some objects; neighbors stay rows of the input."""
+        return dataclasses.replace(
+            self,
+            neighbor_NK=self.neighbor_NK[row_M],
+            distance_NK=self.distance_NK[row_M],
+            score_N=self.score_N[row_M],
+            is_exact_N=self.is_exact_N[row_M],
+            rank_N=self.rank_N[row_M],
+            certified_N=self.certified_N[row_M],
+        )
+
 
 def choose_index(
     num_objects: int, dim: int, memory_bytes: int | None = None, *, can_shard: bool = False

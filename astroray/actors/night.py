@@ -1,13 +1,14 @@
 """How a night's embeddings join those of its reference, in one process: bounds, search, certify."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, ledger, outliers, versions
-from astroray.actors.night_rows import BEFORE, GROUPS, Searched, known_rejects, publish_night
+from astroray import drift, ledger, versions
+from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night, unique_new
 from astroray.actors.search import (
     SearchOutcome,
     SearchPlan,
@@ -44,7 +45,7 @@ class _Objects:
     """[N] their scores before, NaN where they had none and for the night's objects."""
     is_first_N: np.ndarray
     """[N] bool, embedded by the first reference."""
-    rejects: list[Reject]
+    rejects: Sequence[Reject]
 
 
 def rank_night(plan: SearchPlan) -> SearchOutcome:
@@ -74,7 +75,9 @@ def _gather(plan: SearchPlan, inherited: Inherited) -> _Objects:
     before = versions.read_older(inherited, BEFORE)
     old = _kept(read_embeddings(inherited.receipts, _NEEDED), before)
     place_O = _index_in(old["object_id"], before["object_id"])
-    new, rejects = _new(load_embeddings(plan.run_dir), before)
+    new = load_embeddings(plan.run_dir)
+    unique = unique_new(new, before["object_id"])
+    new = new.take(pa.array(unique.kept_M))
     certified = before.filter(before["certified"])
     score_O = before["outlier_score"].to_numpy(zero_copy_only=False)[place_O]
     # A distance to the last of fewer than k neighbors bounds nothing: with more objects the k-th
@@ -93,7 +96,7 @@ def _gather(plan: SearchPlan, inherited: Inherited) -> _Objects:
         before=certified,
         before_score_N=np.concatenate([score_O, np.full(len(new), np.nan)]),
         is_first_N=np.concatenate([_is_first(old, inherited), np.zeros(len(new), bool)]),
-        rejects=rejects,
+        rejects=unique.rejects,
     )
 
 
@@ -125,19 +128,6 @@ def _kept(old: pa.Table, before: pa.Table) -> pa.Table:
     place_O = _index_in(old["object_id"], before["object_id"])
     same = [pc.equal(old[name], before[name].take(pa.array(place_O))) for name in ("shard", "row")]
     return old.filter(pc.and_(*same)).combine_chunks()
-
-
-def _new(rows: pa.Table, before: pa.Table) -> tuple[pa.Table, list[Reject]]:
-    """The night's objects: of several rows one, none that the reference has; and the rejects."""
-    unique = outliers.drop_duplicates(rows)
-    place_M = _index_in(rows["object_id"].take(pa.array(unique.kept_M)), before["object_id"])
-    known_M = unique.kept_M[place_M >= 0]
-    known = known_rejects(rows.take(pa.array(known_M)))
-    dropped = [*zip(unique.dropped_R.tolist(), unique.rejects, strict=True)]
-    dropped += zip(known_M.tolist(), known, strict=True)
-    dropped.sort(key=lambda row_and_reject: row_and_reject[0])
-    kept = rows.take(pa.array(unique.kept_M[place_M < 0]))
-    return kept, [reject for _, reject in dropped]
 
 
 def _is_first(old: pa.Table, inherited: Inherited) -> np.ndarray:

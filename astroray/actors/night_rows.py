@@ -25,10 +25,11 @@ from astroray.actors.search import (
 from astroray.changes import change_list
 from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors
+from astroray.outliers import Unique
 from astroray.report.thumbnails import read_thumbnails
 from astroray.surveys.shards import Reject
 
-__all__ = ["BEFORE", "Searched", "known_rejects", "publish_night"]
+__all__ = ["BEFORE", "Searched", "publish_night", "unique_new"]
 
 UNUSUAL_SHARE = 0.01
 """Of a night's objects, at least as many as the list is long, are looked through for clusters."""
@@ -90,8 +91,26 @@ def publish_night(plan: SearchPlan, versions: Sequence[str], searched: Searched)
     return _outcome(plan, versions, searched, changes, seen)
 
 
-def known_rejects(rows: pa.Table) -> list[Reject]:
-    """Of rows of a night whose object the reference has already."""
+def unique_new(rows: pa.Table, known: pa.ChunkedArray) -> Unique:
+    """Of several rows of a night for one object one stays, and none where it is known.
+
+    known  objects of the reference, of those that may be in `rows` all
+    """
+    unique = outliers.drop_duplicates(rows)
+    ids = rows["object_id"].take(pa.array(unique.kept_M))
+    is_known_M = pc.is_in(ids, value_set=known.combine_chunks()).to_numpy()
+    known_M = unique.kept_M[is_known_M]
+    rejects = [*unique.rejects, *_known(rows.take(pa.array(known_M)))]
+    dropped_R = np.concatenate([unique.dropped_R, known_M])
+    order_R = np.argsort(dropped_R)
+    return Unique(
+        kept_M=unique.kept_M[~is_known_M],
+        dropped_R=dropped_R[order_R],
+        rejects=[rejects[place] for place in order_R.tolist()],
+    )
+
+
+def _known(rows: pa.Table) -> list[Reject]:
     return [
         Reject(
             row=row,
@@ -181,7 +200,7 @@ def _outcome(
 ) -> SearchOutcome:
     shown = searched.rows_of(_shown(plan, searched, changes), ["object_id", "shard", "row"])
     pictures = _pictures(versions[-1], set(shown["object_id"].to_pylist())) if versions else {}
-    is_missing = pc.invert(pc.is_in(shown["object_id"], pa.array(pictures, pa.string())))
+    is_missing = pc.invert(pc.is_in(shown["object_id"], pa.array(list(pictures), pa.string())))
     counts = {
         "duplicates": searched.num_duplicates,
         "inherited": searched.num_old,

@@ -208,8 +208,7 @@ def test_scores_again_are_the_further_scores_of_some_rows_but_for_the_local_outl
     found, row_M = found_in(embedding_ND), np.array([7, 3, 60])
     again = scores.scores_again(
         embedding_ND[row_M],
-        found.neighbor_NK[row_M],
-        found.distance_NK[row_M],
+        found.take(row_M),
         embedding_ND.__getitem__,
         Gaussian.of(embedding_ND),
     )

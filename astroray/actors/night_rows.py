@@ -58,8 +58,7 @@ class Searched:
     """Of the version."""
     num_positions: int
     num_duplicates: int
-    vectors: Callable[[np.ndarray], np.ndarray]
-    """Numbers [B] to embeddings, float32 [B, D]; any for -1."""
+    vectors: scores.Vectors
     rows_of: Callable[[np.ndarray, Sequence[str]], pa.Table]
     """Numbers [B] to some columns of `object_id`, `shard` and `row`."""
     first_SD: np.ndarray
@@ -153,11 +152,7 @@ def _further(searched: Searched, gaussian: scores.Gaussian | None) -> dict[str, 
     found = searched.found
     some = [
         scores.scores_again(
-            searched.vectors(searched.number_M[part]),
-            found.neighbor_NK[part],
-            found.distance_NK[part],
-            searched.vectors,
-            gaussian,
+            searched.vectors(searched.number_M[part]), found.take(part), searched.vectors, gaussian
         )
         for part in parts(len(searched.number_M), ROWS_AT_ONCE)
     ]

@@ -91,7 +91,7 @@ class Neighbors:
     num_float64: int
     """Searches in which float32 could not prove the neighbors, so float64 did."""
 
-    def take(self, row_M: np.ndarray) -> "Neighbors":
+    def take(self, row_M: np.ndarray | slice) -> "Neighbors":
         """What was found of some objects; neighbors stay rows of the input."""
         return dataclasses.replace(
             self,

@@ -4,8 +4,7 @@ A survey of embeddings, as published files of its shards, is searched and certif
 5 % more come in, and the night that proves the list again is timed in turns with a search and
 certificate of all. Both read and check the files, and write their catalog. Vectors lie in clusters
 of several widths with some far from all, positions are spread over the whole sky: for the catalog
-the worst case. A night that is searched in parts is timed in turns with the same night in one
-process, and its memory is watched as the survey grows; all files must be the same, to the byte.
+the worst case.
 """
 
 import dataclasses
@@ -26,18 +25,14 @@ from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
-from benchmarks.processes import run_fresh, watched
+from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 DIM = 64
 TOP = 100
 SHARD_ROWS = 5_000
 NEW_SHARE = 0.05
-SEARCH = SearchConfig(k=10, top=TOP)
 CEILING = (1 + NEW_SHARE) / NEW_SHARE
 """A night that searches each new object among all cannot save more than this."""
 
@@ -50,21 +45,6 @@ CLAIMS = tuple(
         peer=f"astroray's own search stage of all objects, index {index}, 1 thread",
     )
     for index in ("flat", "auto")
-)
-
-IN_PARTS = (
-    partial(
-        BenchRow,
-        what="night of +5 % in parts: CPU time of the same night in one process over its own",
-        goal=0.5,
-        peer="astroray.actors.night.rank_night, 1 thread",
-    ),
-    partial(
-        BenchRow,
-        what="night of +5 % in parts, four times the objects: peak private memory over that before",
-        goal=1.25,
-        is_at_most=True,
-    ),
 )
 
 
@@ -170,75 +150,10 @@ def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -
         rescored=begun.proof["num_rescored"], num_objects=begun.counts["catalog"],
     )  # fmt: skip
     for _ in range(runs):
-        _time(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
-        _time(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
+        timed(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
+        timed(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
         check_equal(night, whole)
     return turns
-
-
-def parts_against_one(folder: str, num_objects: int, runs: int) -> dict[str, Any]:
-    """A night in parts, all tasks in this process, and in one; timed in turns, files compared."""
-    one, parts = (f"{folder}/{name}" for name in ("one", "parts"))
-    reference = make_runs(folder, num_objects, nights=[one, parts], wholes=[])
-    rank_sharded(plan_of(reference, SEARCH), in_turn, reason="asked for")
-    begin_night(reference, one)
-    begin_night(reference, parts)
-    night_once(parts, "parts")  # untimed: libraries are loaded here
-    cpu_s: dict[str, list[float]] = {"one": [], "parts": []}
-    wall_s: dict[str, list[float]] = {"one": [], "parts": []}
-    for _ in range(runs):
-        _time(rank_night, plan_of(one, SEARCH), cpu_s["one"], wall_s["one"])
-        _time(_rank_in_parts, plan_of(parts, SEARCH), cpu_s["parts"], wall_s["parts"])
-        if digest_of(one) != digest_of(parts):
-            raise MeasurementError("a night in parts wrote other files than one process")
-    facts = {f"{way}_cpu_s": float(np.median(values)) for way, values in cpu_s.items()}
-    facts |= {"objects": float(num_objects), "wall_ratio": float(np.median(
-        np.divide(wall_s["one"], wall_s["parts"])
-    ))}  # fmt: skip
-    return {
-        **spread(np.divide(cpu_s["one"], cpu_s["parts"]).tolist()),
-        "error": 0.0,
-        "facts": facts,
-    }
-
-
-def night_once(run_dir: str, way: str) -> dict[str, float]:
-    """CPU seconds and peak private memory of a night that is begun, all tasks in this process."""
-    rank = _rank_in_parts if way == "parts" else rank_night
-    return watched(lambda: rank(plan_of(run_dir, SEARCH)))[1]
-
-
-def memory(scratch: Path, sizes: Sequence[int]) -> dict[str, Any]:
-    """How the memory of both ways grows; the facts hold each size."""
-    facts: dict[str, float] = {}
-    for size in sizes:
-        night = str(scratch / f"{size}" / "night")
-        reference = make_runs(str(scratch / f"{size}"), size, nights=[night], wholes=[])
-        rank_sharded(plan_of(reference, SEARCH), in_turn, reason="asked for")
-        begin_night(reference, night)
-        digests = set()
-        for way in ("parts", "one"):
-            got = run_fresh(night_once, night, way, environment=ONE_THREAD).value()
-            facts[f"{way}_memory_mb_{size}"] = got["memory_mb"]
-            digests.add(digest_of(night))
-        if len(digests) > 1:
-            raise MeasurementError("a night in parts wrote other files than one process")
-    value = facts[f"parts_memory_mb_{sizes[-1]}"] / facts[f"parts_memory_mb_{sizes[0]}"]
-    return {"value": value, "runs": 1, "error": 0.0, "facts": facts}
-
-
-def digest_of(run_dir: str) -> str:
-    """Hash of all files of a run directory and their names."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(run_dir).rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(run_dir)}\n".encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def _rank_in_parts(plan: SearchPlan) -> SearchOutcome:
-    return rank_night_sharded(plan, in_turn, reason="asked for")
 
 
 def check_equal(night: str, whole: str) -> None:
@@ -261,25 +176,19 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
         turns = run_fresh(function, str(scratch), size, index, runs, environment=ONE_THREAD)
         return [turns.value().fields()]
 
-    def in_parts() -> dict[str, Any]:
-        folder = str(scratch / "parts")
-        return run_fresh(parts_against_one, folder, size, runs, environment=ONE_THREAD).value()
-
-    sizes = [10_000, 40_000] if quick else [100_000, 400_000]
     return [
         *measured(CLAIMS[:1], lambda: rows("flat")),
         *measured(CLAIMS[1:], lambda: rows("auto")),
-        *measured(IN_PARTS[:1], lambda: [in_parts()]),
-        *measured(IN_PARTS[1:], lambda: [memory(scratch / "memory", sizes)]),
     ]
 
 
-def _time(
+def timed(
     rank: Callable[[SearchPlan], SearchOutcome],
     plan: SearchPlan,
     cpu_s: list[float],
     wall_s: list[float],
 ) -> None:
+    """Ranks once and notes CPU and wall seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     rank(plan)
     wall_s.append(time.perf_counter() - wall)

@@ -151,7 +151,7 @@ def numbered_vectors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of a group's objects, [B], and their embeddings, float32 [B, D]."""
     number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
-    tables = [embedding_matrix(read_shard(*stored)) for stored in shards]
+    tables = [embedding_matrix(read_shard(*stored, ["embedding"])) for stored in shards]
     kept_B = np.flatnonzero(number_B >= 0)
     return number_B[kept_B], np.concatenate(tables)[kept_B]
 

@@ -52,7 +52,7 @@ class SearchConfig:
     num_probes: int | None = None
     """Cells looked into for each object; None: by recall on a sample."""
     partition_mb: int = 256
-    """Vectors of a partition of a sharded search, about; a task needs a few times as much."""
+    """Vectors of a partition, or of a part of a night, about; a task needs a few times as much."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot work."""

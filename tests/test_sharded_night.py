@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, ledger, sharded_night, versions
+from astroray import catalog, drift, ledger, sharded_night, versions
 from astroray.actors import join
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
@@ -26,11 +26,12 @@ Rank = Callable[[SearchPlan], SearchOutcome]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """A part a shard, exact searches of few vectors at a time, and rounds of a few objects."""
+    """A part a shard, searches of few vectors at a time, rounds and samples of a few objects."""
     monkeypatch.setattr(sharded_night, "LEAST_ROWS", 1)
     monkeypatch.setattr(join, "NUMBERS_AT_ONCE", 64)
     monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)
     monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)
+    monkeypatch.setattr(drift, "SAMPLE", 50)
 
 
 def in_parts(plan: SearchPlan) -> SearchOutcome:

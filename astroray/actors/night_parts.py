@@ -189,7 +189,6 @@ def _unique(rows: pa.Table, before: _Before, old: pa.Array) -> Unique:
     is_kept_R = _plain(pc.fill_null(pc.and_(*same), False))
     new_Q = np.flatnonzero(~_plain(pc.is_in(rows["shard"], value_set=old)))
     unique = unique_new(rows.take(pa.array(new_Q)), known["object_id"])
-    is_kept_R[new_Q] = False
     is_kept_R[new_Q[unique.kept_M]] = True
     return Unique(
         kept_M=np.flatnonzero(is_kept_R),

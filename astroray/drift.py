@@ -6,7 +6,7 @@ Scorecards). Without any drift it is about (bins - 1) (1 / n + 1 / m) by chance.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,35 +57,61 @@ def stability(reference_M: np.ndarray, night_N: np.ndarray) -> float:
     """
     if not len(reference_M) or not len(night_N):
         return float("nan")
-    inner = np.unique(np.quantile(reference_M, np.arange(1, BINS) / BINS, method="inverted_cdf"))
-    num_bins = len(inner) + 1
+    bins = _Bins(reference_M)
+    bins.add(night_N)
+    return bins.stability()
 
-    def shares(value: np.ndarray) -> np.ndarray:
-        count = np.bincount(np.searchsorted(inner, value), minlength=num_bins) + 0.5
-        return np.asarray(count / count.sum())
 
-    before, now = shares(reference_M), shares(night_N)
-    return float(((now - before) * np.log(now / before)).sum())
+class _Bins:
+    """Bins of ten equal parts of a reference, and how many of a night fall into each."""
+
+    def __init__(self, reference_M: np.ndarray) -> None:
+        quantiles = np.arange(1, BINS) / BINS
+        self.inner = np.unique(np.quantile(reference_M, quantiles, method="inverted_cdf"))
+        self.before = self._counts(reference_M)
+        self.now = np.zeros_like(self.before)
+
+    def add(self, night_B: np.ndarray) -> None:
+        """Counts more of a night."""
+        self.now += self._counts(night_B)
+
+    def stability(self) -> float:
+        """The index of all that were counted."""
+        before, now = ((count + 0.5) / (count + 0.5).sum() for count in (self.before, self.now))
+        return float(((now - before) * np.log(now / before)).sum())
+
+    def _counts(self, value: np.ndarray) -> np.ndarray:
+        return np.bincount(np.searchsorted(self.inner, value), minlength=len(self.inner) + 1)
 
 
 def describe_drift(
-    reference_MD: np.ndarray, night_ND: np.ndarray, before_M: np.ndarray, score_N: np.ndarray
+    reference_MD: np.ndarray,
+    night: Iterable[np.ndarray],
+    before_M: np.ndarray,
+    score_N: np.ndarray,
 ) -> dict[str, Any]:
     """Stability of every dimension and of the score, and quantiles of the scores, for the record.
 
     reference_MD  [M, D]  embeddings of the first reference; a sample is taken
-    night_ND      [N, D]  those of the night's objects
+    night         [B, D]  each: those of the night's objects, some at a time
     before_M      [M]     scores of the objects before
     score_N       [N]     scores of the night's objects
 
     `dimensions_adrift` have an index above 0.25 and above three times what chance makes.
     """
     before_M, score_N = before_M[np.isfinite(before_M)], score_N[np.isfinite(score_N)]
-    if not len(night_ND) or not len(reference_MD) or not len(before_M) or not len(score_N):
+    if not len(reference_MD) or not len(before_M) or not len(score_N):
         return {}
     sample_MD = reference_MD[spread(len(reference_MD), SAMPLE)]
-    index_D = [stability(sample_MD[:, d], night_ND[:, d]) for d in range(sample_MD.shape[1])]
-    chance = (BINS - 1) * (1 / len(sample_MD) + 1 / len(night_ND))
+    bins_D, num_night = [_Bins(sample_M) for sample_M in sample_MD.T], 0
+    for night_BD in night:
+        num_night += len(night_BD)
+        for bins, night_B in zip(bins_D, night_BD.T, strict=True):
+            bins.add(night_B)
+    if not num_night:
+        return {}
+    index_D = [bins.stability() for bins in bins_D]
+    chance = (BINS - 1) * (1 / len(sample_MD) + 1 / num_night)
     limit = max(LARGE, TIMES_CHANCE * chance)
     of_score = stability(before_M[spread(len(before_M), SAMPLE)], score_N)
     return {

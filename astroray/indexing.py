@@ -9,13 +9,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from astroray import faults, ledger, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan, Numbering
 from astroray.actors.search import SearchPlan
 from astroray.errors import LedgerError
+from astroray.grouping import Groups, grouped, rows_of_partition
 from astroray.ledger import Receipt
 from astroray.neighbors.cells import num_cells_of
 from astroray.neighbors.distances import spread
@@ -25,13 +24,10 @@ __all__ = ["Each", "Note", "build_index", "noted", "run_all"]
 
 _log = logging.getLogger("astroray.indexing")
 
-PARTITIONS = 32
-"""So many at least, where that leaves each LEAST_ROWS; more where one would be too large."""
 LEAST_ROWS = 4096
+"""Of a partition of a small survey."""
 SAMPLE_SHARDS = 256
 """So many, spread over all, are where the sample of the cells comes from."""
-
-Groups = tuple[tuple[Receipt, ...], ...]
 
 
 class Each(Protocol):
@@ -60,6 +56,10 @@ _WORDS = {
     "lay_out": "laying out the catalog",
     "write_file": "writing the catalog",
     "finish": "joining the catalog",
+    "read_before": "reading the scores before",
+    "number_night": "numbering objects",
+    "build_part": "building parts",
+    "finish_night": "writing what was searched",
 }
 
 
@@ -91,8 +91,8 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     ]
     dim = index.dimensions(search.run_dir, receipts[0])
     num_rows = sum(receipt.rows_embedded for receipt in receipts)
-    rows_each = _rows_of_partition(num_rows, dim, search.search.partition_mb)
-    groups = _grouped(receipts, rows_each)
+    rows_each = rows_of_partition(num_rows, dim, search.search.partition_mb, least=LEAST_ROWS)
+    groups = grouped([(search.run_dir, receipt) for receipt in receipts], rows_each)
     plan = IndexPlan(
         run_dir=search.run_dir,
         model_id=search.model_id,
@@ -170,22 +170,6 @@ def run_all(
     """The results of all tasks, in the order of their arguments."""
     results = dict(each(function, arguments))
     return [results[place] for place in range(len(arguments))]
-
-
-def _rows_of_partition(num_rows: int, dim: int, partition_mb: int) -> int:
-    """Objects of a partition, about: few enough to be held, enough to be worth a task."""
-    most = max(1, partition_mb * 2**20 // (4 * dim))
-    return min(max(-(-num_rows // PARTITIONS), LEAST_ROWS), most)
-
-
-def _grouped(receipts: Sequence[Receipt], rows_each: int) -> Groups:
-    """Shards in their order, divided so that each group has about so many rows."""
-    start_S = np.cumsum([0, *(receipt.rows_embedded for receipt in receipts)])[:-1]
-    group_S = start_S // rows_each
-    return tuple(
-        tuple(receipts[i] for i in np.flatnonzero(group_S == group).tolist())
-        for group in np.unique(group_S)
-    )
 
 
 def _source(search: SearchPlan, receipts: Sequence[Receipt], rows_each: int) -> str:

@@ -22,13 +22,13 @@ class Unique:
     kept_M: np.ndarray
     """[M] int64, rows that stay, ascending."""
     dropped_R: np.ndarray
-    """[R] int64, rows that do not, ascending; kept and dropped are all rows."""
+    """[R] int64, rows that are rejected, ascending."""
     rejects: Sequence[Reject]
     """[R] one for each row of `dropped_R`."""
 
 
 def drop_duplicates(rows: pa.Table) -> Unique:
-    """Of all rows with one `object_id`, the one with the smallest (shard, row) stays.
+    """Of all rows with one `object_id` the one with the smallest (shard, row) stays, no other.
 
     `rows` has the columns `object_id`, `shard` and `row`; the result does not depend on its order
     beyond the order of the rejects.

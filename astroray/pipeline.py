@@ -8,8 +8,7 @@ from typing import Any
 
 from astroray import faults, ledger, provenance, runs, storage, surveys, workers
 from astroray.actors.embed import EmbedPlan
-from astroray.actors.night import rank_night
-from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.config import ScanConfig, to_dict
@@ -18,11 +17,10 @@ from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
-from astroray.neighbors.search import choose_index
 from astroray.progress import Counter, Progress, Show, Steps
+from astroray.ranking import rank_run
 from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails
-from astroray.sharded import rank_sharded
 from astroray.streams import embed_shards, map_rows
 from astroray.structured_logs import log_context
 from astroray.surveys.shards import Shard
@@ -263,7 +261,14 @@ class _Run:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
         counts = ledger.total(ledger.read_receipts(self.out).values())
-        outcome = self._rank(counts["rows_embedded"])
+        outcome = rank_run(
+            self._search_plan(),
+            self.plan,
+            num_own=counts["rows_embedded"],
+            dim=self.record.model["dim"],
+            is_night=self.night is not None,
+            note=Steps(self.show, self.out),
+        )
         self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
         counts |= outcome.counts
         if not ledger.is_conserved(counts):
@@ -282,24 +287,6 @@ class _Run:
         faults.reach("searched")
         self._end("search", started)
         return outcome
-
-    def _rank(self, num_objects: int) -> SearchOutcome:
-        """Searches in one process, or, where there is more than that is best for, in many."""
-        threads, plan = self.plan.max_workers, self._search_plan()
-        index: str = self.config.search.index
-        reason = "asked for"
-        if index == "auto":
-            dim = self.record.model["dim"]
-            index, reason = choose_index(num_objects, dim, can_shard=True)
-        if index == "sharded" and num_objects and not self.night:
-            each = workers.each_remotely(num_cpus=self.plan.num_cpus, at_once=threads)
-            return rank_sharded(plan, each, reason=reason, note=Steps(self.show, self.out))
-        threads = min(threads, workers.cpus_of_one_machine())
-        alone = "auto" if index == "sharded" else plan.search.index  # what one process can do
-        search = dataclasses.replace(plan.search, index=alone, num_threads=threads)
-        plan = dataclasses.replace(plan, search=search)
-        rank = rank_night if self.night else rank_survey
-        return workers.remotely(rank, num_cpus=threads)(plan)
 
     def _search_plan(self) -> SearchPlan:
         return SearchPlan(

@@ -29,6 +29,8 @@ COLUMNS = (
 """Columns of the further scores, in the order of CATALOG."""
 AVERAGED = ("smoothed", "lof", "gaussian")
 """Scores that did better than the k-th distance on both sets that settings are chosen on."""
+Vectors = Callable[[np.ndarray], np.ndarray]
+"""Numbers of objects, [B], to their embeddings, [B, D]; what it gives for -1 is unused."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -181,23 +183,24 @@ class Gaussian:
 
 
 def scores_again(
-    embedding_ND: np.ndarray, neighbors: Neighbors, row_M: np.ndarray, gaussian: Gaussian | None
+    embedding_MD: np.ndarray, found: Neighbors, vectors: Vectors, gaussian: Gaussian | None
 ) -> dict[str, np.ndarray]:
-    """The same as `further_scores` for some rows, float64 [M] each, from what a night knows.
+    """The same as `further_scores` for some objects, float64 [M] each, from what a night knows.
 
-    row_M     [M]  rows of the search
-    gaussian  that of the reference; None where it has none
+    embedding_MD  [M, D]  theirs
+    found         [M]     what was found of them
+    vectors               neighbors to their embeddings
+    gaussian              that of the reference; None where it has none
 
     `local_outlier_factor` is NaN: it needs the neighbors of the neighbors.
     """
-    near_MK, distance_MK = neighbors.neighbor_NK[row_M], neighbors.distance_NK[row_M]
-    nothing_M = np.full(len(row_M), np.nan)
+    nothing_M = np.full(len(embedding_MD), np.nan)
     return {
-        "kth_distance": kth_distance(distance_MK),
-        "mean_distance": _mean_over_neighbors(distance_MK),
-        "mean_shift": mean_shift(embedding_ND[row_M], near_MK, embedding_ND.__getitem__),
+        "kth_distance": kth_distance(found.distance_NK),
+        "mean_distance": _mean_over_neighbors(found.distance_NK),
+        "mean_shift": mean_shift(embedding_MD, found.neighbor_NK, vectors),
         "local_outlier_factor": nothing_M,
-        "mahalanobis_distance": gaussian.distances(embedding_ND[row_M]) if gaussian else nothing_M,
+        "mahalanobis_distance": gaussian.distances(embedding_MD) if gaussian else nothing_M,
     }
 
 
@@ -307,16 +310,12 @@ def _mean_over_neighbors(value_NK: np.ndarray) -> np.ndarray:
     return total_N / (value_NK.shape[1] or np.nan)
 
 
-def mean_shift(
-    embedding_ND: np.ndarray,
-    neighbor_NK: np.ndarray,
-    vectors: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
+def mean_shift(embedding_ND: np.ndarray, neighbor_NK: np.ndarray, vectors: Vectors) -> np.ndarray:
     """Distance from an object to the mean of its neighbors, float64 [N]; NaN where one is missing.
 
     embedding_ND  [N, D]  of the objects
     neighbor_NK   [N, K]  their neighbors, -1 for none
-    vectors               neighbors [B] to their embeddings [B, D]; what it gives for -1 is unused
+    vectors               neighbors to their embeddings
     """
     num_neighbors = neighbor_NK.shape[1] or np.nan
     square_N = np.empty(len(embedding_ND))

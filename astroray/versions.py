@@ -67,6 +67,11 @@ class Inherited:
         ledger.publish_table(_path(run_dir), pa.Table.from_pylist(rows, schema=_FIELDS))
 
     @property
+    def num_rows(self) -> int:
+        """Embeddings of the older versions."""
+        return sum(receipt.rows_embedded for _, receipt in self.receipts.values())
+
+    @property
     def versions(self) -> list[str]:
         """The run directories that are referred to, oldest first."""
         of_embeddings = (version for version, _ in self.receipts.values())
@@ -233,12 +238,19 @@ def read_layers(inherited: Inherited, columns: Sequence[str]) -> Iterator[tuple[
     """
     by_version: dict[str, list[pa.Table]] = {}
     for version, path, sha256 in inherited.catalogs:
-        _check_file(storage.join(version, path), sha256)
-        pieces = [piece.read(columns) for piece in catalog.read_pieces(version, [path])]
-        by_version.setdefault(version, []).extend(pieces)
-    nothing = schema.CATALOG.empty_table().select(columns)
+        by_version.setdefault(version, []).append(read_file(version, path, sha256, columns))
     for version, tables in by_version.items():
-        yield version, pa.concat_tables([nothing, *tables])
+        yield version, pa.concat_tables(tables)
+
+
+def read_file(version: str, path: str, sha256: str, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a catalog file of an older version, one of `Inherited.catalogs`.
+
+    Raises LedgerError where it is missing or differs.
+    """
+    _check_file(storage.join(version, path), sha256)
+    pieces = [piece.read(columns) for piece in catalog.read_pieces(version, [path])]
+    return pa.concat_tables([schema.CATALOG.empty_table().select(columns), *pieces])
 
 
 def _check_file(path: str, sha256: str) -> None:

@@ -121,28 +121,37 @@ class Turns:
         return {**spread(ratios), "error": 0.0, "facts": facts}
 
 
-def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -> Turns:
-    """Timed in turns, the certified lists compared to the last bit after each."""
+def make_runs(
+    folder: str, num_objects: int, *, nights: Sequence[str], wholes: Sequence[str]
+) -> str:
+    """A reference to be searched, nights of 5 % more that are not begun, and runs of all of it."""
     num_new = round(NEW_SHARE * num_objects)
     embedding_ND = make_embeddings(num_objects + num_new, DIM, seed=4)
-    reference, night, whole = (f"{folder}/{index}-{name}" for name in ("ref", "night", "whole"))
+    reference = f"{folder}/ref"
     for start in range(0, len(embedding_ND), SHARD_ROWS):
         rows = range(start, min(start + SHARD_ROWS, len(embedding_ND)))
         ids = [f"object-{row:08d}" for row in rows]
         shard = f"shard-{start // SHARD_ROWS:05d}"
-        for run_dir in (reference, whole) if start < num_objects else (night, whole):
+        for run_dir in [reference, *wholes] if start < num_objects else [*nights, *wholes]:
             publish_shard(run_dir, shard, ids, embedding_ND[rows.start : rows.stop])
+    return reference
+
+
+def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -> Turns:
+    """Timed in turns, the certified lists compared to the last bit after each."""
+    night, whole = (f"{folder}/{index}/{name}" for name in ("night", "whole"))
+    reference = make_runs(f"{folder}/{index}", num_objects, nights=[night], wholes=[whole])
     search = SearchConfig(k=10, top=TOP, index=index)
     rank_survey(plan_of(reference, search))
     begin_night(reference, night)
     begun = rank_night(plan_of(night, search))  # untimed: libraries are loaded here
     turns = Turns(
         night_cpu_s=[], whole_cpu_s=[], night_wall_s=[], whole_wall_s=[],
-        rescored=begun.proof["num_rescored"], num_objects=len(embedding_ND),
+        rescored=begun.proof["num_rescored"], num_objects=begun.counts["catalog"],
     )  # fmt: skip
     for _ in range(runs):
-        _time(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
-        _time(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
+        timed(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
+        timed(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
         check_equal(night, whole)
     return turns
 
@@ -173,12 +182,13 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     ]
 
 
-def _time(
+def timed(
     rank: Callable[[SearchPlan], SearchOutcome],
     plan: SearchPlan,
     cpu_s: list[float],
     wall_s: list[float],
 ) -> None:
+    """Ranks once and notes CPU and wall seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     rank(plan)
     wall_s.append(time.perf_counter() - wall)

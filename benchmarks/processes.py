@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -20,7 +21,7 @@ import numpy as np
 from astroray import workers
 from benchmarks.rows import MeasurementError
 
-__all__ = ["Fresh", "Sample", "run_fresh"]
+__all__ = ["Fresh", "Sample", "run_fresh", "watched"]
 
 SAMPLE_EVERY_S = 0.5
 END_TIMEOUT_S = 120.0
@@ -205,6 +206,30 @@ def _memory_bytes(pids: list[int]) -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has just ended
     return total + sum(shared.values())
+
+
+def watched(work: Callable[[], Result]) -> tuple[Result, dict[str, float]]:
+    """Does work in this process: its result, CPU seconds `cpu_s`, peak private `memory_mb`."""
+    peak: list[int] = []
+    ended = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(peak, ended))
+    cpu_s = time.process_time()
+    watcher.start()
+    try:
+        found = work()
+    finally:
+        ended.set()
+        watcher.join()
+    return found, {"cpu_s": time.process_time() - cpu_s, "memory_mb": max(peak) / 2**20}
+
+
+def _watch(peak: list[int], ended: threading.Event) -> None:
+    """Notes the private memory of this process, bytes, until the end."""
+    while True:
+        lines = Path("/proc/self/status").read_text("ascii").splitlines()
+        peak.append(int(next(x for x in lines if x.startswith("RssAnon")).split()[1]) * 1024)
+        if ended.wait(0.05):
+            return
 
 
 def attempt(

@@ -18,9 +18,11 @@ from typing import Any
 from astroray import indexing, workers
 from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
+from astroray.exact_rounds import TASKS_A_ROUND
+from astroray.grouping import grouped, rows_of_partition
 from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
-from astroray.sharded import TASKS_A_ROUND, rank_sharded
+from astroray.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import make_embeddings
 from benchmarks.processes import run_fresh
@@ -105,11 +107,14 @@ def scaled(stages: Sequence[Stage], num_partitions: int) -> list[Stage]:
 
 def plans_of(num_objects: int) -> tuple[list[tuple[Any, ...]], JoinPlan]:
     """What each task of the index of so many objects is told, and each one of the join."""
-    receipts = [_receipt(number) for number in range(num_objects // ROWS_A_SHARD)]
-    rows_each = indexing._rows_of_partition(num_objects, DIM, SearchConfig().partition_mb)
-    groups = indexing._grouped(receipts, rows_each)
+    run_dir = "s3://runs/survey"
+    stored = [(run_dir, _receipt(number)) for number in range(num_objects // ROWS_A_SHARD)]
+    rows_each = rows_of_partition(
+        num_objects, DIM, SearchConfig().partition_mb, least=indexing.LEAST_ROWS
+    )
+    groups = grouped(stored, rows_each)
     index_plan = IndexPlan(
-        run_dir="s3://runs/survey",
+        run_dir=run_dir,
         model_id="0" * 12,
         source="0" * 12,
         seed=0,

@@ -6,9 +6,7 @@ any timing. Vectors are those of `benchmarks.neighbors`: clusters of several wid
 hundred far off.
 """
 
-import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from astroray.report.rows import read_rows, read_top
 from astroray.sharded import ShardedSearch
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
-from benchmarks.processes import run_fresh
+from benchmarks.processes import run_fresh, watched
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 K = 10
@@ -161,7 +159,7 @@ def two_workers(folder: str, num_objects: int, dim: int) -> dict[str, Any]:
 
 def search_once(run_dir: str) -> dict[str, float]:
     """CPU seconds and peak private memory of one search, all tasks in this process."""
-    certified, got = _watched(lambda: find(run_dir))
+    certified, got = watched(lambda: find(run_dir))
     return {**got, "rescored": float(certified.proof.num_rescored)}
 
 
@@ -174,19 +172,7 @@ def write_once(run_dir: str) -> dict[str, float]:
         searched.publish(certified)
         read_rows(run_dir, read_top(run_dir, TOP), [])
 
-    return _watched(write)[1]
-
-
-def _watched(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    peak: list[int] = []
-    ended = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(peak, ended))
-    cpu_s = time.process_time()
-    watcher.start()
-    found = work()
-    ended.set()
-    watcher.join()
-    return found, {"cpu_s": time.process_time() - cpu_s, "memory_mb": max(peak) / 2**20}
+    return watched(write)[1]
 
 
 def find(run_dir: str) -> Certified:
@@ -272,15 +258,6 @@ def _error(embedding_ND: np.ndarray, near_NK: np.ndarray, flat: Any) -> float:
     if not error <= LARGEST_ERROR:
         raise MeasurementError(f"a peer's distances differ by {error:.2g} of themselves")
     return error
-
-
-def _watch(peak: list[int], ended: threading.Event) -> None:
-    """Notes the private memory of this process, bytes, until the end."""
-    while True:
-        lines = Path("/proc/self/status").read_text("ascii").splitlines()
-        peak.append(int(next(x for x in lines if x.startswith("RssAnon")).split()[1]) * 1024)
-        if ended.wait(0.05):
-            return
 
 
 def main() -> None:

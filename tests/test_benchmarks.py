@@ -21,6 +21,7 @@ NAMES = [
     "attcae",
     "neighbors",
     "sharded",
+    "sharded_night",
     "similar",
     "scheduling",
     "nightly",

@@ -1,3 +1,4 @@
+from benchmarks import sharded_night
 from benchmarks.nightly import CLAIMS, night_against_rescan
 
 
@@ -7,3 +8,13 @@ def test_the_lists_are_equal_before_a_ratio_is_given(tmp_path):
     assert row.error == 0
     assert row.facts["objects"] == 2_100
     assert 100 <= row.facts["rescored"] < 2_100
+
+
+def test_a_night_in_parts_writes_the_same_files_before_a_ratio_is_given(tmp_path):
+    found = sharded_night.parts_against_one(str(tmp_path), 2_000, 1)
+    row = sharded_night.CLAIMS[0](**found)
+    assert row.error == 0
+    assert row.facts["objects"] == 2_000
+    assert sharded_night.digest_of(str(tmp_path / "one")) == sharded_night.digest_of(
+        str(tmp_path / "parts")
+    )

@@ -29,12 +29,13 @@ def test_the_dimension_that_drifts_is_named_and_chance_is_not_drift():
     draw = np.random.default_rng(1)
     reference_MD, night_ND = draw.normal(size=(3000, 5)), draw.normal(size=(60, 5))
     scores = draw.random(3000), draw.random(60)
-    assert describe_drift(reference_MD, night_ND, *scores)["dimensions_adrift"] == []
+    assert describe_drift(reference_MD, [night_ND], *scores)["dimensions_adrift"] == []
     night_ND[:, 3] += 3
-    drift = describe_drift(reference_MD, night_ND, *scores)
+    drift = describe_drift(reference_MD, [night_ND], *scores)
     assert drift["dimensions_adrift"] == [3]
     assert len(drift["stability"]) == 5
-    assert describe_drift(reference_MD, night_ND[:0], *scores) == {}
+    assert describe_drift(reference_MD, [night_ND[:7], night_ND[7:]], *scores) == drift
+    assert describe_drift(reference_MD, [], *scores) == {}
 
 
 def made_night(num_bad: int, *, seed: int = 3) -> tuple[dict[str, pa.ChunkedArray], np.ndarray]:

@@ -86,8 +86,13 @@ def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(reference
     model = str(ref / "model" / "model.safetensors")
     by_parts = tmp_path / "parts"
     scans.scan(sky, by_parts, encoder__name=model, search__index="sharded")
-    run_night(night_of(reference, tmp_path / "night", survey=str(new), reference=str(by_parts)))
-    run_night(night_of(reference, tmp_path / "same", survey=str(new)))
+    again = night_of(reference, tmp_path / "night", survey=str(new), reference=str(by_parts))
+    record = run_night(again)
+    assert record.backends["index"] == "sharded"
+    assert record.backends["index_reason"].startswith("asked for; ")
+    assert inspection.verify_run(str(tmp_path / "night")) == []
+    record = run_night(night_of(reference, tmp_path / "same", survey=str(new)))
+    assert record.backends["index"] == "flat"
     assert certified(tmp_path / "night").equals(certified(tmp_path / "same"))
 
 

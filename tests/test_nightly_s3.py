@@ -13,6 +13,8 @@ from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
+from astroray.sharded_night import rank_night_sharded
+from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import EXACT, cloud, shard
@@ -54,6 +56,24 @@ def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference
     assert certified(night).equals(certified(whole))
     assert outcome.proof["num_rescored"] < 180
     assert seen(reference) == before
+
+
+@pytest.mark.timeout(60)
+def test_a_night_in_parts_on_s3_is_that_of_one_process_and_leaves_no_scratch(s3):
+    folder = s3.new_prefix()
+    reference, one, parts = (f"{folder}/{name}" for name in ("reference", "one", "parts"))
+    publish(reference, OLD)
+    rank_survey(plan_of(reference, CONFIG))
+    for night in (one, parts):
+        begin_night(reference, night)
+        publish(night, NEW)
+    rank_night(plan_of(one, CONFIG))
+    rank_night_sharded(plan_of(parts, CONFIG), in_turn, reason="asked for")
+    files = [
+        {path.removeprefix(night): storage.read_bytes(path) for path in seen(night)}
+        for night in (one, parts)
+    ]
+    assert files[0] == files[1]
 
 
 @pytest.mark.timeout(60)

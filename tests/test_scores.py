@@ -206,7 +206,12 @@ def test_a_gaussian_of_too_many_dimensions_is_refused_or_left_out():
 def test_scores_again_are_the_further_scores_of_some_rows_but_for_the_local_outlier_factor():
     embedding_ND = cloud(80)
     found, row_M = found_in(embedding_ND), np.array([7, 3, 60])
-    again = scores.scores_again(embedding_ND, found, row_M, Gaussian.of(embedding_ND))
+    again = scores.scores_again(
+        embedding_ND[row_M],
+        found.take(row_M),
+        embedding_ND.__getitem__,
+        Gaussian.of(embedding_ND),
+    )
     assert np.isnan(again.pop("local_outlier_factor")).all()
     whole = further_scores(embedding_ND, found)
     for name, score_M in again.items():

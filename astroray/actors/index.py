@@ -14,6 +14,7 @@ import pyarrow as pa
 from astroray import faults, ledger, schema, storage
 from astroray.actors.numbering import Numbers, sort_names
 from astroray.actors.search import embedding_matrix, read_shard
+from astroray.grouping import Stored
 from astroray.ledger import Receipt
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.cells import (
@@ -32,7 +33,6 @@ from astroray.neighbors.partitions import (
     write_batches,
 )
 from astroray.neighbors.search import check_finite
-from astroray.neighbors.twins import Twins
 
 ROWS_AT_ONCE = 16_384
 IDENTITY = (*schema.IDENTITY.names, "shard", "row", "processing_flags")
@@ -70,7 +70,9 @@ class Numbering:
     num_duplicates: int
 
 
-def identify(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
+def identify(
+    plan: IndexPlan, group: int, shards: Sequence[Stored], columns: Sequence[str] = IDENTITY
+) -> None:
     """Who the objects of a group of shards are; every embeddings file is checked by its receipt.
 
     Raises LedgerError where one is missing or differs, DataError on a number that is not finite.
@@ -79,10 +81,10 @@ def identify(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
     if storage.exists(path):
         return
     tables = []
-    for receipt in shards:
-        table = read_shard(plan.run_dir, receipt)
+    for run_dir, receipt in shards:
+        table = read_shard(run_dir, receipt)
         check_finite(embedding_matrix(table), table["object_id"])
-        tables.append(table.select(list(IDENTITY)))
+        tables.append(table.select(list(columns)))
     write_batches(path, sort_names(pa.concat_tables(tables)).to_batches())
 
 
@@ -96,11 +98,7 @@ def number_objects(plan: IndexPlan) -> Numbering:
     numbers = Numbers([open_batches(path).read_all() for path in paths])
     write_batches(plan.path("objects"), numbers.objects())
     ledger.write_rejects(plan.run_dir, "duplicates", numbers.rejects, attempt=1)
-    groups = np.split(numbers.number_R, numbers.ends[1:-1])
-    write_batches(
-        plan.scratch("numbers"),
-        (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups),
-    )
+    write_numbers(plan, numbers)
     return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
 
 
@@ -128,16 +126,13 @@ def read_cells(path: str) -> tuple[np.ndarray, np.ndarray]:
     return centroid_CD, batch.column("partition").to_numpy()
 
 
-def route(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
+def route(plan: IndexPlan, group: int, shards: Sequence[Stored]) -> None:
     """Sends the vectors of a group of shards to their partitions: a batch for each, in one file."""
     path = plan.scratch(f"routed-{group:05d}")
     if storage.exists(path):
         return
     centroid_CD, partition_C = read_cells(plan.path("cells"))
-    number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
-    tables = [embedding_matrix(read_shard(plan.run_dir, receipt)) for receipt in shards]
-    kept_B = np.flatnonzero(number_B >= 0)
-    vector_BD, number_B = np.concatenate(tables)[kept_B], number_B[kept_B]
+    number_B, vector_BD = numbered_vectors(plan, group, shards)
     cells = [
         find_cells(vector_BD[part], centroid_CD) for part in parts(len(vector_BD), ROWS_AT_ONCE)
     ]
@@ -151,6 +146,25 @@ def route(plan: IndexPlan, group: int, shards: Sequence[Receipt]) -> None:
     write_batches(path, batches)
 
 
+def numbered_vectors(
+    plan: IndexPlan, group: int, shards: Sequence[Stored]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of a group's objects, [B], and their embeddings, float32 [B, D]."""
+    number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
+    tables = [embedding_matrix(read_shard(*stored, ["embedding"])) for stored in shards]
+    kept_B = np.flatnonzero(number_B >= 0)
+    return number_B[kept_B], np.concatenate(tables)[kept_B]
+
+
+def write_numbers(plan: IndexPlan, numbers: Numbers) -> None:
+    """Writes the number of each row of the groups, a batch a group."""
+    groups = np.split(numbers.number_R, numbers.ends[1:-1])
+    write_batches(
+        plan.scratch("numbers"),
+        (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups),
+    )
+
+
 def build(plan: IndexPlan, number: int) -> PartitionEntry:
     """Builds a partition of what was routed to it; equal vectors become one of several objects."""
     path = plan.partition(number)
@@ -160,17 +174,8 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
             for group in range(plan.num_groups)
         ]
         rows = pa.Table.from_batches(pieces).combine_chunks()
-        number_N, cell_N = rows["number"].to_numpy(), rows["cell"].to_numpy()
-        order_N = np.argsort(number_N)
-        vector_ND = embedding_matrix(rows)[order_N]
-        number_N, cell_N = number_N[order_N], cell_N[order_N]
-        twins = Twins.find(vector_ND)
-        block = Block(
-            vector_UD=vector_ND[twins.first_U],
-            member_N=number_N[twins.member_N],
-            count_U=twins.count_U,
-        )
-        cell_U = cell_N[twins.first_U]
+        block, first_U = Block.of(rows["number"].to_numpy(), embedding_matrix(rows))
+        cell_U = rows["cell"].to_numpy()[first_U]
         order_U = np.argsort(cell_U, kind="stable")
         block, cell_U = block.take(order_U), cell_U[order_U]
         away_U = distances_from(block.vector_UD, read_cells(plan.path("cells"))[0], cell_U)
@@ -209,8 +214,16 @@ def _sample(run_dir: str, some: Sequence[Receipt], most: int) -> np.ndarray:
     return np.concatenate(vectors)
 
 
-def _routed(number_B: Sequence[int], cell_B: np.ndarray, vector_BD: np.ndarray) -> pa.RecordBatch:
+def _routed(number_B: np.ndarray, cell_B: np.ndarray, vector_BD: np.ndarray) -> pa.RecordBatch:
     column = pa.FixedSizeListArray.from_arrays(pa.array(vector_BD.ravel()), vector_BD.shape[1])
     return pa.record_batch(
         {"number": pa.array(number_B), "cell": pa.array(cell_B), "embedding": column}
     )
+
+
+def remove_scratch(run_dir: str) -> None:
+    """Removes what a search of this or another source left."""
+    folder = storage.join(run_dir, FOLDER)
+    for file in storage.list_files(folder):
+        if file.path.rpartition("/")[2].startswith("scratch-"):
+            storage.delete(file.path)

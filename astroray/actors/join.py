@@ -162,6 +162,13 @@ class Vectors:
         for number, place_B, row_B in self.by_partition(vector_B):
             for whole, part in zip(found, read_lists(self.plan.near(number)), strict=True):
                 whole[place_B] = part[row_B]
+        return self._with_exact(found, vector_B)
+
+    def exact_lists(self, vector_B: np.ndarray) -> Lists:
+        """The lists of vectors that were searched exactly, and nothing for others."""
+        return self._with_exact(no_lists(len(vector_B), self.plan.width), vector_B)
+
+    def _with_exact(self, found: Lists, vector_B: np.ndarray) -> Lists:
         exact = self.plan.file("exact")
         vector_R = read_column(exact, "vector")
         place_B = np.searchsorted(vector_R, vector_B)
@@ -188,8 +195,9 @@ class Vectors:
 
 
 def read_column(path: str, name: str) -> np.ndarray:
-    """A column of numbers of a file of one batch, read-only, read where it lies."""
-    return np.asarray(open_batches(path).get_batch(0).column(name).to_numpy())
+    """A column of a file of one batch, read-only; numbers are read where they lie."""
+    column = open_batches(path).get_batch(0).column(name)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def write_lists(path: str, lists: Lists, **columns: np.ndarray) -> None:

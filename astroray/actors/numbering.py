@@ -6,16 +6,17 @@ are found in it. What is held of all rows is a number each. R rows of all groups
 """
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import outliers
+from astroray.outliers import Unique
 from astroray.surveys.shards import Reject
 
-__all__ = ["PLACE", "Numbers", "sort_names"]
+__all__ = ["PLACE", "Numbers", "place_of", "sort_names"]
 
 PLACE = "place"
 """Column: the row in its group."""
@@ -32,10 +33,17 @@ def sort_names(rows: pa.Table) -> pa.Table:
 
 
 class Numbers:
-    """The numbers of the rows of some groups, each one of `sort_names`."""
+    """The numbers of the rows of some groups, each one of `sort_names`.
 
-    def __init__(self, groups: Sequence[pa.Table]) -> None:
-        self.groups = groups
+    unique  says which rows of a range, all of its names, are objects, and which are rejected
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[pa.Table],
+        unique: Callable[[pa.Table], Unique] = outliers.drop_duplicates,
+    ) -> None:
+        self.groups, self.unique = groups, unique
         self.ends = np.cumsum([0, *map(len, groups)])
         self.number_R = np.full(int(self.ends[-1]), -1, np.int64)
         """[R] int64, of the rows of all groups in their first order; -1 where one was dropped."""
@@ -50,7 +58,7 @@ class Numbers:
     def objects(self) -> Iterator[pa.RecordBatch]:
         """The objects by number, without `place`, a batch a range; numbers are given meanwhile."""
         for rows, row_M in self._ranges():
-            unique = outliers.drop_duplicates(rows)
+            unique = self.unique(rows)
             self._dropped += zip(row_M[unique.dropped_R].tolist(), unique.rejects, strict=True)
             kept = rows.take(pa.array(unique.kept_M))
             order_M = pc.sort_indices(kept["object_id"]).to_numpy().astype(np.int64)
@@ -64,7 +72,7 @@ class Numbers:
         bounds = [*self._splitters(), None]
         starts = [0] * len(self.groups)
         for bound in bounds:
-            stops = [_place_of(group, bound) for group in self.groups]
+            stops = [place_of(group, bound) for group in self.groups]
             some = [
                 group.slice(start, stop - start)
                 for group, start, stop in zip(self.groups, starts, stops, strict=True)
@@ -86,7 +94,7 @@ class Numbers:
         return sorted(set(sorted(drawn)[SAMPLED - 1 :: SAMPLED]))
 
 
-def _place_of(group: pa.Table, name: str | None) -> int:
+def place_of(group: pa.Table, name: str | None) -> int:
     """The first row of a group whose name is `name` or comes after it; None: behind all."""
     if name is None:
         return len(group)

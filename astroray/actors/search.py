@@ -1,6 +1,7 @@
 """How published embeddings become the catalog: load, drop duplicates, search, certify, write."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,10 @@ class SearchPlan:
     seed: int
     finish_by_s: float | None = None
     """Unix time at which a night stops searching; None: when its list is proven."""
+
+    def is_late(self) -> bool:
+        """Whether a night has to stop searching."""
+        return self.finish_by_s is not None and time.time() > self.finish_by_s
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +79,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     gaussian = scores.Gaussian.of(embedding_ND)
     publish_gaussian(plan.run_dir, gaussian)
     further = scores.further_scores(embedding_ND, found, gaussian)
-    publish_rows(plan, objects, found, further, np.arange(len(objects)))
+    publish_rows(plan, objects, found, further)
     wanted_M = shown_objects(plan, np.argsort(found.rank_N), found.neighbor_NK.__getitem__)
     counts = {
         "duplicates": len(unique.rejects),
@@ -96,28 +101,29 @@ def publish_rows(
     objects: pa.Table,
     found: Neighbors,
     further: Mapping[str, np.ndarray],
-    row_M: np.ndarray,
+    names_of: Callable[[np.ndarray], pa.Array] | None = None,
 ) -> None:
-    """Writes NEIGHBORS and CATALOG of some rows of the search, made a row group at a time.
+    """Writes NEIGHBORS and CATALOG of some objects, made a row group at a time.
 
-    objects  as of `outliers.catalog_table`
-    further  scores of `row_M`, each [M]
+    objects   [M]  as of `outliers.catalog_table`
+    found     [M]  what was found of them
+    further   [M]  each of their further scores
+    names_of       see `outliers.catalog_table`
     """
-    by_name_M = pc.sort_indices(objects["object_id"].take(pa.array(row_M))).to_numpy()
-    row_M = row_M[by_name_M]
-    healpix_29 = objects["_healpix_29"].take(pa.array(row_M)).combine_chunks()
+    by_name_M = pc.sort_indices(objects["object_id"]).to_numpy()
+    healpix_29 = objects["_healpix_29"].take(pa.array(by_name_M)).combine_chunks()
     is_placed_M = healpix_29.is_valid().to_numpy(zero_copy_only=False)
     healpix_29_M = healpix_29.fill_null(0).to_numpy()
-    order_M = write.in_order(healpix_29_M, is_placed_M, found.rank_N[row_M])
+    order_M = write.in_order(healpix_29_M, is_placed_M, found.rank_N[by_name_M])
     healpix_29_P = healpix_29_M[order_M[: is_placed_M.sum()]]
-    files = pixels.divide_sky(healpix_29_P, len(row_M))
+    files = pixels.divide_sky(healpix_29_P, len(order_M))
 
     def groups_of(file: CatalogFile) -> Iterator[pa.Table]:
         for group in file.row_groups:
-            place_B = order_M[group]
-            scores_of = {name: score_M[by_name_M[place_B]] for name, score_M in further.items()}
+            row_B = by_name_M[order_M[group]]
+            scores_of = {name: score_M[row_B] for name, score_M in further.items()}
             yield outliers.catalog_table(
-                objects, found, scores_of, model_id=plan.model_id, row_M=row_M[place_B]
+                objects, found, scores_of, model_id=plan.model_id, row_M=row_B, names_of=names_of
             )
 
     write.write_parts(
@@ -205,11 +211,6 @@ def draw_random(plan: SearchPlan, num_rows: int) -> np.ndarray:
     """Rows, in the order of rank, of the objects that the report shows at random."""
     num_random = min(plan.num_random, num_rows)
     return np.random.default_rng(plan.seed).choice(num_rows, num_random, replace=False)
-
-
-def by_shard(rows: pa.Table, ids: Sequence[str]) -> dict[str, list[int]]:
-    """The rows of some objects, by shard."""
-    return rows_by_shard(rows.filter(pc.is_in(rows["object_id"], pa.array(ids, pa.string()))))
 
 
 def rows_by_shard(chosen: pa.Table) -> dict[str, list[int]]:

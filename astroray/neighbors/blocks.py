@@ -12,7 +12,7 @@ import numpy as np
 
 from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.distances import parts
-from astroray.neighbors.twins import first_members
+from astroray.neighbors.twins import Twins, first_members
 
 ROWS_AT_ONCE = 16_384
 
@@ -35,6 +35,19 @@ class Block:
     def start_U(self) -> np.ndarray:
         """[U] int64, where the objects of each vector start in `member_N`."""
         return np.cumsum(self.count_U) - self.count_U
+
+    @classmethod
+    def of(cls, number_N: np.ndarray, vector_ND: np.ndarray) -> tuple["Block", np.ndarray]:
+        """The block of some objects, float32 [N, D] in any order; each vector's first row, [U]."""
+        order_N = np.argsort(number_N)
+        vector_ND = vector_ND[order_N]
+        twins = Twins.find(vector_ND)
+        block = cls(
+            vector_UD=vector_ND[twins.first_U],
+            member_N=number_N[order_N][twins.member_N],
+            count_U=twins.count_U,
+        )
+        return block, order_N[twins.first_U]
 
     @classmethod
     def join(cls, blocks: Sequence["Block"]) -> "Block":

@@ -52,7 +52,7 @@ class SearchConfig:
     num_probes: int | None = None
     """Cells looked into for each object; None: by recall on a sample."""
     partition_mb: int = 256
-    """Vectors of a partition of a sharded search, about; a task needs a few times as much."""
+    """Vectors of a partition, or of a part of a night, about; a task needs a few times as much."""
 
     def __post_init__(self) -> None:
         """Refuses what cannot work."""
@@ -90,6 +90,18 @@ class Neighbors:
     """What multiplied in exact searches: native, faiss or slabs."""
     num_float64: int
     """Searches in which float32 could not prove the neighbors, so float64 did."""
+
+    def take(self, row_M: np.ndarray | slice) -> "Neighbors":
+        """What was found of some objects; neighbors stay rows of the input."""
+        return dataclasses.replace(
+            self,
+            neighbor_NK=self.neighbor_NK[row_M],
+            distance_NK=self.distance_NK[row_M],
+            score_N=self.score_N[row_M],
+            is_exact_N=self.is_exact_N[row_M],
+            rank_N=self.rank_N[row_M],
+            certified_N=self.certified_N[row_M],
+        )
 
 
 def choose_index(

@@ -1,0 +1,147 @@
+"""The exact lists of vectors, each found in all partitions when it is first asked for.
+
+Partitions are searched in parallel and partial lists are merged as they come. What is held is a
+number of each vector, and the lists of those that were searched. G vectors of a round, R of all
+rounds; letters of lists as in `neighbors/blocks.py`.
+"""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+
+from astroray.actors import join
+from astroray.actors.join import JoinPlan, Vectors
+from astroray.indexing import Each, Note, noted
+from astroray.neighbors.blocks import Lists, merge_lists
+from astroray.neighbors.candidates import has_native
+from astroray.neighbors.certificate import Proof, score_of
+from astroray.neighbors.distances import parts
+from astroray.neighbors.partitions import Partition, write_batches
+from astroray.neighbors.search import Neighbors
+from astroray.neighbors.twins import without_itself
+
+__all__ = ["TASKS_A_ROUND", "ExactLists", "Places", "write_columns"]
+
+TASKS_A_ROUND = 64
+"""Tasks that share the partitions in a round."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Places:
+    """Which vector each object has; the vectors are counted through the partitions."""
+
+    vector_N: np.ndarray
+    """[N] int64, the vector of each object."""
+    first_V: np.ndarray
+    """[V] int64, first object of each vector."""
+    cell_V: np.ndarray
+    """[V] int32, its cell."""
+
+    @classmethod
+    def of(cls, plan: JoinPlan) -> "Places":
+        """Those of a search; the first is published, so that tasks find the vectors of objects."""
+        vector_N = np.zeros(plan.num_objects, np.int64)
+        firsts, cells, start = [], [], 0
+        for path in plan.partitions:
+            partition = Partition(path)
+            vector_N[partition.member_N] = start + np.repeat(
+                np.arange(len(partition.cell_V)), partition.count_V
+            )
+            firsts.append(partition.member_N[partition.start_V1[:-1]])
+            cells.append(partition.cell_V)
+            start += len(partition.cell_V)
+        write_columns(plan.file("places"), vector=vector_N)
+        return cls(vector_N=vector_N, first_V=np.concatenate(firsts), cell_V=np.concatenate(cells))
+
+
+class ExactLists:
+    """The lists of vectors; needs the published `Places`."""
+
+    def __init__(self, plan: JoinPlan, places: Places, each: Each, note: Note) -> None:
+        self.plan, self.places, self.each, self.note = plan, places, each, note
+        self.vectors = Vectors(plan)
+        self._place_V = np.full(len(places.first_V), -1, np.int64)
+        """Place among the lists of all rounds, -1 where not searched yet."""
+        self._rounds: list[Lists] = []
+        self._ends: list[int] = []
+
+    @property
+    def vector_R(self) -> np.ndarray:
+        """The vectors that were searched, ascending."""
+        return np.flatnonzero(self._place_V >= 0)
+
+    def of(self, vector_G: np.ndarray) -> Lists:
+        """The lists of some vectors; those not searched yet are."""
+        todo_G = np.unique(vector_G[self._place_V[vector_G] < 0])
+        if len(todo_G):
+            self._search(todo_G)
+        lists = join.no_lists(len(vector_G), self.plan.width)
+        place_G = self._place_V[vector_G]
+        round_G = np.searchsorted(self._ends, place_G, side="right")
+        for number in np.unique(round_G).tolist():
+            row_B = np.flatnonzero(round_G == number)
+            found = self._rounds[number]
+            from_end_B = place_G[row_B] - self._ends[number]
+            for whole, some in zip(lists, found, strict=True):
+                whole[row_B] = some[from_end_B]
+        return lists
+
+    def scores(self, number_B: np.ndarray, score: str) -> np.ndarray:
+        """The exact scores of objects, [B]."""
+        vector_G, place_B = np.unique(self.places.vector_N[number_B], return_inverse=True)
+        _, distance_GK = without_itself(self.places.first_V[vector_G], *self.of(vector_G))
+        return score_of(distance_GK, score)[place_B]
+
+    def without_objects(self, proof: Proof, reason: str) -> Neighbors:
+        """What is found, without the objects."""
+        nothing = np.zeros(0)
+        return Neighbors(
+            neighbor_NK=nothing,
+            distance_NK=nothing,
+            score_N=nothing,
+            is_exact_N=nothing,
+            rank_N=nothing,
+            certified_N=nothing,
+            proof=proof,
+            index="sharded",
+            index_reason=reason,
+            products="native" if has_native() else "reference",
+            num_float64=0,
+        )
+
+    def publish(self) -> None:
+        """Writes all lists, so that tasks can read them."""
+        lists = join.no_lists(0, self.plan.width)
+        if self._rounds:
+            place_R = self._place_V[self.vector_R]
+            near, distance = (
+                np.concatenate(some)[place_R] for some in zip(*self._rounds, strict=True)
+            )
+            lists = near, distance
+        join.write_lists(self.plan.file("exact"), lists, vector=self.vector_R)
+
+    def _search(self, vector_G: np.ndarray) -> None:
+        queries = self.plan.file(f"queries-{len(self._rounds):05d}")
+        query_GD = self.vectors.of(vector_G)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(query_GD.ravel()), query_GD.shape[1])
+        write_batches(queries, [pa.record_batch({"embedding": column})])
+        size = -(-len(self.plan.partitions) // TASKS_A_ROUND)
+        groups = parts(len(self.plan.partitions), size)
+        found = join.no_lists(len(vector_G), self.plan.width)
+        what = f"exact round {len(self._rounds) + 1}, {len(vector_G)} objects"
+        for _, lists in noted(self.each, self.note, what)(
+            join.search_partitions,
+            [(self.plan, range(group.start, group.stop), queries) for group in groups],
+        ):
+            found = merge_lists(found, lists)
+        start = self._ends[-1] if self._ends else 0
+        self._place_V[vector_G] = np.arange(start, start + len(vector_G))
+        self._rounds.append(found)
+        self._ends.append(start + len(vector_G))
+
+
+def write_columns(path: str, **columns: np.ndarray) -> None:
+    """Publishes what is known of all objects, by number, so that tasks can read it."""
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    write_batches(path, [pa.record_batch(arrays)])

@@ -1,0 +1,44 @@
+"""Whether one process searches all embeddings of a run, or many do, of a scan and of a night."""
+
+import dataclasses
+
+from astroray import versions, workers
+from astroray.actors.night import rank_night
+from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.indexing import Note
+from astroray.neighbors.search import choose_index
+from astroray.sharded import rank_sharded
+from astroray.sharded_night import rank_night_sharded
+from astroray.workers import WorkerPlan
+
+__all__ = ["rank_run"]
+
+
+def rank_run(
+    plan: SearchPlan,
+    plan_of_workers: WorkerPlan,
+    *,
+    num_own: int,
+    dim: int,
+    is_night: bool,
+    note: Note,
+) -> SearchOutcome:
+    """Scores and certifies all embedded objects of a run and writes NEIGHBORS and CATALOG.
+
+    num_own  rows that the run itself embedded; a night counts those of older versions besides
+    """
+    threads = plan_of_workers.max_workers
+    num_rows = num_own + (versions.read_inherited(plan.run_dir).num_rows if is_night else 0)
+    index: str = plan.search.index
+    reason = "asked for"
+    if index == "auto":
+        index, reason = choose_index(num_rows, dim, can_shard=True)
+    if index == "sharded" and num_rows:
+        each = workers.each_remotely(num_cpus=plan_of_workers.num_cpus, at_once=threads)
+        in_parts = rank_night_sharded if is_night else rank_sharded
+        return in_parts(plan, each, reason=reason, note=note)
+    threads = min(threads, workers.cpus_of_one_machine())
+    alone = "auto" if index == "sharded" else plan.search.index  # what one process can do
+    search = dataclasses.replace(plan.search, index=alone, num_threads=threads)
+    rank = rank_night if is_night else rank_survey
+    return workers.remotely(rank, num_cpus=threads)(dataclasses.replace(plan, search=search))

@@ -1,0 +1,59 @@
+"""Whether one process searches or many follows from the settings and from all embeddings."""
+
+import pytest
+
+from astroray import ranking, workers
+from astroray.actors.search import rank_survey
+from astroray.neighbors import search as neighbor_search
+from astroray.neighbors.search import SearchConfig
+from benchmarks.embedded_runs import in_turn
+from benchmarks.nightly import begin_night, plan_of, publish_shard
+from tests.test_nightly import cloud, shard
+
+DIM = 4
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A night of 30 objects after 80, where more than 100 are many; tasks run in this process."""
+    monkeypatch.setattr(neighbor_search, "LARGEST_FLAT", 100)
+    monkeypatch.setattr(workers, "each_remotely", lambda **_: in_turn)
+    monkeypatch.setattr(workers, "remotely", lambda function, **_: function)
+    monkeypatch.setattr(workers, "cpus_of_one_machine", lambda: 1)
+    reference, night = str(tmp_path / "ref"), str(tmp_path / "night")
+    publish_shard(reference, "a", *shard("a", cloud(80, dim=DIM)))
+    rank_survey(plan_of(reference, SearchConfig(k=3)))
+    begin_night(reference, night)
+    publish_shard(night, "b", *shard("b", cloud(30, seed=1, dim=DIM)))
+    return reference, night
+
+
+def index_of(run_dir: str, index: str, *, num_own: int, is_night: bool) -> tuple[str, str]:
+    plan = workers.WorkerPlan(
+        min_workers=1, max_workers=1, num_cpus=1.0, num_gpus=0.0, device="cpu"
+    )
+    outcome = ranking.rank_run(
+        plan_of(run_dir, SearchConfig(k=3, index=index)),
+        plan,
+        num_own=num_own,
+        dim=DIM,
+        is_night=is_night,
+        note=lambda *_: None,
+    )
+    assert outcome.counts["catalog"] == num_own + (80 if is_night else 0)
+    return outcome.backends["index"], outcome.backends["index_reason"]
+
+
+def test_a_night_counts_the_embeddings_of_older_versions(begun):
+    reference, night = begun
+    assert index_of(reference, "auto", num_own=80, is_night=False)[0] == "flat"
+    found = index_of(night, "auto", num_own=30, is_night=True)
+    assert found[0] == "sharded"
+    assert found[1].startswith("110 objects are more than 100; 2 parts")
+
+
+@pytest.mark.parametrize(("asked", "used"), [("flat", "flat"), ("sharded", "sharded")])
+def test_a_way_that_is_asked_for_by_name_is_taken(begun, asked, used):
+    reference, night = begun
+    assert index_of(reference, asked, num_own=80, is_night=False)[0] == used
+    assert index_of(night, asked, num_own=30, is_night=True)[0] == used

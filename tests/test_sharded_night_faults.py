@@ -1,0 +1,97 @@
+"""Whoever dies while a night is searched in parts, its files are those of a calm one."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from astroray import faults, sharded_night, storage, workers
+from astroray.sharded_night import rank_night_sharded
+from benchmarks.embedded_runs import in_turn
+from benchmarks.nightly import begin_night, plan_of, publish_shard
+from tests import scans
+from tests.test_nightly import scan
+from tests.test_sharded_night import CONFIG, NEW, OLD, files_at
+
+pytestmark = pytest.mark.faults
+
+PROGRAM = """
+import sys
+from astroray import faults, sharded_night
+from benchmarks.embedded_runs import in_turn
+from benchmarks.nightly import plan_of
+from tests.test_sharded_night import CONFIG
+sharded_night.LEAST_ROWS = 1
+faults.arm(sys.argv[2])
+sharded_night.rank_night_sharded(plan_of(sys.argv[1], CONFIG), in_turn, reason="asked for")
+"""
+DEATHS = (
+    ("publish.renamed", "before-"), ("publish.written", "objects"), ("index.partition", "4"),
+    ("search.partitions", "queries-00001"), ("search.found", ""), ("search.file", ".parquet"),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def a_part_a_shard(monkeypatch):
+    monkeypatch.setattr(sharded_night, "LEAST_ROWS", 1)
+    yield
+    faults.arm("")
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    """A reference and the files of a night after it that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("calm")
+    scan(folder / "ref", OLD, CONFIG)
+    night = begun(folder / "night", folder / "ref")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharded_night, "LEAST_ROWS", 1)
+        rank_night_sharded(plan_of(night, CONFIG), in_turn, reason="asked for")
+    return folder / "ref", files_at(folder / "night")
+
+
+def begun(out: Path, reference: Path) -> str:
+    begin_night(str(reference), str(out))
+    for name, (ids, embedding_ND) in NEW.items():
+        publish_shard(str(out), name, ids, embedding_ND)
+    return str(out)
+
+
+@pytest.mark.timeout(120)
+def test_a_driver_killed_at_each_point_of_a_night_goes_on_to_the_same_files(calm, tmp_path):
+    reference, expected = calm
+    night = begun(tmp_path / "night", reference)
+    for point, text in DEATHS:
+        token = scans.token(tmp_path / "plan", point, text)
+        command = [sys.executable, "-c", PROGRAM, night, str(tmp_path / "plan")]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ended.returncode == -9, (point, ended.stderr)
+        assert not token.exists()
+    (tmp_path / "plan" / "reached").touch()
+    faults.arm(str(tmp_path / "plan"))
+    storage.remove_temporaries(night)  # as every run begins
+    rank_night_sharded(plan_of(night, CONFIG), in_turn, reason="asked for")
+    assert "index.partition" not in {point for point, _ in scans.reached(tmp_path / "plan")}
+    assert files_at(tmp_path / "night") == expected
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
+def test_tasks_of_a_night_that_die_are_repeated_by_themselves(ray_cluster, calm, tmp_path):
+    reference, expected = calm
+    night = begun(tmp_path / "night", reference)
+    tokens = [
+        scans.token(tmp_path / "plan", "index.partition", "2"),
+        scans.token(tmp_path / "plan", "search.partitions", "queries-00000"),
+        scans.token(tmp_path / "plan", "search.found", ""),
+    ]
+    (tmp_path / "plan" / "reached").touch()
+    faults.arm(str(tmp_path / "plan"))
+    each = workers.each_remotely(num_cpus=0.5, at_once=2)
+    rank_night_sharded(plan_of(night, CONFIG), each, reason="asked for")
+    assert not any(token.exists() for token in tokens)
+    steps = [point for point, _ in scans.reached(tmp_path / "plan")]
+    assert steps.count("index.partition") == len(OLD) + len(NEW) + 1
+    assert steps.count("search.found") == 2
+    assert files_at(tmp_path / "night") == expected

@@ -1,8 +1,8 @@
 """What the report's map keeps of the neighbors in embedding space, and what it costs.
 
 Real galaxies (EFIGI) as `rings` sees them. Beside the map: the principal plane, scikit-learn's
-t-SNE and, where it is installed, umap-learn, both begun and seeded so that they repeat, one thread
-each, turn by turn. Kept is the share of an object's 10 nearest in the embedding that are among its
+t-SNE and, where they are installed, openTSNE and umap-learn, all begun and seeded so that they
+repeat, one thread each, turn by turn. Kept is the share of an object's 10 nearest in the embedding that are among its
 10 nearest on the map; trustworthiness is scikit-learn's (Venna & Kaski 2001), 1 at best.
 """
 
@@ -42,7 +42,7 @@ def kept(embedding_MD: np.ndarray, xy_M2: np.ndarray) -> float:
 
 
 def makers() -> dict[str, Maker]:
-    """What makes a map, by name; umap only where umap-learn is installed."""
+    """What makes a map, by name; openTSNE and umap-learn only where they are installed."""
     from sklearn.manifold import TSNE
 
     found: dict[str, Maker] = {
@@ -52,6 +52,11 @@ def makers() -> dict[str, Maker]:
             embedding_MD.astype(np.float32)
         ),
     }
+    if importlib.util.find_spec("openTSNE"):
+        opened = importlib.import_module("openTSNE")
+        found["openTSNE"] = lambda embedding_MD: np.asarray(
+            opened.TSNE(random_state=0, n_jobs=1, neighbors="exact").fit(embedding_MD)
+        )
     if importlib.util.find_spec("umap"):
         umap = importlib.import_module("umap")
         found["umap"] = lambda embedding_MD: umap.UMAP(random_state=0, n_jobs=1).fit_transform(
@@ -111,18 +116,22 @@ def read_embeddings(data: str, scratch: Path, num_objects: int) -> np.ndarray:
 def rows_of(found: Mapping[str, Mapping[str, float]], peer: str, key: str) -> dict[str, Any]:
     """Fields of a row: ours over the peer's. Raises MeasurementError without the peer."""
     if peer not in found:
-        raise MeasurementError(f"{peer}-learn is not installed; pip install {peer}-learn")
+        package = PACKAGES[peer]
+        raise MeasurementError(f"{package} is not installed; pip install {package}")
     ours, theirs = found["ours"], found[peer]
     facts = {f"ours_{name}": value for name, value in ours.items()}
     facts |= {f"theirs_{name}": value for name, value in theirs.items()}
     return {"value": ours[key] / theirs[key], "facts": facts}
 
 
+PACKAGES = {"openTSNE": "openTSNE", "umap": "umap-learn"}
 CLAIMS = (
     ("plane", "kept", "neighbors kept by the map over the principal plane", 2.0, False),
     ("plane", "trustworthiness", "trustworthiness over the principal plane", 1.05, False),
     ("sklearn", "kept", "neighbors kept over scikit-learn's t-SNE", 0.98, False),
     ("sklearn", "cpu_s", "processor seconds over scikit-learn's t-SNE", 0.5, True),
+    ("openTSNE", "kept", "neighbors kept over openTSNE", 0.98, False),
+    ("openTSNE", "cpu_s", "processor seconds over openTSNE", 0.5, True),
     ("umap", "kept", "neighbors kept over umap-learn", 1.0, False),
     ("umap", "cpu_s", "processor seconds over umap-learn", 1.0, True),
 )

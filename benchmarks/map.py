@@ -2,8 +2,9 @@
 
 Real galaxies (EFIGI) as `rings` sees them. Beside the map: the principal plane, scikit-learn's
 t-SNE and, where they are installed, openTSNE and umap-learn, all begun and seeded so that they
-repeat, one thread each, turn by turn. Kept is the share of an object's 10 nearest in the embedding that are among its
-10 nearest on the map; trustworthiness is scikit-learn's (Venna & Kaski 2001), 1 at best.
+repeat, one thread each, turn by turn. Kept is the share of an object's 10 nearest in the embedding
+that are among its 10 nearest on the map; trustworthiness is scikit-learn's (Venna & Kaski 2001), 1
+at best.
 """
 
 import importlib.util

@@ -66,6 +66,7 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
     same weights. Raises ConfigError where the encoder is none that is trained, the survey is
     empty, or `path` or `config.out` are of another fit.
     """
+    path = storage.absolute(path)  # a worker writes it, from a folder of its own
     _check_encoder(config.encoder.name)
     faults.arm(config.fault_plan)
     with contextlib.ExitStack() as stack:

@@ -14,10 +14,14 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the processes of `make test`, one has all tests on Ray: there is one cluster for them."""
+    """Of the processes of `make test`, one has all tests on the shared cluster: there is but one.
+
+    Tests that start clusters of their own are another group, which comes when a process is free.
+    """
     for item in items:
         if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            is_shared = "ray_cluster" in getattr(item, "fixturenames", ())
+            item.add_marker(pytest.mark.xdist_group("ray" if is_shared else "clusters"))
 
 
 @pytest.fixture(scope="session")

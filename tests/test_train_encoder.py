@@ -18,21 +18,30 @@ from astroray.encoders.store import load_model
 from tests import scans
 
 SURVEY = "sim:galaxies?count=80&size=16&shard_rows=40"
-OPTIONS = ["--model", "cae", "--passes", "3", "--rows", "64", "--set", "fit.batch_size=16"]
+NUM_PASSES = 8
+OPTIONS = [
+    "--model=cae", f"--passes={NUM_PASSES}", "--rows=64", "--set=fit.batch_size=16",
+    "--set=fit.checkpoint_every_s=0",
+]  # fmt: skip
 
 
 def _run(out: Path, *options: str):
     return CliRunner().invoke(cli, ["train", "encoder", SURVEY, "--out", str(out), *options])
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(
-    ray_cluster, tmp_path, monkeypatch
-):
-    path = tmp_path / "encoder.safetensors"
+@pytest.fixture(scope="module")
+def trained(ray_cluster, tmp_path_factory):
+    """A model file whose fit nobody disturbed, and what the command said."""
+    path = tmp_path_factory.mktemp("trained") / "encoder.safetensors"
     done = _run(path, *OPTIONS)
     assert done.exit_code == 0, done.output
+    return path, done
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(trained, monkeypatch):
+    path, done = trained
     model = load_model(str(path))
     assert f"model_id {model.model_id}" in done.output
     assert str(path) in done.output
@@ -40,9 +49,9 @@ def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(
     assert model.embed(torch.rand(2, 3, 16, 16)).shape == (2, model.dim)
     fit = model.fit
     assert fit["num_rows"] == 64
-    assert fit["num_passes"] == len(fit["loss"]) == len(fit["validation_loss"]) == 3
+    assert fit["num_passes"] == len(fit["loss"]) == len(fit["validation_loss"]) == NUM_PASSES
     assert f"in pass {fit['best_pass']}, which is kept" in done.output
-    assert list(tmp_path.glob("encoder.safetensors.fit/fit-*/tensorboard/*tfevents*"))
+    assert list(path.parent.glob("encoder.safetensors.fit/fit-*/tensorboard/*tfevents*"))
 
     monkeypatch.setattr(train_encoder, "fit_model", None)  # not fitted again
     again = _run(path, *OPTIONS)
@@ -51,31 +60,29 @@ def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(
 
     other = _run(path, *OPTIONS, "--passes", "4")
     assert other.exit_code == 2
-    assert "fit.num_passes was 3 and is 4" in other.output
+    assert f"fit.num_passes was {NUM_PASSES} and is 4" in other.output
     assert read_model_file(str(path)).model_id == model.model_id
 
 
 @pytest.mark.ray
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_a_killed_command_resumes_and_ends_in_the_same_weights(ray_cluster, tmp_path):
-    paths = {name: tmp_path / name / "encoder.safetensors" for name in ("whole", "killed")}
-    options = [*OPTIONS, "--passes", "8", "--set", "fit.checkpoint_every_s=0"]
+def test_a_killed_command_resumes_and_ends_in_the_same_weights(trained, tmp_path):
+    path = tmp_path / "encoder.safetensors"
     command = [sys.executable, "-c", scans.COMMAND, "train", "encoder", SURVEY]
-    process = scans.start([*command, "--out", str(paths["killed"]), *options])
-    while not (states := list(tmp_path.glob("killed/*/fit-*/state.pt"))):
+    process = scans.start([*command, "--out", str(path), *OPTIONS])
+    while not (states := list(tmp_path.glob("*/fit-*/state.pt"))):
         assert process.child.poll() is None, process.wait().err
         time.sleep(0.01)
     os.killpg(process.child.pid, signal.SIGKILL)
     assert process.wait().is_killed
-    assert not paths["killed"].exists()
+    assert not path.exists()
     num_saved = len(torch.load(states[0], weights_only=True)["losses"])
-    assert 0 < num_saved < 8
+    assert 0 < num_saved < NUM_PASSES
 
-    for path in paths.values():
-        done = _run(path, *options)
-        assert done.exit_code == 0, done.output
-    whole, killed = (read_model_file(str(path)) for path in paths.values())
+    done = _run(path, *OPTIONS)
+    assert done.exit_code == 0, done.output
+    whole, killed = (read_model_file(str(one)) for one in (trained[0], path))
     assert killed.model_id == whole.model_id
     for name in ("loss", "validation_loss", "best_pass", "num_rows"):
         assert killed.fit[name] == whole.fit[name]
@@ -94,7 +101,10 @@ def test_too_few_rows_for_a_validation_part_are_refused_before_the_training(ray_
     ("options", "message"),
     [
         (["--model", "vit-huge"], "model is 'vit-huge', expected one of ['attcae', 'cae'"),
-        (["--model", "pca"], "what needs no training (pixels, pca, rings, waves, lc-pca)"),
+        (
+            ["--model", "pca"],
+            "what needs no training (pixels, pca, rings, rings-fine, waves, lc-pca)",
+        ),
         (["--passes", "0"], "num_passes of a fit is 0, expected more than 0"),
         (["--budget", "-1"], "budget_s of a fit is -60.0, expected more than 0"),
         (["--rows", "0"], "max_fit_rows is 0, expected at least 1"),
@@ -118,10 +128,11 @@ def test_a_model_file_of_another_origin_is_not_overwritten(tmp_path):
     assert path.read_bytes() == b"precious"
 
 
-def test_a_fit_without_an_end_gets_an_hour_and_a_validation_part():
+def test_a_fit_without_an_end_gets_an_hour_and_a_validation_part(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     flags = {"encoder.name": "cae", "fit.num_passes": None, "seed": 3}
     config = train_encoder.load_training("m", "hdf", flags)
-    assert config.out == "m.fit"
+    assert config.out == str(tmp_path / "m.fit")
     assert config.fit.budget_s == 3600
     assert config.fit.validation_share == 0.1
     assert config.max_fit_rows == 16_384

@@ -12,7 +12,11 @@ MAX_STEPS = 50
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Platt's logistic curve (1999, Advances in Large Margin Classifiers); it keeps the order."""
+    """Platt's logistic curve (1999, Advances in Large Margin Classifiers).
+
+    It keeps the order of the scores, or turns it round where it is fitted on windows whose flares
+    have the lower ones: a negative slope says that the forecaster is worse than chance there.
+    """
 
     slope: float
     intercept: float

@@ -333,13 +333,12 @@ evaluate.add_command(evaluate_flares)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, arguments: tuple[str, ...]) -> None:
     """Run the benchmark NAME of a checkout (see benchmarks/), e.g. `astroray bench scan --json`."""
-    import runpy
+    import subprocess
     from pathlib import Path
 
     if not Path("benchmarks", f"{name}.py").is_file():
         raise ConfigError(
             f"no benchmarks/{name}.py in this folder; run it in the root of a checkout"
         )
-    sys.path.insert(0, "")
-    sys.argv = [f"benchmarks.{name}", *arguments]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+    # a module of its own: benchmarks start processes, which look for its functions in it
+    sys.exit(subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *arguments]))

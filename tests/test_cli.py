@@ -48,6 +48,23 @@ def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(
     assert "Traceback" not in result.output
 
 
+def test_a_benchmark_may_start_processes_that_find_its_functions(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "probe.py").write_text(
+        "import multiprocessing, sys\n"
+        "def work(queue):\n"
+        "    queue.put(7)\n"
+        "if __name__ == '__main__':\n"
+        "    spawn = multiprocessing.get_context('spawn')\n"
+        "    queue = spawn.Queue()\n"
+        "    spawn.Process(target=work, args=(queue,)).start()\n"
+        "    sys.exit(queue.get(timeout=20) + len(sys.argv[1:]))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run("bench", "probe", "--quick").exit_code == 8
+
+
 @pytest.mark.parametrize("verb", ["status", "verify", "retry-rejects"])
 def test_a_folder_without_a_run_is_said_to_be_one(verb, tmp_path):
     result = run(verb, str(tmp_path))

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from astroray import faults, storage
+from astroray import faults, storage, surveys
 from astroray.surveys.simulated import write_survey
 from tests import s3_server, scans
 from tests.soak_checks import Tally, result_files, say
@@ -94,14 +94,16 @@ class NightSoak:
         started = time.monotonic()
         write_survey(SURVEY, str(folder / "made"))
         files = sorted((folder / "made" / "shards").glob("*.parquet"))
-        self.new = [path.stem for path in files[NUM_OLD:]]
         self.survey, self.reference = folder / "sky", str(folder / "before")
         self.survey.mkdir()
         for path in files[:NUM_OLD]:
             shutil.copy2(path, self.survey)
         self._run(scans.scan_command(self.survey, self.reference))
+        old = {shard.name for shard in surveys.list_shards(str(self.survey)).shards}
         for path in files[NUM_OLD:]:
             shutil.copy2(path, self.survey)
+        listed = [shard.name for shard in surveys.list_shards(str(self.survey)).shards]
+        self.new = [name for name in listed if name not in old]
         self.before = _files(self.reference)
         calm = str(folder / "calm")
         self._run(self._command(calm, ""))
@@ -141,7 +143,8 @@ class NightSoak:
             expected = result_files(f"{folder}/calm")
             run_dir = f"{folder}/night"
             command = _night(*words, run_dir, "2", str(plan))
-            for life in plan_s3(number, self.new, self.points):
+            names = [path.stem for path in files[NUM_OLD:]]  # the rest is a hash of the address
+            for life in plan_s3(number, names, self.points):
                 live(self.tally, name, life, command, plan=plan, env=self._env(), run_dir=run_dir)
             self._two_at_once(name, command, plan)
             finish(self.tally, name, plan=plan, run_dir=run_dir, expected=expected)

@@ -10,7 +10,6 @@ reference, only shards that the reference does not know are embedded, and its sc
 """
 
 import dataclasses
-import os
 import re
 import time
 from datetime import datetime, timedelta
@@ -123,8 +122,7 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     A night that is done is returned as it is, since others may refer to it. Raises ConfigError or
     LedgerError where the reference cannot be one, and where a shard of it has changed.
     """
-    if not storage.is_remote(config.reference):
-        config = dataclasses.replace(config, reference=os.path.abspath(config.reference))
+    config = dataclasses.replace(config, reference=storage.absolute(config.reference))
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)
     night = versions.Night(

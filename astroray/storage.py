@@ -78,7 +78,7 @@ def list_files(location: str) -> list[InputFile]:
     if is_remote(location):
         found = object_store.list_objects(location)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
-    location = os.path.abspath(os.path.expanduser(location))
+    location = absolute(location)
     if os.path.exists(location):  # a name with brackets is itself before it is a glob
         paths = _walk(location) if os.path.isdir(location) else [location]
     else:

@@ -60,12 +60,12 @@ def fit_network(
     recipe = find_recipe(encoder, config)
     name = f"fit-{_fingerprint(sample_path, encoder, network, config, recipe, use_gpu)}"
     plan = Plan(
-        sample_path=_absolute(sample_path),
+        sample_path=storage.absolute(sample_path),
         encoder=encoder,
         network=dict(network),
         config=config,
         recipe=recipe,
-        folder=storage.join(_absolute(folder), name),
+        folder=storage.join(storage.absolute(folder), name),
         fault_plan=faults.armed(),
     )
     state = FitState.load(plan.folder)
@@ -75,11 +75,6 @@ def fit_network(
     if state is None:
         raise StorageError(f"{plan.folder} lost the state of the fit; fit again")
     return state.result(config)
-
-
-def _absolute(path: str) -> str:
-    """Ray's workers have another working directory."""
-    return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def _fingerprint(

@@ -77,8 +77,7 @@ class TrainConfig:
     @property
     def folder(self) -> str:
         """Where the fit stands, absolute, since Ray's workers have another working directory."""
-        path = self.out if storage.is_remote(self.out) else os.path.abspath(self.out)
-        return f"{path}.fit"
+        return f"{storage.absolute(self.out)}.fit"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,6 +96,7 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     """
     from astroray.forecast.model_file import load_forecaster
 
+    config = dataclasses.replace(config, out=storage.absolute(config.out))
     fingerprint = check_backbone(config.backbone) if config.backbone else ""
     if config.backbone:
         config = dataclasses.replace(config, backbone=os.path.abspath(config.backbone))

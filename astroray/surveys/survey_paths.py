@@ -21,7 +21,7 @@ def survey_folder(location: str) -> str:
     The folder itself; for a glob the folders before its first wildcard; for a file its folder.
     """
     if not storage.is_remote(location):
-        location = os.path.abspath(os.path.expanduser(location))
+        location = storage.absolute(location)
         if os.path.isdir(location):
             return location
     with contextlib.suppress(FileError):  # forbidden, as a folder is where only keys may be read

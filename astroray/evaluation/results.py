@@ -9,10 +9,11 @@ from astroray.evaluation.metrics import interval
 from astroray.evaluation.models import NUM_PASSES, Encoded
 from astroray.evaluation.protocols import Protocol, Subset
 from astroray.evaluation.scoring import METRICS, Scored
+from astroray.modalities import MODALITIES
 
 __all__ = ["PEERS", "Difference", "Line", "Results"]
 
-PEERS = ("attcae", "pixels", "lc-pca", "rings", "waves")
+PEERS = ("attcae", "pixels", "lc-pca", *(kind.default_encoder for kind in MODALITIES.values()))
 """Encoders that every other one is compared with, by the same score: the published one, the
 baselines and the defaults."""
 

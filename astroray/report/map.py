@@ -74,10 +74,15 @@ def layouts(placed: pa.Table) -> dict[str, np.ndarray]:
 
 
 def map_data(
-    placed: pa.Table, picture_of: Mapping[str, str], further: Mapping[str, str], num_cards: int
+    placed: pa.Table,
+    drawn: Mapping[str, np.ndarray],
+    picture_of: Mapping[str, str],
+    further: Mapping[str, str],
+    num_cards: int,
 ) -> dict[str, Any]:
     """What the page's script draws, column by column; null where unknown. Empty for few objects.
 
+    drawn       their `layouts`
     picture_of  HTML id of the picture by object_id
     further     words for the scores besides the ranking, by column
     num_cards   ranks up to this have a card in the page
@@ -97,7 +102,7 @@ def map_data(
             {"name": name, "words": text, "values": _rounded(placed[name], ".7g")}
             for name, text in words.items()
         ],
-        "layouts": {name: _whole(places_M2) for name, places_M2 in layouts(placed).items()},
+        "layouts": {name: _whole(places_M2) for name, places_M2 in drawn.items()},
         "cards": num_cards,
     }
 

@@ -94,6 +94,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
     outliers = _outliers(top_rows, picture_of)
     rows = read_rows(run_dir, top, list(stored))
     mapped = place_objects(run_dir, rows.mapped)
+    drawn = layouts(mapped)
     others = _others(rows.others, picture_of)
     further = _further(outliers, record)
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
@@ -110,8 +111,8 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
             for object_id, jpeg in pictures.items()
         ],
         rejected_shards=_rejected_shards(run_dir, record),
-        figures=_figures(record, rows, mapped, [*outliers, *others]),
-        map=map_data(mapped, picture_of, further, len(outliers)),
+        figures=_figures(record, rows, mapped, drawn, [*outliers, *others]),
+        map=map_data(mapped, drawn, picture_of, further, len(outliers)),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
         commands=night.list_commands(run_dir, record),
@@ -201,10 +202,14 @@ def _others(others: pa.Table, picture_of: Mapping[str, str]) -> list[_Shown]:
 
 
 def _figures(
-    record: ledger.RunRecord, rows: ReportRows, mapped: pa.Table, named: Sequence[_Shown]
+    record: ledger.RunRecord,
+    rows: ReportRows,
+    mapped: pa.Table,
+    drawn: Mapping[str, np.ndarray],
+    named: Sequence[_Shown],
 ) -> dict[str, Any]:
     fit = record.model.get("fit") or {}
-    places_M2 = next(iter(layouts(mapped).values()), np.zeros((0, 2)))
+    places_M2 = next(iter(drawn.values()), np.zeros((0, 2)))
     return {
         "scores": figures.score_histogram(
             rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")

@@ -67,6 +67,8 @@ class EncoderConfig:
             )
         if self.quantize not in ("auto", "none") and is_onnx_file(self.name):
             raise fixed_numbers(self.quantize)
+        if self.latent is not None and self.latent < 1:
+            raise ConfigError(f"encoder.latent is {self.latent}, expected at least 1")
 
     @property
     def is_file(self) -> bool:
@@ -155,7 +157,7 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
     config: ScanConfig = load_settings(ScanConfig, file, values)
     path = os.path.expanduser(config.encoder.name)
     if config.encoder.is_file and os.path.exists(path):
-        encoder = dataclasses.replace(config.encoder, name=os.path.abspath(path))
+        encoder = dataclasses.replace(config.encoder, name=storage.absolute(path))
         config = dataclasses.replace(config, encoder=encoder)
     return config
 
@@ -276,4 +278,4 @@ def _absolute(survey: str) -> str:
         os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
     ):
         return survey
-    return str(dataclasses.replace(uri, location=os.path.abspath(os.path.expanduser(location))))
+    return str(dataclasses.replace(uri, location=storage.absolute(location)))

@@ -32,6 +32,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("a: [", "is not a YAML file"),
         ("max_rejected: 2", "max_rejected is 2.0, expected a share"),
         ("batch_size: 0", "batch_size is 0, expected at least 1"),
+        ("encoder: {latent: 0}", "encoder.latent is 0, expected at least 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):

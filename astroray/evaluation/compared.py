@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from astroray.config import from_dict
+from astroray.config import EncoderConfig, from_dict
 from astroray.encoders import ENCODERS, QuantizeName, choose_encoder, read_model_file
 from astroray.errors import ConfigError
 from astroray.evaluation.quantized import split_numbers
@@ -29,8 +29,7 @@ class FitSettings:
     """Length of the network's output; None: its own default."""
 
     def __post_init__(self) -> None:
-        if self.latent is not None and self.latent < 1:
-            raise ConfigError(f"encoder.latent is {self.latent}, expected at least 1")
+        EncoderConfig(latent=self.latent)  # refuses what a scan refuses
 
     def given(self) -> dict[str, Any]:
         """Those that are not the default."""

@@ -5,6 +5,7 @@ to `run.json` before the first row is read.
 """
 
 import dataclasses
+import difflib
 import os
 import types
 import typing
@@ -197,9 +198,29 @@ def from_dict(cls: type, values: Mapping[str, Any], *, where: str, path: str = "
         if key not in known:
             raise ConfigError(
                 f"setting {path}{key} in {where} is unknown, expected one of {sorted(known)}"
+                f"{_meant(str(key), cls, path)}"
             )
         arguments[key] = _checked(value, hints[key], f"{path}{key}", where)
     return cls(**arguments)
+
+
+def _meant(key: str, cls: type, path: str) -> str:
+    """A question whether a setting of `cls` or its sections was meant, if one looks like `key`."""
+    names = _setting_names(cls)
+    same = [name for name in names if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    found = same or difflib.get_close_matches(key, names, n=1)
+    return f"; did you mean {path}{found[0]}?" if found else ""
+
+
+def _setting_names(cls: type) -> list[str]:
+    """Dotted names of all settings of `cls`."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            names += [name, *(f"{name}.{inner}" for inner in _setting_names(hint))]
+        else:
+            names.append(name)
+    return names
 
 
 def _checked(value: Any, hint: Any, key: str, where: str) -> Any:

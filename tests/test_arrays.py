@@ -358,3 +358,21 @@ def test_arrays_are_read_from_s3_in_one_shard(s3: S3) -> None:
     storage.delete(location)
     with pytest.raises(ShardError, match="missing"):
         list(arrays.read_shard(shard))
+
+
+@pytest.mark.parametrize("is_of_each_band", [True, False])
+def test_pixels_of_a_mask_beside_the_images_are_missing(
+    tmp_path: Path, is_of_each_band: bool
+) -> None:
+    images = _noise(6, 3, 16, 16)
+    bad = np.zeros(images.shape if is_of_each_band else (6, 16, 16), bool)
+    bad[2, ..., 3, 4] = True
+    np.savez(tmp_path / "a.npz", image=images, mask=bad)
+    (found,) = _read(tmp_path / "a.npz")
+    assert isinstance(found, Cutouts)
+    assert np.argwhere(np.isnan(found.image_BCYX)).tolist() == [
+        [2, band, 3, 4] for band in range(3)
+    ]
+    (unmasked,) = _read(tmp_path / "a.npz", weight="none")
+    assert isinstance(unmasked, Cutouts)
+    assert np.isfinite(unmasked.image_BCYX).all()

@@ -12,6 +12,7 @@ MAX_BANDS = 6
 NO_WEIGHT = "none"
 _IMAGE_NAMES = ("image", "images", "cutout", "cutouts", "img", "data", "flux")
 _WEIGHT_NAMES = ("weight", "weights", "ivar", "invvar", "inverse_variance")
+MASK_NAMES = ("mask", "masks", "bad", "badpix", "dq")
 _BAND_NAMES = ("bands", "band", "filters", "filter", "channels")
 _MAX_VALUES = 2**30
 
@@ -27,8 +28,9 @@ class ArrayOptions(TableOptions):
     image: str = ""
     """Array of a .npz that holds the images; else a well-known name, or the only 3-D or 4-D one."""
     weight: str = ""
-    """Array of the same shape whose values are positive where a pixel was measured; else a
-    well-known name, if there is one; `none` for none."""
+    """Array of the same shape, or of that of one band, whose values are positive where a pixel was
+    measured, or 0 there if it is called mask, bad or dq; else a well-known name, if there is one;
+    `none` for none."""
     layout: str = ""
     """NCYX, NYXC or NYX for a stack, CYX, YXC or YX for one object a file; else judged by the
     shape: an axis of at most 6 is the bands, and a 3-D array without one is a stack."""
@@ -61,7 +63,7 @@ def settle(arrays: ArrayFile, options: ArrayOptions, where: str) -> ArrayOptions
     return dataclasses.replace(
         options,
         image=image,
-        weight=_weight_name(arrays.headers, options.weight, image, where),
+        weight=_weight_name(arrays.headers, options.weight, image, layout, where),
         layout=layout,
         pixels=pixels,
         bands=_band_names(arrays, options.bands, _length(header.shape, layout, "C"), pixels, where),
@@ -97,7 +99,7 @@ def _image_candidates(headers: Mapping[str, Header]) -> list[str]:
         if known:
             return known[:1]
         if found:
-            return [name for name in found if name.lower() not in _WEIGHT_NAMES]
+            return [name for name in found if name.lower() not in (*_WEIGHT_NAMES, *MASK_NAMES)]
     return []
 
 
@@ -127,20 +129,28 @@ def _length(shape: tuple[int, ...], layout: str, axis: str) -> int:
     return shape[layout.index(axis)] if axis in layout else 1
 
 
-def _weight_name(headers: Mapping[str, Header], asked: str, image: str, where: str) -> str:
+def _weight_name(
+    headers: Mapping[str, Header], asked: str, image: str, layout: str, where: str
+) -> str:
     if asked == NO_WEIGHT:
         return NO_WEIGHT
     shape = headers[image].shape
+    of_one_band = tuple(n for n, axis in zip(shape, layout, strict=True) if axis != "C")
+    fitting = sorted(
+        name
+        for name, header in headers.items()
+        if header.shape in (shape, of_one_band) and name != image
+    )
     if asked:
-        if asked not in headers or headers[asked].shape != shape:
-            fitting = sorted(n for n, h in headers.items() if h.shape == shape and n != image)
+        if asked not in fitting:
             raise ConfigError(
                 f"{where} has no array {asked!r} of shape {shape} for option weight=, expected "
                 f"one of {fitting} or none"
             )
         return asked
-    known = [name for name in headers if name.lower() in _WEIGHT_NAMES]
-    return next((name for name in known if headers[name].shape == shape), NO_WEIGHT)
+    ranked = (*_WEIGHT_NAMES, *MASK_NAMES)
+    known = [name for name in fitting if name.lower() in ranked]
+    return min(known, key=lambda name: ranked.index(name.lower()), default=NO_WEIGHT)
 
 
 def _band_names(arrays: ArrayFile, asked: str, num_bands: int, pixels: str, where: str) -> str:

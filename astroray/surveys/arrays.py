@@ -19,7 +19,7 @@ import numpy as np
 from astroray import storage
 from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.array_files import ArrayFile, Header, open_arrays
-from astroray.surveys.array_layouts import LAYOUTS, NO_WEIGHT, ArrayOptions, settle
+from astroray.surveys.array_layouts import LAYOUTS, MASK_NAMES, NO_WEIGHT, ArrayOptions, settle
 from astroray.surveys.object_tables import (
     Objects,
     ObjectTable,
@@ -70,7 +70,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
-    """The arrays' images, float32 [C, Y, X]; NaN where their weight is not positive.
+    """The arrays' images, float32 [C, Y, X]; NaN where a weight is not positive or a mask not 0.
 
     Row 0 of Y is as the array has it. Raises ShardError where a stack is missing, truncated,
     holds Python objects or has another shape than listed; where each file is one object, such a
@@ -239,7 +239,10 @@ def _read_images(
         if is_scaled:
             image_BCYX /= np.float32(np.iinfo(dtype).max)
         if weights is not None:
-            image_BCYX[~(_to_BCYX(next(weights), options.layout) > 0)] = np.nan
+            weight_BCYX = _weight_BCYX(next(weights), options.layout)
+            is_mask = options.weight.lower() in MASK_NAMES
+            bad_BCYX = weight_BCYX != 0 if is_mask else ~(weight_BCYX > 0)
+            image_BCYX[np.broadcast_to(bad_BCYX, image_BCYX.shape)] = np.nan
         yield image_BCYX
 
 
@@ -249,6 +252,11 @@ def _to_BCYX(block: np.ndarray, layout: str) -> np.ndarray:
     if "C" not in layout:
         block, layout = block[:, None], "NC" + layout[1:]
     return block.transpose([layout.index(axis) for axis in "NCYX"])
+
+
+def _weight_BCYX(block: np.ndarray, layout: str) -> np.ndarray:
+    """A weight or mask of the images' shape, or of one band, which holds for all: C is 1."""
+    return _to_BCYX(block, layout if block.ndim == len(layout) else layout.replace("C", ""))
 
 
 def _check_options(options: ArrayOptions) -> None:

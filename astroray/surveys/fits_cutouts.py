@@ -6,11 +6,12 @@ Examples of surveys:
     'cutouts.fits?bands=g,r,i'              a cube [N, C, Y, X] with a table of N rows beside it
     'stamps.fits?layout=mef'                one image HDU a stamp
 
-What a survey is, is seen from the headers of its first file (`layout=auto`): several images are
-stamps, one image of at most 512 px (and at most 6 planes) is a stamp, more planes are a cube.
-Images above 512 px are wide fields: the reader `fields` finds the sources in them. `layout=`,
-`format=fits_cutouts` and `format=fields` overrule that. Files that Kepler, K2 or TESS published as
-light curves go to the reader `light_curves`, though each holds an image of its aperture.
+What a survey is, is seen from the headers of its first file (`layout=auto`): images of several
+bands at one place are one stamp, other images a stamp each; one image of at most 512 px (and at
+most 6 planes) is a stamp, more planes are a cube. Images above 512 px are wide fields: the reader
+`fields` finds the sources in them. `layout=`, `format=fits_cutouts` and `format=fields` overrule
+that. Files that Kepler, K2 or TESS published as light curves go to the reader `light_curves`,
+though each holds an image of its aperture.
 """
 
 import dataclasses
@@ -49,8 +50,8 @@ class FitsCutoutOptions(TableOptions):
     """
 
     layout: str = "auto"
-    """cube, mef (one image HDU a stamp), stamp (one file a stamp), or auto: as the first file is.
-    """
+    """cube, mef (one image HDU a stamp), stamp (one file a stamp, its planes or HDUs are bands), or
+    auto: as the first file is."""
     bands: str = ""
     """Names of the planes, `g,r,i`; else the header's BAND or FILTER, else b0, b1..."""
     hdu: str = ""
@@ -101,7 +102,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
             "files one by one, or put the table into each as a table HDU"
         )
-    return [shard for file in files for shard in _list_file(file, options, table)]
+    return [shard for file in files for shard in _list_file(file, options, table, len(files) > 1)]
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
@@ -141,7 +142,8 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
             with open_fits(file.path) as opened:
                 if is_light_curve(opened.hdus):
                     return "light_curves"
-                shapes = [image.plain_shape for image in opened.sciences(hdu)]
+                images = opened.sciences(hdu)
+                shapes = [image.plain_shape for image in images]
                 lengths = {opened.num_rows(index) for index in opened.tables}
         except DataError:  # its own shard or row is rejected when it is read
             continue
@@ -150,7 +152,8 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
                 f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
                 "name the files of cutouts with a glob, or another reader with format="
             )
-        return _layout_of(shapes, lengths)
+        found = _layout_of(shapes, lengths)
+        return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found
     return "stamp"
 
 
@@ -183,7 +186,10 @@ def _params(options: FitsCutoutOptions) -> dict[str, Any]:
 
 
 def _list_file(
-    file: storage.InputFile, options: FitsCutoutOptions, table: ObjectTable | None
+    file: storage.InputFile,
+    options: FitsCutoutOptions,
+    table: ObjectTable | None,
+    is_one_of_many: bool,
 ) -> list[Shard]:
     """Ranges of rows of a cube, or the one shard that a file of many HDUs is."""
     num_rows = _num_rows(file, options)
@@ -197,6 +203,8 @@ def _list_file(
         stop = None if num_rows is None else min(start + step, num_rows)
         params = _params(options) | {"start": start, "stop": stop}
         name = shards.shard_name([file], params)
+        if options.layout == "mef" and is_one_of_many:
+            params["prefix"] = f"{storage.stem(file.path)}:"
         if objects is not None:
             params["objects"] = objects.take(slice(start, stop)).to_params()
         found.append(

@@ -54,7 +54,10 @@ class FitsFile:
         if hdu:
             return [self.find(hdu)]
         named = [image for image in self.images if image.name.upper() == "SCI"]
-        return named or [image for image in self.images if not image.is_companion]
+        labels = {image.label for image in self.images if not image.is_companion} | {""}
+        return named or [
+            image for image in self.images if not (image.is_companion and image.label in labels)
+        ]
 
     def find(self, hdu: str) -> FitsImage:
         """The image HDU of that name or number. Raises ShardError where there is none."""
@@ -71,9 +74,13 @@ class FitsFile:
 
         Raises ShardError where they cannot be decoded.
         """
+        stored = self._stored(image, start, stop)
+        with _translated(self.path, f"cannot decode the pixels of HDU {image.index}"):
+            return _to_float32(stored, image.header)
+
+    def _stored(self, image: FitsImage, start: int | None, stop: int | None) -> np.ndarray:
         with _translated(self.path, f"cannot read the pixels of HDU {image.index}"):
-            stored = self.hdus[image.index].section[slice(start, stop)]
-            return _to_float32(np.asarray(stored), image.header)
+            return np.asarray(self.hdus[image.index].section[slice(start, stop)])
 
     def read_bad(
         self, image: FitsImage, *, start: int | None = None, stop: int | None = None
@@ -92,6 +99,10 @@ class FitsFile:
         self, mask: FitsImage, *, start: int | None = None, stop: int | None = None
     ) -> np.ndarray:
         """Where `mask` says bad: a mask is not 0, a weight or inverse variance is not above 0."""
+        if "BZERO" not in mask.header:  # integers as they are: float32 has not all bits of them
+            stored = self._stored(mask, start, stop)
+            if stored.dtype.kind in "iu" and "BLANK" not in mask.header:
+                return mask.bad(stored)
         return mask.bad(self.read(mask, start=start, stop=stop))
 
     def num_rows(self, index: int) -> int:
@@ -115,6 +126,8 @@ class FitsFile:
             masks = [mask for mask in self.images if mask.name == name]
             by_version = {mask.version: mask for mask in masks}
             for order, image in enumerate(images):
+                if masks[0].label not in ("", image.label):
+                    continue
                 if len(masks) == 1:
                     mask = masks[0]
                 elif len(by_version) == len(masks):

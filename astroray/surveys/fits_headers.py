@@ -23,12 +23,17 @@ from astroray.errors import ShardError
 logger = logging.getLogger(__name__)
 
 _NOON = datetime.timedelta(hours=12)
-_BAD_IF_SET = ("MASK", "DQ", "BAD", "BADPIX", "BPM")
-_BAD_IF_NOT_POSITIVE = ("IVAR", "INVVAR", "WEIGHT", "WHT")
+_BAD_IF_SET = ("MASK", "MSK", "DQ", "BAD", "BADPIX", "BPM")
+_BAD_IF_NOT_POSITIVE = ("IVAR", "INVVAR", "WEIGHT", "WHT", "WGT")
+_ERRORS = ("ERR", "ERROR", "VAR", "VARIANCE", "RMS", "SIGMA")
 _COMPANIONS = (
-    *_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE, "ERR", "ERROR", "VAR", "VARIANCE", "RMS", "SIGMA", "PSF",
+    *_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE, *_ERRORS, "PSF",
     "BACK", "BACKGROUND", "BKG", "SEGM", "SEGMAP", "SEGMENTATION", "MODEL", "EXPOSURE", "CTX",
 )  # fmt: skip
+_IMAGES = ("SCI", "IMAGE", "IMG", "DATA")
+_LOST_PLANES = ("BAD", "CR", "NO_DATA", "SAT", "UNMASKEDNAN")
+"""Of the named planes of a mask as Rubin and HSC write it, those without a usable flux; others, as
+DETECTED, are set on every object."""
 BAD_DATA = (
     OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, IndexError, AttributeError,
     OverflowError, AssertionError, fits.VerifyError, WcsError,
@@ -54,17 +59,45 @@ class FitsImage:
 
     @property
     def is_companion(self) -> bool:
-        """Whether its name says that it is a mask, weight, error... map of another image."""
-        return self.name.upper() in _COMPANIONS
+        """Whether its name says that it is a mask, weight, error... map of another image.
+
+        One with a label, MASK_G, is so only beside an image of that label.
+        """
+        return self._role[0] in _COMPANIONS
 
     @property
     def is_mask(self) -> bool:
         """Whether its name says which pixels of another image are bad."""
-        return self.name.upper() in (*_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE)
+        return self._role[0] in (*_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE)
+
+    @property
+    def label(self) -> str:
+        """What its name says beside its role: G of SCI_G, of MASK_G and of G_WEIGHT."""
+        return self._role[1]
+
+    @property
+    def _role(self) -> tuple[str, str]:
+        """The part of its name that says what it is, and the rest; empty where there is none."""
+        name = self.name.upper()
+        if name in (*_IMAGES, *_COMPANIONS):
+            return name, ""
+        for first, _, last in (name.partition("_"), name.rpartition("_")):
+            for role, label in ((first, last), (last, first)):
+                if label and role in (*_IMAGES, *_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE, *_ERRORS):
+                    return role, label
+        return "", name
 
     def bad(self, values: np.ndarray) -> np.ndarray:
-        """Where the values of this mask say bad: not 0, or not above 0 for a weight or ivar."""
-        return ~(values > 0) if self.name.upper() in _BAD_IF_NOT_POSITIVE else values != 0
+        """Where the stored values of this mask say bad: not above 0 for a weight or ivar, a plane
+        of lost flux where the header names planes (MP_SAT = 1 is bit 1), else not 0.
+        """
+        if self._role[0] in _BAD_IF_NOT_POSITIVE:
+            return ~(values > 0)
+        if values.dtype.kind in "iu" and any(key.startswith("MP_") for key in self.header):
+            planes = [self.number(f"MP_{name}", np.nan) for name in _LOST_PLANES]
+            bits = sum(1 << int(plane) for plane in planes if 0 <= plane < 63)
+            return (values.astype(np.int64) & bits) != 0
+        return values != 0
 
     @property
     def plain_shape(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from astroray import storage
+from astroray import sky, storage
 from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.fits_files import FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
@@ -14,6 +14,7 @@ from astroray.surveys.object_tables import Objects, ObjectTable, TableOptions
 from astroray.surveys.shards import Reject, Shard
 
 _BLOCK_ROWS = 64
+_ONE_PLACE_ARCSEC = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,20 +99,44 @@ def read_mef(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Rejec
     """Image HDUs of one file, a row each; raises ShardError where it cannot be opened."""
     with open_fits(shard.inputs[0].path) as file:
         images = file.sciences(str(shard.params["hdu"]))
-        names = _names(images)
+        names = _names(images, str(shard.params.get("prefix", "")))
         for row in range(len(images)) if rows is None else rows:
             name = names[row] or f"{shard.name}:{row}"
             stamp = read_stamp(file, [images[row]], row, name, str(shard.params["bands"]))
             yield _place(stamp, images[row]) if isinstance(stamp, Stamp) else stamp
 
 
-def _names(images: Sequence[FitsImage]) -> list[str]:
-    """EXTNAME of each stamp, else its ID or OBJECT, where they tell the stamps apart."""
+def _names(images: Sequence[FitsImage], prefix: str) -> list[str]:
+    """EXTNAME of each stamp, else its ID or OBJECT, where they tell the stamps apart.
+
+    `prefix` goes before an EXTNAME, which is no more than a place in its file.
+    """
     for keys in (("EXTNAME",), ("ID", "OBJECT_ID", "OBJID"), ("OBJECT",)):
         names = [next(filter(None, map(image.text, keys)), "") for image in images]
         if all(names) and len(set(names)) == len(names):
-            return names
+            return [prefix + name for name in names] if keys == ("EXTNAME",) else names
     return [""] * len(images)
+
+
+def are_bands(images: Sequence[FitsImage]) -> bool:
+    """Whether several images show one object, a band each, rather than an object each.
+
+    They do where they have one shape and lie at one place, as far as they say where, and name
+    different bands, or none but the same place.
+    """
+    shapes = {image.plain_shape for image in images}
+    if len(images) < 2 or len(shapes) > 1 or len(next(iter(shapes))) != 2:
+        return False
+    height_px, width_px = next(iter(shapes))
+    center = np.array([(width_px - 1) / 2]), np.array([(height_px - 1) / 2])
+    places = np.array([image.positions(*center) for image in images])[..., 0]  # [N, 2] deg
+    away_arcsec = sky.separation_arcsec(*places.T, *places[0])
+    if np.any(away_arcsec > _ONE_PLACE_ARCSEC):
+        return False
+    bands = [image.text("BAND") or image.text("FILTER") for image in images]
+    if all(bands):
+        return len(set(bands)) == len(bands)
+    return not any(bands) and bool(np.all(away_arcsec <= _ONE_PLACE_ARCSEC))
 
 
 def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:

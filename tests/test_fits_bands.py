@@ -1,0 +1,112 @@
+"""Files of one object with an HDU a band, and masks that name what they mask or their planes."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from astroray import surveys
+from astroray.surveys.fits_files import open_fits
+from astroray.surveys.shards import Cutouts
+
+SIDE = 12
+FLUX_CYX = np.random.default_rng(3).normal(5, 2, (3, SIDE, SIDE)).astype(np.float32)
+
+
+def cards(ra_deg: float, band: str = "") -> fits.Header:
+    header = fits.Header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+    header["CRVAL1"], header["CRVAL2"] = ra_deg, 2.0
+    header["CRPIX1"] = header["CRPIX2"] = (SIDE + 1) / 2
+    header["CDELT1"], header["CDELT2"] = -1e-4, 1e-4
+    if band:
+        header["FILTER"] = band
+    return header
+
+
+def write_object(
+    path: Path, *more: fits.ImageHDU, ra_deg: float = 30.0, bands: str = "gri"
+) -> None:
+    images = [
+        fits.ImageHDU(flux_YX, cards(ra_deg, band.strip()), name=f"SCI_{place}")
+        for flux_YX, band, place in zip(FLUX_CYX, bands, "GRI", strict=True)
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *images, *more]).writeto(path)
+
+
+def read(survey: str | Path) -> list[Cutouts]:
+    rows = [
+        row
+        for shard in surveys.list_shards(str(survey)).shards
+        for row in surveys.read_shard(shard)
+    ]
+    assert all(isinstance(row, Cutouts) for row in rows)
+    return rows
+
+
+@pytest.mark.parametrize("bands", ["gri", "   "], ids=["named bands", "one place"])
+def test_images_of_one_place_in_a_file_are_the_bands_of_one_object(tmp_path, bands):
+    for i in range(2):
+        write_object(tmp_path / f"obj{i}.fits", ra_deg=30.0 + i, bands=bands)
+    (rows,) = read(tmp_path)
+    assert list(rows.object_id_B) == ["obj0", "obj1"]
+    assert rows.bands == (("g", "r", "i") if bands == "gri" else ("SCI_G", "SCI_R", "SCI_I"))
+    np.testing.assert_allclose(rows.ra_deg_B, [30.0, 31.0])
+    np.testing.assert_array_equal(rows.image_BCYX[1], FLUX_CYX)
+
+
+def test_images_of_one_band_or_of_several_places_are_an_object_each(tmp_path):
+    write_object(tmp_path / "epochs.fits", bands="ggg")
+    (epochs,) = read(tmp_path / "epochs.fits")
+    assert list(epochs.object_id_B) == ["SCI_G", "SCI_R", "SCI_I"]
+    stars = [fits.ImageHDU(FLUX_CYX[0], cards(10 + i, "gri"[i]), name=f"S{i}") for i in range(3)]
+    fits.HDUList([fits.PrimaryHDU(), *stars]).writeto(tmp_path / "stars.fits")
+    found = [name for rows in read(tmp_path / "stars.fits") for name in rows.object_id_B]
+    assert found == ["S0", "S1", "S2"]
+
+
+def test_names_of_hdus_that_recur_in_every_file_stay_apart(tmp_path):
+    for name in ("one", "two"):
+        write_object(tmp_path / f"{name}.fits", bands="ggg")
+    found = {name for rows in read(tmp_path) for name in rows.object_id_B}
+    assert found == {f"{name}:SCI_{band}" for name in ("one", "two") for band in "GRI"}
+
+
+def test_a_mask_with_a_label_belongs_to_the_image_of_that_label(tmp_path):
+    mask_YX = np.zeros((SIDE, SIDE), np.uint8)
+    mask_YX[4, 5] = 1
+    weight_YX = np.ones((SIDE, SIDE), np.float32)
+    weight_YX[6, 7] = 0
+    write_object(
+        tmp_path / "a.fits",
+        fits.ImageHDU(mask_YX, name="MASK_R"),
+        fits.ImageHDU(weight_YX, name="I_WGT"),
+        fits.ImageHDU(weight_YX, name="VAR_G"),
+    )
+    (rows,) = read(tmp_path / "a.fits")
+    assert np.argwhere(np.isnan(rows.image_BCYX[0])).tolist() == [[1, 4, 5], [2, 6, 7]]
+    hdus = [fits.ImageHDU(FLUX_CYX[0], cards(i), name=f"VAR_{i}") for i in range(3)]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "variables.fits")
+    (stars,) = read(tmp_path / "variables.fits")
+    assert list(stars.object_id_B) == ["VAR_0", "VAR_1", "VAR_2"]
+
+
+@pytest.mark.parametrize("kind", [fits.ImageHDU, fits.CompImageHDU])
+def test_only_planes_of_lost_flux_of_a_mask_with_named_planes_are_missing(tmp_path, kind):
+    planes = {"BAD": 0, "SAT": 1, "DETECTED": 5, "NO_DATA": 8, "INJECTED": 25}
+    header = fits.Header({f"HIERARCH MP_{name}": bit for name, bit in planes.items()})
+    mask_YX = np.full((SIDE, SIDE), 1 << planes["DETECTED"] | 1 << planes["INJECTED"], np.int32)
+    mask_YX[1, 2] |= 1  # lost in float32 beside bit 25
+    mask_YX[3, 4] |= 1 << planes["NO_DATA"]
+    fits.HDUList(
+        [
+            fits.PrimaryHDU(),
+            fits.ImageHDU(FLUX_CYX[0], name="IMAGE"),
+            kind(mask_YX, header, name="MASK"),
+            fits.ImageHDU(FLUX_CYX[1], name="VARIANCE"),
+        ]
+    ).writeto(tmp_path / "calexp.fits")
+    with open_fits(str(tmp_path / "calexp.fits")) as file:
+        (image,) = file.sciences()
+        assert np.argwhere(file.read_bad(image)).tolist() == [[1, 2], [3, 4]]

@@ -1,7 +1,9 @@
 """Every verb of the command line."""
 
+import contextlib
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -17,7 +19,7 @@ from astroray.commands.quantize import quantize
 from astroray.commands.serve import serve, token
 from astroray.commands.similar import similar
 from astroray.console import show_scan, show_training
-from astroray.errors import ConfigError
+from astroray.errors import BackendError, ConfigError
 from astroray.job_command import one_line_errors
 from astroray.terminal import parse_setting, status_line
 
@@ -26,8 +28,23 @@ class _Group(click.Group):
     """Turns astroray's own errors into one line and the exit code of their class."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        with one_line_errors():
+        with one_line_errors(), _short_usage_errors():
             return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _short_usage_errors() -> Iterator[None]:
+    """Says of a glob that the shell made a thousand names of that it lacks its quotes."""
+    try:
+        yield
+    except click.UsageError as error:
+        if "unexpected extra arguments" in error.message:
+            _, _, names = error.message.partition("(")
+            error.message = (
+                f"Got more names than it takes, the next is {names.split()[0]}. A glob stands in "
+                "quotes, or the shell puts all its files here: 'images/*.fits'"
+            )
+        raise
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -206,7 +223,12 @@ def status(run: str, address: str | None) -> None:
     else:
         from astroray.submission import JobServer
 
-        found = JobServer(address).describe(run)
+        try:
+            found = JobServer(address).describe(run)
+        except BackendError as error:
+            raise BackendError(
+                f"{run} is no folder here, and as a submission id it cannot be looked up: {error}"
+            ) from None
     for name, value in found.items():
         click.echo(f"{name:<14}{value}")
 

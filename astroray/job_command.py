@@ -2,14 +2,16 @@
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import click
 
-from astroray.errors import AstrorayError, ConfigError
+from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.terminal import parse_setting
 
 __all__ = ["JobConfig", "job_command", "one_line_errors", "read_job"]
@@ -18,6 +20,14 @@ __all__ = ["JobConfig", "job_command", "one_line_errors", "read_job"]
 INTERRUPTED = "interrupted; what is done stays, the same command goes on"
 INTERRUPTED_CODE = 130
 """As a shell says of a command that Ctrl-C ended."""
+ENDING = "ending; what was begun is put away first, press Ctrl-C once more to leave at once"
+
+_EXTRAS = {
+    "fastapi": "serve", "starlette": "serve", "uvicorn": "serve", "faiss": "cpu",
+    "sklearn": "evaluate", "peft": "flares", "transformers": "flares", "onnx": "onnx",
+    "onnxruntime": "onnx", "onnxscript": "onnx",
+}  # fmt: skip
+"""Which of astroray's extras installs a module."""
 
 
 class JobConfig(Protocol):
@@ -89,12 +99,56 @@ def _check_out(out: str) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns astroray's own errors into one line and the exit code of their class; Ctrl-C too."""
+    """Turns astroray's own errors into one line and the exit code of their class; so with Ctrl-C,
+    and with a module that is missing since an extra is not installed.
+    """
     try:
-        yield
+        with _patient_interrupts(), _named_extras():
+            yield
     except KeyboardInterrupt:
         click.echo(f"\nastroray: {INTERRUPTED}", err=True)
         sys.exit(INTERRUPTED_CODE)
     except AstrorayError as error:
         click.echo(f"astroray: {error}", err=True)
         sys.exit(error.exit_code)
+
+
+@contextlib.contextmanager
+def _patient_interrupts() -> Iterator[None]:
+    """A second Ctrl-C does not tear the ending that the first one began: Ray would be left behind,
+    or started again by its own clean-up. A third one kills.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield  # whoever handles it already knows better
+        return
+
+    def first(*_: object) -> None:
+        signal.signal(signal.SIGINT, second)
+        raise KeyboardInterrupt
+
+    def second(*_: object) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.write(2, f"\nastroray: {ENDING}\n".encode())  # click's stream may be in use
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _named_extras() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in _EXTRAS:
+            raise
+        raise BackendError(
+            f"{module} is not installed, and this needs it; "
+            f"pip install 'astroray[{_EXTRAS[module]}]'"
+        ) from None

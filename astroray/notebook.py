@@ -227,6 +227,11 @@ def scan(
         **(settings or {}),
     }
     file = None if config is None else os.fspath(config)
+    if not isinstance(survey, str | os.PathLike):
+        raise ConfigError(
+            f"survey is a {type(survey).__name__}, expected one path, glob, s3:// address or "
+            "scheme; several files are a glob such as 'images/*.fits', or their folder"
+        )
     asked = load_config(os.fspath(survey), os.fspath(out), file, flags)
     if show:
         with progress_line() as line:

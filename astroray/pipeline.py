@@ -17,6 +17,7 @@ from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
 from astroray.metrics import RunMetrics
+from astroray.neighbors.search import check_faiss
 from astroray.progress import Counter, Progress, Show, Steps
 from astroray.ranking import rank_run
 from astroray.report.page import write_report
@@ -37,9 +38,10 @@ def scan(
     """Runs the main job in `config.out`, or what is left of it, and returns the run record.
 
     With `night` only what its reference lacks is embedded and searched; see `nightly`. The same
-    call on the same directory resumes: no finished shard is read again. Raises ConfigError before
-    the first row is read, LedgerError where the directory refuses.
+    call on the same directory resumes: no finished shard is read again. Raises ConfigError or
+    BackendError before the first row is read, LedgerError where the directory refuses.
     """
+    check_faiss()
     faults.arm(config.fault_plan)
     run = _Run(config, show, night)
     with hold_lease(config.out) as lease, workers.cluster(log_dir=runs.log_folder(config.out)):

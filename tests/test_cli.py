@@ -36,6 +36,14 @@ def test_version_is_the_package_s():
         (["scan", "hdf", "--out", ""], "out is empty"),
         (["simulate", "sim:galaxies?count=-1", "--out", "x"], "count"),
         (["bench", "nothing"], "no benchmarks/nothing.py"),
+        (["scan", "hdf", "--out", "x", "--set", "k=3"], "; did you mean search.k?"),
+        (["scan", "hdf", "--out", "x", "--set", "serach.k=3"], "; did you mean search?"),
+        (["scan", "hdf", "--out", "x", "--set", "fit.num_pass=3"], "did you mean fit.num_passes?"),
+        (
+            ["scan", "a/1.fits", "a/2.fits", "a/3.fits", "--out", "x"],
+            "the next is a/2.fits. A glob",
+        ),
+        (["scan", "http://sky.org/a.fits", "--out", "x"], "http:// is not read: download"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(
@@ -111,3 +119,44 @@ def test_ctrl_c_says_that_the_same_command_goes_on(monkeypatch, tmp_path):
     result = run("scan", "hdf", "--out", str(tmp_path / "run"))
     assert result.exit_code == 130
     assert "interrupted; what is done stays, the same command goes on" in result.output
+
+
+INTERRUPTED_TWICE = """
+import os, signal, sys
+from astroray.job_command import one_line_errors
+with one_line_errors():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        print("put away", flush=True)
+        for _ in sys.argv[1:]:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.parametrize(("more", "code"), [([], 130), (["once more"], -2)])
+def test_a_second_ctrl_c_does_not_tear_what_the_first_one_ends_and_a_third_does(more, code):
+    command = [sys.executable, "-c", INTERRUPTED_TWICE, *more]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "put away\n"), done.stderr
+    assert "press Ctrl-C once more to leave at once" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_of_an_extra_that_is_missing_is_named_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for name in [name for name in sys.modules if name.startswith("astroray.web")]:
+        monkeypatch.delitem(sys.modules, name)
+    result = run("token", "list", "--tokens", str(tmp_path / "tokens.json"))
+    assert result.exit_code == 1
+    assert "fastapi is not installed, and this needs it; pip install 'astroray[serve]'" in (
+        result.output
+    )
+
+
+def test_a_status_of_no_folder_says_so_before_it_speaks_of_a_cluster(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = run("status", "nihgt-1", "--address", "http://127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "nihgt-1 is no folder here, and as a submission id" in result.output

@@ -1,5 +1,7 @@
 """Files of one object with an HDU a band, and masks that name what they mask or their planes."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from astropy.io import fits
 
 from astroray import surveys
+from astroray.errors import ConfigError
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.shards import Cutouts
 
@@ -110,3 +113,67 @@ def test_only_planes_of_lost_flux_of_a_mask_with_named_planes_are_missing(tmp_pa
     with open_fits(str(tmp_path / "calexp.fits")) as file:
         (image,) = file.sciences()
         assert np.argwhere(file.read_bad(image)).tolist() == [[1, 2], [3, 4]]
+
+
+PATTERNS = ["{}_{}.fits", "{1}-{0}.fits", "sub/{}.{}.fits", "{1}/{0}.fits"]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_files_of_a_band_each_are_one_object_by_their_names(tmp_path, pattern):
+    for i in range(3):
+        for band, flux_YX in zip("gri", FLUX_CYX, strict=True):
+            path = tmp_path / pattern.format(f"J{i}", band)
+            path.parent.mkdir(exist_ok=True)
+            fits.writeto(path, flux_YX + i, cards(30.0 + i))
+    (rows,) = read(f"{tmp_path}?bands=g,r,i")
+    below = "sub/" if "sub" in pattern else ""
+    assert list(rows.object_id_B) == [f"{below}J{i}" for i in range(3)]
+    assert rows.bands == ("g", "r", "i")
+    np.testing.assert_allclose(rows.ra_deg_B, [30.0, 31.0, 32.0])
+    np.testing.assert_allclose(rows.image_BCYX[2], FLUX_CYX + 2)
+
+
+def write_bands(folder: Path, *names: str, side: int = SIDE) -> None:
+    for name in names:
+        fits.writeto(folder / f"{name}.fits", np.full((side, side), 2.0, np.float32))
+
+
+def test_an_object_that_lacks_a_band_or_has_one_of_another_shape_is_a_reject(tmp_path):
+    write_bands(tmp_path, "1_g", "1_r", "2_g", "3_g", "3_z")
+    write_bands(tmp_path, "3_r", side=SIDE + 1)
+    (tmp_path / "t.csv").write_text("id,ra,dec\n1,10,1\n2,20,2\n3,30,3\n")
+    (shard,) = surveys.list_shards(f"{tmp_path}?bands=g,r&table=t.csv").shards
+    one, two, three = surveys.read_shard(shard)
+    assert (list(one.object_id_B), one.ra_deg_B.tolist()) == (["1"], [10.0])
+    assert (two.row, two.kind) == (1, "missing")
+    assert "2_g.fits has no file of band r" in two.reason
+    assert (three.row, three.kind) == (2, "shape")
+    assert [row.row for row in surveys.read_shard(shard, rows=[1])] == [1]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["1_g", "1_r", "g_1"], "bands=g,r", "are both band g of one object"),
+        (
+            ["1_g", "1_r"],
+            "layout=band&bands=g,z",
+            "is of band z, expected names such as 123_z.fits",
+        ),
+        (["1_g", "1_r"], "layout=band", "layout=band needs bands=g,r,i"),
+        (["1_g", "1_r"], "layout=band&bands=g,r&shard_files=0", "shard_files is 0"),
+    ],
+)
+def test_files_whose_bands_are_unclear_are_refused(tmp_path, names, options, message):
+    write_bands(tmp_path, *names)
+    with pytest.raises(ConfigError, match=message):
+        surveys.list_shards(f"{tmp_path}?{options}")
+
+
+def test_shards_of_band_files_are_bounded_and_survive_json(tmp_path):
+    write_bands(tmp_path, *(f"{i}_{band}" for i in range(7) for band in "gr"))
+    shards = surveys.list_shards(f"{tmp_path}?bands=g,r&shard_files=6").shards
+    assert [shard.num_rows for shard in shards] == [3, 3, 1]
+    stored = dataclasses.replace(shards[0], params=json.loads(json.dumps(shards[0].params)))
+    (rows,) = surveys.read_shard(stored, rows=[2])
+    assert list(rows.object_id_B) == ["2"]

@@ -1,6 +1,7 @@
 """What a notebook gets: a scan, and a finished run as tables, pictures and neighbors."""
 
 import dataclasses
+import importlib.util
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 
 import astroray
 from astroray import ledger, notebook, pixels, versions
-from astroray.errors import ConfigError, DataError
+from astroray.errors import BackendError, ConfigError, DataError
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.web.archive import Archive
 from tests.served_run import make_run
@@ -152,3 +153,18 @@ def test_a_scan_from_python_is_that_of_the_command_and_goes_on(tmp_path, ray_clu
     with pytest.raises(DataError, match="no picture of"):
         run.picture(first)
     assert pq.read_table(tmp_path / "run" / pixels.FOLDER / "objects.parquet").num_rows == 12
+
+
+def test_a_list_of_files_is_refused_in_favor_of_a_glob(tmp_path):
+    with pytest.raises(ConfigError, match="survey is a list, expected one path, glob"):
+        astroray.scan(["a.fits", "b.fits"], out=tmp_path / "run")  # type: ignore[arg-type]
+
+
+def test_a_scan_without_faiss_ends_before_it_begins(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "faiss" else find(name)
+    )
+    with pytest.raises(BackendError, match="FAISS cannot be imported"):
+        astroray.scan(SURVEY, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()

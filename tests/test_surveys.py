@@ -50,6 +50,18 @@ def test_a_place_without_survey_files_is_refused(tmp_path):
         surveys.list_shards(str(tmp_path))
 
 
+def test_files_of_no_reader_are_counted_by_kind_and_light_curves_named(tmp_path):
+    (tmp_path / "a.h5").touch()
+    with pytest.raises(ConfigError, match=r"there are 1 of \.h5; a reader of your own"):
+        surveys.list_shards(str(tmp_path))
+    (tmp_path / "star.csv").touch()
+    with pytest.raises(ConfigError, match=r"say \?format=light_curves"):
+        surveys.list_shards(str(tmp_path))
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match="the folder is empty"):
+        surveys.list_shards(str(tmp_path / "none"))
+
+
 def test_an_unknown_format_is_refused(tmp_path):
     write_pictures(tmp_path, 1)
     with pytest.raises(ConfigError, match="format is 'webp'"):

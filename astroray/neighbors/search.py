@@ -8,6 +8,7 @@ so the result does not depend on the order of the input.
 
 import contextlib
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Literal
@@ -287,16 +288,26 @@ def _order(
     return order_N
 
 
+def check_faiss() -> None:
+    """Raises BackendError where FAISS is not installed, without loading it: before long work."""
+    if importlib.util.find_spec("faiss") is None:
+        raise _no_faiss("it is not installed")
+
+
+def _no_faiss(reason: object) -> BackendError:
+    return BackendError(
+        f"FAISS cannot be imported ({reason}), and the neighbor search needs it; "
+        "pip install 'astroray[cpu]' or 'astroray[gpu]'"
+    )
+
+
 @contextlib.contextmanager
 def _faiss(num_threads: int) -> Iterator[ModuleType]:
     """FAISS with its matrix products on for small batches, and `num_threads` threads."""
     try:
         import faiss
     except ImportError as error:
-        raise BackendError(
-            f"FAISS cannot be imported ({error}), and the neighbor search needs it; "
-            "pip install 'astroray[cpu]' or 'astroray[gpu]'"
-        ) from None
+        raise _no_faiss(error) from None
     before = faiss.cvar.distance_compute_blas_threshold
     faiss.cvar.distance_compute_blas_threshold = 20  # 4.5 times faster below 2,000 queries
     try:

@@ -2,6 +2,9 @@
 
 import dataclasses
 import importlib
+import os
+import posixpath
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
@@ -149,7 +152,8 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     if not names:
         raise ConfigError(
             f"no survey files in {uri.location}: found {len(files)} files, expected one of "
-            f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}; check the path"
+            f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}; "
+            f"{_advice(uri.location, [file.path for file in files])}"
         )
     if len(names) > 1:
         raise ConfigError(
@@ -164,6 +168,21 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             "your own, such as mysurvey.reader"
         )
     return names[0], [file for file in files if readers[file.path]]
+
+
+def _advice(location: str, paths: Sequence[str]) -> str:
+    """What to do about a location with files of no reader, if any."""
+    if any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
+        return "say ?format=light_curves if they hold light curves"
+    if paths:
+        kinds = Counter(posixpath.splitext(path)[1] or "no suffix" for path in paths)
+        some = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3))
+        return f"there are {some}; a reader of your own is named by ?format=package.module"
+    scheme, mark, _ = location.partition("://")
+    if mark and not storage.is_remote(location):
+        return f"{scheme}:// is not read: download the files, or copy them to S3"
+    is_there = os.path.isdir(os.path.expanduser(location))
+    return "the folder is empty" if is_there else "check the path"
 
 
 def _is_hats(location: str) -> bool:

@@ -1,10 +1,11 @@
-"""How FITS files of cutouts become rows: a cube, one HDU a stamp, or one file a stamp.
+"""How FITS files of cutouts become rows: a cube, or an HDU, a file or several files a stamp.
 
 Examples of surveys:
 
     'radio/*.fits.fz?table=labels.csv'      one stamp a file, planes are bands
     'cutouts.fits?bands=g,r,i'              a cube [N, C, Y, X] with a table of N rows beside it
     'stamps.fits?layout=mef'                one image HDU a stamp
+    'hsc/*.fits?bands=HSC-G,HSC-R,HSC-I'    one file a band, 123_HSC-G.fits
 
 What a survey is, is seen from the headers of its first file (`layout=auto`): images of several
 bands at one place are one stamp, other images a stamp each; one image of at most 512 px (and at
@@ -23,6 +24,7 @@ import numpy as np
 from astroray import storage
 from astroray.errors import ConfigError, DataError
 from astroray.surveys import fields, fits_stamps, light_curves, shards
+from astroray.surveys.band_files import bear_bands, group_band_files
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.light_curve_fits import is_light_curve
 from astroray.surveys.object_tables import (
@@ -34,7 +36,7 @@ from astroray.surveys.object_tables import (
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 from astroray.surveys.survey_paths import survey_folder
 
-LAYOUTS = ("auto", "cube", "mef", "stamp")
+LAYOUTS = ("auto", "cube", "mef", "stamp", "band")
 _MAX_STAMP_PX = 512
 _MAX_BANDS = 6
 _SLICE_BYTES = 32 * 2**20
@@ -50,8 +52,9 @@ class FitsCutoutOptions(TableOptions):
     """
 
     layout: str = "auto"
-    """cube, mef (one image HDU a stamp), stamp (one file a stamp, its planes or HDUs are bands), or
-    auto: as the first file is."""
+    """cube, mef (one image HDU a stamp), stamp (one file a stamp, its planes or HDUs are bands),
+    band (one file a band: `123_g.fits`, `g-123.fits` or `g/123.fits`, with `bands=g,r,i`), or auto:
+    as the first file is, and band where the files' names have every band of `bands`."""
     bands: str = ""
     """Names of the planes, `g,r,i`; else the header's BAND or FILTER, else b0, b1..."""
     hdu: str = ""
@@ -67,6 +70,8 @@ class FitsCutoutOptions(TableOptions):
         """Refuses values that cannot work."""
         if self.layout not in LAYOUTS:
             raise ConfigError(f"layout is {self.layout!r}, expected one of {LAYOUTS}")
+        if self.layout == "band" and not self.bands.strip(", "):
+            raise ConfigError("layout=band needs bands=g,r,i, the bands that files are named after")
         if self.shard_rows < 1:
             raise ConfigError(f"shard_rows is {self.shard_rows}, expected 1 or more")
 
@@ -88,11 +93,25 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     options = shards.parse_options(FitsCutoutOptions, uri.options)
     options = dataclasses.replace(options, layout="stamp" if found == "fields" else found)
     table = read_object_table(uri.location, options) if options.table else None
+    folder = survey_folder(uri.location)
+    bands = [band.strip() for band in options.bands.split(",") if band.strip()]
+    if options.layout == "stamp" and asked == "auto" and bear_bands(files, bands, folder):
+        options = dataclasses.replace(options, layout="band")
+    if options.layout == "band":
+        return group_band_files(
+            files,
+            bands=bands,
+            table=table,
+            folder=folder,
+            reader="fits_cutouts",
+            params=_params(options),
+            group_size=options.shard_files,
+        )
     if options.layout == "stamp":
         return group_objects(
             files,
             table=table,
-            folder=survey_folder(uri.location),
+            folder=folder,
             reader="fits_cutouts",
             params=_params(options),
             group_size=options.shard_files,
@@ -118,6 +137,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
         "cube": fits_stamps.read_cube,
         "mef": fits_stamps.read_mef,
         "stamp": fits_stamps.read_stamps,
+        "band": fits_stamps.read_band_files,
     }
     wanted = None if rows is None else sorted(set(rows))
     pending: list[fits_stamps.Stamp] = []

@@ -143,26 +143,66 @@ def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Re
     """Files of one object each; a file that cannot be read is a Reject."""
     objects = Objects.from_params(shard.params["objects"])
     for row in range(len(shard.inputs)) if rows is None else rows:
-        path = shard.inputs[row].path
-        name = objects.object_id_N[row] or f"{shard.name}:{row}"
-        try:
-            with open_fits(path) as file:
-                images = file.sciences(str(shard.params["hdu"]))
-                stamp = read_stamp(file, images, row, name, str(shard.params["bands"]))
-                if isinstance(stamp, Stamp) and np.isnan(objects.ra_deg_N[row]):
-                    stamp = _place(stamp, images[0])
-        except FileError as error:
-            kind = "unreadable" if storage.exists(path) else "missing"
-            stamp = Reject(row=row, stage="read", kind=kind, reason=str(error))
-        except ShardError as error:
-            stamp = Reject(row=row, stage="read", kind="corrupt", reason=str(error))
-        if isinstance(stamp, Stamp) and np.isfinite(objects.ra_deg_N[row]):
-            stamp = dataclasses.replace(
-                stamp,
-                ra_deg=float(objects.ra_deg_N[row]),
-                dec_deg=float(objects.dec_deg_N[row]),
+        yield _known_place(_read_file(shard, row, row, str(shard.params["bands"])), objects)
+
+
+def read_band_files(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:
+    """Objects of a file a band; one that lacks a band, or has one of another shape, is a Reject."""
+    objects = Objects.from_params(shard.params["objects"])
+    bands = [band.strip() for band in str(shard.params["bands"]).split(",")]
+    members = shard.params["members"]
+    for row in range(len(members)) if rows is None else rows:
+        yield _known_place(_join_bands(shard, row, members[row], bands), objects)
+
+
+def _join_bands(
+    shard: Shard, row: int, members: Sequence[int | None], bands: Sequence[str]
+) -> Stamp | Reject:
+    found: list[Stamp] = []
+    for member, band in zip(members, bands, strict=True):
+        if member is None:
+            some = next(shard.inputs[i].path for i in members if i is not None)
+            reason = f"the object of {some} has no file of band {band}, expected one of each band"
+            return Reject(row=row, stage="read", kind="missing", reason=reason)
+        stamp = _read_file(shard, member, row, band)
+        if isinstance(stamp, Reject):
+            return stamp
+        if found and stamp.image_CYX.shape != found[0].image_CYX.shape:
+            reason = (
+                f"{shard.inputs[member].path} has shape {stamp.image_CYX.shape}, expected "
+                f"{found[0].image_CYX.shape} as in band {bands[0]}"
             )
-        yield stamp
+            return Reject(row=row, stage="read", kind="shape", reason=reason)
+        found.append(stamp)
+    image_CYX = np.concatenate([stamp.image_CYX for stamp in found])
+    return dataclasses.replace(found[0], image_CYX=image_CYX, bands=tuple(bands))
+
+
+def _read_file(shard: Shard, member: int, row: int, bands: str) -> Stamp | Reject:
+    """The object of one file of the shard, placed by its header."""
+    path = shard.inputs[member].path
+    name = shard.params["objects"]["object_id"][row] or f"{shard.name}:{row}"
+    try:
+        with open_fits(path) as file:
+            images = file.sciences(str(shard.params["hdu"]))
+            stamp = read_stamp(file, images, row, name, bands)
+            return _place(stamp, images[0]) if isinstance(stamp, Stamp) else stamp
+    except FileError as error:
+        kind = "unreadable" if storage.exists(path) else "missing"
+        return Reject(row=row, stage="read", kind=kind, reason=str(error))
+    except ShardError as error:
+        return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
+
+
+def _known_place(stamp: Stamp | Reject, objects: Objects) -> Stamp | Reject:
+    """The stamp with the position of the user's table, where it has one."""
+    if isinstance(stamp, Reject) or np.isnan(objects.ra_deg_N[stamp.row]):
+        return stamp
+    return dataclasses.replace(
+        stamp,
+        ra_deg=float(objects.ra_deg_N[stamp.row]),
+        dec_deg=float(objects.dec_deg_N[stamp.row]),
+    )
 
 
 def read_stamp(

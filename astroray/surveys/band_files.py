@@ -1,0 +1,117 @@
+"""Which files show one object, a band each: `123_g.fits` and `123_r.fits` are the object 123.
+
+The band is the end or the beginning of the file's name, set off by `_`, `-` or `.`, or the name of
+a folder of the survey: `g/123.fits`. Files of other bands than those asked for are left out.
+"""
+
+import logging
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from astroray import storage
+from astroray.errors import ConfigError
+from astroray.surveys.object_tables import Objects, ObjectTable
+from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
+
+__all__ = ["bear_bands", "group_band_files"]
+
+logger = logging.getLogger(__name__)
+
+_MARKS = "_-."
+
+
+def bear_bands(files: Sequence[storage.InputFile], bands: Sequence[str], folder: str) -> bool:
+    """Whether each of two or more `bands` is in the name of some file, so that each file is one."""
+    found = {band for file in files for band in _split(file.path, bands, folder)[1:]}
+    return len(bands) > 1 and found == set(bands)
+
+
+def group_band_files(
+    files: Sequence[storage.InputFile],
+    *,
+    bands: Sequence[str],
+    table: ObjectTable | None,
+    folder: str,
+    reader: str,
+    params: Mapping[str, Any],
+    group_size: int,
+) -> list[Shard]:
+    """Shards of at most `group_size` files; a row is an object, whose files are the entry of
+    `params["members"]`: positions in `inputs` in the order of `bands`, None where one is missing.
+
+    Raises ConfigError where no file is of a band, or two files are one band of one object.
+    """
+    by_object: dict[str, dict[str, storage.InputFile]] = {}
+    for file in sorted(files, key=lambda file: file.path):
+        name, *band = _split(file.path, bands, folder)
+        own = by_object.setdefault(name, {}) if band else {}
+        if band and (other := own.setdefault(band[0], file)) is not file:
+            raise ConfigError(
+                f"{other.path} and {file.path} are both band {band[0]} of one object; name one "
+                "kind of file with a glob"
+            )
+    num_used = sum(map(len, by_object.values()))
+    lacking = sorted(set(bands) - {band for own in by_object.values() for band in own})
+    if lacking:
+        raise ConfigError(
+            f"no file of {folder or 'the survey'} is of band {lacking[0]}, expected names such as "
+            f"123_{lacking[0]}.fits or {lacking[0]}/123.fits for each of bands={','.join(bands)}"
+        )
+    if num_used < len(files):
+        logger.warning("%d files of other bands are left out", len(files) - num_used)
+    if not 1 <= group_size <= MAX_FILES_PER_SHARD:
+        raise ConfigError(f"shard_files is {group_size}, expected 1..{MAX_FILES_PER_SHARD}")
+    names = sorted(by_object)
+    objects = table.by_file(names, folder) if table else Objects.from_files(names, folder)
+    step = max(1, group_size // len(bands))
+    return [
+        _shard(
+            [by_object[name] for name in names[start : start + step]],
+            bands,
+            reader,
+            params,
+            objects.take(slice(start, start + step)),
+        )
+        for start in range(0, len(names), step)
+    ]
+
+
+def _shard(
+    rows: Sequence[Mapping[str, storage.InputFile]],
+    bands: Sequence[str],
+    reader: str,
+    params: Mapping[str, Any],
+    objects: Objects,
+) -> Shard:
+    inputs = sorted((file for own in rows for file in own.values()), key=lambda file: file.path)
+    place = {file.path: i for i, file in enumerate(inputs)}
+    members = [[place[own[band].path] if band in own else None for band in bands] for own in rows]
+    return Shard(
+        name=shard_name(inputs, params),
+        reader=reader,
+        inputs=tuple(inputs),
+        params={**params, "members": members, "objects": objects.to_params()},
+        num_rows=len(rows),
+    )
+
+
+def _split(path: str, bands: Sequence[str], folder: str) -> tuple[str, ...]:
+    """The path that the object's file would have without its band, and the band if it has one."""
+    parent, _, file_name = path.rpartition("/")
+    stem = storage.stem(path)
+    suffix = file_name[len(stem) :]
+    for band in sorted(bands, key=len, reverse=True):
+        for mark in _MARKS:
+            end, start = f"{mark}{band}", f"{band}{mark}"
+            if stem.endswith(end) and stem != end:
+                return posixpath.join(parent, stem.removesuffix(end) + suffix), band
+            if stem.startswith(start) and stem != start:
+                return posixpath.join(parent, stem.removeprefix(start) + suffix), band
+    below = parent.removeprefix(folder).split("/")
+    for band in bands:
+        if band in below:
+            at = len(below) - 1 - below[::-1].index(band)
+            kept = [part for i, part in enumerate(below) if i != at]
+            return f"{folder}{'/'.join(kept)}/{file_name}", band
+    return (path,)

@@ -38,13 +38,14 @@ def _short_usage_errors() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
-        if "unexpected extra arguments" in error.message:
-            _, _, names = error.message.partition("(")
-            error.message = (
-                f"Got more names than it takes, the next is {names.split()[0]}. A glob stands in "
-                "quotes, or the shell puts all its files here: 'images/*.fits'"
-            )
-        raise
+        _, is_extra, names = error.message.partition("unexpected extra arguments (")
+        if not is_extra:
+            raise
+        raise click.UsageError(
+            f"Got more names than it takes, the next is {names.split()[0]}. A glob stands in "
+            "quotes, or the shell puts all its files here: 'images/*.fits'",
+            error.ctx,
+        ) from None
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})

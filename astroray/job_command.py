@@ -131,7 +131,8 @@ def _patient_interrupts() -> Iterator[None]:
 
     def second(*_: object) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.write(2, f"\nastroray: {ENDING}\n".encode())  # click's stream may be in use
+        # past the buffer, which may be in use; Ray's own noise has descriptor 2
+        os.write(sys.stderr.fileno(), f"\nastroray: {ENDING}\n".encode())
 
     signal.signal(signal.SIGINT, first)
     try:

@@ -95,6 +95,30 @@ class Run:
             raise ConfigError("LSDB is not installed; pip install lsdb") from None
         return lsdb.open_catalog(folder)  # type: ignore[attr-defined] # lsdb has no __all__
 
+    def join(
+        self,
+        table: "StrPath | pandas.DataFrame | astropy.table.Table",
+        *,
+        radius_arcsec: float | None = None,
+        id: str = "",
+        ra: str = "",
+        dec: str = "",
+    ) -> "pandas.DataFrame":
+        """The table by rank with the columns of one of yours behind: a file, DataFrame or Table.
+
+        radius_arcsec  None: a row belongs to the object whose identifier or file name it bears;
+                       else the nearest row within so much does, at separation_arcsec
+        id, ra, dec    its columns, where they have unusual names
+
+        What it has no row for is missing; a column of both is NAME_table. Raises ConfigError
+        where nothing matches.
+        """
+        from astroray.matching import join_table
+        from astroray.surveys.object_tables import TableOptions
+
+        options = TableOptions(id=id, ra=ra, dec=dec)
+        return join_table(self.to_pandas(), table, options, radius_arcsec=radius_arcsec)
+
     def rejects(self) -> "pandas.DataFrame":
         """What was rejected, a row each: shard, row, stage, class and reason."""
         return _to_pandas(ledger.read_rejects(self.path))

@@ -53,7 +53,8 @@ def explain(run_dir: str, object_id: str) -> None:
     click.echo(f"shard     {row['shard']}, row {row['row']}, embedded in {found.embedded_in}")
     for file in found.files:
         click.echo(f"file      {file.path}, {file.size_bytes} bytes, version {file.version}")
-    part = {key: value for key, value in found.shard.params.items() if key != "objects"}
+    of_all = ("objects", "members")  # of the shard; what is this row's stands in the other lines
+    part = {key: value for key, value in found.shard.params.items() if key not in of_all}
     if part:  # the table of a shard's objects is hundreds of lines, of which the row is known
         click.echo(f"part      {part}")
     click.echo(f"model     {row['model_id']} in {found.numbers}")

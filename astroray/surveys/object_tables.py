@@ -133,6 +133,31 @@ class ObjectTable:
         source = Columns(names=list(values), load=lambda names: {n: values[n] for n in names})
         return _choose(source, options, where, angles="deg")
 
+    @classmethod
+    def of(cls, source: Columns, options: TableOptions, where: str) -> "ObjectTable | None":
+        """The same of a table that was opened, by whatever unit its positions have."""
+        return _choose(source, options, where, angles=options.angles)
+
+    def rows_of(self, object_ids: Sequence[str]) -> np.ndarray:
+        """[N] row of each object by its identifier, else by its file name; -1 where there is none.
+
+        Raises ConfigError where an object has several.
+        """
+        by_id: dict[str, list[int]] = {}
+        for row, name in enumerate(self.objects.object_id_N):
+            if name:
+                by_id.setdefault(name, []).append(row)
+        row_N = np.full(len(object_ids), -1)
+        for i, object_id in enumerate(object_ids):
+            rows = by_id.get(object_id) or self._rows_of.get(_basename(object_id), [])
+            if len(rows) > 1:
+                raise ConfigError(
+                    f"{self.where} has {len(rows)} rows of object {object_id!r}, expected one; "
+                    "drop the others"
+                )
+            row_N[i] = rows[0] if rows else -1
+        return row_N
+
     def by_file(self, paths: Sequence[str], folder: str) -> Objects:
         """The object of each file, one file an object; files that the table lacks keep their
         name as identifier and have no position.
@@ -279,7 +304,7 @@ def _read(path: str, options: TableOptions) -> ObjectTable:
         data = storage.read_bytes(path)
     except FileError as error:
         raise ConfigError(f"table cannot be read: {error}") from None
-    table = _choose(open_columns(path, data), options, path, angles=options.angles)
+    table = ObjectTable.of(open_columns(path, data), options, path)
     if table is None or not len(table.name_N):
         raise ConfigError(f"table {path} has no rows or no usable column; name them with id=, ra=")
     return table

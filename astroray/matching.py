@@ -1,0 +1,148 @@
+"""Which row of a table of the user's belongs to which object: by identifier, or by position."""
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, FileError
+from astroray.surveys.object_tables import ObjectTable, TableOptions
+from astroray.surveys.table_columns import Column, Columns, open_columns
+
+if TYPE_CHECKING:  # loaded where it is asked for
+    import astropy.table
+    import pandas
+
+__all__ = ["join_table"]
+
+_TEXT_TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+_CLASH = "_table"
+
+
+def join_table(
+    objects: "pandas.DataFrame",
+    table: "str | os.PathLike[str] | pandas.DataFrame | astropy.table.Table",
+    options: TableOptions,
+    *,
+    radius_arcsec: float | None,
+) -> "pandas.DataFrame":
+    """`objects` in their order, the columns of `table` behind theirs, missing where it has no row.
+
+    objects        has object_id, ra and dec
+    options        names its columns of identifiers and positions where they have unusual names
+    radius_arcsec  None: by identifier, or file name; else the nearest row within so much, how far
+                   it is in the column separation_arcsec
+
+    A column that both have is called NAME_table. Raises ConfigError where not one object has a
+    row, where the table has several rows of one, and where it cannot be read.
+    """
+    source, where = _columns(table)
+    found = ObjectTable.of(source, options, where)
+    if found is None:
+        raise ConfigError(
+            f"{where} has neither identifiers nor positions, got the columns {list(source.names)}; "
+            "name them with id=, or ra= and dec="
+        )
+    if radius_arcsec is None:
+        row_N = found.rows_of(list(objects["object_id"]))
+        apart_arcsec_N = None
+    else:
+        row_N, apart_arcsec_N = _nearest(objects, found, radius_arcsec)
+    if len(objects) and np.all(row_N < 0):
+        raise ConfigError(_no_match(objects, found, radius_arcsec))
+    theirs = _frame(source, table).reindex(row_N).set_index(objects.index)
+    theirs.columns = [f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns]
+    if apart_arcsec_N is not None:
+        theirs.insert(0, "separation_arcsec", apart_arcsec_N)
+    return objects.join(theirs)
+
+
+def _columns(table: Any) -> tuple[Columns, str]:
+    """The columns of a file, a DataFrame or an astropy Table, and what errors call it."""
+    if isinstance(table, str | os.PathLike):
+        path = storage.absolute(os.fspath(table))
+        try:
+            return open_columns(path, storage.read_bytes(path)), path
+        except FileError as error:
+            raise ConfigError(f"table cannot be read: {error}") from None
+    if hasattr(table, "colnames"):
+        units_of = {name: str(table[name].unit or "") for name in table.colnames}
+        held = {name: table[name].tolist() for name in table.colnames}
+    elif hasattr(table, "reset_index"):
+        units_of = dict.fromkeys(table.columns, "")
+        held = {
+            name: table[name].astype(object).where(table[name].notna(), None).tolist()
+            for name in table.columns
+        }
+    else:
+        raise ConfigError(
+            f"table is a {type(table).__name__}, expected the path of a file, a pandas DataFrame "
+            "or an astropy Table"
+        )
+    columns = {name: Column(values=values, unit=units_of[name]) for name, values in held.items()}
+    return Columns(names=list(held), load=lambda names: {n: columns[n] for n in names}), "the table"
+
+
+def _frame(source: Columns, table: Any) -> "pandas.DataFrame":
+    """All columns; integers as pandas' own Int64, which keeps its digits beside a missing one."""
+    import pandas
+
+    if hasattr(table, "reset_index"):
+        frame = table.reset_index(drop=True)
+    else:
+        columns = source.load(source.names)
+        frame = pandas.DataFrame({name: list(column.values) for name, column in columns.items()})
+    if isinstance(table, str | os.PathLike) and os.fspath(table).lower().endswith(_TEXT_TABLES):
+        frame = frame.apply(_numbers)
+    whole = [name for name in frame if pandas.api.types.is_integer_dtype(frame[name].dtype)]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
+
+
+def _numbers(text: "pandas.Series") -> "pandas.Series":
+    """The column of a text file as numbers, if all of it are."""
+    import pandas
+
+    try:
+        return pandas.to_numeric(text.replace("", None))
+    except (ValueError, TypeError):
+        return text
+
+
+def _nearest(
+    objects: "pandas.DataFrame", found: ObjectTable, radius_arcsec: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """[N] row within the radius of each object, -1 for none, and [N] how far it is, else NaN."""
+    import astropy.units as u
+    from astropy.coordinates import SkyCoord
+
+    row_N = np.full(len(objects), -1)
+    apart_arcsec_N = np.full(len(objects), np.nan)
+    ra_deg_N, dec_deg_N = (objects[name].to_numpy(float) for name in ("ra", "dec"))
+    ours = np.flatnonzero(np.isfinite(ra_deg_N))
+    theirs = np.flatnonzero(np.isfinite(found.objects.ra_deg_N))
+    if not len(ours) or not len(theirs):
+        return row_N, apart_arcsec_N
+    sky = SkyCoord(ra_deg_N[ours], dec_deg_N[ours], unit="deg")
+    known = SkyCoord(found.objects.ra_deg_N[theirs], found.objects.dec_deg_N[theirs], unit="deg")
+    near, apart, _ = sky.match_to_catalog_sky(known)
+    is_within = apart.to_value(u.arcsec) <= radius_arcsec
+    row_N[ours[is_within]] = theirs[near[is_within]]
+    apart_arcsec_N[ours[is_within]] = apart.to_value(u.arcsec)[is_within]
+    return row_N, apart_arcsec_N
+
+
+def _no_match(objects: "pandas.DataFrame", found: ObjectTable, radius_arcsec: float | None) -> str:
+    if radius_arcsec is not None:
+        ours = int(np.isfinite(objects["ra"].to_numpy(float)).sum())
+        theirs = int(np.isfinite(found.objects.ra_deg_N).sum())
+        return (
+            f"no row of {found.where} lies within {radius_arcsec:g} arcsec of an object, of {ours} "
+            f"objects and {theirs} rows with a position; check ra= and dec=, or the radius"
+        )
+    some = next((name for name in found.objects.object_id_N if name), None)
+    return (
+        f"no row of {found.where} bears the identifier of an object, such as "
+        f"{objects['object_id'].iloc[0]!r}, its first is {some!r}; name the column with id=, or "
+        "match by position with radius_arcsec="
+    )

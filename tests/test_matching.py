@@ -1,0 +1,84 @@
+"""A table of the user's beside the objects of a run, by identifier or by position."""
+
+import numpy as np
+import pandas
+import pytest
+from astropy.table import Table
+
+from astroray.errors import ConfigError
+from astroray.matching import join_table
+from astroray.surveys.object_tables import TableOptions
+
+BIG = 2**60 + 1  # no float has it
+OBJECTS = pandas.DataFrame(
+    {
+        "object_id": [str(BIG + 2), "sub/J1", str(BIG)],
+        "ra": [10.0, np.nan, 30.0],
+        "dec": [1.0, np.nan, 3.0],
+        "rank": [1, 2, 3],
+    }
+)
+OWN = pandas.DataFrame({"source_id": [BIG, BIG + 1, BIG + 2], "mag": [20.5, 21.5, 22.5], "rank": 7})
+
+
+def join(table, *, radius_arcsec=None, **options):
+    return join_table(OBJECTS, table, TableOptions(**options), radius_arcsec=radius_arcsec)
+
+
+def written(tmp_path, suffix):
+    path = tmp_path / f"own{suffix}"
+    if suffix == ".csv":
+        OWN.to_csv(path, index=False)
+    elif suffix == ".parquet":
+        OWN.to_parquet(path)
+    else:
+        Table.from_pandas(OWN).write(path, format={".vot": "votable"}.get(suffix))
+    return path
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet", ".fits", ".vot", "frame", "table"])
+def test_rows_go_to_the_objects_whose_identifiers_they_bear_to_the_last_digit(tmp_path, kind):
+    held = {"frame": OWN, "table": Table.from_pandas(OWN)}
+    joined = join(held[kind] if kind in held else written(tmp_path, kind))
+    assert list(joined["object_id"]) == list(OBJECTS["object_id"])
+    assert joined["source_id"].tolist() == [BIG + 2, pandas.NA, BIG]
+    np.testing.assert_array_equal(joined["mag"].to_numpy(float), [22.5, np.nan, 20.5])
+    assert joined["rank"].tolist() == [1, 2, 3]
+    assert joined["rank_table"].tolist() == [7, pandas.NA, 7]
+
+
+def test_objects_that_are_named_by_their_files_are_found_by_a_column_of_files():
+    joined = join(
+        pandas.DataFrame({"filename": ["J1.fits", "J2.fits"], "kind": ["star", "galaxy"]})
+    )
+    assert joined["kind"].isna().tolist() == [True, False, True]
+    assert joined["kind"][1] == "star"
+
+
+def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
+    arcsec = 1 / 3600
+    stars = Table({"RAJ2000": [10.0, 10.0, 30.0], "dec": [1 + 2 * arcsec, 1 + arcsec, 4.0]})
+    joined = join(stars, radius_arcsec=3.0, ra="RAJ2000")
+    np.testing.assert_allclose(joined["separation_arcsec"], [1.0, np.nan, np.nan], atol=1e-6)
+    np.testing.assert_allclose(joined["dec_table"], [1 + arcsec, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "message"),
+    [
+        (pandas.DataFrame({"id": ["x"]}), {}, "first is 'x'; name the column with id="),
+        (pandas.DataFrame({"id": [str(BIG)] * 2}), {}, "2 rows of object"),
+        (pandas.DataFrame({"mag": [1.0]}), {}, "neither identifiers nor positions"),
+        (pandas.DataFrame({"mag": [1.0]}), {"id": "nmae"}, "no column 'nmae' for option id="),
+        (
+            pandas.DataFrame({"ra": [99.0], "dec": [9.0]}),
+            {"radius_arcsec": 1.0},
+            "within 1 arcsec of an object, of 2 objects and 1 rows",
+        ),
+        ("missing.csv", {}, "missing.csv is missing"),
+        ([1, 2], {}, "table is a list, expected the path of a file"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_with_what_was_found(table, options, message):
+    with pytest.raises(ConfigError, match=message):
+        join(table, **options)

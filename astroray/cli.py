@@ -244,11 +244,15 @@ def status(run: str, address: str | None) -> None:
 def verify(run_dir: str, repair: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
     from astroray.inspection import verify_run
+    from astroray.ledger import RunRecord
 
     faults = verify_run(run_dir, repair=repair)
     for fault in faults:
         click.echo(f"fault: {fault}")
     click.echo(f"{len(faults)} faults" if faults else "all checks passed")
+    record = RunRecord.load(run_dir)
+    if record is not None and record.state != "done":
+        click.echo(f"of what is there so far: the run is {record.state}, not done")
     sys.exit(1 if faults else 0)
 
 

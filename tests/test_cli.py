@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from astroray import __version__
 from astroray.cli import cli
+from astroray.ledger import RunRecord
 
 
 def run(*arguments):
@@ -153,6 +154,14 @@ def test_a_module_of_an_extra_that_is_missing_is_named_with_its_extra(monkeypatc
     assert "fastapi is not installed, and this needs it; pip install 'astroray[serve]'" in (
         result.output
     )
+
+
+def test_a_sound_run_that_did_not_end_is_not_called_done(tmp_path):
+    RunRecord(
+        survey="made", fingerprint="f", config={}, created="2026", state="failed"
+    ).publish(str(tmp_path))  # fmt: skip
+    result = run("verify", str(tmp_path))
+    assert "the run is failed, not done" in result.output
 
 
 def test_a_status_of_no_folder_says_so_before_it_speaks_of_a_cluster(monkeypatch, tmp_path):

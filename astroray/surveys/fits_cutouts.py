@@ -170,7 +170,8 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
         if not shapes:
             raise ConfigError(
                 f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
-                "name the files of cutouts with a glob, or another reader with format="
+                "name the files of cutouts with a glob, or another reader with format=, "
+                "format=light_curves for light curves"
             )
         found = _layout_of(shapes, lengths)
         return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import io
+import socket
 import threading
 from pathlib import Path
 
@@ -288,3 +289,8 @@ def test_the_map_of_the_served_report_draws_under_its_policy(served, run_dir, tm
             return await page.value('document.querySelector("#map-one .rank").textContent')
 
     assert asyncio.run(use()) == "1"
+
+
+def test_an_address_that_was_printed_may_be_opened_before_the_server_answers():
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), 5):
+        pass

@@ -1,5 +1,6 @@
 """The verb that opens the labelling page: `astroray label`."""
 
+import contextlib
 import getpass
 
 import click
@@ -48,4 +49,6 @@ def label(
         for name in names:
             click.echo(f"{name:<10} {address}/ui/login#token={secret_of[name]}")
         click.echo("open it in a browser; Ctrl-C stops, and what was labelled is kept")
-        run_app(app, listening)
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it, no mishap
+            run_app(app, listening)
+    click.echo("stopped")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import itertools
 import logging
 import os
@@ -34,7 +35,7 @@ ENVIRONMENT = {
 """What every worker is started with."""
 
 PLAIN_VALUES = (str, int, float, bool, type(None))
-SCRATCH_PREFIX = "astroray-"
+SCRATCH_PREFIX = "astroray-ray-"
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
 """Begins what Ray Data adds to the message of an error that passes through it."""
@@ -165,42 +166,59 @@ def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
     joined = bool(os.environ.get("RAY_ADDRESS"))
     if not joined:
         _require_token()
-    scratch = _make_scratch()
-    try:
-        with ray_logs.noise_to(log_dir):
-            _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
-            _set_up_ray_data()
-            try:
-                yield
-            finally:
-                ray.shutdown()
-    finally:
-        if log_dir:
-            ray_logs.keep_worker_logs(scratch, log_dir)
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch() as scratch:
+        try:
+            with ray_logs.noise_to(log_dir):
+                _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
+                _set_up_ray_data()
+                try:
+                    yield
+                finally:
+                    ray.shutdown()
+        finally:
+            if log_dir:
+                ray_logs.keep_worker_logs(scratch, log_dir)
 
 
-def _make_scratch() -> str:
-    """A folder for Ray's session, named by this process; those of dead processes are removed.
+@contextlib.contextmanager
+def _scratch() -> Iterator[str]:
+    """A folder for Ray's session, removed afterwards, as are those that dead processes have left.
 
-    In /tmp, since the paths of Ray's sockets may have 107 characters and no more.
+    A living process holds a lock on its folder, which the kernel releases when it ends; unlike a
+    process id, that means the same in every container that shares the folder above. It is in /tmp,
+    since the paths of Ray's sockets may have 107 characters and no more.
     """
-    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-    for folder in parent.glob(f"{SCRATCH_PREFIX}*-*"):
-        pid = folder.name.removeprefix(SCRATCH_PREFIX).partition("-")[0]
-        if pid.isdigit() and not _is_running(int(pid)):
+    parent = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
+    for left in Path(parent).glob(f"{SCRATCH_PREFIX}*"):
+        with contextlib.suppress(OSError), _locked(str(left)):
+            shutil.rmtree(left, ignore_errors=True)
+    with contextlib.ExitStack() as held:
+        folder = _claim_folder(parent, held)
+        try:
+            yield folder
+        finally:
             shutil.rmtree(folder, ignore_errors=True)
-    return tempfile.mkdtemp(prefix=f"{SCRATCH_PREFIX}{os.getpid()}-", dir=parent)
 
 
-def _is_running(pid: int) -> bool:
+def _claim_folder(parent: str, held: contextlib.ExitStack) -> str:
+    while True:
+        folder = tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent)
+        # Before it is locked, one who clears up may take it for left.
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            held.enter_context(_locked(folder))
+            if os.path.isdir(folder):
+                return folder
+
+
+@contextlib.contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Holds the lock of a folder. Raises OSError where another process does, or it is no folder."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # another user's
-    return True
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _require_token() -> None:

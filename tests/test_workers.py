@@ -1,5 +1,12 @@
 """Plans that would hang are refused; a local Ray is started behind a token, and leaves nothing."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import pytest
 
 from astroray import workers
@@ -99,8 +106,6 @@ def test_an_error_inside_ray_data_comes_back_as_it_was(ray_cluster):
 @pytest.mark.ray
 @pytest.mark.timeout(120)
 def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
-    import os
-
     import ray
 
     assert os.environ["RAY_AUTH_MODE"] == "token"
@@ -110,26 +115,41 @@ def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
 
 
 def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays():
-    import os
-    import subprocess
-    import sys
-    import tempfile
-    from pathlib import Path
+    """A process may live where nobody here can see its id, as in another container."""
+    left = Path(tempfile.mkdtemp(prefix=workers.SCRATCH_PREFIX, dir="/tmp"))
+    (left / "session").mkdir()
+    of_another = tempfile.mkdtemp(prefix=workers.SCRATCH_PREFIX, dir="/tmp")
+    hold = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, of_another], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        with workers._scratch() as mine, workers._scratch() as other:
+            assert not left.exists()
+            assert os.path.isdir(of_another)
+            assert os.path.isdir(mine)
+            assert os.path.isdir(other)
+        assert not os.path.exists(mine)
+        process.kill()
+    with workers._scratch():
+        assert not os.path.exists(of_another)
 
-    child = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    dead = Path(tempfile.mkdtemp(prefix=f"astroray-{int(child.stdout)}-", dir="/tmp"))
-    living = Path(tempfile.mkdtemp(prefix=f"astroray-{os.getppid()}-", dir="/tmp"))
-    mine = Path(workers._make_scratch())
-    assert not dead.exists()
-    assert living.exists()
-    assert mine.exists()
-    living.rmdir()
-    mine.rmdir()
+
+def test_a_scratch_that_is_taken_for_left_before_it_is_locked_is_made_anew(monkeypatch):
+    lock, taken = workers._locked, []
+
+    @contextlib.contextmanager
+    def late(folder):
+        if not taken:
+            taken.append(folder)
+            os.rmdir(folder)
+        with lock(folder):
+            yield
+
+    monkeypatch.setattr(workers, "_locked", late)
+    with workers._scratch() as mine:
+        assert os.path.isdir(mine)
+        assert mine != taken[0]
 
 
 def nodes_at(*addresses):

@@ -145,7 +145,7 @@ def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Sho
     # A thread waits for each task, so no more tasks than threads are in flight.
     with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="flares") as pool:
         try:
-            for receipt in pool.map(lambda shard: search(plan, shard), todo):
+            for receipt in pool.map(lambda shard: search(plan, shard, workers.RayNodes()), todo):
                 count.add(receipt)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

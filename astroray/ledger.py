@@ -5,7 +5,7 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
 
     run.json                     the run record
     ledger/shards.parquet        the listing; membership of a shard never changes
-    ledger/attempts/S/N.SHARD    attempt N at SHARD in session S
+    ledger/attempts/             which shards were begun; see `attempts`
     ledger/done/SHARD.json       the receipt of a finished shard
     rejects/SHARD.parquet        its rejects
 """
@@ -28,8 +28,6 @@ from astroray.parquet import read_parquet
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 
-MAX_ATTEMPTS = 3
-"""Attempts at a shard in one session; a shard that killed its worker this often is quarantined."""
 FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random")
 """Settings that change nothing in a catalog: a run may go on with others."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
@@ -227,30 +225,6 @@ def check_unchanged(
     raise LedgerError(
         f"{len(stale)} finished shards have other files than when they were read, first "
         f"{stale[0]} ({file.path}); restore the files, or scan into another --out"
-    )
-
-
-def begin_attempt(run_dir: str, shard: str, session: str) -> int:
-    """Notes that an attempt at the shard begins and returns its number in this session, from 1.
-
-    An attempt that kills its worker leaves its note; the notes are what quarantine counts.
-    """
-    folder = storage.join(run_dir, "ledger", "attempts", session)
-    attempt = 1
-    while not storage.publish_new(storage.join(folder, f"{attempt}.{shard}"), b""):
-        attempt += 1
-    return attempt
-
-
-def quarantine(attempt: int, *, stage: str, advice: str) -> Reject | None:
-    """The reject of a shard that has killed its worker MAX_ATTEMPTS times; None before that."""
-    if attempt <= MAX_ATTEMPTS:
-        return None
-    return Reject(
-        row=None,
-        stage=stage,
-        kind="quarantine",
-        reason=f"killed its worker {MAX_ATTEMPTS} times; {advice}",
     )
 
 

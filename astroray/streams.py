@@ -29,9 +29,10 @@ def embed_shards(shards: Sequence[Shard], plan: EmbedPlan, pool: WorkerPlan) -> 
         min_size=min(pool.min_workers, len(shards)), max_size=min(pool.max_workers, len(shards))
     )
     rows = [{"shard": shard_to_json(shard)} for shard in shards]
+    told = (plan, workers.RayNodes())
     made = _map(
         rows, Embedder, pool,
-        fn_constructor_args=(plan,), compute=compute, num_gpus=pool.num_gpus or None,
+        fn_constructor_args=told, compute=compute, num_gpus=pool.num_gpus or None,
     )  # fmt: skip
     for batch in made:
         for text in batch["receipt"]:

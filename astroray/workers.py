@@ -106,6 +106,21 @@ def cpus_of_one_machine() -> int:
     return max(1, *(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]))
 
 
+class RayNodes:
+    """The machines of the cluster, as a worker on one of them sees them: `attempts.Nodes`."""
+
+    def here(self) -> str:
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    def alive(self) -> set[str]:
+        import ray
+
+        nodes = ray.nodes()  # type: ignore[no-untyped-call]
+        return {node["NodeID"] for node in nodes if node["Alive"]}
+
+
 def refuse_local(*paths: str) -> None:
     """Raises ConfigError where a result would lie on one of several machines, unseen by the others.
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from astroray import ledger, schema, surveys
+from astroray import attempts, ledger, schema, surveys
 from astroray.actors.embed import (
     Embedder,
     EmbedPlan,
@@ -143,8 +143,8 @@ def test_a_shard_that_cannot_be_read_is_one_reject(plan, monkeypatch):
 
 def test_a_shard_that_killed_its_worker_too_often_is_quarantined(plan):
     shard = surveys.list_shards(SURVEY).shards[0]
-    for _ in range(ledger.MAX_ATTEMPTS):
-        ledger.begin_attempt(plan.run_dir, shard.name, plan.session)
+    for _ in range(attempts.MAX_DEATHS):
+        attempts.begin_attempt(plan.run_dir, shard.name, plan.session)
     receipt = Embedder(plan).embed(shard)
     assert receipt.shard_rejected
     (reject,) = ledger.read_rejects(plan.run_dir).to_pylist()

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import astroray
-from astroray import faults, ledger, pipeline, storage, surveys
+from astroray import attempts, faults, ledger, pipeline, storage, surveys
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.catalog import read_catalog
 from astroray.cli import cli
@@ -192,7 +192,7 @@ def broken(ray_cluster, tmp_path_factory):
     folder = tmp_path_factory.mktemp("broken")
     write_broken(folder / "survey")
     model = scans.fit_model(f"{folder}/survey/a.npz?bands=g,r,i", folder / "model.safetensors")
-    for nth in range(1, ledger.MAX_ATTEMPTS + 1):
+    for nth in range(1, attempts.MAX_DEATHS + 1):
         scans.token(folder / "plan", "shard.begun", "i-kills", nth=nth)
 
     def show(progress):
@@ -225,7 +225,7 @@ def broken_rejects(broken):
         ("d-shape", None, "unreadable", "d-shape.npz"),
         ("g-cut", None, "unreadable", "g-cut.npz is no whole .npy or .npz file"),
         ("h-gone", None, "unreadable", "h-gone.npz is missing"),
-        ("i-kills", None, "quarantine", f"killed its worker {ledger.MAX_ATTEMPTS} times"),
+        ("i-kills", None, "quarantine", f"killed its worker {attempts.MAX_DEATHS} times"),
     ],
 )
 def test_a_broken_input_is_a_counted_reject_with_its_reason(
@@ -468,6 +468,6 @@ def test_an_attempt_that_a_killed_driver_ended_accuses_no_shard(tmp_path):
     model = scans.fit_model(SIMULATED, tmp_path / "model.safetensors")
     shard = surveys.list_shards(SIMULATED).shards[0]
     for session in ("S1", "S2", "S3", "S4"):  # the driver died in each, once a session
-        ledger.begin_attempt(str(tmp_path / "run"), shard.name, session)
+        attempts.begin_attempt(str(tmp_path / "run"), shard.name, session)
     plan = dataclasses.replace(plan_of(tmp_path / "run", model), session="S4")
     assert not Embedder(plan).embed(shard).shard_rejected

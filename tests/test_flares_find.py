@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from astroray import inspection, ledger, schema
+from astroray import attempts, inspection, ledger, schema
 from astroray.cli import cli
 from astroray.errors import ConfigError, LedgerError
 from astroray.find_flares import FindConfig, find_flares
@@ -116,7 +116,7 @@ def test_a_shard_that_cannot_be_read_or_kills_its_worker_is_one_reject(tmp_path)
     receipt = find_in_shard(plan_in(tmp_path / "a"), shard)
     assert (receipt.shard_rejected, receipt.rows_read) == (True, 0)
     for _ in range(3):
-        ledger.begin_attempt(str(tmp_path / "b"), shard.name, "S1")
+        attempts.begin_attempt(str(tmp_path / "b"), shard.name, "S1")
     assert find_in_shard(plan_in(tmp_path / "b"), shard).shard_rejected
     (reject,) = ledger.read_rejects(str(tmp_path / "b")).to_pylist()
     assert (reject["class"], reject["row"]) == ("quarantine", None)

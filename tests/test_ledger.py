@@ -1,4 +1,4 @@
-"""The ledger: done marks, attempts, rejects, conservation, fingerprints."""
+"""The ledger: done marks, rejects, conservation, fingerprints."""
 
 import dataclasses
 
@@ -102,12 +102,6 @@ def test_rejects_of_an_earlier_attempt_do_not_stay(run_dir):
     ]
     ledger.write_rejects(run_dir, "a", [], attempt=2)
     assert ledger.read_rejects(run_dir).num_rows == 0
-
-
-def test_attempts_are_counted_by_session(run_dir):
-    assert [ledger.begin_attempt(run_dir, "a", "S1") for _ in range(3)] == [1, 2, 3]
-    assert ledger.begin_attempt(run_dir, "b", "S1") == 1
-    assert ledger.begin_attempt(run_dir, "a", "S2") == 1
 
 
 def test_an_undone_shard_is_to_do_again(run_dir):

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage, surveys
+from astroray.attempts import Nodes, begin_attempt
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError, ShardError
 from astroray.ledger import Receipt
@@ -50,9 +51,10 @@ class Embedder:
     Called with a batch {"shard": [JSON of a Shard]}; returns {"receipt": [JSON of a Receipt]}.
     """
 
-    def __init__(self, plan: EmbedPlan) -> None:
+    def __init__(self, plan: EmbedPlan, nodes: Nodes | None = None) -> None:
         faults.arm(plan.fault_plan)
         self.plan = plan
+        self.nodes = nodes
         self.encoder = start_encoder(plan)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -63,17 +65,17 @@ class Embedder:
         """Embeds one shard and publishes it whole; does nothing twice.
 
         A shard that cannot be read becomes one reject; so does one that has killed its worker
-        `ledger.MAX_ATTEMPTS` times.
+        `attempts.MAX_DEATHS` times.
         """
         done = ledger.read_receipt(self.plan.run_dir, shard.name)
         if done is not None:
             return done
         started, bytes_before = time.monotonic(), storage.METER.bytes_read
-        attempt = ledger.begin_attempt(self.plan.run_dir, shard.name, self.plan.session)
+        attempt = begin_attempt(self.plan.run_dir, shard.name, self.plan.session, nodes=self.nodes)
         faults.reach("shard.begun", shard.name)
         rows = _Rows()
         advice = "look at logs/workers, then retry-rejects"
-        killer = ledger.quarantine(attempt, stage="encode", advice=advice)
+        killer = attempt.quarantine(stage="encode", advice=advice)
         fault = killer or self._fill(rows, shard)
         faults.reach("shard.encoded", shard.name)
         data = b"" if fault else rows.to_parquet(shard.name, dim=self.encoder.dim)
@@ -85,7 +87,7 @@ class Embedder:
             rows_rejected=0 if fault else len(rows.rejects),
             shard_rejected=fault is not None,
             checksum=hashlib.sha256(data).hexdigest() if data else "",
-            attempt=attempt,
+            attempt=attempt.number,
             seconds=round(time.monotonic() - started, 4),
             bytes_read=storage.METER.bytes_read - bytes_before,
         )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage
+from astroray.attempts import Nodes, begin_attempt
 from astroray.errors import DataError
 from astroray.flares.detrend import detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
@@ -123,20 +124,20 @@ def _profile(
     return time_d[inside] - event.peak_d, relative_T[inside]
 
 
-def find_in_shard(plan: FindPlan, shard: Shard) -> Receipt:
+def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> Receipt:
     """Searches one shard and publishes its tables, rejects and done mark; does nothing twice.
 
     A shard that cannot be read as a whole becomes one reject; so does one that has killed its
-    worker `ledger.MAX_ATTEMPTS` times. In the receipt, rows embedded are light curves searched.
+    worker `attempts.MAX_DEATHS` times. In the receipt, rows embedded are light curves searched.
     """
     done = ledger.read_receipt(plan.run_dir, shard.name)
     if done is not None:
         return done
     started, bytes_before = time.monotonic(), storage.METER.bytes_read
-    attempt = ledger.begin_attempt(plan.run_dir, shard.name, plan.session)
+    attempt = begin_attempt(plan.run_dir, shard.name, plan.session, nodes=nodes)
     faults.reach("shard.begun", shard.name)
     rows = _Rows(shard.name, plan)
-    killer = ledger.quarantine(attempt, stage="detrend", advice="look at logs/workers")
+    killer = attempt.quarantine(stage="detrend", advice="look at logs/workers")
     fault = killer or _fill(rows, shard)
     if fault:
         rows = _Rows(shard.name, plan)
@@ -150,7 +151,7 @@ def find_in_shard(plan: FindPlan, shard: Shard) -> Receipt:
         rows_rejected=len(rows.rejects) - (fault is not None),
         shard_rejected=fault is not None,
         checksum=checksum,
-        attempt=attempt,
+        attempt=attempt.number,
         seconds=round(time.monotonic() - started, 4),
         bytes_read=storage.METER.bytes_read - bytes_before,
     )

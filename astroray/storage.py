@@ -9,10 +9,12 @@ trouble of the store (full, read-only, down after the retries) is a StorageError
 import contextlib
 import dataclasses
 import errno
+import functools
 import glob
 import hashlib
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -172,15 +174,16 @@ def list_folders(folder: str) -> list[str]:
     return sorted(name for name in names if not _is_hidden(name))
 
 
-def publish(path: str, data: bytes) -> None:
+def publish(path: str, data: bytes, *, is_secret: bool = False) -> None:
     """Writes `data` under `path`, whole or absent; an older file is replaced.
 
-    Raises StorageError where the disk is full or read-only, or the store refuses.
+    On a disk the umask says who may read it; a secret is its owner's alone at any time. Raises
+    StorageError where the disk is full or read-only, or the store refuses.
     """
     if is_remote(path):
         object_store.put(path, data)
         return
-    with publishing(path) as file:
+    with _publishing(path, mode=0o600 if is_secret else 0o666) as file:
         file.write(data)
 
 
@@ -194,8 +197,14 @@ def publishing(path: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as copy:
             yield copy
             object_store.put_file(path, copy)
-        return
-    with _temporary_file(path) as (file, temporary):
+    else:
+        with _publishing(path, mode=0o666) as file:
+            yield file
+
+
+@contextlib.contextmanager
+def _publishing(path: str, *, mode: int) -> Iterator[BinaryIO]:
+    with _temporary_file(path, mode=mode) as (file, temporary):
         yield file
         _sync(file)
         faults.reach("publish.written", path)
@@ -209,7 +218,7 @@ def publish_new(path: str, data: bytes) -> bool:
     if is_remote(path):
         return object_store.put_new(path, data)
     try:
-        with _temporary_file(path) as (file, temporary):
+        with _temporary_file(path, mode=0o666) as (file, temporary):
             file.write(data)
             _sync(file)
             os.link(temporary, path)  # unlike a rename, a link never replaces
@@ -271,25 +280,26 @@ def _is_hidden(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _temporary_file(path: str) -> Iterator[tuple[BinaryIO, str]]:
-    """An open file in the folder of `path`, and its path; removed if it is still there after."""
+def _temporary_file(path: str, *, mode: int) -> Iterator[tuple[BinaryIO, str]]:
+    """An open file in the folder of `path`, and its path; removed if it is still there after.
+
+    mode  what the umask is taken from: the kernel does so where it makes the file, as it does with
+          the rules of a folder that a group shares
+    """
     folder = os.path.dirname(os.path.abspath(path))
-    temporary = ""
+    temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
     with writing(path):
+        _make_folder(folder)
         try:
-            _make_folder(folder)
-            handle, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "xb", opener=functools.partial(os.open, mode=mode)) as file:
                 yield file, temporary
         finally:
-            if temporary:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(temporary)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
 
 
 def _sync(file: BinaryIO) -> None:
     file.flush()
-    os.fchmod(file.fileno(), 0o644)
     os.fsync(file.fileno())
 
 

@@ -36,9 +36,17 @@ def test_a_published_file_holds_the_bytes_and_nothing_is_left_beside_it(tmp_path
     assert everything_in(tmp_path) == ["ledger", "ledger/a.json"]
 
 
-def test_a_published_file_can_be_read_by_others(tmp_path):
-    storage.publish(str(tmp_path / "a"), b"1")
-    assert os.stat(tmp_path / "a").st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o027, 0o640)])
+def test_who_may_read_a_file_is_what_the_umask_says_but_for_secrets(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        storage.publish(str(tmp_path / "a"), b"1")
+        storage.publish_new(str(tmp_path / "b"), b"2")
+        storage.publish(str(tmp_path / "secret"), b"3", is_secret=True)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a": mode, "b": mode, "secret": 0o600}
 
 
 def test_a_relative_path_is_fine(tmp_path, monkeypatch):

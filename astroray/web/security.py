@@ -135,8 +135,8 @@ class Tokens:
 
     def _save(self, tokens: Sequence[Token]) -> None:
         rows = [dataclasses.asdict(token) for token in tokens]
-        storage.publish(self.path, json.dumps({"tokens": rows}, indent=1).encode() + b"\n")
-        os.chmod(self.path, 0o600)
+        text = json.dumps({"tokens": rows}, indent=1)
+        storage.publish(self.path, text.encode() + b"\n", is_secret=True)
 
     def _stat(self) -> tuple[int, int] | None:
         try:

@@ -115,6 +115,17 @@ def test_a_position_that_cannot_be_becomes_null_and_the_object_stays(
     assert (objects.ra_deg_N[1], objects.dec_deg_N[1]) == (0.0, 90.0)
 
 
+def test_right_ascension_of_half_turns_is_brought_to_whole_ones_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _write(tmp_path, "t.csv", "id,ra,dec\na,-30,5\nb,180,9\nc,-999,-999\nd,-1,-1\ne,-180,0\n")
+    with caplog.at_level(logging.WARNING):
+        objects = _read(tmp_path, table="t.csv").by_row(5)
+    np.testing.assert_array_equal(objects.ra_deg_N, [330, 180, np.nan, np.nan, 180])
+    assert "t.csv is -180..180 deg: 360 is added to 2 of 5" in caplog.text
+    assert "2 of 5 positions" in caplog.text  # codes for unknown stay unknown
+
+
 def test_impossible_positions_are_counted_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

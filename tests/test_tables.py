@@ -70,6 +70,25 @@ def test_positions_in_radians_become_degrees(tmp_path):
     assert cutouts.dec_deg_B[0] == pytest.approx(-90.0)
 
 
+def test_positions_that_fill_the_sky_in_radians_are_refused_over_all_files_until_it_is_said(
+    tmp_path,
+):
+    """No file of a HATS catalog covers the sky by itself."""
+    for i, part in enumerate(np.array_split(np.linspace(0, 2 * np.pi, 40, endpoint=False), 4)):
+        dec = np.arcsin(part / np.pi - 1)
+        columns = {"image": tensor(images(10)), "ra": part, "dec": dec}
+        pq.write_table(pa.table(columns), tmp_path / f"{i}.parquet")
+    with pytest.raises(ConfigError, match=r"look like radians: 0\.\..*-1\.571\.\..*angles=rad"):
+        list_shards(tmp_path)
+    shards = list_shards(tmp_path, "angles=rad")
+    ra_deg_B = [only(list(tables.read_shard(shard))).ra_deg_B.max() for shard in shards]
+    assert max(ra_deg_B) == pytest.approx(351.0)
+    assert len(list_shards(tmp_path, "angles=deg")) == 4
+    assert len(list_shards(tmp_path / "0.parquet")) == 1  # a field of 1.5 by .5 degrees as well
+    with pytest.raises(ConfigError, match="angles is 'grad', expected deg or rad"):
+        list_shards(tmp_path, "angles=grad")
+
+
 def test_without_identifiers_the_shard_and_row_name_an_object(tmp_path):
     path = survey(tmp_path, tensor(images()))
     (shard,) = list_shards(path)

@@ -196,7 +196,7 @@ def _row(
     own = cells["id"].as_py() if "id" in cells else None
     object_id = "" if own is None else str(own).strip()
     ra, dec = (_degrees(cells, role) for role in ("ra", "dec"))
-    is_place = 0 <= ra <= 360 and -90 <= dec <= 90
+    is_place = -180 <= ra <= 360 and -90 <= dec <= 90
     columns = {
         role: np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float64)
         for role, cell in cells.items()

@@ -10,6 +10,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.surveys.positions import check_angles
 from astroray.surveys.shards import Shard, group_files
 from astroray.surveys.survey_paths import table_paths
 from astroray.surveys.table_columns import Column, Columns, open_columns, positions, texts
@@ -242,11 +243,11 @@ class ObjectTable:
 def read_object_table(location: str, options: TableOptions) -> ObjectTable | None:
     """The table that the options of the survey at `location` name; None where they name none.
 
-    Positions that cannot be (ra outside 0..360, |dec| above 90, codes such as -999) become NaN.
+    Positions that cannot be (ra outside 0..360 or, throughout, -180..180, |dec| above 90, codes
+    such as -999) become NaN.
     Raises ConfigError naming table, column and candidates where it cannot be used.
     """
-    if options.angles not in ("", "deg", "rad"):
-        raise ConfigError(f"survey option angles is {options.angles!r}, expected deg or rad")
+    check_angles(options.angles)
     if not options.table:
         named = [key for key in ("id", "ra", "dec", "angles", "file") if getattr(options, key)]
         if named:

@@ -1,6 +1,7 @@
 """Which columns of a Parquet file hold images, identifiers and positions."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 
 from astroray.errors import ConfigError
 from astroray.surveys.image_columns import ImageColumn, image_column, is_image
+from astroray.surveys.positions import FEW_POSITIONS, refuse_radians
 
 WELL_KNOWN = {
     "image": (
@@ -37,6 +39,9 @@ class ParquetOptions:
     """Column of right ascension, ICRS, degrees unless its metadata states a unit."""
     dec: str = ""
     """Column of declination, ICRS, likewise."""
+    angles: str = ""
+    """deg or rad: the unit of `ra` and `dec` where their metadata state none. Without it they are
+    degrees, and numbers that fill the sky in radians are refused, where the footers tell."""
     shape: str = ""
     """Shape of an image, `3x64x64`, where the file does not state it."""
     bands: str = ""
@@ -59,6 +64,8 @@ class ParquetColumns:
     dec: str | None
     deg_per_unit: tuple[float, float]
     """Degrees in one unit of ra and of dec."""
+    has_unit: bool
+    """Whether the file or the user states the unit."""
     leaves: Sequence[str]
     """Paths of the Parquet columns that are read."""
 
@@ -91,7 +98,11 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
         object_id=object_id,
         ra=ra,
         dec=dec,
-        deg_per_unit=(_deg_per_unit(schema, ra, path), _deg_per_unit(schema, dec, path)),
+        deg_per_unit=(
+            _deg_per_unit(schema, ra, path, options.angles),
+            _deg_per_unit(schema, dec, path, options.angles),
+        ),
+        has_unit=bool(options.angles or _unit(schema, ra) or _unit(schema, dec)),
         leaves=_leaves(file, stored, {name for name in (object_id, ra, dec) if name}),
     )
 
@@ -155,9 +166,44 @@ def _is_number(field: pa.Field) -> bool:
     return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
 
 
-def _deg_per_unit(schema: pa.Schema, name: str | None, path: str) -> float:
+class PositionRange:
+    """From where to where the positions of files go, as far as their footers say it.
+
+    It is that of columns without a unit: what they mean can be told from all of them at best.
+    """
+
+    def __init__(self) -> None:
+        self._num_rows = 0
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._where = ""
+
+    def add(self, file: pq.ParquetFile, columns: ParquetColumns, path: str) -> None:
+        """Takes what the footer of one more file says."""
+        if columns.ra is None or columns.dec is None or columns.has_unit:
+            return
+        self._num_rows += file.metadata.num_rows
+        self._where = self._where or f"columns {columns.ra!r} and {columns.dec!r} of {path}"
+        place_of = {file.schema.column(i).path: i for i in range(len(file.schema))}
+        for group in (file.metadata.row_group(i) for i in range(file.num_row_groups)):
+            for role, name in (("ra", columns.ra), ("dec", columns.dec)):
+                known = group.column(place_of[name]).statistics
+                if known is not None and known.has_min_max:
+                    low, high = self._ranges.get(role, (math.inf, -math.inf))
+                    self._ranges[role] = min(low, known.min + 0.0), max(high, known.max + 0.0)
+
+    def check(self) -> None:
+        """Raises ConfigError where they look like radians."""
+        if len(self._ranges) == 2 and self._num_rows >= FEW_POSITIONS:
+            refuse_radians(self._ranges["ra"], self._ranges["dec"], self._where)
+
+
+def _unit(schema: pa.Schema, name: str | None) -> str:
     metadata = schema.field(name).metadata if name else None
-    unit = (metadata or {}).get(b"unit", b"").decode("utf-8", "replace")
+    return cast(str, (metadata or {}).get(b"unit", b"").decode("utf-8", "replace"))
+
+
+def _deg_per_unit(schema: pa.Schema, name: str | None, path: str, angles: str) -> float:
+    unit = _unit(schema, name) or angles
     if not unit:
         return 1.0
     from astropy import units  # takes a third of a second, and few columns have a unit

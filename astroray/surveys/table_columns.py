@@ -23,11 +23,11 @@ from astropy.io import fits, votable
 from astropy.table import Table
 
 from astroray.errors import ConfigError
+from astroray.surveys.positions import FEW_POSITIONS, refuse_radians, wrap_half_turns
 
 logger = logging.getLogger(__name__)
 
 _MAX_EXACT_FLOAT = 2**53
-_FEW_POSITIONS = 20  # whose range says little of their unit
 _EMPTY = {"", "--", "-", "null", "none", "n/a", "na", "nan"}
 _BAD_TABLE = (
     pa.ArrowException, OSError, EOFError, ValueError, TypeError, KeyError, IndexError,
@@ -81,8 +81,9 @@ def positions(
 
     angles  deg or rad: the unit of columns that state none; empty: deg, as long as that is likely
 
-    Raises ConfigError where a column holds no angles at all or has a unit that is no angle, where
-    the two look exchanged, and where they look like radians.
+    Right ascension that is -180..180 throughout is brought to 0..360. Raises ConfigError where a
+    column holds no angles at all or has a unit that is no angle, where the two look exchanged, and
+    where they look like radians.
     """
     ra_deg_N, dec_deg_N = (
         _degrees(
@@ -95,8 +96,16 @@ def positions(
             ("dec", dec, units.deg),
         )
     )
-    if not (columns[ra].unit or columns[dec].unit or angles):
-        _refuse_radians(ra_deg_N, dec_deg_N, f"columns {ra!r} and {dec!r} of {where}")
+    known_N = np.isfinite(ra_deg_N) & np.isfinite(dec_deg_N)
+    has_unit = columns[ra].unit or columns[dec].unit or angles
+    if not has_unit and np.count_nonzero(known_N) >= FEW_POSITIONS:
+        ra_M, dec_M = ra_deg_N[known_N], dec_deg_N[known_N]
+        refuse_radians(
+            (ra_M.min(), ra_M.max()),
+            (dec_M.min(), dec_M.max()),
+            f"columns {ra!r} and {dec!r} of {where}",
+        )
+    ra_deg_N = wrap_half_turns(ra_deg_N, dec_deg_N, where)
     is_known_N = (ra_deg_N >= 0) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
     bad_M = np.flatnonzero(~is_known_N & ~(np.isnan(ra_deg_N) & np.isnan(dec_deg_N)))
     if len(bad_M):
@@ -111,26 +120,6 @@ def positions(
         logger.warning(template, len(bad_M), len(ra_deg_N), where, first)
     ra_deg_N = np.where(is_known_N, ra_deg_N, np.nan)
     return ra_deg_N % 360.0, np.where(is_known_N, dec_deg_N, np.nan)
-
-
-def _refuse_radians(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, where: str) -> None:
-    """Raises ConfigError where numbers without a unit fill more than half of the sky in radians.
-
-    As degrees they would be a field of 6 by 3 degrees at ra 0..2 pi, which is rare but not
-    impossible, so that the user has to say which.
-    """
-    known_N = np.isfinite(ra_deg_N) & np.isfinite(dec_deg_N)
-    if np.count_nonzero(known_N) < _FEW_POSITIONS:
-        return
-    ra_M, dec_M = ra_deg_N[known_N], dec_deg_N[known_N]
-    is_within = ra_M.min() >= -math.pi and ra_M.max() <= 2 * math.pi
-    is_within &= np.abs(dec_M).max() <= math.pi / 2
-    if is_within and np.ptp(ra_M) > math.pi and np.ptp(dec_M) > math.pi / 2:
-        raise ConfigError(
-            f"{where} have no unit and look like radians: {ra_M.min():.4g}..{ra_M.max():.4g} and "
-            f"{dec_M.min():.4g}..{dec_M.max():.4g}, expected degrees; say angles=rad, or "
-            "angles=deg where the field is that small"
-        )
 
 
 @contextlib.contextmanager

@@ -14,7 +14,13 @@ import pyarrow.parquet as pq
 from astroray import storage
 from astroray.errors import ConfigError, DataError, ShardError
 from astroray.surveys.image_columns import Fault, decode
-from astroray.surveys.parquet_columns import ParquetColumns, ParquetOptions, choose_columns
+from astroray.surveys.parquet_columns import (
+    ParquetColumns,
+    ParquetOptions,
+    PositionRange,
+    choose_columns,
+)
+from astroray.surveys.positions import check_angles
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options, shard_name
 
 _MAX_SLICE_ROWS = 256
@@ -42,16 +48,16 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         for key, value in dataclasses.asdict(options).items()
         if value and key not in ("shard_rows", "format")
     }
-    is_checked = False
+    is_checked, covered = False, PositionRange()
     shards = []
     for file in sorted(files, key=lambda file: file.path):
         pieces: list[_Piece] = [(None, None)]
         if not is_checked or not storage.is_remote(file.path):
             with contextlib.suppress(DataError), _open(file.path) as parquet:
-                if not is_checked:
-                    choose_columns(
-                        parquet, options, file.path
-                    )  # refuses what would reject every shard
+                with contextlib.ExitStack() as later:
+                    if is_checked:  # what one file lacks rejects that file
+                        later.enter_context(contextlib.suppress(ConfigError))
+                    covered.add(parquet, choose_columns(parquet, options, file.path), file.path)
                 is_checked = True
                 if not storage.is_remote(file.path):
                     pieces = _pieces(parquet.metadata, options.shard_rows)
@@ -61,6 +67,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             shards.append(
                 Shard(name=name, reader="tables", inputs=(file,), params=params, num_rows=num_rows)
             )
+    covered.check()
     return shards
 
 
@@ -126,6 +133,7 @@ def _check_footer(file: pq.ParquetFile) -> None:
 def _check(options: ParquetOptions) -> None:
     if options.shard_rows < 1:
         raise ConfigError(f"shard_rows is {options.shard_rows}, expected at least 1")
+    check_angles(options.angles)
     if options.pixels not in ("", "display", "flux"):
         raise ConfigError(f"pixels is {options.pixels!r}, expected display or flux")
 

@@ -98,7 +98,7 @@ def plan_night(series: SeriesConfig) -> NightConfig:
         survey=series.survey,
         reference=series.reference or known or _newest_version(series),
         out=out,
-        finish_by_s=parse_finish_by(series.finish_by) if series.finish_by else None,
+        finish_by_s=parse_finish_by(series.finish_by, out=out) if series.finish_by else None,
         top=series.top,
         workers=series.workers,
         num_gpus=series.num_gpus,
@@ -145,9 +145,16 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     return pipeline.scan(_scan_config(config, reference), show=show, night=night)
 
 
-def parse_finish_by(text: str, *, now_s: float | None = None) -> float:
-    """Unix time of the next HH:MM of this machine's clock. Raises ConfigError on other text."""
+def parse_finish_by(text: str, *, out: str = "", now_s: float | None = None) -> float:
+    """Unix time of the first HH:MM of this machine's clock after the night in `out` began.
+
+    That is now, but for a night that was interrupted: gone on with after that time, it must not
+    run until the next day. Raises ConfigError on other text.
+    """
     now = datetime.fromtimestamp(time.time() if now_s is None else now_s)
+    begun = RunRecord.load(storage.absolute(out)) if out else None
+    if begun is not None:
+        now = min(now, datetime.fromisoformat(begun.created).astimezone().replace(tzinfo=None))
     try:
         clock = datetime.strptime(text, "%H:%M").time()
     except ValueError:

@@ -1,6 +1,7 @@
 """The job of a series of nights: which version is tonight's, and which one it is added to."""
 
 import runpy
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from astroray import ledger, nightly
 from astroray.actors.embed import EmbedPlan
 from astroray.errors import ConfigError
 from astroray.ledger import RunRecord
-from astroray.nightly import SeriesConfig, plan_night
+from astroray.nightly import SeriesConfig, parse_finish_by, plan_night
 from astroray.streams import embed_shards
 from astroray.terminal import parse_setting
 from astroray.workers import WorkerPlan
@@ -61,6 +62,16 @@ def test_a_night_that_has_begun_keeps_its_reference(tmp_path, finished):
     assert plan_night(series(tmp_path)).reference == str(tmp_path / "reference")
     named = series(tmp_path, reference=str(tmp_path / "by-hand"))
     assert plan_night(named).reference == str(tmp_path / "by-hand")
+
+
+def test_a_night_that_is_gone_on_with_has_the_deadline_that_it_began_with(tmp_path):
+    begun_s = datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp()
+    publish(tmp_path, "2026-11-28", "")  # begun then
+    first_s = parse_finish_by("06:30", now_s=begun_s)
+    again_s = parse_finish_by("06:30", out=str(tmp_path / "2026-11-28"), now_s=first_s + 60)
+    assert again_s == first_s
+    assert parse_finish_by("06:30", out=str(tmp_path / "none"), now_s=first_s + 60) > first_s + 60
+    assert plan_night(series(tmp_path, reference="ref", finish_by="06:30")).finish_by_s == first_s
 
 
 def test_the_first_version_has_to_be_there(tmp_path):

@@ -28,7 +28,7 @@ def nightly(
         survey=survey,
         reference=reference,
         out=out,
-        finish_by_s=parse_finish_by(finish_by) if finish_by else None,
+        finish_by_s=parse_finish_by(finish_by, out=out) if finish_by else None,
         top=top,
         workers=workers,
     )

@@ -27,7 +27,7 @@ from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
-from astroray.web.app import build_app
+from astroray.web.app import address_of, build_app
 from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
@@ -74,7 +74,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
             except RuntimeError as error:
                 raise BackendError(f"the replicas do not start: {error}; see {log_dir}") from None
             scheme = "https" if config.tls_cert else "http"
-            yield f"{scheme}://{config.host}:{config.port}"
+            yield address_of(config.host, config.port, scheme=scheme)
         finally:
             if is_ours:  # and ends with all that is left on it
                 serve.delete(APP)

@@ -141,6 +141,40 @@ def test_undo_takes_back_ones_own_last_label_alone(clients, run_dir):
     assert [one["interest"] for one in bo.get("/ui/labelled").json()["objects"]] == [5]
 
 
+def test_two_undos_at_once_take_back_two_labels(clients, run_dir, monkeypatch):
+    ana = clients["ana"]
+    (one,) = ana.post("/ui/queue", json={"size": 1}).json()["objects"]
+    for interest in (2, 4):
+        ana.post("/ui/labels", json={"object_id": one["object_id"], "interest": interest})
+    append, undone = LabelLog.append, []
+
+    def undo():
+        undone.append(ana.post("/ui/undo", json={}).json()["undone"]["interest"])
+
+    second = threading.Thread(target=undo)
+
+    def slow(log, label):
+        if second.ident is None:
+            second.start()
+            second.join(timeout=0.3)  # as far as it gets before this one is written
+        return append(log, label)
+
+    monkeypatch.setattr(LabelLog, "append", slow)
+    undo()
+    second.join()
+    assert sorted(undone) == [2, 4]
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_is_listened_on_and_printed_in_brackets(host):
+    try:
+        with listen(host, 0) as (listening, address):
+            assert listening.family == socket.AF_INET6
+            assert address == f"http://[::1]:{listening.getsockname()[1]}"
+    except ConfigError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
     [
@@ -215,12 +249,13 @@ def test_the_report_is_served_with_no_script_but_its_own(clients, run_dir):
 @pytest.fixture
 def served(run_dir):
     """The page on a port of its own, with two people's addresses."""
-    with labelling_app(run_dir, ["ana", "bo"]) as (app, secret_of), listen("127.0.0.1", 0) as port:
+    with labelling_app(run_dir, ["ana", "bo"]) as (app, secret_of), listen("127.0.0.1", 0) as where:
+        listening, address = where
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]}, daemon=True)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
-        address = f"http://127.0.0.1:{port.getsockname()[1]}/ui/login#token="
-        yield {name: address + secret for name, secret in secret_of.items()}
+        login = f"{address}/ui/login#token="
+        yield {name: login + secret for name, secret in secret_of.items()}
         server.should_exit = True
         thread.join(timeout=20)
 

@@ -44,8 +44,10 @@ def label(
         click.echo(f"{export_labels(run_dir, table, kind)} labels  {table}")
         return
     names = users or (getpass.getuser(),)
-    with labelling_app(run_dir, names) as (app, secret_of), listen(host, port) as listening:
-        address = f"http://{host}:{listening.getsockname()[1]}"
+    with (
+        labelling_app(run_dir, names) as (app, secret_of),
+        listen(host, port) as (listening, address),
+    ):
         for name in names:
             click.echo(f"{name:<10} {address}/ui/login#token={secret_of[name]}")
         click.echo("open it in a browser; Ctrl-C stops, and what was labelled is kept")

@@ -17,7 +17,7 @@ from astroray.errors import ConfigError
 from astroray.exports import export_rows
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.versions import read_version
-from astroray.web.app import build_app
+from astroray.web.app import address_of, build_app
 from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
@@ -52,8 +52,12 @@ def labelling_app(run_dir: str, names: Sequence[str]) -> Iterator[tuple[FastAPI,
 
 
 @contextlib.contextmanager
-def listen(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that listens; port 0 takes one that is free. Raises ConfigError."""
+def listen(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
+    """A socket that listens, and its address; port 0 takes a free one. Raises ConfigError.
+
+    An IPv6 host may stand in brackets, as it does in an address.
+    """
+    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,9 +66,10 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
             listening.listen()  # so that who opens the address at once waits, and is not refused
         except OSError as error:
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+                f"cannot listen on {address_of(host, port)}: {error.strerror}; choose another "
+                "--host or --port"
             ) from None
-        yield listening
+        yield listening, address_of(host, listening.getsockname()[1])
 
 
 def run_app(app: FastAPI, listening: socket.socket) -> None:

@@ -17,13 +17,18 @@ from astroray.web.reference import render_reference
 from astroray.web.routes import Encoder, build_router
 from astroray.web.security import Tokens
 
-__all__ = ["OPEN_PATHS", "build_app"]
+__all__ = ["OPEN_PATHS", "address_of", "build_app"]
 
 _log = logging.getLogger("astroray.web")
 
 OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")
 """What needs no token: nothing of a run is in it."""
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+
+
+def address_of(host: str, port: int, *, scheme: str = "http") -> str:
+    """The address of a server as browsers take it: IPv6 hosts stand in brackets."""
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def build_app(

@@ -122,7 +122,7 @@ class _Desk:
 
     def __init__(self, archive: Archive, log: LabelLog) -> None:
         self.archive, self.log = archive, log
-        self._lock = threading.Lock()
+        self._lock, self._undoing = threading.Lock(), threading.Lock()
         self._certified_N = archive.table["certified"].to_numpy(zero_copy_only=False)
         self._learnt: tuple[int, Learnt | None] = (0, None)
 
@@ -194,18 +194,19 @@ class _Desk:
 
     def undo(self, caller: Caller) -> dict[str, Any]:
         """Takes back the last label of this person that stands; 404 where there is none."""
-        mine = [label for label in self.log.standing().labels if label.user == caller.name]
-        if not mine:
-            raise HTTPException(404, f"{caller.name} has no label that could be taken back")
-        last = max(mine, key=lambda label: (label.time, label.label_id))
-        self.log.append(
-            Label(
-                object_id=last.object_id,
-                user=caller.name,
-                model_id=self.archive.model_id,
-                undoes=last.label_id,
+        with self._undoing:  # two at once would take back one label
+            mine = [label for label in self.log.standing().labels if label.user == caller.name]
+            if not mine:
+                raise HTTPException(404, f"{caller.name} has no label that could be taken back")
+            last = max(mine, key=lambda label: (label.time, label.label_id))
+            self.log.append(
+                Label(
+                    object_id=last.object_id,
+                    user=caller.name,
+                    model_id=self.archive.model_id,
+                    undoes=last.label_id,
+                )
             )
-        )
         row = self.archive.find(last.object_id)
         return {
             "object": None if row is None else self._describe(row) | {"why": last.why},

@@ -69,12 +69,33 @@ def show_night(config: "NightConfig") -> None:
         f"{counts['duplicates']} duplicates, {sum(record.seconds.values()):.0f} s"
     )
     echo_rejects(record)
+    if counts["duplicates"]:
+        click.echo(f"lost     {_describe_lost(config, counts['rows_embedded'])}")
     if night["shards_left"]:
         click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
     changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
     click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
     click.echo(f"changes  {config.out}/changes.parquet\nreport   {config.out}/report/index.html")
     check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+
+
+def _describe_lost(config: "NightConfig", num_new: int) -> str:
+    """How many new rows bear a name that is taken, and which files the first one is about."""
+    from astroray import ledger
+
+    rejects = ledger.read_rejects_of(config.out, "duplicates")
+    first = rejects.slice(0, 1).to_pylist()[0]
+    file_of = {
+        shard.name: shard.inputs[0].path
+        for shard in ledger.read_listing(config.out)
+        if shard.inputs
+    }
+    text = f"{len(rejects)} of {num_new} new rows have an object_id that is taken, and are not in "
+    text += f"the catalog; the first is row {first['row']} of shard {first['shard']}"
+    if path := file_of.get(first["shard"]):
+        text += f" ({path}, ...)"
+    object_id = first["reason"].partition(" is ")[0].removeprefix("object_id ")
+    return f"{text}; `astroray explain {config.out} '{object_id}'` names the file that has it"
 
 
 def show_flare_training(config: "TrainConfig") -> None:

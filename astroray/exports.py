@@ -38,7 +38,8 @@ def export_catalog(run_dir: str, *, format: str, out: str, overwrite: bool = Fal
             fits     units, comments and UCDs in TUNITn, TCOMMn, TUCDn
             csv      plain, one header line; units are in the other two
 
-    neighbor_id is one string, ids joined by '|'; neighbor_distance is an array of fixed length,
+    neighbor_id is one string, ids joined by '|', which within an id is written %7C, and % as %25;
+    object_id is written as it is in every format. neighbor_distance is an array of fixed length,
     NaN beyond the neighbors of an object (csv: columns neighbor_distance_1, _2, ..., empty
     beyond). Unknown positions and scores are NaN, unknown integers masked (csv: empty).
 
@@ -120,7 +121,19 @@ def _write(format: str, out: str, facts: _Facts, pieces: Iterable[pa.Table]) -> 
 
 def _plain(values: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
     """A column as the formats can hold it, but lists of numbers."""
-    return pc.binary_join(values, _ID_SEPARATOR) if field.name == "neighbor_id" else values
+    return _joined(values) if field.name == "neighbor_id" else values
+
+
+def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Each list of identifiers as one text that can be taken apart, whatever they are made of."""
+    if pc.any(pc.match_substring_regex(pc.list_flatten(lists), "[|%]")).as_py():
+        escaped = [ids and [_escape(name) for name in ids] for ids in lists.to_pylist()]
+        lists = pa.chunked_array([pa.array(escaped, lists.type)])
+    return pc.binary_join(lists, _ID_SEPARATOR)
+
+
+def _escape(name: str) -> str:
+    return name.replace("%", "%25").replace(_ID_SEPARATOR, "%7C")
 
 
 def _distances(table: pa.Table, facts: _Facts) -> np.ndarray:

@@ -3,6 +3,7 @@
 import io
 from functools import partial
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -153,6 +154,18 @@ def test_an_empty_catalog_can_be_exported(tmp_path, format):
     out = tmp_path / "out"
     assert export_catalog(str(tmp_path), format=format, out=str(out)) == 0
     assert out.stat().st_size > 0
+
+
+def test_neighbors_whose_names_hold_the_separator_can_be_taken_apart(tmp_path):
+    table = make_catalog(4)
+    ids = [["a|b", "c"], ["50%|7C"], [], ["plain"]]
+    place = table.column_names.index("neighbor_id")
+    table = table.set_column(place, table.schema.field(place), pa.array(ids, pa.list_(pa.string())))
+    export_rows(table, format="csv", out=str(tmp_path / "out.csv"))
+    joined = csv.read_csv(tmp_path / "out.csv")["neighbor_id"].to_pylist()
+    assert joined == ["a%7Cb|c", "50%25%7C7C", "", "plain"]
+    apart = [[unquote(name) for name in text.split("|") if name] for text in joined]
+    assert apart == ids
 
 
 def test_an_export_replaces_a_file_only_when_told(mixed, tmp_path):

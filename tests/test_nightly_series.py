@@ -4,15 +4,19 @@ import runpy
 from datetime import datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from astroray import ledger, nightly
+from astroray import console, ledger, nightly
 from astroray.actors.embed import EmbedPlan
+from astroray.actors.night_rows import unique_new
 from astroray.errors import ConfigError
 from astroray.ledger import RunRecord
 from astroray.nightly import SeriesConfig, parse_finish_by, plan_night
+from astroray.storage import InputFile
 from astroray.streams import embed_shards
+from astroray.surveys.shards import Shard
 from astroray.terminal import parse_setting
 from astroray.workers import WorkerPlan
 
@@ -114,6 +118,21 @@ def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
     (config,) = asked
     assert (config.workers, config.top) == ("2..4", None)
     assert config.finish_by_s > 0
+
+
+def test_names_that_are_taken_are_counted_with_the_file_that_bears_one(tmp_path):
+    file = InputFile(path="/sky/2/a.fits", size_bytes=1, version="1")
+    shard = Shard(name="a-2", reader="fits_cutouts", inputs=(file,), params={}, num_rows=2)
+    ledger.write_listing(str(tmp_path), [shard])
+    rows = pa.table({"object_id": ["a"], "shard": ["a-2"], "row": [0]})
+    unique = unique_new(rows, pa.chunked_array([["a"]]))
+    ledger.write_rejects(str(tmp_path), "duplicates", unique.rejects, attempt=1)
+    assert "need one survey of the folder above" in unique.rejects[0].reason
+    config = nightly.NightConfig(survey="/sky/2", reference="ref", out=str(tmp_path))
+    said = console._describe_lost(config, 2)
+    assert said.startswith("1 of 2 new rows have an object_id that is taken, and are not in")
+    assert "shard a-2 (/sky/2/a.fits, ...)" in said
+    assert f"`astroray explain {tmp_path} 'a'` names the file" in said
 
 
 def test_a_night_without_new_shards_asks_for_no_workers():

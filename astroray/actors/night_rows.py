@@ -117,7 +117,9 @@ def _known(rows: pa.Table) -> list[Reject]:
             kind="duplicate",
             shard=shard,
             reason=f"object_id {object_id} is in the reference already, whose row was kept, since "
-            "a bound does not outlive a withdrawn object; expected one row an object",
+            "a bound does not outlive a withdrawn object; expected one row an object: files of "
+            "equal names in several folders need one survey of the folder above, whose "
+            "identifiers hold the folder, or a table of identifiers",
         )
         for shard, row, object_id in zip(
             *(rows[name].to_pylist() for name in ("shard", "row", "object_id")), strict=True

@@ -88,6 +88,23 @@ def test_nobody_guesses_from_when_times_count(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("column", "stated", "is_fine"),
+    [("mjd", "BJD", False), ("time_bkjd", "BTJD", False), ("bjd", "MJD", False),
+     ("mjd", "MJD", True), ("bjd", "BTJD", True)],
+)  # fmt: skip
+def test_an_option_that_contradicts_the_name_of_the_column_is_refused(
+    tmp_path, column, stated, is_fine
+):
+    lists = {"time": None, column: pa.array([TIME[:100]] * 7)}
+    path = write_parquet(tmp_path / "a.parquet", **lists).partition("?")[0]
+    if is_fine:
+        assert {shard.num_rows for shard in shards_of(f"{path}?time={stated}")} == {7}
+    else:
+        with pytest.raises(ConfigError, match=rf"time is {stated}, but .* in column '{column}'"):
+            shards_of(f"{path}?time={stated}")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"flux": None}, "no column of flux"),

@@ -261,8 +261,18 @@ def _relative_flux(
 
 
 def _zero(column: str, stated: Stated, where: str) -> TimeZero:
-    """Raises SchemaError where neither the user nor the column's name says."""
-    named = stated.time or _ZEROS_BY_NAME.get(_plain(column), "")
+    """Raises SchemaError where neither the user nor the column's name says, or they disagree.
+
+    A column of BJD may count from a zero of its own, which only the user knows.
+    """
+    by_name = _ZEROS_BY_NAME.get(_plain(column), "")
+    is_after_bjd = by_name == "BJD" and stated.time in ("BKJD", "BTJD")
+    if stated.time and by_name not in ("", stated.time) and not is_after_bjd:
+        raise SchemaError(
+            f"time is {stated.time}, but {where} has its times in column {column!r}, which is "
+            f"{by_name}; leave time= out, or rename the column"
+        )
+    named = stated.time or by_name
     for zero in get_args(TimeZero):
         if named == zero:
             return zero

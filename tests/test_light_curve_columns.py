@@ -87,6 +87,21 @@ def test_nobody_guesses_from_when_times_count(tmp_path):
     assert shards_of(named.partition("?")[0])
 
 
+@pytest.mark.parametrize("names", [["g", "r"], [b"g", b"r"], [1.0, 2.0]])
+def test_arrays_with_measurements_in_several_bands_are_refused_until_one_is_chosen(tmp_path, names):
+    band = np.array(names)[np.arange(200) % 2]
+    np.savez(tmp_path / "a.npz", time=TIME, flux=fluxes(), band=band)
+    first = "1" if names[0] == 1.0 else "g"
+    survey = f"{tmp_path}/a.npz?time=BTJD"
+    with pytest.raises(ConfigError, match=f"measurements in the bands {first}, .*band={first}"):
+        read(survey)
+    (curve,) = read(f"{survey}&band={first}")
+    np.testing.assert_array_equal(curve.time_d, TIME[::2])
+    np.savez(tmp_path / "b.npz", time=TIME, flux=fluxes())
+    with pytest.raises(ConfigError, match="has no column of bands"):
+        read(f"{tmp_path}/b.npz?time=BTJD&band=g")
+
+
 @pytest.mark.parametrize(
     ("column", "stated", "is_fine"),
     [("mjd", "BJD", False), ("time_bkjd", "BTJD", False), ("bjd", "MJD", False),

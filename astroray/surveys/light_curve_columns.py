@@ -81,8 +81,22 @@ def read_arrays(path: str, stated: Stated) -> RawCurve:
                     "numbers [T]"
                 )
             (columns[role],) = arrays.rows(name, [(0, header.shape[0])])
+        num = len(columns["time"])
+        alike = [
+            name
+            for name, header in arrays.headers.items()
+            if header.shape == (num,) and header.dtype.kind in "iufUS"
+        ]
+        seen_T = np.ones(num, bool)
+        if band := band_column(alike, stated, path):
+            (band_T,) = arrays.rows(band, [(0, num)])
+            names = band_T.astype(str) if band_T.dtype.kind == "S" else band_T
+            seen_T = of_one_band(names.tolist(), stated, path)
     with np.errstate(invalid="ignore"):  # damaged floats become NaN
-        floats = {role: column.astype(np.float64) for role, column in columns.items()}
+        floats = {
+            role: (column[seen_T] if len(column) == num else column).astype(np.float64)
+            for role, column in columns.items()
+        }
     return make_raw(floats, chosen, stated, star_of_file(path))
 
 

@@ -114,8 +114,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = shards.parse_options(LightCurveOptions, uri.options)
     kind, files = _one_kind(inputs, uri.location)
-    if options.band and kind in ("fits", "npz"):
-        raise ConfigError(f"band is {options.band!r}, expected none: {kind} files are of one band")
+    if options.band and kind == "fits":
+        raise ConfigError(f"band is {options.band!r}, expected none: FITS files are of one band")
     if kind == "text" and options.id:
         kind = "measurements"
     params = {"kind": kind, "folder": survey_folder(uri.location)} | {

@@ -327,5 +327,5 @@ def test_the_map_of_the_served_report_draws_under_its_policy(served, run_dir, tm
 
 
 def test_an_address_that_was_printed_may_be_opened_before_the_server_answers():
-    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname(), 5):
-        pass
+    with listen("127.0.0.1", 0) as (listening, _):
+        socket.create_connection(listening.getsockname(), 5).close()

@@ -6,8 +6,9 @@ import logging
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -39,6 +40,9 @@ from astroray.web.settings import ServeConfig
 __all__ = ["build", "serving"]
 
 APP = "astroray"
+MAX_FORECASTS = 8
+"""Of one web replica at once; more are told to come again. A model replica answers twice its batch
+of requests at once, and forecasts must leave room for uploads."""
 _TRIES = 4
 """Replicas that an upload is given to before its client is told to come again."""
 _READY_S = 5.0
@@ -46,6 +50,8 @@ _HEALTH: dict[str, Any] = {"health_check_period_s": 2, "graceful_shutdown_timeou
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 _log = logging.getLogger("astroray.serving")
+
+Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
@@ -169,14 +175,21 @@ def _scale(replicas: Any) -> AutoscalingConfig:
 class ModelHolder:
     """Encodes uploads in batches, in a thread of its own, so that the next batch can gather.
 
-    Where a forecaster of flares is served it holds that too.
+    Where a forecaster of flares is served it holds that too. Forecasts have a thread of theirs: one
+    takes seconds, and those that wait for it would keep uploads from their thread.
     """
 
     def __init__(self, config: ServeConfig) -> None:
+        import torch
+
         settings = config.encoder
         self.answerer = _answerer(config)
+        self.encoding, self.forecasting = (
+            ThreadPoolExecutor(1, name, torch.set_num_threads, (settings.num_threads,))
+            for name in ("encode", "forecast")
+        )
         if (model := _current_model(config)) is not None:
-            self.answerer.load(model)
+            self.encoding.submit(self.answerer.load, model).result()
         self.forecaster = load_forecaster(config.flares) if config.flares else None
         batched: Any = self.embed
         batched.set_max_batch_size(settings.max_batch)
@@ -187,24 +200,29 @@ class ModelHolder:
     async def embed(self, requests: list[tuple[RunModel, np.ndarray]]) -> list[np.ndarray]:
         """Embeddings of (model of the run, prepared row [C, Y, X])."""
         try:
-            return await asyncio.to_thread(self.answerer.embed, requests)
+            return await _on(self.encoding, self.answerer.embed, requests)
         except (RuntimeError, BackendError) as error:  # CUDA's errors do not go away
             self.fault = str(error)
             raise
 
     async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
         """Forecasts of flares in all windows of light curves."""
-        return await asyncio.to_thread(forecast, items, self.forecaster)
+        return await _on(self.forecasting, forecast, items, self.forecaster)
 
     async def load(self, model: RunModel) -> bool:
         """Loads a model, so that the first upload does not wait for it."""
-        await asyncio.to_thread(self.answerer.load, model)
+        await _on(self.encoding, self.answerer.load, model)
         return True
 
     def check_health(self) -> None:
         """Has this replica replaced where its device fails."""
         if self.fault:
             raise BackendError(self.fault)
+
+
+async def _on(thread: Executor, work: Callable[..., Result], *arguments: Any) -> Result:
+    """What a function gives that runs elsewhere."""
+    return await asyncio.get_running_loop().run_in_executor(thread, work, *arguments)
 
 
 def forecast(
@@ -229,6 +247,7 @@ class _Models:
     def __init__(self, handle: DeploymentHandle, archive: Archive) -> None:
         self.handle = handle
         self.model = archive.model
+        self._num_forecasts = 0
 
     async def embed(self, image_CYX: np.ndarray) -> np.ndarray:
         """Embedding [D]."""
@@ -237,7 +256,13 @@ class _Models:
 
     async def forecast(self, items: Sequence[LightCurve | Reject]) -> FlareForecast:
         """Forecasts of flares in all windows of light curves."""
-        found: FlareForecast = await self._ask(self.handle.forecast, items)
+        if self._num_forecasts >= MAX_FORECASTS:
+            raise BusyError("busy: too many forecasts at once")
+        self._num_forecasts += 1
+        try:
+            found: FlareForecast = await self._ask(self.handle.forecast, items)
+        finally:
+            self._num_forecasts -= 1
         return found
 
     async def _ask(self, method: Any, argument: Any) -> Any:

@@ -27,12 +27,14 @@ from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import newest_version
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Shard
+from astroray.web.picture_cache import PictureCache
 
 __all__ = ["Archive", "Nearest", "draw_row", "finished_run", "version_of"]
 
 _log = logging.getLogger("astroray.web")
 
-_MAX_PICTURES = 512
+_MAX_PICTURE_BYTES = 64 * 2**20
+"""Of pictures kept by one archive: some 4,000 small ones, or 200 large ones."""
 _BAND_SLACK_DEG = 1e-9  # rounding must not cut the edge of a cone
 
 
@@ -76,10 +78,6 @@ def version_of(run_dir: str) -> str:
     return newest_version(run_dir) or run_dir
 
 
-class _NoPictureError(Exception):
-    """There is none now, which is not kept: the survey's file may come back; takes no message."""
-
-
 class Archive:
     """One finished run, read into memory; rows of the catalog are in order of rank.
 
@@ -98,7 +96,7 @@ class Archive:
         self._shards = {shard.name: shard for shard in ledger.read_listing(run_dir)}
         self._score_N = self._scores()
         self._dec_N, self._by_dec_N = self._declinations()
-        self._drawn = functools.lru_cache(_MAX_PICTURES)(self._draw)
+        self._pictures = PictureCache(_MAX_PICTURE_BYTES)
 
     @property
     def run_id(self) -> str:
@@ -193,10 +191,8 @@ class Archive:
         Of a cutout with `band` that one alone, or None where the object has none of that name. A
         light curve is drawn `aspect` times as wide as high.
         """
-        try:
-            return self._drawn(row, size_px, band, aspect)
-        except _NoPictureError:
-            return None
+        key = (row, size_px, band, aspect)
+        return self._pictures.get(key, lambda: self._draw(*key))
 
     def _scores(self) -> np.ndarray:
         """Scores of the catalog by the stored embeddings, those that are known, ascending."""
@@ -244,13 +240,10 @@ class Archive:
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
 
-    def _draw(self, row: int, size_px: int, band: str, aspect: int) -> bytes:
+    def _draw(self, row: int, size_px: int, band: str, aspect: int) -> bytes | None:
         place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
         shard = self._shards[place["shard"]]
-        png = draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
-        if png is None:
-            raise _NoPictureError
-        return png
+        return draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:

@@ -16,6 +16,7 @@ from astroray.commands.jobs import ADDRESS_HELP, cancel, submit
 from astroray.commands.label import label
 from astroray.commands.nightly import explain, nightly, prune
 from astroray.commands.quantize import quantize
+from astroray.commands.report import report
 from astroray.commands.serve import serve, token
 from astroray.commands.similar import similar
 from astroray.console import show_scan, show_training
@@ -67,6 +68,7 @@ cli.add_command(prune)
 cli.add_command(quantize)
 cli.add_command(submit)
 cli.add_command(cancel)
+cli.add_command(report)
 cli.add_command(serve)
 cli.add_command(similar)
 cli.add_command(token)

@@ -6,6 +6,7 @@ import functools
 import html
 import io
 import os
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,30 @@ class Run:
 
         return Archive(self.path).embedding_ND
 
+    def labels(self) -> "pandas.DataFrame":
+        """What people said of its objects on the labelling page, by time: schema.LABELS.
+
+        Of each person and object the last label that was not undone.
+        """
+        from astroray.labelling.labels import LabelLog, labels_table
+
+        return _to_pandas(labels_table(LabelLog(self.path).read(), self.table))
+
+    def show(self, height_px: int = 900) -> "Framed | None":
+        """Its report, to be used as in a browser: in a notebook as the last line of a cell.
+
+        Outside of a notebook it opens in the browser. The notebook keeps the page, some MB of it,
+        so that it is there when the run is not.
+        """
+        from astroray.pages import find_page, open_page
+
+        page = find_page(self.path)
+        if not _in_notebook():
+            if not open_page(page):
+                warnings.warn(f"no browser can be opened here; the page is {page}", stacklevel=2)
+            return None
+        return Framed(storage.read_bytes(page).decode(), height_px)
+
     def map(self) -> "pandas.DataFrame":
         """The objects on the report's map at their places, by rank: schema.MAP.
 
@@ -189,16 +214,18 @@ class Run:
         esc = html.escape
         num_rejected = sum(kind["rows"] + kind["shards"] for kind in self.record.rejects)
         figures = "".join(
-            f'<figure style="display:inline-block;margin:4px;text-align:center">'
-            f'<img width="96" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
-            f"<figcaption>{rank}: {esc(object_id)}</figcaption></figure>"
+            f'<figure style="margin:0;width:104px;font-size:12px;overflow-wrap:anywhere">'
+            f'<img width="104" alt="Picture of {esc(object_id)}" style="border-radius:4px" '
+            f'src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
+            f"<figcaption><b>{rank}</b> {esc(object_id)}</figcaption></figure>"
             for rank, object_id, jpeg in self._shown()
         )
         return (
-            f"<p><b>{esc(self.record.survey)}</b>: {len(self.table)} objects, {num_rejected} "
+            f"<p><b>{esc(self.record.survey)}</b>: {len(self.table):,} objects, {num_rejected:,} "
             f"rejects, encoder {esc(str(self.record.model['encoder']))}<br>"
-            f"{esc(str(self.record.proof['sentence']))}<br><code>{esc(self.report)}</code></p>"
-            f"<div>{figures}</div>"
+            f"{esc(str(self.record.proof['sentence']))}<br><code>{esc(self.report)}</code>, "
+            "here by <code>.show()</code></p>"
+            f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>'
         )
 
     def _shown(self) -> list[tuple[int, str, bytes]]:
@@ -206,6 +233,21 @@ class Run:
         top = self.table["object_id"].slice(0, NUM_SHOWN).to_pylist()
         jpeg = read_thumbnails(self.path)
         return [(rank, name, jpeg[name]) for rank, name in enumerate(top, start=1) if name in jpeg]
+
+
+@dataclasses.dataclass(frozen=True)
+class Framed:
+    """A page in a notebook's cell; its script reaches nothing outside of its frame."""
+
+    page: str = dataclasses.field(repr=False)
+    height_px: int
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe srcdoc="{html.escape(self.page)}" title="astroray report" '
+            'sandbox="allow-scripts allow-downloads allow-modals" allow="clipboard-write" '
+            f'style="width:100%;height:{self.height_px}px;border:0;border-radius:8px"></iframe>'
+        )
 
 
 def open_run(run_dir: StrPath) -> Run:
@@ -267,6 +309,12 @@ def scan(
     except AstrorayError as error:
         warnings.warn(str(error), stacklevel=2)
     return open_run(asked.out)
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel runs this, which shows what a cell gives."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
 def _to_pandas(table: pa.Table) -> "pandas.DataFrame":

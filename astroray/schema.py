@@ -130,7 +130,7 @@ CATALOG = pa.schema(
 )
 MAP = pa.schema(
     [
-        *[*IDENTITY, SHARD, RANK, SCORE, CERTIFIED, *FURTHER_SCORES],
+        *[*IDENTITY, SHARD, FIELD, NIGHT, DETECTOR, RANK, SCORE, CERTIFIED, *FURTHER_SCORES],
         column(
             "map_x", pa.float64(), "", "place where the nearest in embedding space stay near, by "
             "t-SNE; of fewer than 100 objects plane_x; directions and far distances mean nothing",

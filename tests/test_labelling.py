@@ -16,6 +16,7 @@ from astroray.errors import ConfigError, StorageError
 from astroray.labelling.label_server import export_labels, labelling_app, listen
 from astroray.labelling.labels import LabelLog, current_labels
 from astroray.report.page import write_report
+from astroray.versions import read_version
 from astroray.web.security import COOKIE
 from tests.browser import open_page
 from tests.served_run import make_curve_run, make_run
@@ -231,6 +232,35 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
         export_labels(str(tmp_path / "none"), str(out), "csv")
 
 
+def test_what_was_chosen_on_the_map_comes_first_but_for_what_has_a_label(clients, run_dir):
+    ana = clients["ana"]
+    rows = read_version(run_dir)["object_id"].to_pylist()
+    chosen = [rows[90], rows[7], "of another run", rows[50], rows[7], rows[30]]
+    ana.post("/ui/labels", json={"object_id": rows[7], "interest": 2})
+    asked = {"size": 2, "first": chosen, "shown": [rows[30]]}
+    answer = ana.post("/ui/queue", json=asked).json()
+    assert [(one["object_id"], one["why"]) for one in answer["objects"]] == [
+        (rows[90], "map"), (rows[50], "map"),
+    ]  # fmt: skip
+    assert answer["left"] == 0
+    assert ana.post("/ui/queue", json=asked | {"size": 1}).json()["left"] == 1
+    done = ana.post("/ui/queue", json={"size": 3, "first": [rows[7]]}).json()
+    assert "map" not in {one["why"] for one in done["objects"]}
+
+
+def test_what_stands_of_all_people_is_told_once(clients):
+    ana, bo = clients["ana"], clients["bo"]
+    one, two = (x["object_id"] for x in ana.post("/ui/queue", json={"size": 2}).json()["objects"])
+    ana.post("/ui/labels", json={"object_id": one, "interest": 5, "kind": "ring"})
+    bo.post("/ui/labels", json={"object_id": one, "interest": 2, "kind": "lens"})
+    bo.post("/ui/labels", json={"object_id": two, "kind": "lens"})
+    said = ana.get("/ui/said").json()
+    assert said == {"num_lines": 3, "objects": [[one, 3.5, "lens"], [two, None, "lens"]]}
+    assert ana.get("/ui/said?known=3").json() == {"num_lines": 3, "objects": None}
+    bo.post("/ui/undo", json={})
+    assert bo.get("/ui/said?known=3").json()["objects"] == [[one, 3.5, "lens"]]
+
+
 def test_the_report_is_served_with_no_script_but_its_own(clients, run_dir):
     assert clients["ana"].get("/ui/report").status_code == 404
     assert "/ui/report" not in clients["ana"].get("/ui").text
@@ -241,6 +271,24 @@ def test_the_report_is_served_with_no_script_but_its_own(clients, run_dir):
     assert "'sha256-" in answer.headers["content-security-policy"]
     assert "unsafe-inline'; img" in answer.headers["content-security-policy"]
     assert 'href="/ui/report#map"' in clients["ana"].get("/ui").text
+
+
+def test_only_a_report_of_this_version_may_ask_the_server(clients, run_dir):
+    path = Path(write_report(run_dir))
+    assert "Label these" not in path.read_text()
+    answer = clients["ana"].get("/ui/report")
+    assert "connect-src 'self'" in answer.headers["content-security-policy"]
+    assert "Label these" in answer.text
+    whole = path.read_text()
+    for changed in (
+        whole.replace("const SHOWN_ROWS", "fetch('/ui/undo'); const SHOWN_ROWS"),
+        whole.replace("const MAP = {", "const MAP = (() => fetch('/ui/undo'))() || {"),
+    ):
+        assert changed != whole
+        path.write_text(changed)
+        answer = clients["ana"].get("/ui/report")
+        assert "connect-src 'none'" in answer.headers["content-security-policy"]
+        assert "Label these" not in answer.text
 
 
 # ---- a person at the keyboard
@@ -313,17 +361,51 @@ def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_wa
 
 @pytest.mark.browser
 @pytest.mark.timeout(120)
-def test_the_map_of_the_served_report_draws_under_its_policy(served, run_dir, tmp_path):
+def test_what_is_drawn_around_on_the_served_map_comes_next_and_its_labels_color_the_map(
+    served, run_dir, tmp_path
+):
     write_report(run_dir)
+    ready = 'document.body.dataset.ready === "yes"'
+    told = 'document.getElementById("source-told").textContent'
+    color = """(() => {
+        const one = document.getElementById("map-color"); one.value = "said-interest";
+        one.dispatchEvent(new Event("change")); return one.value; })()"""
+    legend = (
+        '[...document.querySelectorAll("#map-legend .part")].map((one) => one.innerText).join()'
+    )
 
     async def use():
         async with open_page(tmp_path / "ana", served["ana"]) as page:
-            await page.until('document.body.dataset.ready === "yes"')
+            await page.until(ready)
             await page.value('location.assign("/ui/report")')
             await page.until('document.getElementById("map-canvas")?.dataset.view')
-            return await page.value('document.querySelector("#map-one .rank").textContent')
+            first = await page.value('document.querySelector("#map-one .rank").textContent')
+            await page.value("window.open = (path) => { location.assign(path); return window; }")
+            await page.value('document.getElementById("map-canvas").focus()')
+            for key in ("n", "n", " ", "n", " ", "l"):  # ranks 3 and 4, without the mouse
+                await page.press(key)
+            await page.until(f'location.pathname === "/ui" && {ready}')
+            before = await page.value(told)
+            await page.press("4")
+            await page.until(f'{told}.includes("1 of 2")')
+            await page.press("5")
+            await page.until('document.getElementById("why").dataset.why !== "map"')
+            gone = await page.value('document.getElementById("source").hidden')
+            await page.value('location.assign("/ui/report")')
+            await page.until('document.getElementById("map-canvas")?.dataset.view')
+            assert await page.value(color) == "said-interest"
+            await page.until(f'{legend}.includes("4 interesting")')
+            return first, before, gone, await page.value(legend)
 
-    assert asyncio.run(use()) == "1"
+    first, before, gone, legend = asyncio.run(use())
+    assert first == "1"
+    assert before == "From the map, by likeness: 2 of 2 still to be labelled"
+    assert gone
+    assert "4 interesting\n1" in legend
+    assert "5 follow up\n1" in legend
+    rows = {row["rank"]: row["object_id"] for row in read_version(run_dir).to_pylist()}
+    said = [(one.object_id, one.interest, one.why) for one in LabelLog(run_dir).read()]
+    assert said == [(rows[3], 4, "map"), (rows[4], 5, "map")]
 
 
 def test_an_address_that_was_printed_may_be_opened_before_the_server_answers():

@@ -213,8 +213,9 @@ def test_text_of_the_survey_can_not_become_markup(tmp_path):
     assert any(evil in a["data-label"] for a in page.all("circle"))
 
 
-def test_the_page_asks_nothing_of_the_network(tmp_path):
-    text = make_run(tmp_path, 40, sky="wide").report()
+@pytest.mark.parametrize("sky", ["wide", "small"])
+def test_the_page_asks_nothing_of_the_network(tmp_path, sky):
+    text = make_run(tmp_path, 120, sky=sky).report()
     for tag, attributes in Page(text).elements:
         for name in ("src", "href", "srcset", "action", "poster", "data", "style"):
             value = attributes.get(name, "")

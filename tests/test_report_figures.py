@@ -21,6 +21,20 @@ def test_east_is_left_and_north_is_up_even_across_right_ascension_zero():
     assert x[0] - x[1] > 200  # 0.2 deg apart fill the map rather than one edge of it
 
 
+@pytest.mark.parametrize("dec_deg", [-80.0, 0.0, 80.0])
+def test_the_lines_of_a_field_are_named_once_and_meet_at_its_pole(dec_deg):
+    ra_deg_N, dec_deg_N = np.array([0.0, 90.0, 180.0, 270.0]), np.full(4, dec_deg)
+    if dec_deg == 0:
+        ra_deg_N, dec_deg_N = np.array([10.0, 12.0, 11.0]), np.array([-1.0, 1.0, 0.0])
+    svg = str(figures.sky_map(ra_deg_N, dec_deg_N, []))
+    names = re.findall(r">([+-]?[\d.]+)°<", svg)
+    assert len(names) == len(set(names)) > 4
+    lines = re.findall(r'class="grid" d="M(.*?)"', svg)
+    ends = [line.split("L")[-1 if dec_deg > 0 else 0] for line in lines]
+    most = max(ends.count(end) for end in ends)
+    assert most == (12 if dec_deg else 1)
+
+
 def histogram(score_N, threshold):
     count_B, edge_B = np.histogram(score_N[np.isfinite(score_N)], bins=19)
     return str(figures.score_histogram(count_B, edge_B, threshold=threshold))

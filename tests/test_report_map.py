@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -9,12 +10,16 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import astroray
-from astroray import catalog, schema
+from astroray import catalog, ledger, schema
 from astroray.report import rows as report_rows
+from astroray.report.groups import read_groups
 from astroray.report.map import layouts, read_map
+from astroray.report.sky_view import SkyView
 from tests.browser import open_page
 from tests.runs_made import NUM_TOP, make_run
 
@@ -74,6 +79,39 @@ def test_east_is_left_on_the_map_of_the_sky_and_an_unknown_position_is_nowhere(t
     assert set(page["ra"]) == {None}
 
 
+def test_objects_are_told_apart_by_detector_and_by_what_a_night_changed(tmp_path):
+    run = make_run(tmp_path, 120, night={"reference": "none", "changes": {}})
+    for name, shard in (("east", "ccd 12"), ("west", None)):
+        path = Path(run.path) / "embeddings" / f"{name}.parquet"
+        table = pq.read_table(path)
+        column = pa.array([shard] * len(table), pa.string())
+        pq.write_table(table.drop_columns("detector").append_column("detector", column), path)
+    changes = {"object-3": "entered", "object-70": "left"}
+    pq.write_table(
+        pa.table({"object_id": list(changes), "change": list(changes.values())}),
+        Path(run.path) / "changes.parquet",
+    )
+    placed, record = read_map(run.path), ledger.RunRecord.load(run.path)
+    assert placed["detector"].to_pylist() == ["ccd 12", None] * 60
+    change, detector = read_groups(run.path, record, placed)
+    assert detector.values == ["ccd 12"]
+    assert detector.value_of == [0, None] * 60
+    assert change.values == ["entered the list", "left the list", "known before"]
+    assert [i for i, value in enumerate(change.value_of) if value != 2] == [3, 70]
+    record = dataclasses.replace(record, night={})
+    assert [group.name for group in read_groups(run.path, record, placed)] == ["detector"]
+
+
+@pytest.mark.parametrize(("kind", "dec_deg"), [("MOL", 0.0), ("TAN", 88.0), ("TAN", -30.0)])
+def test_a_place_on_the_sky_and_its_position_are_the_same(kind, dec_deg):
+    view = SkyView(kind=kind, ra_deg=350.0, dec_deg=dec_deg)
+    ra_deg_N, dec_deg_N = np.array([340.0, 359.0, 10.0]), np.array([dec_deg, dec_deg + 1, 20.0])
+    found = view.positions(view.places(ra_deg_N, dec_deg_N))
+    np.testing.assert_allclose(found, [ra_deg_N, dec_deg_N], atol=1e-9)
+    ((_, line_P2),) = view.lines("dec", [dec_deg], along_deg=(345.0, 365.0))  # across 0
+    assert (np.diff(line_P2[:, 0]) < 0).all()  # east is left
+
+
 def test_text_of_the_survey_can_not_end_the_script(tmp_path):
     evil = "</script><b>\u2028'"
     text = make_run(tmp_path, 120, first_id=evil).report()
@@ -130,6 +168,23 @@ async def places(page, layout="likeness"):
     across_M = box["left"] + view["w"] / 2 + (x_M - view["x"]) * view["scale"]
     down_M = box["top"] + view["h"] / 2 - (y_M - view["y"]) * view["scale"]
     return np.stack([across_M, down_M], axis=1), data["object_id"]
+
+
+async def check_grid(page):
+    """The names of the sky's lines stand where astropy puts such positions."""
+    canvas = "document.getElementById('map-canvas')"
+    names = json.loads(await page.value(f"{canvas}.dataset.sky"))
+    assert {name["kind"] for name in names} == {"ra", "dec"}
+    view = json.loads(await page.value(f"{canvas}.dataset.view"))
+    data = told(Path(await page.value("decodeURI(location.pathname)")).read_text("utf-8"))
+    sky = data["sky"]
+    projection = SkyView(kind=sky["kind"], ra_deg=sky["ra_deg"], dec_deg=sky["dec_deg"])
+    for name in names:
+        x = ((name["x"] - view["w"] / 2) / view["scale"] + view["x"]) / sky["unit"] + sky["low"][0]
+        y = ((view["h"] / 2 - name["y"]) / view["scale"] + view["y"]) / sky["unit"] + sky["low"][1]
+        found = dict(zip(("ra", "dec"), projection.positions(np.array([[x, y]])), strict=True))
+        away_deg = (found[name["kind"]][0] - name["deg"] + 180) % 360 - 180
+        assert abs(away_deg) < 1e-6
 
 
 def click(name):
@@ -236,6 +291,7 @@ def test_an_object_is_found_by_id_clicked_and_followed_to_the_sky(run, tmp_path)
         assert "Mahalanobis" in await page.value("document.getElementById('map-legend').innerText")
         await page.value(choose("map-layout", "sky"))
         at_M2, ids = await places(page, "sky")
+        await check_grid(page)
         box = await page.value(
             "document.getElementById('map-canvas').getBoundingClientRect().toJSON()"
         )

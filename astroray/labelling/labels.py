@@ -43,7 +43,8 @@ class Label:
     kind: str = ""
     """A class of the person's own, such as `merger`; empty for none."""
     why: str = ""
-    """Why the object was shown: certified, learnt, uncertain, audit, search."""
+    """Why the object was shown: certified, ranked, learnt, uncertain, audit, or map: it was chosen
+    there."""
     undoes: str = ""
     """`label_id` of the label that this line takes back; empty in a label proper."""
     label_id: str = ""

@@ -6,18 +6,15 @@ Classes of the style sheet: `bulk`, `pictured` and `outlier` for objects, `axis`
 
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from markupsafe import Markup, escape
 
-if TYPE_CHECKING:  # loaded where it is used: a driver draws its maps last
-    from astropy.wcs import WCS
+from astroray.report.sky_view import SkyView, view_of
 
 WIDTH = 640
-WIDE_SURVEY_DEG = 35.0
-"""Objects farther than this from their center make an all-sky map; a plane would distort them."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +95,7 @@ def embedding_map(xy_M2: np.ndarray, dots: Sequence[Dot]) -> Markup:
     y_M = height / 2 - (xy_M2[:, 1] - center_2[1]) * unit
     parts = [
         f'<rect class="frame" x=".5" y=".5" width="{WIDTH - 1}" height="{height - 1}" rx="6"/>',
-        *_points(x_M, y_M, dots),
+        *_points(np.stack([x_M, y_M], axis=1), dots),
     ]
     return _svg(height, f"Map of the embedding of {len(xy_M2):,} objects", parts)
 
@@ -113,28 +110,9 @@ def sky_map(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot]) ->
     """
     if len(ra_deg_N) < 2:
         return Markup()
-    center = _center(ra_deg_N, dec_deg_N)
-    radius_deg = _radius_deg(ra_deg_N, dec_deg_N, center)
-    if radius_deg > WIDE_SURVEY_DEG:
-        return _all_sky(ra_deg_N, dec_deg_N, dots, _middle_of_map(center))
-    return _tangent_plane(ra_deg_N, dec_deg_N, dots, center)
-
-
-def sky_places(ra_deg_M: np.ndarray, dec_deg_M: np.ndarray) -> np.ndarray:
-    """Places [M, 2] in the projection of `sky_map`, deg, west and north; NaN without a position."""
-    known_M = np.isfinite(ra_deg_M)
-    places_M2 = np.full((len(ra_deg_M), 2), np.nan)
-    if known_M.any():
-        ra_deg_N, dec_deg_N = ra_deg_M[known_M], dec_deg_M[known_M]
-        center = _center(ra_deg_N, dec_deg_N)
-        is_wide = _radius_deg(ra_deg_N, dec_deg_N, center) > WIDE_SURVEY_DEG
-        wcs = (
-            _projection("MOL", _middle_of_map(center), 0.0)
-            if is_wide
-            else _projection("TAN", *center)
-        )
-        places_M2[known_M] = np.stack(wcs.wcs_world2pix(ra_deg_N, dec_deg_N, 1), axis=1)
-    return places_M2
+    view = view_of(ra_deg_N, dec_deg_N)
+    draw = _all_sky if view.kind == "MOL" else _tangent_plane
+    return draw(view, view.places(ra_deg_N, dec_deg_N), dots)
 
 
 def loss_curve(loss_P: Sequence[float], validation_loss_P: Sequence[float] = ()) -> Markup:
@@ -184,116 +162,114 @@ def _threshold(x: float, threshold: float, top: int, base: int, right: int) -> l
     ]
 
 
-def _center(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> tuple[float, float]:
-    """Direction of the mean of unit vectors, deg: right across RA 0 and at the poles."""
-    ra_N, dec_N = np.radians(ra_deg_N), np.radians(dec_deg_N)
-    x = float((np.cos(dec_N) * np.cos(ra_N)).mean())
-    y = float((np.cos(dec_N) * np.sin(ra_N)).mean())
-    z = float(np.sin(dec_N).mean())
-    return math.degrees(math.atan2(y, x)) % 360, math.degrees(math.atan2(z, math.hypot(x, y)))
-
-
-def _radius_deg(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, center: tuple[float, float]) -> float:
-    """Largest distance of an object from the center, deg."""
-    ra, dec, ra_N, dec_N = (np.radians(v) for v in (*center, ra_deg_N, dec_deg_N))
-    cosine_N = np.sin(dec) * np.sin(dec_N) + np.cos(dec) * np.cos(dec_N) * np.cos(ra_N - ra)
-    return float(np.degrees(np.arccos(np.clip(cosine_N, -1, 1)).max()))
-
-
-def _middle_of_map(center: tuple[float, float]) -> float:
-    """Right ascension in the middle of an all-sky map, deg."""
-    return round(center[0] / 30) * 30 % 360
-
-
-def _projection(kind: str, ra_deg: float, dec_deg: float) -> "WCS":
-    from astropy.wcs import WCS
-
-    wcs = WCS(naxis=2)
-    wcs.wcs.ctype = [f"RA---{kind}", f"DEC--{kind}"]
-    wcs.wcs.crval = [ra_deg, dec_deg]
-    wcs.wcs.cdelt = [-1.0, 1.0]  # east is left
-    return wcs
-
-
-def _all_sky(
-    ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, dots: Sequence[Dot], ra_center_deg: float
-) -> Markup:
-    wcs = _projection("MOL", ra_center_deg, 0.0)
+def _all_sky(view: SkyView, place_N2: np.ndarray, dots: Sequence[Dot]) -> Markup:
     radius_px = (WIDTH - 40) / 2
     height = round(radius_px + 40)
     unit = radius_px / (180 * 2 * math.sqrt(2) / math.pi)
 
-    def place(ra_deg: np.ndarray, dec_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, y = wcs.wcs_world2pix(ra_deg, dec_deg, 1)
-        return WIDTH / 2 + x * unit, height / 2 - y * unit
+    def at(place_N2: np.ndarray) -> np.ndarray:
+        return np.asarray(np.array([WIDTH, height]) / 2 + place_N2 * [unit, -unit])
 
-    edge_deg = np.linspace(-90, 90, 91)
     parts = [
         f'<ellipse class="frame" cx="{WIDTH / 2}" cy="{height / 2}" rx="{radius_px}" '
         f'ry="{radius_px / 2}"/>'
     ]
-    for offset_deg in range(-120, 180, 60):
-        ra_deg = (ra_center_deg + offset_deg) % 360
-        parts.append(_line(*place(np.full(91, ra_deg), edge_deg)))
-    for dec_deg in (-60, -30, 0, 30, 60):
-        ra_line_deg = ra_center_deg + np.linspace(-179.99, 179.99, 91)
-        parts.append(_line(*place(ra_line_deg % 360, np.full(91, float(dec_deg)))))
-    parts += _points(*place(ra_deg_N, dec_deg_N), dots)
-    for offset_deg in range(-120, 180, 60):
-        x, y = place(np.array([(ra_center_deg + offset_deg) % 360.0]), np.array([0.0]))
-        label = f"{(ra_center_deg + offset_deg) % 360:g}°"
-        parts.append(_text(float(x[0]) + 4, float(y[0]) - 5, label, kind="halo"))
+    meridians = [view.ra_deg + offset_deg for offset_deg in range(-120, 180, 60)]
+    edges = (view.ra_deg - 179.99, view.ra_deg + 179.99)
+    parallels = [-60.0, -30.0, 0.0, 30.0, 60.0]
+    for _, line_P2 in view.lines("ra", meridians, along_deg=(-90, 90)):
+        parts.append(_line(at(line_P2)))
+    for dec_deg, line_P2 in view.lines("dec", parallels, along_deg=edges):
+        parts.append(_line(at(line_P2)))
+        if dec_deg:
+            x, y = at(line_P2)[-1]
+            parts.append(_text(x - 4, y + 4, f"{dec_deg:+g}°", anchor="end"))
+    parts += _points(at(place_N2), dots)
+    for ra_deg, line_P2 in view.lines("ra", meridians, along_deg=(0, 0)):
+        x, y = at(line_P2)[0]
+        parts.append(_text(x + 4, y - 5, f"{ra_deg % 360:g}°", kind="halo"))
     return _svg(height, "All-sky map of the survey in Mollweide projection", parts)
 
 
-def _tangent_plane(
-    ra_deg_N: np.ndarray,
-    dec_deg_N: np.ndarray,
-    dots: Sequence[Dot],
-    center: tuple[float, float],
-) -> Markup:
-    wcs = _projection("TAN", *center)
-    x_N, y_N = wcs.wcs_world2pix(ra_deg_N, dec_deg_N, 1)
-    half_x, half_y = (max(float(np.abs(v - (v.max() + v.min()) / 2).max()), 2e-4) * 1.06
-                      for v in (x_N, y_N))  # fmt: skip
-    middle_x, middle_y = (float(v.max() + v.min()) / 2 for v in (x_N, y_N))
+def _tangent_plane(view: SkyView, place_N2: np.ndarray, dots: Sequence[Dot]) -> Markup:
+    low_2, high_2 = place_N2.min(axis=0), place_N2.max(axis=0)
+    half_2, middle_2 = np.maximum((high_2 - low_2) / 2, 2e-4) * 1.06, (high_2 + low_2) / 2
     left, bottom, pad = 74, 40, 10
-    unit = min((WIDTH - left - pad) / (2 * half_x), (460 - bottom - pad) / (2 * half_y))
-    height = max(round(2 * half_y * unit + bottom + pad), 200)
-    half_x, half_y = (WIDTH - left - pad) / 2 / unit, (height - bottom - pad) / 2 / unit
+    room_2 = np.array([WIDTH - left - pad, 460 - bottom - pad])
+    unit = float((room_2 / (2 * half_2)).min())
+    room_2[1] = max(round(2 * half_2[1] * unit + bottom + pad), 200) - bottom - pad
+    height = int(room_2[1]) + bottom + pad
+    half_2 = room_2 / 2 / unit
 
-    def place(ra_deg: np.ndarray, dec_deg: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x, y = wcs.wcs_world2pix(ra_deg, dec_deg, 1)
-        return left + (half_x + x - middle_x) * unit, pad + (half_y - y + middle_y) * unit
+    def at(place_N2: np.ndarray) -> np.ndarray:
+        x_N, y_N = ((place_N2 - middle_2) * [1, -1] + half_2).T * unit
+        return np.stack([left + x_N, pad + y_N], axis=1)
 
-    def sky_at(x: float, y: float) -> tuple[float, float]:
-        ra, dec = wcs.wcs_pix2world([middle_x + x], [middle_y + y], 1)
-        return float(ra[0]), float(dec[0])
-
+    box = f'x="{left}" y="{pad}" width="{room_2[0]}" height="{room_2[1]}"'
+    inner = f'viewBox="{left} {pad} {room_2[0]} {room_2[1]}"'
+    lines, names = _graticule(view, middle_2, half_2, at, (left, height - bottom))
     parts = [
-        f'<rect class="frame" x="{left}" y="{pad}" width="{WIDTH - left - pad}" '
-        f'height="{height - bottom - pad}" rx="6"/>'
+        f'<rect class="frame" {box} rx="6"/>',
+        f"<svg {box} {inner}>{''.join(lines)}</svg>",  # which cuts them off at its edge
+        *names,
+        _text(left - 8, height - 6, "Dec ↑  RA ←", anchor="end"),
+        *_points(at(place_N2), dots),
     ]
-    dec_low, dec_high = sky_at(0, -half_y)[1], sky_at(0, half_y)[1]
-    for dec_deg in _ticks(dec_low, dec_high, count=6):
-        y = float(place(np.array([center[0]]), np.array([dec_deg]))[1][0])
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - pad}"/>')
-        parts.append(_text(left - 8, y + 4, _degrees(dec_deg, dec_high - dec_low), anchor="end"))
-    middle_dec = sky_at(0, 0)[1]
-    ra_high, ra_low = sky_at(-half_x, 0)[0], sky_at(half_x, 0)[0]
-    ra_low -= 360 if ra_low > ra_high else 0
-    for ra_deg in _ticks(ra_low, ra_high, count=6):
-        x = float(place(np.array([ra_deg % 360]), np.array([middle_dec]))[0][0])
-        parts.append(f'<path class="grid" d="M{x:.1f} {pad}V{height - bottom}"/>')
-        label = _degrees(ra_deg % 360, ra_high - ra_low).lstrip("+")
-        parts.append(_text(x, height - bottom + 18, label, anchor="middle"))
-    parts.append(_text(left - 8, height - 6, "Dec ↑  RA ←", anchor="end"))
-    parts += _points(*place(ra_deg_N, dec_deg_N), dots)
     return _svg(height, "Map of the survey on the sky, north up, east left", parts)
 
 
-def _points(x_N: np.ndarray, y_N: np.ndarray, dots: Sequence[Dot]) -> list[str]:
+def _graticule(
+    view: SkyView,
+    middle_2: np.ndarray,
+    half_2: np.ndarray,
+    at: Callable[[np.ndarray], np.ndarray],
+    corner: tuple[float, float],
+) -> tuple[list[str], list[str]]:
+    """Lines of a tangent plane, and their names where they leave it at its left and lower edge.
+
+    middle_2, half_2  of the window, deg
+    at                places [P, 2] of the plane, deg, as pixels of the figure
+    corner            the lower left one, px
+    """
+    edge_E = np.linspace(-1, 1, 41)
+    rim_N2 = np.concatenate([np.stack(pair, axis=1) for side in (-1.0, 1.0) for pair in (
+        (edge_E, np.full(41, side)), (np.full(41, side), edge_E))])  # fmt: skip
+    ra_N, dec_N = view.positions(middle_2 + rim_N2 * half_2)
+    ra_N = (ra_N - view.ra_deg + 180) % 360 - 180 + view.ra_deg
+    ra_edges, dec_edges = (ra_N.min(), ra_N.max()), (dec_N.min(), dec_N.max())
+    if _has_pole(view, middle_2, half_2):  # all meridians meet in the window
+        ra_edges = (view.ra_deg - 180, view.ra_deg + 180)
+        dec_edges = (dec_edges[0], 90.0) if view.dec_deg > 0 else (-90.0, dec_edges[1])
+    left, foot = corner
+    lines, names = [], []
+    axes: tuple[tuple[Literal["ra", "dec"], tuple[float, float], tuple[float, float]], ...] = (
+        ("dec", dec_edges, ra_edges),
+        ("ra", ra_edges, dec_edges),
+    )
+    for axis, edges, along in axes:
+        for value, line_P2 in view.lines(axis, _sky_ticks(*edges), along_deg=along):
+            if axis == "dec" and abs(value) >= 90:
+                continue  # a pole is a point
+            line_P2 = at(line_P2)
+            lines.append(_line(line_P2))
+            label = _degrees(value % 360 if axis == "ra" else value, edges[1] - edges[0])
+            if axis == "dec" and (y := _crossing(line_P2, 0, left)) is not None:
+                names.append(_text(left - 8, y + 4, label, anchor="end"))
+            if axis == "ra" and (x := _crossing(line_P2, 1, foot)) is not None:
+                names.append(_text(x, foot + 18, label.lstrip("+"), anchor="middle"))
+    return lines, names
+
+
+def _has_pole(view: SkyView, middle_2: np.ndarray, half_2: np.ndarray) -> bool:
+    if abs(view.dec_deg) < 20:  # its place is far away, or not in the plane at all
+        return False
+    (pole_2,) = view.places(np.zeros(1), np.array([math.copysign(90.0, view.dec_deg)]))
+    return bool((np.abs(pole_2 - middle_2) < half_2).all())
+
+
+def _points(place_N2: np.ndarray, dots: Sequence[Dot]) -> list[str]:
     """Unnamed objects as one path of round-capped strokes, then the named ones, outliers last."""
+    x_N, y_N = place_N2.T
     is_unnamed_N = np.ones(len(x_N), bool)
     is_unnamed_N[[dot.index for dot in dots]] = False
     bulk = "".join(
@@ -324,9 +300,21 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "
     return f'<text class="{kind}" {place}>{escape(text)}</text>'
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> str:
-    path = "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x, y, strict=True))
+def _line(line_P2: np.ndarray) -> str:
+    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in line_P2)
     return f'<path class="grid" d="M{path}"/>'
+
+
+def _crossing(line_P2: np.ndarray, axis: int, value: float) -> float | None:
+    """Where a line first passes a value of one axis: its place on the other; None where nowhere."""
+    away_P = line_P2[:, axis] - value
+    (found,) = np.nonzero(away_P[:-1] * away_P[1:] <= 0)
+    if not len(found):
+        return None
+    i = found[0]
+    part = away_P[i] / (away_P[i] - away_P[i + 1]) if away_P[i] != away_P[i + 1] else 0.0
+    before, after = line_P2[i : i + 2, 1 - axis]
+    return float(before + part * (after - before))
 
 
 def _ticks(low: float, high: float, *, count: int = 6) -> list[float]:
@@ -336,6 +324,13 @@ def _ticks(low: float, high: float, *, count: int = 6) -> list[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [i * step for i in range(first, last + 1)]
+
+
+def _sky_ticks(low: float, high: float) -> list[float]:
+    """Round numbers of degrees within [low, high); of most of a circle its twelfths."""
+    if high - low <= 120:
+        return _ticks(low, high, count=8)
+    return [30.0 * i for i in range(math.ceil(low / 30), math.ceil(high / 30))]
 
 
 def _tick(value: float) -> str:

@@ -1,22 +1,14 @@
 // The map: MAP is what map.py says of its objects, column by column, by rank.
-const STOPS = [[62, 92, 148], [33, 145, 140], [94, 201, 98], [253, 231, 37]]; // viridis, but for its dark end
-const BINS = 24, SHOWN_ROWS = 200, NEAR_PX = 12, EDGE_PX = 26;
+const SHOWN_ROWS = 200, NEAR_PX = 12, EDGE_PX = 26;
 const total = MAP.object_id.length, layoutNames = Object.keys(MAP.layouts);
 const canvas = byId("map-canvas"), paint = canvas.getContext("2d"), frameOf = canvas.parentElement;
-const style = getComputedStyle(document.documentElement), css = (name) => style.getPropertyValue(name).trim();
-const make = (tag, facts = {}, ...children) => { const one = Object.assign(document.createElement(tag), facts); one.append(...children); return one; };
-const mix = (t) => {
-  const at = Math.min(STOPS.length - 2, Math.floor(t * (STOPS.length - 1))), part = t * (STOPS.length - 1) - at;
-  return `rgb(${STOPS[at].map((value, c) => Math.round(value + part * (STOPS[at + 1][c] - value))).join(",")})`;
-};
-const COLORS = [css("--muted"), ...Array.from({ length: BINS }, (_, i) => mix(i / (BINS - 1)))]; // 0: unknown
 const number = (value) => value === null ? "–" : value === Infinity ? "∞" : Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(3) : value.toPrecision(4);
 const numOutliers = MAP.rank.filter((rank) => rank <= MAP.cards).length; // they come first
 const SCORES = Object.fromEntries(MAP.scores.map((score) => [score.name, score])), SCORE = MAP.scores[0].values;
 const indexOf = new Map(MAP.object_id.map((id, i) => [id, i]));
 
 let size = { w: 1, h: 1 }, layout = layoutNames[0], drag = "move", pinned = -1, over = -1, frame = 0, moving = null, gesture = null;
-let bin = new Uint8Array(total), selected = new Uint8Array(total), matches = [], tiles = { side: 0, list: [] };
+let bin = new Uint8Array(total), colors = [css("--muted")], selected = new Uint8Array(total), matches = [], tiles = { side: 0, list: [] };
 const view = { x: 0, y: 0, scale: 1 }, x = new Float32Array(total), y = new Float32Array(total);
 const sx = new Float32Array(total), sy = new Float32Array(total), images = new Map(), pointers = new Map();
 const tell = (text) => { byId("map-told").textContent = text; };
@@ -27,6 +19,7 @@ const whole = () => {
   return { x: ends[0] / 2, y: ends[1] / 2, scale: Math.max(scale, 1e-4) };
 };
 const all = () => [...Array(total).keys()];
+const chosenOnes = () => all().filter((i) => selected[i]);
 const redraw = () => { if (!frame) frame = requestAnimationFrame(draw); };
 const imageOf = (i) => {
   const key = MAP.picture[i];
@@ -48,6 +41,7 @@ const rings = (list, radius, color, width) => {
   paint.stroke();
 };
 const drawPictures = (zoom, some) => {
+  const isByPart = Boolean(partsBy(byId("map-color").value));
   const side = Math.min(88, 34 * Math.sqrt(Math.max(zoom, 1))), put = [];
   tiles = { side, list: put };
   const order = [...new Set([pinned, ...all()])].filter((i) => i >= 0 && MAP.picture[i] && inView(i));
@@ -60,6 +54,7 @@ const drawPictures = (zoom, some) => {
     paint.strokeStyle = selected[i] ? css("--text") : i < numOutliers ? css("--star") : css("--line");
     paint.lineWidth = i < numOutliers || selected[i] ? 2 : 1;
     paint.strokeRect(sx[i] - side / 2, sy[i] - side / 2, side, side);
+    if (isByPart && bin[i]) { paint.fillStyle = colors[bin[i]]; paint.fillRect(sx[i] - side / 2 + 1, sy[i] + side / 2 - 5, side - 2, 4); }
   }
   paint.globalAlpha = 1;
 };
@@ -80,24 +75,26 @@ const draw = (now) => {
   const ratio = devicePixelRatio || 1, zoom = view.scale / whole().scale, some = selected.includes(1);
   paint.setTransform(ratio, 0, 0, ratio, 0, 0); paint.clearRect(0, 0, size.w, size.h);
   const radius = Math.min(7, Math.max(1.6, 0.16 * Math.sqrt(size.w * size.h / total)) * Math.sqrt(Math.max(zoom, 0.5)));
-  const crowd = COLORS.map(() => []), chosen = COLORS.map(() => []), outliers = [];
+  const crowd = colors.map(() => []), chosen = colors.map(() => []), outliers = [];
   for (let i = total - 1; i >= 0; i--) {
     if (!inView(i)) continue;
     if (i < numOutliers) outliers.push(i);
     else (selected[i] ? chosen : crowd)[bin[i]].push(i);
   }
+  const names = layout === "sky" && !moving ? drawGraticule() : () => {};
   paint.globalAlpha = some ? 0.22 : 0.8;
-  crowd.forEach((list, b) => dots(list, radius, COLORS[b]));
+  crowd.forEach((list, b) => dots(list, radius, colors[b]));
   paint.globalAlpha = 1;
-  chosen.forEach((list, b) => dots(list, radius + 1, COLORS[b]));
+  chosen.forEach((list, b) => dots(list, radius + 1, colors[b]));
   for (const isIn of some ? [0, 1] : [0]) { // the selected ones on top
     const list = outliers.filter((i) => selected[i] === isIn);
     paint.globalAlpha = some && !isIn ? 0.3 : 1;
-    for (const i of list) dots([i], radius + 1.2, COLORS[bin[i]]);
+    for (const i of list) dots([i], radius + 1.2, colors[bin[i]]);
     rings(list, radius + 2.6, css("--star"), 1.5);
   }
   paint.globalAlpha = 1; tiles = { side: 0, list: [] };
   if (byId("map-pictures")?.checked) drawPictures(zoom, some);
+  names();
   for (const i of [over, pinned]) if (i >= 0 && inView(i)) rings([i], radius + 7, css("--text"), i === pinned ? 2.4 : 1.4);
   if (gesture?.path) {
     paint.beginPath(); gesture.path.forEach((point) => paint.lineTo(...point)); paint.closePath();
@@ -132,19 +129,10 @@ const setLayout = (name) => {
 };
 const setColor = (name) => {
   byId("map-color").value = name;
-  const values = SCORES[name]?.values || MAP[name] || [], sorted = values.filter(Number.isFinite).sort((a, b) => a - b);
-  const quantile = (q) => sorted[Math.round(q * (sorted.length - 1))];
-  const isSky = name === "ra" || name === "dec", low = isSky ? sorted[0] : quantile(0.01), high = isSky ? sorted.at(-1) : quantile(0.99);
-  bin = Uint8Array.from({ length: total }, (_, i) => values[i] == null || !sorted.length ? 0 : 1 + Math.round((BINS - 1) * (high > low ? Math.min(1, Math.max(0, (values[i] - low) / (high - low))) : 0)));
-  const legend = byId("map-legend"), unit = isSky ? "°" : "";
-  legend.replaceChildren();
-  if (sorted.length) legend.append(
-    make("span", { textContent: `${isSky ? { ra: "right ascension, ICRS, deg", dec: "declination, ICRS, deg" }[name] : SCORES[name].words}` }),
-    make("span", { className: "end", textContent: `${sorted[0] < low ? "≤ " : ""}${number(low)}${unit}` }),
-    make("span", { className: "bar-of-colors", style: `background:linear-gradient(90deg,${COLORS.slice(1).join(",")})` }),
-    make("span", { className: "end", textContent: `${sorted.at(-1) > high ? "≥ " : ""}${number(high)}${unit}` }));
-  if (values.some((value) => value === null)) legend.append(make("span", { textContent: "grey: unknown" }));
-  if (numOutliers) legend.append(make("span", { className: "of-list" }, make("span", { className: "sign" }), `the ${numOutliers} outliers of the list`));
+  const parts = partsBy(name), [told, legend] = parts ? colorByPart(parts) : colorByNumber(name);
+  ({ bin, colors } = told);
+  byId("map-legend").replaceChildren(...legend);
+  if (numOutliers) byId("map-legend").append(make("span", { className: "of-list" }, make("span", { className: "sign" }), `the ${numOutliers} outliers of the list`));
   redraw();
 };
 
@@ -168,13 +156,13 @@ const pin = (i, goes = false) => {
   const box = byId("map-one");
   box.replaceChildren();
   if (i >= 0) {
-    const facts = [...MAP.scores.map((score) => [score.words, number(score.values[i])]), ...(position(i) ? [["position", position(i)]] : [])];
+    const facts = [...MAP.scores.map((score) => [score.words, number(score.values[i])]), ...(position(i) ? [["position", position(i)]] : []), ...partsOf(i)];
     if (MAP.picture[i]) box.append(make("img", { src: source(MAP.picture[i]), alt: `Picture of ${MAP.object_id[i]}` }));
     box.append(make("p", {}, make("span", { className: "rank", textContent: MAP.rank[i].toLocaleString("en") }), i < MAP.certified ? "certified" : ""), make("p", { className: "id", textContent: MAP.object_id[i] }),
       make("dl", {}, ...facts.map(([word, value]) => make("div", {}, make("dt", { textContent: word }), make("dd", { textContent: value })))));
     const toggle = make("button", { type: "button", textContent: selected[i] ? "Take out of the selection" : "Select" });
     toggle.addEventListener("click", () => choose([i], "toggle"));
-    box.append(make("div", { className: "do" }, toggle, ...(i < numOutliers ? [make("a", { href: `#rank-${MAP.rank[i]}`, textContent: "Go to its card" })] : [])));
+    box.append(make("div", { className: "do" }, toggle, ...(desk ? [labelButton("Label it", () => [i])] : []), ...(i < numOutliers ? [make("a", { href: `#rank-${MAP.rank[i]}`, textContent: "Go to its card" })] : [])));
     if (goes) {
       settle();
       if (Number.isNaN(x[i])) tell(`${MAP.object_id[i]} has no position on the sky`);
@@ -185,8 +173,7 @@ const pin = (i, goes = false) => {
 };
 const openCard = (i) => {
   if (i < 0 || i >= numOutliers) return;
-  const card = `#rank-${MAP.rank[i]}`;
-  if (location.hash === card) reveal(); else location.hash = card;
+  goTo(`#rank-${MAP.rank[i]}`);
 };
 const point = (i, px, py) => {
   if (i !== over) { over = i; redraw(); }
@@ -211,7 +198,7 @@ const find = (text, next) => {
 const choose = (list, how) => {
   if (how === "new") selected.fill(0);
   for (const i of list) selected[i] = how === "toggle" ? 1 - selected[i] : 1;
-  const rows = all().filter((i) => selected[i]), color = byId("map-color").value;
+  const rows = chosenOnes(), color = byId("map-color").value;
   const shown = [MAP.scores[0], ...MAP.scores.slice(1).filter((score) => score.name === color)], hasSky = "sky" in MAP.layouts;
   const hasPictures = rows.slice(0, SHOWN_ROWS).some((i) => MAP.picture[i]);
   byId("map-selected").hidden = !rows.length;
@@ -292,6 +279,7 @@ canvas.addEventListener("keydown", (event) => {
   else if (event.key === "+" || event.key === "=") zoomBy(1.5); else if (event.key === "-") zoomBy(1 / 1.5); else if (event.key === "0") zoomBy(0);
   else if (step && numOutliers) pin(pinned < 0 || pinned >= numOutliers ? (step > 0 ? 0 : numOutliers - 1) : (pinned + step + numOutliers) % numOutliers, true);
   else if (event.key === "Enter") openCard(pinned); else if (event.key === " " && pinned >= 0) choose([pinned], "toggle");
+  else if (event.key === "l" && desk) sendToDesk(chosenOnes().length ? chosenOnes() : [pinned]);
   else if (event.key === "a") { project(); choose(all().filter(inView), "new"); }
   else if (event.key === "Escape") { if (selected.includes(1)) choose([], "new"); else pin(-1); }
   else return;
@@ -303,7 +291,7 @@ $("[data-drag]").forEach((button) => button.addEventListener("click", () => {
 }));
 $("[data-zoom]").forEach((button) => button.addEventListener("click", () => { settle(); zoomBy(Number(button.dataset.zoom)); }));
 byId("map-layout").addEventListener("change", (event) => setLayout(event.target.value));
-byId("map-color").addEventListener("change", (event) => { setColor(event.target.value); choose([], "more"); });
+byId("map-color").addEventListener("change", (event) => { setColor(event.target.value); choose([], "more"); if (desk) refreshSaid(); });
 byId("map-pictures")?.addEventListener("change", redraw);
 byId("map-find").addEventListener("input", (event) => find(event.target.value, false));
 byId("map-find").addEventListener("keydown", (event) => { if (event.key === "Enter" && matches.length) find(event.target.value, true); });
@@ -314,7 +302,7 @@ byId("map-save").addEventListener("click", () => {
 });
 byId("map-copy").hidden = !navigator.clipboard;
 byId("map-copy").addEventListener("click", async () => {
-  const ids = MAP.object_id.filter((_, i) => selected[i]);
+  const ids = chosenOnes().map((i) => MAP.object_id[i]);
   await navigator.clipboard.writeText(ids.join("\n")); tell(`${ids.length.toLocaleString("en")} copied`);
 });
 cards.forEach((card) => {
@@ -336,4 +324,5 @@ new ResizeObserver(() => {
   redraw();
 }).observe(canvas);
 $(".map-note").forEach((note) => { note.hidden = note.dataset.note !== layout; });
+if (desk) joinDesk();
 setColor("outlier_score"); choose([], "new"); pin(0);

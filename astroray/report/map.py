@@ -1,6 +1,7 @@
 """What is on the map of the embedding: which objects, where, and what the page is told of them."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,11 @@ import pyarrow as pa
 
 from astroray import ledger, schema
 from astroray.errors import LedgerError
-from astroray.report.figures import sky_places
+from astroray.report.groups import Group
 from astroray.report.neighbor_map import MIN_OBJECTS, neighbor_map
 from astroray.report.plane import drawn_nearer, principal_plane
-from astroray.report.rows import num_top, read_embeddings, read_rows, read_top
+from astroray.report.rows import GROUPS, num_top, read_embeddings, read_rows, read_top
+from astroray.report.sky_view import view_of
 from astroray.report.thumbnails import read_thumbnails
 
 __all__ = ["layouts", "map_data", "place_objects", "read_map"]
@@ -37,7 +39,7 @@ def place_objects(run_dir: str, rows: pa.Table) -> pa.Table:
 
     rows  columns of MAP that are in CATALOG, by rank
     """
-    found_M, embedding_MD = read_embeddings(run_dir, rows)
+    found_M, embedding_MD, groups = read_embeddings(run_dir, rows)
     order_M = np.argsort(found_M)
     found_M, embedding_MD = found_M[order_M], embedding_MD[order_M]
     plane_M2 = map_M2 = np.zeros((len(found_M), 2))
@@ -47,6 +49,8 @@ def place_objects(run_dir: str, rows: pa.Table) -> pa.Table:
     if len(found_M) >= MIN_OBJECTS:
         map_M2 = neighbor_map(embedding_MD, plane_M2)
     placed = rows.take(pa.array(found_M))
+    for name in GROUPS.names:
+        placed = placed.append_column(GROUPS.field(name), groups[name].take(pa.array(order_M)))
     for name, column_M in zip(
         ("map_x", "map_y", "plane_x", "plane_y"), (*map_M2.T, *plane_M2.T), strict=True
     ):
@@ -68,8 +72,10 @@ def layouts(placed: pa.Table) -> dict[str, np.ndarray]:
     found = {"likeness": map_M2} if len(placed) >= MIN_OBJECTS else {}
     if len(placed):
         found["plane"] = drawn_nearer(plane_M2)
-    if np.isfinite(sky_M2[:, 0]).sum() > 1:
-        found["sky"] = sky_places(*sky_M2.T.astype(np.float64))
+    if (is_known_M := np.isfinite(sky_M2[:, 0])).sum() > 1:
+        ra_deg_N, dec_deg_N = sky_M2[is_known_M].astype(np.float64).T
+        found["sky"] = np.full((len(placed), 2), np.nan)
+        found["sky"][is_known_M] = view_of(ra_deg_N, dec_deg_N).places(ra_deg_N, dec_deg_N)
     return found
 
 
@@ -79,6 +85,7 @@ def map_data(
     picture_of: Mapping[str, str],
     further: Mapping[str, str],
     num_cards: int,
+    groups: Sequence[Group] = (),
 ) -> dict[str, Any]:
     """What the page's script draws, column by column; null where unknown. Empty for few objects.
 
@@ -86,6 +93,7 @@ def map_data(
     picture_of  HTML id of the picture by object_id
     further     words for the scores besides the ranking, by column
     num_cards   ranks up to this have a card in the page
+    groups      what the objects can be told apart by, beside numbers
     """
     if len(placed) < 3:
         return {}
@@ -102,7 +110,9 @@ def map_data(
             {"name": name, "words": text, "values": _rounded(placed[name], ".7g")}
             for name, text in words.items()
         ],
+        "groups": [dataclasses.asdict(group) for group in groups],
         "layouts": {name: _whole(places_M2) for name, places_M2 in drawn.items()},
+        "sky": _sky(placed, drawn["sky"]) if "sky" in drawn else None,
         "cards": num_cards,
     }
 
@@ -111,10 +121,26 @@ def _rounded(column: pa.ChunkedArray, digits: str) -> list[float | None]:
     return [None if value is None else float(f"{value:{digits}}") for value in column.to_pylist()]
 
 
+def _sky(placed: pa.Table, places_M2: np.ndarray) -> dict[str, Any]:
+    """The projection of the sky, and what its places became as whole numbers."""
+    is_known_M = np.isfinite(places_M2[:, 0])
+    ra_deg_N, dec_deg_N = (
+        placed[name].to_numpy(zero_copy_only=False)[is_known_M] for name in ("ra", "dec")
+    )
+    low_2, unit = _frame(places_M2)
+    view = dataclasses.asdict(view_of(ra_deg_N, dec_deg_N))
+    return view | {"low": low_2.tolist(), "unit": unit}
+
+
+def _frame(places_M2: np.ndarray) -> tuple[np.ndarray, float]:
+    """Where whole numbers begin, [2], and how many make a unit of the places."""
+    low_2, high_2 = np.nanmin(places_M2, axis=0), np.nanmax(places_M2, axis=0)
+    return low_2, SIDE / (float((high_2 - low_2).max()) or 1.0)
+
+
 def _whole(places_M2: np.ndarray) -> dict[str, list[int | None]]:
     """Places as whole numbers from 0 to SIDE along the longer side."""
-    low_2, high_2 = np.nanmin(places_M2, axis=0), np.nanmax(places_M2, axis=0)
-    unit = SIDE / (float((high_2 - low_2).max()) or 1.0)
+    low_2, unit = _frame(places_M2)
     rounded_M2 = np.rint((places_M2 - low_2) * unit)
     return {
         axis: [None if np.isnan(value) else int(value) for value in rounded_M2[:, i].tolist()]

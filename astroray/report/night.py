@@ -9,7 +9,7 @@ import pyarrow as pa
 from astroray import ledger, storage
 from astroray.parquet import read_parquet
 
-__all__ = ["changed_ids", "list_commands", "read_changes"]
+__all__ = ["list_commands", "read_change_of", "read_changes"]
 
 MAX_SHOWN = 60
 """Objects of each kind of change that the page shows."""
@@ -39,10 +39,15 @@ def read_changes(run_dir: str, picture_of: Mapping[str, str]) -> dict[str, list[
     return {change: rows[:MAX_SHOWN] for change, rows in shown.items()}
 
 
-def changed_ids(run_dir: str) -> list[str]:
-    """Objects whose place in the certified list is another than before; none for a scan."""
+def read_change_of(run_dir: str) -> dict[str, str]:
+    """entered, left or moved, of objects whose place in the certified list is another than before.
+
+    Empty for a scan.
+    """
     table = _table(run_dir)
-    return table["object_id"].to_pylist() if len(table) else []
+    if not len(table):
+        return {}
+    return dict(zip(table["object_id"].to_pylist(), table["change"].to_pylist(), strict=True))
 
 
 def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
@@ -60,6 +65,7 @@ def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str
         ("Repeat it with the same model: the catalog must come out the same", scan),
         ("Check the files and the counts", f"astroray verify {out}"),
         *([] if "selected_by" in record.proof else [night]),  # which has to have one model
+        _labelling(out),
         ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
     ]
 
@@ -88,9 +94,14 @@ def _commands_of_night(run_dir: str, record: ledger.RunRecord) -> list[tuple[str
             "Repeat this night: the catalog must come out the same",
             f"astroray nightly --survey {survey} --reference {reference} --out NEW_FOLDER",
         ),
+        _labelling(out),
         ("Trace an object, and compute its score again", f"astroray explain {out} OBJECT_ID"),
         ("Check the files and the counts", f"astroray verify {out}"),
     ]
+
+
+def _labelling(out: str) -> tuple[str, str]:
+    return ("Say what the objects are, with this map beside the page", f"astroray label {out}")
 
 
 def _table(run_dir: str) -> pa.Table:

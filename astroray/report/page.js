@@ -1,5 +1,7 @@
 const $ = (query, root = document) => [...root.querySelectorAll(query)];
 const byId = (id) => document.getElementById(id);
+const make = (tag, facts = {}, ...children) => { const one = Object.assign(document.createElement(tag), facts); one.append(...children); return one; };
+const style = getComputedStyle(document.documentElement), css = (name) => style.getPropertyValue(name).trim();
 const source = (key) => byId(key).getAttribute("href");
 const cards = $(".card"), more = $("details.more", byId("outliers") || document.createElement("p"))[0];
 $(".tools").forEach((tools) => { tools.hidden = false; });
@@ -31,14 +33,20 @@ if (copy) copy.addEventListener("click", async () => {
   await navigator.clipboard.writeText(lines.join("\n"));
   byId("told").textContent = `${lines.length} copied`;
 });
-const reveal = () => {
-  const target = location.hash.startsWith("#rank-") && byId(location.hash.slice(1));
+const isFramed = location.protocol === "about:"; // in a notebook's cell, where what follows a # leads nowhere by itself
+const reveal = (hash = location.hash) => {
+  const target = hash.startsWith("#rank-") && byId(hash.slice(1));
   if (!target) return;
   target.hidden = false;
   if (more && more.contains(target)) more.open = true;
   target.scrollIntoView({ block: "center" });
 };
-addEventListener("hashchange", reveal); reveal();
+const goTo = (hash) => { if (isFramed || location.hash === hash) { byId(hash.slice(1))?.scrollIntoView(); reveal(hash); } else location.hash = hash; };
+addEventListener("hashchange", () => reveal()); reveal();
+if (isFramed) document.addEventListener("click", (event) => {
+  const link = event.target.closest("a[href^='#']");
+  if (link) { event.preventDefault(); goTo(link.getAttribute("href")); }
+});
 
 const light = byId("light"), pictures = $("svg.picture");
 let current = 0;

@@ -15,8 +15,10 @@ from astroray import ledger, schema, storage
 from astroray.errors import LedgerError
 from astroray.report import figures, night
 from astroray.report.figures import Dot
+from astroray.report.groups import read_groups
 from astroray.report.map import layouts, map_data, place_objects
 from astroray.report.rows import ReportRows, num_top, read_rows, read_top
+from astroray.report.script import render_script
 from astroray.report.thumbnails import read_thumbnails
 from astroray.templates import load_template
 
@@ -87,7 +89,7 @@ def write_report(run_dir: str) -> str:
 def _render(run_dir: str, record: ledger.RunRecord) -> str:
     top = read_top(run_dir, num_top(record))
     top_rows = top.rows.to_pylist()
-    wanted = [*_wanted_ids(top_rows), *night.changed_ids(run_dir)]
+    wanted = [*_wanted_ids(top_rows), *night.read_change_of(run_dir)]
     stored = read_thumbnails(run_dir)
     pictures = _choose_pictures(stored, list(dict.fromkeys(wanted)))
     picture_of = {object_id: f"p{i}" for i, object_id in enumerate(pictures)}
@@ -97,6 +99,8 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
     drawn = layouts(mapped)
     others = _others(rows.others, picture_of)
     further = _further(outliers, record)
+    groups = read_groups(run_dir, record, mapped)
+    facts = map_data(mapped, drawn, picture_of, further, len(outliers), groups)
     neighbor_ids = {near.object_id for shown in outliers for near in shown.neighbors}
     return _template().render(
         record=record,
@@ -112,7 +116,8 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         ],
         rejected_shards=_rejected_shards(run_dir, record),
         figures=_figures(record, rows, mapped, drawn, [*outliers, *others]),
-        map=map_data(mapped, drawn, picture_of, further, len(outliers)),
+        map=facts,
+        script=render_script(facts),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
         commands=night.list_commands(run_dir, record),

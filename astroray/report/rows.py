@@ -22,6 +22,8 @@ MAX_MAP_OBJECTS = 5_000
 MAX_MAP_SHARDS = 64  # besides those of the outliers: a map need not read a whole survey
 DRAWN = 4 * MAX_MAP_OBJECTS
 """Rows that a map is drawn from, about, where there are more."""
+GROUPS = pa.schema([schema.FIELD, schema.NIGHT, schema.DETECTOR])
+"""What a survey may say of where an object was seen."""
 _LIGHT = ["object_id", "rank", "shard", "ra", "dec"]
 _MAPPED = [name for name in schema.MAP.names if name in schema.CATALOG.names]
 
@@ -127,30 +129,35 @@ def read_rows(run_dir: str, top: Top, named: Sequence[str]) -> ReportRows:
     )
 
 
-def read_embeddings(run_dir: str, rows: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Of some rows of a version those whose shards have them, [M], and their embeddings [M, D]."""
+def read_embeddings(run_dir: str, rows: pa.Table) -> tuple[np.ndarray, np.ndarray, pa.Table]:
+    """Of some rows of a version those whose shards have them, [M], their embeddings and GROUPS.
+
+    The embeddings are [M, D]; GROUPS are null where the survey does not say.
+    """
     code = rows["shard"].combine_chunks().dictionary_encode()
     shard_N, names = code.indices.to_numpy(), code.dictionary.to_pylist()
-    found, embeddings = [np.zeros(0, np.int64)], []
+    found, embeddings, groups = [np.zeros(0, np.int64)], [], [GROUPS.empty_table()]
     receipts = versions.read_receipts(run_dir)
     for shard in np.unique(shard_N):
         version, _ = receipts.get(names[shard], (run_dir, None))
-        found_M, embedding_MD = _of_shard(
+        found_M, embedding_MD, groups_M = _of_shard(
             version, names[shard], rows["object_id"], np.flatnonzero(shard_N == shard)
         )
         if len(found_M):
             found.append(found_M)
             embeddings.append(embedding_MD)
-    return np.concatenate(found), np.concatenate(embeddings) if embeddings else np.zeros((0, 2))
+            groups.append(groups_M)
+    embedding_MD = np.concatenate(embeddings) if embeddings else np.zeros((0, 2))
+    return np.concatenate(found), embedding_MD, pa.concat_tables(groups)
 
 
 def _of_shard(
     run_dir: str, shard: str, ids: pa.ChunkedArray, wanted_M: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, pa.Table]:
     path = ledger.embeddings_path(run_dir, shard)
     if not storage.exists(path):
-        return np.zeros(0, np.int64), np.zeros((0, 2))
-    table = read_parquet(storage.read_bytes(path), ["object_id", "embedding"])
+        return np.zeros(0, np.int64), np.zeros((0, 2)), GROUPS.empty_table()
+    table = read_parquet(storage.read_bytes(path), ["object_id", "embedding", *GROUPS.names])
     index = pc.index_in(
         ids.take(pa.array(wanted_M)).combine_chunks(),
         value_set=table["object_id"].combine_chunks(),
@@ -159,7 +166,8 @@ def _of_shard(
     column = table["embedding"].take(index.drop_null()).combine_chunks()
     width = table["embedding"].type.list_size
     embedding_MD = column.flatten().to_numpy().reshape(-1, width).astype(np.float64)
-    return wanted_M[is_found_M], embedding_MD
+    groups = table.select(GROUPS.names).take(index.drop_null())
+    return wanted_M[is_found_M], embedding_MD, schema.conform(groups, GROUPS, "groups")
 
 
 def _some_shards(run_dir: str, top: Top) -> tuple[pa.Array, int]:

@@ -20,9 +20,10 @@ from pydantic import BaseModel, Field
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
-from astroray.labelling.label_queue import next_objects
+from astroray.labelling.label_queue import Next, next_objects
 from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
 from astroray.report.page import FLAG_WORDS, survey_name
+from astroray.report.script import script_at_desk
 from astroray.templates import load_template
 from astroray.web.archive import Archive
 from astroray.web.security import Token, cookie_name, needs, secret_of
@@ -34,6 +35,8 @@ LOGIN_PATH = "/ui/login"
 INTERESTING = 4
 """From this interest on an object counts as interesting."""
 NUM_NEIGHBORS = 5
+ASKED = "map"
+"""Why an object was shown that somebody chose on the map of the report."""
 PICTURE_SIZES = (96, 480)
 ASPECT = 2
 """Of the wide picture of a light curve, width over height."""
@@ -44,7 +47,7 @@ _POLICY = (
 )
 _REPORT_POLICY = (
     "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "connect-src {connect}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_OF = "x-astroray-user"
 """Header by which a page says whose it is."""
@@ -70,6 +73,7 @@ class Wanted(BaseModel):
 
     size: int = Field(20, ge=1, le=100)
     shown: list[str] = Field([], max_length=10_000, description="object_ids not to be given again")
+    first: list[str] = Field([], max_length=10_000, description="object_ids chosen on the map")
 
 
 class Said(BaseModel):
@@ -93,6 +97,7 @@ def build_label_router(archive: Archive, log: LabelLog) -> APIRouter:
     router.post("/labels")(desk.label)
     router.post("/undo")(desk.undo)
     router.get("/labelled")(desk.labelled)
+    router.get("/said")(desk.said)
     router.get("/picture/{row}.png")(desk.picture)
     return router
 
@@ -144,32 +149,51 @@ class _Desk:
             is_curves=self.archive.modality == "light_curves",
             aspect=ASPECT,
             has_report=storage.exists(self._report_path),
+            key=self._key(caller),
         )
 
     def report(self, caller: Caller) -> HTMLResponse:
-        """The report with its map, as the run wrote it: no script but its own may run in it."""
+        """The report with its map, as the run wrote it: no script but its own may run in it.
+
+        The map of one of this version sends objects to the labelling page and shows what was said
+        of them, for which it may ask this server.
+        """
         if not storage.exists(self._report_path):
             raise HTTPException(404, "this run has no report; `astroray scan` writes one")
-        page = storage.read_bytes(self._report_path)
-        script = page.rpartition(b"<script>")[2].partition(b"</script>")[0]
-        digest = base64.b64encode(hashlib.sha256(script).digest()).decode()
-        headers = {"Content-Security-Policy": _REPORT_POLICY.format(digest=digest)}
-        return HTMLResponse(page, headers=headers)
+        page = storage.read_bytes(self._report_path).decode()
+        before, _, rest = page.rpartition("<script>")
+        script, end, after = rest.partition("</script>")
+        served = script_at_desk(script, {"key": self._key(caller), "user": caller.name})
+        if served is not None:
+            script = served
+        policy = _REPORT_POLICY.format(
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            connect="'none'" if served is None else "'self'",
+        )
+        page = f"{before}<script>{script}{end}{after}"
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     def queue(self, wanted: Wanted, caller: Caller) -> dict[str, Any]:
-        """The next objects for this person, and how far the labelling is."""
+        """The next objects for this person, and how far the labelling is.
+
+        Those chosen on the map come before all others, in rounds of their own; `left` says how many
+        of them come after this round.
+        """
         log = self.log.standing()
         mine = {label.object_id for label in log.labels if label.user == caller.name}
         done = {*mine, *wanted.shown}
         is_done_N = np.zeros(len(self.archive.table), bool)
         rows = [self.archive.find(object_id) for object_id in done]
         is_done_N[[row for row in rows if row is not None]] = True
-        learnt = self._learn(log)
-        chosen = next_objects(
-            learnt, self._certified_N, is_done_N, size=wanted.size, seed=log.num_lines
-        )
+        asked = self._asked(wanted.first, is_done_N)
+        chosen = [Next(row=row, why=ASKED) for row in asked[: wanted.size]]
+        if not chosen:
+            chosen = next_objects(
+                self._learn(log), self._certified_N, is_done_N, size=wanted.size, seed=log.num_lines
+            )
         return {
             "objects": [self._describe(item.row) | {"why": item.why} for item in chosen],
+            "left": max(0, len(asked) - wanted.size),
             "progress": self._progress(log.labels, caller.name),
         }
 
@@ -229,6 +253,21 @@ class _Desk:
                 objects.append(self._describe(row) | said)
         return {"objects": objects, "progress": self._progress(standing, caller.name)}
 
+    def said(self, caller: Caller, known: Annotated[int, Query(ge=-1)] = -1) -> dict[str, Any]:
+        """What stands of all people: object_id, mean interest, the newest class.
+
+        known  `num_lines` of the caller's last answer; objects are null where no more was said
+        """
+        log = self.log.standing()
+        if log.num_lines == known:
+            return {"num_lines": known, "objects": None}
+        interest = interest_of(log.labels)
+        by_time = sorted(log.labels, key=lambda label: (label.time, label.label_id))
+        kind_of = {label.object_id: label.kind for label in by_time if label.kind}
+        ids = dict.fromkeys(label.object_id for label in by_time)
+        objects = [(name, interest.get(name), kind_of.get(name, "")) for name in ids]
+        return {"num_lines": log.num_lines, "objects": objects}
+
     def picture(
         self,
         row: int,
@@ -245,6 +284,15 @@ class _Desk:
             raise HTTPException(404, f"the survey's file of object {row} cannot be read")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(png, media_type="image/png", headers=headers)
+
+    def _key(self, caller: Token) -> str:
+        """Under which the pages of a person and a run hand each other objects in the browser."""
+        return f"astroray {self.archive.run_id} {caller.name}"
+
+    def _asked(self, object_ids: list[str], is_done_N: np.ndarray) -> list[int]:
+        """Rows of objects that somebody chose, those of them that are not done."""
+        rows = (self.archive.find(object_id) for object_id in dict.fromkeys(object_ids))
+        return [row for row in rows if row is not None and not is_done_N[row]]
 
     @property
     def _report_path(self) -> str:

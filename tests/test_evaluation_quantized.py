@@ -1,6 +1,8 @@
 """Encoders on fewer bits in an evaluation: made from the encoder that they are compared with."""
 
+import asyncio
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,17 @@ from click.testing import CliRunner
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError
-from astroray.evaluation import EvaluationConfig, compared, evaluate_outliers, models, scoring
+from astroray.evaluation import (
+    EvaluationConfig,
+    compared,
+    evaluate_outliers,
+    models,
+    results,
+    scoring,
+)
 from astroray.evaluation.quantized import NUMBERS, split_numbers
 from tests import labelled_made
+from tests.browser import open_page
 
 pytestmark = pytest.mark.timeout(120)  # a transformer of the weights that come with astroray
 
@@ -148,3 +158,33 @@ def test_names_and_paths_are_told_from_what_stands_behind_the_colon():
         assert split_numbers(plain) == (plain, "auto")
     with pytest.raises(ConfigError, match=r"'vit-tiny:w4a4', expected vit-tiny, or vit-tiny: with"):
         split_numbers("vit-tiny:w4a4")
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+def test_nothing_of_a_page_with_three_peers_lies_beyond_its_edge(
+    evaluated, data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(results, "PEERS", ("pixels", "size"))
+    asked = config(data, evaluated[0], "vit-tiny:osc-w4a4", "vit-tiny:bf16")
+    page_path = Path(evaluate_outliers(asked).page)
+    beyond = """[...document.querySelectorAll("table.cards td")].map((cell) =>
+        cell.getBoundingClientRect().right - document.documentElement.clientWidth)"""
+
+    async def look():
+        found = []
+        async with open_page(tmp_path, page_path.as_uri()) as page:
+            await page.until(
+                "document.readyState === 'complete' && document.querySelector('footer')"
+            )
+            for width in (390, 900, 1440):
+                size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+                await page.call("Emulation.setDeviceMetricsOverride", **size)
+                found.append(max(await page.value(beyond)))
+                assert await page.value("document.documentElement.scrollWidth") <= width
+        return found
+
+    text = page_path.read_text("utf-8")
+    assert "<th>Recall<br>− vit-tiny</th>" in text
+    assert "<th>Recall<br>− size</th>" in text
+    assert max(asyncio.run(look())) <= 0

@@ -199,16 +199,16 @@ const choose = (list, how) => {
   if (how === "new") selected.fill(0);
   for (const i of list) selected[i] = how === "toggle" ? 1 - selected[i] : 1;
   const rows = chosenOnes(), color = byId("map-color").value;
-  const shown = [MAP.scores[0], ...MAP.scores.slice(1).filter((score) => score.name === color)], hasSky = "sky" in MAP.layouts;
+  const shown = [MAP.scores[0], ...MAP.scores.slice(1).filter((score) => score.name === color)], hasSky = "sky" in MAP.layouts, parts = partsBy(color);
   const hasPictures = rows.slice(0, SHOWN_ROWS).some((i) => MAP.picture[i]);
   byId("map-selected").hidden = !rows.length;
   byId("map-count").textContent = rows.length.toLocaleString("en");
-  byId("map-head").replaceChildren(make("tr", {}, ...(hasPictures ? [make("th", { textContent: "Picture" })] : []), make("th", { className: "number", textContent: "Rank" }), make("th", { textContent: "Object" }), ...shown.map((score) => make("th", { className: "number", textContent: score.words })), ...(hasSky ? ["RA, deg", "Dec, deg"].map((text) => make("th", { className: "number", textContent: text })) : [])));
+  byId("map-head").replaceChildren(make("tr", {}, ...(hasPictures ? [make("th", { textContent: "Picture" })] : []), make("th", { className: "number", textContent: "Rank" }), make("th", { className: "name", textContent: "Object" }), ...(parts ? [make("th", { textContent: parts.words })] : []), ...shown.map((score) => make("th", { className: "number", textContent: score.words })), ...(hasSky ? ["RA, deg", "Dec, deg"].map((text) => make("th", { className: "number", textContent: text })) : [])));
   byId("map-rows").replaceChildren(...rows.slice(0, SHOWN_ROWS).map((i) => {
     const go = make("button", { type: "button", textContent: MAP.object_id[i], title: "Show it on the map" });
     go.addEventListener("click", () => { pin(i, true); frameOf.scrollIntoView({ block: "nearest" }); });
     const cells = shown.map((score) => number(score.values[i])).concat(hasSky ? [MAP.ra, MAP.dec].map((column) => column[i] === null ? "–" : column[i].toFixed(5)) : []);
-    return make("tr", {}, ...(hasPictures ? [make("td", {}, ...(MAP.picture[i] ? [make("img", { src: source(MAP.picture[i]), alt: "", loading: "lazy" })] : []))] : []), make("td", { className: "number", textContent: MAP.rank[i].toLocaleString("en") }), make("td", {}, go), ...cells.map((textContent) => make("td", { className: "number", textContent })));
+    return make("tr", {}, ...(hasPictures ? [make("td", {}, ...(MAP.picture[i] ? [make("img", { src: source(MAP.picture[i]), alt: "", loading: "lazy" })] : []))] : []), make("td", { className: "number", textContent: MAP.rank[i].toLocaleString("en") }), make("td", { className: "name" }, go), ...(parts ? [make("td", { textContent: parts.values[parts.value_of[i]] ?? "–" })] : []), ...cells.map((textContent) => make("td", { className: "number", textContent })));
   }));
   byId("map-more").textContent = rows.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS} by rank are listed; the CSV has all.` : "";
   if (pinned >= 0) pin(pinned); else redraw();
@@ -220,7 +220,7 @@ const within = (path) => {
 };
 const csv = () => {
   const cell = (value) => value === null ? "" : value === Infinity ? "inf" : /[",\r\n]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : String(value);
-  const columns = { object_id: MAP.object_id, ra: MAP.ra, dec: MAP.dec, rank: MAP.rank, ...Object.fromEntries(MAP.scores.map((score) => [score.name, score.values])) };
+  const columns = { object_id: MAP.object_id, ra: MAP.ra, dec: MAP.dec, rank: MAP.rank, ...Object.fromEntries(MAP.scores.map((score) => [score.name, score.values])), ...Object.fromEntries(MAP.groups.map((group) => [group.name, group.value_of.map((value) => group.values[value] ?? null)])) };
   const rows = all().filter((i) => selected[i]).map((i) => Object.values(columns).map((column) => cell(column[i])).join(","));
   return `${[Object.keys(columns).join(","), ...rows].join("\r\n")}\r\n`;
 };

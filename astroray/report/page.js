@@ -60,9 +60,9 @@ const show = (i) => {
 };
 pictures.forEach((picture, i) => {
   if (picture.closest("a")) return;
-  picture.tabIndex = 0;
+  picture.tabIndex = 0; picture.setAttribute("role", "button");
   picture.addEventListener("click", () => show(i));
-  picture.addEventListener("keydown", (event) => { if (event.key === "Enter") show(i); });
+  picture.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); show(i); } });
 });
 light.addEventListener("keydown", (event) => {
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -85,6 +85,7 @@ $("circle[data-label]").forEach((circle) => {
   $("title", circle).forEach((title) => title.remove());
   const open = () => showHover(circle.dataset.label, circle.dataset.picture, circle.getBoundingClientRect());
   const owner = circle.closest("a") || circle;
+  if (owner !== circle) owner.setAttribute("aria-label", circle.dataset.label);
   owner.addEventListener("pointerenter", open); owner.addEventListener("focus", open);
   owner.addEventListener("pointerleave", () => { hover.hidden = true; }); owner.addEventListener("blur", () => { hover.hidden = true; });
 });

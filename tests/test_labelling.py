@@ -269,7 +269,7 @@ def test_the_report_is_served_with_no_script_but_its_own(clients, run_dir):
     answer = clients["ana"].get("/ui/report")
     assert "const MAP" in answer.text
     assert "'sha256-" in answer.headers["content-security-policy"]
-    assert "unsafe-inline'; img" in answer.headers["content-security-policy"]
+    assert "style-src 'unsafe-inline';" in answer.headers["content-security-policy"]
     assert 'href="/ui/report#map"' in clients["ana"].get("/ui").text
 
 
@@ -287,7 +287,7 @@ def test_only_a_report_of_this_version_may_ask_the_server(clients, run_dir):
         assert changed != whole
         path.write_text(changed)
         answer = clients["ana"].get("/ui/report")
-        assert "connect-src 'none'" in answer.headers["content-security-policy"]
+        assert "img-src data:; connect-src 'none';" in answer.headers["content-security-policy"]
         assert "Label these" not in answer.text
 
 
@@ -382,8 +382,11 @@ def test_what_is_drawn_around_on_the_served_map_comes_next_and_its_labels_color_
             first = await page.value('document.querySelector("#map-one .rank").textContent')
             await page.value("window.open = (path) => { location.assign(path); return window; }")
             await page.value('document.getElementById("map-canvas").focus()')
-            for key in ("n", "n", " ", "n", " ", "l"):  # ranks 3 and 4, without the mouse
+            for key in ("n", "n", " ", "n", " "):  # ranks 3 and 4, without the mouse
                 await page.press(key)
+            drawn = '[...document.querySelectorAll("#map-one img, #map-gallery img")]'
+            await page.until(f"{drawn}.filter((one) => one.naturalWidth > 0).length === 3")
+            await page.press("l")
             await page.until(f'location.pathname === "/ui" && {ready}')
             before = await page.value(told)
             await page.press("4")

@@ -206,6 +206,8 @@ def test_a_box_selects_what_lies_in_it_and_its_csv_has_the_catalogs_positions(ru
         listed = await page.value(
             "[...document.querySelectorAll('#map-rows button')].map((b) => b.textContent)"
         )
+        shown = "[...document.querySelectorAll('#map-gallery img')].map((one) => one.alt)"
+        assert await page.value(shown) == [f"Picture of {name}" for name in expected]
         await page.value(click("#map-save"))
         saved = await page.value("kept.text()")
         await page.value("document.getElementById('map-canvas').focus()")

@@ -1,5 +1,5 @@
 // The map: MAP is what map.py says of its objects, column by column, by rank.
-const SHOWN_ROWS = 200, NEAR_PX = 12, EDGE_PX = 26;
+const SHOWN_ROWS = 200, FEW = 80, NEAR_PX = 12, EDGE_PX = 26;
 const total = MAP.object_id.length, layoutNames = Object.keys(MAP.layouts);
 const canvas = byId("map-canvas"), paint = canvas.getContext("2d"), frameOf = canvas.parentElement;
 const number = (value) => value === null ? "–" : value === Infinity ? "∞" : Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(3) : value.toPrecision(4);
@@ -8,7 +8,7 @@ const SCORES = Object.fromEntries(MAP.scores.map((score) => [score.name, score])
 const indexOf = new Map(MAP.object_id.map((id, i) => [id, i]));
 
 let size = { w: 1, h: 1 }, layout = layoutNames[0], drag = "move", pinned = -1, over = -1, frame = 0, moving = null, gesture = null;
-let bin = new Uint8Array(total), colors = [css("--muted")], selected = new Uint8Array(total), matches = [], tiles = { side: 0, list: [] };
+let asPictures = null, bin = new Uint8Array(total), colors = [css("--muted")], selected = new Uint8Array(total), matches = [], tiles = { side: 0, list: [] };
 const view = { x: 0, y: 0, scale: 1 }, x = new Float32Array(total), y = new Float32Array(total);
 const sx = new Float32Array(total), sy = new Float32Array(total), images = new Map(), pointers = new Map();
 const tell = (text) => { byId("map-told").textContent = text; };
@@ -21,11 +21,10 @@ const whole = () => {
 const all = () => [...Array(total).keys()];
 const chosenOnes = () => all().filter((i) => selected[i]);
 const redraw = () => { if (!frame) frame = requestAnimationFrame(draw); };
+const addressOf = (i) => MAP.picture[i] ? source(MAP.picture[i]) : pictureAt(i); // "" where nobody has a picture
 const imageOf = (i) => {
-  const key = MAP.picture[i];
-  if (!key) return null;
-  if (!images.has(key)) { const image = new Image(); image.onload = redraw; image.src = source(key); images.set(key, image); }
-  return images.get(key);
+  if (!images.has(i)) images.set(i, make("img", { onload: redraw, src: addressOf(i) }));
+  return images.get(i);
 };
 
 // ---- drawing
@@ -44,7 +43,8 @@ const drawPictures = (zoom, some) => {
   const isByPart = Boolean(partsBy(byId("map-color").value));
   const side = Math.min(88, 34 * Math.sqrt(Math.max(zoom, 1))), put = [];
   tiles = { side, list: put };
-  const order = [...new Set([pinned, ...all()])].filter((i) => i >= 0 && MAP.picture[i] && inView(i));
+  const seen = [...new Set([pinned, ...all()])].filter((i) => i >= 0 && inView(i)), isFew = seen.length <= FEW;
+  const order = seen.filter((i) => MAP.picture[i] || (isFew && addressOf(i))); // so few can be asked for
   for (const i of order) {
     if (put.some((j) => Math.abs(sx[i] - sx[j]) < side + 3 && Math.abs(sy[i] - sy[j]) < side + 3)) continue;
     const image = imageOf(i);
@@ -157,7 +157,8 @@ const pin = (i, goes = false) => {
   box.replaceChildren();
   if (i >= 0) {
     const facts = [...MAP.scores.map((score) => [score.words, number(score.values[i])]), ...(position(i) ? [["position", position(i)]] : []), ...partsOf(i)];
-    if (MAP.picture[i]) box.append(make("img", { src: source(MAP.picture[i]), alt: `Picture of ${MAP.object_id[i]}` }));
+    $("#map-gallery button").forEach((one) => one.setAttribute("aria-current", String(one.dataset.i === String(i))));
+    if (addressOf(i)) box.append(make("img", { src: pictureAt(i, 480) || addressOf(i), alt: `Picture of ${MAP.object_id[i]}`, onerror: (event) => event.target.remove() }));
     box.append(make("p", {}, make("span", { className: "rank", textContent: MAP.rank[i].toLocaleString("en") }), i < MAP.certified ? "certified" : ""), make("p", { className: "id", textContent: MAP.object_id[i] }),
       make("dl", {}, ...facts.map(([word, value]) => make("div", {}, make("dt", { textContent: word }), make("dd", { textContent: value })))));
     const toggle = make("button", { type: "button", textContent: selected[i] ? "Take out of the selection" : "Select" });
@@ -180,7 +181,7 @@ const point = (i, px, py) => {
   canvas.classList.toggle("over", i >= 0);
   if (i < 0) { hover.hidden = true; return; }
   const box = canvas.getBoundingClientRect();
-  showHover(label(i), MAP.picture[i], { right: box.left + px, top: box.top + py });
+  showHover(label(i), addressOf(i), { right: box.left + px, top: box.top + py });
 };
 const find = (text, next) => {
   const asked = text.trim().toLowerCase();
@@ -200,17 +201,28 @@ const choose = (list, how) => {
   for (const i of list) selected[i] = how === "toggle" ? 1 - selected[i] : 1;
   const rows = chosenOnes(), color = byId("map-color").value;
   const shown = [MAP.scores[0], ...MAP.scores.slice(1).filter((score) => score.name === color)], hasSky = "sky" in MAP.layouts, parts = partsBy(color);
-  const hasPictures = rows.slice(0, SHOWN_ROWS).some((i) => MAP.picture[i]);
+  const listed = rows.slice(0, SHOWN_ROWS), hasPictures = listed.some(addressOf);
+  byId("map-gallery").replaceChildren(...listed.map((i) => {
+    const picture = addressOf(i) ? make("img", { src: addressOf(i), alt: `Picture of ${MAP.object_id[i]}`, loading: "lazy", onerror: (event) => event.target.replaceWith(make("span", { className: "picture none" })) }) : make("span", { className: "picture none" });
+    const one = make("button", { type: "button", title: label(i), style: parts ? `border-bottom-color:${colors[bin[i]]}` : "" }, picture, make("span", { className: "end", textContent: MAP.rank[i].toLocaleString("en") }));
+    one.dataset.i = i;
+    one.addEventListener("click", () => { pin(i, true); frameOf.scrollIntoView({ block: "nearest" }); });
+    return one;
+  }));
+  const showsPictures = hasPictures && (asPictures ?? 2 * listed.filter(addressOf).length >= listed.length);
+  byId("map-as").hidden = !hasPictures;
+  byId("map-selected").classList.toggle("as-pictures", showsPictures);
+  $("[data-as]").forEach((one) => one.setAttribute("aria-pressed", String((one.dataset.as === "pictures") === showsPictures)));
   byId("map-selected").hidden = !rows.length;
   byId("map-count").textContent = rows.length.toLocaleString("en");
   byId("map-head").replaceChildren(make("tr", {}, ...(hasPictures ? [make("th", { textContent: "Picture" })] : []), make("th", { className: "number", textContent: "Rank" }), make("th", { className: "name", textContent: "Object" }), ...(parts ? [make("th", { textContent: parts.words })] : []), ...shown.map((score) => make("th", { className: "number", textContent: score.words })), ...(hasSky ? ["RA, deg", "Dec, deg"].map((text) => make("th", { className: "number", textContent: text })) : [])));
-  byId("map-rows").replaceChildren(...rows.slice(0, SHOWN_ROWS).map((i) => {
+  byId("map-rows").replaceChildren(...listed.map((i) => {
     const go = make("button", { type: "button", textContent: MAP.object_id[i], title: "Show it on the map" });
     go.addEventListener("click", () => { pin(i, true); frameOf.scrollIntoView({ block: "nearest" }); });
     const cells = shown.map((score) => number(score.values[i])).concat(hasSky ? [MAP.ra, MAP.dec].map((column) => column[i] === null ? "–" : column[i].toFixed(5)) : []);
-    return make("tr", {}, ...(hasPictures ? [make("td", {}, ...(MAP.picture[i] ? [make("img", { src: source(MAP.picture[i]), alt: "", loading: "lazy" })] : []))] : []), make("td", { className: "number", textContent: MAP.rank[i].toLocaleString("en") }), make("td", { className: "name" }, go), ...(parts ? [make("td", { textContent: parts.values[parts.value_of[i]] ?? "–" })] : []), ...cells.map((textContent) => make("td", { className: "number", textContent })));
+    return make("tr", {}, ...(hasPictures ? [make("td", {}, ...(addressOf(i) ? [make("img", { src: addressOf(i), alt: "", loading: "lazy" })] : []))] : []), make("td", { className: "number", textContent: MAP.rank[i].toLocaleString("en") }), make("td", { className: "name" }, go), ...(parts ? [make("td", { textContent: parts.values[parts.value_of[i]] ?? "–" })] : []), ...cells.map((textContent) => make("td", { className: "number", textContent })));
   }));
-  byId("map-more").textContent = rows.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS} by rank are listed; the CSV has all.` : "";
+  byId("map-more").textContent = rows.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS} by rank are shown; the CSV has all.` : "";
   if (pinned >= 0) pin(pinned); else redraw();
 };
 const within = (path) => {
@@ -292,6 +304,9 @@ $("[data-drag]").forEach((button) => button.addEventListener("click", () => {
 $("[data-zoom]").forEach((button) => button.addEventListener("click", () => { settle(); zoomBy(Number(button.dataset.zoom)); }));
 byId("map-layout").addEventListener("change", (event) => setLayout(event.target.value));
 byId("map-color").addEventListener("change", (event) => { setColor(event.target.value); choose([], "more"); if (desk) refreshSaid(); });
+$("[data-as]").forEach((button) => button.addEventListener("click", () => {
+  asPictures = button.dataset.as === "pictures"; choose([], "more");
+}));
 byId("map-pictures")?.addEventListener("change", redraw);
 byId("map-find").addEventListener("input", (event) => find(event.target.value, false));
 byId("map-find").addEventListener("keydown", (event) => { if (event.key === "Enter" && matches.length) find(event.target.value, true); });

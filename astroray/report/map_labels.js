@@ -9,14 +9,14 @@ const saidBy = (name) => {
   const values = [...new Set(told.flatMap((one) => one?.[1] ? [one[1]] : []))].sort();
   return { words: "class", values, value_of: told.map((one) => one?.[1] ? values.indexOf(one[1]) : null), without };
 };
+const pictureAt = (i, size = 96) => `/ui/picture/${MAP.rank[i] - 1}.png?size=${size}`; // the server draws each object
 const refreshSaid = async () => {
   if (document.hidden) return;
   let told;
   try { told = await (await fetch(`/ui/said?known=${said.lines}`, { headers: { "X-Astroray-User": desk.user } })).json(); } catch { return; } // the server is gone: what is drawn stays
   if (!told.objects) return;
   said.lines = told.num_lines; said.of = new Map(told.objects.map(([id, ...what]) => [id, what]));
-  setColor(byId("map-color").value);
-  if (pinned >= 0) pin(pinned);
+  setColor(byId("map-color").value); choose([], "more");
 };
 const sendToDesk = (list) => {
   const ids = list.filter((i) => i >= 0).map((i) => MAP.object_id[i]);

@@ -74,16 +74,16 @@ light.addEventListener("click", (event) => {
 });
 
 const hover = byId("hover");
-const showHover = (label, picture, box) => {
+const showHover = (label, address, box) => {
   hover.replaceChildren();
-  if (picture) { const image = new Image(); image.src = source(picture); image.alt = ""; hover.append(image); }
+  if (address) hover.append(make("img", { src: address, alt: "", onerror: (event) => event.target.remove() }));
   hover.append(label); hover.hidden = false;
   hover.style.left = `${Math.min(box.right + 10, innerWidth - 160)}px`;
   hover.style.top = `${Math.max(8, Math.min(box.top - 60, innerHeight - 200))}px`;
 };
 $("circle[data-label]").forEach((circle) => {
   $("title", circle).forEach((title) => title.remove());
-  const open = () => showHover(circle.dataset.label, circle.dataset.picture, circle.getBoundingClientRect());
+  const open = () => showHover(circle.dataset.label, circle.dataset.picture && source(circle.dataset.picture), circle.getBoundingClientRect());
   const owner = circle.closest("a") || circle;
   if (owner !== circle) owner.setAttribute("aria-label", circle.dataset.label);
   owner.addEventListener("pointerenter", open); owner.addEventListener("focus", open);

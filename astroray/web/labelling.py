@@ -46,8 +46,8 @@ _POLICY = (
     "frame-ancestors 'none'"
 )
 _REPORT_POLICY = (
-    "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:; "
-    "connect-src {connect}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
+    "img-src {images}; connect-src {server}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 PAGE_OF = "x-astroray-user"
 """Header by which a page says whose it is."""
@@ -155,8 +155,8 @@ class _Desk:
     def report(self, caller: Caller) -> HTMLResponse:
         """The report with its map, as the run wrote it: no script but its own may run in it.
 
-        The map of one of this version sends objects to the labelling page and shows what was said
-        of them, for which it may ask this server.
+        The map of one of this version sends objects to the labelling page, shows what was said of
+        them and a picture of each, for which it may ask this server.
         """
         if not storage.exists(self._report_path):
             raise HTTPException(404, "this run has no report; `astroray scan` writes one")
@@ -168,7 +168,8 @@ class _Desk:
             script = served
         policy = _REPORT_POLICY.format(
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            connect="'none'" if served is None else "'self'",
+            images="data:" if served is None else "data: 'self'",
+            server="'none'" if served is None else "'self'",
         )
         page = f"{before}<script>{script}{end}{after}"
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})

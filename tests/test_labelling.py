@@ -289,6 +289,7 @@ def test_only_a_report_of_this_version_may_ask_the_server(clients, run_dir):
         answer = clients["ana"].get("/ui/report")
         assert "img-src data:; connect-src 'none';" in answer.headers["content-security-policy"]
         assert "Label these" not in answer.text
+        assert "Another version of astroray wrote this report" in answer.text
 
 
 # ---- a person at the keyboard

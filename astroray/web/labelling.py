@@ -49,6 +49,11 @@ _REPORT_POLICY = (
     "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
     "img-src {images}; connect-src {server}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
+_OTHER_VERSION = (
+    '<p style="margin:0;padding:10px 28px;background:#181c25;color:#e9e6df">Another version of '
+    "astroray wrote this report, so its map has no part in the labelling; "
+    "<code>astroray report RUN --again</code> writes it anew.</p>"
+)
 PAGE_OF = "x-astroray-user"
 """Header by which a page says whose it is."""
 
@@ -164,7 +169,9 @@ class _Desk:
         before, _, rest = page.rpartition("<script>")
         script, end, after = rest.partition("</script>")
         served = script_at_desk(script, {"key": self._key(caller), "user": caller.name})
-        if served is not None:
+        if served is None:
+            before = before.replace("<body>", f"<body>{_OTHER_VERSION}", 1)
+        else:
             script = served
         policy = _REPORT_POLICY.format(
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -21,7 +21,7 @@ from astroray.exports import to_astropy
 from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
 from astroray.terminal import check_rejects, progress_line
-from astroray.web.archive import draw_row, finished_run, version_of
+from astroray.web.archive import draw_rows, finished_run, version_of
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table
@@ -202,7 +202,7 @@ class Run:
             )
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
         shard = next(s for s in ledger.read_listing(self.path) if s.name == place["shard"])
-        png = draw_row(shard, place["row"], size_px=size_px)
+        png = draw_rows(shard, [place["row"]], size_px=size_px).get(place["row"])
         if png is None:
             raise DataError(
                 f"no picture of {object_id}: row {place['row']} of {shard.name} is gone"

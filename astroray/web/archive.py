@@ -9,8 +9,8 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,10 @@ from astroray.report.curve_pictures import render_curve
 from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import newest_version
 from astroray.surveys.light_curve_rows import LightCurves
-from astroray.surveys.shards import Cutouts, ModalityName, Reject, Shard
-from astroray.web.picture_cache import PictureCache
+from astroray.surveys.shards import Cutouts, ModalityName, Shard
+from astroray.web.picture_store import PictureStore
 
-__all__ = ["Archive", "Nearest", "draw_row", "finished_run", "version_of"]
+__all__ = ["Archive", "Nearest", "draw_rows", "finished_run", "version_of"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -46,6 +46,15 @@ class Nearest:
     """[K] int64, rows of the catalog, that is rank - 1."""
     distance_K: np.ndarray
     """[K] float64, Euclidean, from the stored embeddings."""
+
+
+class _Sheet(NamedTuple):
+    """Pictures that one reading gives."""
+
+    shard: str
+    size_px: int
+    band: str
+    aspect: int
 
 
 def finished_run(run_dir: str) -> RunRecord:
@@ -96,7 +105,7 @@ class Archive:
         self._shards = {shard.name: shard for shard in ledger.read_listing(run_dir)}
         self._score_N = self._scores()
         self._dec_N, self._by_dec_N = self._declinations()
-        self._pictures = PictureCache(_MAX_PICTURE_BYTES)
+        self._pictures = PictureStore(self._draw, max_bytes=_MAX_PICTURE_BYTES)
 
     @property
     def run_id(self) -> str:
@@ -191,8 +200,25 @@ class Archive:
         Of a cutout with `band` that one alone, or None where the object has none of that name. A
         light curve is drawn `aspect` times as wide as high.
         """
-        key = (row, size_px, band, aspect)
-        return self._pictures.get(key, lambda: self._draw(*key))
+        place = self._places([row])[0]
+        sheet = _Sheet(place["shard"], size_px, band, aspect)
+        return self._pictures.get(sheet, place["row"])
+
+    def draw_ahead(self, rows: Sequence[int], size_px: int) -> None:
+        """Draws pictures that will be asked for, where several come from one reading of a file."""
+        by_shard: dict[str, list[int]] = {}
+        for place in self._places(rows):
+            by_shard.setdefault(place["shard"], []).append(place["row"])
+        for shard, of_shard in by_shard.items():
+            if len(of_shard) > 1:
+                self._pictures.draw_ahead(_Sheet(shard, size_px, "", 1), of_shard)
+
+    def _places(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Shard of each row, and its row in that."""
+        places: list[dict[str, Any]] = (
+            self.table.select(["shard", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
+        )
+        return places
 
     def _scores(self) -> np.ndarray:
         """Scores of the catalog by the stored embeddings, those that are known, ascending."""
@@ -240,10 +266,10 @@ class Archive:
         order_N = order_N[: np.isfinite(dec_N).sum()]
         return dec_N[order_N], order_N
 
-    def _draw(self, row: int, size_px: int, band: str, aspect: int) -> bytes | None:
-        place: dict[str, Any] = self.table.select(["shard", "row"]).slice(row, 1).to_pylist()[0]
-        shard = self._shards[place["shard"]]
-        return draw_row(shard, place["row"], size_px=size_px, band=band, aspect=aspect)
+    def _draw(self, sheet: Hashable, rows: list[int]) -> dict[int, bytes]:
+        assert isinstance(sheet, _Sheet)
+        shard = self._shards[sheet.shard]
+        return draw_rows(shard, rows, size_px=sheet.size_px, band=sheet.band, aspect=sheet.aspect)
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
@@ -251,30 +277,40 @@ def _floats(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_numpy(zero_copy_only=False), np.float64)
 
 
-def draw_row(
-    shard: Shard, row: int, *, size_px: int, band: str = "", aspect: int = 1
-) -> bytes | None:
-    """PNG of a row of a shard, as `Archive.picture` gives it."""
+def draw_rows(
+    shard: Shard, rows: Sequence[int], *, size_px: int, band: str = "", aspect: int = 1
+) -> dict[int, bytes]:
+    """PNG of rows of a shard, as `Archive.picture` gives them; rows without one are left out."""
+    drawn: dict[int, bytes] = {}
+    wanted = set(rows)
     try:
-        for item in surveys.read_shard(shard, rows=[row]):
-            if isinstance(item, Reject) or row not in item.row_B:
+        for item in surveys.read_shard(shard, rows=list(rows)):
+            if not isinstance(item, Cutouts | LightCurves):
                 continue
-            at = list(item.row_B).index(row)
-            if isinstance(item, LightCurves):
-                return render_curve(
-                    item.curve_B[at], width_px=aspect * size_px, height_px=size_px, format="PNG"
-                )
-            if isinstance(item, Cutouts):
-                planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
-                if not planes:
-                    return None
-                return render_thumbnail(
-                    item.image_BCYX[at][planes],
-                    bands=[item.bands[plane] for plane in planes],
-                    pixels=item.pixels,
-                    size_px=size_px,
-                    format="PNG",
-                )
+            for at, row in enumerate(item.row_B):
+                if int(row) in wanted:
+                    png = _draw_item(item, at, size_px=size_px, band=band, aspect=aspect)
+                    drawn |= {int(row): png} if png is not None else {}
     except DataError as error:
-        _log.warning("no picture of row %d of shard %s: %s", row, shard.name, error)
-    return None
+        _log.warning("no picture of some of %d rows of %s: %s", len(rows), shard.name, error)
+    return drawn
+
+
+def _draw_item(
+    item: Cutouts | LightCurves, at: int, *, size_px: int, band: str, aspect: int
+) -> bytes | None:
+    """One of the objects of a slice; None where it has no band of that name."""
+    if isinstance(item, LightCurves):
+        return render_curve(
+            item.curve_B[at], width_px=aspect * size_px, height_px=size_px, format="PNG"
+        )
+    planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
+    if not planes:
+        return None
+    return render_thumbnail(
+        item.image_BCYX[at][planes],
+        bands=[item.bands[plane] for plane in planes],
+        pixels=item.pixels,
+        size_px=size_px,
+        format="PNG",
+    )

@@ -13,7 +13,7 @@ import threading
 from typing import Annotated, Any
 
 import numpy as np
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
@@ -47,7 +47,8 @@ _POLICY = (
 )
 _REPORT_POLICY = (
     "default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; "
-    "img-src {images}; connect-src {server}; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "img-src {images}; connect-src {server}; form-action 'none'; base-uri 'none'; "
+    "frame-ancestors 'none'"
 )
 _OTHER_VERSION = (
     '<p style="margin:0;padding:10px 28px;background:#181c25;color:#e9e6df">Another version of '
@@ -181,7 +182,7 @@ class _Desk:
         page = f"{before}<script>{script}{end}{after}"
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
-    def queue(self, wanted: Wanted, caller: Caller) -> dict[str, Any]:
+    def queue(self, wanted: Wanted, caller: Caller, later: BackgroundTasks) -> dict[str, Any]:
         """The next objects for this person, and how far the labelling is.
 
         Those chosen on the map come before all others, in rounds of their own; `left` says how many
@@ -199,8 +200,13 @@ class _Desk:
             chosen = next_objects(
                 self._learn(log), self._certified_N, is_done_N, size=wanted.size, seed=log.num_lines
             )
+        objects = [self._describe(item.row) | {"why": item.why} for item in chosen]
+        near = [near["row"] for one in objects for near in one["neighbors"]]
+        later.add_task(
+            self.archive.draw_ahead, [*(one["row"] for one in objects), *near], PICTURE_SIZES[0]
+        )
         return {
-            "objects": [self._describe(item.row) | {"why": item.why} for item in chosen],
+            "objects": objects,
             "left": max(0, len(asked) - wanted.size),
             "progress": self._progress(log.labels, caller.name),
         }

@@ -8,7 +8,7 @@ NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0
 
-.PHONY: scan test check soak soak-nodes clean
+.PHONY: scan test check sanitize soak soak-nodes clean
 
 scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report/index.html
 	$(BIN)/astroray scan hdf --out runs/hdf
@@ -21,6 +21,15 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The library is built again afterwards, as it was.
+SANITIZER := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+NATIVE_TESTS := $(addprefix tests/test_,knn_native.py native_avx2.py vfa_native.py osc_linear.py osc_mlp.py)
+sanitize: $(VENV)/installed-dev  ## the native kernels' tests under the sanitizers of addresses and of undefined behavior
+	CXX="$(CXX) $(SANITIZER)" $(BIN)/python setup.py --quiet build_ext --inplace
+	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python -m pytest -p no:cacheprovider --timeout 600 $(NATIVE_TESTS); \
+	  found=$$?; $(BIN)/python setup.py --quiet build_ext --inplace && exit $$found
 
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times
 	$(BIN)/python -m tests.soak --rounds 20 --s3 --night

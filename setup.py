@@ -43,6 +43,7 @@ _AVX512 = [
 # leaves the file out; the others are compiled with -DASTRORAY_HAVE_AVX512 and so on for each end
 # that is in.
 FLAGS_BY_SUFFIX = {
+    "_avx2": ["-mavx2", "-mfma", "-mf16c"],
     "_avx512": _AVX512,
     "_avx512bf16": [*_AVX512, "-mavx512bf16"],
     "_avx512fp16": [*_AVX512, "-mavx512fp16"],

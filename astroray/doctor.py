@@ -53,8 +53,9 @@ def examine() -> list[Finding]:
         _finding("torch", *_package("torch")),
         _finding("Ray", *_package("ray")),
         _optional("GPU", *_gpu()),
-        _optional("attention", *_kernel("vfa_attention")),
-        _optional("fewer bits", *_kernel("osc_linear")),
+        _optional("attention", *_kernel("vfa_attention", _device())),
+        _optional("fewer bits", *_kernel("osc_linear", _device())),
+        _optional("exact neighbors", *_kernel("nearest_vectors", "cpu")),
         _optional("Triton", *_package("triton")),
         _optional("ONNX Runtime", *_onnx_runtime()),
         _optional("S3", *_s3()),
@@ -101,20 +102,24 @@ def _gpu() -> tuple[bool, str]:
     return True, ", ".join(names)
 
 
-def _kernel(op: str) -> tuple[bool, str]:
-    """Whether the fast code for an operation of `astroray_kernels` runs here."""
+def _device() -> str:
     import torch
 
-    from astroray_kernels import BackendError, resolved, why_not
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+def _kernel(op: str, device: str) -> tuple[bool, str]:
+    """Whether the fast code for an operation of `astroray_kernels` runs here, and on what."""
+    from astroray_kernels import BackendError, library, resolved, why_not
+
     fast = {"cuda": "triton", "cpu": "native"}[device]
     try:
         backend = resolved(op, device)
     except BackendError as error:
         return False, str(error)
     if backend == fast:
-        return True, f"{backend}, on {device}"
+        path = f" ({library.path()})" if backend == "native" else ""
+        return True, f"{backend}, on {device}{path}"
     reason = why_not(op, fast, device)
     return False, f"{backend}, on {device}; not {fast}: {reason}"
 

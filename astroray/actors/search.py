@@ -13,6 +13,7 @@ from astroray import faults, ledger, outliers, pixels, provenance, schema, score
 from astroray.actors import write
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
+from astroray.neighbors.candidates import why_products
 from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.pixels import CatalogFile
 
@@ -148,6 +149,7 @@ def outcome_of(
             "index": found.index,
             "index_reason": found.index_reason,
             "products": found.products,
+            "products_reason": why_products(found.products),
         },
         wanted=wanted,
     )

@@ -118,6 +118,16 @@ def has_native() -> bool:
     return not why_not("nearest_vectors", "native", "cpu")
 
 
+def why_products(products: str) -> str:
+    """Why exact searches are multiplied by that, `Exact.products`: the native path, or its lack."""
+    from astroray_kernels import library
+    from astroray_kernels.dispatch import why_not
+
+    if products == "slabs":
+        return f"vectors have {WIDE} dimensions or more"
+    return library.path() if products == "native" else why_not("nearest_vectors", "native", "cpu")
+
+
 def nearest_by_kernel(
     query_GD: np.ndarray,
     vector_VD: np.ndarray,

@@ -9,6 +9,7 @@ what it can do:
     DTYPES            the dtypes that it takes; any, where left out
     ESTIMATES         the estimates of the row maximum that it has; any, where left out
     SKIPS             False where it cannot skip tiles; True, where left out
+    refuses(precision)  the reason why this machine lacks one of PRECISIONS; none, where left out
 """
 
 import dataclasses
@@ -158,6 +159,10 @@ def _lacks(module: ModuleType, need: Need) -> str:
         if wanted is not None and has is not None and wanted not in has:
             choices = ", ".join(str(one) for one in has) or "'auto' only"
             return f"{what} {wanted} is not among what it has ({choices})"
+    if refuses := getattr(module, "refuses", None):
+        reason: str = refuses(need.precision)
+        if reason:
+            return reason
     if need.skip is not None and not getattr(module, "SKIPS", True):
         return f"it cannot skip tiles (skip={need.skip})"
     return ""

@@ -11,19 +11,33 @@ import torch  # before the library, so that both share one OpenMP runtime
 
 LIBRARY = Path(__file__).parent / "_native_kernels.so"
 
-# Codes of native/dispatch.cpp, and what the library's functions return when there is no memory.
-HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD = 1, 2, 4, 8
+# Codes of native/features.h, and what the library's functions return when there is no memory.
+HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD, HAS_AVX2 = 1, 2, 4, 8, 16
 NO_MEMORY = 1
 
+INSTRUCTIONS = "ASTRORAY_INSTRUCTIONS"
+"""An environment variable for tests: instructions beyond those it names are not used."""
+ALLOWED = {"avx512": ~0, "avx2": IS_AMD | HAS_AVX2, "none": IS_AMD}
+_WORDS = {
+    HAS_AVX2: "AVX2 with FMA and F16C",
+    HAS_AVX512: "AVX-512 with VNNI, VBMI and VBMI2",
+}
+
+X86 = ("x86_64", "amd64")
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Types of tensors that native code takes, as native/vfa.h and native/osc.h number them."""
 
 
-def why_not(device: torch.device, name: str) -> str:
-    """Why the library's function `name` cannot run on that device, in words; "" where it can."""
+def why_not(device: torch.device, name: str, needs: int = HAS_AVX512 | HAS_AVX2) -> str:
+    """Why the library's function `name` cannot run on that device, in words; "" where it can.
+
+    needs  features, one of which it must have
+    """
     if device.type != "cpu":
         return f"native code runs on a CPU, not on {device.type}"
     if not LIBRARY.is_file():
+        if platform.machine().lower() not in X86:
+            return f"the native code is for x86-64 CPUs, and this one is {platform.machine()}"
         return (
             "it was not built when astroray was installed: no C++ compiler was found, or it "
             "failed; install g++ and run pip install again"
@@ -32,8 +46,8 @@ def why_not(device: torch.device, name: str) -> str:
         found = features()
     except OSError as error:
         return f"{LIBRARY.name} cannot be loaded ({error}); run pip install again on this machine"
-    if not found & HAS_AVX512:
-        return f"this {platform.machine()} CPU has no AVX-512 with VNNI and VBMI2"
+    if not found & needs:
+        return _lacking(HAS_AVX2 if needs & HAS_AVX2 else HAS_AVX512)
     if not hasattr(_loaded(), name):
         return f"{LIBRARY.name} is of an older installation; run pip install again"
     return ""
@@ -53,19 +67,54 @@ def function(
 
 @functools.cache
 def features() -> int:
-    """What this CPU has and the library was compiled for: HAS_AVX512 and so on, added up."""
-    return function("astroray_features")()
+    """What this CPU has and the library was compiled for: HAS_AVX512 and so on, added up.
+
+    Without what the environment variable `INSTRUCTIONS` forbids.
+    Raises ValueError where that is none of `ALLOWED`.
+    """
+    limit = os.environ.get(INSTRUCTIONS) or "avx512"
+    if limit not in ALLOWED:
+        raise ValueError(
+            f"the environment has {INSTRUCTIONS}={limit}, expected one of {', '.join(ALLOWED)}; "
+            "unset it to use all that the CPU has"
+        )
+    return function("astroray_features")() & ALLOWED[limit]
+
+
+def instructions() -> str:
+    """The widest instructions that native code uses here: avx512, avx2, or "" where none runs."""
+    if not LIBRARY.is_file():
+        return ""
+    found = features()
+    return "avx512" if found & HAS_AVX512 else "avx2" if found & HAS_AVX2 else ""
+
+
+def path() -> str:
+    """The path of native code that is taken here and, where it is not the widest, why."""
+    if instructions() == "avx2":
+        return f"AVX2, since {_lacking(HAS_AVX512)}"
+    return {"avx512": "AVX-512", "": "none"}[instructions()]
 
 
 def value_format() -> str:
     """The 16-bit numbers that this CPU multiplies fast, bfloat16 or float16; else float32.
 
     vdpbf16ps runs at half the speed of float32 on Intel, which has float16 since Sapphire Rapids.
+    AVX2 has products of neither.
     """
     found = features()
     if found & HAS_BFLOAT16 and found & IS_AMD:
         return "bfloat16"
     return "float16" if found & HAS_FLOAT16 else "float32"
+
+
+def _lacking(feature: int) -> str:
+    limit = os.environ.get(INSTRUCTIONS)
+    if limit:
+        return f"{_WORDS[feature]} is needed, and {INSTRUCTIONS}={limit} allows less"
+    return (
+        f"this {platform.machine()} CPU, or the compiler of the library, has no {_WORDS[feature]}"
+    )
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""The nearest vectors on a CPU with AVX-512: integer products rule out, float64 measures the rest.
+"""The nearest vectors on a CPU with AVX2: integer products rule out, float64 measures the rest.
 
-The products are 16-bit integers (`vpdpwssd`), by which every CPU with VNNI is at least as fast as
-by 16-bit floats, and their bound is a hundred times closer than bfloat16's: on centered data few
-more than k pairs of a query are left to measure. native/knn_avx512.cpp has the proof.
+The products are 16-bit integers (`vpdpwssd` of AVX-512, else `vpmaddwd`), by which every CPU is at
+least as fast as by floats, and their bound is a hundred times closer than bfloat16's: on centered
+data few more than k pairs of a query are left to measure. native/knn_search.h has the proof.
 """
 
 import ctypes
@@ -104,7 +104,8 @@ def _frame(query_GD: Tensor, vector_VD: Tensor) -> tuple[Tensor, float]:
 
 
 def _run(call: _Call) -> None:
-    code = library.function("astroray_nearest", ctypes.POINTER(_Call))(ctypes.byref(call))
+    run = library.function("astroray_nearest", ctypes.POINTER(_Call), ctypes.c_int32)
+    code = run(ctypes.byref(call), library.features())
     if code == library.NO_MEMORY:
         raise MemoryError(
             f"the search among {call.num_vectors} vectors of {call.dim} dimensions needs half as "

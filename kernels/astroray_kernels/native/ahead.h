@@ -1,7 +1,5 @@
 // Prefetching of the next head while this one is computed.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
 
 #include "vfa.h"

@@ -40,7 +40,7 @@ struct Rows {
   // Packs the group's queries and bounds their maxima.
   void load(int64_t batch, int64_t head_index) {
     const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
-    const __m512 by = _mm512_set1_ps(call.scale * kLog2E);
+    const Floats by(call.scale * kLog2E);
     const int64_t padded = (num_rows + kRows - 1) / kRows * kRows, dim = shape.dim;
     float* rows = scratch.out;  // free until the first block
     for (int64_t r = 0; r < padded; ++r) {
@@ -51,7 +51,7 @@ struct Rows {
       }
       const int64_t at = base + (first + r) * call.q_strides[2];
       for (int64_t d = 0; d < dim; d += 16)
-        _mm512_storeu_ps(row + d, _mm512_mul_ps(load16(call.q, call.dtype, at + d), by));
+        (load16(call.q, call.dtype, at + d) * by).store(row + d);
     }
     for (int64_t r = 0; r < padded; ++r) {
       const float norm = __builtin_sqrtf(sum_of_squares(rows + r * dim, dim));
@@ -62,7 +62,7 @@ struct Rows {
       scratch.m[r] = bound > Value::kHeadroom ? bound - Value::kHeadroom : 0.0f;
     }
     for (int64_t r = 0; r < padded; ++r)
-      quantize_row<Score>(rows + r * dim, dim, 1.0f / scratch.row_scale[r], 128,
+      quantize_row<Score>(rows + r * dim, dim, 1.0f / scratch.row_scale[r], true,
                           scratch.q + r * row_bytes);
   }
 
@@ -102,7 +102,7 @@ struct Rows {
   void raise(int64_t tile, const KeyBlock& block) {
     score(tile, block, scratch.scores);
     for (int r = 0; r < kRows; ++r) {
-      const float top = _mm512_reduce_max_ps(row_max(tile, r, block, scratch.scores));
+      const float top = largest(row_max(tile, r, block, scratch.scores));
       float& m = scratch.m[tile * kRows + r];
       m = top > m ? top : m;
     }
@@ -113,29 +113,29 @@ struct Rows {
                                  shape.dim / Score::kPerGroup, block.init, to);
   }
 
-  static __m512 as_float(const int32_t* scores) {
-    const __m512i n = _mm512_load_si512(scores);
-    if constexpr (Score::kPerGroup == 1) return _mm512_castsi512_ps(n);
-    return _mm512_cvtepi32_ps(n);
+  static Floats as_float(const int32_t* scores) {
+    if constexpr (Score::kPerGroup == 1) return Floats::load(scores);
+    return to_floats(Ints::load(scores));
   }
 
   // Largest scores of a row in a block, lane by lane.
-  __m512 row_max(int64_t tile, int r, const KeyBlock& block, const int32_t* scores) const {
+  Floats row_max(int64_t tile, int r, const KeyBlock& block, const int32_t* scores) const {
     const int32_t* row = scores + r * kBlock;
-    const __m512 scale = _mm512_set1_ps(scratch.row_scale[tile * kRows + r] * block.scale);
+    const Floats scale(scratch.row_scale[tile * kRows + r] * block.scale);
     if (block.bias != nullptr) {
-      __m512 top = _mm512_set1_ps(kMasked);
-      for (int c = 0; c < 4; ++c)
-        top = _mm512_max_ps(top, _mm512_fmadd_ps(as_float(row + 16 * c), scale,
-                                                 _mm512_loadu_ps(block.bias + 16 * c)));
+      Floats top(kMasked);
+      for (int c = 0; c < 4; ++c) {
+        const Floats bias = Floats::load(block.bias + 16 * c);
+        top = max(top, multiply_add(as_float(row + 16 * c), scale, bias));
+      }
       return top;
     }
     if constexpr (Score::kPerGroup == 1)
-      return _mm512_max_ps(_mm512_max_ps(as_float(row), as_float(row + 16)),
-                           _mm512_max_ps(as_float(row + 32), as_float(row + 48)));
-    const __m512i a = _mm512_max_epi32(_mm512_load_si512(row), _mm512_load_si512(row + 16));
-    const __m512i b = _mm512_max_epi32(_mm512_load_si512(row + 32), _mm512_load_si512(row + 48));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_max_epi32(a, b)), scale);
+      return max(max(as_float(row), as_float(row + 16)),
+                 max(as_float(row + 32), as_float(row + 48)));
+    const Ints a = max(Ints::load(row), Ints::load(row + 16));
+    const Ints b = max(Ints::load(row + 32), Ints::load(row + 48));
+    return to_floats(max(a, b)) * scale;
   }
 
   // P = 2^(S - m) of one block, kept at `p`, and its sums.
@@ -143,17 +143,16 @@ struct Rows {
   inline void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = tile * kRows + r;
-      const __m512 scale = _mm512_set1_ps(scratch.row_scale[at] * block.scale);
-      const __m512 shift = _mm512_set1_ps(-scratch.m[at]);
-      __m512 sum = _mm512_load_ps(scratch.sums + 16 * at);
+      const Floats scale(scratch.row_scale[at] * block.scale), shift(-scratch.m[at]);
+      Floats total = Floats::load(scratch.sums + 16 * at);
       ahead.fetch();
       for (int c = 0; c < 4; ++c) {
-        __m512 t = _mm512_fmadd_ps(as_float(scores + r * kBlock + 16 * c), scale, shift);
-        if constexpr (kHasBias) t = _mm512_add_ps(t, _mm512_loadu_ps(block.bias + 16 * c));
-        const __m512 weight = exp2_16<Value::kDegree>(t);
-        sum = _mm512_add_ps(sum, Value::keep(p + (r * kSpan + 16 * c) * Value::kBytes, weight));
+        Floats t = multiply_add(as_float(scores + r * kBlock + 16 * c), scale, shift);
+        if constexpr (kHasBias) t += Floats::load(block.bias + 16 * c);
+        const Floats weight = exp2_16<Value::kDegree>(t);
+        total += Value::keep(p + (r * kSpan + 16 * c) * Value::kBytes, weight);
       }
-      _mm512_store_ps(scratch.sums + 16 * at, sum);
+      total.store(scratch.sums + 16 * at);
     }
   }
 
@@ -186,8 +185,7 @@ struct Rows {
         float* out = scratch.out + (tile * kRows + r) * shape.dim + chunk * shape.chunk;
         const char* c = scratch.c + r * vectors * 64;
         for (int64_t i = 0; i < vectors; ++i)
-          _mm512_storeu_ps(out + 16 * i,
-                           _mm512_add_ps(_mm512_loadu_ps(out + 16 * i), Value::widen(c + 64 * i)));
+          (Floats::load(out + 16 * i) + Value::widen(c + 64 * i)).store(out + 16 * i);
       }
     }
   }
@@ -233,30 +231,28 @@ struct Rows {
   // Scores of a span, m raised to their maxima and O and l rescaled; a bit for each block kept.
   uint32_t score_span(int64_t tile, int64_t begin, int64_t end) {
     alignas(64) float tops[kSuper][kRows];
-    __m512 running[kRows];
-    for (int r = 0; r < kRows; ++r) running[r] = _mm512_set1_ps(kMasked);
+    Floats running[kRows];
+    for (Floats& top : running) top = Floats(kMasked);
     for (int64_t b = begin; b < end; ++b) {
       int32_t* scores = scratch.scores + (b - begin) * kRows * kBlock;
       score(tile, head.blocks[b], scores);
       for (int r = 0; r < kRows; ++r) {
-        const __m512 top = row_max(tile, r, head.blocks[b], scores);
-        running[r] = _mm512_max_ps(running[r], top);
-        if (voting) tops[b - begin][r] = _mm512_reduce_max_ps(top);
+        const Floats top = row_max(tile, r, head.blocks[b], scores);
+        running[r] = max(running[r], top);
+        if (voting) tops[b - begin][r] = largest(top);
       }
     }
     uint32_t active = (1u << (end - begin)) - 1;
     if (voting) active = vote(tile, begin, end, tops);
     for (int r = 0; r < kRows; ++r) {
       const int64_t at = tile * kRows + r;
-      const float top = _mm512_reduce_max_ps(running[r]);
+      const float top = largest(running[r]);
       if (!(top > scratch.m[at])) continue;
-      const __m512 by = exp2_16<5>(_mm512_set1_ps(scratch.m[at] - top));
+      const Floats by = exp2_16<5>(Floats(scratch.m[at] - top));
       scratch.m[at] = top;
       float* out = scratch.out + at * shape.dim;
-      for (int64_t d = 0; d < shape.dim; d += 16)
-        _mm512_storeu_ps(out + d, _mm512_mul_ps(_mm512_loadu_ps(out + d), by));
-      _mm512_store_ps(scratch.sums + 16 * at,
-                      _mm512_mul_ps(_mm512_load_ps(scratch.sums + 16 * at), by));
+      for (int64_t d = 0; d < shape.dim; d += 16) (Floats::load(out + d) * by).store(out + d);
+      (Floats::load(scratch.sums + 16 * at) * by).store(scratch.sums + 16 * at);
     }
     return active;
   }
@@ -278,7 +274,7 @@ struct Rows {
   }
 
   float total(int64_t row) const {
-    return _mm512_reduce_add_ps(_mm512_load_ps(scratch.sums + 16 * row));
+    return sum(Floats::load(scratch.sums + 16 * row));
   }
 
   // Whether the sums prove that no row of a frozen tile overflowed or lost what matters.
@@ -294,11 +290,11 @@ struct Rows {
     for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
       const int64_t row = tile * kRows + r;
       const float l = total(row);
-      const __m512 by = _mm512_set1_ps(l == 0.0f ? 0.0f : 1.0f / l);
+      const Floats by(l == 0.0f ? 0.0f : 1.0f / l);
       const int64_t at = (head_at * call.length + first + row) * shape.dim;
       for (int64_t d = 0; d < shape.dim; d += 16) {
-        __m512 x = _mm512_mul_ps(_mm512_load_ps(scratch.out + row * shape.dim + d), by);
-        if (l != 0.0f) x = _mm512_mul_ps(x, _mm512_loadu_ps(head.value_scale + d));
+        Floats x = Floats::load(scratch.out + row * shape.dim + d) * by;
+        if (l != 0.0f) x = x * Floats::load(head.value_scale + d);
         store16(call.out, call.dtype, at + d, x);
       }
     }

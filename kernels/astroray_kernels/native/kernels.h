@@ -4,6 +4,7 @@
 
 namespace astroray {
 
+Kernel attention_avx2(int score, int value);
 Kernel attention_avx512(int score, int value);
 Kernel attention_avx512bf16(int score, int value);
 Kernel attention_avx512fp16(int score, int value);

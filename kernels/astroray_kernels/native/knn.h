@@ -18,6 +18,8 @@ struct Nearest {
   int64_t measured;  // out: pairs that the products could not rule out
 };
 
-int nearest_avx512(Nearest& call);  // 0: done; 1: no memory
+// 0: done; 1: no memory
+int nearest_avx2(Nearest& call);
+int nearest_avx512(Nearest& call);
 
 }  // namespace astroray

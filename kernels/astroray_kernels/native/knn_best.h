@@ -1,55 +1,28 @@
 // The published distance of a pair, to the last bit, and the nearest pairs of a query so far.
 #pragma once
-#include <immintrin.h>
-
 #include <cstdint>
+
+#include "lanes.h"
 
 namespace astroray {
 namespace {
-
-// One step of the sum in its own order; a compiler may not fuse what names its rounding.
-inline __m512d squared(__m512d x) {
-  return _mm512_mul_round_pd(x, x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-
-// Writes the transpose of 8 vectors of 8 numbers over them.
-inline void transpose8(__m512d* r) {
-  __m512d t[8];
-  for (int i = 0; i < 4; ++i) {
-    t[2 * i] = _mm512_unpacklo_pd(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_pd(r[2 * i], r[2 * i + 1]);
-  }
-  for (int i = 0; i < 2; ++i) {
-    r[i] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0x88);
-    r[i + 2] = _mm512_shuffle_f64x2(t[i], t[i + 2], 0xdd);
-    r[i + 4] = _mm512_shuffle_f64x2(t[i + 4], t[i + 6], 0x88);
-    r[i + 6] = _mm512_shuffle_f64x2(t[i + 4], t[i + 6], 0xdd);
-  }
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_f64x2(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_f64x2(r[i], r[i + 4], 0xdd);
-  }
-  for (int i = 0; i < 8; ++i) r[i] = t[i];
-}
 
 // Distances of a query to 8 vectors: the root of the float64 sum, from the first dimension to the
 // last, of the squares of the float64 differences.
 inline void measure8(const float* query, const float* const* vector, int64_t dim,
                      double* distance) {
-  __m512d total = _mm512_setzero_pd();
+  Doubles total(0.0);
   for (int64_t d = 0; d < dim; d += 8) {
-    const __mmask8 valid = dim - d >= 8 ? 0xff : (1 << (dim - d)) - 1;
-    const __m512d x = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, query + d));
-    __m512d square[8];
+    const Doubles x = Doubles::load(query + d, dim - d);
+    Doubles square[8];
     for (int i = 0; i < 8; ++i) {
-      const __m512d y = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, vector[i] + d));
-      square[i] = squared(_mm512_sub_pd(x, y));
+      const Doubles rest = x - Doubles::load(vector[i] + d, dim - d);
+      square[i] = rest * rest;  // setup.py sees to it that no sum is fused with it
     }
     transpose8(square);
-    for (int i = 0; i < 8; ++i)
-      total = _mm512_add_round_pd(total, square[i], _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    for (int i = 0; i < 8; ++i) total += square[i];
   }
-  _mm512_storeu_pd(distance, _mm512_sqrt_pd(total));
+  root(total).store(distance);
 }
 
 struct Pair {

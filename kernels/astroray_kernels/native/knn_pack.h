@@ -24,23 +24,17 @@ struct Row {
 
 // Writes x' as float32, padded by zeros.
 inline Row frame_row(const Nearest& call, const float* x, float* to) {
-  const __m512d scale = _mm512_set1_pd(call.scale);
-  __m512d sum = _mm512_setzero_pd();
-  __m256 top = _mm256_setzero_ps();
+  const Doubles scale(call.scale);
+  Doubles squares(0.0), top(0.0);
   for (int64_t d = 0; d < padded_dim(call.dim); d += 8) {
-    const int64_t left = call.dim - d;
-    const __mmask8 valid = left >= 8 ? 0xff : left > 0 ? (1 << left) - 1 : 0;
-    const __m512d stored = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, x + d));
-    const __m512d moved = _mm512_sub_pd(stored, _mm512_maskz_loadu_pd(valid, call.center + d));
-    const __m256 framed = _mm512_cvtpd_ps(_mm512_mul_pd(moved, scale));
-    const __m512d exact = _mm512_cvtps_pd(framed);
-    sum = _mm512_fmadd_pd(exact, exact, sum);
-    top = _mm256_max_ps(top, _mm256_andnot_ps(_mm256_set1_ps(-0.0f), framed));
-    _mm256_storeu_ps(to + d, framed);
+    const int64_t left = call.dim - d > 0 ? call.dim - d : 0;
+    const Doubles moved = Doubles::load(x + d, left) - Doubles::load(call.center + d, left);
+    const Doubles framed = store_floats(to + d, moved * scale);
+    squares = multiply_add(framed, framed, squares);
+    top = max(top, abs(framed));
   }
-  const double square = _mm512_reduce_add_pd(sum);
-  const float most = _mm512_reduce_max_ps(_mm512_zextps256_ps512(top));
-  return Row{square, __builtin_sqrt(square) * kAbove, most, 0.0};
+  const double square = sum(squares);
+  return Row{square, __builtin_sqrt(square) * kAbove, static_cast<float>(largest(top)), 0.0};
 }
 
 // The scale of integers for rows up to this largest number and norm. Norms of integers stay below
@@ -53,18 +47,17 @@ inline float scale_of(float top, double norm) {
 
 // Rounds a framed row to integers of that scale; sets what was lost.
 inline void round_row(const float* framed, int64_t dim, float scale, int16_t* to, Row* row) {
-  const __m512 inverse = _mm512_set1_ps(1.0f / scale), by = _mm512_set1_ps(scale);
-  __m512d sum = _mm512_setzero_pd();
+  const Floats inverse(1.0f / scale), by(scale);
+  Doubles squares(0.0);
   for (int64_t d = 0; d < dim; d += 16) {
-    const __m512 x = _mm512_loadu_ps(framed + d);
-    const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
-    const __m512 rest = _mm512_fnmadd_ps(by, _mm512_cvtepi32_ps(n), x);
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(rest));
-    const __m512d high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(rest, 1));
-    sum = _mm512_fmadd_pd(low, low, _mm512_fmadd_pd(high, high, sum));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + d), _mm512_cvtsepi32_epi16(n));
+    const Floats x = Floats::load(framed + d);
+    const Ints n = rounded(x * inverse);
+    const Floats rest = subtract_product(x, by, to_floats(n));
+    const Doubles low = lower(rest), high = upper(rest);
+    squares = multiply_add(low, low, multiply_add(high, high, squares));
+    store_saturated(to + d, n);
   }
-  row->lost = __builtin_sqrt(_mm512_reduce_add_pd(sum)) * kAbove;
+  row->lost = __builtin_sqrt(sum(squares)) * kAbove;
 }
 
 // 64 vectors, packed for the register tiles.

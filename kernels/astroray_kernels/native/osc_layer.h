@@ -191,7 +191,8 @@ struct Layer {
         if (to.dtype == kFloat32) {
           _mm512_mask_storeu_ps(reinterpret_cast<float*>(to.y) + at + i, in, y);
         } else {
-          const __m256i half = to.dtype == kBfloat16 ? to_bfloat16(y) : _mm512_cvtps_ph(y, 0);
+          const __m256i half = to.dtype == kBfloat16 ? _mm512_cvtepi32_epi16(to_bfloat16(y))
+                                                     : _mm512_cvtps_ph(y, 0);
           _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to.y) + at + i, in, half);
         }
       }

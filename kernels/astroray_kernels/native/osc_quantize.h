@@ -202,7 +202,7 @@ template <int kPerStep>
 inline bool place_outliers(const Linear& call, int64_t row_at, void* to) {
   __mmask16 infinite = 0;
   for (int64_t i = 0; i < call.num_outliers; i += 16) {
-    const __m256i halves = to_bfloat16(gather_outliers(call, row_at, i));
+    const __m256i halves = _mm512_cvtepi32_epi16(to_bfloat16(gather_outliers(call, row_at, i)));
     const __m256i exponent = _mm256_set1_epi16(0x7f80);
     infinite |= _mm256_cmpeq_epi16_mask(_mm256_and_si256(halves, exponent), exponent);
     const int64_t left = call.num_outliers - i + (kPerStep == 2 ? call.num_outliers % 2 : 0);

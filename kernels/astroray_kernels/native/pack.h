@@ -5,7 +5,8 @@
 namespace astroray {
 namespace {
 
-// Score formats. kGroup: numbers in 32 bits. kCentered: keys lose their mean, rows gain a bound.
+// Score formats. kPerGroup: numbers in 32 bits. kCentered: keys lose their mean, rows gain a bound.
+// put: 16 rounded numbers from place d of a row on; those of a query are its left side.
 struct ScoreFloat32 {
   using Mul = MulFloat32;
   static constexpr int kPerGroup = 1;
@@ -15,11 +16,9 @@ struct ScoreInt16 {
   using Mul = MulInt16;
   static constexpr int kPerGroup = 2;
   static constexpr bool kCentered = true;
-};
-struct ScoreInt8 {
-  using Mul = MulInt8;
-  static constexpr int kPerGroup = 4;
-  static constexpr bool kCentered = true;
+  static void put(char* row, int64_t d, Ints n, bool) {
+    store_saturated(reinterpret_cast<int16_t*>(row) + d, n);
+  }
 };
 
 // A packed block of 64 keys.
@@ -55,23 +54,20 @@ struct Shape {
 };
 
 inline float sum_of_squares(const float* x, int64_t n) {
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t d = 0; d < n; d += 16) {
-    const __m512 v = _mm512_loadu_ps(x + d);
-    sum = _mm512_fmadd_ps(v, v, sum);
-  }
-  return _mm512_reduce_add_ps(sum);
+  Floats squares(0.0f);
+  for (int64_t d = 0; d < n; d += 16) squares = square_onto(squares, Floats::load(x + d));
+  return sum(squares);
 }
 
 inline float largest(const float* x, int64_t n) {  // NaN where there is one
-  __m512 top = _mm512_setzero_ps();
-  __mmask16 nan = 0;
+  Floats top(0.0f);
+  uint32_t nan = 0;
   for (int64_t d = 0; d < n; d += 16) {
-    const __m512 v = _mm512_loadu_ps(x + d);
-    nan |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
-    top = _mm512_max_ps(top, _mm512_abs_ps(v));
+    const Floats v = Floats::load(x + d);
+    nan |= is_nan(v);
+    top = max(top, abs(v));
   }
-  return nan ? __builtin_nanf("") : _mm512_reduce_max_ps(top);
+  return nan ? __builtin_nanf("") : largest(top);
 }
 
 // Scale of integers that hold rows of this largest number and norm. In 16 bits the norms of a query
@@ -90,25 +86,20 @@ inline float integer_scale(float top, float norm) {
 
 // One row of D floats as groups; returns the sum of its integers.
 template <class Score>
-inline int32_t quantize_row(const float* x, int64_t dim, float inverse, int offset, char* to) {
+inline int32_t quantize_row(const float* x, int64_t dim, float inverse, bool is_query, char* to) {
   if constexpr (Score::kPerGroup == 1) {
     memcpy(to, x, sizeof(float) * dim);
     return 0;
-  }
-  const __m512 scale = _mm512_set1_ps(inverse);
-  __m512i sum = _mm512_setzero_si512();
-  for (int64_t d = 0; d < dim; d += 16) {
-    const __m512i n = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + d), scale));
-    sum = _mm512_add_epi32(sum, n);
-    if constexpr (Score::kPerGroup == 2) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 2 * d), _mm512_cvtsepi32_epi16(n));
-    } else {
-      const __m512i shifted = _mm512_add_epi32(n, _mm512_set1_epi32(offset));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + d),
-                       offset ? _mm512_cvtusepi32_epi8(shifted) : _mm512_cvtsepi32_epi8(shifted));
+  } else {
+    const Floats scale(inverse);
+    Ints total(0);
+    for (int64_t d = 0; d < dim; d += 16) {
+      const Ints n = rounded(Floats::load(x + d) * scale);
+      total = total + n;
+      Score::put(to, d, n, is_query);
     }
+    return sum(total);
   }
-  return _mm512_reduce_add_epi32(sum);
 }
 
 // Packs 64 rows of D floats as a block. Rows of keys that take no part are zero.
@@ -124,7 +115,7 @@ inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, flo
     scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
   for (int j = 0; j < kBlock; ++j) {
     const int32_t sum =
-        quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, 0, plain + j * num_groups * 4);
+        quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false, plain + j * num_groups * 4);
     init[j] = Score::kPerGroup == 4 ? -128 * sum : 0;
   }
   for (int64_t d = 0; d < num_groups; d += 16)
@@ -157,7 +148,7 @@ inline int valid_keys(const Attention& call, int64_t batch, int64_t start, uint8
 }
 
 inline void load_row(const void* x, int dtype, int64_t at, int64_t dim, float* to) {
-  for (int64_t d = 0; d < dim; d += 16) _mm512_storeu_ps(to + d, load16(x, dtype, at + d));
+  for (int64_t d = 0; d < dim; d += 16) load16(x, dtype, at + d).store(to + d);
 }
 
 // A block's rows as floats, zero where a key takes no part; `at` is the first row's place in x.
@@ -180,12 +171,11 @@ inline void find_mean(const Attention& call, int64_t batch, int64_t base, Head* 
   for (int64_t start = 0; start < call.length; start += kBlock) {
     head->num_valid += valid_keys(call, batch, start, valid);
     for (int64_t d = 0; wanted && d < call.dim; d += 16) {
-      __m512 sum = _mm512_loadu_ps(head->mean + d);
+      Floats total = Floats::load(head->mean + d);
       for (int j = 0; j < kBlock; ++j)
         if (valid[j])
-          sum = _mm512_add_ps(
-              sum, load16(call.k, call.dtype, base + (start + j) * call.k_strides[2] + d));
-      _mm512_storeu_ps(head->mean + d, sum);
+          total += load16(call.k, call.dtype, base + (start + j) * call.k_strides[2] + d);
+      total.store(head->mean + d);
     }
   }
   const float count = head->num_valid ? static_cast<float>(head->num_valid) : 1.0f;
@@ -199,13 +189,13 @@ inline float center(float* rows, const uint8_t* valid, const float* mean, int64_
     norms2[j] = 0.0f;
     if (!valid[j]) continue;
     float* row = rows + j * dim;
-    __m512 sum = _mm512_setzero_ps();
+    Floats squares(0.0f);
     for (int64_t d = 0; d < dim; d += 16) {
-      const __m512 x = _mm512_sub_ps(_mm512_loadu_ps(row + d), _mm512_loadu_ps(mean + d));
-      _mm512_storeu_ps(row + d, x);
-      sum = _mm512_fmadd_ps(x, x, sum);
+      const Floats x = Floats::load(row + d) - Floats::load(mean + d);
+      x.store(row + d);
+      squares = square_onto(squares, x);
     }
-    norms2[j] = _mm512_reduce_add_ps(sum);
+    norms2[j] = sum(squares);
   }
   return largest(norms2, kBlock);
 }
@@ -213,15 +203,13 @@ inline float center(float* rows, const uint8_t* valid, const float* mean, int64_
 // The signed abs-max key of a block: per channel the number of largest size, + on a tie.
 inline void signed_abs_max(const float* rows, int64_t dim, float* to) {
   for (int64_t d = 0; d < dim; d += 16) {
-    __m512 high = _mm512_loadu_ps(rows + d), low = high;
+    Floats high = Floats::load(rows + d), low = high;
     for (int j = 1; j < kBlock; ++j) {
-      const __m512 x = _mm512_loadu_ps(rows + j * dim + d);
-      high = _mm512_max_ps(high, x);
-      low = _mm512_min_ps(low, x);
+      const Floats x = Floats::load(rows + j * dim + d);
+      high = max(high, x);
+      low = min(low, x);
     }
-    const __mmask16 up =
-        _mm512_cmp_ps_mask(high, _mm512_sub_ps(_mm512_setzero_ps(), low), _CMP_GE_OQ);
-    _mm512_storeu_ps(to + d, _mm512_mask_blend_ps(up, low, high));
+    choose(at_least(high, Floats(0.0f) - low), high, low).store(to + d);
   }
 }
 
@@ -300,28 +288,12 @@ struct ValueFloat32 {
   static constexpr int kPerGroup = 1, kBytes = 4, kDegree = 5;
   static constexpr float kLow = 1e-20f, kHigh = 1e30f, kHeadroom = 60.0f, kMost = 120.0f;
   static float divisor(float top) { return power_above(top); }
-  static __m512i number(__m512 x) { return _mm512_castps_si512(x); }
-  static __m512 keep(void* to, __m512 p) {
-    _mm512_storeu_ps(static_cast<float*>(to), p);
+  static Ints number(Floats x) { return as_ints(x); }
+  static Floats keep(void* to, Floats p) {
+    p.store(to);
     return p;
   }
-  static __m512 widen(const char* c) { return _mm512_loadu_ps(reinterpret_cast<const float*>(c)); }
-};
-
-struct ValueInt8 {
-  using Mul = MulInt8;
-  static constexpr int kPerGroup = 4, kBytes = 1, kDegree = 3;
-  static constexpr float kLow = 0.0f, kHigh = 0.0f, kHeadroom = 0.0f, kMost = -1.0f;  // online only
-  static float divisor(float top) { return top / 127.0f; }
-  static __m512i number(__m512 x) {
-    return _mm512_and_si512(_mm512_cvtps_epi32(x), _mm512_set1_epi32(0xff));
-  }
-  static __m512 keep(void* to, __m512 p) {  // p <= 1; the sum counts what is kept
-    const __m512 whole = _mm512_roundscale_ps(_mm512_mul_ps(p, _mm512_set1_ps(255.0f)), 8);
-    _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(whole)));
-    return whole;
-  }
-  static __m512 widen(const char* c) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(c)); }
+  static Floats widen(const char* c) { return Floats::load(c); }
 };
 
 // Per channel: the number that the head's values are divided by, and its inverse.
@@ -329,19 +301,19 @@ template <class Value>
 inline void scale_values(const Attention& call, int64_t batch, int64_t base, float* scale,
                          float* inverse) {
   uint8_t valid[kBlock];
-  uint16_t nan[kMaxDim / 16] = {};
+  uint32_t nan[kMaxDim / 16] = {};
   alignas(64) float tops[kMaxDim] = {};
   for (int64_t start = 0; start < call.length; start += kBlock) {
     valid_keys(call, batch, start, valid);
     for (int64_t d = 0; d < call.dim; d += 16) {
-      __m512 top = _mm512_load_ps(tops + d);
+      Floats top = Floats::load(tops + d);
       for (int j = 0; j < kBlock; ++j) {
         if (!valid[j]) continue;
-        const __m512 x = load16(call.v, call.dtype, base + (start + j) * call.v_strides[2] + d);
-        nan[d / 16] |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        top = _mm512_max_ps(top, _mm512_abs_ps(x));
+        const Floats x = load16(call.v, call.dtype, base + (start + j) * call.v_strides[2] + d);
+        nan[d / 16] |= is_nan(x);
+        top = max(top, abs(x));
       }
-      _mm512_store_ps(tops + d, top);
+      top.store(tops + d);
     }
   }
   for (int64_t d = 0; d < call.dim; ++d) {
@@ -366,19 +338,18 @@ inline void pack_values(const Attention& call, const Shape& shape, int64_t batch
     load_block(call.v, call.dtype, base + b * kBlock * call.v_strides[2], call.v_strides[2], dim,
                valid, rows);
     for (int64_t d = 0; d < dim; d += 16) {
-      const __m512 by = _mm512_load_ps(inverse + d);
+      const Floats by = Floats::load(inverse + d);
       char* to = head->values +
                  4 * (((d / shape.chunk) * span + b * kBlock / Value::kPerGroup) * shape.chunk +
                       d % shape.chunk);
       for (int64_t g = 0; g < kBlock / Value::kPerGroup; ++g) {
-        __m512i group = _mm512_setzero_si512();
+        Ints group(0);
         for (int i = 0; i < Value::kPerGroup; ++i) {
-          const __m512 x = _mm512_loadu_ps(rows + (g * Value::kPerGroup + i) * dim + d);
-          const __m512i n =
-              Value::number(_mm512_mul_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.5f)), by));
-          group = _mm512_or_si512(group, _mm512_slli_epi32(n, i * (32 / Value::kPerGroup)));
+          const Floats x = Floats::load(rows + (g * Value::kPerGroup + i) * dim + d);
+          const Ints n = Value::number(x * Floats(0.5f) * by);
+          group = group | n << (i * (32 / Value::kPerGroup));
         }
-        _mm512_storeu_si512(to + 4 * g * shape.chunk, group);
+        group.store(to + 4 * g * shape.chunk);
       }
     }
   }

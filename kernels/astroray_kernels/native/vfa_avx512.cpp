@@ -1,6 +1,6 @@
 // Attention kernels for any CPU with AVX-512 and VNNI: products in float32, int16 and int8.
+#include "int8.h"
 #include "kernels.h"
-#include "run.h"
 
 namespace astroray {
 

@@ -1,6 +1,6 @@
 // Attention kernels whose values are weighed by vdpbf16ps: fast on AMD since Zen 4.
+#include "int8.h"
 #include "kernels.h"
-#include "run.h"
 
 namespace astroray {
 namespace {
@@ -13,12 +13,12 @@ struct ValueBfloat16 {
   static constexpr int kPerGroup = 2, kBytes = 2, kDegree = 3;
   static constexpr float kLow = 1e-20f, kHigh = 1e30f, kHeadroom = 60.0f, kMost = 60.0f;
   static float divisor(float top) { return power_above(top); }
-  static __m512i number(__m512 x) { return _mm512_cvtepu16_epi32(to_bfloat16(x)); }
-  static __m512 keep(void* to, __m512 p) {
+  static Ints number(Floats x) { return to_bfloat16(x); }
+  static Floats keep(void* to, Floats p) {
     _mm256_storeu_si256(static_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(p));
     return p;
   }
-  static __m512 widen(const char* c) { return _mm512_loadu_ps(reinterpret_cast<const float*>(c)); }
+  static Floats widen(const char* c) { return Floats::load(c); }
 };
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Attention kernels whose values are weighed by vfmadd231ph: fast on Intel since Sapphire Rapids,
 // where vdpbf16ps runs at half the speed of float32.
+#include "int8.h"
 #include "kernels.h"
-#include "run.h"
 
 namespace astroray {
 namespace {
@@ -17,15 +17,15 @@ struct ValueFloat16 {
   static constexpr int kPerGroup = 2, kBytes = 2, kDegree = 3;
   static constexpr float kLow = 0x1p-10f, kHigh = 0x1p15f, kHeadroom = 8.0f, kMost = 9.0f;
   static float divisor(float top) { return power_above(top); }
-  static __m512i number(__m512 x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, 0)); }
-  static __m512 keep(void* to, __m512 p) {
-    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm512_cvtps_ph(p, 0));
+  static Ints number(Floats x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, 0)); }
+  static Floats keep(void* to, Floats p) {
+    store_float16(to, p);
     return p;
   }
-  static __m512 widen(const char* c) {
-    const __m512i pairs = _mm512_loadu_si512(c);
-    return _mm512_add_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs)),
-                         _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16))));
+  static Floats widen(const char* c) {
+    const Ints pairs = Ints::load(c);
+    return Floats(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs))) +
+           Floats(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs >> 16)));
   }
 };
 

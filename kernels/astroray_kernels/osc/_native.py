@@ -68,7 +68,7 @@ _norms: "weakref.WeakKeyDictionary[Norm, Tensor]" = weakref.WeakKeyDictionary()
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    return library.why_not(device, "astroray_linear")
+    return library.why_not(device, "astroray_linear", needs=library.HAS_AVX512)
 
 
 def quantize_activations(

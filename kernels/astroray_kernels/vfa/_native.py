@@ -1,9 +1,9 @@
-"""Attention on a CPU with AVX-512, by the native library that the installation compiled.
+"""Attention on a CPU with AVX2 or AVX-512, by the native library that the installation compiled.
 
 Which products the CPU is fast in decides how probabilities weigh the values: bfloat16 on AMD,
 float16 on Intel since Sapphire Rapids (where vdpbf16ps runs at half the speed of float32), else
 float32. Scores are float32 or integers: 16 bits of them are more exact than bfloat16 and, unlike
-it, fast on every CPU that has VNNI.
+it, fast on every CPU. AVX2 has no product of 8-bit integers that cannot saturate, so there is none.
 """
 
 import ctypes
@@ -45,6 +45,13 @@ class _Call(ctypes.Structure):
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
     return library.why_not(device, "astroray_attention")
+
+
+def refuses(precision: str) -> str:
+    """Why this machine lacks one of `PRECISIONS`, in words; "" where it has it."""
+    if precision not in ("int8_qk", "int8") or library.features() & library.HAS_AVX512:
+        return ""
+    return f"precision {precision} needs AVX-512 with VNNI: products of 8 bits saturate in AVX2"
 
 
 def vfa_attention(
@@ -136,12 +143,12 @@ def _lacks(q_BHND: Tensor, precision: str) -> str:
     ):
         if got not in has:
             return f"{what} is {got}, expected one of {', '.join(map(str, has))}"
-    return ""
+    return refuses(precision)
 
 
 def _run(call: _Call) -> list[int]:
-    run = library.function("astroray_attention", ctypes.POINTER(_Call))
-    code = run(ctypes.byref(call))
+    run = library.function("astroray_attention", ctypes.POINTER(_Call), ctypes.c_int32)
+    code = run(ctypes.byref(call), library.features())
     if code == library.NO_MEMORY:
         raise MemoryError(
             f"attention on {call.batch} x {call.heads} heads of {call.length} rows needs more "

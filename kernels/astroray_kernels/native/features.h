@@ -1,0 +1,14 @@
+// What a CPU may have that kernels are chosen by.
+#pragma once
+#include <cstdint>
+
+#define ASTRORAY_EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace astroray {
+
+// kHasAvx2: with FMA and F16C. kHasAvx512: with VNNI, VBMI and VBMI2.
+enum Feature : int32_t { kHasAvx512 = 1, kHasBfloat16 = 2, kHasFloat16 = 4, kIsAmd = 8, kHasAvx2 = 16 };
+
+int32_t features();  // of this CPU, as far as the compiler of the library knew them
+
+}  // namespace astroray

@@ -1,0 +1,233 @@
+// The exact nearest vectors of many queries: integer products rule out, float64 measures the rest.
+//
+// For rows x', y' of the frame (knn_pack.h) let s = x'y' - |y'|^2 / 2: |x' - y'|^2 = |x'|^2 - 2 s.
+// With integers p, q, scales a, b, rests d = x' - a p and e = y' - b q, and X >= |x'|, |a p|,
+// M >= |y'|, |b q|:
+//
+//   x'y' = ab pq + d y' + a p e                       |x'y' - ab pq| <= |d| M + X |e|
+//   S = float32(ab pq - |y'|^2 / 2)                   errs by 4u (X M + M^2) more, u = 2^-24
+//
+// Let r be the K-th smallest distance so far, in the frame and raised for the roundings of a
+// published distance. A vector at most that far has |x' - y'| <= r + v (X + M), v = 1.01 u for
+// moving both into the frame. So what may still be among the K nearest has
+//
+//   S >= (|x'|^2 - r^2) / 2 - v r (X + M) - v^2 (X^2 + M^2) - |d| M - X |e| - 4u (X M + M^2)
+//
+// which is A - B M - X |e| - C M^2 with A, B of the query and its r. Vectors that pass are
+// measured; all others are proven to be farther. pq is exact (`scale_of`), so results depend on
+// nothing else.
+#pragma once
+#include <omp.h>
+
+#include "knn_best.h"
+#include "knn_pack.h"
+
+namespace astroray {
+namespace {
+
+constexpr int kShare = 64 * kRows;    // queries that share a block while it is in the L1
+constexpr int kPending = kBlock + 8;  // hits of a block beside those too few to measure
+constexpr double kUnit = 0x1p-24, kMoved = 1.01 * kUnit;
+constexpr double kTiny = 0x1p-90;  // what numbers below float32's range lose, 2^31 of them
+alignas(64) constexpr int32_t kNoStart[kBlock] = {};
+
+struct Query {
+  Best best;
+  double square;  // |x'|^2
+  int64_t exclude;
+  int num_pending;
+  int64_t pending[kPending];  // rows that passed and wait to be measured
+};
+
+// Queries that are tested against one block after another.
+struct Group {
+  const Nearest& call;
+  const Vectors& vectors;
+  int64_t stride;  // bytes of a packed query
+  int16_t* packed;
+  float* framed;  // [64, padded D]
+  Query queries[kShare];
+  // What the test needs; read 8 at a time from every sixth.
+  double a[kShare + 8], b[kShare + 8], x[kShare + 8];
+  float scale[kShare + 8];
+  double lost[kShare];
+  alignas(64) int32_t scores[kRows * kBlock];
+  int64_t first, num_rows, measured;
+
+  // Of the workspace: pairs, framed rows, packed rows. A group has more rows than a block.
+  static int64_t bytes(const Nearest& call) {
+    return kShare * call.num_neighbors * static_cast<int64_t>(sizeof(Pair)) +
+           padded_dim(call.dim) * (kBlock * 4 + kShare * 2);
+  }
+
+  Group(const Nearest& c, const Vectors& v, char* workspace)
+      : call(c), vectors(v), stride(padded_dim(c.dim) * 2), measured(0) {
+    Pair* pairs = reinterpret_cast<Pair*>(workspace);
+    for (int r = 0; r < kShare; ++r) queries[r].best.pairs = pairs + r * call.num_neighbors;
+    framed = reinterpret_cast<float*>(pairs + kShare * call.num_neighbors);
+    packed = reinterpret_cast<int16_t*>(framed + kBlock * padded_dim(call.dim));
+    memset(a, 0, sizeof(a));
+    memset(b, 0, sizeof(b));
+    memset(x, 0, sizeof(x));
+    memset(scale, 0, sizeof(scale));
+  }
+
+  void load() {
+    const int64_t dim = padded_dim(call.dim);
+    memset(packed, 0, kShare * stride);
+    for (int64_t r = 0; r < num_rows; ++r) {
+      Query& query = queries[r];
+      Row row = frame_row(call, call.query + (first + r) * call.dim, framed);
+      scale[r] = scale_of(row.top, row.norm);
+      round_row(framed, dim, scale[r], packed + r * dim, &row);
+      query.best.size = 0;
+      query.num_pending = 0;
+      query.square = row.square;
+      query.exclude = call.exclude == nullptr ? -1 : call.exclude[first + r];
+      x[r] = row.norm + row.lost;
+      lost[r] = row.lost;
+      tighten(r);
+    }
+  }
+
+  // The test's coefficients for the K-th distance so far.
+  void tighten(int64_t r) {
+    const Query& query = queries[r];
+    if (query.best.size < call.num_neighbors) {
+      a[r] = -__builtin_inf();
+      b[r] = 0.0;
+      return;
+    }
+    const double roundings = static_cast<double>(call.dim + 16) * 0x1p-52;
+    const double kth = query.best.pairs[0].distance * call.scale * (1.0 + roundings) + 0x1p-120;
+    const double moved = kMoved * x[r];
+    a[r] = (query.square - kth * kth) * 0.5 - kth * moved - moved * moved - kTiny -
+           roundings * (query.square + kth * kth);
+    b[r] = lost[r] + kMoved * kth + 4.0 * kUnit * x[r];
+  }
+
+  // Measures what waits, 8 at a time; the last fewer only where nothing else will come.
+  void measure(int64_t r, bool is_last) {
+    Query& query = queries[r];
+    const float* from = call.query + (first + r) * call.dim;
+    int at = 0;
+    while (query.num_pending - at >= (is_last ? 1 : 8)) {
+      const int count = query.num_pending - at < 8 ? query.num_pending - at : 8;
+      const float* rows[8];
+      double distance[8];
+      for (int i = 0; i < 8; ++i)
+        rows[i] = call.vector + query.pending[at + (i < count ? i : 0)] * call.dim;
+      measure8(from, rows, call.dim, distance);
+      for (int i = 0; i < count; ++i)
+        query.best.add(Pair{distance[i], query.pending[at + i]}, call.num_neighbors);
+      measured += count;
+      at += count;
+    }
+    query.num_pending -= at;
+    for (int i = 0; i < query.num_pending; ++i) query.pending[i] = query.pending[at + i];
+    if (at > 0) tighten(r);
+  }
+
+  // The vectors of a block that may be among the nearest of a query; they are measured at the next
+  // block, when they have come from memory.
+  void keep(int64_t r, int64_t block, uint64_t hits) {
+    Query& query = queries[r];
+    for (; hits != 0; hits &= hits - 1) {
+      const int64_t row = vectors.row(block * kBlock + __builtin_ctzll(hits));
+      if (row == query.exclude) continue;
+      query.pending[query.num_pending++] = row;
+      const char* at = reinterpret_cast<const char*>(call.vector + row * call.dim);
+      for (int64_t i = 0; i < call.dim * 4; i += 64) __builtin_prefetch(at + i);
+    }
+  }
+
+  // 6 queries against a block.
+  void test(int64_t tile, int64_t at) {
+    const VectorBlock& block = vectors.blocks[at];
+    const int64_t r0 = tile * kRows;
+    const int64_t rows = num_rows - r0 < kRows ? num_rows - r0 : kRows;
+    for (int64_t r = r0; r < r0 + rows; ++r)
+      if (queries[r].num_pending >= 8) measure(r, false);
+    MulInt16::tile<4>(packed + r0 * stride / 2, stride, vectors.groups + at * vectors.block_groups,
+                      (call.dim + 1) / 2, kNoStart, scores);
+    Doubles least = Doubles::load(a + r0);
+    least = subtract_product(least, Doubles::load(b + r0), Doubles(block.most));
+    least = subtract_product(least, Doubles::load(x + r0), Doubles(block.lost));
+    least = least - Doubles((4.0 * kUnit + kMoved * kMoved) * block.most * block.most);
+    float limit[8];
+    store_floats(limit, subtract_product(least, abs(least), Doubles(2.0 * kUnit)));
+    for (int64_t r = 0; r < rows; ++r) {
+      const Floats factor(scale[r0 + r] * block.scale), bound(limit[r]);
+      uint64_t hits = 0;
+      for (int i = 0; i < 4; ++i) {
+        const Floats product = to_floats(Ints::load(scores + r * kBlock + 16 * i));
+        const Floats score = multiply_subtract(product, factor, Floats::load(block.half + 16 * i));
+        hits |= static_cast<uint64_t>(at_least(score, bound)) << (16 * i);
+      }
+      if (hits != 0) keep(r0 + r, at, hits);
+    }
+  }
+
+  // Asks for a tile's part of a block, so that memory works meanwhile.
+  void fetch(int64_t at, int64_t tile) {
+    const int64_t bytes = vectors.block_groups * 4, part = bytes / (num_rows / kRows + 1) + 64;
+    const char* block = reinterpret_cast<const char*>(vectors.groups) + at * bytes;
+    const int64_t end = (tile + 1) * part < bytes ? (tile + 1) * part : bytes;
+    for (int64_t i = tile * part / 64 * 64; i < end; i += 64) __builtin_prefetch(block + i, 0, 2);
+  }
+
+  void write(int64_t r) {
+    Best& best = queries[r].best;
+    best.sort();
+    const int64_t at = (first + r) * call.num_neighbors;
+    for (int64_t i = 0; i < call.num_neighbors; ++i) {
+      call.index[at + i] = i < best.size ? best.pairs[i].index : -1;
+      call.distance[at + i] = i < best.size ? best.pairs[i].distance : __builtin_nan("");
+    }
+  }
+
+  void run(int64_t group, int64_t rows_of_a_group) {
+    first = group * rows_of_a_group;
+    num_rows = call.num_queries - first;
+    if (num_rows > rows_of_a_group) num_rows = rows_of_a_group;
+    load();
+    for (int64_t at = 0; at < vectors.num_blocks; ++at)
+      for (int64_t tile = 0; tile * kRows < num_rows; ++tile) {
+        fetch(at + 1, tile);
+        test(tile, at);
+      }
+    for (int64_t r = 0; r < num_rows; ++r) {
+      measure(r, true);
+      write(r);
+    }
+  }
+};
+
+inline int nearest(Nearest& call) {
+  Vectors vectors(call);
+  const int64_t bytes = (Group::bytes(call) + 63) / 64 * 64;
+  char* memory = static_cast<char*>(aligned_alloc(64, bytes * call.threads));
+  const bool ready = memory != nullptr && vectors.groups != nullptr && vectors.blocks != nullptr;
+  int64_t measured = 0;
+  if (ready) {
+    // As many queries in a group as leave each thread one at least.
+    const int64_t tiles = (call.num_queries + kRows - 1) / kRows;
+    int64_t rows = (tiles + call.threads - 1) / call.threads * kRows;
+    if (rows > kShare) rows = kShare;
+#pragma omp parallel num_threads(call.threads) reduction(+ : measured)
+    {
+      Group group(call, vectors, memory + omp_get_thread_num() * bytes);
+#pragma omp for schedule(static)
+      for (int64_t b = 0; b < vectors.num_blocks; ++b) vectors.pack(b, group.framed, group.packed);
+#pragma omp for schedule(dynamic)
+      for (int64_t g = 0; g < (call.num_queries + rows - 1) / rows; ++g) group.run(g, rows);
+      measured = group.measured;
+    }
+  }
+  free(memory);
+  call.measured = measured;
+  return ready ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace astroray

@@ -1,0 +1,20 @@
+// Sixteen floats or integers, or eight doubles, at a time: one register of AVX-512, two of AVX2.
+//
+// What is written with them is compiled for both. Lanes, roundings and the order of sums are the
+// same, so results are too.
+#pragma once
+#ifdef __AVX512F__
+#include "lanes_avx512.h"
+#else
+#include "lanes_avx2.h"
+#endif
+
+namespace astroray {
+namespace {
+
+inline Floats& operator+=(Floats& a, Floats b) { return a = a + b; }
+inline Doubles& operator+=(Doubles& a, Doubles b) { return a = a + b; }
+inline Floats square_onto(Floats sum, Floats x) { return multiply_add(x, x, sum); }
+
+}  // namespace
+}  // namespace astroray

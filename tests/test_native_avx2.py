@@ -1,0 +1,142 @@
+"""The native code on AVX2 alone, as most laptops have it: the same bits as on AVX-512."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from astroray import doctor
+from astroray.neighbors import candidates
+from astroray_kernels import BackendError, Need, dispatch, library, vfa_attention
+from astroray_kernels.knn import _native as knn
+from astroray_kernels.knn import reference
+from astroray_kernels.vfa import _native
+from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
+from tests.test_knn_native import CASES
+from tests.test_vfa_native import BARS, calls
+
+CPU = torch.device("cpu")
+WHY_NOT = library.why_not(CPU, "astroray_nearest", library.HAS_AVX2)
+pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"native code on AVX2: {WHY_NOT}")
+needs_avx512 = pytest.mark.skipif(
+    library.instructions() != "avx512", reason="this CPU, or this run, has no AVX-512 to compare"
+)
+
+
+def allow(instructions, monkeypatch):
+    """From here on native code has these instructions and no wider ones."""
+    monkeypatch.setenv(library.INSTRUCTIONS, instructions)
+    library.features.cache_clear()
+    dispatch._auto.cache_clear()
+
+
+@pytest.fixture
+def avx2(monkeypatch):
+    """Native code as on a CPU without AVX-512."""
+    with monkeypatch.context() as limited:
+        allow("avx2", limited)
+        yield
+    library.features.cache_clear()
+    dispatch._auto.cache_clear()
+
+
+def attend(call, instructions, **options):
+    """Results and facts of native attention on some instructions; its scale is 1 / sqrt(D)."""
+    with pytest.MonkeyPatch.context() as limited:
+        allow(instructions, limited)
+        got = _native.vfa_attention_with_facts(*call, scale=call[0].shape[-1] ** -0.5, **options)
+    library.features.cache_clear()
+    dispatch._auto.cache_clear()
+    return got
+
+
+def test_it_is_what_runs_here(avx2):
+    assert library.instructions() == "avx2"
+    assert library.value_format() == "float32"
+    assert library.path().startswith("AVX2, since AVX-512 with VNNI, VBMI and VBMI2 is needed")
+    assert dispatch.resolved("nearest_vectors", "cpu") == "native"
+    assert dispatch.resolved("vfa_attention", "cpu", need=Need(precision="bf16")) == "native"
+
+
+@pytest.mark.parametrize("k", [1, 10, 64])
+@pytest.mark.parametrize("name", CASES)
+def test_nearest_vectors_are_the_reference_s_to_the_last_bit(avx2, name, k):
+    vector_VD = torch.from_numpy(CASES[name])
+    itself_V = torch.arange(len(vector_VD))
+    got = knn.nearest_vectors(vector_VD, vector_VD, k, exclude_G=itself_V)
+    expected = reference.nearest_vectors(vector_VD, vector_VD, k, exclude_G=itself_V)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@needs_avx512
+def test_no_pair_more_is_measured_than_on_avx512(avx2, monkeypatch):
+    vector_VD = torch.from_numpy(CASES["clusters"])
+    narrow = knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2]
+    allow("avx512", monkeypatch)
+    assert knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2] == narrow
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", INPUTS)
+def test_attention_is_as_exact_as_torch_s(avx2, name, precision):
+    for length, dim in [(65, 128), (130, 32), (40, 96), (320, 64)]:
+        q, k, v = make_inputs(name, batch=1, length=length, dim=dim)
+        expected, rounded = exact(q, k, v), torch.float32 if precision == "fp32" else torch.bfloat16
+        plain = torch.nn.functional.scaled_dot_product_attention(
+            *(x.to(rounded) for x in (q, k, v))
+        )
+        got = vfa_attention(q, k, v, precision=precision, backend="native")
+        bar = max(2 * relative_error(plain, expected), 2.0**-21)
+        assert relative_error(got, expected) <= bar, (length, dim)
+
+
+@needs_avx512
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(calls())
+def test_attention_gives_the_bits_of_avx512(call):
+    *tensors, options, _ = call
+    options = {**options, "precision": "bf16" if "int8" in options["precision"] else "fp32"}
+    wide, wide_facts = attend(tensors, "avx512", values="float32", **options)
+    narrow, narrow_facts = attend(tensors, "avx2", values="float32", **options)
+    assert torch.equal(narrow, wide)
+    assert narrow_facts == wide_facts
+    expected = exact(*tensors, mask=options["mask_BN"])
+    rounding = relative_error(expected.to(wide.dtype), expected)
+    assert relative_error(narrow, expected) <= BARS[options["precision"]] + rounding
+
+
+@pytest.mark.parametrize("precision", ["int8_qk", "int8"])
+def test_8_bits_are_refused_with_the_reason(avx2, precision):
+    x = torch.zeros(1, 1, 7, 32)
+    with pytest.raises(BackendError, match=f"{precision} needs AVX-512 with VNNI: products of 8"):
+        _native.vfa_attention_with_facts(x, x, x, scale=1.0, precision=precision)
+    need = Need(precision=precision, dim=32)
+    assert "saturate in AVX2" in dispatch.why_not("vfa_attention", "native", "cpu", need)
+    assert dispatch.resolved("vfa_attention", "cpu", need=need) == "reference"
+
+
+def test_quantized_layers_say_what_they_need(avx2):
+    reason = dispatch.why_not("osc_linear", "native", "cpu")
+    assert reason == (
+        "AVX-512 with VNNI, VBMI and VBMI2 is needed, and ASTRORAY_INSTRUCTIONS=avx2 allows less"
+    )
+
+
+def test_a_run_record_and_the_doctor_say_which_path_and_why(avx2, monkeypatch):
+    said = "ASTRORAY_INSTRUCTIONS=avx2 allows less"
+    assert candidates.why_products("native").startswith("AVX2, since ")
+    assert said in candidates.why_products("native")
+    found = {finding.what: finding for finding in doctor.examine()}
+    assert found["exact neighbors"].ok
+    assert found["exact neighbors"].text.startswith("native, on cpu (AVX2, since ")
+    allow("none", monkeypatch)
+    assert "AVX2 with FMA and F16C is needed" in candidates.why_products("faiss")
+
+
+def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error(avx2, monkeypatch):
+    allow("none", monkeypatch)
+    assert "ASTRORAY_INSTRUCTIONS=none allows less" in knn.why_not(CPU)
+    assert library.path() == "none"
+    assert dispatch.resolved("nearest_vectors", "cpu") == "reference"
+    allow("avx3", monkeypatch)
+    with pytest.raises(ValueError, match="=avx3, expected one of avx512, avx2, none; unset"):
+        knn.why_not(CPU)

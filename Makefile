@@ -24,7 +24,7 @@ check: $(VENV)/installed-dev
 
 # The library is built again afterwards, as it was.
 SANITIZER := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
-NATIVE_TESTS := $(addprefix tests/test_,knn_native.py native_avx2.py vfa_native.py osc_linear.py osc_mlp.py)
+NATIVE_TESTS := $(addprefix tests/test_,knn_native.py native_avx2.py native_hostile.py vfa_native.py osc_linear.py osc_mlp.py)
 sanitize: $(VENV)/installed-dev  ## the native kernels' tests under the sanitizers of addresses and of undefined behavior
 	CXX="$(CXX) $(SANITIZER)" $(BIN)/python setup.py --quiet build_ext --inplace
 	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \

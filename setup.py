@@ -76,6 +76,11 @@ class NativeKernels(build_ext):
 
     def _build(self, scratch: Path, target: Path) -> None:
         compiler = _compiler()
+        if not _builds_for_x86(compiler, scratch):
+            raise CompileError(
+                f"they are for x86-64 CPUs, and {shlex.join(compiler)} compiles for others; "
+                "torch and FAISS run instead"
+            )
         known = {
             suffix: _knows(compiler, flags, scratch) for suffix, flags in FLAGS_BY_SUFFIX.items()
         }
@@ -133,6 +138,13 @@ def _knows(compiler: list[str], flags: list[str], scratch: Path) -> str:
     except CompileError as error:
         return str(error)
     return ""
+
+
+def _builds_for_x86(compiler: list[str], scratch: Path) -> bool:
+    probe = scratch / "x86.cpp"
+    probe.write_text("#ifndef __x86_64__\n#error\n#endif\n")
+    command = [*compiler, "-fsyntax-only", str(probe)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _run(command: list[str]) -> None:

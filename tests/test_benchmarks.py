@@ -26,6 +26,7 @@ NAMES = [
     "scheduling",
     "nightly",
     "attention",
+    "avx2",
     "instruction_peak",
     "quantization",
     "osc_speed",

@@ -1,5 +1,7 @@
 """The native code on AVX2 alone, as most laptops have it: the same bits as on AVX-512."""
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -22,31 +24,31 @@ needs_avx512 = pytest.mark.skipif(
 )
 
 
-def allow(instructions, monkeypatch):
-    """From here on native code has these instructions and no wider ones."""
-    monkeypatch.setenv(library.INSTRUCTIONS, instructions)
-    library.features.cache_clear()
-    dispatch._auto.cache_clear()
+@contextlib.contextmanager
+def limited_to(instructions):
+    """Native code has these instructions and no wider ones; afterwards what it had before."""
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(library.INSTRUCTIONS, instructions)
+            library.features.cache_clear()
+            dispatch._auto.cache_clear()
+            yield
+    finally:
+        library.features.cache_clear()
+        dispatch._auto.cache_clear()
 
 
 @pytest.fixture
-def avx2(monkeypatch):
+def avx2():
     """Native code as on a CPU without AVX-512."""
-    with monkeypatch.context() as limited:
-        allow("avx2", limited)
+    with limited_to("avx2"):
         yield
-    library.features.cache_clear()
-    dispatch._auto.cache_clear()
 
 
 def attend(call, instructions, **options):
     """Results and facts of native attention on some instructions; its scale is 1 / sqrt(D)."""
-    with pytest.MonkeyPatch.context() as limited:
-        allow(instructions, limited)
-        got = _native.vfa_attention_with_facts(*call, scale=call[0].shape[-1] ** -0.5, **options)
-    library.features.cache_clear()
-    dispatch._auto.cache_clear()
-    return got
+    with limited_to(instructions):
+        return _native.vfa_attention_with_facts(*call, scale=call[0].shape[-1] ** -0.5, **options)
 
 
 def test_it_is_what_runs_here(avx2):
@@ -68,11 +70,11 @@ def test_nearest_vectors_are_the_reference_s_to_the_last_bit(avx2, name, k):
 
 
 @needs_avx512
-def test_no_pair_more_is_measured_than_on_avx512(avx2, monkeypatch):
+def test_no_pair_more_is_measured_than_on_avx512(avx2):
     vector_VD = torch.from_numpy(CASES["clusters"])
     narrow = knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2]
-    allow("avx512", monkeypatch)
-    assert knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2] == narrow
+    with limited_to("avx512"):
+        assert knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2] == narrow
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -121,22 +123,24 @@ def test_quantized_layers_say_what_they_need(avx2):
     )
 
 
-def test_a_run_record_and_the_doctor_say_which_path_and_why(avx2, monkeypatch):
+def test_a_run_record_and_the_doctor_say_which_path_and_why(avx2):
     said = "ASTRORAY_INSTRUCTIONS=avx2 allows less"
     assert candidates.why_products("native").startswith("AVX2, since ")
     assert said in candidates.why_products("native")
     found = {finding.what: finding for finding in doctor.examine()}
     assert found["exact neighbors"].ok
     assert found["exact neighbors"].text.startswith("native, on cpu (AVX2, since ")
-    allow("none", monkeypatch)
-    assert "AVX2 with FMA and F16C is needed" in candidates.why_products("faiss")
+    with limited_to("none"):
+        assert "AVX2 with FMA and F16C is needed" in candidates.why_products("faiss")
 
 
-def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error(avx2, monkeypatch):
-    allow("none", monkeypatch)
-    assert "ASTRORAY_INSTRUCTIONS=none allows less" in knn.why_not(CPU)
-    assert library.path() == "none"
-    assert dispatch.resolved("nearest_vectors", "cpu") == "reference"
-    allow("avx3", monkeypatch)
-    with pytest.raises(ValueError, match="=avx3, expected one of avx512, avx2, none; unset"):
+def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error():
+    with limited_to("none"):
+        assert "ASTRORAY_INSTRUCTIONS=none allows less" in knn.why_not(CPU)
+        assert library.path() == "none"
+        assert dispatch.resolved("nearest_vectors", "cpu") == "reference"
+    with (
+        limited_to("avx3"),
+        pytest.raises(ValueError, match="=avx3, expected one of avx512, avx2, none; unset"),
+    ):
         knn.why_not(CPU)

@@ -107,3 +107,14 @@ def test_without_a_compiler_the_build_goes_on_unless_native_kernels_are_required
     code, said, _ = build(tree, CXX="/nowhere/c++", ASTRORAY_REQUIRE_NATIVE="1")
     assert code != 0
     assert "error: the compiler CXX=/nowhere/c++ was not found" in said
+
+
+@needs_compiler
+def test_a_compiler_for_other_cpus_builds_nothing_says_so_in_a_line_and_goes_on(tree):
+    real = next(path for name in ("c++", "g++", "clang++") if (path := shutil.which(name)))
+    code, said, folder = build(tree, CXX=f"{real} -U__x86_64__")
+    assert code == 0
+    assert "they are for x86-64 CPUs" in said
+    assert "left out" not in said
+    assert not list(folder.glob("*"))
+    assert build(tree, CXX=f"{real} -U__x86_64__", ASTRORAY_REQUIRE_NATIVE="1")[0] != 0

@@ -181,6 +181,17 @@ def test_a_library_that_was_not_built_is_a_reason_and_an_error(monkeypatch, tmp_
         _native.vfa_attention_with_facts(x, x, x, scale=1.0)
 
 
+def test_another_kind_of_cpu_is_named_where_nothing_was_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "missing.so")
+    monkeypatch.setattr(library.platform, "machine", lambda: "aarch64")
+    said = "the native code is for x86-64 CPUs, and this one is aarch64"
+    assert _native.why_not(torch.device("cpu")) == said
+    assert library.path() == "none"
+    dispatch._auto.cache_clear()
+    assert dispatch.resolved("nearest_vectors", "cpu") == "reference"
+    dispatch._auto.cache_clear()
+
+
 @needs_library
 @pytest.mark.parametrize(
     ("what", "said"),

@@ -1,12 +1,13 @@
 // The library's face: plain C, found by ctypes. Compiled for any x86-64; says what the CPU can do.
 //
 // `allowed` are the features that a call may use, so that all code can be tested on one machine.
+#include "features.h"
+
 #include <cpuid.h>
 
 #include <cstdint>
 #include <cstring>
 
-#include "features.h"
 #include "kernels.h"
 #include "peak.h"
 

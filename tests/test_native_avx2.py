@@ -1,4 +1,4 @@
-"""The native code on AVX2 alone, as most laptops have it: exact neighbors to the bit, attention to its bars."""
+"""The native code on AVX2 alone: exact neighbors to the bit, attention to its bars."""
 
 import contextlib
 

@@ -6,6 +6,7 @@ to `run.json` before the first row is read.
 
 import dataclasses
 import difflib
+import math
 import os
 import types
 import typing
@@ -117,6 +118,10 @@ class ScanConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}, expected at least 1")
+        for name in ("seed", "num_random", "num_gpus"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is {value}, expected at least 0")
         if not 0 <= self.max_rejected <= 1:
             raise ConfigError(f"max_rejected is {self.max_rejected}, expected a share 0..1")
 

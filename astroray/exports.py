@@ -82,7 +82,7 @@ class _Facts:
         self.fields = fields
         self.num_rows = 0
         self.width_of: dict[str, int] = {}
-        """Characters of the longest text of each column of texts."""
+        """UTF-16 units of the longest text of each column of texts."""
         self.unknown: set[str] = set()
         """Columns in which a value is unknown."""
         self.num_slots = 1  # FITS and VOTable know no array of no length
@@ -94,7 +94,7 @@ class _Facts:
         for field in self.fields:
             values = _plain(rows[field.name], field)
             if pa.types.is_string(values.type):
-                longest = pc.max(pc.utf8_length(values)).as_py() or 1
+                longest = pc.max(_num_units(values)).as_py() or 1
                 self.width_of[field.name] = max(self.width_of.get(field.name, 1), longest)
             elif pa.types.is_list(values.type):
                 self.num_slots = max(
@@ -134,6 +134,11 @@ def _joined(lists: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _escape(name: str) -> str:
     return name.replace("%", "%25").replace(_ID_SEPARATOR, "%7C")
+
+
+def _num_units(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Units of UTF-16, in which VOTable counts: a character beyond U+FFFF is two of them."""
+    return pc.add(pc.utf8_length(texts), pc.count_substring_regex(texts, r"[^\x{0}-\x{FFFF}]"))
 
 
 def _distances(table: pa.Table, facts: _Facts) -> np.ndarray:
@@ -251,7 +256,7 @@ def _to_astropy(table: pa.Table, facts: _Facts):  # type: ignore[no-untyped-def]
             meta={"ucd": about["ucd"]},
         )
         if mask_B is not None:
-            column.mask, column.fill_value = mask_B, _NULL_INTEGER
+            column.mask, column.fill_value = mask_B, _unknown(field)
         columns[field.name] = column
     return columns
 
@@ -269,5 +274,10 @@ def _values(
     if pa.types.is_floating(values.type):
         return values.to_numpy(), None
     mask_B = pc.is_null(values).to_numpy()
-    filled = pc.fill_null(values, False if pa.types.is_boolean(values.type) else _NULL_INTEGER)
+    filled = pc.fill_null(values, _unknown(field))
     return filled.to_numpy(), mask_B if field.name in facts.unknown else None
+
+
+def _unknown(field: pa.Field) -> bool | int:
+    """What stands for an unknown value of a column of integers or claims."""
+    return False if pa.types.is_boolean(field.type) else _NULL_INTEGER

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
+import math
 import os
 import re
 import shlex
@@ -34,6 +35,8 @@ PACKAGE_SUFFIXES = (".py", ".yaml", ".yml", ".json", ".toml", ".txt")
 """What goes to the cluster from the job's folder; weights and data have addresses instead."""
 MAX_PACKAGE_BYTES = 2**20
 STOP_TIMEOUT_S = 60.0
+LOST_TIMEOUT_S = 120.0
+"""A cluster that is followed may be out of reach for so long."""
 POLL_S = 0.5
 NOISY = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -72,7 +75,7 @@ class Job:
     def entrypoint(self) -> str:
         """The command, in a working directory that holds the job's folder."""
         return shlex.join(
-            ["python", f"{self.script.parent.name}/{self.script.name}", *self.arguments]
+            ["python", f"{_folder_of(self.script)}/{self.script.name}", *self.arguments]
         )
 
 
@@ -134,18 +137,25 @@ class JobServer:
     def follow(self, submission_id: str, write: Callable[[str], None]) -> int:
         """Hands the job's log to `write` until the job ends; returns its exit code.
 
-        A lost connection is taken up again where it broke.
+        A lost connection is taken up again where it broke; raises BackendError where the cluster
+        does not answer for two minutes.
         """
-        num_seen = 0
+        num_seen, lost_s = 0, math.inf
         while True:
             with contextlib.suppress(BackendError):
                 for text in self._tail(submission_id, skip=num_seen):
                     num_seen += len(text)
                     write(text)
-            details = self._details(submission_id)
-            if details.status.is_terminal():
-                write(self._logs(submission_id)[num_seen:])
-                return _exit_code(details)
+            try:
+                details = self._details(submission_id)
+                if details.status.is_terminal():
+                    write(self._logs(submission_id)[num_seen:])
+                    return _exit_code(details)
+                lost_s = math.inf
+            except BackendError:
+                lost_s = min(lost_s, time.monotonic())
+                if time.monotonic() - lost_s > LOST_TIMEOUT_S:
+                    raise
             time.sleep(POLL_S)
 
     def cancel(self, submission_id: str) -> str:
@@ -278,11 +288,16 @@ def _package(script: Path) -> Iterator[Path]:
             f"{largest.name}; put data on S3 and name its address"
         )
     with tempfile.TemporaryDirectory(prefix="astroray-package-") as scratch:
-        target = Path(scratch, script.parent.resolve().name)
+        target = Path(scratch, _folder_of(script))
         target.mkdir()
         for path in sizes:
             shutil.copy(path, target)
         yield Path(scratch)
+
+
+def _folder_of(script: Path) -> str:
+    """The folder of a script as it is called on the cluster; the script may be named alone."""
+    return script.parent.resolve().name
 
 
 def _find_address(address: str | None) -> str:

@@ -58,12 +58,24 @@ def test_tokens_may_have_any_leading_shape():
     assert flat.num_tokens == deep.num_tokens == 600
 
 
+def test_a_single_token_needs_no_leading_axis():
+    token_K = tokens("gaussian", num_tokens=1)[0]
+    assert observe_ranges(linear(), lambda one: one(token_K))["0"].num_tokens == 1
+
+
 def test_a_layer_that_the_sample_does_not_reach_is_left_out():
     network = linear()
     network.add_module("unused", nn.Identity())
     network.unused.layer = nn.Linear(4, 4)
     found = observe_ranges(network, lambda one: one(tokens("gaussian", num_tokens=10)))
     assert list(found) == ["0"]
+
+
+def test_a_layer_that_is_only_given_nothing_is_left_out():
+    network = nn.Sequential(linear(), nn.Linear(64, 4))
+    x_SK = tokens("gaussian", num_tokens=10)
+    found = observe_ranges(network, lambda one: (one[0](x_SK), one[1](x_SK[:0])))
+    assert list(found) == ["0.0"]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -158,6 +158,13 @@ def test_a_late_night_forbids_the_next_one():
     assert {"delete", "create"} <= used & set(role["rules"][0]["verbs"])
 
 
+@pytest.mark.parametrize("document", OBJECTS)
+def test_a_role_is_bound_to_an_account_in_the_namespace_of_all(document):
+    base = yaml.safe_load((CLUSTER / "kubernetes/base/kustomization.yaml").read_text())
+    for subject in document.get("subjects", []):  # the server refuses an account without one
+        assert subject["namespace"] == base["namespace"]
+
+
 @pytest.mark.parametrize("variant", ["base", "cpu", "gpu"])
 def test_what_a_kustomization_names_exists(variant):
     folder = CLUSTER / "kubernetes" / variant
@@ -202,7 +209,10 @@ def test_on_aws_only_the_head_is_on_demand_and_s3_comes_by_role():
     spot = {name for name, kind in kinds.items() if "InstanceMarketOptions" in kind["node_config"]}
     assert spot == kinds.keys() - {"head"}
     assert kinds["head"]["resources"]["CPU"] == 0
-    assert all("IamInstanceProfile" in kind["node_config"] for kind in kinds.values())
+    profiles = {
+        name: kind["node_config"]["IamInstanceProfile"]["Name"] for name, kind in kinds.items()
+    }
+    assert profiles["head"] != profiles["spot"], "only the head may start and end machines"
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda path: path.stem)
@@ -246,6 +256,17 @@ def test_every_node_lets_go_of_one_that_is_cut_off_as_soon_as_the_nodes_of_the_t
     starts = 1 if name == "Dockerfile" else text.count("ray start --")
     for setting, value in KEEPALIVE.items():
         assert text.count(f"{setting}={value}") == starts
+
+
+def test_the_image_has_the_programs_that_ray_s_launcher_and_kuberay_call_in_it():
+    """Ray copies files by `rsync -e "docker exec"`; its head starts workers by ssh and rsync."""
+    from ray.autoscaler._private import command_runner
+
+    called = {"openssh-client": "ssh", "rsync": "rsync"}
+    source = Path(command_runner.__file__).read_text()
+    assert all(f'"{program}"' in source for program in called.values())
+    (installed,) = re.findall(r"apt-get install .*(libgomp1.*) \\\n", DOCKERFILE)
+    assert {*called, "wget"} <= set(installed.split())
 
 
 def test_every_run_of_the_image_ends_at_the_first_failure_and_leaves_no_cache():

@@ -32,6 +32,11 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("a: [", "is not a YAML file"),
         ("max_rejected: 2", "max_rejected is 2.0, expected a share"),
         ("batch_size: 0", "batch_size is 0, expected at least 1"),
+        ("seed: -1", "seed is -1, expected at least 0"),
+        ("num_random: -1", "num_random is -1, expected at least 0"),
+        ("num_gpus: -0.5", "num_gpus is -0.5, expected at least 0"),
+        ("fit: {seed: -1, budget_s: 3}", "seed of a fit is -1, expected at least 0"),
+        ("fit: {budget_s: .inf}", "budget_s of a fit is inf, expected more than 0, finite"),
         ("encoder: {latent: 0}", "encoder.latent is 0, expected at least 1"),
     ],
 )

@@ -107,6 +107,11 @@ def test_pools_that_are_too_small_give_all_they_have(protocols):
     assert few.num_outliers == 2
 
 
+def test_a_share_of_outliers_that_is_asked_for_goes_before_every_subset_s_own(data):
+    protocol = open_protocol("mirabest", data=str(data), contamination=0.1)
+    assert {subset.contamination for subset in protocol.subsets} == {0.1}
+
+
 def test_the_simulated_protocol_has_a_subset_a_kind_at_both_rates(protocols):
     names = [subset.name for subset in protocols["sim"].subsets]
     assert len(names) == 14
@@ -132,6 +137,7 @@ def test_pictures_of_another_compression_are_left_out(data, caplog):
         ("efigi", {"data": None}, "give --data DIR with DIR/galaxies/efigi"),
         ("gz2", {"full": True}, "--full is for the protocol sim"),
         ("gz2", {"contamination": 0.7}, "contamination is 0.7, expected more than 0 and less"),
+        ("gz2", {"contamination": 0.0}, "contamination is 0.0, expected more than 0 and less"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(name, options, message, data):

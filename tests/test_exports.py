@@ -191,3 +191,19 @@ def test_text_that_fits_cannot_hold_is_refused_in_words(tmp_path):
         export_catalog(str(tmp_path), format="fits", out=str(tmp_path / "x.fits"))
     export_catalog(str(tmp_path), format="votable", out=str(tmp_path / "x.vot"))
     assert set(Table.read(tmp_path / "x.vot")["object_id"]) == {"α Cen", "b"}
+
+
+def test_votable_has_room_for_characters_of_two_units(tmp_path):
+    table = make_catalog(2, num_unplaced=2)
+    names = pa.array(["🔭🔭🔭", "b"], pa.string())
+    write(table.set_column(0, schema.OBJECT_ID, names), tmp_path)
+    export_catalog(str(tmp_path), format="votable", out=str(tmp_path / "x.vot"))
+    assert set(Table.read(tmp_path / "x.vot")["object_id"]) == {"🔭🔭🔭", "b"}
+
+
+def test_what_is_not_known_to_be_certified_is_not_certified_in_fits(tmp_path):
+    table = make_catalog(2, num_unplaced=2)
+    place = table.schema.get_field_index("certified")
+    rows = table.set_column(place, table.schema.field(place), pa.array([True, None]))
+    export_rows(rows, format="fits", out=str(tmp_path / "x.fits"))
+    assert Table.read(tmp_path / "x.fits")["certified"].tolist() == [True, False]

@@ -103,3 +103,19 @@ def test_gelus_and_second_layers_are_found_past_dropout_and_others_are_not():
     assert gelus_behind(network) == {"0": "1"}
     assert seconds_behind(network) == {"1": "3"}
     assert torch.equal(network.eval()(torch.ones(1, 8)), network(torch.ones(1, 8)))
+
+
+def test_a_layer_at_two_places_is_behind_itself():
+    layer = nn.Linear(8, 8)
+    assert gelus_behind(nn.Sequential(layer, layer, nn.GELU())) == {"1": "2"}
+
+
+class Residual(nn.Sequential):
+    """Holds a layer and a GELU, and adds what is between them."""
+
+    def forward(self, x):
+        return self[1](self[0](x)) + self[0](x)
+
+
+def test_a_sequence_with_a_forward_of_its_own_says_nothing_of_what_is_behind_what():
+    assert gelus_behind(Residual(nn.Linear(8, 8), nn.GELU())) == {}

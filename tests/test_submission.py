@@ -1,5 +1,6 @@
 """What is checked before a job reaches a cluster, and how its submission id is made."""
 
+import dataclasses
 import json
 import logging
 import types
@@ -54,6 +55,25 @@ class Client:
         self.submitted.append((submission_id, sorted(path.name for path in folder.rglob("*.py"))))
 
 
+class Followed:
+    """A job server whose job has ended; it is out of reach once for each error of `lost`."""
+
+    def __init__(self, lost):
+        self.lost = lost
+
+    async def tail_job_logs(self, _):
+        yield "all of "
+
+    def get_job_info(self, _):
+        if self.lost:
+            raise self.lost.pop()
+        ended = types.SimpleNamespace(value="SUCCEEDED", is_terminal=lambda: True)
+        return types.SimpleNamespace(status=ended)
+
+    def get_job_logs(self, _):
+        return "all of it"
+
+
 def server(*jobs):
     found = JobServer.__new__(JobServer)
     found._address, found._client = "http://head:8265", Client(list(jobs))
@@ -103,6 +123,34 @@ def test_of_two_that_submit_at_once_one_finds_the_other_s_job():
     jobs._client.refusals = [details(1, "PENDING", job().entrypoint)]
     submitted = jobs.submit(job())
     assert (submitted.submission_id, submitted.is_new) == (f"{job().key}-a1", False)
+
+
+def test_a_script_that_is_named_without_its_folder_is_found_in_the_package(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/look.py").touch()
+    monkeypatch.chdir(tmp_path / "mine")
+    alone = dataclasses.replace(job(), script=Path("look.py"))
+    assert alone.entrypoint.startswith("python mine/look.py --survey ")
+    jobs = server()
+    jobs.submit(alone)
+    assert jobs._client.submitted[0][1] == ["look.py"]
+
+
+def test_a_job_is_followed_though_its_cluster_is_out_of_reach_for_a_moment(monkeypatch):
+    monkeypatch.setattr(submission, "POLL_S", 0.0)
+    jobs, lost = server(), [ConnectionError("gone"), ConnectionError("gone")]
+    jobs._client = Followed(lost)
+    written: list[str] = []
+    assert jobs.follow("scan-a1", written.append) == 0
+    assert ("".join(written), lost) == ("all of it", [])
+
+
+def test_a_cluster_that_stays_out_of_reach_ends_the_following(monkeypatch):
+    monkeypatch.setattr(submission, "LOST_TIMEOUT_S", -1.0)
+    jobs = server()
+    jobs._client = Followed([ConnectionError("gone")])
+    with pytest.raises(BackendError, match="no Ray cluster answers at http://head:8265: gone"):
+        jobs.follow("scan-a1", print)
 
 
 def test_a_package_that_is_too_large_names_its_largest_file(tmp_path):

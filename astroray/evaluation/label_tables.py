@@ -53,10 +53,10 @@ def open_protocol(
         raise ConfigError(
             f"protocol {name} needs real data: give --data DIR with DIR/{_FOLDERS[name]}"
         )
-    return _READERS[name](storage.join(data, _FOLDERS[name]), contamination or CONTAMINATION)
+    return _READERS[name](storage.join(data, _FOLDERS[name]), contamination)
 
 
-def _efigi(folder: str, contamination: float) -> Protocol:
+def _efigi(folder: str, contamination: float | None) -> Protocol:
     """EFIGI (Baillard et al. 2011, A&A 532, A74): T types and attributes by experts."""
     rows = _read_table(
         storage.join(folder, "efigi_attributes.csv"),
@@ -106,7 +106,7 @@ def _efigi_kinds(row: Mapping[str, str]) -> list[str]:
     return [kind for kind, belongs in claims.items() if belongs]
 
 
-def _gz2(folder: str, contamination: float) -> Protocol:
+def _gz2(folder: str, contamination: float | None) -> Protocol:
     """Galaxy Zoo 2 (Willett et al. 2013, MNRAS 435, 2835): spirals and others by votes."""
     rows = _read_table(storage.join(folder, "labels.csv"), ("file", "label"))
     have = _pictures_in(storage.join(folder, "images"))
@@ -123,7 +123,7 @@ def _gz2(folder: str, contamination: float) -> Protocol:
     return _protocol("gz2", survey, pools, wanted, contamination, fitted="S1")
 
 
-def _mirabest(folder: str, contamination: float) -> Protocol:
+def _mirabest(folder: str, contamination: float | None) -> Protocol:
     """MiraBest (Porter & Scaife 2023, RASTI 2, 293): radio galaxies of FIRST by eye."""
     rows = _read_table(
         storage.join(folder, "labels.csv"), ("file", "fr_class", "confidence", "morphology")
@@ -138,7 +138,7 @@ def _mirabest(folder: str, contamination: float) -> Protocol:
         elif (row["confidence"], row["morphology"]) == ("confident", "standard"):
             pools.setdefault(row["fr_class"], []).append(object_id)
     pools["sure"] = [*pools["FRI"], *pools["FRII"]]
-    few = TAILS_CONTAMINATION if contamination == CONTAMINATION else contamination
+    few = TAILS_CONTAMINATION if contamination is None else contamination
     wanted = [
         _Wanted("S1", "FRI among FRII", "FRII", ("FRI",), has_bar=False),
         _Wanted("S2", "FRII among FRI", "FRI", ("FRII",), has_bar=False),
@@ -147,14 +147,14 @@ def _mirabest(folder: str, contamination: float) -> Protocol:
     return _protocol("mirabest", f"{stack}?table=labels.csv", pools, wanted, contamination, "S3")
 
 
-def _tess(folder: str, contamination: float) -> Protocol:
+def _tess(folder: str, contamination: float | None) -> Protocol:
     """Windows of young stars with and without a flare, as stella's network marks them."""
     survey, pools = tess_pools(folder)
     wanted = [_Wanted("S1", "windows with a flare", "quiet", ("flare",), has_bar=False)]
     return _protocol("tess", survey, pools, wanted, contamination, fitted="S1")
 
 
-def _crts(folder: str, contamination: float) -> Protocol:
+def _crts(folder: str, contamination: float | None) -> Protocol:
     """Transients of the Catalina survey (Drake et al. 2009, ApJ 696, 870) by their class."""
     survey, pools = crts_pools(folder)
     wanted = [
@@ -208,12 +208,14 @@ def _protocol(
     survey: str,
     pools: _Pools,
     wanted: Sequence[_Wanted],
-    contamination: float,
+    contamination: float | None,
     fitted: str,
 ) -> Protocol:
     used = {pool for subset in wanted for pool in (subset.inliers, *subset.outliers)}
     object_ids = sorted({object_id for pool in used for object_id in pools[pool]})
     row_of = {object_id: row for row, object_id in enumerate(object_ids)}
+    if contamination is None:
+        contamination = CONTAMINATION
 
     def rows(pool: str) -> np.ndarray:
         return np.array(sorted(row_of[object_id] for object_id in pools[pool]), np.int64)
@@ -228,7 +230,9 @@ def _protocol(
                 title=subset.title,
                 inlier_I=rows(subset.inliers),
                 outliers=tuple(rows(pool) for pool in subset.outliers if pools[pool]),
-                contamination=subset.contamination or contamination,
+                contamination=contamination
+                if subset.contamination is None
+                else subset.contamination,
                 has_bar=subset.has_bar,
                 is_mixed=subset.is_mixed,
             )
@@ -309,7 +313,7 @@ _FOLDERS = {
     "tess": "lightcurves/tess_young_stars",
     "crts": "lightcurves/other_variables",
 }
-_READERS: Mapping[str, Callable[[str, float], Protocol]] = {
+_READERS: Mapping[str, Callable[[str, float | None], Protocol]] = {
     "efigi": _efigi,
     "gz2": _gz2,
     "mirabest": _mirabest,

@@ -1,6 +1,7 @@
 """What a fit is told, what it says on its way, and the state it leaves to go on from."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,10 @@ class FitConfig:
             )
         for name in ("num_passes", "budget_s", "learning_rate", "train_workers", "patience"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigError(f"{name} of a fit is {value}, expected more than 0")
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} of a fit is {value}, expected more than 0, finite")
+        if self.seed < 0:
+            raise ConfigError(f"seed of a fit is {self.seed}, expected at least 0")
 
     def num_held_out(self, num_rows: int) -> int:
         """Objects of a sample of `num_rows` that are the validation part.

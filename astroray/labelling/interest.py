@@ -38,7 +38,7 @@ class Learnt:
     value_N: np.ndarray
     """[N] float64, larger is likelier to interest; only its order means anything."""
     doubt_N: np.ndarray
-    """[N] float64, 0..1: how little the labels say of the object."""
+    """[N] float64, how little the labels say of the object: from 0 to about 1, nothing."""
 
 
 class Reranker:

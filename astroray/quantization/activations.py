@@ -89,7 +89,8 @@ def observe_ranges(network: nn.Module, run: Callable[[nn.Module], object]) -> di
     hits = {name: torch.zeros_like(size.amax_K, dtype=torch.int64) for name, size in sizes.items()}
 
     def count(name: str, x_SK: Tensor) -> None:
-        hits[name] += _count_hits(x_SK, ALPHA * sizes[name].mean_abs)
+        if name in sizes:  # not one that is only given batches of nothing
+            hits[name] += _count_hits(x_SK, ALPHA * sizes[name].mean_abs)
 
     with _listening(layers, count):
         run(network)
@@ -158,7 +159,11 @@ def _listening(layers: dict[str, nn.Linear], hear: Callable[[str, Tensor], None]
     """Calls `hear` with each layer's name and its tokens float32 [S, K], without gradients."""
 
     def hook_of(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, given: hear(name, given[0].detach().flatten(0, -2).float())
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            x = given[0].detach()
+            hear(name, x.reshape(-1, x.shape[-1]).float())
+
+        return hook
 
     hooks = [layer.register_forward_pre_hook(hook_of(name)) for name, layer in layers.items()]
     try:

@@ -73,11 +73,11 @@ def _followed(network: nn.Module) -> list[tuple[str, nn.Module, str, nn.Module]]
     """Neighbors in an `nn.Sequential`, past what does nothing when a network is used."""
     found = []
     for path, module in network.named_modules():
-        if isinstance(module, nn.Sequential):
+        if getattr(type(module), "forward", None) is nn.Sequential.forward:  # of no subclass
             children = [
                 (_joined(path, name), child)
-                for name, child in module.named_children()
-                if not isinstance(child, nn.Dropout | nn.Identity)
+                for name, child in module.named_modules(remove_duplicate=False)  # each place
+                if name and "." not in name and not isinstance(child, nn.Dropout | nn.Identity)
             ]
             found += [(*one, *other) for one, other in itertools.pairwise(children)]
     return found

@@ -247,7 +247,10 @@ def _accept(value: Any, hint: Any) -> tuple[bool, Any]:
         return value in typing.get_args(hint), value
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
-        return isinstance(parts, list | tuple), tuple(parts) if parts is not None else parts
+        if not isinstance(parts, list | tuple):
+            return False, value
+        items = [_accept(part, typing.get_args(hint)[0]) for part in parts]
+        return all(accepted for accepted, _ in items), tuple(item for _, item in items)
     if hint is type(None):
         return value is None, None
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -183,7 +183,7 @@ def measure_cutouts(slices: Iterator[Rows], wishes: Wishes) -> Preparation:
     The size is the median edge of the cutouts, at most 64 px, rounded down to what all encoders
     take, unless one is wished for.
     """
-    cutouts = cast(list[Cutouts], list(slices))
+    cutouts = [c for c in cast(Iterator[Cutouts], slices) if c.image_BCYX.size]  # else rejects
     size_px = wishes.size_px or _default_size_px(
         [min(c.image_BCYX.shape[2:]) for c in cutouts for _ in c.row_B]
     )

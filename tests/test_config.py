@@ -32,6 +32,11 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("a: [", "is not a YAML file"),
         ("max_rejected: 2", "max_rejected is 2.0, expected a share"),
         ("batch_size: 0", "batch_size is 0, expected at least 1"),
+        (
+            "encoder: {bands: [g, [r]]}",
+            r"setting encoder.bands in .* is \['g', \['r'\]\], expected",
+        ),
+        ("encoder: {bands: 3}", "setting encoder.bands in .* is 3, expected tuple"),
         ("seed: -1", "seed is -1, expected at least 0"),
         ("num_random: -1", "num_random is -1, expected at least 0"),
         ("num_gpus: -0.5", "num_gpus is -0.5, expected at least 0"),
@@ -45,6 +50,12 @@ def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config("hdf", "out", str(file), {})
+
+
+def test_bands_that_are_called_by_numbers_are_names_too(tmp_path):
+    file = tmp_path / "scan.yaml"
+    file.write_text("encoder: {bands: [606, 814]}")
+    assert load_config("hdf", "out", str(file), {}).encoder.bands == ("606", "814")
 
 
 def test_a_configuration_survives_json():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astroray.errors import ConfigError
-from astroray.preparation import measure, prepare, resample, stretch
+from astroray.preparation import Wishes, measure, measure_cutouts, prepare, resample, stretch
 from astroray.schema import Flag
 from tests.surveys_made import cutouts
 
@@ -118,6 +118,14 @@ def test_a_mixed_survey_is_refused(sample):
     other = cutouts(sample.image_BCYX, pixels="display")
     with pytest.raises(ConfigError, match="mixes flux cutouts"):
         measure(iter([sample, other]), size_px=16)
+
+
+def test_pictures_without_pixels_say_nothing_of_a_survey(sample, preparation):
+    nothing = cutouts(np.zeros((50, 3, 0, 0)))
+    measured = measure_cutouts(iter([nothing, sample]), Wishes())
+    assert (measured.size_px, measured.sky_C) == (32, preparation.sky_C)
+    with pytest.raises(ConfigError, match="no readable cutout"):
+        measure_cutouts(iter([nothing]), Wishes())
 
 
 def test_an_empty_sample_is_refused():

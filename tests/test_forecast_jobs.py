@@ -4,7 +4,6 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -12,12 +11,13 @@ from click.testing import CliRunner
 from astroray import schema
 from astroray.cli import cli
 from astroray.errors import ConfigError, DataError
-from astroray.flares.windows import WindowRule
+from astroray.flares.windows import WindowRule, join_windows
 from astroray.forecast import train
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import reliability_figure
-from astroray.forecast.predict import _by_star, forecast_curves
+from astroray.forecast.predict import forecast_curves
+from astroray.forecast.star_groups import group_stars, name_rows, survey_groups
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
 from astroray.surveys.light_curves import read_light_curves
 from tests.flares_made import star
@@ -49,8 +49,8 @@ def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
     time_d, flux = star(days=16, cadence_d=2 / 24)
     np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
     (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
-    (shard,) = flare_shards(survey)
-    windows, rejects, places = collect_windows(shard)
+    shards = flare_shards(survey)
+    windows, rejects, places = collect_windows(*survey_groups(shards))
     assert len(windows.star_ids) == 2
     assert windows.label_W.any()
     assert sorted(reject.kind for reject in rejects) == ["corrupt", "unusable"]
@@ -63,8 +63,8 @@ def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
 
 
 def test_stars_are_dealt_whole_and_put_flares_into_each_part(tmp_path):
-    (shard,) = flare_shards(write_survey(tmp_path / "in", num_stars=7))
-    windows, _, _ = collect_windows(shard)
+    shards = flare_shards(write_survey(tmp_path / "in", num_stars=7))
+    windows, _, _ = collect_windows(*survey_groups(shards))
     part_W = deal_stars(windows, 0)
     for star_number in range(7):
         assert len(set(part_W[windows.star_W == star_number])) == 1
@@ -199,26 +199,28 @@ def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
         train._gather(flare_shards(survey), str(tmp_path / "windows.npz"), 0)
 
 
-def test_of_a_star_in_two_shards_the_last_window_of_both_is_the_newest():
-    def table(shard, *ends):
-        count = len(ends)
-        places = np.full(count, 10.0)
-        columns = schema.identity(["TIC 7"] * count, places, places) | {
-            "shard": [shard] * count,
-            "end": np.array(ends, float),
-            "time_zero": ["BTJD"] * count,
-            "probability": np.full(count, 0.1),
-            "alarm": [False] * count,
-            "newest": [False] * (count - 1) + [True],
-            "flared": [None] * count,
-        }
-        columns["flared"] = pa.array(columns["flared"], pa.bool_())
-        return schema.conform(pa.table(columns), schema.FORECASTS, "forecasts")
-
-    found = _by_star(pa.concat_tables([table("b", 1500.0, 1520.0), table("a", 1400.0, 1420.0)]))
-    assert found["end"].to_pylist() == [1400, 1420, 1500, 1520]
-    assert found["newest"].to_pylist() == [False, False, False, True]
-    assert found.schema.equals(schema.FORECASTS, check_metadata=True)
+def test_windows_do_not_depend_on_how_many_files_a_survey_has(tmp_path):
+    """Three sectors of two stars, by sector as a mission names them: two files make a shard."""
+    for sector, name in [(s, name) for s in range(3) for name in ("tic1", "tic2")]:
+        folder = tmp_path / f"s{sector}"
+        folder.mkdir(exist_ok=True)
+        time_d, flux = star(
+            days=6, cadence_d=10 / 1440, flares=[(3.0, 60.0, 0.1)], seed=sector, noise=0.0005
+        )
+        np.savez(folder / f"{name}_s{sector}.npz", time=time_d + 6 * sector, flux=flux)
+    (tmp_path / "s1" / "tic9.npz").write_bytes(b"nothing")
+    survey = f"{tmp_path}/*/*.npz?time=BTJD&mission=tess"
+    whole = collect_windows(*survey_groups(flare_shards(survey)))
+    parts = flare_shards(f"{survey}&shard_files=2")
+    groups = group_stars([name_rows(shard) for shard in parts], size=3)
+    assert [len(group.parts) for group in groups] == [3, 3, 1]
+    apart = [collect_windows(group) for group in groups]
+    windows = join_windows([found for found, _, _ in apart if found is not None])
+    assert list(windows.star_ids) == list(whole[0].star_ids)
+    for column in ("star_W", "end_W", "label_W", "flux_WTC", "history_WMC", "statistics_WN"):
+        np.testing.assert_array_equal(getattr(windows, column), getattr(whole[0], column))
+    (reject,) = [reject for _, rejects, _ in apart for reject in rejects]
+    assert (reject.shard, reject.kind) == (parts[2].name, "corrupt")
 
 
 def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from astroray.forecast.predict import forecast_shard
+from astroray.forecast.predict import forecast_group
+from astroray.forecast.star_groups import StarGroup
 from astroray.forecast.train import flare_shards
 from astroray.web.app import build_app
 from astroray.web.archive import Archive
@@ -131,7 +132,9 @@ def test_a_forecast_is_that_of_the_command_line_for_the_same_file(client, folder
     (folder / "tess").mkdir()
     (folder / "tess" / "tic.fits").write_bytes(body)
     (shard,) = flare_shards(f"{folder}/tess/*.fits?format=light_curves")
-    table, _, dropped = forecast_shard(shard, str(folder / "flares.model"))
+    table, _, dropped = forecast_group(
+        StarGroup(parts=((shard, None),)), str(folder / "flares.model")
+    )
     answer = client.post("/v1/flares/forecast", content=body)
     found = answer.json()
     assert answer.headers["x-astroray-model"] == found["model_id"] == trained.model_id

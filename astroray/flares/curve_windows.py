@@ -2,17 +2,17 @@
 
 G counts the cells of a star's even grid; other letters as in windows.py.
 
-    cadences are averaged into cells of the rule's spacing, each file over its own median
+    cadences are averaged into cells of the rule's spacing; those of each file stand over the median
+    of what the window has of that file, so that no step is left between two files
     pauses of up to 5 cells are bridged by a line, longer ones stand at the window's median;
     both are marked as not observed
     a window lacking more than 30 %, or with a pause above 1 d, is dropped; none is laid where
     nothing was observed, as between the sectors of a star
-    scales are the window's own, so that nothing after its end enters it, but for the step between
-    two files, whose medians are those of all their cadences
+    nothing after a window's end enters it: scales are its own, flares those known by then, and
+    cells are counted from the first cadence on
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,19 +21,18 @@ import numpy as np
 from astroray.errors import DataError
 from astroray.flares.detrend import SIGMA_OF_MAD, detrend
 from astroray.flares.events import Event, find_events
+from astroray.flares.found_flares import LOOK_D, find_record, known_properties, known_record
 from astroray.flares.records import StarRecord
-from astroray.flares.windows import WindowRule, Windows, describe_windows
+from astroray.flares.windows import WindowRule, Windows, describe_windows, join_windows
 
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["curve_windows", "events_for_windows", "find_record", "rule_for"]
+__all__ = ["curve_windows", "events_for_windows", "rule_for"]
 
 TESS_CADENCE_D = 10 / 1440
 MAX_BRIDGED = 5
 """Cells of a pause that a line bridges."""
-META = ("teff_k", "logg", "metallicity_dex", "radius_sun", "period_d")
-"""Where LightCurve.meta has records.PROPERTIES."""
 
 
 def rule_for(mission: str) -> WindowRule:
@@ -49,11 +48,10 @@ def curve_windows(
     events: Sequence[Event] | None = None,
     unanswered: bool = False,
 ) -> Windows:
-    """Windows of all light curves of one star.
+    """Windows of all light curves of one star, which stand in order of their begin.
 
-    record  its flares where they are known; else those that `astroray flares find` finds. The
-            finder looks beyond a cadence: its trend half a window, up to 0.6 d, its noise up to
-            1.5 d; and which window the trend has the whole light curve decides.
+    record  its flares where they are known; else those that the finder sees: as answers with all
+            of the light curves, as history and statistics by the end of each window
     events  what the finder sees in all of them, where it has been asked already
     unanswered  whether windows are kept whose horizon nobody observed, and one is laid that ends
                 with the last cadence: what is to be forecast rather than learnt from
@@ -61,6 +59,7 @@ def curve_windows(
     Raises DataError where a light curve cannot be detrended, or is sampled too coarsely.
     """
     grid = _Grid.of(curves, rule)
+    known = record or known_record(curves, edge_J=grid.looks(rule), observed_S2=grid.stretches())
     record = record or find_record(curves, observed_S2=grid.stretches(), events=events)
     last = grid.num_cells if unanswered else grid.num_cells - rule.num_ahead
     stop_W = np.arange(rule.num_cadences, last + 1, rule.stride)
@@ -69,15 +68,44 @@ def curve_windows(
     stop_W = stop_W[grid.num_seen(stop_W - rule.num_cadences, stop_W) > 0]
     if not stop_W.size:
         return describe_windows(record, np.zeros(0), rule, {"light curve shorter than a window": 1})
-    inside_WT = np.lib.stride_tricks.sliding_window_view(grid.flux_G, rule.num_cadences)
-    inside_WT = inside_WT[stop_W - rule.num_cadences]
-    beyond_G = np.concatenate([grid.flux_G, np.full(rule.num_ahead, np.nan)])
-    ahead_WT = np.lib.stride_tricks.sliding_window_view(beyond_G, rule.num_ahead)[stop_W]
-    seen_WT = np.isfinite(inside_WT)
+    kept_W, is_blind_W, dropped = _sift(grid, stop_W, rule, unanswered)
+    flux_WT = [grid.relative(stop - rule.num_cadences, stop) for stop in stop_W[kept_W]]
+    is_void_V = np.array([flux_T is None for flux_T in flux_WT], bool)
+    dropped["flux whose median is not above 0"] = int(is_void_V.sum())
+    kept_W = kept_W[~is_void_V]
+    channels = [_channels(flux_T) for flux_T in flux_WT if flux_T is not None]
+    flux_WTC = np.array(channels, np.float32).reshape(len(kept_W), rule.num_cadences, 3)
+    end_W = grid.first_d + stop_W[kept_W] * rule.cadence_d
+    windows = _describe(curves, record, known, end_W, rule)
+    return dataclasses.replace(
+        windows, flux_WTC=flux_WTC, answered_W=~is_blind_W[kept_W], dropped=dropped
+    )
+
+
+def events_for_windows(curve: "LightCurve", rule: WindowRule) -> list[Event]:
+    """What the finder sees in a light curve of which windows can be made.
+
+    Raises DataError where it cannot be detrended, or is sampled too coarsely.
+    """
+    _check_cadence(curve, rule)
+    return find_events(curve.time_d, detrend(curve.time_d, curve.flux))
+
+
+def _sift(
+    grid: "_Grid", stop_W: np.ndarray, rule: WindowRule, unanswered: bool
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+    """[V] windows with enough in them, [W] whose horizon nobody observed, and the others by reason.
+
+    stop_W  [W]  the cell after the last of each window
+    """
+    seen_G = np.concatenate([grid.seen_G, np.zeros(rule.num_ahead, bool)])
+    inside_WT = np.lib.stride_tricks.sliding_window_view(seen_G, rule.num_cadences)
+    seen_WT = inside_WT[stop_W - rule.num_cadences]
+    ahead_WT = np.lib.stride_tricks.sliding_window_view(seen_G, rule.num_ahead)[stop_W]
     max_gap = int(rule.max_gap_d / rule.cadence_d)
     is_dark_W = seen_WT.mean(axis=1) < 1 - rule.max_missing
     is_torn_W = ~is_dark_W & (_longest_pause(seen_WT) > max_gap)
-    is_blind_W = np.isfinite(ahead_WT).mean(axis=1) < rule.min_horizon
+    is_blind_W = ahead_WT.mean(axis=1) < rule.min_horizon
     is_blind_W &= ~is_dark_W & ~is_torn_W
     kept_W = ~(is_dark_W | is_torn_W) & (~is_blind_W | unanswered)
     dropped = {
@@ -87,116 +115,138 @@ def curve_windows(
             (is_blind_W & ~kept_W).sum()
         ),
     }
-    end_W = grid.first_d + stop_W[kept_W] * rule.cadence_d
-    windows = describe_windows(record, end_W, rule, dropped)
-    channels = [_channels(flux_T) for flux_T in inside_WT[kept_W]]
-    flux_WTC = np.array(channels, np.float32).reshape(len(end_W), rule.num_cadences, 3)
-    return dataclasses.replace(windows, flux_WTC=flux_WTC, answered_W=~is_blind_W[kept_W])
+    return np.flatnonzero(kept_W), is_blind_W, dropped
 
 
-def events_for_windows(curve: "LightCurve", rule: WindowRule) -> list[Event]:
-    """What the finder sees in a light curve of which windows can be made.
-
-    Raises DataError where it cannot be detrended, or is sampled too coarsely.
-    """
-    _level(curve, rule)
-    return find_events(curve.time_d, detrend(curve.time_d, curve.flux))
-
-
-def find_record(
+def _describe(
     curves: Sequence["LightCurve"],
-    *,
-    observed_S2: np.ndarray,
-    events: Sequence[Event] | None = None,
-) -> StarRecord:
-    """The flares that the finder sees in a star's light curves; sizes are log10 of their ED in s.
-
-    One that two light curves show, as those of a star at two cadences, counts once.
-
-    Raises DataError where a light curve cannot be detrended.
-    """
-    if events is None:
-        events = [
-            event
-            for curve in curves
-            for event in find_events(curve.time_d, detrend(curve.time_d, curve.flux))
+    record: StarRecord,
+    known: StarRecord,
+    end_W: np.ndarray,
+    rule: WindowRule,
+) -> Windows:
+    """Windows with their answers, and what was known of the star at the end of each."""
+    if known is record:  # of a star that is known without its light curves
+        return describe_windows(record, end_W, rule, {})
+    property_WP = known_properties(curves, end_W)
+    is_new_W = np.ones(len(end_W), bool)
+    is_new_W[1:] = ~np.all(
+        (property_WP[1:] == property_WP[:-1]) | np.isnan(property_WP[:-1]), axis=1
+    ) | (np.isnan(property_WP[1:]) != np.isnan(property_WP[:-1])).any(axis=1)
+    return join_windows(
+        [
+            describe_windows(
+                record,
+                part_W,
+                rule,
+                {},
+                known=dataclasses.replace(known, property_P=property_P),
+            )
+            for part_W, property_P in zip(
+                np.split(end_W, np.flatnonzero(is_new_W)[1:]),
+                property_WP[is_new_W],
+                strict=True,
+            )
         ]
-    events = _once(sorted((e for e in events if not e.refused), key=lambda event: event.start_d))
-    ed_s = np.array([event.equivalent_duration_s for event in events])
-    meta: dict[str, float] = {}
-    for curve in curves:
-        meta = {**curve.meta, **meta}
-    return StarRecord(
-        object_id=curves[0].object_id,
-        start_F=np.array([event.start_d for event in events]),
-        stop_F=np.array([event.stop_d for event in events]),
-        size_F=np.log10(np.where(ed_s > 0, ed_s, np.nan)),
-        observed_S2=observed_S2,
-        property_P=np.array([meta.get(name, math.nan) for name in META]),
     )
 
 
-def _once(events: Sequence[Event]) -> list[Event]:
-    """Events in order of their start, without those that begin before one of them has ended."""
-    kept: list[Event] = []
-    for event in events:
-        if not kept or event.start_d > kept[-1].stop_d:
-            kept.append(event)
-    return kept
-
-
-def _level(curve: "LightCurve", rule: WindowRule) -> float:
-    """The median flux. Raises DataError where it is not above 0, or cadences are too long."""
-    level = float(np.nanmedian(curve.flux))
-    if not level > 0:
-        raise DataError(f"the median flux is {level:.4g}, expected above 0")
+def _check_cadence(curve: "LightCurve", rule: WindowRule) -> None:
+    """Raises DataError where cadences are too long for the cells."""
     if curve.cadence_s > 1.5 * rule.cadence_d * 86400:
         raise DataError(
             f"one cadence takes {curve.cadence_s:.0f} s, expected at most "
             f"{1.5 * rule.cadence_d * 86400:.0f} s for windows of this mission"
         )
-    return level
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """A file's flux on the cells from its first to its last."""
+
+    first: int
+    mean_G: np.ndarray
+    """NaN where it observed nothing."""
+    count_G: np.ndarray
+    """Cadences in each cell."""
+
+    @property
+    def stop(self) -> int:
+        return self.first + len(self.mean_G)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Grid:
-    """A star's relative flux on even cells; NaN where nothing was observed."""
+    """A star's flux on even cells, file by file."""
 
     first_d: float
     cadence_d: float
-    flux_G: np.ndarray
+    seen_G: np.ndarray
+    """[G] bool: observed by some file."""
+    pieces: Sequence[_Piece]
 
     @classmethod
     def of(cls, curves: Sequence["LightCurve"], rule: WindowRule) -> "_Grid":
-        # A cell begins where its first cadence does, half of one before its middle: no cadence
-        # falls on an edge.
-        first_d = min(float(curve.time_d[0]) - curve.cadence_s / 172800 for curve in curves)
+        # The first cadence stands in the middle of its cell: where a cadence lasts as long as a
+        # cell, none falls on an edge.
+        first_d = min(float(curve.time_d[0]) for curve in curves) - rule.cadence_d / 2
         last_d = max(float(curve.time_d[-1]) for curve in curves)
-        num_cells = int((last_d - first_d) / rule.cadence_d) + 1
-        sum_G, count_G = np.zeros(num_cells), np.zeros(num_cells)
+        seen_G = np.zeros(int((last_d - first_d) / rule.cadence_d) + 1, bool)
+        pieces = []
         for curve in curves:
-            level = _level(curve, rule)
+            _check_cadence(curve, rule)
             known_T = np.isfinite(curve.flux)
             cell_T = ((curve.time_d[known_T] - first_d) / rule.cadence_d).astype(np.int64)
-            sum_G += np.bincount(cell_T, curve.flux[known_T] / level, num_cells)
-            count_G += np.bincount(cell_T, minlength=num_cells)
-        flux_G = np.where(count_G > 0, sum_G / np.maximum(count_G, 1), np.nan)
-        return cls(first_d=first_d, cadence_d=rule.cadence_d, flux_G=flux_G)
+            if not cell_T.size:
+                continue
+            count_G = np.bincount(cell_T - cell_T[0])
+            sum_G = np.bincount(cell_T - cell_T[0], curve.flux[known_T])
+            mean_G = np.where(count_G > 0, sum_G / np.maximum(count_G, 1), np.nan)
+            pieces.append(_Piece(first=int(cell_T[0]), mean_G=mean_G, count_G=count_G))
+            seen_G[cell_T] = True
+        return cls(first_d=first_d, cadence_d=rule.cadence_d, seen_G=seen_G, pieces=pieces)
 
     @property
     def num_cells(self) -> int:
-        return len(self.flux_G)
+        return len(self.seen_G)
+
+    def relative(self, first: int, stop: int) -> np.ndarray | None:
+        """[T] flux of the cells from first to before stop, each file's over the median that it has
+        there; NaN where nothing was observed, None where such a median is not above 0."""
+        sum_T, count_T = np.zeros(stop - first), np.zeros(stop - first)
+        for piece in self.pieces:
+            begin, end = max(first, piece.first), min(stop, piece.stop)
+            if begin >= end:
+                continue
+            mean_T = piece.mean_G[begin - piece.first : end - piece.first]
+            part_T = piece.count_G[begin - piece.first : end - piece.first]
+            seen_T = part_T > 0
+            if not seen_T.any():
+                continue
+            level = float(np.median(mean_T[seen_T]))
+            if not level > 0:
+                return None
+            inside = slice(begin - first, end - first)
+            sum_T[inside] += np.where(seen_T, mean_T, 0.0) / level * part_T
+            count_T[inside] += part_T
+        return np.where(count_T > 0, sum_T / np.maximum(count_T, 1), np.nan)
 
     def num_seen(self, first_W: np.ndarray, stop_W: np.ndarray) -> np.ndarray:
         """[W] cells with a flux from each first one up to before each stop."""
-        before_G = np.concatenate([[0], np.cumsum(np.isfinite(self.flux_G))])
+        before_G = np.concatenate([[0], np.cumsum(self.seen_G)])
         return before_G[stop_W] - before_G[first_W]
 
     def stretches(self) -> np.ndarray:
         """[S, 2] d, where cells follow each other with a flux."""
-        edge_G = np.diff(np.concatenate([[0], np.isfinite(self.flux_G).astype(int), [0]]))
+        edge_G = np.diff(np.concatenate([[0], self.seen_G.astype(int), [0]]))
         begin_S, end_S = np.flatnonzero(edge_G == 1), np.flatnonzero(edge_G == -1)
         return self.first_d + self.cadence_d * np.stack([begin_S, end_S], axis=1)
+
+    def looks(self, rule: WindowRule) -> np.ndarray:
+        """[J + 1] d, the ends of windows at which flares are looked for, also before the first."""
+        step = rule.stride * max(1, round(LOOK_D / (rule.stride * rule.cadence_d)))
+        stop_J = np.arange(rule.num_cadences % step, self.num_cells + step + 1, step)
+        return self.first_d + stop_J * self.cadence_d
 
 
 def _longest_pause(seen_WT: np.ndarray) -> np.ndarray:

@@ -1,14 +1,14 @@
 """What is known of a star's flares at a moment: its history and its statistics, never later.
 
-A flare is known from its stop on. W counts moments, F the flares of the star, M the flares of the
-history, N statistics, U spans of the decaying rates, S stretches of observation.
+A flare is known from its stop on, or while it is on record where a record says so. W counts
+moments, F the flares of the star, M the flares of the history, N statistics, U spans of the
+decaying rates, S stretches of observation.
 
 After the modules FHR and FSI of StarF (Su et al., arXiv 2507.10986), in numbers instead of text.
 """
 
 import dataclasses
 import math
-import warnings
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Past:
 def observed_days(observed_S2: np.ndarray, time_W: np.ndarray) -> np.ndarray:
     """[W] days observed before each time."""
     begin_S, length_S = observed_S2[:, 0], np.diff(observed_S2, axis=1)[:, 0]
-    return np.clip(np.asarray(time_W)[:, None] - begin_S, 0, length_S).sum(axis=1)
+    return _sum_in_order(np.clip(np.asarray(time_W)[:, None] - begin_S, 0, length_S))
 
 
 def recall_past(star: StarRecord, moment_W: np.ndarray) -> Past:
@@ -64,7 +64,7 @@ def recall_past(star: StarRecord, moment_W: np.ndarray) -> Past:
     Rates are flares over days observed, each with a pseudo-count so small that a star without
     flares has a finite logarithm; what the network makes of few flares is its own affair.
     """
-    known_WF = star.stop_F <= moment_W[:, None]
+    known_WF = star.on_record(moment_W)
     age_WF = np.where(known_WF, moment_W[:, None] - star.start_F, np.inf)
     return Past(
         history_WMC=_history(star, known_WF, age_WF).astype(np.float32),
@@ -97,9 +97,7 @@ def _statistics(
     elapsed_W = np.where(known_WF, age_WF, 0.0).max(axis=1, initial=0.0) - since_W
     duration_F = np.log10(np.maximum(star.stop_F - star.start_F, 0.01))
     size_WF = np.where(known_WF, star.size_F, np.nan)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # moments without a flare give NaN
-        mean_size_W = np.nanmean(size_WF, axis=1)
+    num_sized_W = np.isfinite(size_WF).sum(axis=1)
     known = {
         "log flares so far": np.log1p(count_W),
         "log days observed so far": np.log1p(days_W),
@@ -107,9 +105,10 @@ def _statistics(
         "log days since the last": np.log(np.maximum(since_W, 0.01)),
         "flares in the last 10.46 d": (age_WF < WINDOW_D).sum(axis=1),
         "log rate of this season in former years": _season_rate(star, moment_W, age_WF),
-        "mean size": mean_size_W,
+        "mean size": _sum_in_order(np.nan_to_num(size_WF))
+        / np.where(num_sized_W, num_sized_W, np.nan),
         "largest size": np.fmax.reduce(size_WF, axis=1, initial=np.nan),
-        "mean log10 duration": (known_WF * duration_F).sum(axis=1)
+        "mean log10 duration": _sum_in_order(known_WF * duration_F)
         / np.where(count_W, count_W, np.nan),
         "log mean waiting time": np.log(
             np.maximum(elapsed_W, 0.01) / np.where(count_W > 1, count_W - 1, np.nan)
@@ -117,7 +116,7 @@ def _statistics(
         "alignment with the rotation": _alignment(star, age_WF),
     }
     for span_d in SPANS_D:
-        seen_W = np.exp(-age_WF / span_d).sum(axis=1)
+        seen_W = _sum_in_order(np.exp(-age_WF / span_d))
         decayed_W = _decayed_days(star.observed_S2, moment_W, span_d)
         known[f"log rate, decaying over {span_d:g} d"] = _log_rate(seen_W, decayed_W, 0.2, 10.0)
     return np.stack([known[name] for name in STATISTICS], axis=1)
@@ -131,7 +130,7 @@ def _decayed_days(observed_S2: np.ndarray, moment_W: np.ndarray, span_d: float) 
     """[W] days observed before each moment, weighted by exp(-age / span)."""
     age_WS2 = np.maximum(moment_W[:, None, None] - observed_S2, 0.0)
     weight_WS2 = np.exp(-age_WS2 / span_d)
-    return span_d * (weight_WS2[..., 1] - weight_WS2[..., 0]).sum(axis=1)
+    return span_d * _sum_in_order(weight_WS2[..., 1] - weight_WS2[..., 0])
 
 
 def _season_rate(star: StarRecord, moment_W: np.ndarray, age_WF: np.ndarray) -> np.ndarray:
@@ -156,4 +155,14 @@ def _alignment(star: StarRecord, age_WF: np.ndarray) -> np.ndarray:
     weight_WF = np.exp(-age_WF / 100.0)
     finite_WF = np.where(np.isfinite(age_WF), age_WF, 0.0)
     cosine_WF = np.cos(2 * np.pi * (finite_WF + 0.49) / period_d)
-    return (weight_WF * cosine_WF).sum(axis=1) / (weight_WF.sum(axis=1) + 1)
+    return _sum_in_order(weight_WF * cosine_WF) / (_sum_in_order(weight_WF) + 1)
+
+
+def _sum_in_order(value_WN: np.ndarray) -> np.ndarray:
+    """[W] sums from left to right, so that the zeros of what comes later change no bit.
+
+    numpy's own sum adds in an order that depends on how many columns there are.
+    """
+    if not value_WN.shape[1]:
+        return np.zeros(len(value_WN))
+    return np.cumsum(value_WN, axis=1)[:, -1]

@@ -44,6 +44,16 @@ class StarRecord:
     """[S, 2] float64, d, begin and end of each stretch of observation, ascending."""
     property_P: np.ndarray
     """[P] float64, PROPERTIES; NaN where unknown."""
+    record_F2: np.ndarray | None = None
+    """[F, 2] float64, d: from when and until when each flare is on record, where that changed with
+    time; None: from its stop on, for ever."""
+
+    def on_record(self, moment_W: np.ndarray) -> np.ndarray:
+        """[W, F] whether each flare was on record at each moment."""
+        if self.record_F2 is None:
+            return self.stop_F <= moment_W[:, None]
+        from_F, until_F = self.record_F2.T
+        return (from_F <= moment_W[:, None]) & (moment_W[:, None] < until_F)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -113,10 +113,19 @@ def join_windows(parts: Sequence[Windows]) -> Windows:
 
 
 def describe_windows(
-    star: StarRecord, end_W: np.ndarray, rule: WindowRule, dropped: Mapping[str, int]
+    star: StarRecord,
+    end_W: np.ndarray,
+    rule: WindowRule,
+    dropped: Mapping[str, int],
+    *,
+    known: StarRecord | None = None,
 ) -> Windows:
-    """Windows of one star that end at the given moments, with their answers, without flux."""
-    past = recall_past(star, end_W)
+    """Windows of one star that end at the given moments, with their answers, without flux.
+
+    known  what was on record of the star, where that was less than the answers are told by
+    """
+    known = known or star
+    past = recall_past(known, end_W)
     ahead_W = end_W + rule.num_ahead * rule.cadence_d
     num_known_W, num_ahead_W = (
         np.searchsorted(star.start_F, time_W, "right") for time_W in (end_W, ahead_W)
@@ -129,7 +138,7 @@ def describe_windows(
         answered_W=np.ones(len(end_W), bool),
         history_WMC=past.history_WMC,
         statistics_WN=past.statistics_WN,
-        property_WP=np.tile(star.property_P.astype(np.float32), (len(end_W), 1)),
+        property_WP=np.tile(known.property_P.astype(np.float32), (len(end_W), 1)),
         flux_WTC=np.zeros((len(end_W), 0, 3), np.float32),
         dropped=dropped,
     )

@@ -1,8 +1,8 @@
-"""How a shard of light curves becomes windows, star by star, and which light curves do not."""
+"""How the light curves of a group become windows, star by star, and which of them do not."""
 
 import dataclasses
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,8 @@ from astroray.errors import DataError
 from astroray.flares.curve_windows import curve_windows, events_for_windows, rule_for
 from astroray.flares.events import Event
 from astroray.flares.windows import Windows, join_windows
-from astroray.surveys.shards import Reject, Shard
+from astroray.forecast.star_groups import StarGroup
+from astroray.surveys.shards import Reject
 
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
@@ -22,59 +23,59 @@ __all__ = ["StarPlace", "collect_windows", "read_windows", "star_windows", "writ
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StarPlace:
-    """Where a star is, and where its times are counted from."""
+    """Where a star is, where its times are counted from, and where its first light curve lies."""
 
     ra_deg: float
     dec_deg: float
     time_zero: str
+    shard: str
 
 
 def collect_windows(
-    shard: Shard, *, unanswered: bool = False
+    group: StarGroup, *, unanswered: bool = False
 ) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
-    """Windows of the stars in a shard, rejects of its light curves, and where the stars are.
+    """Windows of the stars in a group, rejects of its light curves, and where the stars are.
 
-    All light curves of a star in the shard are one; None where no star gives a window.
+    None where no star gives a window. Each reject names its shard.
     """
-    from astroray.surveys.light_curves import read_light_curves
-
-    try:
-        return star_windows(read_light_curves(shard), unanswered=unanswered)
-    except DataError as error:
-        return None, [Reject.of_shard(error)], {}
+    return star_windows(_items(group), unanswered=unanswered)
 
 
 def star_windows(
-    items: Iterable["LightCurve | Reject"], *, unanswered: bool = False
+    items: Iterable[tuple[str, "LightCurve | Reject"]], *, unanswered: bool = False
 ) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
-    """The same of light curves that are at hand; one that is bad takes no other with it."""
+    """The same of light curves at hand, each with the name of its shard.
+
+    All light curves of a star are one; one that is bad takes no other with it.
+    """
     rejects: list[Reject] = []
-    by_star: dict[str, list[LightCurve]] = {}
-    for item in items:
+    by_star: dict[str, list[tuple[str, LightCurve]]] = {}
+    for shard, item in items:
         if isinstance(item, Reject):
-            rejects.append(item)
+            rejects.append(dataclasses.replace(item, shard=shard))
         else:
-            by_star.setdefault(item.object_id, []).append(item)
-    parts = []
-    for curves in by_star.values():
-        curves.sort(key=lambda curve: curve.time_d[0])
-        rule = rule_for(curves[0].mission)
+            by_star.setdefault(item.object_id, []).append((shard, item))
+    parts, places = [], {}
+    for name, placed in by_star.items():
+        placed = _in_one_time(placed)
+        first_shard, first = placed[0]
+        places[name] = StarPlace(
+            ra_deg=first.ra_deg,
+            dec_deg=first.dec_deg,
+            time_zero=first.time_zero,
+            shard=first_shard,
+        )
+        rule = rule_for(first.mission)
         usable: list[LightCurve] = []
         events: list[Event] = []
-        for curve in curves:
+        for shard, curve in placed:
             try:
                 events += events_for_windows(curve, rule)
                 usable.append(curve)
             except DataError as error:
-                rejects.append(_refuse(curve, error))
+                rejects.append(_refuse(shard, curve, error))
         if usable:
             parts.append(curve_windows(usable, rule, events=events, unanswered=unanswered))
-    places = {
-        name: StarPlace(
-            ra_deg=curves[0].ra_deg, dec_deg=curves[0].dec_deg, time_zero=curves[0].time_zero
-        )
-        for name, curves in by_star.items()
-    }
     return (join_windows(parts) if parts else None), rejects, places
 
 
@@ -105,6 +106,37 @@ def read_windows(path: str) -> Windows:
     return Windows(star_ids=ids, dropped=dropped, **columns)
 
 
-def _refuse(curve: "LightCurve", error: DataError) -> Reject:
+def _items(group: StarGroup) -> Iterator[tuple[str, "LightCurve | Reject"]]:
+    from astroray.surveys.light_curves import read_light_curves
+
+    for shard, rows in group.parts:
+        try:
+            for item in read_light_curves(shard, rows=rows):
+                yield shard.name, item
+        except DataError as error:
+            yield shard.name, Reject.of_shard(error)
+
+
+def _in_one_time(
+    placed: Sequence[tuple[str, "LightCurve"]],
+) -> list[tuple[str, "LightCurve"]]:
+    """Light curves in order of their begin, with the zero point of time that the first one has."""
+    from astroray.surveys.light_curves import ZERO_JD
+
+    def begin_jd(one: tuple[str, "LightCurve"]) -> float:
+        return float(one[1].time_d[0]) + ZERO_JD[one[1].time_zero]
+
+    ordered = sorted(placed, key=begin_jd)
+    zero = ordered[0][1].time_zero
+    moved = []
+    for shard, curve in ordered:
+        if curve.time_zero != zero:
+            time_d = curve.time_d + (ZERO_JD[curve.time_zero] - ZERO_JD[zero])
+            curve = dataclasses.replace(curve, time_d=time_d, time_zero=zero)
+        moved.append((shard, curve))
+    return moved
+
+
+def _refuse(shard: str, curve: "LightCurve", error: DataError) -> Reject:
     reason = f"{curve.object_id}: {error}"
-    return Reject(row=curve.row, stage="windows", kind="unusable", reason=reason)
+    return Reject(row=curve.row, stage="windows", kind="unusable", reason=reason, shard=shard)

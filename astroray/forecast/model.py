@@ -77,7 +77,9 @@ class Forecaster(nn.Module):
     """Windows in, log odds of a flare within the horizon out.
 
     Tokens: one that is read out, one each of statistics, history and properties, 64 patches of 16
-    cadences with flux, first difference and mask.
+    cadences with flux, first difference and mask. The patches are read out beside it, each with
+    weights of its place: what announces a flare stands at the end of the window, and attention
+    has to learn where that is before it can learn what.
     """
 
     projections = ("query", "key", "value", "out", "up", "down")
@@ -101,8 +103,10 @@ class Forecaster(nn.Module):
         self.blocks = nn.ModuleList(block(config) for _ in range(config.num_layers))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, 1)
+        self.head_places = nn.Linear(num_patches * width, 1, bias=False)
         self.head_statistics = nn.Linear(len(STATISTICS), 1)
         self.reconstruct = nn.Linear(width, PATCH * 2)
+        nn.init.zeros_(self.head_places.weight)
         nn.init.zeros_(self.head_statistics.weight)
         nn.init.zeros_(self.head_statistics.bias)
 
@@ -127,7 +131,11 @@ class Forecaster(nn.Module):
             tokens.append(self.record_history(inputs.history_BMC.flatten(1)))
         if config.use_flux:
             tokens.append(self._embed(patches(inputs.flux_BTC)) + self.position)
-        logit_B = self.head(self._transform(torch.cat(tokens, dim=1))[:, 0])[:, 0]
+        out_BKD = self._transform(torch.cat(tokens, dim=1))
+        logit_B = self.head(out_BKD[:, 0])[:, 0]
+        if config.use_flux:
+            patch_BKD = out_BKD[:, -len(self.position) :]
+            logit_B = logit_B + self.head_places(patch_BKD.flatten(1))[:, 0]
         if config.use_statistics:
             known_BN = self.record_statistics.scale(inputs.statistics_BN)[:, : len(STATISTICS)]
             logit_B = logit_B + self.head_statistics(known_BN)[:, 0]

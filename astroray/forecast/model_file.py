@@ -21,9 +21,11 @@ from astroray.forecast.language_model import LanguageConfig, LanguageForecaster,
 from astroray.forecast.lora import Method, adapter_state, attach, load_adapter, merge
 from astroray.forecast.model import Forecaster, ForecasterConfig
 
-__all__ = ["TrainedForecaster", "load_forecaster", "save_forecaster"]
+__all__ = ["FORMAT", "TrainedForecaster", "load_forecaster", "save_forecaster"]
 
-KIND = "astroray flare forecaster 1"
+KIND = "astroray flare forecaster"
+FORMAT = f"{KIND} 2"
+"""2: windows know of a star what was known at their end, and patches are read out by place."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ def save_forecaster(
     digest.update(safetensors.torch.save(weights))
     model_id = digest.hexdigest()[:16]
     metadata = {
-        "kind": KIND,
+        "kind": FORMAT,
         "model_id": model_id,
         "described": json.dumps(described),
         "facts": json.dumps(dict(facts)),
@@ -88,7 +90,13 @@ def load_forecaster(path: str) -> TrainedForecaster:
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})
     except (ValueError, AttributeError):
         metadata = {}
-    if metadata.get("kind") != KIND:
+    kind = metadata.get("kind", "")
+    if kind.startswith(KIND) and kind != FORMAT:
+        raise ConfigError(
+            f"{path} is format {kind.removeprefix(KIND).strip()} of a flare forecaster, expected "
+            f"{FORMAT.removeprefix(KIND).strip()}: its windows mean something else; train it again"
+        )
+    if kind != FORMAT:
         raise ConfigError(
             f"{path} is no flare forecaster, expected a file that `astroray train flares` wrote"
         )

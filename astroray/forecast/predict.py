@@ -21,6 +21,7 @@ from astroray.errors import ConfigError, DataError
 from astroray.flares.windows import Windows
 from astroray.forecast.collect import StarPlace, collect_windows, star_windows
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
+from astroray.forecast.star_groups import StarGroup, name_rows, survey_groups
 from astroray.forecast.train import flare_shards
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject, Shard
@@ -82,17 +83,14 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     with workers.cluster(log_dir=""):
         found = _run(config, shards, show)
     tables = [table for table, _, _ in found if table is not None]
-    rejects = [
-        dataclasses.replace(reject, shard=shard.name)
-        for shard, (_, shard_rejects, _) in zip(shards, found, strict=True)
-        for reject in shard_rejects
-    ]
+    rejects = [reject for _, rejects, _ in found for reject in rejects]
     if not tables:
         raise DataError(
             f"no star of {config.survey} has a window of 512 cadences: {len(rejects)} light curves "
             f"were rejected{', first: ' + rejects[0].reason if rejects else ''}"
         )
-    forecasts = _by_star(pa.concat_tables(tables))
+    forecasts = pa.concat_tables(tables)
+    forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
     dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
     record = _record(config, trained, forecasts, dict(dropped), len(rejects))
     ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
@@ -103,25 +101,24 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     return record
 
 
-def forecast_shard(
-    shard: Shard, model: str
+def forecast_group(
+    group: StarGroup, model: str
 ) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
-    """FORECASTS of one shard, its rejects, and windows left out by reason."""
-    found = collect_windows(shard, unanswered=True)
-    return _forecast(found, load_forecaster(model), shard.name)
+    """FORECASTS of the stars of a group, its rejects, and windows left out by reason."""
+    return _forecast(collect_windows(group, unanswered=True), load_forecaster(model))
 
 
 def forecast_curves(
     items: Iterable[LightCurve | Reject], trained: TrainedForecaster, name: str
 ) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
     """The same of light curves that are at hand; `name` stands for that of their shard."""
-    return _forecast(star_windows(items, unanswered=True), trained, name)
+    named = ((name, item) for item in items)
+    return _forecast(star_windows(named, unanswered=True), trained)
 
 
 def _forecast(
     found: tuple[Windows | None, list[Reject], Mapping[str, StarPlace]],
     trained: TrainedForecaster,
-    name: str,
 ) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
     from astroray.forecast.fit import forecast_logits
 
@@ -132,7 +129,7 @@ def _forecast(
     if not len(windows):
         return None, rejects, dropped
     probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
-    return _table(windows, probability_W, places, name, trained.alarm), rejects, dropped
+    return _table(windows, probability_W, places, trained.alarm), rejects, dropped
 
 
 def _run(
@@ -141,12 +138,14 @@ def _run(
     placing = workers.plan_workers(
         workers="auto", num_gpus=0.0, num_shards=len(shards), resources=workers.resources()
     )
-    forecast = workers.remotely(forecast_shard, num_cpus=placing.num_cpus)
+    name = workers.remotely(name_rows, num_cpus=placing.num_cpus)
+    forecast = workers.remotely(forecast_group, num_cpus=placing.num_cpus)
     found = []
     with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="forecast") as pool:
-        for result in pool.map(lambda shard: forecast(shard, config.model), shards):
+        groups = survey_groups(shards, lambda several: pool.map(name, several))
+        for result in pool.map(lambda group: forecast(group, config.model), groups):
             found.append(result)
-            show(f"forecast  shards {len(found)}/{len(shards)}")
+            show(f"forecast  groups of stars {len(found)}/{len(groups)}")
     return found
 
 
@@ -154,7 +153,6 @@ def _table(
     windows: Windows,
     probability_W: np.ndarray,
     places: Mapping[str, StarPlace],
-    shard: str,
     alarm: float,
 ) -> pa.Table:
     names = [windows.star_ids[star] for star in windows.star_W]
@@ -165,7 +163,7 @@ def _table(
         np.array([places[name].dec_deg for name in names], np.float64),
     )
     columns = {
-        "shard": [shard] * len(names),
+        "shard": [places[name].shard for name in names],
         "end": windows.end_W,
         "time_zero": [places[name].time_zero for name in names],
         "probability": probability_W,
@@ -178,18 +176,6 @@ def _table(
         for name, column in columns.items()
     }
     return schema.conform(pa.table({**identity, **rest}), schema.FORECASTS, "forecasts")
-
-
-def _by_star(forecasts: pa.Table) -> pa.Table:
-    """FORECASTS of all shards by star and time, of which the last of each star is the newest.
-
-    The files of a star may lie in several shards, each of which has a last window of its own.
-    """
-    forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
-    name_W = np.array(forecasts["object_id"].to_pylist(), np.str_)
-    place = forecasts.schema.get_field_index("newest")
-    is_last_W = pa.array(np.append(name_W[1:] != name_W[:-1], True))
-    return forecasts.set_column(place, forecasts.schema.field(place), is_last_W)
 
 
 def _record(

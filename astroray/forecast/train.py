@@ -21,6 +21,7 @@ from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.star_groups import survey_groups
 from astroray.leases import hold_lease
 from astroray.surveys.shards import Shard, SurveyUri
 
@@ -94,14 +95,18 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     The same call goes on where a killed one was and ends in the same bytes. Raises ConfigError
     where settings differ from the folder's, DataError where there are too few stars or flares.
     """
-    from astroray.forecast.model_file import load_forecaster
+    from astroray.forecast.model_file import FORMAT, load_forecaster
 
     config = dataclasses.replace(config, out=storage.absolute(config.out))
     fingerprint = check_backbone(config.backbone) if config.backbone else ""
     if config.backbone:
         config = dataclasses.replace(config, backbone=os.path.abspath(config.backbone))
     with hold_lease(config.folder):
-        settings = dataclasses.asdict(config) | {"out": None, "backbone_fingerprint": fingerprint}
+        settings = dataclasses.asdict(config) | {
+            "out": None,
+            "backbone_fingerprint": fingerprint,
+            "format": FORMAT,
+        }
         if begin_fit(config.folder, config.out, settings):
             known = load_forecaster(config.out)
             return {**known.facts, "model_id": known.model_id}
@@ -147,12 +152,12 @@ def deal_stars(windows: Windows, seed: int) -> np.ndarray:
 
 
 def _gather(shards: list[Shard], path: str, seed: int) -> None:
-    """Publishes the windows of all shards, where they are not there yet."""
+    """Publishes the windows of all stars, where they are not there yet."""
     if storage.exists(path):
         return
     parts, rejected, first = [], Counter[str](), ""
-    for shard in shards:
-        windows, rejects, _ = collect_windows(shard)
+    for group in survey_groups(shards):
+        windows, rejects, _ = collect_windows(group)
         rejected.update(f"light curves rejected: {reject.kind}" for reject in rejects)
         first = first or "".join(reject.reason for reject in rejects[:1])
         if windows is not None:

@@ -1,0 +1,92 @@
+"""Which light curves of a survey are read together, so that each star is whole.
+
+A shard is a group of files in the order of their paths, which is that of quarters or sectors: the
+files of one star may lie in many. Its history must not begin anew in each, nor end where the
+listing was cut, so stars are named first and then dealt into groups as large as a shard.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+from astroray.errors import DataError
+from astroray.surveys.shards import MAX_FILES_PER_SHARD, Reject, Shard
+
+__all__ = ["NamedRows", "StarGroup", "group_stars", "name_rows", "survey_groups"]
+
+Names = Callable[[Sequence[Shard]], Iterable["NamedRows"]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StarGroup:
+    """Light curves that are read together: all of each of their stars."""
+
+    parts: tuple[tuple[Shard, tuple[int, ...] | None], ...]
+    """Shards, and the rows of each that are meant; None: all of them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedRows:
+    """Whose the rows of a shard are."""
+
+    shard: Shard
+    stars: tuple[tuple[int, str], ...] | None
+    """Row and star, "" where the row cannot be read; None where the whole shard cannot be."""
+
+
+def name_rows(shard: Shard) -> NamedRows:
+    """The stars of a shard, for which it is read whole: a name may stand in a file's header."""
+    from astroray.surveys.light_curves import read_light_curves
+
+    try:
+        stars = tuple(
+            (item.row or 0, "" if isinstance(item, Reject) else item.object_id)
+            for item in read_light_curves(shard)
+        )
+    except DataError:  # it is read again with its group, and becomes a reject there
+        return NamedRows(shard=shard, stars=None)
+    return NamedRows(shard=shard, stars=stars)
+
+
+def _name_all(shards: Sequence[Shard]) -> Iterable[NamedRows]:
+    """The stars of each shard, one shard after the other."""
+    return map(name_rows, shards)
+
+
+def survey_groups(shards: Sequence[Shard], names: Names = _name_all) -> list[StarGroup]:
+    """The groups of a survey; where it is one shard, that is one, and nothing is read for it.
+
+    names  how all shards are asked for their stars
+    """
+    if len(shards) == 1:
+        return [StarGroup(parts=((shards[0], None),))]
+    return group_stars(list(names(shards)))
+
+
+def group_stars(named: Sequence[NamedRows], *, size: int = MAX_FILES_PER_SHARD) -> list[StarGroup]:
+    """Stars in the order of their first light curves, in groups of about so many light curves.
+
+    No star is split: one that has more light curves than `size` is a group of its own.
+    """
+    groups = [StarGroup(parts=((one.shard, None),)) for one in named if one.stars is None]
+    by_star: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    for number, one in enumerate(named):
+        for row, name in one.stars or ():
+            # What cannot be read is nobody's: it goes where it stands.
+            key = (name, -1, -1) if name else ("", number, row)
+            by_star.setdefault(key, []).append((number, row))
+    pending: list[tuple[int, int]] = []
+    for places in by_star.values():
+        if pending and len(pending) + len(places) > size:
+            groups.append(_group(named, pending))
+            pending = []
+        pending += places
+    return [*groups, _group(named, pending)] if pending else groups
+
+
+def _group(named: Sequence[NamedRows], places: Sequence[tuple[int, int]]) -> StarGroup:
+    rows: dict[int, list[int]] = {}
+    for number, row in sorted(places):
+        rows.setdefault(number, []).append(row)
+    return StarGroup(
+        parts=tuple((named[number].shard, tuple(those)) for number, those in rows.items())
+    )

@@ -36,8 +36,8 @@ HIDDEN, BLOCK = 0.4, 4
 WARM_UP = 0.1
 TUNING_RATES: Mapping[Method, float] = {"lora": 6e-3, "adapter": 6e-3, "full": 2e-3}
 """Learning rates of tuning. LoRA's is the best of 2e-3, 6e-3 and 2e-2 in AUPRC on validation stars
-of the track of methods, seed 0: .45, .51 and .18; at the last it learns nothing. Adapters are as
-small and take the same."""
+of the track of methods, seed 0, before patches were read out by place: .45, .51 and .18; at the
+last it learnt nothing. Adapters are as small and take the same."""
 LANGUAGE_RATE = 2e-4
 """Of LoRA and norms of a language model: what Hu et al. (arXiv 2106.09685, table 11) tune GPT-2
 with. What is not pre-trained beside it is learnt at the rate of full fine-tuning. Not measured."""

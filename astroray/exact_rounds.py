@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from astroray.actors import join
 from astroray.actors.join import JoinPlan, Vectors
-from astroray.indexing import Each, Note, noted
 from astroray.neighbors.blocks import Lists, merge_lists
 from astroray.neighbors.candidates import has_native
 from astroray.neighbors.certificate import Proof, score_of
 from astroray.neighbors.distances import parts
-from astroray.neighbors.partitions import Partition, write_batches
+from astroray.neighbors.partitions import write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
+from astroray.stages import Each, Note, noted
 
 __all__ = ["TASKS_A_ROUND", "ExactLists", "Places", "write_columns"]
 
@@ -43,8 +43,8 @@ class Places:
         """Those of a search; the first is published, so that tasks find the vectors of objects."""
         vector_N = np.zeros(plan.num_objects, np.int64)
         firsts, cells, start = [], [], 0
-        for path in plan.partitions:
-            partition = Partition(path)
+        for number in range(len(plan.partitions)):
+            partition = plan.open(number)
             vector_N[partition.member_N] = start + np.repeat(
                 np.arange(len(partition.cell_V)), partition.count_V
             )

@@ -6,8 +6,7 @@ The tasks are in `actors/index.py`. `each` runs them anywhere, so that nothing h
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 from astroray import faults, ledger, storage
 from astroray.actors import index
@@ -19,8 +18,9 @@ from astroray.ledger import Receipt
 from astroray.neighbors.cells import num_cells_of
 from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import VERSION, Manifest, PartitionEntry
+from astroray.stages import Each, run_all
 
-__all__ = ["Each", "Note", "build_index", "noted", "run_all"]
+__all__ = ["build_index", "build_partitions", "find_damage", "lay_cells", "named"]
 
 _log = logging.getLogger("astroray.indexing")
 
@@ -28,54 +28,6 @@ LEAST_ROWS = 4096
 """Of a partition of a small survey."""
 SAMPLE_SHARDS = 256
 """So many, spread over all, are where the sample of the cells comes from."""
-
-
-class Each(Protocol):
-    """Runs a function on each tuple of arguments; yields place and result as they come."""
-
-    def __call__(
-        self, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], /
-    ) -> Iterator[tuple[int, Any]]: ...
-
-
-Note = Callable[[str, int, int], None]
-"""Is told what is being done, how many tasks of it are done, and of how many."""
-
-_WORDS = {
-    "damage": "checking the index",
-    "identify": "checking embeddings",
-    "number_objects": "numbering objects",
-    "choose_cells": "finding cells",
-    "route": "sorting vectors by cell",
-    "build": "building partitions",
-    "search_cells": "searching cells",
-    "measure_moments": "further scores, moments",
-    "measure_squares": "further scores, spread",
-    "score_vectors": "further scores, neighbors",
-    "measure_reach": "further scores, densities",
-    "lay_out": "laying out the catalog",
-    "write_file": "writing the catalog",
-    "finish": "joining the catalog",
-    "read_before": "reading the scores before",
-    "number_night": "numbering objects",
-    "build_part": "building parts",
-    "finish_night": "writing what was searched",
-}
-
-
-def noted(each: Each, note: Note, what: str = "") -> Each:
-    """The same as `each`, which says how far it is; `what` is done, else what the tasks do."""
-
-    def run(
-        function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], /
-    ) -> Iterator[tuple[int, Any]]:
-        words = what or _WORDS[function.__name__]
-        note(words, 0, len(arguments))
-        for done, found in enumerate(each(function, arguments), start=1):
-            note(words, done, len(arguments))
-            yield found
-
-    return run
 
 
 def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifest, IndexPlan]:
@@ -104,12 +56,9 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     if before and before.source == plan.source and not _mend(before, plan, each):
         return before, plan
     numbering = _number(plan, groups, each)
-    num_cells = num_cells_of(numbering.num_objects)
-    num_partitions = -(-numbering.num_objects // rows_each)
-    some = [receipts[i] for i in spread(len(receipts), SAMPLE_SHARDS)]
-    run_all(each, index.choose_cells, [(plan, some, num_cells, num_partitions)])
-    partitions = tuple(_build_partitions(plan, groups, each))
-    cells, objects = (_named(plan.path(name)) for name in ("cells", "objects"))
+    lay_cells(plan, groups, numbering.num_objects, rows_each, each)
+    partitions = build_partitions(plan, groups, each)
+    cells, objects = (named(plan.path(name)) for name in ("cells", "objects"))
     manifest = Manifest(
         source=plan.source,
         model_id=plan.model_id,
@@ -135,41 +84,49 @@ def _number(plan: IndexPlan, groups: Groups, each: Each) -> Numbering:
     return numbering
 
 
-def _build_partitions(plan: IndexPlan, groups: Groups, each: Each) -> list[PartitionEntry]:
+def lay_cells(
+    plan: IndexPlan, groups: Groups, num_objects: int, rows_each: int, each: Each
+) -> None:
+    """Finds the cells of so many objects, and which are a partition of about so many rows."""
+    stored = [one for group in groups for one in group]
+    some = [stored[i] for i in spread(len(stored), SAMPLE_SHARDS)]
+    num_partitions = -(-num_objects // rows_each)
+    run_all(each, index.choose_cells, [(plan, some, num_cells_of(num_objects), num_partitions)])
+
+
+def build_partitions(plan: IndexPlan, groups: Groups, each: Each) -> tuple[PartitionEntry, ...]:
     """All partitions; those whose file stands are taken as they are."""
     run_all(each, index.route, [(plan, *group) for group in enumerate(groups)])
-    num_partitions = int(index.read_cells(plan.path("cells"))[1].max()) + 1
-    return run_all(each, index.build, [(plan, number) for number in range(num_partitions)])
+    num_partitions = int(index.cells_of(plan)[1].max()) + 1
+    return tuple(run_all(each, index.build, [(plan, number) for number in range(num_partitions)]))
 
 
 def _mend(manifest: Manifest, plan: IndexPlan, each: Each) -> bool:
     """Removes the damaged files of an index; whether there were any, so that it is to be built."""
-    files = manifest.files
-    wrong = run_all(each, manifest.damage, [(plan.run_dir, uri, sha256) for uri, sha256 in files])
-    for (uri, _), fault in zip(files, wrong, strict=True):
+    wrong = find_damage(manifest, plan.run_dir, manifest.files, each)
+    for uri, fault in wrong.items():
         path = manifest.path(plan.run_dir, uri)
-        if fault and uri == path:
+        if uri == path:
             raise LedgerError(
                 f"{fault}; it belongs to another run directory, which alone may build it anew: "
                 "repeat that run"
             )
-        if fault:
-            _log.warning("the index is damaged and built anew from the embeddings: %s", fault)
-            storage.delete(path)
-    return any(wrong)
+        _log.warning("the index is damaged and built anew from the embeddings: %s", fault)
+        storage.delete(path)
+    return bool(wrong)
 
 
-def _named(path: str) -> tuple[str, str]:
+def find_damage(
+    manifest: Manifest, run_dir: str, files: Sequence[tuple[str, str]], each: Each
+) -> dict[str, str]:
+    """What is wrong with some files of an index, by URI; what is as it was written is not in it."""
+    found = run_all(each, manifest.damage, [(run_dir, uri, sha256) for uri, sha256 in files])
+    return {uri: fault for (uri, _), fault in zip(files, found, strict=True) if fault}
+
+
+def named(path: str) -> tuple[str, str]:
     """Name and sha256 of a file of the index."""
     return path.rpartition("/")[2], storage.checksum(path)
-
-
-def run_all(
-    each: Each, function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
-) -> list[Any]:
-    """The results of all tasks, in the order of their arguments."""
-    results = dict(each(function, arguments))
-    return [results[place] for place in range(len(arguments))]
 
 
 def _source(search: SearchPlan, receipts: Sequence[Receipt], rows_each: int) -> str:

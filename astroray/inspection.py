@@ -84,7 +84,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
     elif record.state == "done":
-        faults += _check_index(run_dir)
+        faults += _check_index(run_dir, record)
         faults += _check_catalog(run_dir, record)
     return faults
 
@@ -160,7 +160,7 @@ def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
     return ""
 
 
-def _check_index(run_dir: str) -> list[str]:
+def _check_index(run_dir: str, record: RunRecord) -> list[str]:
     """What is wrong with the index of a search over partitions; nothing where there is none."""
     try:
         manifest = Manifest.load(run_dir)
@@ -169,6 +169,8 @@ def _check_index(run_dir: str) -> list[str]:
     if manifest is None:
         return []
     advice = "the command of the scan, once more, builds it anew from the embeddings"
+    if record.night:
+        advice = "the next night builds an index anew from the embeddings, in its own folder"
     wrong = [manifest.damage(run_dir, uri, sha256) for uri, sha256 in manifest.files]
     return [f"{fault}; {advice}" for fault in wrong if fault]
 

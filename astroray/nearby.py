@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger
+from astroray import ledger, storage
 from astroray.actors.index import read_cells
 from astroray.actors.join import read_column
 from astroray.actors.publish import Objects
@@ -34,15 +34,17 @@ FIRST_CELLS = 4
 def open_indexed(run_dir: str, record: RunRecord) -> "IndexedRun | None":
     """The index of a finished run; None where it has none that holds all that its catalog does.
 
-    A night refers to older versions, and the shortlist of a run on fewer bits was ranked by
-    another model.
+    A night refers to older versions, a copy of one has its layers but no ranks by number, and the
+    shortlist of a run on fewer bits was ranked by another model.
     """
     if record.backends.get("index") != "sharded" or record.night:
         return None
     if record.backends.get("quantize", "none") != "none":
         return None
     manifest = Manifest.load(run_dir)
-    if manifest is None or manifest.model_id != record.model["model_id"]:
+    if manifest is None or manifest.model_id != record.model["model_id"] or manifest.older:
+        return None
+    if not storage.exists(manifest.path(run_dir, manifest.ranking)):
         return None
     return IndexedRun(run_dir, record, manifest)
 

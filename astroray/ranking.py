@@ -5,10 +5,10 @@ import dataclasses
 from astroray import versions, workers
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
-from astroray.indexing import Note
 from astroray.neighbors.search import choose_index
 from astroray.sharded import rank_sharded
 from astroray.sharded_night import rank_night_sharded
+from astroray.stages import Note
 from astroray.workers import WorkerPlan
 
 __all__ = ["rank_run"]

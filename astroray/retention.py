@@ -1,6 +1,7 @@
 """How long files of older versions stay: until nobody refers to them and a person says so."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 
@@ -10,10 +11,13 @@ from astroray import catalog, ledger, schema, storage, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
+from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.report.page import write_report
 from astroray.storage import InputFile
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
+
+_log = logging.getLogger("astroray.retention")
 
 STAYS = ("run.json", "ledger/", "model/")
 """Of a version that a newer one refers to, beside the files that it refers to."""
@@ -38,6 +42,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
             _copy(run_dir, name, out)
         for name in storage.list_names(storage.join(run_dir, "model")):
             _copy(run_dir, f"model/{name}", out)
+        _copy_index(run_dir, out)
         num_duplicates = _copy_duplicates(run_dir, out)
         pieces = (piece.read(schema.CATALOG.names) for piece in versions.read_pieces(run_dir))
         catalog.write_catalog(pieces, out, name=record.survey, created=record.created)
@@ -74,6 +79,9 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
         for name, (version, _) in inherited.receipts.items()
         if version.rstrip("/") == old
     }
+    if manifest := Manifest.load(newest):
+        of_index = [uri for uri, _ in manifest.files if uri.startswith(f"{old}/")]
+        needed |= {uri.removeprefix(f"{old}/") for uri in of_index}
     stays = STAYS if needed else ()
     hidden = [storage.join(old, name) for name in HIDDEN]
     files = storage.list_files(old) if storage.list_names(old) else []
@@ -110,6 +118,26 @@ def _check_free(out: str, record: RunRecord) -> None:
 def _copy(run_dir: str, name: str, out: str) -> None:
     if storage.exists(storage.join(run_dir, name)):
         storage.publish(storage.join(out, name), storage.read_bytes(storage.join(run_dir, name)))
+
+
+def _copy_index(run_dir: str, out: str) -> None:
+    """All layers of an index as files of `out`, whose manifest comes last; none if one is damaged.
+
+    A file's name says what it was built from, so those of several versions never meet.
+    """
+    manifest = Manifest.load(run_dir)
+    if manifest is None:
+        return
+    wrong = [manifest.damage(run_dir, uri, sha256) for uri, sha256 in manifest.files]
+    if any(wrong):
+        fault = "; ".join(filter(None, wrong))
+        _log.warning("the copy has no index, the next night builds one anew: %s", fault)
+        return
+    for uri, _ in manifest.files:
+        folder, _, name = manifest.path(run_dir, uri).rpartition(f"/{FOLDER}/")
+        _copy(folder, f"{FOLDER}/{name}", out)
+    _copy(run_dir, f"{FOLDER}/{manifest.ranking}", out)
+    manifest.located(lambda uri: uri.rpartition("/")[2]).publish(out)
 
 
 def _copy_shard(version: str, receipt: ledger.Receipt, out: str) -> None:

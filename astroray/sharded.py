@@ -13,7 +13,7 @@ from astroray.actors.join import JoinPlan
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.exact_rounds import ExactLists, Places, write_columns
-from astroray.indexing import Each, Note, build_index, noted, run_all
+from astroray.indexing import build_index
 from astroray.neighbors.candidates import (
     LARGEST_PROBED_SHARE,
     RECALL_GOAL,
@@ -25,6 +25,7 @@ from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import Partition, open_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN
+from astroray.stages import Each, Note, noted, run_all
 from astroray.statistics import Moments
 
 __all__ = ["ShardedSearch", "rank_sharded"]

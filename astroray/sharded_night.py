@@ -4,28 +4,21 @@ The tasks are in `actors/night_parts.py` and `actors/join.py`; here is their ord
 known of all objects at once: a few numbers each, never an embedding. Nothing here knows of Ray.
 """
 
-import hashlib
-import json
-
 import numpy as np
 
-from astroray import ledger, versions
+from astroray import versions
 from astroray.actors import index, night_parts
-from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
 from astroray.actors.night_parts import COLUMNS, NightPlan
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.exact_rounds import ExactLists, Places, write_columns
-from astroray.grouping import Groups, Stored, grouped, rows_of_partition
-from astroray.indexing import Each, Note, noted, run_all
 from astroray.neighbors.certificate import Certified, certify_top
+from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import Neighbors
-from astroray.versions import Inherited
+from astroray.night_index import NightIndex
+from astroray.stages import Each, Note, noted, run_all
 
 __all__ = ["rank_night_sharded"]
-
-LEAST_ROWS = 65_536
-"""Of a part: a round costs each part the merging of its lists."""
 
 
 def rank_night_sharded(
@@ -36,30 +29,20 @@ def rank_night_sharded(
     note  is told what is being done, how many tasks of it are done, and of how many
 
     The files and the outcome are those of `actors.night.rank_night` to the last bit, but for the
-    words of the index. Raises LedgerError where a file that the night refers to is missing or
-    differs.
+    index and the words of it. Raises LedgerError where a file that the night refers to is missing
+    or differs; one of an older index is named in the log, and all is built anew.
     """
-    inherited = versions.read_inherited(search.run_dir)
-    plan, groups = _plan(search, inherited)
     every = noted(each, note)
-    run_all(
-        every,
-        night_parts.read_before,
-        [(plan, place, *file) for place, file in enumerate(inherited.catalogs)],
-    )
-    tasks = [(plan.index, *group, COLUMNS) for group in enumerate(groups)]
+    night = NightIndex(search, every)
+    plan = night.plan
+    catalogs = versions.read_inherited(search.run_dir).catalogs
+    befores = [(plan, place, *file) for place, file in enumerate(catalogs)]
+    run_all(every, night_parts.read_before, befores)
+    tasks = [(plan.index, *group, COLUMNS) for group in enumerate(night.groups)]
     run_all(every, index.identify, tasks)
     (numbering,) = run_all(every, night_parts.number_night, [(plan,)])
-    run_all(every, night_parts.build_part, [(plan, *group) for group in enumerate(groups)])
-    join = JoinPlan(
-        partitions=tuple(plan.part(group) for group in range(len(groups))),
-        cells="",
-        objects=plan.objects,
-        ranking=plan.index.scratch("ranking"),
-        scratch=plan.index.scratch("").removesuffix(".arrow"),
-        num_objects=numbering.num_objects,
-        width=min(search.search.k, numbering.num_objects - 1) + 1,
-    )
+    manifest = night.build(numbering.num_objects, reason=reason)
+    join = _join_plan(search, plan, manifest, numbering.num_objects)
     found = _certify(search, plan, join, ExactLists(join, Places.of(join), each, note), reason)
     (outcome,) = run_all(
         every, night_parts.finish_night, [(plan, join, search, found, numbering.num_duplicates)]
@@ -68,46 +51,25 @@ def rank_night_sharded(
     return outcome
 
 
-def _plan(search: SearchPlan, inherited: Inherited) -> tuple[NightPlan, Groups]:
-    """Groups of the reference's shards, then of the night's, and what their tasks are told."""
-    own = ledger.read_receipts(search.run_dir).values()
-    old = _embedded(list(inherited.receipts.values()))
-    new = _embedded([(search.run_dir, receipt) for receipt in own])
-    stored = [*old, *new]
-    rows_each = rows_of_partition(
-        sum(receipt.rows_embedded for _, receipt in stored),
-        index.dimensions(*stored[0]),
-        search.search.partition_mb,
-        least=LEAST_ROWS,
-    )
-    old_groups, new_groups = grouped(old, rows_each), grouped(new, rows_each)
-    plan = NightPlan(
-        index=IndexPlan(
-            run_dir=search.run_dir,
-            model_id=search.model_id,
-            source=_source(inherited, stored, rows_each),
-            seed=search.search.seed,
-            num_groups=len(old_groups) + len(new_groups),
-        ),
-        num_old_groups=len(old_groups),
-        num_catalogs=len(inherited.catalogs),
-    )
-    return plan, old_groups + new_groups
-
-
-def _embedded(stored: list[Stored]) -> list[Stored]:
-    """The shards that have embeddings."""
-    return [(run_dir, receipt) for run_dir, receipt in stored if receipt.rows_embedded]
-
-
-def _source(inherited: Inherited, stored: list[Stored], rows_each: int) -> str:
-    """Hash of all that the files of a search depend on."""
-    facts = [
-        rows_each,
-        [sha256 for _, _, sha256 in inherited.catalogs],
-        [(receipt.shard, receipt.checksum) for _, receipt in stored],
+def _join_plan(
+    search: SearchPlan, plan: NightPlan, manifest: Manifest, num_objects: int
+) -> JoinPlan:
+    """What the tasks that search all layers are told."""
+    named = [
+        (place, manifest.path(search.run_dir, entry.uri))
+        for place, layer in enumerate(manifest.layers)
+        for entry in layer.partitions
     ]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+    return JoinPlan(
+        partitions=tuple(path for _, path in named),
+        layers=tuple(place for place, _ in named),
+        cells=plan.index.cells,
+        objects=plan.objects,
+        ranking=plan.index.scratch("ranking"),
+        scratch=plan.index.scratch("").removesuffix(".arrow"),
+        num_objects=num_objects,
+        width=min(search.search.k, num_objects - 1) + 1,
+    )
 
 
 def _certify(
@@ -128,7 +90,7 @@ def _certify(
     )
     exact.publish()
     _write_ranking(join, certified, bound_N)
-    words = f"{reason}; {len(join.partitions)} parts, the scores before are the bounds"
+    words = f"{reason}; {len(join.partitions)} partitions, the scores before are the bounds"
     return exact.without_objects(certified.proof, words)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from astroray import indexing, workers
+from astroray import indexing, stages, workers
 from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
 from astroray.exact_rounds import TASKS_A_ROUND
@@ -192,7 +192,7 @@ def _nothing(*_: Any) -> None:
     pass
 
 
-def _run(each: indexing.Each, tasks: list[tuple[Any, ...]]) -> None:
+def _run(each: stages.Each, tasks: list[tuple[Any, ...]]) -> None:
     for _ in each(_nothing, tasks):
         pass
 

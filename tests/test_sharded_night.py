@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, drift, ledger, sharded_night, versions
+from astroray import catalog, drift, indexing, ledger, night_index, versions
 from astroray.actors import join
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.errors import DataError, LedgerError
-from astroray.neighbors import certificate
+from astroray.neighbors import cells, certificate
 from astroray.neighbors.search import SearchConfig
+from astroray.sharded import rank_sharded
 from astroray.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
@@ -26,8 +27,10 @@ Rank = Callable[[SearchPlan], SearchOutcome]
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    """A part a shard, searches of few vectors at a time, rounds and samples of a few objects."""
-    monkeypatch.setattr(sharded_night, "LEAST_ROWS", 1)
+    """Several partitions, searches of few vectors at a time, rounds and samples of a few objects."""
+    for module in (indexing, night_index):
+        monkeypatch.setattr(module, "LEAST_ROWS", 40)
+    monkeypatch.setattr(cells, "POINTS_PER_CELL", 4)
     monkeypatch.setattr(join, "NUMBERS_AT_ONCE", 64)
     monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)
     monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)
@@ -52,10 +55,18 @@ NEW = {f"s{n}": strays(f"s{n}", 25, seed=n) for n in (2, 6, 8)}
 
 
 def both(
-    folder: Path, old: Shards, new: Shards, config: SearchConfig, **changes: object
+    folder: Path,
+    old: Shards,
+    new: Shards,
+    config: SearchConfig,
+    *,
+    has_index: bool = False,
+    **changes: object,
 ) -> tuple[SearchOutcome, SearchOutcome]:
     """The outcome of one process and of many, once all files were found to be the same."""
     scan(folder / "ref", old, config)
+    if has_index:
+        rank_sharded(plan_of(str(folder / "ref"), config), in_turn, reason="asked for")
     return tuple(nights(folder, "ref", new, config, **changes))
 
 
@@ -71,8 +82,9 @@ def nights(
             publish_shard(str(out), name, ids, embedding_ND)
         plan = plan_of(str(out), config)
         outcomes.append(rank(dataclasses.replace(plan, **changes)))
-    assert files_at(folder / f"many-{reference}") == files_at(folder / f"one-{reference}")
+    assert results_at(folder / f"many-{reference}") == results_at(folder / f"one-{reference}")
     one, many = outcomes
+    assert many.night == one.night
     assert dataclasses.replace(many, backends=one.backends) == one
     return outcomes
 
@@ -81,12 +93,19 @@ def files_at(folder: Path) -> dict[str, bytes]:
     return {str(Path(name).relative_to(folder)): data for name, data in files_of(folder).items()}
 
 
+def results_at(folder: Path) -> dict[str, bytes]:
+    """All but the index, which one process does not write."""
+    files = files_at(folder)
+    return {name: data for name, data in files.items() if not name.startswith("index/")}
+
+
+@pytest.mark.parametrize("has_index", [False, True])
 @pytest.mark.parametrize("score", ["kth", "mean"])
-def test_two_nights_in_parts_are_those_of_one_process(tmp_path, score):
+def test_two_nights_in_parts_are_those_of_one_process(tmp_path, score, has_index):
     config = SearchConfig(k=3, top=15, score=score)
-    one, many = both(tmp_path, OLD, NEW, config)
+    one, many = both(tmp_path, OLD, NEW, config, has_index=has_index)
     assert many.backends["index"] == "sharded"
-    assert many.backends["index_reason"].startswith("asked for; 7 parts")
+    assert many.backends["index_reason"].startswith("asked for; 8 partitions")
     assert 75 < many.proof["num_rescored"] < 315
     assert many.night["drift"]["stability"]
     assert len(many.night["drift"]["score_quantiles"]) == 6
@@ -168,30 +187,17 @@ def test_a_night_without_anything_new_proves_the_list_again(tmp_path):
     assert many.night["rows_written"] == many.proof["num_rescored"] == 15
 
 
-def test_no_scratch_stays_and_what_stood_is_not_made_again(tmp_path, monkeypatch):
+def test_no_scratch_stays_and_what_stood_is_not_made_again(tmp_path):
     both(tmp_path, OLD, NEW, CONFIG)
     out = tmp_path / "many-ref"
-    assert not [path for path in (out / "index").iterdir() if path.is_file()]
-    steps: list[str] = []
-
-    def noted(function, arguments):
-        steps.append(function.__name__)
-        if function.__name__ == "finish_night" and "stopped" not in steps:
-            steps.append("stopped")
-            raise KeyboardInterrupt
-        return in_turn(function, arguments)
-
+    assert not list((out / "index").glob("scratch-*"))
     before = files_at(out)
-    plan = plan_of(str(out), CONFIG)
-    with pytest.raises(KeyboardInterrupt):
-        rank_night_sharded(plan, noted, reason="asked for")
-    parts = sorted((out / "index").glob("scratch-*-part-*"))
-    assert len(parts) == 7
-    times = [path.stat().st_mtime_ns for path in parts]
-    monkeypatch.setattr("astroray.actors.index.remove_scratch", lambda run_dir: None)
-    rank_night_sharded(plan, noted, reason="asked for")
-    assert [path.stat().st_mtime_ns for path in parts] == times
-    assert {n: b for n, b in files_at(out).items() if not n.startswith("index/")} == before
+    partitions = sorted((out / "index").glob("partition-*"))
+    assert len(partitions) == 8
+    times = [path.stat().st_mtime_ns for path in partitions]
+    in_parts(plan_of(str(out), CONFIG))
+    assert [path.stat().st_mtime_ns for path in partitions] == times
+    assert files_at(out) == before
 
 
 def test_an_older_file_that_has_changed_and_a_number_that_is_not_finite_are_named(tmp_path):

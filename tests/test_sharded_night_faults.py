@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, sharded_night, storage, workers
+from astroray import faults, night_index, storage, workers
 from astroray.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.faults
 
 PROGRAM = """
 import sys
-from astroray import faults, sharded_night
+from astroray import faults, night_index, sharded_night
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import plan_of
 from tests.test_sharded_night import CONFIG
-sharded_night.LEAST_ROWS = 1
+night_index.LEAST_ROWS = 1
 faults.arm(sys.argv[2])
 sharded_night.rank_night_sharded(plan_of(sys.argv[1], CONFIG), in_turn, reason="asked for")
 """
@@ -34,7 +34,7 @@ DEATHS = (
 
 @pytest.fixture(autouse=True)
 def a_part_a_shard(monkeypatch):
-    monkeypatch.setattr(sharded_night, "LEAST_ROWS", 1)
+    monkeypatch.setattr(night_index, "LEAST_ROWS", 1)
     yield
     faults.arm("")
 
@@ -46,7 +46,7 @@ def calm(tmp_path_factory):
     scan(folder / "ref", OLD, CONFIG)
     night = begun(folder / "night", folder / "ref")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sharded_night, "LEAST_ROWS", 1)
+        patch.setattr(night_index, "LEAST_ROWS", 1)
         rank_night_sharded(plan_of(night, CONFIG), in_turn, reason="asked for")
     return folder / "ref", files_at(folder / "night")
 

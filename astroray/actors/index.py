@@ -48,6 +48,15 @@ class IndexPlan:
     seed: int
     num_groups: int
     """Groups of shards with embeddings, in the order of their names; a task is told its own."""
+    older_cells: str = ""
+    """Path of the cells where another run directory has them; "": the index has its own."""
+    num_partitions: int = 0
+    """Of older cells: so many at most, neighbors among theirs together; 0: as many as theirs."""
+
+    @property
+    def cells(self) -> str:
+        """Where the cells lie."""
+        return self.older_cells or self.path("cells")
 
     def path(self, name: str) -> str:
         """Where a file that stays lies; its name says from what it was built."""
@@ -98,17 +107,17 @@ def number_objects(plan: IndexPlan) -> Numbering:
     numbers = Numbers([open_batches(path).read_all() for path in paths])
     write_batches(plan.path("objects"), numbers.objects())
     ledger.write_rejects(plan.run_dir, "duplicates", numbers.rejects, attempt=1)
-    write_numbers(plan, numbers)
+    write_numbers(plan, np.split(numbers.number_R, numbers.ends[1:-1]))
     return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
 
 
 def choose_cells(
-    plan: IndexPlan, some: Sequence[Receipt], num_cells: int, num_partitions: int
+    plan: IndexPlan, some: Sequence[Stored], num_cells: int, num_partitions: int
 ) -> None:
     """Trains the cells on a sample of some shards, and says which partition each belongs to."""
     if storage.exists(plan.path("cells")):
         return
-    sample_MD = _sample(plan.run_dir, some, num_cells * SAMPLED_PER_CELL)
+    sample_MD = _sample(some, num_cells * SAMPLED_PER_CELL)
     centroid_CD = train_cells(sample_MD, num_cells, seed=plan.seed)
     count_C = np.bincount(find_cells(sample_MD, centroid_CD), minlength=len(centroid_CD))
     group_C = group_cells(centroid_CD, count_C, num_partitions)
@@ -126,12 +135,21 @@ def read_cells(path: str) -> tuple[np.ndarray, np.ndarray]:
     return centroid_CD, batch.column("partition").to_numpy()
 
 
+def cells_of(plan: IndexPlan) -> tuple[np.ndarray, np.ndarray]:
+    """Centroids, float32 [C, D], and the partition of each cell, int64 [C], ascending from 0."""
+    centroid_CD, partition_C = read_cells(plan.cells)
+    num_older = int(partition_C.max()) + 1
+    if 0 < plan.num_partitions < num_older:  # numbers near each other are cells near each other
+        partition_C = partition_C * plan.num_partitions // num_older
+    return centroid_CD, partition_C
+
+
 def route(plan: IndexPlan, group: int, shards: Sequence[Stored]) -> None:
     """Sends the vectors of a group of shards to their partitions: a batch for each, in one file."""
     path = plan.scratch(f"routed-{group:05d}")
     if storage.exists(path):
         return
-    centroid_CD, partition_C = read_cells(plan.path("cells"))
+    centroid_CD, partition_C = cells_of(plan)
     number_B, vector_BD = numbered_vectors(plan, group, shards)
     cells = [
         find_cells(vector_BD[part], centroid_CD) for part in parts(len(vector_BD), ROWS_AT_ONCE)
@@ -156,9 +174,8 @@ def numbered_vectors(
     return number_B[kept_B], np.concatenate(tables)[kept_B]
 
 
-def write_numbers(plan: IndexPlan, numbers: Numbers) -> None:
-    """Writes the number of each row of the groups, a batch a group."""
-    groups = np.split(numbers.number_R, numbers.ends[1:-1])
+def write_numbers(plan: IndexPlan, groups: Sequence[np.ndarray]) -> None:
+    """Writes the numbers of the rows of some groups, each [B], a batch a group."""
     write_batches(
         plan.scratch("numbers"),
         (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups),
@@ -178,7 +195,7 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
         cell_U = rows["cell"].to_numpy()[first_U]
         order_U = np.argsort(cell_U, kind="stable")
         block, cell_U = block.take(order_U), cell_U[order_U]
-        away_U = distances_from(block.vector_UD, read_cells(plan.path("cells"))[0], cell_U)
+        away_U = distances_from(block.vector_UD, read_cells(plan.cells)[0], cell_U)
         faults.reach("index.partition", str(number))
         Partition.write(path, cell_U, away_U, block)
     return describe(path, storage.join(plan.run_dir, FOLDER))
@@ -201,15 +218,15 @@ def dimensions(run_dir: str, receipt: Receipt) -> int:
     return int(read_shard(run_dir, receipt).schema.field("embedding").type.list_size)
 
 
-def _sample(run_dir: str, some: Sequence[Receipt], most: int) -> np.ndarray:
+def _sample(some: Sequence[Stored], most: int) -> np.ndarray:
     """At most so many vectors, float32 [M, D], spread over some shards."""
-    end_S = np.cumsum([receipt.rows_embedded for receipt in some])
+    end_S = np.cumsum([receipt.rows_embedded for _, receipt in some])
     row_M = spread(int(end_S[-1]), most)
     vectors, start = [], 0
-    for receipt, end in zip(some, end_S, strict=True):
+    for stored, end in zip(some, end_S, strict=True):
         rows = row_M[(row_M >= start) & (row_M < end)] - start
         if len(rows):
-            vectors.append(embedding_matrix(read_shard(run_dir, receipt))[rows])
+            vectors.append(embedding_matrix(read_shard(*stored))[rows])
         start = int(end)
     return np.concatenate(vectors)
 

@@ -44,6 +44,19 @@ class JoinPlan:
     """W."""
     num_probes: int = 0
     """Cells looked into for each cell, itself first; 0: all partitions, so that lists are exact."""
+    layers: tuple[int, ...] = ()
+    """Of a night, the layer of each partition; its objects have other numbers in this search."""
+
+    def open(self, number: int) -> Partition:
+        """A partition with the numbers that its objects have in this search."""
+        path = self.partitions[number]
+        if not self.layers:
+            return Partition(path)
+        return Partition(path, self.layer(self.layers[number]))
+
+    def layer(self, place: int) -> str:
+        """Where the numbers lie that the objects of a layer have in this search."""
+        return self.file(f"layer-{place:05d}")
 
     def near(self, number: int) -> str:
         """Where the lists of a partition's vectors lie."""
@@ -64,7 +77,7 @@ def search_cells(plan: JoinPlan, number: int, score: str) -> np.ndarray:
     A score is an upper bound: that of all objects of the vector, infinite where too few are near.
     """
     path = plan.near(number)
-    partition = Partition(plan.partitions[number])
+    partition = plan.open(number)
     if not storage.exists(path):
         faults.reach("search.cells", str(number))
         if plan.num_probes:
@@ -89,7 +102,7 @@ def search_partitions(plan: JoinPlan, numbers: Sequence[int], queries: str) -> L
     query_GD = np.array(column.flatten().to_numpy().reshape(len(column), column.type.list_size))
     found = no_lists(len(query_GD), plan.width)
     for number in numbers:
-        partition = Partition(plan.partitions[number])
+        partition = plan.open(number)
         num_vectors, dim = partition.vector_VD.shape
         for part in parts(num_vectors, NUMBERS_AT_ONCE // dim):
             found = merge_lists(found, partition.block(part).nearest(query_GD, plan.width))
@@ -115,7 +128,7 @@ def score_vectors(plan: JoinPlan, number: int, gaussian: Gaussian | None) -> np.
 
     Returns the distance to the last neighbor of each, [V].
     """
-    partition = Partition(plan.partitions[number])
+    partition = plan.open(number)
     vectors = Vectors(plan)
     first_V = partition.member_N[partition.start_V1[:-1]]
     near_VK, distance_VK = without_itself(first_V, *vectors.lists(vectors.in_partition(number)))
@@ -135,7 +148,7 @@ class Vectors:
 
     def __init__(self, plan: JoinPlan) -> None:
         self.plan = plan
-        self.partitions = [Partition(path) for path in plan.partitions]
+        self.partitions = [plan.open(number) for number in range(len(plan.partitions))]
         self.vector_N = read_column(plan.file("places"), "vector")
         sizes = [len(partition.cell_V) for partition in self.partitions]
         self.end_P = np.cumsum(sizes)
@@ -242,7 +255,7 @@ def _near_cells(plan: JoinPlan, partition: Partition) -> Lists:
         for near in near_P[near_P >= 0].tolist():
             number = int(partition_C[near])
             if number not in opened:
-                opened[number] = Partition(plan.partitions[number])
+                opened[number] = plan.open(number)
             blocks.append(opened[number].block(opened[number].rows_of(near)))
         query_GD = np.array(partition.vector_VD[rows])
         lists[0][rows], lists[1][rows] = Block.join(blocks).nearest(query_GD, plan.width)
@@ -251,7 +264,7 @@ def _near_cells(plan: JoinPlan, partition: Partition) -> Lists:
 
 def _embeddings(plan: JoinPlan, number: int) -> Iterator[np.ndarray]:
     """The embeddings of a partition, each as often as it has objects, a part at a time."""
-    partition = Partition(plan.partitions[number])
+    partition = plan.open(number)
     row_N = np.repeat(np.arange(len(partition.cell_V)), partition.count_V)
     for part in parts(len(row_N), ROWS_AT_ONCE) or [slice(0, 0)]:
         yield partition.vector_VD[row_N[part]]

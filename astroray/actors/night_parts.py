@@ -1,9 +1,9 @@
-"""How a night is searched in parts, task by task: who is who, parts of vectors, what is written.
+"""How a night is searched in partitions, task by task: who is who, and what is written.
 
-A part holds the vectors of a group of shards, old or new, as a partition of an index does, but
-without cells: a night searches few objects, and those among all. Files lie in the folder of the
-index, under names that depend on the plan alone, until the night is done. What a task holds of
-all objects is a few numbers each. N objects, M of them searched, R rows of all groups.
+Older layers of the index stand with their objects, numbered by themselves; the night's own layer
+is built as an index is. All are numbered together here, by name. Other files lie in the folder of
+the index, under names that depend on the plan alone, until the night is done. What a task holds
+of all objects is a few numbers each. N objects, M of them searched, R rows of all groups.
 """
 
 import dataclasses
@@ -13,26 +13,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, faults, ledger, schema, storage, versions
-from astroray.actors.index import IDENTITY, IndexPlan, Numbering, numbered_vectors, write_numbers
+from astroray import drift, ledger, schema, storage, versions
+from astroray.actors.index import IDENTITY, IndexPlan, Numbering, write_numbers
 from astroray.actors.join import JoinPlan, Vectors, read_column
 from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night, unique_new
-from astroray.actors.numbering import Numbers, place_of
+from astroray.actors.numbering import Numbers, place_of, with_places
 from astroray.actors.publish import Objects
 from astroray.actors.search import SearchOutcome, SearchPlan
-from astroray.grouping import Stored
-from astroray.neighbors.blocks import Block
-from astroray.neighbors.distances import spread
-from astroray.neighbors.partitions import Partition, open_batches, write_batches
+from astroray.errors import LedgerError
+from astroray.neighbors.distances import parts, spread
+from astroray.neighbors.partitions import open_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
 from astroray.outliers import Unique
 from astroray.versions import Inherited
 
-__all__ = ["NightPlan", "build_part", "finish_night", "number_night", "read_before"]
+__all__ = ["NightPlan", "finish_night", "number_night", "read_before"]
 
 COLUMNS = (*IDENTITY, *GROUPS)
+ROWS_AT_ONCE = 65_536
 _NO_ROWS = schema.CATALOG.empty_table().select(BEFORE)
+_NO_IDENTITY = with_places(schema.embeddings(1).empty_table().select(COLUMNS))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,9 @@ class NightPlan:
     """What the tasks of one night are told."""
 
     index: IndexPlan
-    """Its groups are those of the reference, then those of the night."""
-    num_old_groups: int
+    """Of the night's own layer."""
+    older: tuple[str, ...]
+    """Where it lies who the objects of the older layers are, the oldest first."""
     num_catalogs: int
     """Files of the older catalogs."""
 
@@ -49,9 +51,9 @@ class NightPlan:
         """Where the rows of a file of the older catalogs lie, by name."""
         return self.index.scratch(f"before-{place:05d}")
 
-    def part(self, group: int) -> str:
-        """Where the vectors of a group lie."""
-        return self.index.scratch(f"part-{group:05d}")
+    def layer(self, place: int) -> str:
+        """Where the numbers of the objects of a layer lie, its own last; as in `JoinPlan`."""
+        return self.index.scratch(f"layer-{place:05d}")
 
     @property
     def objects(self) -> str:
@@ -79,16 +81,19 @@ def number_night(plan: NightPlan) -> Numbering:
     """Numbers all objects in the order of `object_id`; an object of the reference keeps its row.
 
     Holds a number of each row, and the rows of a range of names. Writes `objects`, a row an object
-    by number, with its score before; `numbers`, a batch a group, -1 for a row that was dropped;
-    the certified rows of the reference; the rejects.
+    by number, with its score before; of each layer the numbers of its objects; of the night's own
+    layer who its objects are, and `numbers`, those of its layer, a batch a group, -1 for a row
+    that was dropped; the certified rows of the reference; the rejects.
     """
     index = plan.index
-    paths = [index.scratch(f"identity-{group:05d}") for group in range(index.num_groups)]
+    older = [with_places(open_batches(path).read_all()) for path in plan.older]
+    own = [
+        open_batches(index.scratch(f"identity-{group:05d}")).read_all()
+        for group in range(index.num_groups)
+    ] or [_NO_IDENTITY]
     before = _Before([open_batches(plan.before(n)).read_all() for n in range(plan.num_catalogs)])
     old = pa.array(list(versions.read_inherited(index.run_dir).receipts), pa.string())
-    numbers = Numbers(
-        [open_batches(path).read_all() for path in paths], lambda rows: _unique(rows, before, old)
-    )
+    numbers = Numbers([*older, *own], lambda rows: _unique(rows, before, old))
     listed = [_NO_ROWS]
 
     def described() -> Iterator[pa.RecordBatch]:
@@ -100,18 +105,34 @@ def number_night(plan: NightPlan) -> Numbering:
     write_batches(plan.objects, described())
     _write(plan.listed, pa.concat_tables(listed))
     ledger.write_rejects(index.run_dir, "duplicates", numbers.rejects, attempt=1)
-    write_numbers(index, numbers)
+    _write_layers(plan, np.split(numbers.number_R, numbers.ends[1:-1]))
     return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
 
 
-def build_part(plan: NightPlan, group: int, shards: Sequence[Stored]) -> None:
-    """Writes the vectors of a group; equal ones become one of several objects."""
-    if storage.exists(plan.part(group)):
-        return
-    block, _ = Block.of(*numbered_vectors(plan.index, group, shards))
-    nothing = np.zeros(len(block.count_U))
-    faults.reach("index.partition", str(group))
-    Partition.write(plan.part(group), nothing, nothing, block)
+def _write_layers(plan: NightPlan, groups: Sequence[np.ndarray]) -> None:
+    """Writes who is who in each layer from the numbers of all groups, older layers first."""
+    num_older = len(plan.older)
+    for place, number_L in enumerate(groups[:num_older]):
+        if len(number_L) and (number_L[0] < 0 or (np.diff(number_L) < 1).any()):
+            raise LedgerError(
+                f"{plan.older[place]} names rows that the older catalogs do not have, expected "
+                "the objects of a version; delete the manifest beside it, then the same command "
+                "builds an index from the embeddings"
+            )
+        write_batches(plan.layer(place), [pa.record_batch({"number": pa.array(number_L)})])
+    all_R = np.concatenate([np.zeros(0, np.int64), *groups[num_older:]])
+    number_L = np.sort(all_R[all_R >= 0])
+    write_batches(plan.layer(num_older), [pa.record_batch({"number": pa.array(number_L)})])
+    of_layer = [
+        np.where(number_B < 0, -1, np.searchsorted(number_L, number_B))
+        for number_B in groups[num_older:]
+    ]
+    write_numbers(plan.index, of_layer)
+    objects = Objects(plan.objects)
+    some = (objects.take(number_L[p], IDENTITY) for p in parts(len(number_L), ROWS_AT_ONCE))
+    batches = (batch for rows in some for batch in rows.combine_chunks().to_batches())
+    nothing = pa.RecordBatch.from_pylist([], schema=_NO_IDENTITY.select(IDENTITY).schema)
+    write_batches(plan.index.path("objects"), batches if len(number_L) else [nothing])
 
 
 def finish_night(
@@ -126,7 +147,7 @@ def finish_night(
     is_old_N = read_objects(plan, "is_old")
     number_M = np.flatnonzero(read_column(join.ranking, "is_searched"))
     table = objects.take(number_M, COLUMNS)
-    number_F, before_score_N = _old_rows(plan, inherited)
+    number_O, number_F = _old_objects(objects, inherited)
     searched = Searched(
         table=table,
         number_M=number_M,
@@ -139,7 +160,7 @@ def finish_night(
         vectors=vectors.of_objects,
         rows_of=objects.take,
         first_SD=vectors.of_objects(number_F[spread(len(number_F), drift.SAMPLE)]),
-        before_score_N=before_score_N,
+        before_score_N=read_objects(plan, "score_before")[number_O],
     )
     return publish_night(search, inherited.versions, searched)
 
@@ -217,19 +238,22 @@ def _plain(values: pa.ChunkedArray) -> np.ndarray:
     return np.array(values.to_numpy(), bool)
 
 
-def _old_rows(plan: NightPlan, inherited: Inherited) -> tuple[np.ndarray, np.ndarray]:
-    """In the order of the embeddings: the objects of the first reference, the scores of all old."""
-    reader = open_batches(plan.index.scratch("numbers"))
-    some = [reader.get_batch(group).column(0).to_numpy() for group in range(plan.num_old_groups)]
-    number_R = np.concatenate([np.zeros(0, np.int64), *some])
+def _old_objects(objects: Objects, inherited: Inherited) -> tuple[np.ndarray, np.ndarray]:
+    """The older objects in the order of their embeddings, [O], and those of the first reference."""
+    known = pa.array(list(inherited.receipts), pa.string())
+    nothing = np.zeros(0, np.int64)
+    shard_N = np.concatenate([nothing, *(_shards(batch, known) for batch in objects.batches)])
+    row_N = np.concatenate([nothing, *(batch["row"].to_numpy() for batch in objects.batches)])
+    number_O = np.flatnonzero(shard_N >= 0)
+    number_O = number_O[np.lexsort((row_N[number_O], shard_N[number_O]))]
     first = inherited.versions[:1]
-    is_first_R = np.repeat(
-        [[version] == first for version, _ in inherited.receipts.values()],
-        [receipt.rows_embedded for _, receipt in inherited.receipts.values()],
-    ).astype(bool)
-    is_object_R = number_R >= 0
-    score_N = read_objects(plan, "score_before")
-    return number_R[is_object_R & is_first_R], score_N[number_R[is_object_R]]
+    is_first_S = np.array([[version] == first for version, _ in inherited.receipts.values()], bool)
+    return number_O, number_O[is_first_S[shard_N[number_O]]]
+
+
+def _shards(batch: pa.RecordBatch, known: pa.Array) -> np.ndarray:
+    """Places of the objects' shards among the known ones, -1 where there is none, int32 [B]."""
+    return pc.fill_null(pc.index_in(batch["shard"], value_set=known), -1).to_numpy()
 
 
 def _found(join: JoinPlan, vectors: Vectors, found: Neighbors, number_M: np.ndarray) -> Neighbors:

@@ -16,7 +16,7 @@ from astroray import outliers
 from astroray.outliers import Unique
 from astroray.surveys.shards import Reject
 
-__all__ = ["PLACE", "Numbers", "place_of", "sort_names"]
+__all__ = ["PLACE", "Numbers", "place_of", "sort_names", "with_places"]
 
 PLACE = "place"
 """Column: the row in its group."""
@@ -28,12 +28,18 @@ SAMPLED = 64
 
 def sort_names(rows: pa.Table) -> pa.Table:
     """Rows of a group in the order of their names, with their places in it."""
-    rows = rows.append_column(PLACE, pa.array(np.arange(len(rows))))
-    return rows.sort_by("object_id").combine_chunks()
+    return with_places(rows).sort_by("object_id").combine_chunks()
+
+
+def with_places(rows: pa.Table) -> pa.Table:
+    """Rows of a group that are in the order of their names already, with their places."""
+    return rows.append_column(PLACE, pa.array(np.arange(len(rows))))
 
 
 class Numbers:
     """The numbers of the rows of some groups, each one of `sort_names`.
+
+    Columns that only some groups have are null elsewhere.
 
     unique  says which rows of a range, all of its names, are objects, and which are rejected
     """
@@ -81,7 +87,8 @@ class Numbers:
                 rows[PLACE].to_numpy() + first
                 for rows, first in zip(some, self.ends[:-1].tolist(), strict=True)
             ]
-            yield pa.concat_tables(some).drop_columns([PLACE]), np.concatenate(row_M)
+            rows = pa.concat_tables(some, promote_options="default")  # null where a group has not
+            yield rows.drop_columns([PLACE]), np.concatenate(row_M)
             starts = stops
 
     def _splitters(self) -> list[str]:

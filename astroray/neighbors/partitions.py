@@ -8,16 +8,17 @@
     index/ranking-SOURCE.arrow         a row an object: its score and rank in the run's catalog
 
 SOURCE stands for what the index was built from. A partition is referred to by URI and checksum,
-so another run directory can point to it; a later batch of objects adds partitions of the same
-cells beside those that stand. Files are uncompressed Arrow IPC, read where they lie; a
-partition's rows are in the order of cell, then first object.
+so another run directory can point to it: a night adds a layer, partitions of its new objects by
+the same cells, beside the layers that stand. Objects are numbered in each layer by themselves, so
+a layer never changes. Files are uncompressed Arrow IPC, read where they lie; a partition's rows
+are in the order of cell, then first object.
 """
 
 import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,7 +28,7 @@ from astroray import storage
 from astroray.errors import AstrorayError, FileError, LedgerError
 from astroray.neighbors.blocks import Block
 
-__all__ = ["Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
+__all__ = ["Layer", "Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
 
 FOLDER = "index"
 VERSION = 3
@@ -47,8 +48,26 @@ class PartitionEntry:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+    """What one version added to an index, as later versions refer to it."""
+
+    objects: str
+    """URI of who its objects are; their numbers are places there."""
+    objects_sha256: str
+    num_objects: int
+    num_duplicates: int
+    partitions: tuple[PartitionEntry, ...]
+
+    @property
+    def files(self) -> list[tuple[str, str]]:
+        """URI and sha256 of its files."""
+        entries = [(entry.uri, entry.sha256) for entry in self.partitions]
+        return [(self.objects, self.objects_sha256), *entries]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What an index consists of, and what it was made from."""
+    """What an index consists of, and what it was made from; counts are of its own layer."""
 
     source: str
     """Hash of the embeddings and of the settings that decide where they go."""
@@ -65,6 +84,8 @@ class Manifest:
     kind: str = "flat in cells"
     reason: str = ""
     version: int = VERSION
+    older: tuple[Layer, ...] = ()
+    """Of the versions that a night goes on from, the oldest first."""
 
     def publish(self, run_dir: str) -> None:
         """Writes `index/manifest.json`, whole or absent."""
@@ -79,11 +100,12 @@ class Manifest:
             return None
         try:
             values = json.loads(storage.read_bytes(path))
-            entries = values.pop("partitions")
-            partitions = tuple(
-                PartitionEntry(**{**entry, "cells": tuple(entry["cells"])}) for entry in entries
+            partitions = _entries(values.pop("partitions"))
+            older = tuple(
+                Layer(**{**layer, "partitions": _entries(layer["partitions"])})
+                for layer in values.pop("older", [])
             )
-            return cls(**values, partitions=partitions)
+            return cls(**values, partitions=partitions, older=older)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LedgerError(
                 f"{path} is damaged ({error}); delete it, then the same command builds it anew"
@@ -100,10 +122,42 @@ class Manifest:
         return f"ranking-{self.source}.arrow"
 
     @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers, its own last; URIs as the manifest has them."""
+        own = Layer(
+            objects=self.objects,
+            objects_sha256=self.objects_sha256,
+            num_objects=self.num_objects,
+            num_duplicates=self.num_duplicates,
+            partitions=self.partitions,
+        )
+        return (*self.older, own)
+
+    @property
     def files(self) -> list[tuple[str, str]]:
         """URI and sha256 of all files that it names."""
-        named = [(self.cells, self.cells_sha256), (self.objects, self.objects_sha256)]
-        return named + [(entry.uri, entry.sha256) for entry in self.partitions]
+        of_layers = [file for layer in self.layers for file in layer.files]
+        return [(self.cells, self.cells_sha256), *of_layers]
+
+    def located(self, locate: Callable[[str], str]) -> "Manifest":
+        """The same with other URIs of its files."""
+
+        def moved(entries: tuple[PartitionEntry, ...]) -> tuple[PartitionEntry, ...]:
+            return tuple(dataclasses.replace(e, uri=locate(e.uri)) for e in entries)
+
+        older = tuple(
+            dataclasses.replace(
+                layer, objects=locate(layer.objects), partitions=moved(layer.partitions)
+            )
+            for layer in self.older
+        )
+        return dataclasses.replace(
+            self,
+            cells=locate(self.cells),
+            objects=locate(self.objects),
+            partitions=moved(self.partitions),
+            older=older,
+        )
 
     def damage(self, run_dir: str, uri: str, sha256: str) -> str:
         """What is wrong with a file of the index, in words; "" where it is as it was written."""
@@ -120,9 +174,12 @@ class Manifest:
 
 
 class Partition:
-    """A partition, read where it lies; V vectors of it."""
+    """A partition, read where it lies; V vectors of it.
 
-    def __init__(self, path: str) -> None:
+    numbers  file of the ascending numbers that the objects of its layer go by here; "": their own
+    """
+
+    def __init__(self, path: str, numbers: str = "") -> None:
         reader = open_batches(path)
         batch = reader.get_batch(0)
         column = batch.column("embedding")
@@ -131,8 +188,20 @@ class Partition:
         self.cell_V = batch.column("cell").to_numpy(zero_copy_only=True)
         self.away_V = batch.column("away").to_numpy(zero_copy_only=True)
         self.vector_VD = flat.reshape(len(column), column.type.list_size)
-        self.member_N = lists.flatten().to_numpy(zero_copy_only=True)
+        self.numbers = numbers
+        self.stored_N = lists.flatten().to_numpy(zero_copy_only=True)
         self.start_V1 = lists.offsets.to_numpy(zero_copy_only=True)
+
+    @property
+    def member_N(self) -> np.ndarray:
+        """[N] int64, objects by vector."""
+        return self._members(slice(None))
+
+    def _members(self, places: slice) -> np.ndarray:
+        stored_B = self.stored_N[places]
+        if not self.numbers:
+            return stored_B
+        return open_batches(self.numbers).get_batch(0).column(0).to_numpy()[stored_B]
 
     @property
     def count_V(self) -> np.ndarray:
@@ -149,7 +218,7 @@ class Partition:
         start_V1 = self.start_V1[rows.start : rows.stop + 1]
         some = Block(
             vector_UD=np.array(self.vector_VD[rows]),
-            member_N=np.array(self.member_N[start_V1[0] : start_V1[-1]]),
+            member_N=np.array(self._members(slice(start_V1[0], start_V1[-1]))),
             count_U=np.diff(start_V1),
         )
         return some if len(np.unique(self.cell_V[rows])) < 2 else Block.join([some])
@@ -218,6 +287,10 @@ def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
         raise LedgerError(
             f"{path} is missing or damaged ({error}); run the same command again to build it anew"
         ) from None
+
+
+def _entries(values: list[dict[str, Any]]) -> tuple[PartitionEntry, ...]:
+    return tuple(PartitionEntry(**{**value, "cells": tuple(value["cells"])}) for value in values)
 
 
 def _path(run_dir: str, name: str) -> str:

@@ -1,0 +1,182 @@
+"""Which layers the index of a night has: those of its reference, as they stand, and its own.
+
+A layer holds the objects that one version added. A night refers to the files of older layers by
+URI and checksum and writes one layer beside them, by the same cells. Where its reference has no
+index, or one that is damaged, the night's own layer holds all objects, built from the embeddings.
+"""
+
+import hashlib
+import json
+import logging
+
+from astroray import faults, ledger, storage, versions
+from astroray.actors import index
+from astroray.actors.index import IndexPlan
+from astroray.actors.night_parts import NightPlan
+from astroray.actors.search import SearchPlan
+from astroray.errors import LedgerError
+from astroray.grouping import Groups, Stored, grouped, rows_of_partition
+from astroray.indexing import build_partitions, find_damage, lay_cells, named
+from astroray.neighbors.partitions import VERSION, Manifest
+from astroray.stages import Each
+from astroray.versions import Inherited
+
+__all__ = ["NightIndex"]
+
+_log = logging.getLogger("astroray.night_index")
+
+LEAST_ROWS = 65_536
+"""Of a partition: a round costs each the merging of its lists."""
+
+
+class NightIndex:
+    """The index of one night: what stands of it, and what is to be written.
+
+    Raises LedgerError where embeddings that the night refers to are missing.
+    """
+
+    def __init__(self, search: SearchPlan, each: Each) -> None:
+        self.search, self.each = search, each
+        inherited = versions.read_inherited(search.run_dir)
+        old = _embedded(list(inherited.receipts.values()))
+        new = _embedded(
+            [(search.run_dir, r) for r in ledger.read_receipts(search.run_dir).values()]
+        )
+        self.older = _older(search, inherited, each)
+        if self.older is not None:
+            _check_present(old)
+        self.dim = self.older.dim if self.older else index.dimensions(*(old + new)[0])
+        own = new if self.older else old + new
+        self.rows_each = rows_of_partition(
+            _num_rows(old + new), self.dim, search.search.partition_mb, least=LEAST_ROWS
+        )
+        self.num_rows = _num_rows(own)
+        """Embeddings of the night's own layer."""
+        self.groups: Groups = grouped(own, self.rows_each)
+        self.plan = NightPlan(
+            index=IndexPlan(
+                run_dir=search.run_dir,
+                model_id=search.model_id,
+                source=self._source(inherited, own),
+                seed=search.search.seed,
+                num_groups=len(self.groups),
+                older_cells=self.older.cells if self.older else "",
+                num_partitions=max(1, -(-self.num_rows // self.rows_each)) if self.older else 0,
+            ),
+            older=tuple(layer.objects for layer in self.older.layers) if self.older else (),
+            num_catalogs=len(inherited.catalogs),
+        )
+
+    def build(self, num_all: int, *, reason: str) -> Manifest:
+        """Writes the partitions of the night's own layer, then the manifest.
+
+        num_all  objects of all layers, which are numbered
+        """
+        plan, older = self.plan.index, self.older
+        num_older = sum(layer.num_objects for layer in older.layers) if older else 0
+        num_own = num_all - num_older
+        self._remove_damaged()
+        if older is None:
+            lay_cells(plan, self.groups, num_own, self.rows_each, self.each)
+        partitions = build_partitions(plan, self.groups, self.each) if num_own else ()
+        cells = (older.cells, older.cells_sha256) if older else named(plan.cells)
+        objects = named(plan.path("objects"))
+        manifest = Manifest(
+            source=plan.source,
+            model_id=plan.model_id,
+            dim=self.dim,
+            num_objects=num_own,
+            num_duplicates=self.num_rows - num_own,
+            cells=cells[0],
+            cells_sha256=cells[1],
+            objects=objects[0],
+            objects_sha256=objects[1],
+            partitions=partitions,
+            reason=reason,
+            older=older.layers if older else (),
+        )
+        faults.reach("index.built")
+        manifest.publish(plan.run_dir)
+        faults.reach("index.manifest")
+        return manifest
+
+    def _remove_damaged(self) -> None:
+        """Removes what is damaged of an own layer that was complete already."""
+        run_dir = self.search.run_dir
+        before = Manifest.load(run_dir)
+        if before is None or before.source != self.plan.index.source:
+            return
+        own = [(uri, sha256) for uri, sha256 in before.files if before.path(run_dir, uri) != uri]
+        for uri, fault in find_damage(before, run_dir, own, self.each).items():
+            _log.warning("the index is damaged and built anew from the embeddings: %s", fault)
+            storage.delete(before.path(run_dir, uri))
+
+    def _source(self, inherited: Inherited, own: list[Stored]) -> str:
+        """Hash of all that the files of the search depend on."""
+        facts = [
+            VERSION,
+            self.search.model_id,
+            self.search.search.seed,
+            self.rows_each,
+            [sha256 for _, _, sha256 in inherited.catalogs],
+            [sha256 for _, sha256 in self.older.files] if self.older else [],
+            [(receipt.shard, receipt.checksum) for _, receipt in own],
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _older(search: SearchPlan, inherited: Inherited, each: Each) -> Manifest | None:
+    """The index of the reference, every file checked, with absolute URIs; None to build anew."""
+    if not inherited.versions:
+        return None
+    reference = inherited.versions[-1]
+    try:
+        manifest = Manifest.load(reference)
+        if manifest is None:
+            return None
+        fault = _misfit(manifest, search, inherited)
+    except LedgerError as error:
+        manifest, fault = None, str(error)
+    if manifest and not fault:
+        wrong = find_damage(manifest, reference, manifest.files, each)
+        fault = "; ".join(wrong.values())
+    if manifest is None or fault:
+        _log.warning(
+            "the index of the reference is not used, and this night builds one of all embeddings "
+            "in its own folder: %s",
+            fault,
+        )
+        return None
+    return manifest.located(lambda uri: manifest.path(reference, uri))
+
+
+def _misfit(manifest: Manifest, search: SearchPlan, inherited: Inherited) -> str:
+    """Why an index that stands is not that of the reference's embeddings; "" where it is."""
+    if manifest.model_id != search.model_id:
+        return f"it is of model {manifest.model_id}, expected {search.model_id}"
+    num_rows = sum(layer.num_objects + layer.num_duplicates for layer in manifest.layers)
+    if num_rows != inherited.num_rows:
+        return f"it is of {num_rows} embeddings, expected {inherited.num_rows}"
+    return ""
+
+
+def _check_present(stored: list[Stored]) -> None:
+    """Raises LedgerError where embeddings that stay where they are, unread, are gone."""
+    folders = {run_dir: storage.join(run_dir, "embeddings") for run_dir, _ in stored}
+    names = {run_dir: set(storage.list_names(folder)) for run_dir, folder in folders.items()}
+    for run_dir, receipt in stored:
+        if f"{receipt.shard}.parquet" not in names[run_dir]:
+            path = ledger.embeddings_path(run_dir, receipt.shard)
+            raise LedgerError(
+                f"{path} is missing, and this version refers to it; older versions may not change: "
+                "restore it, or begin a new reference"
+            )
+
+
+def _embedded(stored: list[Stored]) -> list[Stored]:
+    """The shards that have embeddings."""
+    return [(run_dir, receipt) for run_dir, receipt in stored if receipt.rows_embedded]
+
+
+def _num_rows(stored: list[Stored]) -> int:
+    return sum(receipt.rows_embedded for _, receipt in stored)

@@ -22,11 +22,17 @@ def make_embedded(
     *,
     rows_each: int = 40,
     on_sky: bool = False,
+    name: str = "shard",
 ) -> str:
-    """A run directory with these objects, some rows a shard; on the sky every other one is."""
+    """A run directory with these objects, some rows a shard; on the sky every other one is.
+
+    name  beginning of the names of the shards
+    """
     for start in range(0, len(ids), rows_each):
         some = slice(start, start + rows_each)
-        write_shard(str(folder), f"shard-{start:09d}", embedding_ND[some], ids[some], on_sky=on_sky)
+        write_shard(
+            str(folder), f"{name}-{start:09d}", embedding_ND[some], ids[some], on_sky=on_sky
+        )
     return str(folder)
 
 

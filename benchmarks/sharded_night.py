@@ -1,11 +1,12 @@
-"""What a night costs that is searched in parts: beside one process, and as the survey grows.
+"""What a night costs that is searched in parts: beside one process, a rescan, and as all grows.
 
 The survey is that of `benchmarks.nightly`, 5 % more come in. All tasks run in the process that is
 watched, one after another, so that its memory is that of driver and task together. Both ways must
-write the same files, to the byte.
+write the same files, to the byte, but for the index.
 """
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,16 @@ from astroray.sharded import rank_sharded
 from astroray.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.neighbors import ONE_THREAD
-from benchmarks.nightly import TOP, begin_night, make_runs, plan_of, timed
+from benchmarks.nightly import (
+    CEILING,
+    NEW_SHARE,
+    TOP,
+    begin_night,
+    check_equal,
+    make_runs,
+    plan_of,
+    timed,
+)
 from benchmarks.processes import run_fresh, watched
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -35,6 +45,20 @@ CLAIMS = (
     ),
     partial(
         BenchRow,
+        what="night of +5 % in parts: CPU time of a certified rescan in parts over its own",
+        goal=12.0,
+        limit=CEILING,
+        peer="astroray.sharded.rank_sharded of all objects, index built anew, 1 thread",
+    ),
+    partial(
+        BenchRow,
+        what="night of +5 % in parts: bytes of its index over those of the reference's",
+        goal=0.06,
+        limit=NEW_SHARE,
+        is_at_most=True,
+    ),
+    partial(
+        BenchRow,
         what="night of +5 % in parts, four times the objects: peak private memory over that before",
         goal=1.25,
         is_at_most=True,
@@ -42,26 +66,46 @@ CLAIMS = (
 )
 
 
-def parts_against_one(folder: str, num_objects: int, runs: int) -> dict[str, Any]:
-    """A night in parts, all tasks in this process, and in one; timed in turns, files compared."""
-    one, parts = (f"{folder}/{name}" for name in ("one", "parts"))
-    reference = make_runs(folder, num_objects, nights=[one, parts], wholes=[])
+def parts_against_others(folder: str, num_objects: int, runs: int) -> list[dict[str, Any]]:
+    """A night in parts, in one process, and a rescan in parts; timed in turns, files compared.
+
+    All tasks run in this process. Returns the fields of the first three rows.
+    """
+    one, parts, whole = (f"{folder}/{name}" for name in ("one", "parts", "whole"))
+    reference = make_runs(folder, num_objects, nights=[one, parts], wholes=[whole])
     rank_sharded(plan_of(reference, SEARCH), in_turn, reason="asked for")
     begin_night(reference, one)
     begin_night(reference, parts)
     night_once(parts, "parts")  # untimed: libraries are loaded here
-    cpu_s: dict[str, list[float]] = {"one": [], "parts": []}
-    wall_s: dict[str, list[float]] = {"one": [], "parts": []}
+    ways = {"one": (rank_night, one), "parts": (_rank_in_parts, parts), "whole": (_rescan, whole)}
+    cpu_s: dict[str, list[float]] = {way: [] for way in ways}
+    wall_s: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(runs):
-        timed(rank_night, plan_of(one, SEARCH), cpu_s["one"], wall_s["one"])
-        timed(_rank_in_parts, plan_of(parts, SEARCH), cpu_s["parts"], wall_s["parts"])
+        for way, (rank, run_dir) in ways.items():
+            if way != "one":
+                shutil.rmtree(f"{run_dir}/index", ignore_errors=True)
+            timed(rank, plan_of(run_dir, SEARCH), cpu_s[way], wall_s[way])
         if digest_of(one) != digest_of(parts):
             raise MeasurementError("a night in parts wrote other files than one process")
+        check_equal(parts, whole)
     facts = {f"{way}_cpu_s": float(np.median(values)) for way, values in cpu_s.items()}
     facts["objects"] = float(num_objects)
-    facts["wall_ratio"] = float(np.median(np.divide(wall_s["one"], wall_s["parts"])))
-    ratios = np.divide(cpu_s["one"], cpu_s["parts"]).tolist()
-    return {**spread(ratios), "error": 0.0, "facts": facts}
+
+    def over(way: str) -> dict[str, Any]:
+        wall_ratio = float(np.median(np.divide(wall_s[way], wall_s["parts"])))
+        ratios = np.divide(cpu_s[way], cpu_s["parts"]).tolist()
+        return {**spread(ratios), "error": 0.0, "facts": {**facts, "wall_ratio": wall_ratio}}
+
+    written, before = index_bytes(parts), index_bytes(reference)
+    sizes = {"bytes": float(written), "bytes_of_reference": float(before)}
+    of_bytes = {"value": written / before, "runs": 1, "error": 0.0, "facts": sizes}
+    return [over("one"), over("whole"), of_bytes]
+
+
+def index_bytes(run_dir: str) -> int:
+    """Bytes of the index in a run directory, but for the ranks of a scan."""
+    files = Path(run_dir, "index").iterdir()
+    return sum(f.stat().st_size for f in files if not f.name.startswith("ranking"))
 
 
 def night_once(run_dir: str, way: str) -> dict[str, float]:
@@ -90,10 +134,10 @@ def memory(scratch: Path, sizes: Sequence[int]) -> dict[str, Any]:
 
 
 def digest_of(run_dir: str) -> str:
-    """Hash of all files of a run directory and their names."""
+    """Hash of all files of a run directory and their names, but for its index."""
     digest = hashlib.sha256()
     for path in sorted(Path(run_dir).rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.parent.name != "index":
             digest.update(f"{path.relative_to(run_dir)}\n".encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -103,18 +147,22 @@ def _rank_in_parts(plan: SearchPlan) -> SearchOutcome:
     return rank_night_sharded(plan, in_turn, reason="asked for")
 
 
+def _rescan(plan: SearchPlan) -> SearchOutcome:
+    return rank_sharded(plan, in_turn, reason="asked for")
+
+
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows."""
     size, runs = (20_000, 1) if quick else (200_000, 3)
     sizes = [10_000, 40_000] if quick else [100_000, 400_000]
 
-    def against() -> dict[str, Any]:
+    def against() -> list[dict[str, Any]]:
         folder = str(scratch / "against")
-        return run_fresh(parts_against_one, folder, size, runs, environment=ONE_THREAD).value()
+        return run_fresh(parts_against_others, folder, size, runs, environment=ONE_THREAD).value()
 
     return [
-        *measured(CLAIMS[:1], lambda: [against()]),
-        *measured(CLAIMS[1:], lambda: [memory(scratch / "memory", sizes)]),
+        *measured(CLAIMS[:3], against),
+        *measured(CLAIMS[3:], lambda: [memory(scratch / "memory", sizes)]),
     ]
 
 

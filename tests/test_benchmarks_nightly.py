@@ -11,10 +11,13 @@ def test_the_lists_are_equal_before_a_ratio_is_given(tmp_path):
 
 
 def test_a_night_in_parts_writes_the_same_files_before_a_ratio_is_given(tmp_path):
-    found = sharded_night.parts_against_one(str(tmp_path), 2_000, 1)
-    row = sharded_night.CLAIMS[0](**found)
-    assert row.error == 0
-    assert row.facts["objects"] == 2_000
+    found = sharded_night.parts_against_others(str(tmp_path), 2_000, 1)
+    one, rescan, written = (
+        claim(**fields) for claim, fields in zip(sharded_night.CLAIMS, found, strict=False)
+    )
+    assert one.error == rescan.error == written.error == 0
+    assert one.facts["objects"] == 2_000
+    assert 0 < written.facts["bytes"] < 0.2 * written.facts["bytes_of_reference"]
     assert sharded_night.digest_of(str(tmp_path / "one")) == sharded_night.digest_of(
         str(tmp_path / "parts")
     )

@@ -25,9 +25,8 @@ from tests.test_nightly import Shards, certified, cloud, files_of, scan, shard
 Rank = Callable[[SearchPlan], SearchOutcome]
 
 
-@pytest.fixture(autouse=True)
-def small_parts(monkeypatch):
-    """Several partitions, searches of few vectors at a time, rounds and samples of a few objects."""
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several partitions, few vectors at a time, rounds and samples of a few objects."""
     for module in (indexing, night_index):
         monkeypatch.setattr(module, "LEAST_ROWS", 40)
     monkeypatch.setattr(cells, "POINTS_PER_CELL", 4)
@@ -35,6 +34,11 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)
     monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)
     monkeypatch.setattr(drift, "SAMPLE", 50)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    shrink(monkeypatch)
 
 
 def in_parts(plan: SearchPlan) -> SearchOutcome:

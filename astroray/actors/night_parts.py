@@ -111,9 +111,9 @@ def number_night(plan: NightPlan) -> Numbering:
 
 def _write_layers(plan: NightPlan, groups: Sequence[np.ndarray]) -> None:
     """Writes who is who in each layer from the numbers of all groups, older layers first."""
-    num_older = len(plan.older)
+    num_older, is_old_N = len(plan.older), read_objects(plan, "is_old")
     for place, number_L in enumerate(groups[:num_older]):
-        if len(number_L) and (number_L[0] < 0 or (np.diff(number_L) < 1).any()):
+        if (number_L < 0).any() or not is_old_N[number_L].all():
             raise LedgerError(
                 f"{plan.older[place]} names rows that the older catalogs do not have, expected "
                 "the objects of a version; delete the manifest beside it, then the same command "

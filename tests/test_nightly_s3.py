@@ -11,8 +11,10 @@ from astroray.config import to_dict
 from astroray.errors import LedgerError
 from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
+from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
+from astroray.sharded import rank_sharded
 from astroray.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
@@ -63,17 +65,28 @@ def test_a_night_in_parts_on_s3_is_that_of_one_process_and_leaves_no_scratch(s3)
     folder = s3.new_prefix()
     reference, one, parts = (f"{folder}/{name}" for name in ("reference", "one", "parts"))
     publish(reference, OLD)
-    rank_survey(plan_of(reference, CONFIG))
+    rank_sharded(plan_of(reference, CONFIG), in_turn, reason="asked for")
+    before = seen(reference)
     for night in (one, parts):
         begin_night(reference, night)
         publish(night, NEW)
     rank_night(plan_of(one, CONFIG))
     rank_night_sharded(plan_of(parts, CONFIG), in_turn, reason="asked for")
     files = [
-        {path.removeprefix(night): storage.read_bytes(path) for path in seen(night)}
+        {
+            path.removeprefix(night): storage.read_bytes(path)
+            for path in seen(night)
+            if "/index/" not in path
+        }
         for night in (one, parts)
     ]
     assert files[0] == files[1]
+    assert seen(reference) == before
+    manifest = Manifest.load(parts)
+    assert [layer.num_objects for layer in manifest.layers] == [160, 20]
+    assert manifest.cells.startswith(f"{reference}/index/cells-")
+    own = [path.rpartition("/")[2].partition("-")[0] for path in seen(parts) if "/index/" in path]
+    assert sorted(own) == ["manifest.json", "objects", "partition"]
 
 
 @pytest.mark.timeout(60)

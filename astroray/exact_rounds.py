@@ -15,7 +15,6 @@ from astroray.actors.join import JoinPlan, Vectors
 from astroray.neighbors.blocks import Lists, merge_lists
 from astroray.neighbors.candidates import has_native
 from astroray.neighbors.certificate import Proof, score_of
-from astroray.neighbors.distances import parts
 from astroray.neighbors.partitions import write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
@@ -24,7 +23,9 @@ from astroray.stages import Each, Note, noted
 __all__ = ["TASKS_A_ROUND", "ExactLists", "Places", "write_columns"]
 
 TASKS_A_ROUND = 64
-"""Tasks that share the partitions in a round."""
+"""Tasks that share the partitions in a round, at most."""
+LEAST_VECTORS = 65_536
+"""Of a task, where there are as many: each costs a round the merging of its lists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,13 +127,17 @@ class ExactLists:
         query_GD = self.vectors.of(vector_G)
         column = pa.FixedSizeListArray.from_arrays(pa.array(query_GD.ravel()), query_GD.shape[1])
         write_batches(queries, [pa.record_batch({"embedding": column})])
-        size = -(-len(self.plan.partitions) // TASKS_A_ROUND)
-        groups = parts(len(self.plan.partitions), size)
+        size = max(-(-int(self.vectors.end_P[-1]) // TASKS_A_ROUND), LEAST_VECTORS)
+        _, first_T = np.unique(self.vectors.start_P // size, return_index=True)
+        ends = [*first_T[1:].tolist(), len(self.plan.partitions)]
         found = join.no_lists(len(vector_G), self.plan.width)
         what = f"exact round {len(self._rounds) + 1}, {len(vector_G)} objects"
         for _, lists in noted(self.each, self.note, what)(
             join.search_partitions,
-            [(self.plan, range(group.start, group.stop), queries) for group in groups],
+            [
+                (self.plan, range(first, end), queries)
+                for first, end in zip(first_T.tolist(), ends, strict=True)
+            ],
         ):
             found = merge_lists(found, lists)
         start = self._ends[-1] if self._ends else 0

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, drift, indexing, ledger, night_index, versions
+from astroray import catalog, drift, exact_rounds, indexing, ledger, night_index, versions
 from astroray.actors import join
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
@@ -29,6 +29,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several partitions, few vectors at a time, rounds and samples of a few objects."""
     for module in (indexing, night_index):
         monkeypatch.setattr(module, "LEAST_ROWS", 40)
+    monkeypatch.setattr(exact_rounds, "LEAST_VECTORS", 30)
     monkeypatch.setattr(cells, "POINTS_PER_CELL", 4)
     monkeypatch.setattr(join, "NUMBERS_AT_ONCE", 64)
     monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)

@@ -101,12 +101,25 @@ def search_partitions(plan: JoinPlan, numbers: Sequence[int], queries: str) -> L
     column = batch.column("embedding")
     query_GD = np.array(column.flatten().to_numpy().reshape(len(column), column.type.list_size))
     found = no_lists(len(query_GD), plan.width)
+    for block in _blocks(plan, numbers, NUMBERS_AT_ONCE // query_GD.shape[1]):
+        found = merge_lists(found, block.nearest(query_GD, plan.width))
+    return found
+
+
+def _blocks(plan: JoinPlan, numbers: Sequence[int], most: int) -> Iterator[Block]:
+    """Some partitions, in blocks of at most so many vectors: small ones are joined."""
+    some: list[Block] = []
+    num = 0
     for number in numbers:
         partition = plan.open(number)
-        num_vectors, dim = partition.vector_VD.shape
-        for part in parts(num_vectors, NUMBERS_AT_ONCE // dim):
-            found = merge_lists(found, partition.block(part).nearest(query_GD, plan.width))
-    return found
+        for part in parts(len(partition.cell_V), most):
+            if some and num + part.stop - part.start > most:
+                yield Block.join(some)
+                some, num = [], 0
+            some.append(partition.block(part))
+            num += part.stop - part.start
+    if some:
+        yield Block.join(some) if len(some) > 1 else some[0]
 
 
 def measure_moments(plan: JoinPlan, number: int) -> Moments:

@@ -177,7 +177,7 @@ def encoder(
     the fit ends early where that no longer improves. MODEL.fit keeps the state, so the same
     command resumes, and loss curves for TensorBoard.
     """
-    from astroray.train_encoder import load_training
+    from astroray.fitting.train_encoder import load_training
 
     flags = {
         "encoder.name": model,

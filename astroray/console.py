@@ -38,7 +38,7 @@ def show_scan(config: "ScanConfig") -> None:
 
 def show_training(config: "ScanConfig", path: str) -> None:
     """Trains an encoder, its model file to be at `path`, while a person looks on."""
-    from astroray.train_encoder import train_encoder
+    from astroray.fitting.train_encoder import train_encoder
 
     with progress_line() as show:
         file = train_encoder(config, path, show=show)

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 
 from astroray import provenance
-from astroray.workers import CPUS_PER_WORKER
+from astroray.execution.workers import CPUS_PER_WORKER
 
 NEEDED_MEMORY_BYTES = 4 * 2**30
 NEEDED_SHM_BYTES = 256 * 2**20

@@ -8,10 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, ledger, surveys, versions
+from astroray import catalog, ledger, surveys
 from astroray.actors.embed import prepare_slice
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
+from astroray.catalog import versions
+from astroray.catalog.versions import Receipts
 from astroray.config import ScanConfig, from_dict
 from astroray.encoders import OF_BATCH
 from astroray.errors import BackendError, DataError, LedgerError
@@ -20,7 +22,6 @@ from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
-from astroray.versions import Receipts
 
 __all__ = ["Explanation", "explain_object"]
 

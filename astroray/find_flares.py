@@ -16,17 +16,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from astroray import ledger, provenance, runs, schema, storage, surveys, workers
+from astroray import ledger, provenance, runs, schema, storage, surveys
 from astroray.errors import AstrorayError, ConfigError, LedgerError
+from astroray.execution import workers
+from astroray.execution.progress import Counter, Progress, Show
 from astroray.flares.energy import FLARE_TEMPERATURE_K
 from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
 from astroray.flares.page import write_page
 from astroray.flares.stars import split_candidates, stars_of, stars_table
-from astroray.leases import Lease, hold_lease
 from astroray.ledger import Receipt, RunRecord
-from astroray.parquet import read_parquet
-from astroray.progress import Counter, Progress, Show
+from astroray.storage.leases import Lease, hold_lease
+from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = ["FindConfig", "find_flares"]

@@ -7,15 +7,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, schema, surveys, versions
+from astroray import ledger, schema, surveys
+from astroray.catalog import versions
 from astroray.config import ScanConfig, from_dict
 from astroray.errors import AstrorayError, ConfigError, LedgerError
+from astroray.execution.progress import read_steps
 from astroray.flares.verification import check_flare_shard, check_flare_tables
-from astroray.leases import hold_lease
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 from astroray.neighbors.partitions import Manifest
-from astroray.progress import read_steps
-from astroray.spill import Spill
+from astroray.storage.leases import hold_lease
+from astroray.storage.spill import Spill
 
 NUM_CODES = 2**32
 ROWS_AT_ONCE = 100_000

@@ -57,7 +57,7 @@ def job_command(
     @click.option("--out", required=True, help="Where the result goes: s3:// on several machines.")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting.")
     def command(survey: str, out: str, settings: tuple[str, ...]) -> None:
-        from astroray.structured_logs import log_as_json
+        from astroray.execution.structured_logs import log_as_json
 
         with one_line_errors():
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # set by Ray's job server

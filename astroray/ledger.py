@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
 from astroray.errors import LedgerError
-from astroray.parquet import read_parquet
 from astroray.storage import InputFile
+from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Reject, Shard
 
 FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random")

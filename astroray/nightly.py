@@ -14,11 +14,12 @@ import re
 import time
 from datetime import datetime, timedelta
 
-from astroray import ledger, pipeline, schema, storage, versions
+from astroray import ledger, pipeline, schema, storage
+from astroray.catalog import versions
 from astroray.config import ScanConfig, from_dict, load_config
 from astroray.errors import ConfigError, LedgerError
+from astroray.execution.progress import Show
 from astroray.ledger import RunRecord
-from astroray.progress import Show
 from astroray.runs import newest_version
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]

@@ -15,9 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, pixels, storage, versions
+from astroray import ledger, storage
+from astroray.catalog import pixels, versions
+from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
-from astroray.exports import to_astropy
 from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
 from astroray.terminal import check_rejects, progress_line
@@ -114,7 +115,7 @@ class Run:
         What it has no row for is missing; a column of both is NAME_table. Raises ConfigError
         where nothing matches.
         """
-        from astroray.matching import join_table
+        from astroray.catalog.matching import join_table
         from astroray.surveys.object_tables import TableOptions
 
         options = TableOptions(id=id, ra=ra, dec=dec)

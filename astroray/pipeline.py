@@ -6,28 +6,29 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, runs, storage, surveys, workers
+from astroray import faults, ledger, provenance, runs, storage, surveys
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
+from astroray.catalog.versions import Night
 from astroray.config import ScanConfig, to_dict
 from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, choose_encoder, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
-from astroray.leases import Lease, hold_lease
+from astroray.execution import workers
+from astroray.execution.metrics import RunMetrics
+from astroray.execution.progress import Counter, Progress, Show, Steps
+from astroray.execution.streams import embed_shards, map_rows
+from astroray.execution.structured_logs import log_context
+from astroray.execution.workers import WorkerPlan
+from astroray.fitting.train_encoder import fit_model
 from astroray.ledger import Receipt, RunRecord
-from astroray.metrics import RunMetrics
 from astroray.neighbors.search import check_faiss
-from astroray.progress import Counter, Progress, Show, Steps
-from astroray.ranking import rank_run
 from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails
-from astroray.streams import embed_shards, map_rows
-from astroray.structured_logs import log_context
+from astroray.search.ranking import rank_run
+from astroray.storage.leases import Lease, hold_lease
 from astroray.surveys.shards import Shard
-from astroray.train_encoder import fit_model
-from astroray.versions import Night
-from astroray.workers import WorkerPlan
 
 _log = logging.getLogger("astroray.pipeline")
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from astroray import catalog, ledger, schema, storage, versions
+from astroray import catalog, ledger, schema, storage
+from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
-from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.report.page import write_report
 from astroray.storage import InputFile
+from astroray.storage.leases import hold_lease
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Sequence
 from astroray import ledger, storage, surveys
 from astroray.encoders import choose_encoder, is_onnx_file
 from astroray.errors import ConfigError, LedgerError, StorageError
-from astroray.leases import Lease
 from astroray.ledger import RunRecord
+from astroray.storage.leases import Lease
 from astroray.surveys.shards import Shard
 
 __all__ = [

@@ -18,11 +18,12 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from astroray import runs, workers
+from astroray import runs
 from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.execution import workers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog

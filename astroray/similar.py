@@ -12,7 +12,7 @@ from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
-from astroray.nearby import open_indexed
+from astroray.search.nearby import open_indexed
 from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.rows import Rows
 

@@ -11,8 +11,8 @@ import click
 from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
+    from astroray.execution.progress import Progress
     from astroray.ledger import RunRecord
-    from astroray.progress import Progress
 
 __all__ = ["check_rejects", "echo_rejects", "parse_setting", "progress_line", "status_line"]
 

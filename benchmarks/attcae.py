@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from astroray import surveys, workers
+from astroray import surveys
 from astroray.config import BATCH_SIZES
+from astroray.execution import workers
 from benchmarks import fit
 from benchmarks.models import make_model
 from benchmarks.processes import run_fresh

@@ -39,7 +39,7 @@ def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
     """The peer: embeddings [N, D] of a shard, read, prepared and encoded in fixed batches."""
     import torch
 
-    from astroray.modalities import MODALITIES
+    from astroray.preparation.modalities import MODALITIES
 
     modality = MODALITIES[model.modality]
     left_BCYX = np.zeros((0, *modality.shape(model.network_config)), np.float32)
@@ -111,7 +111,7 @@ def start_ray() -> dict[str, float]:
     began_s = time.perf_counter()
     import ray.data
 
-    from astroray import workers
+    from astroray.execution import workers
 
     class Nothing:
         def __call__(self, batch: Any) -> Any:

@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 
-from astroray import workers
+from astroray.execution import workers
 from astroray.surveys.simulated import write_survey
 from benchmarks.processes import attempt, run_fresh, why_not_native
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -210,7 +210,7 @@ def run_ways(
         for name, (model, quantize, attention) in asked.items():
             worker = OnnxEmbedder if name == ONNX else Embedder
             settings = {"quantize": quantize, "attention": attention}
-            with mock.patch("astroray.streams.Embedder", worker):
+            with mock.patch("astroray.execution.streams.Embedder", worker):
                 marks[name] = run_scan(survey, model, outs[name], "1", settings=settings)
     return marks
 

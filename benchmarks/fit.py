@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from astroray import surveys, workers
+from astroray import surveys
+from astroray.execution import workers
 from benchmarks.bare_loop import WORKER_NICE
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -66,7 +67,7 @@ class Trained:
 def train_with_ray(sample_path: str, folder: str) -> Trained:
     """The fit as a scan does it, by one training worker."""
     from astroray.fitting.fit_state import FitConfig
-    from astroray.training import fit_network
+    from astroray.fitting.training import fit_network
 
     config = FitConfig(
         num_passes=NUM_PASSES, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, seed=0

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from astroray import workers
+from astroray.execution import workers
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -100,7 +100,7 @@ def write_stars(folder: Path, num_stars: int) -> list[Path]:
 def prepare_ours(shard: Any, preparation: Any) -> np.ndarray:
     """All light curves of the shard as a scan prepares them, [N, 2, W, 512]."""
     from astroray import surveys
-    from astroray.curve_preparation import prepare_curves
+    from astroray.preparation.light_curves import prepare_curves
     from astroray.surveys.shards import Rows
 
     parts = [
@@ -140,8 +140,8 @@ def prepare_plainly(paths: Sequence[Path], preparation: Any) -> np.ndarray:
 def measure_reading(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
     """The first row; raises MeasurementError where the arrays differ."""
     from astroray import surveys
-    from astroray.curve_preparation import measure_curves
     from astroray.preparation import Wishes
+    from astroray.preparation.light_curves import measure_curves
     from astroray.surveys.shards import Rows
 
     (shard,) = surveys.list_shards(f"{paths[0].parent}/*_lc.fits").shards

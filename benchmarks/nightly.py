@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import ledger, schema, versions
+from astroray import ledger, schema
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.catalog import versions
 from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
 from benchmarks.neighbors import ONE_THREAD, make_embeddings

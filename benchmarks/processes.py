@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from astroray import workers
+from astroray.execution import workers
 from benchmarks.rows import MeasurementError
 
 __all__ = ["Fresh", "Sample", "run_fresh", "watched"]

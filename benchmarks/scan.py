@@ -30,7 +30,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from astroray import ledger, storage, surveys, workers
+from astroray import ledger, storage, surveys
+from astroray.execution import workers
 from astroray.ledger import Receipt
 from astroray.surveys.simulated import write_survey
 from benchmarks.bare_loop import (
@@ -46,7 +47,7 @@ from benchmarks.processes import Fresh, run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the process that measures loads neither torch nor ray
-    from astroray.progress import Progress
+    from astroray.execution.progress import Progress
 
 ROW_BYTES = 3 * 64 * 64 * 4
 LIKE_A_WORKER = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": "1"}

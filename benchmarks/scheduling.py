@@ -15,14 +15,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from astroray import indexing, stages, workers
 from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
-from astroray.exact_rounds import TASKS_A_ROUND
+from astroray.execution import workers
 from astroray.grouping import grouped, rows_of_partition
 from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
-from astroray.sharded import rank_sharded
+from astroray.search import indexing, stages
+from astroray.search.exact_rounds import TASKS_A_ROUND
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import make_embeddings
 from benchmarks.processes import run_fresh

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from astroray import workers
+from astroray.execution import workers
 from astroray.neighbors.certificate import Certified
 from astroray.neighbors.search import SearchConfig, search
 from astroray.report.rows import read_rows, read_top
-from astroray.sharded import ShardedSearch
+from astroray.search.sharded import ShardedSearch
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
 from benchmarks.processes import run_fresh, watched

@@ -17,8 +17,8 @@ import numpy as np
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.neighbors.search import SearchConfig
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.neighbors import ONE_THREAD
 from benchmarks.nightly import (
@@ -48,7 +48,7 @@ CLAIMS = (
         what="night of +5 % in parts: CPU time of a certified rescan in parts over its own",
         goal=12.0,
         limit=CEILING,
-        peer="astroray.sharded.rank_sharded of all objects, index built anew, 1 thread",
+        peer="astroray.search.sharded.rank_sharded of all objects, index built anew, 1 thread",
     ),
     partial(
         BenchRow,

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from astroray import ledger
-from astroray.nearby import IndexedRun, open_indexed
-from astroray.sharded import rank_sharded
+from astroray.search.nearby import IndexedRun, open_indexed
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh

@@ -12,8 +12,8 @@ from typing import Any
 
 from astroray.config import ScanConfig
 from astroray.console import show_training
+from astroray.fitting.train_encoder import load_training
 from astroray.job_command import job_command
-from astroray.train_encoder import load_training
 
 
 def configure(survey: str, out: str, settings: Mapping[str, Any]) -> ScanConfig:

@@ -38,7 +38,7 @@ def ray_cluster() -> Iterator[None]:
     """One local cluster for the whole session: 6 logical CPUs, its own token and folder."""
     import ray
 
-    from astroray import workers
+    from astroray.execution import workers
 
     with workers.cluster(num_cpus=6):
         yield

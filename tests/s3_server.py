@@ -28,7 +28,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.retries.standard import ExponentialBackoff
 
-from astroray import object_store
+from astroray.storage import object_store
 
 START_TIMEOUT_S = 60
 CODES = {

@@ -2,8 +2,9 @@
 
 import pytest
 
-from astroray import attempts, workers
+from astroray import attempts
 from astroray.attempts import MAX_DEATHS, begin_attempt
+from astroray.execution import workers
 
 
 class Cluster:

@@ -13,8 +13,8 @@ import yaml
 
 from astroray import __version__
 from astroray.cli import cli
+from astroray.execution.metrics import GAUGES, SUMS
 from astroray.job_command import read_job
-from astroray.metrics import GAUGES, SUMS
 from tests.kuberay_schema import SPECS, object_schema
 from tests.node_cluster import KEEPALIVE
 

@@ -6,10 +6,15 @@ import numpy as np
 import pytest
 
 from astroray import surveys
-from astroray.curve_preparation import WINDOW, CurvePreparation, measure_curves, prepare_curves
 from astroray.encoders import AUTO, choose_encoder
 from astroray.errors import ConfigError
 from astroray.preparation import Wishes
+from astroray.preparation.light_curves import (
+    WINDOW,
+    CurvePreparation,
+    measure_curves,
+    prepare_curves,
+)
 from astroray.schema import Flag
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 from tests.light_curves_made import fluxes, times, write_mission

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astroray.drift import describe_drift, find_suspects, stability, suspect_night
+from astroray.scores.drift import describe_drift, find_suspects, stability, suspect_night
 
 
 def test_one_population_is_stable_and_a_moved_one_is_not():

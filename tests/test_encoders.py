@@ -8,13 +8,13 @@ import safetensors.torch
 import torch
 
 from astroray.actors.fit import freeze_frame
-from astroray.curve_preparation import CurvePreparation
 from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
 from astroray.encoders.store import build_network, load_model, save_model
 from astroray.errors import ConfigError
-from astroray.modalities import MODALITIES
 from astroray.preparation import measure
+from astroray.preparation.light_curves import CurvePreparation
+from astroray.preparation.modalities import MODALITIES
 from tests.surveys_made import cutouts
 
 CURVES = CurvePreparation(cadence_s=60.0, num_windows=1, is_relative=True, scale=1.0)

@@ -13,10 +13,10 @@ from astropy.io import fits, votable
 from astropy.table import Table
 from pyarrow import csv
 
-from astroray import exports, pixels, schema
-from astroray.catalog import write_catalog
+from astroray import schema
+from astroray.catalog import exports, pixels, write_catalog
+from astroray.catalog.exports import export_catalog, export_rows, to_astropy
 from astroray.errors import ConfigError
-from astroray.exports import export_catalog, export_rows, to_astropy
 from tests.catalogs_made import by_rank, make_catalog
 from tests.memory_used import peak_bytes
 

@@ -24,8 +24,8 @@ from astroray.cli import cli
 from astroray.config import to_dict
 from astroray.errors import LedgerError, StorageError
 from astroray.inspection import reopen_rejected, verify_run
-from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
+from astroray.storage.leases import hold_lease
 from tests import scans
 from tests.surveys_made import write_pictures
 

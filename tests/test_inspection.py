@@ -5,7 +5,8 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from astroray import catalog, inspection, ledger, pixels, schema
+from astroray import catalog, inspection, ledger, schema
+from astroray.catalog import pixels
 from tests.catalogs_made import make_catalog
 from tests.memory_used import peak_bytes
 

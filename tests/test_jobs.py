@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from astroray.inspection import verify_run
-from astroray.leases import find_holder
 from astroray.ledger import RunRecord
+from astroray.storage.leases import find_holder
 from tests import scans
 from tests.job_cluster import ROOT
 

@@ -6,10 +6,10 @@ import pytest
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.neighbors import NearestNeighbors
 
-from astroray import indexing
 from astroray.actors.search import rank_survey
 from astroray.catalog import read_catalog
-from astroray.sharded import rank_sharded
+from astroray.search import indexing
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 
 K = 10

@@ -12,11 +12,11 @@ import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
+from astroray.catalog.versions import read_version
 from astroray.errors import ConfigError, StorageError
 from astroray.labelling.label_server import export_labels, labelling_app, listen
 from astroray.labelling.labels import LabelLog, current_labels
 from astroray.report.page import write_report
-from astroray.versions import read_version
 from astroray.web.security import COOKIE
 from tests.browser import open_page
 from tests.served_run import make_curve_run, make_run

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from astroray import schema, storage
+from astroray.catalog.exports import export_rows
 from astroray.errors import ConfigError, LedgerError
-from astroray.exports import export_rows
 from astroray.labelling import labels
 from astroray.labelling.labels import Label, LabelLog, current_labels, interest_of, labels_table
 from tests.catalogs_made import make_catalog

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from astroray import leases, storage
+from astroray import storage
 from astroray.errors import LedgerError, StorageError
+from astroray.storage import leases
 
 HERE = leases._this_machine()
 MINE = leases.Owner(host="alpha", machine=HERE, pid=101, started="1")
@@ -271,7 +272,7 @@ def test_a_lease_whose_first_answer_was_lost_is_still_one_s_own(flaky_s3, s3, cl
 
 HOLD_AND_WAIT = """
 import sys
-from astroray import leases
+from astroray.storage import leases
 with leases.hold_lease(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

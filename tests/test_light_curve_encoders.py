@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from astroray.curve_preparation import WINDOW
 from astroray.encoders.light_curve import PATCH, STRIDE, LightCurveTiny, patches
 from astroray.encoders.pca import fit_pca
 from astroray.encoders.waves import Waves
 from astroray.fitting.fit_state import FitConfig
 from astroray.fitting.passes import run_passes
+from astroray.preparation.light_curves import WINDOW
 
 NUM_WINDOWS = 2
 NUM = NUM_WINDOWS * WINDOW

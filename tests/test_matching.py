@@ -5,8 +5,8 @@ import pandas
 import pytest
 from astropy.table import Table
 
+from astroray.catalog.matching import join_table
 from astroray.errors import ConfigError
-from astroray.matching import join_table
 from astroray.surveys.object_tables import TableOptions
 
 BIG = 2**60 + 1  # no float has it

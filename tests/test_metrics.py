@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import pytest
 
-from astroray import metrics
+from astroray.execution import metrics
 from astroray.ledger import Receipt
 
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from astroray import indexing, ledger, similar
+from astroray import ledger, similar
 from astroray.catalog import read_catalog
-from astroray.nearby import open_indexed
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Partition
-from astroray.sharded import rank_sharded
+from astroray.search import indexing
+from astroray.search.nearby import open_indexed
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests.test_sharded import names, strays
 
@@ -73,7 +74,7 @@ def test_it_reads_few_vectors_of_what_is_far(tmp_path, monkeypatch):
     run = open_indexed(run_dir, record)
     looked = []
     monkeypatch.setattr(
-        "astroray.nearby.nearest_of",
+        "astroray.search.nearby.nearest_of",
         lambda query_D, vector_VD, k: (
             looked.append(len(vector_VD)) or nearest_of(query_D, vector_VD, k)
         ),

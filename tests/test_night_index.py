@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import inspection, night_index, storage, versions
+from astroray import inspection, storage
 from astroray.actors.night import rank_night
+from astroray.catalog import versions
 from astroray.errors import LedgerError
 from astroray.neighbors.partitions import Manifest
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
+from astroray.search import night_index
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
 from astroray.similar import find_similar
 from astroray.surveys.simulated import write_survey
 from benchmarks.embedded_runs import in_turn

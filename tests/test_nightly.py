@@ -12,9 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, exports, ledger, pixels, schema, versions
+from astroray import catalog, ledger, schema
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, rank_survey
+from astroray.catalog import exports, pixels, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.neighbors.search import SearchConfig, search
 from astroray.nightly import parse_finish_by

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, inspection, ledger, versions
+from astroray import faults, inspection, ledger
 from astroray.actors.night import rank_night
+from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
-from astroray.leases import hold_lease
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
+from astroray.storage.leases import hold_lease
 from astroray.surveys.simulated import write_survey
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans

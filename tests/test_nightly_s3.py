@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from astroray import storage, versions
+from astroray import storage
 from astroray.actors.night import rank_night
 from astroray.actors.search import rank_survey
+from astroray.catalog import versions
 from astroray.config import to_dict
 from astroray.errors import LedgerError
-from astroray.leases import hold_lease
 from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
+from astroray.storage.leases import hold_lease
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans

@@ -12,13 +12,13 @@ from astroray import console, ledger, nightly
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.night_rows import unique_new
 from astroray.errors import ConfigError
+from astroray.execution.streams import embed_shards
+from astroray.execution.workers import WorkerPlan
 from astroray.ledger import RunRecord
 from astroray.nightly import SeriesConfig, parse_finish_by, plan_night
 from astroray.storage import InputFile
-from astroray.streams import embed_shards
 from astroray.surveys.shards import Shard
 from astroray.terminal import parse_setting
-from astroray.workers import WorkerPlan
 
 JOB = Path(__file__).parents[1] / "jobs" / "nightly.py"
 PROOF = {"sentence": "exact"}
@@ -107,7 +107,7 @@ def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
         return RunRecord.load(config.out)
 
     monkeypatch.setattr(nightly, "run_night", run_night)
-    monkeypatch.setattr("astroray.structured_logs.log_as_json", lambda: None)
+    monkeypatch.setattr("astroray.execution.structured_logs.log_as_json", lambda: None)
     arguments = ["--survey", "sky", "--out", str(tmp_path), "--set=night=2026-11-28"]
     main = runpy.run_path(str(JOB))["main"]
     done = CliRunner().invoke(main, [*arguments, "--set=workers=2..4", "--set=finish_by=06:30"])

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import astroray
-from astroray import ledger, notebook, pixels, versions
+from astroray import ledger, notebook
+from astroray.catalog import pixels, versions
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.web.archive import Archive

@@ -5,9 +5,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroray import outliers
 from astroray.actors import numbering
 from astroray.actors.numbering import Numbers, sort_names
+from astroray.scores import outliers
 from tests.memory_used import peak_bytes
 
 NAMES = st.text(alphabet="ab\u00e9\U0001f30c9-", max_size=3)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from astroray import object_store, storage
+from astroray import storage
 from astroray.errors import ConfigError, FileError, StorageError
+from astroray.storage import object_store
 
 pytestmark = pytest.mark.s3
 

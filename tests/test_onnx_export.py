@@ -10,13 +10,13 @@ import torch
 from click.testing import CliRunner
 
 from astroray.cli import cli
-from astroray.curve_preparation import CurvePreparation
 from astroray.encoders import ENCODERS, onnx_export
 from astroray.encoders.onnx_export import export_onnx
 from astroray.encoders.onnx_file import read_onnx
 from astroray.encoders.store import build_network, load_model, save_model
 from astroray.errors import BackendError, ConfigError
 from astroray.preparation import Preparation
+from astroray.preparation.light_curves import CurvePreparation
 from tests import scans
 from tests.onnx_made import write_program
 

@@ -2,10 +2,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astroray import outliers, schema, scores
+from astroray import schema, scores
 from astroray.errors import SchemaError
 from astroray.neighbors.search import Neighbors, SearchConfig, search
-from astroray.outliers import drop_duplicates
+from astroray.scores import outliers
+from astroray.scores.outliers import drop_duplicates
 
 
 def make_objects(num: int, *, seed: int = 0, with_positions: bool = True) -> pa.Table:

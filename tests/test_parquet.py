@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 
 TABLE = pa.table({"a": [1, 2, 3], "b": ["x", None, "z"], "c": [[1.5], [], [2.5, 3.5]]})
 

@@ -2,10 +2,11 @@
 
 import pytest
 
-from astroray import ranking, workers
 from astroray.actors.search import rank_survey
+from astroray.execution import workers
 from astroray.neighbors import search as neighbor_search
 from astroray.neighbors.search import SearchConfig
+from astroray.search import ranking
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests.test_nightly import cloud, shard

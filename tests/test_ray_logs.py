@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from astroray import ray_logs, workers
+from astroray.execution import ray_logs, workers
 
 
 def open_logs():

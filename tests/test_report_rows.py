@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from astroray import catalog, pixels, versions
+from astroray import catalog
+from astroray.catalog import pixels, versions
 from astroray.report import rows as report_rows
 from tests.catalogs_made import by_rank, make_catalog
 

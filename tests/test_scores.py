@@ -108,7 +108,7 @@ def test_the_order_of_the_objects_and_threads_change_no_bit(name):
 
 def test_further_scores_of_several_blocks_do_not_depend_on_the_order_of_rows(monkeypatch):
     monkeypatch.setattr("astroray.scores.ROWS_AT_ONCE", 64)
-    monkeypatch.setattr("astroray.statistics.ROWS_AT_ONCE", 64)
+    monkeypatch.setattr("astroray.scores.statistics.ROWS_AT_ONCE", 64)
     embedding_ND = cloud(300)
     order_N = np.random.default_rng(2).permutation(300)
     first = further_scores(embedding_ND, found_in(embedding_ND))

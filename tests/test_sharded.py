@@ -8,15 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import indexing, ledger
+from astroray import ledger
 from astroray.actors.search import rank_survey
 from astroray.catalog import read_catalog
 from astroray.errors import DataError, LedgerError
+from astroray.execution.progress import Steps, read_steps
 from astroray.inspection import verify_run
 from astroray.neighbors import partitions
 from astroray.neighbors.partitions import Manifest, Partition
-from astroray.progress import Steps, read_steps
-from astroray.sharded import rank_sharded
+from astroray.search import indexing
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
 
 

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from astroray import indexing, pixels, schema
+from astroray import schema
 from astroray.actors import publish
 from astroray.actors.search import rank_survey
-from astroray.catalog import read_catalog, write_catalog
-from astroray.sharded import rank_sharded
+from astroray.catalog import pixels, read_catalog, write_catalog
+from astroray.search import indexing
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests.test_sharded import names, strays
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, indexing, workers
+from astroray import faults
 from astroray.catalog import read_catalog
+from astroray.execution import workers
 from astroray.neighbors.partitions import Manifest
-from astroray.sharded import rank_sharded
+from astroray.search import indexing
+from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests import scans
 from tests.test_sharded import names, strays
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.faults
 OPTIONS = {"k": 5, "top": 20, "num_probes": 1}
 PROGRAM = """
 import sys
-from astroray import faults, indexing, sharded
+from astroray import faults
+from astroray.search import indexing, sharded
 from benchmarks.embedded_runs import in_turn, plan_search
 indexing.LEAST_ROWS = 64
 faults.arm(sys.argv[2])

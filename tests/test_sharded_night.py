@@ -9,15 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from astroray import catalog, drift, exact_rounds, indexing, ledger, night_index, versions
+from astroray import catalog, ledger
 from astroray.actors import join
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
+from astroray.catalog import versions
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors import cells, certificate
 from astroray.neighbors.search import SearchConfig
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
+from astroray.scores import drift
+from astroray.search import exact_rounds, indexing, night_index
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests.test_nightly import Shards, certified, cloud, files_of, scan, shard

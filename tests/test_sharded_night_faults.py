@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, night_index, storage, workers
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
+from astroray import faults, storage
+from astroray.execution import workers
+from astroray.search import night_index
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans
@@ -19,7 +21,8 @@ pytestmark = pytest.mark.faults
 
 PROGRAM = """
 import sys
-from astroray import faults, night_index, sharded_night
+from astroray import faults
+from astroray.search import night_index, sharded_night
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import plan_of
 from tests.test_sharded_night import CONFIG

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from astroray import night_index
 from astroray.catalog import read_catalog
-from astroray.sharded_night import rank_night_sharded
+from astroray.search import night_index
+from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.nightly import begin_night
 from tests.test_sharded import names, strays
@@ -25,7 +25,8 @@ import contextlib, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from astroray import indexing, night_index, sharded, sharded_night, workers
+from astroray.search import indexing, night_index, sharded, sharded_night
+from astroray.execution import workers
 from benchmarks.embedded_runs import plan_search
 
 kind, run_dir, folder, *names = sys.argv[1:]

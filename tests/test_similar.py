@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from astroray import surveys, versions
+from astroray import surveys
+from astroray.catalog import versions
 from astroray.cli import cli
 from astroray.errors import ConfigError
 from astroray.explain import explain_object

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from astroray import spill
 from astroray.errors import StorageError
-from astroray.spill import Spill
+from astroray.storage import spill
+from astroray.storage.spill import Spill
 
 
 @settings(max_examples=60, deadline=None)

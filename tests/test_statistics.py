@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astroray.errors import DataError
-from astroray.statistics import Moments, project
+from astroray.scores.statistics import Moments, project
 
 HARD = np.array([[3e38, 1e-45], [-3e38, 1.0], [1.0, -0.1], [2.0**-126, 1e8]], np.float32)
 
@@ -57,8 +57,8 @@ def test_merged_parts_equal_the_whole_bit_for_bit_in_any_order(outer):
 def test_more_rows_than_one_sum_may_hold_are_added_up_as_well(monkeypatch):
     vector_ND = vectors(100)
     whole = Moments.of(vector_ND, outer=True)
-    monkeypatch.setattr("astroray.statistics.ROWS_OF_A_SUM", 7)
-    monkeypatch.setattr("astroray.statistics.ROWS_AT_ONCE", 3)
+    monkeypatch.setattr("astroray.scores.statistics.ROWS_OF_A_SUM", 7)
+    monkeypatch.setattr("astroray.scores.statistics.ROWS_AT_ONCE", 3)
     several = Moments.of(vector_ND, outer=True)
     assert (several.second == whole.second).all()
     assert (several.total_D == whole.total_D).all()

@@ -11,9 +11,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from astroray import structured_logs, submission
+from astroray import submission
 from astroray.cli import cli
 from astroray.errors import BackendError, ConfigError
+from astroray.execution import structured_logs
 from astroray.job_command import read_job
 from astroray.submission import Job, JobServer
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from astroray import train_encoder
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.encoders.store import load_model
+from astroray.fitting import train_encoder
 from tests import scans
 
 SURVEY = "sim:galaxies?count=80&size=16&shard_rows=40"

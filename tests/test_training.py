@@ -13,13 +13,12 @@ import torch
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from astroray import training
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
-from astroray.fitting import curves, passes
+from astroray.fitting import curves, passes, training
 from astroray.fitting.fit_state import FitConfig, FitState
 from astroray.fitting.passes import run_passes
-from astroray.training import fit_network
+from astroray.fitting.training import fit_network
 
 NETWORK = {"num_bands": 2, "size_px": 16, "latent": 8}
 SMALL = FitConfig(num_passes=3, batch_size=16, checkpoint_every_s=0.0)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from astroray import workers
 from astroray.errors import ConfigError, DataError, StorageError
-from astroray.workers import plain_errors, plan_workers, remotely
+from astroray.execution import workers
+from astroray.execution.workers import plain_errors, plan_workers, remotely
 
 
 def plan(workers="auto", *, num_gpus=None, num_shards=100, **resources):

@@ -9,7 +9,7 @@ from astroray.encoders import OF_BATCH, AttentionName, QuantizeName
 from astroray.encoders.selecting import choose_backends
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError
-from astroray.modalities import MODALITIES
+from astroray.preparation.modalities import MODALITIES
 
 _log = logging.getLogger("astroray.encode")
 

@@ -17,9 +17,9 @@ from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import build_network, save_model
 from astroray.errors import ConfigError, DataError
-from astroray.modalities import MODALITIES, AnyPreparation, Modality
 from astroray.preparation import Preparation, Wishes
-from astroray.statistics import Moments
+from astroray.preparation.modalities import MODALITIES, AnyPreparation, Modality
+from astroray.scores.statistics import Moments
 from astroray.surveys.shards import ModalityName, Rows, Shard
 
 MEASURE_ROWS = 512

@@ -20,7 +20,7 @@ from astroray.neighbors.distances import parts
 from astroray.neighbors.partitions import Partition, open_batches, write_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN, Gaussian
-from astroray.statistics import Moments
+from astroray.scores.statistics import Moments
 
 NUMBERS_AT_ONCE = 2**23
 """Float32 of vectors that are compared with all queries at once, 32 MB."""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, ledger, versions
+from astroray import ledger
 from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night, unique_new
 from astroray.actors.search import (
     SearchOutcome,
@@ -16,10 +16,12 @@ from astroray.actors.search import (
     load_embeddings,
     read_embeddings,
 )
+from astroray.catalog import versions
+from astroray.catalog.versions import Inherited
 from astroray.neighbors.distances import spread
 from astroray.neighbors.search import Neighbors, search
+from astroray.scores import drift
 from astroray.surveys.shards import Reject
-from astroray.versions import Inherited
 
 __all__ = ["rank_night"]
 

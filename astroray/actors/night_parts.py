@@ -13,20 +13,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, ledger, schema, storage, versions
+from astroray import ledger, schema, storage
 from astroray.actors.index import IDENTITY, IndexPlan, Numbering, write_numbers
 from astroray.actors.join import JoinPlan, Vectors, read_column
 from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night, unique_new
 from astroray.actors.numbering import Numbers, place_of, with_places
 from astroray.actors.publish import Objects
 from astroray.actors.search import SearchOutcome, SearchPlan
+from astroray.catalog import versions
+from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.neighbors.distances import parts, spread
 from astroray.neighbors.partitions import open_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
-from astroray.outliers import Unique
-from astroray.versions import Inherited
+from astroray.scores import drift
+from astroray.scores.outliers import Unique
 
 __all__ = ["NightPlan", "finish_night", "number_night", "read_before"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import drift, faults, ledger, outliers, scores, storage
+from astroray import faults, ledger, scores, storage
 from astroray.actors.search import (
     GAUSSIAN_PATH,
     SearchOutcome,
@@ -22,11 +22,12 @@ from astroray.actors.search import (
     rows_by_shard,
     shown_objects,
 )
-from astroray.changes import change_list
+from astroray.catalog.changes import change_list
 from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors
-from astroray.outliers import Unique
 from astroray.report.thumbnails import read_thumbnails
+from astroray.scores import drift, outliers
+from astroray.scores.outliers import Unique
 from astroray.surveys.shards import Reject
 
 __all__ = ["BEFORE", "Searched", "publish_night", "unique_new"]

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import outliers
-from astroray.outliers import Unique
+from astroray.scores import outliers
+from astroray.scores.outliers import Unique
 from astroray.surveys.shards import Reject
 
 __all__ = ["PLACE", "Numbers", "place_of", "sort_names", "with_places"]

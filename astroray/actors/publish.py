@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import faults, outliers, pixels, scores
+from astroray import faults, scores
 from astroray.actors import write
 from astroray.actors.join import JoinPlan, Vectors, read_column
 from astroray.actors.search import (
@@ -22,12 +22,14 @@ from astroray.actors.search import (
     rows_by_shard,
     shown_objects,
 )
+from astroray.catalog import pixels
+from astroray.catalog.pixels import CatalogFile
 from astroray.neighbors.blocks import Lists
 from astroray.neighbors.distances import parts
 from astroray.neighbors.partitions import Partition, open_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
-from astroray.pixels import CatalogFile
+from astroray.scores import outliers
 
 __all__ = ["PublishPlan", "finish", "lay_out", "measure_reach", "write_file"]
 

@@ -9,13 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import faults, ledger, outliers, pixels, provenance, schema, scores, storage
+from astroray import faults, ledger, provenance, schema, scores, storage
 from astroray.actors import write
+from astroray.catalog import pixels
+from astroray.catalog.pixels import CatalogFile
 from astroray.errors import LedgerError
 from astroray.ledger import Receipt
 from astroray.neighbors.candidates import why_products
 from astroray.neighbors.search import Neighbors, SearchConfig, search
-from astroray.pixels import CatalogFile
+from astroray.scores import outliers
 
 GAUSSIAN_PATH = "model/gaussian.safetensors"
 """Mean and covariance of the survey, by which the nights after it measure."""

@@ -25,10 +25,10 @@ from astroray.actors.search import (
     rows_by_shard,
 )
 from astroray.actors.write import write_parts
+from astroray.catalog.ordering import order_rows
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.certificate import Proof
 from astroray.neighbors.search import Neighbors, search
-from astroray.ordering import order_rows
 
 __all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
 

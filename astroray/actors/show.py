@@ -7,7 +7,7 @@ from typing import Any
 from astroray import surveys
 from astroray.actors.embed import shard_from_json
 from astroray.errors import DataError
-from astroray.modalities import MODALITIES
+from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.shards import Rows
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import faults, outliers, pixels, schema, storage
-from astroray.pixels import CatalogFile
+from astroray import faults, schema, storage
+from astroray.catalog import pixels
+from astroray.catalog.pixels import CatalogFile
+from astroray.scores import outliers
 
 __all__ = ["in_order", "join_parts", "make_room", "write_part", "write_parts"]
 

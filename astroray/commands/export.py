@@ -29,7 +29,7 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
     elif kind == "onnx":
         _export_model(run, out, overwrite)
     else:
-        from astroray.exports import export_catalog
+        from astroray.catalog.exports import export_catalog
 
         num_rows = export_catalog(run, format=kind, out=out, overwrite=overwrite)
         click.echo(f"{num_rows} rows  {out}")

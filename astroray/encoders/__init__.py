@@ -16,7 +16,7 @@ import safetensors
 from astroray import storage
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError, FileError
-from astroray.modalities import MODALITIES, AnyPreparation
+from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.surveys.shards import ModalityName
 
 __all__ = [

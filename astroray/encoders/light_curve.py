@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from astroray.curve_preparation import WINDOW
 from astroray.encoders.layers import Block, Dense
+from astroray.preparation.light_curves import WINDOW
 
 __all__ = ["PATCH", "STRIDE", "CurveTransformer", "LightCurveTiny", "patches"]
 

@@ -17,7 +17,7 @@ from astroray.encoders import PROGRAMS
 from astroray.encoders.onnx_file import INSTALL, start_session
 from astroray.encoders.store import Model, load_model
 from astroray.errors import BackendError, ConfigError
-from astroray.modalities import MODALITIES
+from astroray.preparation.modalities import MODALITIES
 
 __all__ = ["Exported", "export_onnx"]
 

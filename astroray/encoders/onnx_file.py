@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from astroray import storage
-from astroray.curve_preparation import WINDOW
 from astroray.errors import BackendError, ConfigError, FileError
 from astroray.preparation import Wishes
+from astroray.preparation.light_curves import WINDOW
 from astroray.surveys.shards import ModalityName
 
 if TYPE_CHECKING:

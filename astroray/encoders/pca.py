@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from astroray.curve_preparation import WINDOW
+from astroray.preparation.light_curves import WINDOW
 
 MAX_FIT_ROWS = 5000
 FEATURES_AT_ONCE = 256

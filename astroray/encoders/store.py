@@ -19,8 +19,8 @@ from astroray.encoders import (
     unknown_encoder,
 )
 from astroray.encoders.quantized import Quantized, read_quantized
-from astroray.modalities import MODALITIES, AnyPreparation
 from astroray.preparation import Prepared
+from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.surveys.shards import ModalityName, Rows
 
 __all__ = ["Model", "build_network", "load_model", "save_model"]

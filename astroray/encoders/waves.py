@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from astroray.curve_preparation import WINDOW
 from astroray.encoders.pca import Components
+from astroray.preparation.light_curves import WINDOW
 
 __all__ = ["Waves"]
 

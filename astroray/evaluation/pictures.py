@@ -10,8 +10,8 @@ from astroray import surveys
 from astroray.actors.fit import MEASURE_ROWS
 from astroray.errors import ConfigError
 from astroray.evaluation.protocols import Protocol
-from astroray.modalities import MODALITIES, AnyPreparation
 from astroray.preparation import DEFAULT_SIZE_PX, SIZE_STEP_PX, Preparation, Wishes
+from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.surveys.shards import Cutouts, Reject, Rows, Shard
 
 __all__ = ["Pictures"]

@@ -9,7 +9,7 @@ from astroray.evaluation.metrics import interval
 from astroray.evaluation.models import NUM_PASSES, Encoded
 from astroray.evaluation.protocols import Protocol, Subset
 from astroray.evaluation.scoring import METRICS, Scored
-from astroray.modalities import MODALITIES
+from astroray.preparation.modalities import MODALITIES
 
 __all__ = ["PEERS", "Difference", "Line", "Results"]
 

@@ -23,7 +23,7 @@ from astroray.fitting.batches import VALIDATION, Batches
 from astroray.fitting.curves import Curves
 from astroray.fitting.descent import Descent
 from astroray.fitting.fit_state import FitConfig, FitProgress, FitResult, FitState, find_best
-from astroray.modalities import MODALITIES
+from astroray.preparation.modalities import MODALITIES
 
 __all__ = ["Place", "Plan", "find_recipe", "run_passes", "run_worker"]
 

@@ -9,7 +9,7 @@ from astroray import schema, storage
 from astroray.errors import AstrorayError
 from astroray.flares.find import part_path
 from astroray.ledger import Receipt, RunRecord
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 
 __all__ = ["check_flare_shard", "check_flare_tables"]
 

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from astroray import ledger, provenance, schema, storage, workers
+from astroray import ledger, provenance, schema, storage
 from astroray.errors import ConfigError, DataError
+from astroray.execution import workers
 from astroray.flares.windows import Windows
 from astroray.forecast.collect import StarPlace, collect_windows, star_windows
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster

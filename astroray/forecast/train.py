@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from astroray import storage, surveys, workers
+from astroray import storage, surveys
 from astroray.errors import ConfigError, DataError, FileError
+from astroray.execution import workers
 from astroray.fitting.beginning import begin_fit
 from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
 from astroray.forecast.star_groups import survey_groups
-from astroray.leases import hold_lease
+from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard, SurveyUri
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def _gather(shards: list[Shard], path: str, seed: int) -> None:
 
 
 def _fit_by_ray(config: TrainConfig, show: Show) -> None:
-    from astroray.training import check_placement, train_in_workers
+    from astroray.fitting.training import check_placement, train_in_workers
 
     seen = [""]
 
@@ -213,8 +214,8 @@ def work_in_worker(config: dict[str, WorkerPlan]) -> None:
     """One training worker's share of the fit, from the newest state on."""
     import torch
 
+    from astroray.fitting.training import find_place
     from astroray.forecast.fit import Crew, FitState, fit_forecaster
-    from astroray.training import find_place
 
     plan = config["plan"]
     rank, num_workers, threads = find_place()

@@ -13,10 +13,10 @@ from fastapi import FastAPI
 
 from astroray import storage
 from astroray.actors.answer import Answerer
+from astroray.catalog.exports import export_rows
+from astroray.catalog.versions import read_version
 from astroray.errors import ConfigError
-from astroray.exports import export_rows
 from astroray.labelling.labels import LabelLog, labels_table
-from astroray.versions import read_version
 from astroray.web.app import address_of, build_app
 from astroray.web.archive import Archive, finished_run, version_of
 from astroray.web.guard import Limits

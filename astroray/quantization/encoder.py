@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from astroray import storage, surveys
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError
-from astroray.progress import Progress, Show
+from astroray.execution.progress import Progress, Show
 
 if TYPE_CHECKING:  # loads torch
     from astroray.actors.quantize import Quantization

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from astroray import ledger, versions
+from astroray import ledger
+from astroray.catalog import versions
 from astroray.report.night import read_change_of
 
 __all__ = ["Group", "read_groups"]

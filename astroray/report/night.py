@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from astroray import ledger, storage
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 
 __all__ = ["list_commands", "read_change_of", "read_changes"]
 

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, schema, storage, versions
-from astroray.parquet import read_parquet
+from astroray import ledger, schema, storage
+from astroray.catalog import versions
+from astroray.storage.parquet import read_parquet
 
 __all__ = ["ReportRows", "Top", "num_top", "read_embeddings", "read_rows", "read_top"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from astroray import schema, storage
 from astroray.errors import DataError
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Cutouts, Pixels, Rows
 
 MISSING_COLOR = (66, 52, 92)

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, sky, storage, surveys, versions
+from astroray import ledger, sky, storage, surveys
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
+from astroray.catalog import versions
 from astroray.errors import ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.lookup import nearest_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from astroray.exports import to_astropy
+from astroray.catalog.exports import to_astropy
 
 __all__ = ["MEDIA_TYPE", "cone_error", "cone_table"]
 

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Res
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
-from astroray.modalities import AnyPreparation
+from astroray.preparation.modalities import AnyPreparation
 from astroray.surveys.shards import ModalityName
 from astroray.web import answers, cone
 from astroray.web.archive import Archive, Nearest

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from astroray.curve_preparation import CurvePreparation, prepare_curves
 from astroray.errors import DataError, ShardError
-from astroray.modalities import AnyPreparation
 from astroray.preparation import Preparation, Prepared, prepare
+from astroray.preparation.light_curves import CurvePreparation, prepare_curves
+from astroray.preparation.modalities import AnyPreparation
 from astroray.surveys.fits_files import FitsFile, open_fits_bytes
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.fits_stamps import read_stamp

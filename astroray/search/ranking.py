@@ -2,14 +2,15 @@
 
 import dataclasses
 
-from astroray import versions, workers
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.catalog import versions
+from astroray.execution import workers
+from astroray.execution.workers import WorkerPlan
 from astroray.neighbors.search import choose_index
-from astroray.sharded import rank_sharded
-from astroray.sharded_night import rank_night_sharded
-from astroray.stages import Note
-from astroray.workers import WorkerPlan
+from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
+from astroray.search.stages import Note
 
 __all__ = ["rank_run"]
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from astroray import faults, object_store
+from astroray import faults
 from astroray.errors import FileError, StorageError
+from astroray.storage import object_store
 
 TEMPORARY_PREFIX = ".tmp-"
 

@@ -18,7 +18,7 @@ from astroray.neighbors.certificate import Proof, score_of
 from astroray.neighbors.partitions import write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
-from astroray.stages import Each, Note, noted
+from astroray.search.stages import Each, Note, noted
 
 __all__ = ["TASKS_A_ROUND", "ExactLists", "Places", "write_columns"]
 

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from astroray import schema, storage, versions
+from astroray import schema, storage
+from astroray.catalog import versions
 from astroray.errors import ConfigError
-from astroray.spill import Spill
+from astroray.storage.spill import Spill
 
 __all__ = ["FORMATS", "export_catalog", "export_rows", "to_astropy"]
 

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import pixels, schema
-from astroray.pixels import CatalogFile
-from astroray.spill import Spill
+from astroray import schema
+from astroray.catalog import pixels
+from astroray.catalog.pixels import CatalogFile
+from astroray.storage.spill import Spill
 
 __all__ = ["OrderedRows", "order_rows", "sort_rows"]
 

@@ -18,11 +18,11 @@ from astroray.ledger import Receipt
 from astroray.neighbors.cells import num_cells_of
 from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import VERSION, Manifest, PartitionEntry
-from astroray.stages import Each, run_all
+from astroray.search.stages import Each, run_all
 
 __all__ = ["build_index", "build_partitions", "find_damage", "lay_cells", "named"]
 
-_log = logging.getLogger("astroray.indexing")
+_log = logging.getLogger("astroray.search.indexing")
 
 LEAST_ROWS = 4096
 """Of a partition of a small survey."""

@@ -9,8 +9,13 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from astroray.curve_preparation import WINDOW, CurvePreparation, measure_curves, prepare_curves
 from astroray.preparation import Preparation, Prepared, Wishes, measure_cutouts, prepare
+from astroray.preparation.light_curves import (
+    WINDOW,
+    CurvePreparation,
+    measure_curves,
+    prepare_curves,
+)
 from astroray.surveys.shards import ModalityName, Rows
 
 __all__ = ["MODALITIES", "AnyPreparation", "Modality"]

@@ -19,9 +19,10 @@ import ray.train
 import ray.train.torch
 import torch
 
-from astroray import faults, storage, workers
+from astroray import faults, storage
 from astroray.encoders.recipe import Recipe
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
+from astroray.execution import workers
 from astroray.fitting.fit_state import FitConfig, FitProgress, FitResult, FitState
 from astroray.fitting.passes import REPORT_EVERY_S, Place, Plan, find_recipe, run_worker
 

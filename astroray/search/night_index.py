@@ -9,21 +9,22 @@ import hashlib
 import json
 import logging
 
-from astroray import faults, ledger, storage, versions
+from astroray import faults, ledger, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan
 from astroray.actors.night_parts import NightPlan
 from astroray.actors.search import SearchPlan
+from astroray.catalog import versions
+from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, Stored, grouped, rows_of_partition
-from astroray.indexing import build_partitions, find_damage, lay_cells, named
 from astroray.neighbors.partitions import VERSION, Manifest
-from astroray.stages import Each
-from astroray.versions import Inherited
+from astroray.search.indexing import build_partitions, find_damage, lay_cells, named
+from astroray.search.stages import Each
 
 __all__ = ["NightIndex"]
 
-_log = logging.getLogger("astroray.night_index")
+_log = logging.getLogger("astroray.search.night_index")
 
 LEAST_ROWS = 65_536
 """Of a partition: a round costs each the merging of its lists."""

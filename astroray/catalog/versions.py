@@ -19,7 +19,7 @@ from astroray import catalog, ledger, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.ledger import Receipt
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [

@@ -12,8 +12,6 @@ from astroray.actors import index, join, publish, write
 from astroray.actors.join import JoinPlan
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
-from astroray.exact_rounds import ExactLists, Places, write_columns
-from astroray.indexing import build_index
 from astroray.neighbors.candidates import (
     LARGEST_PROBED_SHARE,
     RECALL_GOAL,
@@ -25,8 +23,10 @@ from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import Partition, open_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN
-from astroray.stages import Each, Note, noted, run_all
-from astroray.statistics import Moments
+from astroray.scores.statistics import Moments
+from astroray.search.exact_rounds import ExactLists, Places, write_columns
+from astroray.search.indexing import build_index
+from astroray.search.stages import Each, Note, noted, run_all
 
 __all__ = ["ShardedSearch", "rank_sharded"]
 

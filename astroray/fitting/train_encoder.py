@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from astroray import faults, storage, surveys, workers
+from astroray import faults, storage, surveys
 from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
 from astroray.encoders import (
     ENCODERS,
@@ -18,12 +18,13 @@ from astroray.encoders import (
     read_model_file,
 )
 from astroray.errors import ConfigError
+from astroray.execution import workers
+from astroray.execution.progress import Progress, Show
 from astroray.fitting.beginning import begin_fit
 from astroray.fitting.fit_state import FitProgress
-from astroray.leases import hold_lease
-from astroray.modalities import MODALITIES
 from astroray.preparation import Wishes
-from astroray.progress import Progress, Show
+from astroray.preparation.modalities import MODALITIES
+from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def fit_model(
         weights = {"program": program.to_tensor()}
         facts["program"] = os.path.basename(program.path)
     if KINDS[name].is_descended(pretrained=encoder.pretrained):
-        from astroray.training import fit_network
+        from astroray.fitting.training import fit_network
 
         config.fit.num_held_out(sample.num_rows)  # refuses before the workers are started
         report = partial(_show_fit, show, name)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from astroray import faults, ray_logs, storage
+from astroray import faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.execution import ray_logs
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")

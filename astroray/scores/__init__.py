@@ -15,7 +15,7 @@ from safetensors.numpy import load, save
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors, SearchConfig, search
-from astroray.statistics import Moments, project
+from astroray.scores.statistics import Moments, project
 
 ROWS_AT_ONCE = 4096
 LARGEST_GAUSSIAN = 512

@@ -6,17 +6,17 @@ known of all objects at once: a few numbers each, never an embedding. Nothing he
 
 import numpy as np
 
-from astroray import versions
 from astroray.actors import index, night_parts
 from astroray.actors.join import JoinPlan
 from astroray.actors.night_parts import COLUMNS, NightPlan
 from astroray.actors.search import SearchOutcome, SearchPlan
-from astroray.exact_rounds import ExactLists, Places, write_columns
+from astroray.catalog import versions
 from astroray.neighbors.certificate import Certified, certify_top
 from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import Neighbors
-from astroray.night_index import NightIndex
-from astroray.stages import Each, Note, noted, run_all
+from astroray.search.exact_rounds import ExactLists, Places, write_columns
+from astroray.search.night_index import NightIndex
+from astroray.search.stages import Each, Note, noted, run_all
 
 __all__ = ["rank_night_sharded"]
 

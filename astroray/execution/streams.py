@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from astroray import workers
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
+from astroray.execution import workers
+from astroray.execution.workers import WorkerPlan
 from astroray.ledger import Receipt
 from astroray.surveys.shards import Shard
-from astroray.workers import WorkerPlan
 
 __all__ = ["embed_shards", "map_rows"]
 

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from astroray import pixels, schema, storage
+from astroray import schema, storage
+from astroray.catalog import pixels
+from astroray.catalog.ordering import order_rows, sort_rows
 from astroray.errors import FileError, LedgerError
-from astroray.ordering import order_rows, sort_rows
-from astroray.parquet import read_parquet
+from astroray.storage.parquet import read_parquet
 
 
 def write_catalog(

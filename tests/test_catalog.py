@@ -184,10 +184,10 @@ def test_a_write_killed_at_any_file_leaves_no_catalog_until_written_again(
     for survivors in range(num_files):
         left = iter(range(survivors))
 
-        def publishing(path: str, left=left, real=storage.publishing):
+        def publishing(path: str, *, is_secret=False, left=left, real=storage.publishing):
             if next(left, None) is None:
                 raise KeyboardInterrupt
-            return real(path)
+            return real(path, is_secret=is_secret)
 
         with monkeypatch.context() as patch:
             patch.setattr(storage, "publishing", publishing)

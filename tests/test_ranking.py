@@ -50,7 +50,7 @@ def test_a_night_counts_the_embeddings_of_older_versions(begun):
     assert index_of(reference, "auto", num_own=80, is_night=False)[0] == "flat"
     found = index_of(night, "auto", num_own=30, is_night=True)
     assert found[0] == "sharded"
-    assert found[1].startswith("110 objects are more than 100; 2 parts")
+    assert found[1].startswith("110 objects are more than 100; 1 partition,")
 
 
 @pytest.mark.parametrize(("asked", "used"), [("flat", "flat"), ("sharded", "sharded")])

@@ -90,7 +90,9 @@ def _certify(
     )
     exact.publish()
     _write_ranking(join, certified, bound_N)
-    words = f"{reason}; {len(join.partitions)} partitions, the scores before are the bounds"
+    count = len(join.partitions)
+    how = f"{count} partition{'s' * (count != 1)}, the scores before are the bounds"
+    words = f"{reason}; {how}"
     return exact.without_objects(certified.proof, words)
 
 

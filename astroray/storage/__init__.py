@@ -184,12 +184,12 @@ def publish(path: str, data: bytes, *, is_secret: bool = False) -> None:
     if is_remote(path):
         object_store.put(path, data)
         return
-    with _publishing(path, mode=0o600 if is_secret else 0o666) as file:
+    with publishing(path, is_secret=is_secret) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def publishing(path: str) -> Iterator[BinaryIO]:
+def publishing(path: str, *, is_secret: bool = False) -> Iterator[BinaryIO]:
     """A file to write to, which stands under `path`, whole, once the block has ended well.
 
     For what is written in pieces; an older file is replaced. Raises as `publish` does.
@@ -198,14 +198,8 @@ def publishing(path: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as copy:
             yield copy
             object_store.put_file(path, copy)
-    else:
-        with _publishing(path, mode=0o666) as file:
-            yield file
-
-
-@contextlib.contextmanager
-def _publishing(path: str, *, mode: int) -> Iterator[BinaryIO]:
-    with _temporary_file(path, mode=mode) as (file, temporary):
+        return
+    with _temporary_file(path, mode=0o600 if is_secret else 0o666) as (file, temporary):
         yield file
         _sync(file)
         faults.reach("publish.written", path)

@@ -186,3 +186,11 @@ def test_a_window_whose_flux_is_not_above_zero_is_dropped_and_counted():
     windows = curve_windows([faint], KEPLER, record=record)
     assert windows.dropped["flux whose median is not above 0"] > 0
     assert len(windows) + sum(windows.dropped.values()) == len(curve_windows([curve()], KEPLER))
+
+
+def test_a_star_of_which_every_window_is_dropped_gives_none_and_says_why():
+    sparse = curve(days=14.0, remove=lambda time_d: (time_d * 10).astype(int) % 2 == 0)
+    windows = curve_windows([sparse], KEPLER)
+    assert len(windows) == 0
+    assert windows.flux_WTC.shape == (0, 512, 3)
+    assert sum(windows.dropped.values()) > 0

@@ -126,13 +126,12 @@ def _describe(
     rule: WindowRule,
 ) -> Windows:
     """Windows with their answers, and what was known of the star at the end of each."""
-    if known is record:  # of a star that is known without its light curves
+    if known is record or not len(end_W):  # known without light curves, or nothing to know
         return describe_windows(record, end_W, rule, {})
     property_WP = known_properties(curves, end_W)
-    is_new_W = np.ones(len(end_W), bool)
-    is_new_W[1:] = ~np.all(
-        (property_WP[1:] == property_WP[:-1]) | np.isnan(property_WP[:-1]), axis=1
-    ) | (np.isnan(property_WP[1:]) != np.isnan(property_WP[:-1])).any(axis=1)
+    before_WP, after_WP = property_WP[:-1], property_WP[1:]
+    is_same_WP = (before_WP == after_WP) | (np.isnan(before_WP) & np.isnan(after_WP))
+    first_V = np.concatenate([[0], np.flatnonzero(~is_same_WP.all(axis=1)) + 1])
     return join_windows(
         [
             describe_windows(
@@ -143,9 +142,7 @@ def _describe(
                 known=dataclasses.replace(known, property_P=property_P),
             )
             for part_W, property_P in zip(
-                np.split(end_W, np.flatnonzero(is_new_W)[1:]),
-                property_WP[is_new_W],
-                strict=True,
+                np.split(end_W, first_V[1:]), property_WP[first_V], strict=True
             )
         ]
     )

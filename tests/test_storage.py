@@ -242,6 +242,32 @@ def test_a_name_with_brackets_is_itself_before_it_is_a_glob(tmp_path):
     assert names_below(tmp_path, f"{tmp_path}/img[1].fits") == ["img[1].fits"]
     assert names_below(tmp_path, f"{tmp_path}/set[1]") == ["set[1]/a.fits"]
 
+    assert names_below(tmp_path, f"{tmp_path}/set[1]/*.fits") == ["set[1]/a.fits"]
+
+
+@pytest.mark.parametrize("pattern", ["**/*.fits", "**", "**/**/*.fits"])
+def test_a_glob_too_follows_a_circle_of_links_once(tmp_path, pattern):
+    fill(tmp_path, "a.fits", "n/b.fits")
+    (tmp_path / "up").symlink_to(tmp_path)
+    assert names_below(tmp_path, f"{tmp_path}/{pattern}") == ["a.fits", "n/b.fits"]
+
+
+def test_a_glob_does_not_leave_out_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+    fill(tmp_path, "a/b.fits", "c/d.fits")
+    for step in ("scandir", "listdir"):
+        look = getattr(os, step)
+
+        def forbid(path: str, look=look):  # as root, no permission would
+            if path == str(tmp_path / "a"):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return look(path)
+
+        monkeypatch.setattr(os, step, forbid)
+    for pattern in ("*/*.fits", "**/*.fits"):
+        with pytest.raises(FileError, match=rf"{tmp_path}/a cannot be read: Permission denied"):
+            storage.list_files(f"{tmp_path}/{pattern}")
+    assert names_below(tmp_path, f"{tmp_path}/c*/*.fits") == ["c/d.fits"]
+
 
 def test_nothing_there_lists_as_nothing(tmp_path):
     assert storage.list_files(str(tmp_path / "none")) == []

@@ -9,21 +9,26 @@ trouble of the store (full, read-only, down after the retries) is a StorageError
 import contextlib
 import dataclasses
 import errno
+import fnmatch
 import functools
 import glob
 import hashlib
 import os
+import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 from astroray import faults
-from astroray.errors import FileError, StorageError
+from astroray.errors import ConfigError, FileError, StorageError
 from astroray.storage import object_store
+from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 
 TEMPORARY_PREFIX = ".tmp-"
+LONGEST_NAME = 60
+"""Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,8 +52,17 @@ METER = Meter()
 
 
 def is_remote(path: str) -> bool:
-    """Whether `path` lies on an object store rather than on this machine's disks."""
-    return path.startswith("s3://")
+    """Whether `path` lies on an object store rather than on this machine's disks.
+
+    Raises ConfigError on an address of another kind, which would pass for a folder `gs:`.
+    """
+    scheme, mark, _ = path.partition("://")
+    if mark and scheme != "s3":
+        raise ConfigError(
+            f"{path}: {scheme}:// is not read: download the files, or copy them to S3; expected a "
+            "path of this machine or s3://bucket/key"
+        )
+    return bool(mark)
 
 
 def join(folder: str, *names: str) -> str:
@@ -76,19 +90,18 @@ def list_files(location: str) -> list[InputFile]:
     """All files of a folder (with its sub-folders), of a glob, or one file, sorted by path.
 
     Names of files and folders that begin with a dot or underscore are left out. Local paths come
-    back absolute, linked folders are followed. Empty where nothing is.
+    back absolute, linked folders are followed. Empty where nothing is; StorageError where the disk
+    does not say.
     """
     if is_remote(location):
         found = object_store.list_objects(location)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
     location = absolute(location)
-    if os.path.exists(location):  # a name with brackets is itself before it is a glob
-        paths = _walk(location) if os.path.isdir(location) else [location]
+    if mode := _mode(location):  # a name with brackets is itself before it is a glob
+        paths = _all_below(location) if stat.S_ISDIR(mode) else [location]
     else:
-        paths = [p for p in glob.glob(location, recursive=True) if os.path.isfile(p)]
-        spelt = set(location.split(os.sep))
-        paths = [p for p in paths if not any(map(_is_hidden, set(p.split(os.sep)) - spelt))]
-    return [describe(_utf8(path)) for path in sorted(paths)]
+        paths = _matching(os.sep, location.split(os.sep)[1:])
+    return [describe(_utf8(path)) for path in sorted(set(paths))]
 
 
 def describe(path: str) -> InputFile:
@@ -96,9 +109,9 @@ def describe(path: str) -> InputFile:
     if is_remote(path):
         size_bytes, version = object_store.head(path)
         return InputFile(path=path, size_bytes=size_bytes, version=version)
-    with _file_errors(path):
-        stat = os.stat(path)
-    return InputFile(path=path, size_bytes=stat.st_size, version=str(stat.st_mtime_ns))
+    with reading(path):
+        found = os.stat(path)
+    return InputFile(path=path, size_bytes=found.st_size, version=str(found.st_mtime_ns))
 
 
 def read_bytes(path: str) -> bytes:
@@ -106,7 +119,7 @@ def read_bytes(path: str) -> bytes:
     if is_remote(path):
         data = object_store.get(path)
     else:
-        with _file_errors(path):
+        with reading(path):
             data = Path(path).read_bytes()
     METER.bytes_read += len(data)
     return data
@@ -116,24 +129,22 @@ def read_bytes(path: str) -> bytes:
 def local_copy(path: str) -> Iterator[Path]:
     """A path on this machine's disk with the file's bytes: itself, or a copy that is deleted."""
     if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
-            copy = Path(folder) / path.rpartition("/")[2]
-            with writing(str(copy)):
-                copy.write_bytes(read_bytes(path))
+        with scratch_folder() as folder:
+            copy = folder / path.rpartition("/")[2][-LONGEST_NAME:]
+            with writing(str(copy)), open(copy, "wb") as file:
+                object_store.get_file(path, file)
+                METER.bytes_read += file.tell()
             yield copy
         return
     METER.bytes_read += describe(path).size_bytes
-    with _file_errors(path), open(path, "rb"):
+    with reading(path), open(path, "rb"):
         pass  # a reader that maps the file would report a missing permission in its own words
     yield Path(path)
 
 
 def checksum(path: str) -> str:
-    """sha256 of a file; one on a disk is read in pieces. Raises FileError where it is missing."""
-    if is_remote(path):
-        return hashlib.sha256(read_bytes(path)).hexdigest()
-    METER.bytes_read += describe(path).size_bytes
-    with _file_errors(path), open(path, "rb") as file:
+    """sha256 of a file, read in pieces. Raises FileError where it is missing."""
+    with local_copy(path) as copy, reading(path), open(copy, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -145,18 +156,17 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file stands there."""
-    return object_store.exists(path) if is_remote(path) else os.path.isfile(path)
+    """Whether a file stands there. Raises StorageError where the disk or the store does not say."""
+    return object_store.exists(path) if is_remote(path) else stat.S_ISREG(_mode(path))
 
 
 def list_names(folder: str) -> list[str]:
     """Names of the files directly in `folder`, sorted; empty where there is no such folder."""
     if is_remote(folder):
         return object_store.list_names(folder)
-    if not os.path.isdir(folder):
-        return []
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file()]
+    names: list[str] = []
+    with looking(folder), os.scandir(folder) as entries:
+        names += (entry.name for entry in entries if entry.is_file())
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
 
@@ -165,13 +175,12 @@ def list_folders(folder: str) -> list[str]:
 
     Names that begin with a dot or underscore are left out.
     """
+    names: list[str] = []
     if is_remote(folder):
         names = object_store.list_folders(folder)
-    elif os.path.isdir(folder):
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_dir()]
     else:
-        return []
+        with looking(folder), os.scandir(folder) as entries:
+            names += (entry.name for entry in entries if entry.is_dir())
     return sorted(name for name in names if not _is_hidden(name))
 
 
@@ -195,7 +204,7 @@ def publishing(path: str, *, is_secret: bool = False) -> Iterator[BinaryIO]:
     For what is written in pieces; an older file is replaced. Raises as `publish` does.
     """
     if is_remote(path):
-        with tempfile.TemporaryFile() as copy:
+        with writing(tempfile.gettempdir()), tempfile.TemporaryFile() as copy:
             yield copy
             object_store.put_file(path, copy)
         return
@@ -216,7 +225,7 @@ def publish_new(path: str, data: bytes) -> bool:
         with _temporary_file(path, mode=0o666) as (file, temporary):
             file.write(data)
             _sync(file)
-            os.link(temporary, path)  # unlike a rename, a link never replaces
+            _link(temporary, path)
     except FileExistsError:
         return False
     _sync_folder(os.path.dirname(path))
@@ -224,12 +233,13 @@ def publish_new(path: str, data: bytes) -> bool:
 
 
 def delete(path: str) -> None:
-    """Removes a file; none there is no error."""
+    """Removes a file, before anything that is written later; none there is no error."""
     if is_remote(path):
         object_store.delete(path)
         return
     with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
+        _sync_folder(os.path.dirname(path))
 
 
 def remove_temporaries(folder: str) -> None:
@@ -239,17 +249,52 @@ def remove_temporaries(folder: str) -> None:
             delete(str(file))
 
 
-def _walk(folder: str) -> list[str]:
-    paths, seen = [], set()  # a link to a folder above would lead round and round
-    with _file_errors(folder):
+def _mode(path: str) -> int:
+    """What stands there, as `stat` has it; 0 for nothing."""
+    with looking(path):
+        return os.stat(path).st_mode
+    return 0
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it, linked ones once, and the names in each of what is no folder."""
+    seen = set()  # a link to a folder above would lead round and round
+    with reading(folder):
         for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
             folders[:] = sorted(name for name in folders if not _is_hidden(name))
             if (real := os.path.realpath(parent)) in seen:
                 folders.clear()
                 continue
             seen.add(real)
-            paths += [os.path.join(parent, name) for name in names if not _is_hidden(name)]
-    return paths
+            yield parent, [name for name in names if not _is_hidden(name)]
+
+
+def _all_below(folder: str) -> Iterator[str]:
+    return (os.path.join(parent, name) for parent, names in _walk(folder) for name in names)
+
+
+def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
+    """Files below a folder whose names match, one by one; `**` stands for any number of folders.
+
+    Python's own glob leaves out what it may not list, and follows a circle of links for long.
+    """
+    pattern, *rest = patterns
+    if pattern == "**":
+        for parent, _ in _walk(folder):
+            yield from _matching(parent, rest or ["*"])
+        return
+    names = {pattern}
+    if glob.has_magic(pattern):
+        with reading(folder):
+            names |= set(fnmatch.filter(os.listdir(folder), pattern))
+    for name in names:
+        path = os.path.join(folder, name)
+        if _is_hidden(name) and name != pattern:
+            continue
+        if stat.S_ISDIR(mode := _mode(path)) and rest:
+            yield from _matching(path, rest)
+        elif stat.S_ISREG(mode) and not rest:
+            yield path
 
 
 def _utf8(path: str) -> str:
@@ -283,6 +328,8 @@ def _temporary_file(path: str, *, mode: int) -> Iterator[tuple[BinaryIO, str]]:
     """
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    if (there := _mode(path)) and not (stat.S_ISREG(there) or stat.S_ISDIR(there)):
+        raise StorageError(f"cannot write {path}: it is a device or a pipe; choose another --out")
     with writing(path):
         _make_folder(folder)
         try:
@@ -305,46 +352,26 @@ def _make_folder(folder: str) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), folder) from None
 
 
+def _link(file: str, path: str) -> None:
+    """Gives a file of our own a second name; unlike a rename, a link never replaces one."""
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        if os.stat(file).st_nlink < 2:  # else NFS did it, lost its answer and was asked again
+            raise
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS):  # how FAT and FUSE say it
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path) from error
+        raise
+
+
 def _sync_folder(folder: str) -> None:
     with writing(folder):
         handle = os.open(folder or ".", os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in NO_FOLDER_SYNC:
+                raise
         finally:
             os.close(handle)
-
-
-@contextlib.contextmanager
-def _file_errors(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileError(f"{path} is missing; check the path, or restore the file") from None
-    except OSError as error:
-        where = error.filename or path
-        raise FileError(f"{where} cannot be read: {error.strerror}; check it") from error
-
-
-_ADVICE = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again to resume",
-    errno.EDQUOT: "the quota is used up; free some space and run the same command again to resume",
-    errno.EROFS: "the file system is read-only; choose another --out",
-    errno.EACCES: "permission denied; choose an --out that you may write to",
-    errno.EPERM: "operation not permitted; choose an --out that you may write to",
-    errno.ENOTDIR: "a part of the path is a file, expected a folder; choose another --out",
-    errno.EISDIR: "a folder has that name; choose another --out",
-    errno.EOPNOTSUPP: "the file system has no hard links; choose another --out",
-    errno.EIO: "the disk reports an error; check it, then run the same command again to resume",
-}
-
-
-@contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Where a disk refuses what is written in the block, raises StorageError of `path`."""
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, f"{error.strerror}; choose another --out")
-        raise StorageError(f"cannot write {path}: {advice}") from error

@@ -8,9 +8,11 @@ Endpoint and credentials are found the way boto3 finds them: environment, profil
 import contextlib
 import fnmatch
 import functools
+import io
 import os
 import random
 import re
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
@@ -22,6 +24,7 @@ MAX_ATTEMPTS = 11
 time: on average half a minute in all, so that a store may be restarted under a scan."""
 MAX_PUT_BYTES = 5 * 1024**3
 """What S3 takes in one request."""
+PIECE_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 
@@ -87,15 +90,29 @@ def exists(path: str) -> bool:
 
 def get(path: str) -> bytes:
     """The whole object. Raises FileError where it is missing or forbidden."""
+    data = io.BytesIO()
+    get_file(path, data)
+    return data.getvalue()
+
+
+def get_file(path: str, file: BinaryIO) -> None:
+    """Writes the whole object to an open file that is empty, a piece at a time; raises as `get`."""
+    from botocore.exceptions import BotoCoreError
+
     bucket, key = _split(path)
     with _errors(path, "read"):
         for attempt in range(MAX_ATTEMPTS):
             body = _client().get_object(Bucket=bucket, Key=key)["Body"]
-            data = _read_body(body, is_last_try=attempt == MAX_ATTEMPTS - 1)
-            if data is not None:
-                return data
+            try:
+                shutil.copyfileobj(body, file, PIECE_BYTES)
+            except BotoCoreError:  # the connection broke: botocore retries only up to the body
+                if attempt == MAX_ATTEMPTS - 1:
+                    raise
+            else:
+                return
+            file.seek(0)
+            file.truncate()
             time.sleep(random.random() * min(2**attempt, 20))
-    raise AssertionError("the last try returns or raises")
 
 
 def put(path: str, data: bytes) -> None:
@@ -132,7 +149,8 @@ def put_new(path: str, data: bytes) -> bool:
             except ClientError as error:
                 status = _status(error)
                 if status == 412:
-                    return _num_tries(error) > 1 and _holds(path, data)
+                    is_repeated = attempt > 0 or _num_tries(error) > 1
+                    return is_repeated and _holds(path, data)
                 # 409: another request on this key is under way and may yet fail, so ask again
                 if status != 409 or attempt == MAX_ATTEMPTS - 1:
                     raise
@@ -224,18 +242,6 @@ def _matches(parts: list[str], patterns: list[str]) -> bool:
     return fnmatch.fnmatchcase(part, pattern) and _matches(parts[1:], patterns[1:])
 
 
-def _read_body(body: Any, *, is_last_try: bool) -> bytes | None:
-    """The bytes, or None where the connection broke on the way: botocore retries only up to here"""
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        return body.read()
-    except BotoCoreError:
-        if is_last_try:
-            raise
-        return None
-
-
 def _holds(path: str, data: bytes) -> bool:
     try:
         return get(path) == data
@@ -299,9 +305,11 @@ def _answered(path: str, action: str, error: Any) -> AstrorayError:
         )
     tries = _num_tries(error)
     said = error.response.get("Error", {}).get("Message", "")
+    is_refusal = 400 <= status < 500 and status not in (408, 409, 429)  # waiting would not help
+    advice = "check the address and AWS_ENDPOINT_URL" if is_refusal else "wait until it is well"
     return StorageError(
         f"cannot {action} {path}: the store answers {status} {code} {said!r} after "
-        f"{tries} {'try' if tries == 1 else 'tries'}; wait until it is well, {resume}"
+        f"{tries} {'try' if tries == 1 else 'tries'}; {advice}, {resume}"
     )
 
 

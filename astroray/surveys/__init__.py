@@ -1,5 +1,6 @@
 """Bytes on disk become rows: which reader opens which survey."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
 from astroray import storage
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, StorageError
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import table_paths
 
@@ -178,9 +179,6 @@ def _advice(location: str, paths: Sequence[str]) -> str:
         kinds = Counter(posixpath.splitext(path)[1] or "no suffix" for path in paths)
         some = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3))
         return f"there are {some}; a reader of your own is named by ?format=package.module"
-    scheme, mark, _ = location.partition("://")
-    if mark and not storage.is_remote(location):
-        return f"{scheme}:// is not read: download the files, or copy them to S3"
     is_there = os.path.isdir(os.path.expanduser(location))
     return "the folder is empty" if is_there else "check the path"
 
@@ -188,7 +186,9 @@ def _advice(location: str, paths: Sequence[str]) -> str:
 def _is_hats(location: str) -> bool:
     """Whether a HATS catalog or collection stands there; other files lie beside its tables."""
     names = ("hats.properties", "collection.properties")
-    return any(storage.exists(storage.join(location, name)) for name in names)
+    with contextlib.suppress(StorageError):  # forbidden, as where only keys may be read
+        return any(storage.exists(storage.join(location, name)) for name in names)
+    return False
 
 
 def _reader_of(path: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import posixpath
 
 from astroray import storage
-from astroray.errors import FileError
+from astroray.errors import StorageError
 
 
 def table_paths(location: str, names: str) -> list[str]:
@@ -24,7 +24,7 @@ def survey_folder(location: str) -> str:
         location = storage.absolute(location)
         if os.path.isdir(location):
             return location
-    with contextlib.suppress(FileError):  # forbidden, as a folder is where only keys may be read
+    with contextlib.suppress(StorageError):  # forbidden, as a folder is where only keys may be read
         if storage.exists(location):
             return posixpath.dirname(location)
     parts = location.rstrip("/").split("/")

@@ -1,0 +1,61 @@
+"""What a disk's refusals mean: nothing there, the file's own trouble, or trouble of the disk."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from astroray.errors import FileError, StorageError
+
+__all__ = ["NO_FOLDER_SYNC", "looking", "reading", "writing"]
+
+_NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+NO_FOLDER_SYNC = (errno.EINVAL, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
+"""How SMB and other network file systems say that a folder is not for them to sync."""
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again to resume",
+    errno.EDQUOT: "the quota is used up; free some space and run the same command again to resume",
+    errno.EROFS: "the file system is read-only; choose another --out",
+    errno.EACCES: "permission denied; choose an --out that you may write to",
+    errno.EPERM: "operation not permitted; choose an --out that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, expected a folder; choose another --out",
+    errno.EISDIR: "a folder has that name; choose another --out",
+    errno.EOPNOTSUPP: "the file system has no hard links; choose another --out",
+    errno.EIO: "the disk reports an error; check it, then run the same command again to resume",
+}
+
+
+@contextlib.contextmanager
+def looking(path: str) -> Iterator[None]:
+    """Ends the block where nothing stands at `path`; what a disk cannot tell is not nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOTHING_THERE:
+            raise StorageError(
+                f"cannot look for {path}: {error.strerror}; check the disk and who may read it, "
+                "then run the same command again to resume"
+            ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Where the file in the block is missing or cannot be read, raises FileError of `path`."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileError(f"{path} is missing; check the path, or restore the file") from None
+    except OSError as error:
+        where = error.filename or path
+        raise FileError(f"{where} cannot be read: {error.strerror}; check it") from error
+
+
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
+    """Where a disk refuses what is written in the block, raises StorageError of `path`."""
+    try:
+        yield
+    except FileExistsError:
+        raise
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, f"{error.strerror}; choose another --out")
+        raise StorageError(f"cannot write {path}: {advice}") from error

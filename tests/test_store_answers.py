@@ -1,0 +1,66 @@
+"""Answers of an object store that mean more than they say: lost, forbidden, refused for good."""
+
+import tracemalloc
+
+import pytest
+
+from astroray import storage, surveys
+from astroray.errors import StorageError
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.mark.parametrize("faults", [["lose", 409], ["lose", 409, 409], [409, "lose"]])
+def test_a_new_file_is_one_s_own_where_a_conflict_hides_the_lost_answer(s3, flaky_s3, faults):
+    path = f"{s3.new_prefix()}/lock"
+    flaky_s3.faults[:] = faults
+    assert storage.publish_new(path, b"mine") is True
+    flaky_s3.faults[:] = [409]
+    assert storage.publish_new(path, b"another's") is False
+
+
+def test_a_refusal_is_not_a_store_to_wait_for(s3):
+    with pytest.raises(StorageError, match=r"after 1 try; check the address") as caught:
+        storage.publish(f"{s3.new_prefix()}/{'k' * 2000}", b"1")
+    assert "wait" not in str(caught.value)
+
+
+def test_one_file_of_a_bucket_that_may_not_be_looked_through_is_a_survey(s3, flaky_s3):
+    path = f"{s3.new_prefix()}/a.jpg"
+    storage.publish(path, b"1")
+    flaky_s3.faults[:] = [403]  # what S3 says of a missing key to those who may not list
+    (shard,) = surveys.list_shards(path).shards
+    assert [file.path for file in shard.inputs] == [path]
+
+
+def test_a_local_copy_and_a_checksum_hold_no_more_than_a_piece_of_the_object(s3):
+    path = f"{s3.new_prefix()}/large"
+    storage.publish(path, bytes(24_000_000))
+    storage.describe(path)  # loads what is loaded once
+    tracemalloc.start()
+    with storage.local_copy(path) as copy:
+        assert copy.stat().st_size == 24_000_000
+    storage.checksum(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12_000_000
+
+
+def test_a_copy_that_breaks_off_is_begun_again_from_nothing(s3, flaky_s3):
+    path = f"{s3.new_prefix()}/a"
+    data = bytes(range(256)) * 20_000
+    storage.publish(path, data)
+    before = storage.METER.bytes_read
+    flaky_s3.faults[:] = ["cut"]
+    with storage.local_copy(path) as copy:
+        assert copy.read_bytes() == data
+    assert storage.METER.bytes_read == before + len(data)
+
+
+def test_a_key_longer_than_a_file_s_name_has_a_local_copy(s3):
+    path = f"{s3.new_prefix()}/{'ü' * 120}.fits"  # 245 bytes; with more, this store refuses it
+    storage.publish(path, b"1")
+    with storage.local_copy(path) as copy:
+        assert len(copy.name.encode()) < 200
+        assert copy.suffix == ".fits"
+        assert copy.read_bytes() == b"1"

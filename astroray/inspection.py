@@ -15,7 +15,7 @@ from astroray.execution.progress import read_steps
 from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 from astroray.neighbors.partitions import Manifest
-from astroray.storage.leases import hold_lease
+from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
 
 NUM_CODES = 2**32
@@ -42,8 +42,11 @@ def read_status(run_dir: str) -> dict[str, str]:
     if _is_of_flares(record):
         del status["model"]
         status["flares"] = str(record.counts.get("flares", "not gathered yet"))
-    if record.state == "running" and (steps := read_steps(run_dir)):
-        status["search"] = steps
+    if record.state == "running":
+        nobody = "nobody: it was killed or lost; the same command goes on with it"
+        status["writer"] = str(find_holder(run_dir) or nobody)
+        if steps := read_steps(run_dir):
+            status["search"] = steps
     if record.night:
         status["night"] = f"{record.night['number']} after {record.night['reference']}"
     if record.proof:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def hold(run_dir, owner, clock, alive=everyone_lives):
 
 def abandon(run_dir, owner, clock):
     """A lease whose owner goes without releasing it."""
-    return leases._acquire(run_dir, owner, clock, everyone_lives)
+    return leases._acquire(run_dir, owner, clock, everyone_lives, uuid.uuid4().hex)
 
 
 def test_a_second_writer_is_refused_and_told_who_since_when_and_what_to_do(run_dir, clock):
@@ -225,7 +226,8 @@ def race(run_dir: str, num_writers: int) -> list[int]:
         owner = dataclasses.replace(NEIGHBOR, pid=1000 + writer)
         gate.wait()
         try:
-            return leases._acquire(run_dir, owner, clock, lambda o: o.pid >= 1000).epoch
+            alive, token = lambda o: o.pid >= 1000, uuid.uuid4().hex
+            return leases._acquire(run_dir, owner, clock, alive, token).epoch
         except LedgerError:
             return None
 
@@ -268,6 +270,41 @@ def test_a_lease_whose_first_answer_was_lost_is_still_one_s_own(flaky_s3, s3, cl
     with hold(run_dir, MINE, clock) as lease:
         assert lease.epoch == 1
         assert sum(r.startswith("PUT") for r in flaky_s3.requests) == 2
+
+
+def refuse(*_: object) -> None:
+    raise StorageError("the disk is full")
+
+
+def test_a_lease_that_a_full_disk_kept_does_not_lock_its_own_process_out(run_dir, monkeypatch):
+    """A notebook goes on in the same process, once the disk has room again."""
+    monkeypatch.setattr(storage, "publish", refuse)
+    with leases.hold_lease(run_dir):
+        pass
+    monkeypatch.undo()
+    assert leases.find_holder(run_dir) is None
+    with (
+        leases.hold_lease(run_dir) as lease,
+        pytest.raises(LedgerError, match="this very process has it"),
+        leases.hold_lease(run_dir),
+    ):
+        pass
+    assert lease.epoch == 2
+
+
+def test_nor_does_one_that_was_made_and_then_could_not_be_looked_at(run_dir, monkeypatch):
+    def forget(path: str, data: bytes) -> bool:
+        is_made = publish_new(path, data)
+        monkeypatch.setattr(leases, "_find_last", refuse)
+        return is_made
+
+    publish_new = storage.publish_new
+    monkeypatch.setattr(storage, "publish_new", forget)
+    with pytest.raises(StorageError), leases.hold_lease(run_dir):
+        pass
+    monkeypatch.undo()
+    with leases.hold_lease(run_dir) as lease:
+        assert lease.epoch == 2
 
 
 HOLD_AND_WAIT = """

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from astroray import ledger, storage
+from astroray.errors import FileError
 from astroray.ledger import Receipt
 from astroray.neighbors.partitions import FOLDER
 
@@ -87,10 +88,10 @@ class Steps:
 
 def read_steps(run_dir: str) -> str:
     """How far the search over partitions of a running scan is, in words; "" where none is on."""
-    path = _path(run_dir)
-    if not storage.exists(path):
+    try:
+        facts = json.loads(storage.read_bytes(_path(run_dir)))
+    except FileError:
         return ""
-    facts = json.loads(storage.read_bytes(path))
     return f"{facts['text']}, at {facts['when']}"
 
 

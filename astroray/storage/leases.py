@@ -28,6 +28,8 @@ CLOCK_MARGIN_S = 30.0
 """By how much the clocks of two machines may differ before an expired lease is taken too early."""
 
 _MAX_TRIES = 20  # each one that fails means that another process went on
+_ours: set[str] = set()
+"""Tokens of this process: a lease that it could not give back, as on a full disk, is none."""
 _logger = logging.getLogger(__name__)
 
 
@@ -56,6 +58,10 @@ class Holder:
     """Unix time."""
     expires_s: float
     """Unix time; 0 once released."""
+
+    def __str__(self) -> str:
+        """Who it is and since when, for a person."""
+        return f"{_name(self.owner)} since {_utc(self.since_s)}"
 
 
 def _this_process() -> Owner:
@@ -149,21 +155,33 @@ def hold_lease(
 
     Raises LedgerError where another process holds it, StorageError where it cannot be written.
     """
-    lease = _acquire(run_dir, owner or _this_process(), clock, alive)
+    token = uuid.uuid4().hex
+    _ours.add(token)
+    try:
+        lease = _acquire(run_dir, owner or _this_process(), clock, alive, token)
+        with _kept(lease, renew_s):
+            yield lease
+    finally:
+        _ours.discard(token)
+
+
+@contextlib.contextmanager
+def _kept(lease: Lease, renew_s: float) -> Iterator[None]:
+    """Renews the lease by a thread until the block ends, then releases it."""
     stop = threading.Event()
     thread = threading.Thread(
         target=_keep_renewing, args=(lease, stop, renew_s), name="lease", daemon=True
     )
     thread.start()
     try:
-        yield lease
+        yield
     finally:
         stop.set()
         thread.join()
         try:
             lease.release()
         except (LedgerError, StorageError) as error:  # must not hide an error of the block
-            _logger.warning("the lease of %s is not released and will expire: %s", run_dir, error)
+            _logger.warning("the lease is not released and will expire: %s", error)
 
 
 def find_holder(
@@ -178,7 +196,11 @@ def find_holder(
 
 
 def _acquire(
-    run_dir: str, owner: Owner, clock: Callable[[], float], alive: Callable[[Owner], bool]
+    run_dir: str,
+    owner: Owner,
+    clock: Callable[[], float],
+    alive: Callable[[Owner], bool],
+    token: str,
 ) -> Lease:
     for _ in range(_MAX_TRIES):
         last = _find_last(run_dir)
@@ -187,7 +209,7 @@ def _acquire(
         now_s = clock()
         mine = Holder(
             epoch=last.epoch + 1 if last else 1,
-            token=uuid.uuid4().hex,
+            token=token,
             owner=owner,
             since_s=now_s,
             expires_s=now_s + EXPIRY_S,
@@ -233,6 +255,8 @@ def _find_last(run_dir: str) -> Holder | None:
 def _is_held(holder: Holder, now_s: float, alive: Callable[[Owner], bool]) -> bool:
     if holder.expires_s == 0:
         return False
+    if holder.owner == _this_process():
+        return holder.token in _ours
     if holder.owner.machine == _this_machine():
         return alive(holder.owner)
     return now_s < holder.expires_s + CLOCK_MARGIN_S
@@ -253,8 +277,8 @@ def _refusal(run_dir: str, holder: Holder, owner: Owner) -> str:
         free_s = holder.expires_s + CLOCK_MARGIN_S
         do = f"wait until it ends; if it is dead, {run_dir} is free after {_utc(free_s)}"
     return (
-        f"{run_dir} is being written by {_name(holder.owner)} since {_utc(holder.since_s)}, "
-        f"expected nobody; {do}, then run the same command again, or choose another --out"
+        f"{run_dir} is being written by {holder}, expected nobody; {do}, then run the same command "
+        "again, or choose another --out"
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from astroray import schema, storage
-from astroray.catalog import read_catalog, write_catalog
+from astroray.catalog import read_catalog, read_pieces, write_catalog
 from astroray.errors import ConfigError, LedgerError, SchemaError
 from tests.catalogs_made import by_rank, make_catalog
 
@@ -285,3 +286,11 @@ def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path, monkeypatch):
         on_disk = {str(path.relative_to(tmp_path)): path.read_bytes() for path in files}
         assert {path.removeprefix("s3://bucket/run/"): x for path, x in store.items()} == on_disk
         assert read_catalog("s3://bucket/run").equals(by_rank(table))
+
+
+def test_no_file_of_a_catalog_stays_open_behind_the_piece_that_was_read(tmp_path):
+    write(make_catalog(3), tmp_path)
+    pieces = list(read_pieces(str(tmp_path)))
+    handles = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+    assert pieces
+    assert not [path for path in handles if path.startswith(str(tmp_path))]

@@ -48,6 +48,27 @@ def test_nothing_stays_on_disk(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_stays_full_to_the_end_keeps_nothing(tmp_path, monkeypatch):
+    class Full:
+        def write_batch(self, _: pa.RecordBatch) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        close = write_batch
+
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(spill.pa.ipc, "new_file", lambda *_: Full())
+    with pytest.raises(StorageError, match="the disk is full"), Spill() as rows:
+        rows.add(np.arange(3), pa.table({"x": [1, 2, 3]}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_are_on_disk_are_not_held():
+    before = pa.total_allocated_bytes()
+    with Spill() as rows:
+        rows.add(np.arange(300_000), pa.table({"x": np.zeros(300_000)}))
+        assert pa.total_allocated_bytes() - before < 100_000
+
+
 def test_a_full_disk_is_named_with_what_to_do(monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -82,8 +82,11 @@ def read_pieces(run_dir: str, files: Sequence[str] | None = None) -> Iterator[Pi
     """
     for name in catalog_files(run_dir) if files is None else files:
         path = storage.join(run_dir, name)
-        with _damage(path), storage.local_copy(path) as local:
-            file = pq.ParquetFile(local, memory_map=True, page_checksum_verification=True)
+        with (
+            _damage(path),
+            storage.local_copy(path) as local,
+            pq.ParquetFile(local, memory_map=True, page_checksum_verification=True) as file,
+        ):
             schema.conform(file.schema_arrow.empty_table(), schema.CATALOG, "catalog")
             for group in range(file.num_row_groups):
                 yield Piece(functools.partial(_read_group, path, file, group))

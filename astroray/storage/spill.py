@@ -5,8 +5,8 @@ to a file in the folder for temporary files. It is then read where it lies, a ra
 at a time. What is held is a piece, then the rows of a range. B rows of a piece.
 """
 
+import contextlib
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -28,32 +28,26 @@ class Spill:
     def __init__(self) -> None:
         self.num_rows = 0
         self._nothing = pa.table({})
-        self._folder = storage.scratch_folder()
+        self._opens = contextlib.ExitStack()
         self._writer: pa.ipc.RecordBatchFileWriter | None = None
         self._batches: list[tuple[np.ndarray, pa.RecordBatch]] | None = None
 
     def __enter__(self) -> Self:
-        self._path = str(self._folder.__enter__() / "rows.arrow")
+        self._path = str(self._opens.enter_context(storage.scratch_folder()) / "rows.arrow")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-        self._batches = None
-        self._folder.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self._writer = self._batches = None
+        self._opens.close()
 
     def add(self, key_B: np.ndarray, rows: pa.Table) -> None:
         """Adds rows, all of one schema; `key_B` are their numbers, int64."""
         order_B = np.argsort(key_B, kind="stable")
         keyed = rows.append_column(_KEY, pa.array(np.asarray(key_B, np.int64)))
-        self._nothing = rows.slice(0, 0)
+        self._nothing = rows.schema.empty_table()
         with storage.writing(self._path):
             if self._writer is None:
-                self._sink = pa.OSFile(self._path, "wb")
+                self._sink = self._opens.enter_context(pa.OSFile(self._path, "wb"))
                 self._writer = pa.ipc.new_file(self._sink, keyed.schema)
             for batch in keyed.take(pa.array(order_B)).combine_chunks().to_batches():
                 self._writer.write_batch(batch)
@@ -92,19 +86,14 @@ class Spill:
     def _opened(self) -> list[tuple[np.ndarray, pa.RecordBatch]]:
         """The batches where they lie, each with its numbers."""
         if self._batches is None:
-            self._close()
             self._batches = []
-            if self.num_rows:
+            if self._writer is not None:
+                with storage.writing(self._path):
+                    self._writer.close()
+                    self._sink.close()
                 reader = pa.ipc.open_file(pa.memory_map(self._path))
                 for place in range(reader.num_record_batches):
                     batch = reader.get_batch(place)
                     key_B = batch.column(_KEY).to_numpy()
                     self._batches.append((key_B, batch.drop_columns([_KEY])))
         return self._batches
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            with storage.writing(self._path):
-                self._writer.close()
-                self._sink.close()
-            self._writer = None

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,11 +109,20 @@ class Night:
 
 def read_inherited(run_dir: str) -> Inherited:
     """The manifest of a version; empty for a scan, which refers to none."""
-    if not storage.exists(_path(run_dir)):
+    if not storage.exists(path := _path(run_dir)):
         return Inherited(receipts={}, catalogs=())
-    table = read_parquet(storage.read_bytes(_path(run_dir)))
+    try:
+        return _inherited(read_parquet(storage.read_bytes(path)).to_pylist())
+    except (pa.ArrowInvalid, OSError, ValueError, TypeError, KeyError) as error:
+        raise LedgerError(
+            f"{path} is damaged ({error}), expected the files that a night inherits; restore it, "
+            "or begin a new reference"
+        ) from error
+
+
+def _inherited(rows: Sequence[Mapping[str, Any]]) -> Inherited:
     receipts, catalogs = {}, []
-    for row in table.to_pylist():
+    for row in rows:
         if row["receipt"] is None:
             catalogs.append((row["version"], row["path"], row["sha256"]))
         else:

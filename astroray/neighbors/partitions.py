@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from astroray import storage
-from astroray.errors import AstrorayError, FileError, LedgerError
+from astroray.errors import FileError, LedgerError
 from astroray.neighbors.blocks import Block
 
 __all__ = ["Layer", "Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
@@ -160,14 +160,15 @@ class Manifest:
         )
 
     def damage(self, run_dir: str, uri: str, sha256: str) -> str:
-        """What is wrong with a file of the index, in words; "" where it is as it was written."""
+        """What is wrong with a file of the index, in words; "" where it is as it was written.
+
+        Raises StorageError where the store does not answer, which is no damage.
+        """
         path = self.path(run_dir, uri)
         try:
             found = storage.checksum(path)
         except FileError:
             return f"{path} is missing or cannot be read, the manifest names it"
-        except AstrorayError as error:
-            return str(error)
         if found != sha256:
             return f"{path} has sha256 {found}, the manifest expects {sha256}"
         return ""
@@ -283,7 +284,7 @@ def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
         if storage.is_remote(path):
             return pa.ipc.open_file(pa.BufferReader(storage.read_bytes(path)))
         return pa.ipc.open_file(pa.memory_map(path))
-    except (OSError, pa.ArrowInvalid, AstrorayError) as error:
+    except (OSError, pa.ArrowInvalid, FileError) as error:
         raise LedgerError(
             f"{path} is missing or damaged ({error}); run the same command again to build it anew"
         ) from None

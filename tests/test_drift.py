@@ -3,6 +3,7 @@ import pyarrow as pa
 import pytest
 
 from astroray.scores.drift import describe_drift, find_suspects, stability, suspect_night
+from tests.memory_used import peak_bytes
 
 
 def test_one_population_is_stable_and_a_moved_one_is_not():
@@ -78,3 +79,14 @@ def test_a_night_that_takes_over_the_list_is_suspected_itself():
     assert suspect_night(500, 10_000, 6, 100) == []
     (suspect,) = suspect_night(500, 10_000, 60, 100)
     assert suspect.sentence().startswith("night (this one) has 60% of the outliers and 5%")
+
+
+def test_a_night_of_many_images_takes_no_more_memory_for_each_of_them():
+    num_images, num_objects = 4_000, 20_000
+    image = pa.chunked_array([[f"image {i % num_images}" for i in range(num_objects)], [None]])
+    is_outlier_N = np.arange(num_objects + 1) % num_images == 7
+    found = []
+    peak = peak_bytes(lambda: found.extend(find_suspects({"field": image}, is_outlier_N)))
+    assert [suspect.value for suspect in found[0]] == ["image 7"]
+    assert np.flatnonzero(found[1] == 0).tolist() == np.flatnonzero(is_outlier_N).tolist()
+    assert peak < 10 * 2**20

@@ -138,23 +138,27 @@ def find_suspects(
     The chance of a group is that of drawing so many outliers without putting back, times the
     number of groups. A group that holds all objects cannot be told from the survey.
     """
-    groups = [
-        (kind, str(value), np.asarray(pc.fill_null(pc.equal(column, value), False)))
-        for kind, column in columns.items()
-        for value in pc.unique(column.drop_null()).to_pylist()
-    ]
+    names_of = {
+        kind: column.combine_chunks().dictionary_encode() for kind, column in columns.items()
+    }
+    num_groups = sum(len(names.dictionary) for names in names_of.values())
     num_objects, num_outliers = len(is_outlier_N), int(is_outlier_N.sum())
     found: list[tuple[Suspect, np.ndarray]] = []
-    for kind, value, member_N in groups:
-        size, hits = int(member_N.sum()), int((member_N & is_outlier_N).sum())
-        chance = _too_many(hits, num_outliers, size, num_objects) * len(groups)
-        if hits >= LEAST_OUTLIERS and chance < CHANCE:
-            suspect = _suspect(kind, value, hits, num_outliers, size, num_objects, chance)
-            found.append((suspect, member_N))
+    for kind, names in names_of.items():
+        code_N = pc.fill_null(names.indices, len(names.dictionary)).to_numpy()
+        hits_G = np.bincount(code_N[is_outlier_N], minlength=len(names.dictionary) + 1)
+        size_G = np.bincount(code_N, minlength=len(hits_G))
+        for group in np.flatnonzero(hits_G[:-1] >= LEAST_OUTLIERS).tolist():
+            counts = int(hits_G[group]), num_outliers, int(size_G[group]), num_objects
+            chance = _too_many(*counts) * num_groups
+            if chance < CHANCE:
+                row_H = np.flatnonzero((code_N == group) & is_outlier_N)
+                value = str(names.dictionary[group])
+                found.append((_suspect(kind, value, *counts, chance), row_H))
     found.sort(key=lambda entry: (entry[0].chance, entry[0].kind, entry[0].value))
     suspect_N = np.full(num_objects, -1)
-    for number, (_, member_N) in reversed(list(enumerate(found))):
-        suspect_N[member_N & is_outlier_N] = number
+    for number, (_, row_H) in reversed(list(enumerate(found))):
+        suspect_N[row_H] = number
     return [suspect for suspect, _ in found], suspect_N
 
 

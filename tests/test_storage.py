@@ -3,6 +3,7 @@
 import errno
 import os
 import subprocess
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -346,11 +347,15 @@ def test_the_stem_is_the_name_without_the_suffixes_of_data_files(path, expected)
     assert storage.stem(path) == expected
 
 
-def test_half_written_files_of_a_killed_writer_are_removed(tmp_path):
-    storage.publish(str(tmp_path / "a" / "whole"), b"1")
-    (tmp_path / "a" / ".tmp-x").write_bytes(b"half")
-    storage.remove_temporaries(str(tmp_path))
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["whole"]
+def test_half_written_files_of_a_killed_writer_are_removed_on_a_linked_disk_too(tmp_path):
+    run_dir, other_disk = tmp_path / "run", tmp_path / "disk"
+    fill(tmp_path, "run/a/whole", "disk/whole", "disk/.tmp-somebody-elses")
+    (run_dir / "embeddings").symlink_to(other_disk)
+    for folder in (run_dir / "a", other_disk):
+        (folder / f".tmp-{uuid.uuid4().hex}").write_bytes(b"half")
+    storage.remove_temporaries(str(run_dir))
+    assert os.listdir(run_dir / "a") == ["whole"]
+    assert sorted(os.listdir(other_disk)) == [".tmp-somebody-elses", "whole"]
 
 
 def test_a_file_whose_name_is_no_text_is_refused_by_name(tmp_path):

@@ -14,6 +14,7 @@ import functools
 import glob
 import hashlib
 import os
+import re
 import stat
 import tempfile
 import uuid
@@ -27,6 +28,7 @@ from astroray.storage import object_store
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 
 TEMPORARY_PREFIX = ".tmp-"
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
 LONGEST_NAME = 60
 """Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
 
@@ -243,10 +245,14 @@ def delete(path: str) -> None:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes what killed writers left half-written below `folder`; only its one writer may."""
+    """Removes what killed writers left half-written below `folder`; only its one writer may.
+
+    Linked folders are followed, as where embeddings lie on another disk.
+    """
     if not is_remote(folder):
-        for file in Path(folder).rglob(f"{TEMPORARY_PREFIX}*"):
-            delete(str(file))
+        for parent, names in _walk(folder):
+            for name in filter(_TEMPORARY.fullmatch, names):
+                delete(os.path.join(parent, name))
 
 
 def _mode(path: str) -> int:
@@ -257,7 +263,10 @@ def _mode(path: str) -> int:
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all below it, linked ones once, and the names in each of what is no folder."""
+    """A folder and those below it, linked ones once, and the names in each of what is no folder.
+
+    Folders whose names begin with a dot or underscore are left out.
+    """
     seen = set()  # a link to a folder above would lead round and round
     with reading(folder):
         for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
@@ -266,11 +275,12 @@ def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
                 folders.clear()
                 continue
             seen.add(real)
-            yield parent, [name for name in names if not _is_hidden(name)]
+            yield parent, names
 
 
 def _all_below(folder: str) -> Iterator[str]:
-    return (os.path.join(parent, name) for parent, names in _walk(folder) for name in names)
+    for parent, names in _walk(folder):
+        yield from (os.path.join(parent, name) for name in names if not _is_hidden(name))
 
 
 def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:

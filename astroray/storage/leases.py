@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from astroray import storage
-from astroray.errors import FileError, LedgerError, StorageError
+from astroray.errors import AstrorayError, FileError, LedgerError, StorageError
 
 EXPIRY_S = 60.0
 RENEW_S = 15.0
@@ -180,7 +180,7 @@ def _kept(lease: Lease, renew_s: float) -> Iterator[None]:
         thread.join()
         try:
             lease.release()
-        except (LedgerError, StorageError) as error:  # must not hide an error of the block
+        except AstrorayError as error:  # must not hide an error of the block
             _logger.warning("the lease is not released and will expire: %s", error)
 
 
@@ -235,7 +235,7 @@ def _keep_renewing(lease: Lease, stop: threading.Event, renew_s: float) -> None:
         except LedgerError as error:
             _logger.error("%s", error)
             return
-        except StorageError as error:
+        except AstrorayError as error:
             _logger.warning(
                 "the lease could not be renewed, tried again in %s s: %s", renew_s, error
             )

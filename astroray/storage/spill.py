@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from astroray import storage
+from astroray.storage.disk_errors import writing
 
 __all__ = ["Spill"]
 
@@ -45,7 +46,7 @@ class Spill:
         order_B = np.argsort(key_B, kind="stable")
         keyed = rows.append_column(_KEY, pa.array(np.asarray(key_B, np.int64)))
         self._nothing = rows.schema.empty_table()
-        with storage.writing(self._path):
+        with writing(self._path):
             if self._writer is None:
                 self._sink = self._opens.enter_context(pa.OSFile(self._path, "wb"))
                 self._writer = pa.ipc.new_file(self._sink, keyed.schema)
@@ -88,7 +89,7 @@ class Spill:
         if self._batches is None:
             self._batches = []
             if self._writer is not None:
-                with storage.writing(self._path):
+                with writing(self._path):
                     self._writer.close()
                     self._sink.close()
                 reader = pa.ipc.open_file(pa.memory_map(self._path))

@@ -346,7 +346,7 @@ def test_a_conflict_under_way_is_asked_again_until_it_is_decided(s3, flaky_s3):
     flaky_s3.faults[:] = [409, 409]
     assert storage.publish_new(path, b"mine") is True
     flaky_s3.faults[:] = [409]
-    assert storage.publish_new(path, b"mine") is False
+    assert storage.publish_new(path, b"another's") is False
 
 
 def test_more_than_one_request_can_take_is_refused_before_it_is_sent(s3, monkeypatch):

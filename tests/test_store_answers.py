@@ -15,8 +15,6 @@ def test_a_new_file_is_one_s_own_where_a_conflict_hides_the_lost_answer(s3, flak
     path = f"{s3.new_prefix()}/lock"
     flaky_s3.faults[:] = faults
     assert storage.publish_new(path, b"mine") is True
-    flaky_s3.faults[:] = [409]
-    assert storage.publish_new(path, b"another's") is False
 
 
 def test_a_refusal_is_not_a_store_to_wait_for(s3):

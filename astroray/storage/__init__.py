@@ -9,23 +9,22 @@ trouble of the store (full, read-only, down after the retries) is a StorageError
 import contextlib
 import dataclasses
 import errno
-import fnmatch
 import functools
-import glob
 import hashlib
 import os
 import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from astroray import faults
-from astroray.errors import ConfigError, FileError, StorageError
+from astroray.errors import ConfigError, StorageError
 from astroray.storage import object_store
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
+from astroray.storage.disk_listing import find_files, is_hidden, mode_of, walk
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
@@ -98,12 +97,7 @@ def list_files(location: str) -> list[InputFile]:
     if is_remote(location):
         found = object_store.list_objects(location)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
-    location = absolute(location)
-    if mode := _mode(location):  # a name with brackets is itself before it is a glob
-        paths = _all_below(location) if stat.S_ISDIR(mode) else [location]
-    else:
-        paths = _matching(os.sep, location.split(os.sep)[1:])
-    return [describe(_utf8(path)) for path in sorted(set(paths))]
+    return [describe(path) for path in find_files(absolute(location))]
 
 
 def describe(path: str) -> InputFile:
@@ -159,7 +153,7 @@ def scratch_folder() -> Iterator[Path]:
 
 def exists(path: str) -> bool:
     """Whether a file stands there. Raises StorageError where the disk or the store does not say."""
-    return object_store.exists(path) if is_remote(path) else stat.S_ISREG(_mode(path))
+    return object_store.exists(path) if is_remote(path) else stat.S_ISREG(mode_of(path))
 
 
 def list_names(folder: str) -> list[str]:
@@ -183,7 +177,7 @@ def list_folders(folder: str) -> list[str]:
     else:
         with looking(folder), os.scandir(folder) as entries:
             names += (entry.name for entry in entries if entry.is_dir())
-    return sorted(name for name in names if not _is_hidden(name))
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def publish(path: str, data: bytes, *, is_secret: bool = False) -> None:
@@ -250,83 +244,9 @@ def remove_temporaries(folder: str) -> None:
     Linked folders are followed, as where embeddings lie on another disk.
     """
     if not is_remote(folder):
-        for parent, names in _walk(folder):
+        for parent, names in walk(folder):
             for name in filter(_TEMPORARY.fullmatch, names):
                 delete(os.path.join(parent, name))
-
-
-def _mode(path: str) -> int:
-    """What stands there, as `stat` has it; 0 for nothing."""
-    with looking(path):
-        return os.stat(path).st_mode
-    return 0
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """A folder and those below it, linked ones once, and the names in each of what is no folder.
-
-    Folders whose names begin with a dot or underscore are left out.
-    """
-    seen = set()  # a link to a folder above would lead round and round
-    with reading(folder):
-        for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-            folders[:] = sorted(name for name in folders if not _is_hidden(name))
-            if (real := os.path.realpath(parent)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            yield parent, names
-
-
-def _all_below(folder: str) -> Iterator[str]:
-    for parent, names in _walk(folder):
-        yield from (os.path.join(parent, name) for name in names if not _is_hidden(name))
-
-
-def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
-    """Files below a folder whose names match, one by one; `**` stands for any number of folders.
-
-    Python's own glob leaves out what it may not list, and follows a circle of links for long.
-    """
-    pattern, *rest = patterns
-    if pattern == "**":
-        for parent, _ in _walk(folder):
-            yield from _matching(parent, rest or ["*"])
-        return
-    names = {pattern}
-    if glob.has_magic(pattern):
-        with reading(folder):
-            names |= set(fnmatch.filter(os.listdir(folder), pattern))
-    for name in names:
-        path = os.path.join(folder, name)
-        if _is_hidden(name) and name != pattern:
-            continue
-        if stat.S_ISDIR(mode := _mode(path)) and rest:
-            yield from _matching(path, rest)
-        elif stat.S_ISREG(mode) and not rest:
-            yield path
-
-
-def _utf8(path: str) -> str:
-    """The path; raises FileError where its bytes are no text, which no table can hold."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise FileError(
-            f"the name {readable} is not UTF-8, expected text; rename the file, or name the others "
-            "with a glob"
-        ) from None
-    return path
-
-
-def _raise(error: OSError) -> None:
-    """A folder that may not be listed must not pass for an empty one."""
-    raise error
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_"))
 
 
 @contextlib.contextmanager
@@ -338,7 +258,7 @@ def _temporary_file(path: str, *, mode: int) -> Iterator[tuple[BinaryIO, str]]:
     """
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    if (there := _mode(path)) and not (stat.S_ISREG(there) or stat.S_ISDIR(there)):
+    if (there := mode_of(path)) and not (stat.S_ISREG(there) or stat.S_ISDIR(there)):
         raise StorageError(f"cannot write {path}: it is a device or a pipe; choose another --out")
     with writing(path):
         _make_folder(folder)

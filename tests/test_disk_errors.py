@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from astroray import ledger, storage
+from astroray import catalog, ledger, storage
 from astroray.errors import ConfigError, StorageError
 from astroray.storage import leases
+from tests.catalogs_made import make_catalog
 from tests.runs_made import make_record
 
 
@@ -155,9 +156,26 @@ def test_a_full_folder_for_temporary_files_is_named_where_the_result_goes_to_s3(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", Full)
-    where = rf"cannot write {tempfile.gettempdir()}: the disk is full"
+    where = "cannot write a temporary file: the disk is full"
     with pytest.raises(StorageError, match=where), storage.publishing("s3://sky/a") as file:
         file.write(b"1")
+
+
+def test_a_folder_for_temporary_files_that_is_not_there_is_named_by_its_variable(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    where = "cannot write a temporary folder: No such file or directory; choose another TMPDIR"
+    with pytest.raises(StorageError, match=where), storage.scratch_folder():
+        pass
+
+
+def test_a_disk_that_is_full_when_hats_writes_is_named(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("hats.io.skymap.write_skymap", full)
+    with pytest.raises(StorageError, match="the disk is full"):
+        catalog.write_catalog(make_catalog(3), str(tmp_path), name="n", created="c")
+    assert not storage.exists(str(tmp_path / "catalog" / "hats.properties"))
 
 
 def test_bytes_that_are_counted_are_those_that_are_read(tmp_path: Path):

@@ -13,9 +13,7 @@ itself. The same rows always make the same bytes; only hats.properties holds a d
 
 import dataclasses
 import io
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from astroray import faults, schema, sky, storage
 from astroray.errors import ConfigError
+from astroray.storage.disk_errors import writing
 
 __all__ = ["CatalogFile", "divide_sky", "join_files", "take_down", "write_rows"]
 
@@ -183,12 +182,12 @@ def _hats_files(
     skymap = np.bincount(
         sky.parent_pixel(healpix_29_P, _SKYMAP_ORDER), minlength=12 * 4**_SKYMAP_ORDER
     )
-    with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
+    with storage.scratch_folder() as folder, writing(str(folder), place=storage.TEMPORARY_PLACE):
         partitions.write_to_file(catalog_path=folder)
         write_skymap(skymap, folder)
         TableProperties.model_validate(properties).to_properties_file(folder)
         for file in (PARTITION_INFO, _SKYMAP, PROPERTIES):
-            yield file, Path(folder, file).read_bytes()
+            yield file, (folder / file).read_bytes()
 
 
 def _properties(name: str, created: str, num_rows: int, rows_per_pixel: int) -> dict[str, object]:

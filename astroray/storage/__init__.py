@@ -28,6 +28,7 @@ from astroray.storage.disk_listing import find_files, is_hidden, mode_of, walk
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
+TEMPORARY_PLACE = "TMPDIR"
 LONGEST_NAME = 60
 """Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
 
@@ -127,7 +128,7 @@ def local_copy(path: str) -> Iterator[Path]:
     if is_remote(path):
         with scratch_folder() as folder:
             copy = folder / path.rpartition("/")[2][-LONGEST_NAME:]
-            with writing(str(copy)), open(copy, "wb") as file:
+            with writing(str(copy), place=TEMPORARY_PLACE), open(copy, "wb") as file:
                 object_store.get_file(path, file)
                 METER.bytes_read += file.tell()
             yield copy
@@ -147,7 +148,10 @@ def checksum(path: str) -> str:
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """A folder on this machine's disk for what memory does not hold; it is deleted at the end."""
-    with tempfile.TemporaryDirectory(prefix="astroray-") as folder:
+    with contextlib.ExitStack() as stack:
+        with writing("a temporary folder", place=TEMPORARY_PLACE):
+            made = tempfile.TemporaryDirectory(prefix="astroray-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(made)
         yield Path(folder)
 
 
@@ -200,7 +204,7 @@ def publishing(path: str, *, is_secret: bool = False) -> Iterator[BinaryIO]:
     For what is written in pieces; an older file is replaced. Raises as `publish` does.
     """
     if is_remote(path):
-        with writing(tempfile.gettempdir()), tempfile.TemporaryFile() as copy:
+        with writing("a temporary file", place=TEMPORARY_PLACE), tempfile.TemporaryFile() as copy:
             yield copy
             object_store.put_file(path, copy)
         return

@@ -14,12 +14,12 @@ NO_FOLDER_SYNC = (errno.EINVAL, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.EO
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run the same command again to resume",
     errno.EDQUOT: "the quota is used up; free some space and run the same command again to resume",
-    errno.EROFS: "the file system is read-only; choose another --out",
-    errno.EACCES: "permission denied; choose an --out that you may write to",
-    errno.EPERM: "operation not permitted; choose an --out that you may write to",
-    errno.ENOTDIR: "a part of the path is a file, expected a folder; choose another --out",
-    errno.EISDIR: "a folder has that name; choose another --out",
-    errno.EOPNOTSUPP: "the file system has no hard links; choose another --out",
+    errno.EROFS: "the file system is read-only; choose another {place}",
+    errno.EACCES: "permission denied; choose a {place} that you may write to",
+    errno.EPERM: "operation not permitted; choose a {place} that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, expected a folder; choose another {place}",
+    errno.EISDIR: "a folder has that name; choose another {place}",
+    errno.EOPNOTSUPP: "the file system has no hard links; choose another {place}",
     errno.EIO: "the disk reports an error; check it, then run the same command again to resume",
 }
 
@@ -50,12 +50,17 @@ def reading(path: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: str) -> Iterator[None]:
-    """Where a disk refuses what is written in the block, raises StorageError of `path`."""
+def writing(path: str, *, place: str = "--out") -> Iterator[None]:
+    """Where a disk refuses what is written in the block, raises StorageError of `path`.
+
+    place  by what the user says where it lies
+    """
     try:
         yield
     except FileExistsError:
         raise
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0, f"{error.strerror}; choose another --out")
-        raise StorageError(f"cannot write {path}: {advice}") from error
+        advice = _ADVICE.get(
+            error.errno or 0, f"{error.strerror or error}; choose another {{place}}"
+        )
+        raise StorageError(f"cannot write {path}: {advice.format(place=place)}") from error

@@ -46,7 +46,7 @@ class Spill:
         order_B = np.argsort(key_B, kind="stable")
         keyed = rows.append_column(_KEY, pa.array(np.asarray(key_B, np.int64)))
         self._nothing = rows.schema.empty_table()
-        with writing(self._path):
+        with writing(self._path, place=storage.TEMPORARY_PLACE):
             if self._writer is None:
                 self._sink = self._opens.enter_context(pa.OSFile(self._path, "wb"))
                 self._writer = pa.ipc.new_file(self._sink, keyed.schema)
@@ -89,7 +89,7 @@ class Spill:
         if self._batches is None:
             self._batches = []
             if self._writer is not None:
-                with writing(self._path):
+                with writing(self._path, place=storage.TEMPORARY_PLACE):
                     self._writer.close()
                     self._sink.close()
                 reader = pa.ipc.open_file(pa.memory_map(self._path))

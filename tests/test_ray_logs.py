@@ -1,11 +1,15 @@
 """Ray Data's messages reach the log of their run, and no file of theirs stays open."""
 
+import errno
 import logging
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from astroray.errors import StorageError
 from astroray.execution import ray_logs, workers
 
 
@@ -79,3 +83,17 @@ def test_afterwards_ray_data_logs_as_it_did_before(tmp_path, monkeypatch):
     with ray_logs.ray_data_to(""):
         pass
     assert "RAY_DATA_LOGGING_CONFIG" not in os.environ
+
+
+def test_a_full_disk_neither_hides_its_error_nor_takes_standard_error_away(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    log = tmp_path / "session_2" / "logs" / "worker-1.err"
+    log.parent.mkdir(parents=True)
+    log.write_text("why")
+    monkeypatch.setattr(shutil, "copy", full)
+    ray_logs.keep_worker_logs(str(tmp_path), str(tmp_path / "logs"))
+    with pytest.raises(StorageError, match="cannot write"), ray_logs.noise_to("/no/such/folder"):
+        pass
+    assert not sys.stderr.closed

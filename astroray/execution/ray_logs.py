@@ -8,8 +8,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from astroray.storage.disk_errors import writing
+
 __all__ = ["keep_worker_logs", "noise_to", "ray_data_to"]
 
+_log = logging.getLogger("astroray.ray_logs")
 RAY_DATA_SETTING = "RAY_DATA_LOGGING_CONFIG"
 RAY_DATA_CONFIG = Path(__file__).with_name("ray_data_logging.yaml")
 
@@ -20,14 +23,15 @@ def noise_to(log_dir: str) -> Iterator[None]:
     if not log_dir:
         yield
         return
-    ours, noise = sys.stderr, os.dup(2)
+    path = str(Path(log_dir) / "ray.log")
+    with writing(path), open(path, "ab") as log:  # before anything is moved: it may be refused
+        ours, noise = sys.stderr, os.dup(2)
+        os.dup2(log.fileno(), 2)
     try:
-        with open(Path(log_dir) / "ray.log", "ab") as log:
-            os.dup2(log.fileno(), 2)
         sys.stderr = open(os.dup(noise), "w", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
         yield
     finally:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OSError):  # nobody may read it any more
             sys.stderr.close()
         sys.stderr = ours
         os.dup2(noise, 2)
@@ -64,13 +68,19 @@ def ray_data_to(log_dir: str) -> Iterator[None]:
 
 
 def keep_worker_logs(scratch: str, log_dir: str) -> None:
-    """Copies what the workers wrote to `log_dir`/workers, so that a dead one can be asked why."""
+    """Copies what the workers wrote to `log_dir`/workers, so that a dead one can be asked why.
+
+    Where that is refused it is only said: a full disk has its own error, which must not be hidden.
+    """
     target = Path(log_dir) / "workers"
     shutil.rmtree(target, ignore_errors=True)
-    for file in Path(scratch).glob("session_2*/logs/worker-*"):
-        if file.stat().st_size:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, target)
+    try:
+        for file in Path(scratch).glob("session_2*/logs/worker-*"):
+            if file.stat().st_size:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, target)
+    except OSError as error:
+        _log.warning("the logs of the workers are not kept: %s", error)
 
 
 class _LogFile(logging.FileHandler):

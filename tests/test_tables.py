@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -276,11 +277,11 @@ def test_on_an_object_store_only_the_first_footer_is_read_when_listing(tmp_path,
         survey(tmp_path, tensor(images()), row_group_size=2, file=file)
     fetched = []
 
-    def get(path: str) -> bytes:
+    def get_file(path: str, file: BinaryIO) -> None:
         fetched.append(path)
-        return (tmp_path / path.rpartition("/")[2]).read_bytes()
+        file.write((tmp_path / path.rpartition("/")[2]).read_bytes())
 
-    monkeypatch.setattr(storage.object_store, "get", get)
+    monkeypatch.setattr(storage.object_store, "get_file", get_file)
     monkeypatch.setattr(storage.object_store, "exists", lambda path: False)
     paths = ["s3://bucket/sky/a.parquet", "s3://bucket/sky/b.parquet"]
     inputs = [storage.InputFile(path=path, size_bytes=1, version="v") for path in paths]

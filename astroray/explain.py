@@ -16,12 +16,13 @@ from astroray.catalog import versions
 from astroray.catalog.versions import Receipts
 from astroray.config import ScanConfig, from_dict
 from astroray.encoders import OF_BATCH
-from astroray.errors import BackendError, DataError, LedgerError
+from astroray.errors import BackendError, ConfigError, DataError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
+from astroray.web.archive import finished_run, version_of
 
 __all__ = ["Explanation", "explain_object"]
 
@@ -77,17 +78,16 @@ class Explanation:
 def explain_object(run_dir: str, object_id: str) -> Explanation:
     """Traces one object of a scan or night, and computes its score again.
 
-    Raises LedgerError where the version has no such object, or a file that it needs is gone.
+    Raises ConfigError where there is no such version or object, LedgerError where a file that it
+    needs is gone.
     """
-    record = RunRecord.load(run_dir)
-    if record is None:
-        raise LedgerError(f"{run_dir} holds no run.json, expected the --out of a scan or night")
+    run_dir, record = version_of(run_dir), finished_run(run_dir)
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     table = versions.read_version(run_dir)
     chosen = table.filter(pc.equal(table["object_id"], object_id))
     if not len(chosen):
         some = ", ".join(table["object_id"].slice(0, 3).to_pylist())
-        raise LedgerError(
+        raise ConfigError(
             f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
             f"{some}; it may be among the rejects"
         )

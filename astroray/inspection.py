@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 100_000
 
 
 def read_status(run_dir: str) -> dict[str, str]:
-    """How far a run is, as names and values for a person. Raises LedgerError without a run."""
+    """How far a run is, as names and values for a person. Raises ConfigError without a run."""
     record = _record(run_dir)
     shards = ledger.read_listing(run_dir)
     receipts = versions.read_receipts(run_dir)
@@ -106,7 +106,7 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
             "files with flares find and another --out"
         )
     if record.night:
-        raise LedgerError(
+        raise ConfigError(
             f"{run_dir} is a night, which others may refer to, expected a scan; once the cause of "
             "its rejects is mended, scan the survey into a new --out, which begins a new reference"
         )
@@ -129,12 +129,7 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
 
 
 def _record(run_dir: str) -> RunRecord:
-    record = RunRecord.load(run_dir)
-    if record is None:
-        raise LedgerError(
-            f"{run_dir} holds no run.json, expected the --out of a scan or of flares find"
-        )
-    return record
+    return RunRecord.of(run_dir, expected="scan, a night or flares find")
 
 
 def _model_words(record: RunRecord) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
-from astroray.errors import LedgerError
+from astroray.errors import ConfigError, LedgerError
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Reject, Shard
@@ -96,6 +96,16 @@ class RunRecord:
         """Writes `run.json`, whole or absent."""
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
         storage.publish(storage.join(run_dir, "run.json"), text.encode() + b"\n")
+
+    @classmethod
+    def of(cls, run_dir: str, *, expected: str = "scan or night") -> "RunRecord":
+        """The record of a directory that somebody named as a run; ConfigError where it is none."""
+        record = cls.load(run_dir)
+        if record is None:
+            raise ConfigError(
+                f"{run_dir} holds no run.json, expected the --out of a {expected}; check the path"
+            )
+        return record
 
     @classmethod
     def load(cls, run_dir: str) -> "RunRecord | None":

@@ -165,22 +165,20 @@ def parse_finish_by(text: str, *, out: str = "", now_s: float | None = None) -> 
 
 
 def _check_reference(reference: str) -> RunRecord:
-    record = RunRecord.load(reference)
-    if record is None:
-        raise ConfigError(f"{reference} holds no run.json, expected the --out of a scan or night")
+    record = RunRecord.of(reference)
     if record.state != "done" or not record.proof:
-        raise LedgerError(
+        raise ConfigError(
             f"the reference {reference} is {record.state}, expected a finished scan or night; "
             "run its command again to finish it"
         )
     if record.schema_version != schema.SCHEMA_VERSION:
-        raise LedgerError(
+        raise ConfigError(
             f"the reference {reference} has schema version {record.schema_version}, expected "
             f"{schema.SCHEMA_VERSION}; bounds never cross versions: scan the survey anew"
         )
     numbers = record.backends.get("quantize", "none")
     if numbers != "none":  # its list has scores of another space than its embeddings
-        raise LedgerError(
+        raise ConfigError(
             f"the reference {reference} was selected on fewer bits ({numbers}) and its list was "
             "encoded again, expected one model throughout; scan with encoder.quantize none"
         )

@@ -30,8 +30,8 @@ def export_version(run_dir: str, out: str) -> RunRecord:
     """Copies a version into `out` with all that it refers to, so that it stands alone.
 
     The copy is a reference for further nights; scores stay the bounds that they were. The same
-    call goes on where it was interrupted. Raises LedgerError where the version is not finished, a
-    file of it is missing or `out` holds another run.
+    call goes on where it was interrupted. Raises ConfigError where the version is not finished,
+    LedgerError where a file of it is missing or `out` holds another run.
     """
     record = _finished(run_dir)
     receipts = versions.read_receipts(run_dir)
@@ -64,7 +64,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
 def find_prunable(old: str, newest: str) -> list[InputFile]:
     """The files of the version `old` that `newest` does not need: all where it refers to none.
 
-    Raises LedgerError where either is no finished version, ConfigError where they are one.
+    Raises ConfigError where either is no finished version, or both are the same.
     """
     if not storage.is_remote(old):
         old, newest = os.path.abspath(old), os.path.abspath(newest)
@@ -101,10 +101,12 @@ def delete_files(files: Sequence[InputFile]) -> None:
 
 
 def _finished(run_dir: str) -> RunRecord:
-    record = RunRecord.load(run_dir)
-    if record is None or record.state != "done":
-        state = f"is {record.state}" if record else "holds no run.json"
-        raise LedgerError(f"{run_dir} {state}, expected a finished scan or night")
+    record = RunRecord.of(run_dir)
+    if record.state != "done":
+        raise ConfigError(
+            f"{run_dir} is {record.state}, expected a finished scan or night; run its command "
+            "again to finish it"
+        )
     return record
 
 

@@ -74,11 +74,30 @@ def test_a_benchmark_may_start_processes_that_find_its_functions(tmp_path, monke
     assert run("bench", "probe", "--quick").exit_code == 8
 
 
-@pytest.mark.parametrize("verb", ["status", "verify", "retry-rejects"])
-def test_a_folder_without_a_run_is_said_to_be_one(verb, tmp_path):
-    result = run(verb, str(tmp_path))
-    assert result.exit_code == 1
-    assert "holds no run.json, expected the --out of a scan or of flares find" in result.output
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status RUN",
+        "verify RUN",
+        "retry-rejects RUN",
+        "similar RUN m31",
+        "explain RUN m31",
+        "report RUN --again",
+        "label RUN",
+        "label RUN --export labels.csv",
+        "serve RUN",
+        "export RUN --format csv --out rows.csv",
+        "export RUN --self-contained --out whole",
+        "prune RUN --keep RUN/newer",
+        "nightly --survey hdf --reference RUN --out night",
+    ],
+)
+def test_a_folder_without_a_run_is_said_to_be_one(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command.replace("RUN", str(tmp_path / "runs")).split())
+    assert result.exit_code == 2, result.output
+    assert "runs holds no run.json, expected the --out of a " in result.output
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_doctor_says_what_there_is():

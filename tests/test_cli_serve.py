@@ -40,7 +40,7 @@ def test_a_token_that_cannot_be_is_one_line_and_exit_code_2(run):
 def test_a_folder_without_a_run_is_refused_before_a_token_is_issued(run, tmp_path):
     result = run("serve", str(tmp_path))
     assert result.exit_code == 2
-    assert "holds no run.json, expected a run that is done" in result.output
+    assert "holds no run.json, expected the --out of a scan" in result.output
     assert run.tokens.all() == ()
 
 

@@ -228,7 +228,7 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
     assert '"class"' in head
     assert '"ring"' in row
     assert export_labels(str(tmp_path), str(out), "csv") == 1  # a folder of one version
-    with pytest.raises(ConfigError, match="expected a run that is done"):
+    with pytest.raises(ConfigError, match="expected the --out of a scan or night"):
         export_labels(str(tmp_path / "none"), str(out), "csv")
 
 

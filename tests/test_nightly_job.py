@@ -146,7 +146,7 @@ def test_changed_withdrawn_and_unfinished_references_are_refused(reference, tmp_
     shutil.copytree(ref, unfinished)
     record = ledger.RunRecord.load(str(unfinished))
     dataclasses.replace(record, state="failed").publish(str(unfinished))
-    with pytest.raises(LedgerError, match="is failed, expected a finished scan"):
+    with pytest.raises(ConfigError, match="is failed, expected a finished scan"):
         run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
     with pytest.raises(ConfigError, match="expected two folders"):
         night_of(reference, ref)

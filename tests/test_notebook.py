@@ -120,7 +120,7 @@ def test_a_night_is_its_whole_version_and_lsdb_is_told_where_to_get_it(tmp_path)
 
 
 def test_what_is_no_finished_run_says_so(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run.json, expected a run that is done"):
+    with pytest.raises(ConfigError, match=r"holds no run.json, expected the --out of a scan"):
         astroray.open_run(tmp_path)
 
 

@@ -76,7 +76,7 @@ def test_a_page_is_written_again_and_what_has_none_says_what_was_expected(run, t
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match=r"has no page, expected .*report/index.html or"):
         pages.find_page(f"{tmp_path}/none")
-    with pytest.raises(ConfigError, match="expected a run that is done"):
+    with pytest.raises(ConfigError, match="expected the --out of a scan or night"):
         pages.rewrite_page(f"{tmp_path}/none")
 
 

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from astroray import catalog, ledger
-from astroray.errors import LedgerError
+from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
 from astroray.inspection import verify_run
 from astroray.nightly import NightConfig, run_night
@@ -127,7 +127,7 @@ def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag
 def test_a_list_of_two_spaces_bounds_no_night_and_its_scores_are_not_explained(quantized, tmp_path):
     out, record = quantized
     night = NightConfig(survey=SURVEY, reference=out, out=str(tmp_path / "night"))
-    with pytest.raises(LedgerError, match="was selected on fewer bits"):
+    with pytest.raises(ConfigError, match="was selected on fewer bits"):
         run_night(night)
     first, *_, last = catalog.read_catalog(out)["object_id"].to_pylist()
     with pytest.raises(LedgerError, match=r"only the embeddings of .*, which selected it"):

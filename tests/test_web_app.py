@@ -59,7 +59,7 @@ def cutouts():
 
 
 def test_a_run_that_is_not_done_is_not_served(tmp_path):
-    with pytest.raises(ConfigError, match=r"holds no run.json, expected a run that is done"):
+    with pytest.raises(ConfigError, match=r"holds no run.json, expected the --out of a scan"):
         Archive(str(tmp_path))
 
 

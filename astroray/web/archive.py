@@ -63,11 +63,11 @@ def finished_run(run_dir: str) -> RunRecord:
 
     Raises ConfigError where it is not done or another run.
     """
-    record = RunRecord.load(version_of(run_dir))
-    if record is None or record.state != "done":
-        state = "no run.json" if record is None else f"a run that is {record.state}"
+    record = RunRecord.of(version_of(run_dir))
+    if record.state != "done":
         raise ConfigError(
-            f"{run_dir} holds {state}, expected a run that is done; let `astroray scan` finish"
+            f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "
+            "command finishes it"
         )
     if not record.proof:
         raise ConfigError(

@@ -25,8 +25,10 @@ from astroray.encoders import (
     is_onnx_file,
 )
 from astroray.errors import ConfigError, FileError
+from astroray.execution.workers import parse_workers
 from astroray.fitting.fit_state import FitConfig
 from astroray.neighbors.search import SearchConfig
+from astroray.preparation import MAX_SIZE_PX, MIN_SIZE_PX
 from astroray.surveys.shards import SurveyUri
 
 DEFAULT_BUDGET_S = 90.0
@@ -71,6 +73,15 @@ class EncoderConfig:
             raise fixed_numbers(self.quantize)
         if self.latent is not None and self.latent < 1:
             raise ConfigError(f"encoder.latent is {self.latent}, expected at least 1")
+        if self.size_px is not None and not MIN_SIZE_PX <= self.size_px <= MAX_SIZE_PX:
+            raise ConfigError(
+                f"encoder.size_px is {self.size_px}, expected {MIN_SIZE_PX}..{MAX_SIZE_PX}, or "
+                "none for the size of the survey's own cutouts"
+            )
+        if self.bands is not None and not (self.bands and all(self.bands)):
+            raise ConfigError(f"encoder.bands is {self.bands}, expected names such as g,r,i")
+        if not 0 <= self.max_missing <= 1:
+            raise ConfigError(f"encoder.max_missing is {self.max_missing}, expected a share 0..1")
 
     @property
     def is_file(self) -> bool:
@@ -114,6 +125,7 @@ class ScanConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError("out is empty, expected a folder or s3:// address; give --out DIR")
+        parse_workers(self.workers)
         for name in ("max_fit_rows", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -159,8 +171,17 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    values = {**flags, "survey": _absolute(survey), "out": storage.absolute(out) if out else out}
-    config: ScanConfig = load_settings(ScanConfig, file, values)
+    where, values = file or "the flags", _gather(file, flags)
+    if given := [name for name in ("survey", "out") if name in values]:
+        raise ConfigError(
+            f"setting {given[0]} in {where} is {values[given[0]]!r}, expected it to be named by "
+            "the command: astroray scan SURVEY --out DIR"
+        )
+    values |= {"survey": _absolute(survey), "out": storage.absolute(out) if out else out}
+    fit = values.get("fit")
+    if isinstance(fit, dict) and not {"num_passes", "budget_s"} & fit.keys():
+        fit["budget_s"] = DEFAULT_BUDGET_S
+    config: ScanConfig = from_dict(ScanConfig, values, where=where)
     path = os.path.expanduser(config.encoder.name)
     if config.encoder.is_file and os.path.exists(path):
         encoder = dataclasses.replace(config.encoder, name=storage.absolute(path))
@@ -175,11 +196,16 @@ def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
 
     Raises ConfigError on an unknown key or a value of another type.
     """
+    return from_dict(cls, _gather(file, flags), where=file or "the flags")
+
+
+def _gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a YAML file, and over them those of flags, as nested dictionaries."""
     values = _load_yaml(file) if file else {}
     for key, value in flags.items():
         if value is not None:
             _put(values, key, value, file)
-    return from_dict(cls, values, where=file or "the flags")
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -272,6 +298,8 @@ def _parse_float(text: str) -> tuple[bool, Any]:
 
 
 def _type_name(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
     return getattr(hint, "__name__", str(hint)).replace("typing.", "")
 
 

@@ -17,7 +17,6 @@ from astroray.catalog.versions import Receipts
 from astroray.config import ScanConfig, from_dict
 from astroray.encoders import OF_BATCH
 from astroray.errors import BackendError, ConfigError, DataError, LedgerError
-from astroray.ledger import RunRecord
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.storage import InputFile

@@ -56,6 +56,7 @@ class FindConfig:
     """Share of light curves or of shards that may be rejected; above it the exit code is 1."""
 
     def __post_init__(self) -> None:
+        workers.parse_workers(self.workers)
         if not self.out:
             raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
         if not self.rule.sigma > 0:
@@ -82,7 +83,9 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
             ledger.write_listing(config.out, shards)
         started = time.monotonic()
         try:
-            with workers.cluster(log_dir=runs.log_folder(config.out)):
+            log_dir = runs.log_folder(config.out)
+            show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
+            with workers.cluster(log_dir=log_dir):
                 workers.refuse_local(config.out)
                 _search(config, shards, f"S{lease.epoch:06d}", show)
             return _gather(config, shards, record, lease, started)

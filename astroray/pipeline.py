@@ -1,5 +1,6 @@
 """The main job, top to bottom: list, fit, embed, search, refine, report."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -45,7 +46,11 @@ def scan(
     check_faiss()
     faults.arm(config.fault_plan)
     run = _Run(config, show, night)
-    with hold_lease(config.out) as lease, workers.cluster(log_dir=runs.log_folder(config.out)):
+    with contextlib.ExitStack() as held:
+        lease = held.enter_context(hold_lease(config.out))
+        log_dir = runs.log_folder(config.out)
+        show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
+        held.enter_context(workers.cluster(log_dir=log_dir))
         run.open()
         try:
             run.list()
@@ -156,7 +161,8 @@ class _Run:
 
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
-        started = self._begin("fit", note=f"encoder {self.config.encoder.name}")
+        name = runs.encoder_of(self.config.encoder.name, self.shards)
+        started = self._begin("fit", note=f"encoder {name}")
         if self.given and not storage.exists(self.model_path):
             storage.publish(self.model_path, self.given.data)
         elif not storage.exists(self.model_path):

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 
 from astroray import ledger, storage, surveys
-from astroray.encoders import choose_encoder, is_onnx_file
+from astroray.encoders import AUTO, choose_encoder, is_onnx_file
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.ledger import RunRecord
 from astroray.storage.leases import Lease
@@ -34,9 +34,13 @@ def newest_version(folder: str, *, besides: str = "") -> str:
 
 
 def log_folder(run_dir: str) -> str:
-    """Where Ray's messages go: into the run directory, or, where that is remote, beside others."""
+    """Where Ray's messages go: into the run directory, or, where that is remote, a new folder.
+
+    The new one is readable by its owner alone, and nobody can have been there before: on a shared
+    machine a name that can be guessed is taken by another run, or leads elsewhere.
+    """
     if storage.is_remote(run_dir):
-        return os.path.join(tempfile.gettempdir(), f"astroray-logs-{os.getpid()}")
+        return tempfile.mkdtemp(prefix="astroray-logs-")
     return os.path.join(run_dir, "logs")
 
 
@@ -54,6 +58,11 @@ def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
     if shards:
         choose_encoder(encoder, surveys.modality_of(shards[0]))
     return shards
+
+
+def encoder_of(name: str, shards: Sequence[Shard]) -> str:
+    """The encoder as a person calls it: `auto` by what it comes to for these shards."""
+    return choose_encoder(name, surveys.modality_of(shards[0])) if name == AUTO and shards else name
 
 
 def forget_failed(run_dir: str, fresh: RunRecord) -> None:

@@ -18,7 +18,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from astroray import runs
+from astroray import runs, storage
 from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.config import from_dict
@@ -355,4 +355,6 @@ def audit_path(config: ServeConfig) -> str:
     """Where the audit log is written."""
     path = config.audit or os.path.join(runs.log_folder(config.run_dir), "audit.jsonl")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if storage.is_remote(config.run_dir):
+        _log.warning("requests are noted in %s of this machine", path)
     return os.path.abspath(path)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobServer", "Submitted"]
 
-PACKAGE_SUFFIXES = (".py", ".yaml", ".yml", ".json", ".toml", ".txt")
-"""What goes to the cluster from the job's folder; weights and data have addresses instead."""
 MAX_PACKAGE_BYTES = 2**20
 STOP_TIMEOUT_S = 60.0
 LOST_TIMEOUT_S = 120.0
@@ -275,17 +273,19 @@ def _exit_code(details: "JobDetails") -> int:
 
 @contextlib.contextmanager
 def _package(script: Path) -> Iterator[Path]:
-    """A folder that holds the small files of the script's folder, as the cluster gets it."""
+    """A folder that holds the code of the script's folder, as the cluster gets it.
+
+    Nothing else travels: tables, weights and tokens lie beside scripts too. They have addresses.
+    """
     if not script.is_file():
         raise ConfigError(f"no {script} in this folder; run it in the root of a checkout")
-    files = [path for path in script.parent.iterdir() if path.suffix in PACKAGE_SUFFIXES]
-    sizes = {path: path.stat().st_size for path in sorted(files)}
+    sizes = {path: path.stat().st_size for path in sorted(script.parent.glob("*.py"))}
     if sum(sizes.values()) > MAX_PACKAGE_BYTES:
         largest = max(sizes, key=lambda path: sizes[path])
         raise ConfigError(
-            f"the job's folder {script.parent} has {sum(sizes.values())} bytes of "
-            f"{', '.join(PACKAGE_SUFFIXES)}, expected at most {MAX_PACKAGE_BYTES}; the largest is "
-            f"{largest.name}; put data on S3 and name its address"
+            f"the job's folder {script.parent} has {sum(sizes.values())} bytes of Python, expected "
+            f"at most {MAX_PACKAGE_BYTES}; the largest is {largest.name}; put data on S3 and name "
+            "its address"
         )
     with tempfile.TemporaryDirectory(prefix="astroray-package-") as scratch:
         target = Path(scratch, _folder_of(script))

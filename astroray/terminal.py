@@ -59,9 +59,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     import yaml
 
     key, mark, value = text.partition("=")
-    if not mark:
+    if not (mark and key):
         raise ConfigError(f"--set got {text!r}, expected KEY=VALUE such as fit.num_passes=10")
-    found = yaml.safe_load(value)
+    try:
+        found = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(
+            f"--set got {text!r}, whose value is not YAML, expected such as 10, name, or [g, r]; "
+            f"text with brackets or colons stands in quotes of its own: {key}='\"...\"'"
+        ) from None
     is_time = isinstance(found, datetime.date) or (isinstance(found, int) and ":" in value)
     return key, value if is_time else found
 

@@ -45,6 +45,16 @@ def test_version_is_the_package_s():
             "the next is a/2.fits. A glob",
         ),
         (["scan", "http://sky.org/a.fits", "--out", "x"], "http:// is not read: download"),
+        (["scan", "hdf", "--out", "x", "--set", "=3"], "expected KEY=VALUE"),
+        (["scan", "hdf", "--out", "x", "--set", "search.k=["], "whose value is not YAML"),
+        (["scan", "hdf", "--out", "x", "--set", "workers=abc"], "workers is 'abc', expected auto"),
+        (["scan", "hdf", "--out", "x", "--set", "wrokers=3"], "; did you mean workers?"),
+        (["scan", "hdf", "--out", "x", "--set", "out=y"], "expected it to be named by the command"),
+        (
+            ["nightly", "--survey", "a", "--reference", "b", "--out", "c", "--workers", "3..1"],
+            "workers is '3..1', expected auto, N, or MIN..MAX",
+        ),
+        (["flares", "find", "a", "--out", "x", "--workers", "some"], "workers is 'some', expected"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from astroray.config import ScanConfig, from_dict, load_config, to_dict
+from astroray.config import DEFAULT_BUDGET_S, ScanConfig, from_dict, load_config, to_dict
 from astroray.errors import ConfigError
 from astroray.ledger import fingerprint
 from astroray.surveys.shards import SurveyUri
@@ -43,6 +43,12 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("fit: {seed: -1, budget_s: 3}", "seed of a fit is -1, expected at least 0"),
         ("fit: {budget_s: .inf}", "budget_s of a fit is inf, expected more than 0, finite"),
         ("encoder: {latent: 0}", "encoder.latent is 0, expected at least 1"),
+        ("encoder: {size_px: 0}", r"encoder.size_px is 0, expected 8\.\.512, or none"),
+        ("encoder: {bands: []}", r"encoder.bands is \(\), expected names such as g,r,i"),
+        ("encoder: {max_missing: 7}", "encoder.max_missing is 7.0, expected a share"),
+        ("workers: 2..1", r"workers is '2\.\.1', expected auto, N, or MIN\.\.MAX"),
+        ("search: {index: hnsw}", "expected one of auto, flat, ivf-flat, ivf-sq8, sharded"),
+        ("survey: s3://sky", "setting survey in .* is 's3://sky', expected it to be named by"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):
@@ -50,6 +56,12 @@ def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config("hdf", "out", str(file), {})
+
+
+def test_a_fit_of_which_something_else_is_set_keeps_its_end(tmp_path):
+    fit = load_config("hdf", "out", None, {"fit.batch_size": 64}).fit
+    assert (fit.batch_size, fit.num_passes, fit.budget_s) == (64, None, DEFAULT_BUDGET_S)
+    assert load_config("hdf", "out", None, {"fit.num_passes": 3}).fit.budget_s is None
 
 
 def test_bands_that_are_called_by_numbers_are_names_too(tmp_path):

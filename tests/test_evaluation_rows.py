@@ -143,6 +143,17 @@ def test_missing_seeds_are_marked_and_compared_by_those_that_are_there():
     assert "cae*" in text_table(results)
 
 
+def test_only_what_no_interval_sets_apart_is_among_the_best_of_a_subset():
+    results = results_of({"attcae": (0.8, 0.3), "pca": (0.8, 0.42), "rings": (0.9, 0.45)})
+    assert results.leaders("plain") == (("rings", "kth"),)  # their luck is common and cancels
+    results.scored["plain", "pca", "kth", 0] = scored(0.8, 0.42, spread=0.1)
+    assert results.leaders("plain") == (("rings", "kth"), ("pca", "kth"))
+    assert results.leaders("mixed") == (("rings", "kth"),)
+    results.scored["plain", "pca", "kth", 0] = scored(0.8, 0.6)
+    assert results.leaders("plain") == (("pca", "kth"),)
+    assert results.best_encoder() == "rings"  # of the subset of the fit
+
+
 def test_the_table_is_aligned():
     table = text_table(results_of({"pixels": (0.7, 0.2), "brightness": (0.6, 0.25)}))
     heads, *rows = table.split("\n\n")[0].splitlines()[1:]

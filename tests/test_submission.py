@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import logging
+import shutil
 import types
 import zipfile
 from pathlib import Path
@@ -53,7 +54,8 @@ class Client:
             self.jobs.append(self.refusals.pop())
             raise RuntimeError("Request failed with status code 500: a job already exists.")
         folder = Path(runtime_env["working_dir"])
-        self.submitted.append((submission_id, sorted(path.name for path in folder.rglob("*.py"))))
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.submitted.append((submission_id, sorted(path.name for path in files)))
 
 
 class Followed:
@@ -156,22 +158,46 @@ def test_a_cluster_that_stays_out_of_reach_ends_the_following(monkeypatch):
 
 def test_a_package_that_is_too_large_names_its_largest_file(tmp_path):
     (tmp_path / "scan.py").touch()
-    (tmp_path / "weights.txt").write_bytes(bytes(submission.MAX_PACKAGE_BYTES + 1))
+    (tmp_path / "weights.py").write_bytes(bytes(submission.MAX_PACKAGE_BYTES + 1))
     (tmp_path / "weights.safetensors").write_bytes(bytes(2 * submission.MAX_PACKAGE_BYTES))
-    with pytest.raises(ConfigError, match=r"the largest is weights\.txt"):
+    with pytest.raises(ConfigError, match=r"the largest is weights\.py"):
         server().submit(job(script=str(tmp_path / "scan.py")))
-    (tmp_path / "weights.txt").unlink()
+    (tmp_path / "weights.py").unlink()
     server().submit(job(script=str(tmp_path / "scan.py")))
 
 
-def test_the_package_of_ray_s_own_command_is_the_jobs_and_nothing_else(tmp_path):
+STRAYS = ("tokens.json", ".env", "id_rsa", "table.csv", "settings.yaml", "old/secret.json")
+"""What lies about in a folder, and never goes to a cluster."""
+
+
+def put_strays(folder):
+    for name in STRAYS:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("secret")
+
+
+def test_only_code_goes_to_the_cluster(tmp_path):
+    put_strays(tmp_path)
+    for name in ("scan.py", "readers.py"):
+        (tmp_path / name).touch()
+    jobs = server()
+    jobs.submit(job(script=str(tmp_path / "scan.py")))
+    assert jobs._client.submitted[0][1] == ["readers.py", "scan.py"]
+
+
+def test_the_package_of_ray_s_own_command_is_the_code_of_the_jobs_and_nothing_else(tmp_path):
     from ray._private.runtime_env.packaging import create_package
 
-    create_package(str(ROOT), tmp_path / "package.zip", include_gitignore=True)
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "jobs", checkout / "jobs", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".rayignore", ".gitignore"):
+        shutil.copy(ROOT / name, checkout)
+    put_strays(checkout)
+    put_strays(checkout / "jobs")
+    create_package(str(checkout), tmp_path / "package.zip", include_gitignore=True)
     with zipfile.ZipFile(tmp_path / "package.zip") as package:
         names = {name for name in package.namelist() if not name.endswith("/")}
     assert names == {f"jobs/{script.name}" for script in SCRIPTS}
-    assert (tmp_path / "package.zip").stat().st_size < 20_000
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

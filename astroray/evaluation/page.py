@@ -56,7 +56,14 @@ class _Section:
 
     subset: Subset
     lines: Sequence[Line]
+    leaders: Sequence[tuple[str, str]]
+    """Encoder and score with the highest recall here, and those that it does not beat."""
     galleries: Sequence[_Gallery]
+
+    @property
+    def leading(self) -> list[str]:
+        """Their encoders, each once."""
+        return list(dict.fromkeys(encoder for encoder, _ in self.leaders))
 
 
 def write_page(
@@ -64,11 +71,13 @@ def write_page(
 ) -> str:
     """Publishes `index.html` in the folder of the evaluation; returns its path."""
     lines = results.lines()
-    shown = list(dict.fromkeys([results.best_encoder(), "attcae"]))
+    best = results.best_encoder()
+    shown = list(dict.fromkeys([best, "attcae"]))
     sections = [
         _Section(
             subset=subset,
             lines=[line for line in lines if line.subset is subset],
+            leaders=results.leaders(subset.name),
             galleries=[
                 gallery for encoder in shown if (gallery := _gallery(results, subset, encoder))
             ],
@@ -90,7 +99,8 @@ def write_page(
         title=TITLES[results.protocol.name],
         sections=sections,
         fitted=next(s for s in sections if s.subset.name == results.protocol.fitted),
-        best=results.best_encoder(),
+        best=best,
+        num_led=sum(best in section.leading for section in sections),
         peers=results.peers,
         notes=notes(results),
         num_draws=NUM_DRAWS,

@@ -92,12 +92,34 @@ class Results:
 
     def best_encoder(self) -> str:
         """The encoder with the highest recall by the first score on the subset of the fit."""
+        return self._highest(self.protocol.fitted, self.scores[:1])[0]
 
-        def recall(encoder: str) -> float:
-            found = self._seeds(self.protocol.fitted, encoder, self.scores[0])
+    def leaders(self, subset: str) -> tuple[tuple[str, str], ...]:
+        """Encoder and score with the highest recall on a subset, then all that it does not beat.
+
+        It beats another where the 95 % interval of the difference is above 0; what has no seed in
+        common with it cannot be told apart from it.
+        """
+        first = self._highest(subset, self.scores)
+        best = self._seeds(subset, *first)
+        if not best:
+            return ()
+        tied = [first]
+        for encoder in self.encoders:
+            for score in self.scores:
+                found = self._seeds(subset, encoder, score)
+                if (encoder, score) == first or not found:
+                    continue
+                if not set(best) & set(found) or _compare(best, found, "recall").low <= 0:
+                    tied.append((encoder, score))
+        return tuple(tied)
+
+    def _highest(self, subset: str, scores: Sequence[str]) -> tuple[str, str]:
+        def recall(which: tuple[str, str]) -> float:
+            found = self._seeds(subset, *which)
             return _mean([one.metrics["recall"] for one in found.values()]) if found else -1.0
 
-        return max(self.encoders, key=recall)
+        return max(((encoder, score) for encoder in self.encoders for score in scores), key=recall)
 
     def _seeds(self, subset: str, encoder: str, score: str) -> dict[int, Scored]:
         return {

@@ -18,7 +18,7 @@ class Progress:
     """Where a running scan stands; what the progress line shows."""
 
     stage: str
-    """list, fit, embed, search or report."""
+    """start, list, fit, embed, search or report."""
     objects: int = 0
     objects_per_s: float = 0.0
     shards_done: int = 0

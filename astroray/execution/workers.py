@@ -75,7 +75,8 @@ def plan_workers(
             f"a worker needs {CPUS_PER_WORKER} CPUs and {gpus_each:g} GPUs, the cluster has "
             f"{cpus:g} and {gpus:g}; lower num_gpus or start a larger cluster"
         )
-    low, high = _parse_workers(workers, room=min(room, max(1, int(cpus))))
+    most = min(room, max(1, int(cpus)))
+    low, high = parse_workers(workers) or (most, most)
     if low > room:
         raise ConfigError(
             f"workers is {workers}, but only {room} fit: each needs {CPUS_PER_WORKER} CPUs and "
@@ -89,6 +90,23 @@ def plan_workers(
         num_gpus=gpus_each,
         device="cuda" if gpus_each else "cpu",
     )
+
+
+def parse_workers(workers: str) -> tuple[int, int] | None:
+    """Bounds of N or MIN..MAX; None of auto. Raises ConfigError on other text.
+
+    Called where a configuration is made, so that a slip is told before anything starts.
+    """
+    if workers == "auto":
+        return None
+    low, dots, high = workers.partition("..")
+    try:
+        bounds = (int(low), int(high if dots else low))
+    except ValueError:
+        bounds = (0, 0)
+    if not 1 <= bounds[0] <= bounds[1]:
+        raise ConfigError(f"workers is {workers!r}, expected auto, N, or MIN..MAX with 1 <= MIN")
+    return bounds
 
 
 def resources() -> dict[str, float]:
@@ -137,19 +155,6 @@ def refuse_local(*paths: str) -> None:
             f"out is {local}, a folder of one machine, but the cluster has {len(machines)} "
             "machines, which would not see each other's files; give an s3:// address"
         )
-
-
-def _parse_workers(workers: str, *, room: int) -> tuple[int, int]:
-    if workers == "auto":
-        return room, room
-    low, dots, high = workers.partition("..")
-    try:
-        bounds = (int(low), int(high if dots else low))
-    except ValueError:
-        bounds = (0, 0)
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise ConfigError(f"workers is {workers!r}, expected auto, N, or MIN..MAX with 1 <= MIN")
-    return bounds
 
 
 @contextlib.contextmanager

@@ -1,0 +1,60 @@
+"""Every word of the pages can be read by those who see little: contrast as WCAG AA asks for."""
+
+import asyncio
+import threading
+
+import pytest
+import uvicorn
+
+from astroray.labelling.label_server import labelling_app, listen
+from astroray.report.page import write_report
+from tests.browser import open_page
+from tests.contrast import faint_words
+from tests.served_run import make_run
+
+ALL_SHOWN = """
+document.querySelectorAll("[aria-pressed]").forEach((one) => { one.ariaPressed = "true"; });
+document.querySelectorAll("[hidden]").forEach((one) => { one.hidden = false; });
+document.querySelectorAll("details").forEach((one) => { one.open = true; });
+"""
+"""Pressed buttons and what is shown at times have words too."""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Addresses of pages, and what is true once each is drawn."""
+    run_dir = make_run(tmp_path_factory.mktemp("contrast"))
+    write_report(run_dir)
+    with labelling_app(run_dir, ["ana"]) as (app, secret_of), listen("127.0.0.1", 0) as where:
+        listening, address = where
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        login = f"{address}/ui/login"
+        yield {
+            "report": (f"file://{run_dir}/report/index.html", "document.images.length"),
+            "labelling": (f"{login}#token={secret_of['ana']}", "document.body.dataset.ready"),
+            "login": (login, "document.forms.length"),
+            "endpoints": (f"{address}/", "document.querySelector('h2')"),
+        }
+        server.should_exit = True
+        thread.join(timeout=20)
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", ["report", "labelling", "login", "endpoints"])
+def test_every_word_stands_out_from_what_is_behind_it(pages, name, tmp_path):
+    address, drawn = pages[name]
+
+    async def look():
+        async with open_page(tmp_path / "profile", address) as page:
+            await page.until(drawn)
+            await page.value(ALL_SHOWN)
+            found = [await faint_words(page)]
+            await page.call("Emulation.setEmulatedMedia", media="print")
+            return [*found, await faint_words(page)]
+
+    for num_words, faint in asyncio.run(look()):
+        assert num_words > 3
+        assert faint == []

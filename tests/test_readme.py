@@ -1,4 +1,4 @@
-"""What the README tells people to type exists."""
+"""What the README and the pages of docs/ tell people to type, and where they lead, exists."""
 
 import re
 import runpy
@@ -14,17 +14,31 @@ from astroray.surveys.shards import SurveyUri
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-FENCED = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-BLOCKS = [text for language, text in FENCED if not language]
-COMMANDS = [
-    line.partition("#")[0].strip()
-    for block in BLOCKS
-    for line in block.splitlines()
-    if line.startswith("astroray ")
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def blocks(text):
+    """What is fenced without a language: what a shell gets."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [block for language, block in fenced if not language]
+
+
+def commands(page):
+    lines = [line for block in blocks(page.read_text()) for line in block.splitlines()]
+    return [line.partition("#")[0].strip() for line in lines if line.startswith("astroray ")]
+
+
+def anchors(page):
+    """What a heading is called in an address, as GitHub has it."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+COMMANDS = {f"{page.stem}: {line}": line for page in PAGES for line in commands(page)}
+BLOCKS = blocks(README)
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_every_verb_and_flag_exists(command):
     words = shlex.split(command.translate(str.maketrans("", "", "[]")))
     verb = cli
@@ -34,8 +48,24 @@ def test_every_verb_and_flag_exists(command):
     params = list(verb.params)
     if verb.name == "submit":  # the rest of its flags are the job's
         params += runpy.run_path(str(ROOT / "jobs" / f"{words[1]}.py"))["main"].params
+    if verb.name == "bench":
+        assert (ROOT / "benchmarks" / f"{words[1]}.py").is_file()
+        return
     flags = {option for param in params for option in param.opts}
     assert {word for word in words[1:] if word.startswith("--")} <= flags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    for link in links:
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
 def test_every_make_target_exists():
@@ -47,8 +77,7 @@ def test_every_make_target_exists():
 
 
 def test_every_file_that_is_named_exists():
-    named = {*re.findall(r"\]\((docs/[^)]+)\)", README)}
-    named |= set(re.findall(r"`((?:tests|jobs)/[\w.]+)`", README))
+    named = set(re.findall(r"`((?:tests|jobs)/[\w.]+)`", README))
     named |= {
         f"astroray/{name}"
         for name in re.findall(r"`(?:astroray/)?((?:\w+/)?\w+\.py)`", README)
@@ -56,11 +85,7 @@ def test_every_file_that_is_named_exists():
     }
     assert len(named) > 5
     for name in named:
-        path, _, anchor = name.partition("#")
-        assert (ROOT / path).exists(), name
-        headings = re.findall(r"^#+ (.*)", (ROOT / path).read_text(), re.M) if anchor else []
-        anchors = {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
-        assert not anchor or anchor in anchors, name
+        assert (ROOT / name).exists(), name
 
 
 def test_every_encoder_and_scheme_is_in_the_tables():

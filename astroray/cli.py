@@ -74,7 +74,7 @@ cli.add_command(similar)
 cli.add_command(token)
 
 
-@cli.command()
+@cli.command(short_help="Find the unusual objects of a survey.")
 @click.argument("survey", default="hdf")
 @click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
 @click.option(
@@ -139,7 +139,7 @@ def train() -> None:
     """Fit a network, and write it as a model file."""
 
 
-@train.command()
+@train.command(short_help="Train an encoder on a sample of a survey.")
 @click.argument("survey")
 @click.option("--model", required=True, metavar="NAME", help="vit-tiny, attcae, cae, ...")
 @click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
@@ -209,7 +209,7 @@ def simulate(survey: str, out: str) -> None:
     click.echo(f"shards  {out}/shards\ntruth   {out}/truth.parquet")
 
 
-@cli.command()
+@cli.command(short_help="Say how far a run or a submitted job is.")
 @click.argument("run", metavar="RUN_DIR|SUBMISSION_ID")
 @click.option("--address", metavar="URL", help=ADDRESS_HELP)
 def status(run: str, address: str | None) -> None:
@@ -236,7 +236,7 @@ def status(run: str, address: str | None) -> None:
         click.echo(f"{name:<14}{value}")
 
 
-@cli.command()
+@cli.command(short_help="Check a run: what it counts, checksums, schema.")
 @click.argument("run_dir")
 @click.option(
     "--repair",
@@ -258,7 +258,7 @@ def verify(run_dir: str, repair: bool) -> None:
     sys.exit(1 if faults else 0)
 
 
-@cli.command("retry-rejects")
+@cli.command("retry-rejects", short_help="Redo shards whose rejects may pass now.")
 @click.argument("run_dir")
 def retry_rejects(run_dir: str) -> None:
     """Redo the shards of RUN_DIR with rejects whose cause may have gone, then the catalog."""
@@ -270,7 +270,7 @@ def retry_rejects(run_dir: str) -> None:
         show_scan(config)
 
 
-@cli.command()
+@cli.command(short_help="Say what this machine has, and what it lacks.")
 def doctor() -> None:
     """Say what this machine has, and what astroray will do with it."""
     from astroray.doctor import examine
@@ -288,7 +288,7 @@ def evaluate() -> None:
     """Measure how good encoders and forecasts are."""
 
 
-@evaluate.command()
+@evaluate.command(short_help="Compare encoders by the outliers they find.")
 @click.option(
     "--protocol",
     required=True,
@@ -357,7 +357,9 @@ def outliers(
 evaluate.add_command(evaluate_flares)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(
+    context_settings={"ignore_unknown_options": True}, short_help="Run a benchmark of a checkout."
+)
 @click.argument("name")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, arguments: tuple[str, ...]) -> None:

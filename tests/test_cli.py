@@ -21,6 +21,15 @@ def test_help_names_every_verb():
     assert {"scan", "status", "verify", "train", "evaluate", "doctor"} <= cli.commands.keys()
 
 
+@pytest.mark.parametrize("group", ["", "evaluate", "flares", "token", "train"])
+def test_what_a_verb_does_is_said_whole_in_one_line(group):
+    listed = run(*group.split(), "--help").output.partition("Commands:")[2].strip().splitlines()
+    assert len(listed) >= 2
+    for line in listed:
+        assert line.endswith("."), line
+        assert not line.endswith("..."), line
+
+
 def test_version_is_the_package_s():
     assert __version__ in run("--version").output
 

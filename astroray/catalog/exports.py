@@ -109,7 +109,7 @@ def _check(format: str, out: str, overwrite: bool) -> None:
     if format not in FORMATS:
         raise ConfigError(f"export format is {format!r}, expected one of {', '.join(FORMATS)}")
     if not overwrite and storage.exists(out):
-        raise ConfigError(f"{out} is already there; choose another name or overwrite it")
+        raise ConfigError(f"{out} is already there; choose another name, or --overwrite it")
 
 
 def _write(format: str, out: str, facts: _Facts, pieces: Iterable[pa.Table]) -> None:

@@ -7,7 +7,7 @@ from astroray.errors import ConfigError
 __all__ = ["export"]
 
 
-@click.command()
+@click.command(short_help="Write the catalog as one file for other programs.")
 @click.argument("run")
 @click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv", "onnx"]))
 @click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")

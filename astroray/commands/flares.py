@@ -12,7 +12,7 @@ def flares() -> None:
     """Find stellar flares in light curves, and forecast them."""
 
 
-@flares.command()
+@flares.command(short_help="Find flares, with energies and completeness.")
 @click.argument("survey")
 @click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
 @click.option("--sigma", default=3.0, show_default=True, help="Height of a flare's points.")

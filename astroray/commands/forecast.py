@@ -9,7 +9,7 @@ from astroray.terminal import status_line
 __all__ = ["evaluate_flares", "forecast", "train_flares"]
 
 
-@click.command("flares")
+@click.command("flares", short_help="Compare forecasts of flares.")
 @click.option(
     "--track",
     default="records",
@@ -68,7 +68,7 @@ def evaluate_flares(
         click.echo(json.dumps(evaluation.document, allow_nan=False))
 
 
-@click.command("flares")
+@click.command("flares", short_help="Train a forecaster of flares.")
 @click.argument("survey")
 @click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
 @click.option(
@@ -125,7 +125,7 @@ def train_flares(
     show_flare_training(config)
 
 
-@click.command()
+@click.command(short_help="Forecast flares within 24 h.")
 @click.argument("survey")
 @click.option("--model", required=True, metavar="MODEL", help="Of `astroray train flares`.")
 @click.option("--out", required=True, metavar="DIR", help="Folder, local or s3://.")

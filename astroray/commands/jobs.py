@@ -11,7 +11,10 @@ __all__ = ["ADDRESS_HELP", "cancel", "submit"]
 ADDRESS_HELP = "Job server of the cluster.  [default: RAY_ADDRESS, else http://127.0.0.1:8265]"
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    short_help="Start a job on a running cluster.",
+)
 @click.argument("job")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("--night", metavar="WORD", help="Tells submissions apart.  [default: today, UTC]")

@@ -8,7 +8,7 @@ import click
 __all__ = ["label"]
 
 
-@click.command()
+@click.command(short_help="Open a page to say what objects are.")
 @click.argument("run_dir")
 @click.option(
     "--user",

@@ -5,7 +5,7 @@ import click
 __all__ = ["explain", "nightly", "prune"]
 
 
-@click.command()
+@click.command(short_help="Add last night's files, and prove the list again.")
 @click.option("--survey", required=True, metavar="URI", help="The same with more files, or those.")
 @click.option("--reference", required=True, metavar="RUN", help="A finished scan or night.")
 @click.option("--out", required=True, metavar="DIR", help="Run directory of this night.")
@@ -35,7 +35,7 @@ def nightly(
     show_night(config)
 
 
-@click.command()
+@click.command(short_help="Trace one object, and score it once more.")
 @click.argument("run_dir")
 @click.argument("object_id")
 def explain(run_dir: str, object_id: str) -> None:
@@ -54,9 +54,13 @@ def explain(run_dir: str, object_id: str) -> None:
     for file in found.files:
         click.echo(f"file      {file.path}, {file.size_bytes} bytes, version {file.version}")
     of_all = ("objects", "members")  # of the shard; what is this row's stands in the other lines
-    part = {key: value for key, value in found.shard.params.items() if key not in of_all}
+    part = [
+        f"{key}={value}"
+        for key, value in found.shard.params.items()
+        if key not in of_all and value not in ("", None)
+    ]
     if part:  # the table of a shard's objects is hundreds of lines, of which the row is known
-        click.echo(f"part      {part}")
+        click.echo(f"read with {' '.join(part)}")
     click.echo(f"model     {row['model_id']} in {found.numbers}")
     for version, score, kind, certified in found.history:
         value = "no score" if score is None else f"{score:.6g} {kind}"
@@ -70,7 +74,7 @@ def explain(run_dir: str, object_id: str) -> None:
         raise click.exceptions.Exit(1)
 
 
-@click.command()
+@click.command(short_help="Delete what a newer version does not need.")
 @click.argument("old")
 @click.option(
     "--keep", required=True, metavar="RUN", help="The newer version that must stay whole."

@@ -5,7 +5,7 @@ import click
 __all__ = ["report"]
 
 
-@click.command()
+@click.command(short_help="Open the page of a result in the browser.")
 @click.argument("result", metavar="RUN_DIR|MODEL")
 @click.option(
     "--again",

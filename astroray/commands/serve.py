@@ -10,7 +10,7 @@ __all__ = ["serve", "token"]
 TOKENS = "~/.config/astroray/tokens.json"
 
 
-@click.command()
+@click.command(short_help="Answer questions about a run over HTTP.")
 @click.argument("run_dir")
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="[default: 8000]")
@@ -79,7 +79,7 @@ def token() -> None:
 _FILE = click.option("--tokens", default=TOKENS, show_default=True, metavar="FILE")
 
 
-@token.command()
+@token.command(short_help="Issue a token and print it, once.")
 @click.argument("name")
 @click.option(
     "--scope",
@@ -110,7 +110,7 @@ def list_tokens(tokens: str) -> None:
         click.echo(f"{one.name:<20}{','.join(one.scopes):<20}since {one.created}  {until}")
 
 
-@token.command()
+@token.command(short_help="Take a token away.")
 @click.argument("name")
 @_FILE
 def revoke(name: str, tokens: str) -> None:

@@ -8,7 +8,7 @@ import click
 __all__ = ["similar"]
 
 
-@click.command()
+@click.command(short_help="List what is nearest to an object or a file.")
 @click.argument("run_dir")
 @click.argument("query", metavar="OBJECT_ID|FILE")
 @click.option("--n", type=click.IntRange(1), default=20, show_default=True, help="How many.")

@@ -59,7 +59,7 @@ def export_onnx(source: str, *, out: str, overwrite: bool = False) -> Exported:
     program already, or a package is missing; BackendError where the embeddings differ.
     """
     if not overwrite and storage.exists(out):
-        raise ConfigError(f"{out} is already there; choose another name or overwrite it")
+        raise ConfigError(f"{out} is already there; choose another name, or --overwrite it")
     model = load_model(source)
     if model.encoder in PROGRAMS.values():
         raise ConfigError(

@@ -1,0 +1,49 @@
+"""What is installed, and what is handed on as source, is whole."""
+
+import fnmatch
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MADE = ("__pycache__", "*.so", "*.pyc", "*.egg-info", "build", "dist", "runs", ".venv", ".*_cache")
+FILES = (
+    ".dockerignore", ".gitignore", ".rayignore", "CHANGELOG.md", "LICENSE", "MANIFEST.in",
+    "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py",
+)  # fmt: skip
+FOLDERS = (".ci", "astroray", "benchmarks", "cluster", "docs", "jobs", "kernels", "tests")
+BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+
+
+def test_every_file_that_a_module_reads_beside_it_is_in_the_wheel():
+    package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = package_data["package-data"]
+    for path in (ROOT / "astroray").rglob("*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            package = ".".join(path.parent.relative_to(ROOT).parts)
+            found = patterns.get(package, [])
+            assert any(fnmatch.fnmatch(path.name, one) for one in found), path
+
+
+def test_an_sdist_holds_the_checkout(tmp_path):
+    pytest.importorskip("setuptools.command.bdist_wheel", reason="setuptools is missing or old")
+    checkout = tmp_path / "checkout"
+    checkout.mkdir()
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns(*MADE))
+    for name in FILES:
+        shutil.copy(ROOT / name, checkout)
+    there = {str(path.relative_to(checkout)) for path in checkout.rglob("*") if path.is_file()}
+    (checkout / "cluster/tokens.json").write_text("secret")
+    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    subprocess.run(command, cwd=checkout, capture_output=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        held = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    assert there - held == set()
+    made = ("PKG-INFO", "setup.cfg")
+    assert {name for name in held - there if ".egg-info/" not in name} <= set(made)

@@ -117,8 +117,8 @@ def scan(
     """Scan SURVEY for outliers: list, fit, embed, search, certify, report.
 
     SURVEY is hdf (the Hubble Deep Field that comes with scikit-image), sim:galaxies?count=20000,
-    or files: a folder, a glob, one file, s3://...; options follow a question mark. The same
-    command on the same DIR resumes.
+    or files: a folder, a glob, one file, s3://...; options follow a question mark: all in quotes.
+    The same command on the same DIR resumes.
     """
     from astroray.config import load_config
 
@@ -278,7 +278,7 @@ def doctor() -> None:
     healthy = True
     for finding in examine():
         mark = "ok" if finding.ok else "NO" if finding.required else "- "
-        click.echo(f"{mark}  {finding.what:<14}{finding.text}")
+        click.echo(f"{mark}  {finding.what:<16}{finding.text}")
         healthy &= finding.ok or not finding.required
     sys.exit(0 if healthy else 1)
 

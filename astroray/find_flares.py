@@ -144,8 +144,8 @@ def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Sho
         flare_k=config.flare_k,
     )
     search = workers.remotely(find_in_shard, num_cpus=placing.num_cpus)
-    show(Progress(stage="flares", shards_total=len(shards)))
-    count = Counter(show, len(shards), len(done), time.monotonic())
+    show(Progress(stage="flares", shards_done=len(done), shards_total=len(shards)))
+    count = Counter(show, len(shards), len(done), time.monotonic(), stage="flares")
     # A thread waits for each task, so no more tasks than threads are in flight.
     with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="flares") as pool:
         try:

@@ -275,7 +275,7 @@ def scan(
     """Scans a survey as `astroray scan` does, or goes on with it, and opens the run.
 
     survey    a path, glob, s3:// address or scheme; options follow a question mark
-    out       run directory; the same call on it resumes, and costs nothing once it is done
+    out       run directory; the same call on it resumes, and encodes nothing once it is done
     config    a YAML file of settings; what is named here goes before it
     settings  any setting of it by its dotted name, e.g. {"fit.num_passes": 10}
     show      whether progress is written to standard error

@@ -162,10 +162,11 @@ class _Run:
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
         name = runs.encoder_of(self.config.encoder.name, self.shards)
-        started = self._begin("fit", note=f"encoder {name}")
-        if self.given and not storage.exists(self.model_path):
+        is_there = storage.exists(self.model_path)
+        started = self._begin("fit", note=f"encoder {name}{', fitted before' * is_there}")
+        if self.given and not is_there:
             storage.publish(self.model_path, self.given.data)
-        elif not storage.exists(self.model_path):
+        elif not is_there:
             folder = storage.join(self.out, "model", "fit")
             fit_model(self.shards, self.config, folder=folder, path=self.model_path, show=self.show)
         self._quantize()
@@ -176,8 +177,8 @@ class _Run:
 
     def embed(self, *, session: str) -> None:
         """Streams the shards that are left through the workers; they publish, we count."""
-        started = self._begin("embed")
         done = self._done()
+        started = self._begin("embed", shards_done=len(done))
         todo = [shard for shard in self.shards if shard.name not in done]
         is_late = self._is_late()
         todo_now = [] if is_late else todo
@@ -198,7 +199,7 @@ class _Run:
         if left and not is_late:
             raise LedgerError(
                 f"{len(left)} shards have no done mark after the embed stage, first "
-                f"{min(left)}; see {self.out}/logs and run the same command again"
+                f"{min(left)}; run the same command again, and if it stays so see Ray's messages"
             )
         faults.reach("embedded")
         self._end("embed", started)
@@ -372,8 +373,9 @@ class _Run:
         faults.reach("done")
         return self.record
 
-    def _begin(self, stage: str, note: str = "") -> float:
-        self.show(Progress(stage=stage, note=note, shards_total=len(self.shards)))
+    def _begin(self, stage: str, note: str = "", shards_done: int = 0) -> float:
+        total = len(self.shards)
+        self.show(Progress(stage=stage, note=note, shards_done=shards_done, shards_total=total))
         return time.monotonic()
 
     def _end(self, stage: str, started: float) -> None:

@@ -73,16 +73,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 @contextmanager
-def progress_line() -> Iterator[Callable[["Progress"], None]]:
-    """The status line of a scan or a fit."""
+def progress_line(objects: str = "objects") -> Iterator[Callable[["Progress"], None]]:
+    """The status line of a scan or a fit, or of whatever goes through shards of `objects`."""
     with status_line() as show:
-        yield lambda progress: show(progress.stage, _describe(progress))
+        yield lambda progress: show(progress.stage, _describe(progress, objects))
 
 
-def _describe(progress: "Progress") -> str:
+def _describe(progress: "Progress", objects: str) -> str:
     parts = [f"{progress.stage:<7}"]
-    if progress.shards_total and progress.stage == "embed":
-        parts.append(f"{progress.objects} objects  {progress.objects_per_s:.0f}/s")
+    if progress.shards_total and progress.stage in ("embed", "flares"):
+        parts.append(f"{progress.objects} {objects}  {progress.objects_per_s:.0f}/s")
         parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
         parts.append(f"rejects {progress.rejects}")
     if progress.seconds_left is not None:

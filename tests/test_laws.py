@@ -62,9 +62,9 @@ def halved(first, model_path, tmp_path_factory):
         pipeline.scan(config, show=stop)
     for name in sorted(marks(out))[3:]:
         (out / "ledger" / "done" / f"{name}.json").unlink()
-    before = marks(out)
-    pipeline.scan(config)
-    return out, before
+    before, shown = marks(out), []
+    pipeline.scan(config, show=shown.append)
+    return out, before, shown
 
 
 def marks(out: Path) -> dict[str, bytes]:
@@ -200,7 +200,11 @@ def test_law_2_doing_a_shard_twice_changes_nothing(tmp_path):
 @pytest.mark.timeout(180)
 def test_law_3_a_resumed_scan_does_only_what_is_left(halved):
     """Law 3."""
-    out, before = halved
+    out, before, shown = halved
+    first = {progress.stage: progress for progress in reversed(shown)}
+    assert shown[0].note == f"Ray, whose messages go to {out}/logs"
+    assert first["fit"].note.endswith(", fitted before")
+    assert (first["embed"].shards_done, first["embed"].shards_total) == (3, len(marks(out)))
     assert (len(before), len(marks(out))) == (3, 6)
     after = marks(out)
     assert {name: after[name] for name in before} == before

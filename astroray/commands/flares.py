@@ -2,7 +2,7 @@
 
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, status_line
+from astroray.terminal import check_rejects, echo_rejects, progress_line
 
 __all__ = ["flares"]
 
@@ -56,15 +56,8 @@ def find(
         workers=workers,
         max_rejected=max_rejected,
     )
-    with status_line() as show:
-        record = find_flares(
-            config,
-            show=lambda now: show(
-                now.stage,
-                f"flares   {now.objects} light curves  {now.objects_per_s:.0f}/s  shards "
-                f"{now.shards_done}/{now.shards_total}  rejects {now.rejects}",
-            ),
-        )
+    with progress_line("light curves") as show:
+        record = find_flares(config, show=show)
     counts = record.counts
     click.echo(
         f"{counts['flares']} flares of {counts['stars']} stars in {counts['rows_embedded']} light "

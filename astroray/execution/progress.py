@@ -18,7 +18,7 @@ class Progress:
     """Where a running scan stands; what the progress line shows."""
 
     stage: str
-    """start, list, fit, embed, search or report."""
+    """start, list, fit, embed, search or report; of `flares find` start or flares."""
     objects: int = 0
     objects_per_s: float = 0.0
     shards_done: int = 0
@@ -34,8 +34,10 @@ Show = Callable[[Progress], None]
 class Counter:
     """Turns receipts into progress."""
 
-    def __init__(self, show: Show, shards_total: int, shards_done: int, started: float) -> None:
-        self.show = show
+    def __init__(
+        self, show: Show, shards_total: int, shards_done: int, started: float, stage: str = "embed"
+    ) -> None:
+        self.show, self.stage = show, stage
         self.shards_total = shards_total
         self.shards_before = shards_done
         self.shards_done = shards_done
@@ -51,7 +53,7 @@ class Counter:
         share = (self.shards_done - self.shards_before) / (self.shards_total - self.shards_before)
         self.show(
             Progress(
-                stage="embed",
+                stage=self.stage,
                 objects=self.objects,
                 objects_per_s=self.objects / elapsed_s,
                 shards_done=self.shards_done,

@@ -21,7 +21,7 @@ class DetectionOptions:
     """How sources are found; the words are those of Source Extractor."""
 
     threshold: float = 1.5
-    """Detection threshold, sigma of the local background noise."""
+    """Detection threshold, sigma of the local background noise; of `hdf` 3.0."""
     min_area: int = 5
     """Fewest connected pixels above the threshold that make a source."""
     deblend_levels: int = 32

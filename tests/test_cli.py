@@ -63,6 +63,7 @@ def test_version_is_the_package_s():
             ["nightly", "--survey", "a", "--reference", "b", "--out", "c", "--workers", "3..1"],
             "workers is '3..1', expected auto, N, or MIN..MAX",
         ),
+        (["flares", "forecast", "a", "--model", "none", "--out", "x"], "none is missing; check"),
         (["flares", "find", "a", "--out", "x", "--workers", "some"], "workers is 'some', expected"),
     ],
 )

@@ -14,7 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from astroray import storage
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, FileError
 from astroray.forecast.backbone import find_backbone
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.language_model import LanguageConfig, LanguageForecaster, Network
@@ -81,10 +81,13 @@ def save_forecaster(
 def load_forecaster(path: str) -> TrainedForecaster:
     """Reads a model file, and the folder of its language model where it has one.
 
-    Raises FileError where there is none, ConfigError where it is another, or where the folder is
-    not there or has changed.
+    Raises ConfigError where there is none or it is another, or where the folder is not there or has
+    changed.
     """
-    data = storage.read_bytes(path)
+    try:
+        data = storage.read_bytes(path)
+    except FileError as error:
+        raise ConfigError(f"{error}; expected a file of `astroray train flares`") from None
     try:
         size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + size]).get("__metadata__", {})

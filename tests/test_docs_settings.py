@@ -103,5 +103,9 @@ def test_the_page_of_all_settings_is_that_of_the_code():
     assert PATH.read_text() == page(), "python -m tests.test_docs_settings > docs/settings.md"
 
 
+def test_every_setting_says_what_it_means():
+    assert [line for line in page().splitlines() if line.endswith("|  |")] == []
+
+
 if __name__ == "__main__":
     sys.stdout.write(page())

@@ -30,7 +30,9 @@ class FitConfig:
     learning_rate: float | None = None
     """None: what the encoder's recipe says."""
     seed: int = 0
+    """Of the weights that a fit begins with, the order of its batches and what it draws."""
     train_workers: int = 1
+    """Training workers; another number gives other weights."""
     augment: bool = True
     """Whether each image is flipped and turned at random, anew in every pass."""
     precision: str = "auto"

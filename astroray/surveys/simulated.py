@@ -40,12 +40,15 @@ class _Options:
     count: int = 20000
     """Objects; zero makes a survey of no shards."""
     seed: int = 7
+    """Of all that is drawn."""
     outliers: float = 0.01
     """Fraction of objects that are planted; a larger one only adds to those of a smaller one."""
     size: int = 64
     """Pixels along one side of a cutout."""
     bands: int = 3
+    """How many bands, 1 to 5: r, gr, gri, griz, ugriz."""
     shard_rows: int = 1000
+    """Objects a shard."""
     kinds: str = ""
     """Planted kinds with commas between; all where empty."""
     field_deg: float = 10.0

@@ -16,11 +16,15 @@ class WebReplicas:
     """Replicas that parse, search and answer; each holds the catalog and its embeddings."""
 
     min_replicas: int = 1
+    """Replicas that are always there."""
     max_replicas: int = 1
+    """Replicas under load."""
     target_ongoing_requests: float = 16.0
     """Requests of a replica that autoscaling aims at."""
     num_cpus: float = 0.25
+    """CPUs that Ray sets aside for a replica."""
     num_threads: int = 1
+    """Threads that a replica computes with."""
 
     def __post_init__(self) -> None:
         _check_replicas("web", self.min_replicas, self.max_replicas)
@@ -31,7 +35,9 @@ class EncoderReplicas:
     """Replicas that hold the model and encode uploads in batches."""
 
     min_replicas: int = 1
+    """Replicas that are always there."""
     max_replicas: int = 1
+    """Replicas under load."""
     target_ongoing_requests: float = 16.0
     """Uploads of a replica that autoscaling aims at."""
     max_queued: int = 64
@@ -41,8 +47,11 @@ class EncoderReplicas:
     batch_wait_ms: float = 2.0
     """How long a batch waits to become full."""
     num_cpus: float = 0.5
+    """CPUs that Ray sets aside for a replica."""
     num_gpus: float = 0.0
+    """GPUs of a replica, fractions too; 0: it computes on the CPU."""
     num_threads: int = 1
+    """Threads that a replica computes with."""
 
     def __post_init__(self) -> None:
         _check_replicas("encoder", self.min_replicas, self.max_replicas)
@@ -61,7 +70,9 @@ class ServeConfig:
     When a night has added one, or a link was moved to another run, that one is served from then on.
     """
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 8000
+    """Port to listen on."""
     tls_cert: str = ""
     """PEM file of the certificate, for HTTPS."""
     tls_key: str = ""
@@ -73,7 +84,8 @@ class ServeConfig:
     tokens: str = "~/.config/astroray/tokens.json"
     """File of hashed tokens; see `astroray token`."""
     audit: str = ""
-    """File of the audit log; empty: logs/audit.jsonl of the run, or a temporary folder on S3."""
+    """File of the audit log; empty: logs/audit.jsonl of the run, of a run on S3 in a new
+    temporary folder, which the replica's log names."""
     watch_s: float = 10.0
     """How often to look whether another run is there to be served."""
     limits: Limits = dataclasses.field(default_factory=Limits)

@@ -54,6 +54,8 @@ def test_version_is_the_package_s():
             "the next is a/2.fits. A glob",
         ),
         (["scan", "http://sky.org/a.fits", "--out", "x"], "http:// is not read: download"),
+        (["scan", "hdf?treshold=4", "--out", "x"], "; did you mean threshold=?"),
+        (["scan", "sim:galaxie?count=9", "--out", "x"], "; did you mean sim:galaxies?"),
         (["scan", "hdf", "--out", "x", "--set", "=3"], "expected KEY=VALUE"),
         (["scan", "hdf", "--out", "x", "--set", "search.k=["], "whose value is not YAML"),
         (["scan", "hdf", "--out", "x", "--set", "workers=abc"], "workers is 'abc', expected auto"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import importlib
 import os
 import posixpath
@@ -179,6 +180,8 @@ def _advice(location: str, paths: Sequence[str]) -> str:
         kinds = Counter(posixpath.splitext(path)[1] or "no suffix" for path in paths)
         some = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3))
         return f"there are {some}; a reader of your own is named by ?format=package.module"
+    if meant := difflib.get_close_matches(location, SCHEMES, n=1):
+        return f"did you mean {meant[0]}?"
     is_there = os.path.isdir(os.path.expanduser(location))
     return "the folder is empty" if is_there else "check the path"
 

@@ -9,6 +9,7 @@ Its Rows are Cutouts, unless it is named in `surveys.MODALITIES`.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import re
@@ -168,9 +169,12 @@ def parse_options(cls: type[Options], options: Mapping[str, str]) -> Options:
     values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in fields:
+            near = difflib.get_close_matches(key, fields, n=1)
+            advice = (
+                f"did you mean {near[0]}=?" if near else "options stand after the question mark"
+            )
             raise ConfigError(
-                f"survey option {key!r} is unknown, expected one of {sorted(fields)}; "
-                "options stand after the question mark of the survey"
+                f"survey option {key!r} is unknown, expected one of {sorted(fields)}; {advice}"
             )
         kind = type(fields[key].default)
         try:

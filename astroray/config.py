@@ -25,7 +25,7 @@ from astroray.encoders import (
     is_onnx_file,
 )
 from astroray.errors import ConfigError, FileError
-from astroray.execution.workers import parse_workers
+from astroray.execution.worker_bounds import parse_workers
 from astroray.fitting.fit_state import FitConfig
 from astroray.neighbors.search import SearchConfig
 from astroray.preparation import MAX_SIZE_PX, MIN_SIZE_PX

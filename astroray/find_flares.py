@@ -20,6 +20,7 @@ from astroray import ledger, provenance, runs, schema, storage, surveys
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
 from astroray.execution.progress import Counter, Progress, Show
+from astroray.execution.worker_bounds import parse_workers
 from astroray.flares.energy import FLARE_TEMPERATURE_K
 from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
@@ -56,7 +57,7 @@ class FindConfig:
     """Share of light curves or of shards that may be rejected; above it the exit code is 1."""
 
     def __post_init__(self) -> None:
-        workers.parse_workers(self.workers)
+        parse_workers(self.workers)
         if not self.out:
             raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
         if not self.rule.sigma > 0:

@@ -18,8 +18,8 @@ from astroray import ledger, pipeline, schema, storage
 from astroray.catalog import versions
 from astroray.config import ScanConfig, from_dict, load_config
 from astroray.errors import ConfigError, LedgerError
-from astroray.execution import workers
 from astroray.execution.progress import Show
+from astroray.execution.worker_bounds import parse_workers
 from astroray.ledger import RunRecord
 from astroray.runs import newest_version
 
@@ -51,7 +51,7 @@ class NightConfig:
     fault_plan: str = ""
 
     def __post_init__(self) -> None:
-        workers.parse_workers(self.workers)
+        parse_workers(self.workers)
         if storage.is_remote(self.out) != storage.is_remote(self.reference) or (
             self.out.rstrip("/") == self.reference.rstrip("/")
         ):
@@ -80,7 +80,7 @@ class SeriesConfig:
     max_rejected: float | None = None
 
     def __post_init__(self) -> None:
-        workers.parse_workers(self.workers)
+        parse_workers(self.workers)
         if not re.fullmatch(r"\w[\w.-]*", self.night):
             raise ConfigError(
                 f"night is {self.night!r}, expected the name of a folder such as 2026-11-28"

@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from astroray import faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs
+from astroray.execution.worker_bounds import parse_workers
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -90,23 +91,6 @@ def plan_workers(
         num_gpus=gpus_each,
         device="cuda" if gpus_each else "cpu",
     )
-
-
-def parse_workers(workers: str) -> tuple[int, int] | None:
-    """Bounds of N or MIN..MAX; None of auto. Raises ConfigError on other text.
-
-    Called where a configuration is made, so that a slip is told before anything starts.
-    """
-    if workers == "auto":
-        return None
-    low, dots, high = workers.partition("..")
-    try:
-        bounds = (int(low), int(high if dots else low))
-    except ValueError:
-        bounds = (0, 0)
-    if not 1 <= bounds[0] <= bounds[1]:
-        raise ConfigError(f"workers is {workers!r}, expected auto, N, or MIN..MAX with 1 <= MIN")
-    return bounds
 
 
 def resources() -> dict[str, float]:

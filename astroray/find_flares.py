@@ -166,8 +166,8 @@ def _gather(
     missing = sorted({shard.name for shard in shards} - set(receipts))
     if missing:
         raise LedgerError(
-            f"{len(missing)} shards have no done mark, first {missing[0]}; see {out}/logs and run "
-            "the same command again"
+            f"{len(missing)} shards have no done mark, first {missing[0]}; run the same command "
+            "again, and if it stays so see Ray's messages"
         )
     searched = [shard.name for shard in shards]
     curves = _read_parts(out, "light_curves", searched, schema.FLARE_CURVES)

@@ -142,6 +142,37 @@ def test_a_flare_beside_a_gap_and_one_around_a_gap_are_flagged():
     assert gap.flags & FlareFlag.GAP
 
 
+def test_a_pause_in_a_flare_is_bridged_by_a_line_and_counted_once():
+    cadence_d = 2 * MINUTE_D
+    time_d = 1500 + cadence_d * np.delete(np.arange(200), [104, 105, 106])
+    relative_T = np.zeros(197)
+    relative_T[100:105] = 0.1, 0.4, 0.3, 0.2, 0.1  # at cadences 100 to 103, and at 107
+    curve = Detrended(
+        relative_T=relative_T,
+        trend_T=np.ones(197),
+        noise_T=np.full(197, 0.01),
+        segment_T=np.zeros(197, np.int64),
+        window_d=1.2,
+        cadence_d=cadence_d,
+    )
+    (flare,) = find_events(time_d, curve)
+    # 120 s each, but for half of the pause of four cadences on either side of it
+    assert flare.equivalent_duration_s == pytest.approx(120 * (0.1 + 0.4 + 0.3) + 300 * (0.2 + 0.1))
+    err_s = 0.01 * np.sqrt(3 * 120**2 + 2 * 300**2)
+    assert flare.equivalent_duration_err_s == pytest.approx(err_s)
+
+
+def test_the_shoulders_of_a_transit_as_long_as_half_the_window_are_no_flares():
+    cadence_d = 29.4 * MINUTE_D
+    time_d, flux = star(days=36, cadence_d=cadence_d, noise=0.0003, spots=0.0, seed=2)
+    far_h = 24 * np.abs((time_d - 1500 + 0.3) % 9 - 4.5)  # four transits, 14 h at half their depth
+    flux *= 1 - 0.01 * np.clip((8.05 - far_h) / 2.1, 0, 1)
+    detrended = detrend(time_d, flux)
+    assert detrended.window_d == 1.2
+    assert (detrended.trend_T > 995).all()  # the floor is at 990
+    assert not flares_of(time_d, flux)
+
+
 def test_an_event_that_is_mostly_missing_is_refused():
     time_d, flux = star(flares=((5.0, 12.0, 0.1),))
     (flare,) = flares_of(time_d, flux)

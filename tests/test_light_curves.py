@@ -378,7 +378,8 @@ def test_a_light_curve_file_is_told_from_an_image_by_its_header(tmp_path):
 def test_the_default_masks_are_those_of_the_missions_but_for_what_flares_set():
     assert quality.mask_bits("default", "kepler") == 1 | 2 | 4 | 8 | 32 | 256 | 16384 | 65536
     assert quality.mask_bits("default", "k2") == 1130799  # lightkurve's default of Kepler and K2
-    assert quality.mask_bits("default", "tess") == 1 | 2 | 4 | 8 | 16 | 32 | 128 | 32768
+    spoc = 1 | 2 | 4 | 8 | 16 | 32 | 128 | 4096 | 16384 | 32768
+    assert quality.mask_bits("default", "tess") == spoc
     for mission, flags in (("kepler", KeplerQuality), ("k2", KeplerQuality), ("tess", TessQuality)):
         flares = flags.IMPULSIVE_OUTLIER | flags.APERTURE_COSMIC_RAY
         assert quality.mask_bits("default", mission) & flares == 0

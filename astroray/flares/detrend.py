@@ -183,10 +183,27 @@ class _Grid:
 
 def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Trend and relative noise at the points, and the excess scatter over point-to-point noise."""
-    trend_P = grid.median(scaled_P, grid.half + 1)
+    trend_P, kept_P, is_high_P = _settle(grid, scaled_P, grid.half + 1)
+    if _longest_run(is_high_P) >= grid.half // 2:
+        # So long are large flares, and the shoulders of a dip whose floor the median took for the
+        # trend. One of twice the width stays above dips of up to half a window; the trend that
+        # more points follow is kept.
+        other_P, also_kept_P, _ = _settle(grid, scaled_P, 2 * grid.half)
+        if also_kept_P.sum() > kept_P.sum():
+            trend_P, kept_P = other_P, also_kept_P
+    noise_P, excess = _noise(grid, scaled_P - trend_P, kept_P)
+    return trend_P, noise_P / np.maximum(trend_P, 1e-3), excess
+
+
+def _settle(
+    grid: _Grid, scaled_P: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The trend on from a running median `width` cells wide, and which points follow it, or are
+    above it."""
+    trend_P = grid.median(scaled_P, width)
     good_P = np.ones(len(scaled_P), bool)
     for _ in range(NUM_PASSES):
-        noise_P, excess = _noise(grid, scaled_P - trend_P, good_P)
+        noise_P, _ = _noise(grid, scaled_P - trend_P, good_P)
         ratio_P = (scaled_P - trend_P) / noise_P
         # A mean of five, so that a faint tail is followed through its noise.
         near_P = scipy.ndimage.uniform_filter1d(ratio_P, 5) > CLIP_GROW
@@ -198,8 +215,13 @@ def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, flo
         if (kept_P == good_P).all():
             break
         good_P = kept_P
-    noise_P, excess = _noise(grid, scaled_P - trend_P, good_P)
-    return trend_P, noise_P / np.maximum(trend_P, 1e-3), excess
+    return trend_P, good_P, grown_P
+
+
+def _longest_run(is_in_P: np.ndarray) -> int:
+    """Most points in a row that are in."""
+    edge_E = np.flatnonzero(np.diff(np.concatenate([[False], is_in_P, [False]]).astype(np.int8)))
+    return int(np.diff(edge_E)[::2].max(initial=0))
 
 
 def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> tuple[np.ndarray, float]:

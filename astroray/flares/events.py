@@ -165,9 +165,7 @@ def _describe(points: _Points, first: int, last: int, num_high: int, rule: Flare
     time_P = points.time_P[inside]
     peak = first + int(np.argmax(relative_P))
     refused = _refusal(points, (first, peak, last), num_high, rule)
-    # Each point stands for the time half way to its neighbors, and at least for one cadence.
-    width_P = np.gradient(time_P) if len(time_P) > 1 else np.full(1, points.cadence_d)
-    width_s = 86400.0 * np.maximum(width_P, 0.5 * points.cadence_d)
+    width_s = 86400.0 * _widths(time_P, points.cadence_d)
     snr = float(relative_P.sum() / np.sqrt(np.sum(noise_P**2)))
     confidence = 0.0
     if not refused:
@@ -194,6 +192,13 @@ def _describe(points: _Points, first: int, last: int, num_high: int, rule: Flare
         flags=_flags(points, first, last, num_high, rule),
         refused=refused,
     )
+
+
+def _widths(time_P: np.ndarray, cadence_d: float) -> np.ndarray:
+    """[P] d for which each point stands: half way to its neighbors, so that pauses between them are
+    bridged by a line; half a cadence beyond the first and the last. Half a cadence at least."""
+    edge_d = np.concatenate([[cadence_d], np.diff(time_P), [cadence_d]])
+    return np.maximum((edge_d[:-1] + edge_d[1:]) / 2, 0.5 * cadence_d)
 
 
 def _refusal(

@@ -49,6 +49,7 @@ _KINDS = {
     "parquet": (".parquet", ".parq", ".pq"),
     "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
 }
+FLUXES = ("pdcsap", "sap")
 _MIN_WINDOW = 16
 _VISITS = ("quarter", "campaign", "sector")
 _SLICE_CADENCES = 500_000
@@ -61,7 +62,8 @@ class LightCurveOptions:
     """Options of a survey of light curves."""
 
     flux: str = "pdcsap"
-    """pdcsap (systematics removed by the mission) or sap (as the aperture summed it)."""
+    """pdcsap (systematics removed), sap (as the aperture summed it), or of FITS files the name of
+    any column."""
     quality: str = "default"
     """Bits that mask a cadence: default, hard, none, or an integer; see quality.DEFAULT."""
     time: str = ""
@@ -90,7 +92,6 @@ class LightCurveOptions:
     def __post_init__(self) -> None:
         """Refuses values that cannot work."""
         choices = {
-            "flux": ("pdcsap", "sap"),
             "time": ("", *get_args(TimeZero)),
             "mission": get_args(Mission),
         }
@@ -114,6 +115,11 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = shards.parse_options(LightCurveOptions, uri.options)
     kind, files = _one_kind(inputs, uri.location)
+    if kind != "fits" and options.flux not in FLUXES:
+        raise ConfigError(
+            f"flux is {options.flux!r}, expected one of {FLUXES}: only of FITS files it names a "
+            "column"
+        )
     if options.band and kind == "fits":
         raise ConfigError(f"band is {options.band!r}, expected none: FITS files are of one band")
     if kind == "text" and options.id:
@@ -317,7 +323,7 @@ def _one_kind(
 
 def _check_first(files: Sequence[storage.InputFile], kind: str, options: LightCurveOptions) -> None:
     """Refuses what would reject every file for want of an option, as the first one shows."""
-    if kind == "fits":  # its header says what is needed
+    if kind == "fits" and options.flux in FLUXES:  # its header says what is needed
         return
     try:
         _parse(files[0].path, kind, options)

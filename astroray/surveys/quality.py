@@ -66,6 +66,8 @@ class TessQuality(enum.IntFlag):
     PLANET_SEARCH_EXCLUDE = 8192
     BAD_CALIBRATION_EXCLUDE = 16384
     INSUFFICIENT_TARGETS = 32768
+    QLP_LOW_PRECISION = 1 << 30
+    """Of QLP alone, from sector 56 on; before that it set SCATTERED_LIGHT for it."""
 
 
 _POINTING = {
@@ -91,6 +93,8 @@ DEFAULT: Mapping[Mission, Mapping[str, str]] = {
     "tess": _POINTING
     | {
         "ARGABRIGHTENING": "all pixels brightened at once",
+        "SCATTERED_LIGHT": "light of Earth or Moon was scattered over the target",
+        "BAD_CALIBRATION_EXCLUDE": "the calibration of the cadence is bad",
         "INSUFFICIENT_TARGETS": "too few targets were left to correct systematics",
     },
     "other": {},
@@ -118,8 +122,7 @@ _HARD: Mapping[Mission, Mapping[str, str]] = {
     "tess": _DOUBTFUL
     | {
         "STRAYLIGHT": "light of Earth or Moon was seen in the camera",
-        "SCATTERED_LIGHT": "light of Earth or Moon was scattered over the target",
-        "BAD_CALIBRATION_EXCLUDE": "the calibration of the cadence is bad",
+        "QLP_LOW_PRECISION": "QLP found the cadence less precise than others",
     },
     "other": {},
 }

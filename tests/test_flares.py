@@ -162,6 +162,18 @@ def test_a_pause_in_a_flare_is_bridged_by_a_line_and_counted_once():
     assert flare.equivalent_duration_err_s == pytest.approx(err_s)
 
 
+@pytest.mark.parametrize(("cadence_s", "low", "high"), [(20, 0.5, 0.75), (200, 0.8, 1.0)])
+def test_the_equivalent_duration_lacks_the_tail_that_noise_hides(cadence_s, low, high):
+    """One noise of .001 in two minutes: it hides more of the tail where cadences are short."""
+    noise = 0.001 * (120 / cadence_s) ** 0.5
+    planted = [(1.1, 30, 0.03), (4.1, 30, 0.03), (7.1, 30, 0.03)]
+    made = star(days=9, cadence_d=cadence_s / 86400, noise=noise, seed=3, flares=planted)
+    found = flares_of(*made)
+    assert len(found) == 3
+    share = sum(e.equivalent_duration_s for e in found) / (3 * 0.03 * 1800 * TEMPLATE_AREA)
+    assert low < share < high
+
+
 def test_the_shoulders_of_a_transit_as_long_as_half_the_window_are_no_flares():
     cadence_d = 29.4 * MINUTE_D
     time_d, flux = star(days=36, cadence_d=cadence_d, noise=0.0003, spots=0.0, seed=2)

@@ -211,6 +211,18 @@ def test_each_method_is_tuned_at_its_own_rate_unless_one_is_given(made, method):
     assert not np.allclose(logit_W[0], logit_W[2])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tuning_rate": 1e30}, r"tuning by lora, pass 1 of 2, at a learning rate of 1e\+30"),
+        ({"pretrain_rate": 1e30}, r"loss is (nan|inf) in pre-training, pass 1 of 2"),
+    ],
+)
+def test_a_fit_whose_loss_is_no_number_ends_and_says_where(made, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        fit_forecaster(*made, dataclasses.replace(PLAN, **changes))
+
+
 def test_the_mixer_is_fitted_from_scratch_with_every_choice_of_inputs(made):
     train, validation = made
     for left_out in ({}, {"use_history": False}, {"use_flux": False, "use_statistics": False}):

@@ -1,4 +1,4 @@
-"""Light curves that others made of the missions' pixels, as archives and lightkurve hand them out."""
+"""Light curves that others made of the missions' pixels, as archives and lightkurve have them."""
 
 import numpy as np
 import pytest
@@ -99,7 +99,8 @@ def test_everest_gives_what_it_detrended_and_not_that_for_sap(tmp_path):
 
 def test_eleanor_says_neither_mission_nor_zero_of_time_in_the_usual_words(tmp_path):
     lite = {"TIME": TESS_HALF_HOUR, "BARYCORR": np.zeros(200), "RAW_FLUX": fluxes() + 9.0,
-            "CORR_FLUX": fluxes() * 1.0, "FLUX_ERR": np.full(200, 2.0), "QUALITY": NO_FLAG}  # fmt: skip
+            "CORR_FLUX": fluxes() * 1.0, "FLUX_ERR": np.full(200, 2.0),
+            "QUALITY": NO_FLAG}  # fmt: skip
     cards = {"LITE": True, "TIC_ID": 358108509, "TMAG": 14.3, "SECTOR": 1, "CEN_RA": 51.1,
              "CEN_DEC": -77.4, "PCORIGIN": "MAST"}  # fmt: skip
     curve = read_one(write_table(tmp_path / "e.fits", lite, primary=cards))

@@ -18,7 +18,7 @@ from astroray.errors import ConfigError
 from astroray.fitting import curves, passes, training
 from astroray.fitting.fit_state import FitConfig, FitState
 from astroray.fitting.passes import run_passes
-from astroray.fitting.training import fit_network
+from astroray.fitting.training import fit_network, train_in_workers
 
 NETWORK = {"num_bands": 2, "size_px": 16, "latent": 8}
 SMALL = FitConfig(num_passes=3, batch_size=16, checkpoint_every_s=0.0)
@@ -407,6 +407,24 @@ def _gradients(fit: passes._Fit, image_BCYX: torch.Tensor) -> tuple[torch.Tensor
 
 
 @pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_what_would_fail_again_is_not_tried_again(ray_cluster, tmp_path):
+    tries = tmp_path / "tries"
+
+    def work(config):
+        with open(config["plan"], "a") as file:
+            file.write("tried ")
+        raise ConfigError("the loss is nan in pass 3")
+
+    options = {"num_workers": 1, "use_gpu": False, "folder": str(tmp_path), "what": "a test"}
+    for again in (1, 2):  # a folder that holds an earlier refusal is no refusal
+        with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
+            train_in_workers(work, str(tries), look=lambda: None, **options)
+        assert tries.read_text() == "tried " * again
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(120)
 def test_more_training_workers_than_cpus_are_refused_before_the_start(
     ray_cluster, sample_path, tmp_path
 ):

@@ -8,6 +8,9 @@ import pyarrow as pa
 import pytest
 
 from astroray.errors import DataError
+from astroray.flares import found_flares
+from astroray.flares.detrend import detrend
+from astroray.forecast.collect import star_windows
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.curve_uploads import (
@@ -17,9 +20,10 @@ from astroray.web.curve_uploads import (
     read_curves,
     read_rows,
 )
-from astroray.web.flares import read_bounded
+from astroray.web.flares import LOOK_CELLS, MAX_CELLS, count_cells, read_bounded
 from astroray.web.parquet_limits import check_parquet
 from benchmarks.bad_uploads import curve_bombs, curve_bytes, parquet_bytes, spoiled
+from tests.flares_made import MINUTE_D, light_curve, star
 from tests.light_curves_made import read as read_files
 from tests.light_curves_made import write_mission
 
@@ -123,7 +127,7 @@ def test_other_formats_are_not_even_tried(data):
         (1400 + np.r_[np.arange(99) * 1e-5, 1.0], None),
         (
             1400 + np.r_[np.arange(99) * 1e-6, 1.0, 2.0],
-            "needs 3.6e+06 cells of its cadence, 0.0864 s",
+            r"costs 3.6e+06 cells of its cadence, 0.0864 s",
         ),
     ],
 )
@@ -137,10 +141,38 @@ def test_a_light_curve_that_would_cost_too_much_to_forecast_from_is_a_reject(tim
 
 
 def test_light_curves_of_one_upload_share_what_it_may_cost():
-    time_d = 1400 + np.arange(2000) * 2.5  # 5000 d, of TESS 720,000 cells of 10 min
-    data = parquet_bytes(time_d, np.ones(2000), names=[f"star {number}" for number in range(6)])
+    time_d = 1400 + np.arange(24_000) * 0.0204  # 489.6 d of 49 cells and a look, which counts 130
+    data = parquet_bytes(time_d, np.ones(24_000), names=[f"star {number}" for number in range(8)])
     items = read_bounded(data, Stated(mission="tess"), LIMITS)
-    assert [isinstance(item, LightCurve) for item in items] == [True] * 4 + [False] * 2
+    assert count_cells(items[0]) == pytest.approx(
+        (24_000 - 1 + 1.2 / 0.0204 + 13) * (1 + 130 * 0.0204)
+    )
+    assert [isinstance(item, LightCurve) for item in items] == [True] * 6 + [False] * 2
     assert "bin it to longer cadences, or send it alone" in items[-1].reason
-    same = parquet_bytes(time_d, np.ones(2000), names=["star"] * 6)
-    assert all(isinstance(item, LightCurve) for item in read_bounded(same, Stated(), LIMITS))
+
+
+def test_what_all_sectors_of_a_star_or_all_quarters_cost_is_within_the_limit():
+    kepler = light_curve(1400 + np.arange(0, 1470, 0.0204), np.ones(72_059), cadence_s=1762.56)
+    assert count_cells(kepler) < MAX_CELLS / 2
+    years = np.concatenate([1400 + 2500 * year + np.arange(0, 350, 1 / 720) for year in (0, 1)])
+    tess = light_curve(years, np.ones(len(years)), cadence_s=120.0)
+    assert count_cells(tess) < MAX_CELLS
+
+
+@pytest.mark.parametrize("cadence_min", [2, 10, 29.4])
+def test_looks_take_no_more_than_what_is_counted(cadence_min, monkeypatch):
+    looked = []
+
+    def spy(time_d, flux):
+        looked.append(len(time_d))
+        return detrend(time_d, flux)
+
+    monkeypatch.setattr(found_flares, "detrend", spy)
+    time_d, flux = star(days=20, cadence_d=cadence_min * MINUTE_D)
+    mission = "kepler" if cadence_min > 10 else "tess"
+    curve = light_curve(time_d, flux, cadence_s=60.0 * cadence_min, mission=mission)
+    windows, _, _ = star_windows([("upload", curve)], unanswered=True)
+    assert len(windows)
+    cells = count_cells(curve)
+    assert sum(looked) + LOOK_CELLS * len(looked) < 4 * cells  # 4 d at each look
+    assert len(looked) > 15

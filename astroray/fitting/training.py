@@ -31,6 +31,7 @@ __all__ = ["check_placement", "find_place", "fit_network", "train_in_workers"]
 FORMAT_VERSION = 2
 PROGRESS_NAME = "progress.json"
 MAX_FAILURES = 3
+REFUSAL_NAME = "refused.txt"
 WORKER_ENVIRONMENT = {
     **workers.ENVIRONMENT,
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it matrix products on GPU do not repeat
@@ -147,14 +148,17 @@ def train_in_workers(
 ) -> None:
     """Runs a training loop by Ray Train, with `{"plan": plan}`, in as many workers as asked.
 
-    work    a function of a module, which Ray Train calls in each worker, again after a failure
+    work    a function of a module, which Ray Train calls in each worker, again after a failure;
+            but not after a ConfigError, which would come again: all workers have to raise it
     folder  where Ray Train keeps what it notes; absolute
     look    called in this thread about twice a second
 
     Raises what astroray's own code raised in a worker, BackendError where workers died too often.
     """
+    refusal = storage.join(folder, REFUSAL_NAME)
+    storage.delete(refusal)
     trainer = ray.train.torch.TorchTrainer(
-        work,
+        functools.partial(_work_or_refuse, work, refusal),
         train_loop_config={"plan": plan},
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -181,6 +185,18 @@ def train_in_workers(
     if isinstance(error, ray.train.TrainingFailedError):
         raise _explain(error, what) from error
     fit.result()
+    if storage.exists(refusal):
+        raise ConfigError(storage.read_bytes(refusal).decode())
+
+
+def _work_or_refuse(
+    work: Callable[[dict[str, Any]], None], refusal: str, config: dict[str, Any]
+) -> None:
+    """Does the work; notes a ConfigError and ends, since Ray Train would try again after one."""
+    try:
+        work(config)
+    except ConfigError as error:
+        storage.publish(refusal, str(error).encode())
 
 
 def find_place() -> tuple[int, int, int]:

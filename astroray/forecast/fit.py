@@ -89,17 +89,19 @@ class Crew:
         """This worker's part of a batch."""
         return batch_B[self.rank :: self.num_workers]
 
-    def average(self, model: torch.nn.Module, part: float) -> None:
-        """Makes gradients those of the whole batch, of which this worker had `part`."""
+    def average(self, model: torch.nn.Module, loss: Tensor, part: float) -> float:
+        """Makes gradients those of the whole batch, of which this worker had `part`; returns the
+        loss of the whole batch, so that all workers see whether it is finite."""
         if self.num_workers == 1:
-            return
+            return float(loss)
         gradients = [p.grad for p in model.parameters() if p.requires_grad and p.grad is not None]
-        flat = torch.cat([gradient.flatten() for gradient in gradients]) * part
+        numbers = [*gradients, loss]
+        flat = torch.cat([number.flatten() for number in numbers]) * part
         torch.distributed.all_reduce(flat)
-        for gradient, piece in zip(
-            gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True
-        ):
+        pieces = torch.split(flat, [number.numel() for number in numbers])
+        for gradient, piece in zip(gradients, pieces[:-1], strict=True):
             gradient.copy_(piece.view_as(gradient))
+        return float(pieces[-1])
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -143,7 +145,7 @@ def fit_forecaster(
     keep  called by the first worker after each pass, to save the state
 
     Labels are not read in pre-training. The best pass of tuning has the largest AUPRC on the
-    validation windows.
+    validation windows. Raises ConfigError where the loss is no longer finite.
     """
     fit = _Fit(train, plan, state or FitState(), crew or Crew())
     for text in fit.pretrain():
@@ -236,7 +238,10 @@ class _Fit:
                 logit_B = self.model(part)
                 loss = forecast_loss(logit_B, self.label_W[index_B], part.flux_BTC, prior)
                 self._step(optimizer, loss, len(index_B), len(batch_B))
-            auprc = average_precision(forecast_logits(self.model, validation), validation.label_W)
+            logit_V = forecast_logits(self.model, validation)
+            if not np.isfinite(logit_V).all():
+                raise self._diverged("a forecast of validation is not finite", optimizer)
+            auprc = average_precision(logit_V, validation.label_W)
             self._remember(optimizer)
             if not state.auprcs or auprc > max(state.auprcs):
                 state.best = copy.deepcopy(state.model)
@@ -289,9 +294,26 @@ class _Fit:
     ) -> float:
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        self.crew.average(self.model, num_own / num_all)
+        mean = self.crew.average(self.model, loss.detach(), num_own / num_all)
+        if not math.isfinite(mean):
+            raise self._diverged(f"the loss is {mean}", optimizer)
         optimizer.step()
-        return float(loss.detach()) * num_all
+        return mean * num_all
+
+    def _diverged(self, what: str, optimizer: torch.optim.Optimizer) -> ConfigError:
+        """Says where; the same steps would end here again."""
+        plan, state = self.plan, self.state
+        rate = max(group["rate"] for group in optimizer.param_groups)
+        if state.base or isinstance(self.model, LanguageForecaster):
+            where = f"tuning by {plan.method}, pass {len(state.auprcs) + 1} of {plan.num_passes}"
+            advice = "a lower --tuning-rate"
+        else:
+            where = f"pre-training, pass {len(state.losses) + 1} of {plan.pretrain_passes}"
+            advice = "--pretrain-passes 0"
+        return ConfigError(
+            f"{what} in {where}, at a learning rate of {rate:g}, expected a finite number; train "
+            f"again with {advice} and another --out"
+        )
 
     def _remember(self, optimizer: torch.optim.Optimizer) -> None:
         self.state.model = adapter_state(self.model)

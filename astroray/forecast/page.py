@@ -1,16 +1,13 @@
 """What a person is shown of forecasts: one HTML file that needs no network."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from markupsafe import Markup
 
 from astroray import storage
+from astroray.forecast.forecast_record import ForecastRecord
 from astroray.templates import load_template
-
-if TYPE_CHECKING:
-    from astroray.forecast.predict import ForecastRecord
 
 __all__ = ["reliability_figure", "write_page"]
 
@@ -18,7 +15,7 @@ NUM_STARS = 50
 SIZE, LEFT, BOTTOM, TOP, RIGHT = 420, 58, 46, 12, 16
 
 
-def write_page(folder: str, record: "ForecastRecord", forecasts: pa.Table) -> str:
+def write_page(folder: str, record: ForecastRecord, forecasts: pa.Table) -> str:
     """Publishes `index.html` in a folder; returns its path."""
     newest = forecasts.filter(forecasts["newest"]).sort_by(
         [("probability", "descending"), ("object_id", "ascending")]

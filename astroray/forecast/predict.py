@@ -11,23 +11,24 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from astroray import ledger, provenance, schema, storage
+from astroray import ledger, schema, storage
 from astroray.errors import ConfigError, DataError
 from astroray.execution import workers
 from astroray.flares.windows import Windows
 from astroray.forecast.collect import StarPlace, collect_windows, star_windows
+from astroray.forecast.forecast_record import ForecastRecord, describe_forecasts
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
+from astroray.forecast.page import write_page
 from astroray.forecast.star_groups import StarGroup, name_rows, survey_groups
 from astroray.forecast.train import flare_shards
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject, Shard
 
-__all__ = ["ForecastConfig", "ForecastRecord", "forecast_curves", "forecast_flares"]
+__all__ = ["ForecastConfig", "forecast_curves", "forecast_flares", "forecast_group"]
 
 Show = Callable[[str], None]
 
@@ -46,39 +47,12 @@ class ForecastConfig:
             raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ForecastRecord:
-    """What came of it; `forecast.json` holds the same."""
-
-    survey: str
-    model: str
-    model_id: str
-    alarm: float
-    """Probability from which a flare is forecast."""
-    stars: int
-    windows: int
-    answered: int
-    """Windows whose 24 h were observed, so that the forecast can be judged."""
-    flared: int
-    dropped: Mapping[str, int]
-    rejected: int
-    skill: Mapping[str, float]
-    """Of the answered windows; empty where they hold no flare, or nothing else."""
-    reliability: tuple[tuple[float, float, int], ...]
-    trained: Mapping[str, Any]
-    """Facts of the model file."""
-    finished: str
-    versions: Mapping[str, str]
-
-
 def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -> ForecastRecord:
     """Forecasts every window of a survey, the newest of each star included.
 
     Raises ConfigError on a file that is no model or a survey without light curves, DataError
     where no star has a window.
     """
-    from astroray.forecast.page import write_page
-
     trained = load_forecaster(config.model)
     shards = flare_shards(config.survey)
     with workers.cluster(log_dir=""):
@@ -93,7 +67,14 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     forecasts = pa.concat_tables(tables)
     forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
     dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
-    record = _record(config, trained, forecasts, dict(dropped), len(rejects))
+    record = describe_forecasts(
+        forecasts,
+        trained,
+        survey=config.survey,
+        model=config.model,
+        dropped=dropped,
+        num_rejected=len(rejects),
+    )
     ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
     ledger.publish_table(storage.join(config.out, "rejects.parquet"), _reject_table(rejects))
     text = json.dumps(dataclasses.asdict(record), indent=1)
@@ -177,44 +158,6 @@ def _table(
         for name, column in columns.items()
     }
     return schema.conform(pa.table({**identity, **rest}), schema.FORECASTS, "forecasts")
-
-
-def _record(
-    config: ForecastConfig,
-    trained: TrainedForecaster,
-    forecasts: pa.Table,
-    dropped: Mapping[str, int],
-    num_rejected: int,
-) -> ForecastRecord:
-    from astroray.forecast.skill import Threshold, measure_skill
-
-    known = forecasts.filter(forecasts["flared"].is_valid())
-    label_W = known["flared"].to_numpy(zero_copy_only=False).astype(bool)
-    _, star_W = np.unique(np.array(known["object_id"].to_pylist(), np.str_), return_inverse=True)
-    skill: dict[str, float] = {}
-    reliability: tuple[tuple[float, float, int], ...] = ()
-    if 0 < label_W.sum() < len(label_W):
-        threshold = Threshold(of_tss=trained.alarm, of_f1=trained.alarm)
-        found = measure_skill(known["probability"].to_numpy(), label_W, star_W, threshold)
-        skill = {name: value for name, value in found.numbers().items() if np.isfinite(value)}
-        reliability = found.reliability
-    return ForecastRecord(
-        survey=config.survey,
-        model=config.model,
-        model_id=trained.model_id,
-        alarm=trained.alarm,
-        stars=len(set(forecasts["object_id"].to_pylist())),
-        windows=len(forecasts),
-        answered=len(label_W),
-        flared=int(label_W.sum()),
-        dropped=dropped,
-        rejected=num_rejected,
-        skill=skill,
-        reliability=reliability,
-        trained=trained.facts,
-        finished=ledger.now(),
-        versions=provenance.versions(),
-    )
 
 
 def _reject_table(rejects: list[Reject]) -> pa.Table:

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
-from astroray.flares.curve_windows import rule_for
 from astroray.flares.detrend import DetrendConfig
 from astroray.surveys.light_curve_rows import LightCurve, reject
 from astroray.surveys.shards import Reject
@@ -23,8 +22,11 @@ __all__ = ["FlareForecast", "Forecaster", "build_flare_router"]
 
 MAX_SPAN_D = 6000.0
 """From the first cadence of a star to its last, in all light curves: windows are laid over it."""
-MAX_CELLS = 3_000_000
-"""Of the even grids on which the light curves of one upload are detrended and cut into windows."""
+MAX_CELLS = 600_000
+"""Cells that the light curves of one upload may cost, at about a tenth of a second of one core for
+a thousand: a minute. Looks for flares, day by day, take most of it."""
+LOOK_CELLS = 130
+"""Cells that a look costs beside those that it looks at."""
 MAX_REASONS = 20
 
 
@@ -136,7 +138,7 @@ def read_bounded(data: bytes, stated: Stated, limits: CurveLimits) -> list[Light
 
 
 class _Budget:
-    """Cells of even grids that the light curves of one upload may fill."""
+    """Cells that the light curves of one upload may cost; days that none observed cost nothing."""
 
     def __init__(self) -> None:
         self._left = float(MAX_CELLS)
@@ -152,11 +154,10 @@ class _Budget:
         if span_d > MAX_SPAN_D:
             reason = f"spans {span_d:.6g} d, expected at most {MAX_SPAN_D:g}; send it in parts"
             return reject(curve.row, "span", f"{curve.object_id} {reason}")
-        grown_d = span_d - (known[1] - known[0])
-        cells = _num_cells(curve) + grown_d / rule_for(curve.mission).cadence_d
+        cells = count_cells(curve)
         if cells > self._left:
             reason = (
-                f"needs {cells:.3g} cells of its cadence, {curve.cadence_s:.3g} s; of the "
+                f"costs {cells:.3g} cells of its cadence, {curve.cadence_s:.3g} s; of the "
                 f"{MAX_CELLS} of an upload {self._left:.3g} are left: bin it to longer cadences, "
                 "or send it alone"
             )
@@ -166,11 +167,13 @@ class _Budget:
         return curve
 
 
-def _num_cells(curve: LightCurve) -> float:
-    """Cells of the grid of `flares.detrend`: pauses are cut out and leave room for one window."""
+def count_cells(curve: LightCurve) -> float:
+    """Cells that a light curve costs: those of the grid of `flares.detrend`, where pauses are cut
+    out and leave room for one window, and a look a day."""
     config = DetrendConfig()
     cadence_d = curve.cadence_s / 86400.0
     step_T = np.diff(curve.time_d) / cadence_d
     is_pause_T = step_T > max(config.max_gap_d / cadence_d, 6.5)
     window = max(config.windows_d) / cadence_d + 13
-    return float(step_T[~is_pause_T].sum() + (1 + is_pause_T.sum()) * window)
+    cells = float(step_T[~is_pause_T].sum() + (1 + is_pause_T.sum()) * window)
+    return cells * (1 + LOOK_CELLS * cadence_d)

@@ -1,0 +1,84 @@
+"""What is said of the forecasts of a whole survey, and how good they were where flares came."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from astroray import ledger, provenance
+from astroray.forecast.model_file import TrainedForecaster
+
+__all__ = ["ForecastRecord", "describe_forecasts"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ForecastRecord:
+    """What came of it; `forecast.json` holds the same."""
+
+    survey: str
+    model: str
+    model_id: str
+    alarm: float
+    """Probability from which a flare is forecast."""
+    stars: int
+    windows: int
+    answered: int
+    """Windows whose 24 h were observed, so that the forecast can be judged."""
+    flared: int
+    dropped: Mapping[str, int]
+    rejected: int
+    skill: Mapping[str, float]
+    """Of the answered windows; empty where they hold no flare, or nothing else."""
+    reliability: tuple[tuple[float, float, int], ...]
+    trained: Mapping[str, Any]
+    """Facts of the model file."""
+    finished: str
+    versions: Mapping[str, str]
+
+
+def describe_forecasts(
+    forecasts: pa.Table,
+    trained: TrainedForecaster,
+    *,
+    survey: str,
+    model: str,
+    dropped: Mapping[str, int],
+    num_rejected: int,
+) -> ForecastRecord:
+    """The record of forecasts by a model.
+
+    forecasts     schema.FORECASTS
+    dropped       windows left out, by reason
+    num_rejected  light curves
+    """
+    from astroray.forecast.skill import Threshold, measure_skill
+
+    known = forecasts.filter(forecasts["flared"].is_valid())
+    label_W = known["flared"].to_numpy(zero_copy_only=False).astype(bool)
+    _, star_W = np.unique(np.array(known["object_id"].to_pylist(), np.str_), return_inverse=True)
+    skill: dict[str, float] = {}
+    reliability: tuple[tuple[float, float, int], ...] = ()
+    if 0 < label_W.sum() < len(label_W):
+        threshold = Threshold(of_tss=trained.alarm, of_f1=trained.alarm)
+        found = measure_skill(known["probability"].to_numpy(), label_W, star_W, threshold)
+        skill = {name: value for name, value in found.numbers().items() if np.isfinite(value)}
+        reliability = found.reliability
+    return ForecastRecord(
+        survey=survey,
+        model=model,
+        model_id=trained.model_id,
+        alarm=trained.alarm,
+        stars=len(set(forecasts["object_id"].to_pylist())),
+        windows=len(forecasts),
+        answered=len(label_W),
+        flared=int(label_W.sum()),
+        dropped=dict(dropped),
+        rejected=num_rejected,
+        skill=skill,
+        reliability=reliability,
+        trained=trained.facts,
+        finished=ledger.now(),
+        versions=provenance.versions(),
+    )

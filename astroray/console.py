@@ -30,6 +30,8 @@ def show_scan(config: "ScanConfig") -> None:
         f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
         f"{sum(record.seconds.values()):.0f} s"
     )
+    if counts.get("outside"):
+        click.echo(f"{counts['outside']} objects of the catalog lie on none of the images")
     echo_rejects(record)
     click.echo(f"proof    {record.proof['sentence']}")
     click.echo(f"catalog  {config.out}/catalog\nreport   {config.out}/report/index.html")

@@ -117,7 +117,7 @@ def test_rows_of_a_cube_are_read_alone(tmp_path):
     cube = np.arange(10 * 4 * 5, dtype=np.float32).reshape(10, 4, 5)
     path = write(tmp_path / "a.fits", fits.PrimaryHDU(cube))
     with open_fits(str(path)) as file:
-        np.testing.assert_array_equal(file.read(file.images[0], start=3, stop=5), cube[3:5])
+        np.testing.assert_array_equal(file.read(file.images[0], rows=slice(3, 5)), cube[3:5])
 
 
 @pytest.mark.parametrize("num_bytes", [0, 100, 2880, 5000, 2880 + Y * X * 4 - 1])

@@ -1,6 +1,5 @@
 """Bytes on disk become rows: which reader opens which survey."""
 
-import contextlib
 import dataclasses
 import difflib
 import importlib
@@ -11,11 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
 from astroray import storage
-from astroray.errors import ConfigError, StorageError
+from astroray.errors import ConfigError
+from astroray.surveys.hats_catalogs import is_hats
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import table_paths
 
-__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_shard"]
+__all__ = [
+    "Cutouts", "Listing", "Reject", "Shard", "count_outside", "list_shards", "modality_of",
+    "read_shard",
+]  # fmt: skip
 
 SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
 """Surveys that are no files of the user's, and their reader."""
@@ -81,7 +84,7 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
         shards = _reader(SCHEMES[uri.location]).list_shards([], uri)
     else:
         name, inputs = _find_inputs(uri)
-        now = {file.path: file for file in inputs}
+        now = {file.path: file for file in [*inputs, *_catalog_files(uri)]}
         for shard in known:
             fresh = tuple(now.get(file.path, file) for file in shard.inputs)
             if fresh != shard.inputs:
@@ -92,6 +95,18 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]
     return Listing(shards=(*known, *added), changed=changed)
+
+
+def count_outside(shards: Sequence[Shard]) -> dict[str, int]:
+    """`outside`: objects of a catalog that lie on none of the images that they were cut from.
+
+    Empty where there is no catalog, or where images came later: then nobody has counted.
+    """
+    counted = [shard.params for shard in shards if "outside" in shard.params]
+    num_images = sum("rivals" in shard.params for shard in shards)
+    if len(counted) != 1 or counted[0]["outside_of"] != num_images:
+        return {}
+    return {"outside": int(counted[0]["outside"])}
 
 
 def modality_of(shard: Shard) -> ModalityName:
@@ -140,8 +155,9 @@ def _reader(name: str) -> Reader:
 
 def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     """The reader's name and its files; all files of one survey have one reader."""
-    asked = uri.options.get("format") or ("tables" if _is_hats(uri.location) else None)
+    asked = uri.options.get("format") or ("tables" if is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
+    tables |= {file.path for file in _catalog_files(uri)}
     files = [file for file in storage.list_files(uri.location) if file.path not in tables]
     readers = {file.path: _reader_of(file.path) for file in files}
     if asked in FORMATS:
@@ -172,6 +188,14 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     return names[0], [file for file in files if readers[file.path]]
 
 
+def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:
+    """All files where `catalog=` says that objects are, which are no images of the survey."""
+    if _is_foreign(uri.options.get("format", "")):
+        return []
+    paths = table_paths(uri.location, uri.options.get("catalog", ""))
+    return [file for path in paths for file in storage.list_files(path)]
+
+
 def _advice(location: str, paths: Sequence[str]) -> str:
     """What to do about a location with files of no reader, if any."""
     if any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
@@ -184,14 +208,6 @@ def _advice(location: str, paths: Sequence[str]) -> str:
         return f"did you mean {meant[0]}?"
     is_there = os.path.isdir(os.path.expanduser(location))
     return "the folder is empty" if is_there else "check the path"
-
-
-def _is_hats(location: str) -> bool:
-    """Whether a HATS catalog or collection stands there; other files lie beside its tables."""
-    names = ("hats.properties", "collection.properties")
-    with contextlib.suppress(StorageError):  # forbidden, as where only keys may be read
-        return any(storage.exists(storage.join(location, name)) for name in names)
-    return False
 
 
 def _reader_of(path: str) -> str | None:

@@ -1,11 +1,13 @@
 """Which files show one object, a band each: `123_g.fits` and `123_r.fits` are the object 123.
 
 The band is the end or the beginning of the file's name, set off by `_`, `-` or `.`, or the name of
-a folder of the survey: `g/123.fits`. Files of other bands than those asked for are left out.
+a folder of the survey: `g/123.fits`. Where no file has it so, it may stand between two such marks:
+`calexp-HSC-G-9813-4,4.fits`. Files of other bands than those asked for are left out.
 """
 
 import logging
 import posixpath
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,17 +16,44 @@ from astroray.errors import ConfigError
 from astroray.surveys.object_tables import Objects, ObjectTable
 from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
 
-__all__ = ["bear_bands", "group_band_files"]
+__all__ = ["bear_bands", "group_band_files", "match_band_files"]
 
 logger = logging.getLogger(__name__)
 
-_MARKS = "_-."
+_MARKS = "_.-"
 
 
-def bear_bands(files: Sequence[storage.InputFile], bands: Sequence[str], folder: str) -> bool:
-    """Whether each of two or more `bands` is in the name of some file, so that each file is one."""
-    found = {band for file in files for band in _split(file.path, bands, folder)[1:]}
-    return len(bands) > 1 and found == set(bands)
+def bear_bands(
+    files: Sequence[storage.InputFile], bands: Sequence[str], folder: str, *, some: bool = False
+) -> bool:
+    """Whether each of two or more `bands` is in the name of some file, so that each file is one.
+
+    some  whether it is enough that one of them is
+    """
+    found = {band for _, band in _name_all(files, bands, folder) if band}
+    return len(bands) > 1 and (bool(found) if some else found == set(bands))
+
+
+def match_band_files(
+    files: Sequence[storage.InputFile], bands: Sequence[str], folder: str
+) -> dict[str, dict[str, storage.InputFile]]:
+    """The files of each object by band, by the path that it would have without its band.
+
+    Raises ConfigError where two files are one band of one object.
+    """
+    by_object: dict[str, dict[str, storage.InputFile]] = {}
+    ordered = sorted(files, key=lambda file: file.path)
+    for file, (name, band) in zip(ordered, _name_all(ordered, bands, folder), strict=True):
+        own = by_object.setdefault(name, {}) if band else {}
+        if band and (other := own.setdefault(band, file)) is not file:
+            raise ConfigError(
+                f"{other.path} and {file.path} are both band {band} of one object; name one "
+                "kind of file with a glob"
+            )
+    num_used = sum(map(len, by_object.values()))
+    if num_used < len(files):
+        logger.warning("%d files of other bands are left out", len(files) - num_used)
+    return by_object
 
 
 def group_band_files(
@@ -42,24 +71,13 @@ def group_band_files(
 
     Raises ConfigError where no file is of a band, or two files are one band of one object.
     """
-    by_object: dict[str, dict[str, storage.InputFile]] = {}
-    for file in sorted(files, key=lambda file: file.path):
-        name, *band = _split(file.path, bands, folder)
-        own = by_object.setdefault(name, {}) if band else {}
-        if band and (other := own.setdefault(band[0], file)) is not file:
-            raise ConfigError(
-                f"{other.path} and {file.path} are both band {band[0]} of one object; name one "
-                "kind of file with a glob"
-            )
-    num_used = sum(map(len, by_object.values()))
+    by_object = match_band_files(files, bands, folder)
     lacking = sorted(set(bands) - {band for own in by_object.values() for band in own})
     if lacking:
         raise ConfigError(
             f"no file of {folder or 'the survey'} is of band {lacking[0]}, expected names such as "
             f"123_{lacking[0]}.fits or {lacking[0]}/123.fits for each of bands={','.join(bands)}"
         )
-    if num_used < len(files):
-        logger.warning("%d files of other bands are left out", len(files) - num_used)
     if not 1 <= group_size <= MAX_FILES_PER_SHARD:
         raise ConfigError(f"shard_files is {group_size}, expected 1..{MAX_FILES_PER_SHARD}")
     names = sorted(by_object)
@@ -96,8 +114,18 @@ def _shard(
     )
 
 
-def _split(path: str, bands: Sequence[str], folder: str) -> tuple[str, ...]:
-    """The path that the object's file would have without its band, and the band if it has one."""
+def _name_all(
+    files: Sequence[storage.InputFile], bands: Sequence[str], folder: str
+) -> list[tuple[str, str]]:
+    """The path that each file's object would have without its band, and the band, if it has one."""
+    named = [_split(file.path, bands, folder) for file in files]
+    if not any(band for _, band in named):
+        named = [_split_inside(file.path, bands) for file in files]
+    return named
+
+
+def _split(path: str, bands: Sequence[str], folder: str) -> tuple[str, str]:
+    """The path without the band at an end of its name or in a folder, and the band."""
     parent, _, file_name = path.rpartition("/")
     stem = storage.stem(path)
     suffix = file_name[len(stem) :]
@@ -114,4 +142,14 @@ def _split(path: str, bands: Sequence[str], folder: str) -> tuple[str, ...]:
             at = len(below) - 1 - below[::-1].index(band)
             kept = [part for i, part in enumerate(below) if i != at]
             return f"{folder}{'/'.join(kept)}/{file_name}", band
-    return (path,)
+    return path, ""
+
+
+def _split_inside(path: str, bands: Sequence[str]) -> tuple[str, str]:
+    """The path without the band that stands once within its name, and the band."""
+    parent, _, file_name = path.rpartition("/")
+    for band in sorted(bands, key=len, reverse=True):
+        pattern = f"(?<=[{_MARKS}]){re.escape(band)}[{_MARKS}]"
+        if len(re.findall(pattern, file_name)) == 1:
+            return posixpath.join(parent, re.sub(pattern, "", file_name)), band
+    return path, ""

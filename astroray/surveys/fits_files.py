@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_FITS = "is no FITS file that can be read"
+ALL = slice(None)
 
 
 class FitsFile:
@@ -67,23 +68,26 @@ class FitsFile:
         known = [image.name or image.index for image in self.images]
         raise ShardError(f"{self.path} has no image HDU {hdu!r}, expected one of {known}; see hdu=")
 
-    def read(
-        self, image: FitsImage, *, start: int | None = None, stop: int | None = None
-    ) -> np.ndarray:
-        """Pixels as native float32, rows `start:stop` of the first axis; BLANK becomes NaN.
+    def read(self, image: FitsImage, *, rows: slice = ALL, lines: slice = ALL) -> np.ndarray:
+        """Pixels as native float32; BLANK becomes NaN.
+
+        rows   of the first axis, where a cube has more than two
+        lines  of the axis Y, the last but one; nothing else is read or unpacked
 
         Raises ShardError where they cannot be decoded.
         """
-        stored = self._stored(image, start, stop)
+        stored = self._stored(image, rows, lines)
         with _translated(self.path, f"cannot decode the pixels of HDU {image.index}"):
             return _to_float32(stored, image.header)
 
-    def _stored(self, image: FitsImage, start: int | None, stop: int | None) -> np.ndarray:
+    def _stored(self, image: FitsImage, rows: slice, lines: slice) -> np.ndarray:
+        num_axes = len(image.shape)
+        key = (lines,) if num_axes == 2 else (rows, *[ALL] * (num_axes - 3), lines)
         with _translated(self.path, f"cannot read the pixels of HDU {image.index}"):
-            return np.asarray(self.hdus[image.index].section[slice(start, stop)])
+            return np.asarray(self.hdus[image.index].section[key])
 
     def read_bad(
-        self, image: FitsImage, *, start: int | None = None, stop: int | None = None
+        self, image: FitsImage, *, rows: slice = ALL, lines: slice = ALL
     ) -> np.ndarray | None:
         """Bad pixels of `image`, by its masks and weights of its shape in this file; None without.
 
@@ -91,19 +95,17 @@ class FitsFile:
         """
         bad: np.ndarray | None = None
         for mask in self._masks.get(image.index, ()):
-            one = self.read_mask(mask, start=start, stop=stop)
+            one = self.read_mask(mask, rows=rows, lines=lines)
             bad = one if bad is None else bad | one
         return bad
 
-    def read_mask(
-        self, mask: FitsImage, *, start: int | None = None, stop: int | None = None
-    ) -> np.ndarray:
+    def read_mask(self, mask: FitsImage, *, rows: slice = ALL, lines: slice = ALL) -> np.ndarray:
         """Where `mask` says bad: a mask is not 0, a weight or inverse variance is not above 0."""
         if "BZERO" not in mask.header:  # integers as they are: float32 has not all bits of them
-            stored = self._stored(mask, start, stop)
+            stored = self._stored(mask, rows, lines)
             if stored.dtype.kind in "iu" and "BLANK" not in mask.header:
                 return mask.bad(stored)
-        return mask.bad(self.read(mask, start=start, stop=stop))
+        return mask.bad(self.read(mask, rows=rows, lines=lines))
 
     def num_rows(self, index: int) -> int:
         """Rows of table HDU `index`."""

@@ -13,12 +13,12 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from astropy.coordinates import ICRS, BaseCoordinateFrame, SkyCoord
 from astropy.io import fits
-from astropy.wcs import WCS, WcsError
-from astropy.wcs.utils import wcs_to_celestial_frame
+from astropy.wcs import WcsError
 
 from astroray.errors import ShardError
+from astroray.surveys.celestial import find_celestial, to_sky
+from astroray.surveys.sky_grids import SkyGrid
 
 logger = logging.getLogger(__name__)
 
@@ -177,18 +177,17 @@ class FitsImage:
     def _positions(
         self, x_px_N: np.ndarray, y_px_N: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        wcs = WCS(self.header, naxis=None)
-        if not wcs.has_celestial:
+        sky = find_celestial(self.header)
+        return None if sky is None else to_sky(sky, x_px_N, y_px_N)
+
+    def grid(self, name: str) -> SkyGrid | None:
+        """Its pixels on the sky, called `name`; None where there is no usable celestial system."""
+        try:
+            with logged_warnings(self.path):
+                return SkyGrid.of(name, self.header, self.shape)
+        except BAD_DATA as error:
+            logger.info("%s: HDU %d: %s", self.path, self.index, one_line(error))
             return None
-        sky = wcs if wcs.naxis == 2 else wcs.celestial
-        world = sky.all_pix2world(x_px_N, y_px_N, 0)
-        lon_N, lat_N = world[sky.wcs.lng], world[sky.wcs.lat]
-        known_N = np.isfinite(lon_N) & np.isfinite(lat_N) & (np.abs(lat_N) <= 90.0)
-        ra_N, dec_N = np.full(len(lon_N), np.nan), np.full(len(lon_N), np.nan)
-        ra_N[known_N], dec_N[known_N] = _to_icrs(
-            wcs_to_celestial_frame(sky), lon_N[known_N], lat_N[known_N]
-        )
-        return ra_N, dec_N
 
 
 @contextlib.contextmanager
@@ -205,15 +204,6 @@ def logged_warnings(path: str) -> Iterator[None]:
 def one_line(error: object) -> str:
     """Its first sentence; what astropy advises after it is meant for programmers."""
     return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
-
-
-def _to_icrs(
-    frame: BaseCoordinateFrame, lon_deg_N: np.ndarray, lat_deg_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(frame, ICRS):
-        return lon_deg_N % 360.0, lat_deg_N
-    sky = SkyCoord(lon_deg_N, lat_deg_N, unit="deg", frame=frame).icrs
-    return np.asarray(sky.ra.deg), np.asarray(sky.dec.deg)
 
 
 def _text(header: fits.Header, key: str) -> str:

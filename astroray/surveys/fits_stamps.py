@@ -8,7 +8,7 @@ import numpy as np
 
 from astroray import sky, storage
 from astroray.errors import ConfigError, FileError, ShardError
-from astroray.surveys.fits_files import FitsFile, open_fits
+from astroray.surveys.fits_files import ALL, FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.object_tables import Objects, ObjectTable, TableOptions
 from astroray.surveys.shards import Reject, Shard
@@ -39,7 +39,7 @@ def read_cube(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reje
         bands = image.bands(1 if len(image.shape) == 3 else image.shape[1], asked=params["bands"])
         objects = _cube_objects(file, image, shard, num_rows)
         for first, last in _blocks(num_rows, rows):
-            images = _read_pixels(file, image, start + first, start + last)
+            images = _read_pixels(file, image, slice(start + first, start + last))
             for row, image_YX in enumerate(images, start=first):
                 yield Stamp(
                     row=row,
@@ -249,12 +249,10 @@ def _bands(images: Sequence[FitsImage], counts: Sequence[int], asked: str) -> tu
     return tuple(f"b{plane}" for plane in range(sum(counts)))
 
 
-def _read_pixels(
-    file: FitsFile, image: FitsImage, start: int | None = None, stop: int | None = None
-) -> np.ndarray:
+def _read_pixels(file: FitsFile, image: FitsImage, rows: slice = ALL) -> np.ndarray:
     """Pixels of one HDU, or of some rows of a cube; NaN where its masks say bad."""
-    pixels = file.read(image, start=start, stop=stop)
-    bad = file.read_bad(image, start=start, stop=stop)
+    pixels = file.read(image, rows=rows)
+    bad = file.read_bad(image, rows=rows)
     if bad is not None:
         pixels[bad] = np.nan
     return pixels

@@ -17,11 +17,17 @@ WELL_KNOWN = {
         "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp",
         "data",
     ),
-    "id": ("object_id", "objid", "source_id", "target_id", "iauname", "designation", "id", "name"),
-    "ra": ("ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000", "right_ascension"),
+    "id": (
+        "object_id", "objid", "source_id", "target_id", "coadd_object_id", "ls_id", "iauname",
+        "designation", "id", "name",
+    ),
+    "ra": (
+        "ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000", "right_ascension", "ra_mean",
+        "coord_ra", "obj_ra",
+    ),
     "dec": (
         "dec", "de", "dec_deg", "de_deg", "decj2000", "dej2000", "dec_icrs", "de_icrs",
-        "delta_j2000", "declination",
+        "delta_j2000", "declination", "dec_mean", "coord_dec", "obj_dec",
     ),
 }  # fmt: skip
 """Names of columns that are tried where none is given; case and underscores do not matter."""
@@ -55,10 +61,9 @@ class ParquetOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ParquetColumns:
-    """What is read of one file; ra and dec are known or None together."""
+class PlaceColumns:
+    """Who and where the rows of one file are; ra and dec are known or None together."""
 
-    image: ImageColumn
     object_id: str | None
     ra: str | None
     dec: str | None
@@ -66,6 +71,13 @@ class ParquetColumns:
     """Degrees in one unit of ra and of dec."""
     has_unit: bool
     """Whether the file or the user states the unit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParquetColumns(PlaceColumns):
+    """What is read of one file of images."""
+
+    image: ImageColumn
     leaves: Sequence[str]
     """Paths of the Parquet columns that are read."""
 
@@ -88,14 +100,23 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
         pixels=options.pixels,
         where=path,
     )
-    object_id = _find(schema, options.id, _is_identifier, "id", path)
+    place = choose_places(file, options, path)
+    used = {name for name in (place.object_id, place.ra, place.dec) if name}
+    return ParquetColumns(
+        **dataclasses.asdict(place), image=stored, leaves=_leaves(file, stored, used)
+    )
+
+
+def choose_places(file: pq.ParquetFile, options: ParquetOptions, path: str) -> PlaceColumns:
+    """Which columns say who and where the rows are. Raises ConfigError where that is unclear."""
+    names = file.schema_arrow.names
+    schema = pa.schema([field for field in file.schema_arrow if names.count(field.name) == 1])
     ra = _find(schema, options.ra, _is_number, "ra", path)
     dec = _find(schema, options.dec, _is_number, "dec", path)
     if ra is None or dec is None:
         ra = dec = None  # half a position is none
-    return ParquetColumns(
-        image=stored,
-        object_id=object_id,
+    return PlaceColumns(
+        object_id=_find(schema, options.id, _is_identifier, "id", path),
         ra=ra,
         dec=dec,
         deg_per_unit=(
@@ -103,7 +124,6 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
             _deg_per_unit(schema, dec, path, options.angles),
         ),
         has_unit=bool(options.angles or _unit(schema, ra) or _unit(schema, dec)),
-        leaves=_leaves(file, stored, {name for name in (object_id, ra, dec) if name}),
     )
 
 
@@ -177,7 +197,7 @@ class PositionRange:
         self._ranges: dict[str, tuple[float, float]] = {}
         self._where = ""
 
-    def add(self, file: pq.ParquetFile, columns: ParquetColumns, path: str) -> None:
+    def add(self, file: pq.ParquetFile, columns: PlaceColumns, path: str) -> None:
         """Takes what the footer of one more file says."""
         if columns.ra is None or columns.dec is None or columns.has_unit:
             return

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError, ShardError
+from astroray.surveys.hats_catalogs import open_hats
 from astroray.surveys.image_columns import Fault, decode
 from astroray.surveys.parquet_columns import (
     ParquetColumns,
@@ -143,33 +144,16 @@ def _hats_partitions(
 ) -> tuple[list[storage.InputFile], ParquetOptions]:
     """Parquet files of the survey; of a HATS catalog its partitions, with its position columns.
 
-    A collection also holds margins, which repeat objects, and indices, which have no images.
+    Indices of a collection have no images.
     """
-    files = [file for file in inputs if file.path.lower().endswith(_SUFFIXES)]
     if storage.exists(location):  # one file, whatever its name
         return list(inputs), options
-    folder, facts = location, _facts(storage.join(location, "hats.properties"))
-    collection = _facts(storage.join(location, "collection.properties"))
-    if not facts and "hats_primary_table_url" in collection:
-        folder = storage.join(location, collection["hats_primary_table_url"])
-        facts = _facts(storage.join(folder, "hats.properties"))
-    if not facts:
-        return files, options
-    part = "/" + folder.rstrip("/").rpartition("/")[2] if folder != location else ""
-    partitions = [file for file in files if f"{part}/dataset/Norder=" in file.path]
-    ra, dec = facts.get("hats_col_ra", ""), facts.get("hats_col_dec", "")
+    hats = open_hats(location, inputs)
+    if hats is None:
+        return [file for file in inputs if file.path.lower().endswith(_SUFFIXES)], options
     if options.ra or options.dec:
-        return partitions, options
-    return partitions, dataclasses.replace(options, ra=ra, dec=dec)
-
-
-def _facts(path: str) -> dict[str, str]:
-    """Keys and values of a .properties file; empty where there is none."""
-    if not storage.exists(path):
-        return {}
-    lines = storage.read_bytes(path).decode("utf-8", "replace").splitlines()
-    pairs = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))
-    return {key.strip(): value.strip() for key, mark, value in pairs if mark}
+        return list(hats.partitions), options
+    return list(hats.partitions), dataclasses.replace(options, ra=hats.ra, dec=hats.dec)
 
 
 def _pieces(footer: pq.FileMetaData, shard_rows: int) -> list[_Piece]:

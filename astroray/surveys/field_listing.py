@@ -1,0 +1,134 @@
+"""Which images a survey of wide fields has, and which files hold each of them."""
+
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+
+from astroray import storage
+from astroray.errors import ConfigError, DataError, FileError
+from astroray.surveys.band_files import bear_bands, match_band_files
+from astroray.surveys.field_images import is_picture
+from astroray.surveys.field_options import FieldOptions
+from astroray.surveys.fits_files import open_fits
+from astroray.surveys.fits_headers import FitsImage
+from astroray.surveys.object_tables import Objects
+from astroray.surveys.sky_grids import SkyGrid
+
+__all__ = ["ListedImage", "find_mask", "list_images"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListedImage:
+    """One image, and where it is."""
+
+    field: str
+    """Its file below the survey's folder, without suffix and band."""
+    name: str
+    """Unique in the survey: the field, and the detector where a file has several images."""
+    hdu: str
+    """Position of its HDU; empty where each file has but one."""
+    files: tuple[storage.InputFile, ...]
+    """One file, or a file a band as far as there are any."""
+    members: tuple[int | None, ...] | None
+    """Of a file a band: the place in `files` of each band, None where it is missing."""
+    grid: SkyGrid | None
+    """Where its pixels lie, if that was asked for and a catalog can be cut from it."""
+
+
+def list_images(
+    files: Sequence[storage.InputFile], options: FieldOptions, folder: str
+) -> list[ListedImage]:
+    """The images of `files`, in order of path; headers are read where they are needed.
+
+    Raises ConfigError where two files are one band of one image.
+    """
+    ordered = sorted(files, key=lambda file: file.path)
+    bands = [band.strip() for band in options.bands.split(",") if band.strip()]
+    if _are_bands(ordered, bands, options, folder):
+        by_image = match_band_files(ordered, bands, folder)
+        return [
+            _of_bands(path, by_image[path], bands, options, folder) for path in sorted(by_image)
+        ]
+    return [image for file in ordered for image in _of_file(file, options, folder)]
+
+
+def find_mask(options: FieldOptions, folder: str) -> storage.InputFile | None:
+    """The mask file that the options name; None where they name an HDU or nothing."""
+    if "." not in options.mask:
+        return None
+    is_whole = options.mask.startswith("/") or storage.is_remote(options.mask)
+    try:
+        return storage.describe(options.mask if is_whole else storage.join(folder, options.mask))
+    except FileError as error:
+        raise ConfigError(f"mask={options.mask} cannot be used: {error}") from None
+
+
+def _are_bands(
+    files: Sequence[storage.InputFile], bands: Sequence[str], options: FieldOptions, folder: str
+) -> bool:
+    """Whether each file is a band: names have all bands, or some, and the first file one plane."""
+    if any(is_picture(file.path) for file in files):
+        return False
+    if bear_bands(files, bands, folder):
+        return True
+    if not bear_bands(files, bands, folder, some=True):
+        return False
+    shapes = [image.plain_shape for image in _sciences(files[0].path, options.hdu)]
+    return len(shapes) == 1 and len(shapes[0]) == 2
+
+
+def _of_bands(
+    path: str,
+    by_band: dict[str, storage.InputFile],
+    bands: Sequence[str],
+    options: FieldOptions,
+    folder: str,
+) -> ListedImage:
+    own = [band for band in bands if band in by_band]
+    name = str(Objects.from_files([path], folder).object_id_N[0])
+    images = []
+    if options.catalog and len(own) == len(bands):  # an image that lacks a band has no objects
+        images = _sciences(by_band[bands[0]].path, options.hdu)
+    return ListedImage(
+        field=name,
+        name=name,
+        hdu=options.hdu,
+        files=tuple(by_band[band] for band in own),
+        members=tuple(own.index(band) if band in own else None for band in bands),
+        grid=images[0].grid(name) if len(images) == 1 else None,
+    )
+
+
+def _of_file(file: storage.InputFile, options: FieldOptions, folder: str) -> Iterator[ListedImage]:
+    """Each image of a file; detectors of a mosaic are told apart by name."""
+    field = str(Objects.from_files([file.path], folder).object_id_N[0])
+    images = [] if is_picture(file.path) else _sciences(file.path, options.hdu)
+    labels = [image.detector or "" for image in images]
+    names = [
+        f"{field}.{label if label and labels.count(label) == 1 else image.index}"
+        for image, label in zip(images, labels, strict=True)
+    ]
+    if len(images) < 2:
+        names = [field]
+    for name, image in zip(names, images or [None], strict=True):
+        yield ListedImage(
+            field=field,
+            name=name,
+            hdu="" if image is None else str(image.index),
+            files=(file,),
+            members=None,
+            grid=image.grid(name) if image and options.catalog else None,
+        )
+
+
+def _sciences(path: str, hdu: str) -> Sequence[FitsImage]:
+    """The images proper of a file; none where it cannot be read."""
+    try:
+        with contextlib.ExitStack() as stack:
+            return stack.enter_context(open_fits(path)).sciences(hdu)
+    except DataError as error:  # reading it fails in the same words, and is counted as a shard
+        logger.warning("%s", error)
+        return []

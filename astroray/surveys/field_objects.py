@@ -1,0 +1,172 @@
+"""Which image each object of a catalog is cut from, by headers and positions alone.
+
+Whoever lists a survey goes through the positions once, a part at a time, and notes for each image
+which files of the catalog have objects on it, and which images overlap it. Whoever reads the image
+finds its objects again by that.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import ConfigError, ShardError
+from astroray.surveys.hats_catalogs import find_pixel
+from astroray.surveys.position_catalogs import (
+    CatalogColumns,
+    CatalogPart,
+    find_catalog,
+    read_catalog,
+)
+from astroray.surveys.shards import Reject
+from astroray.surveys.sky_grids import (
+    SkyGrid,
+    choose_grid,
+    find_overlaps,
+    pack_grids,
+    unpack_grids,
+)
+
+__all__ = ["FieldObjects", "ObjectPlan", "find_objects", "plan_objects", "read_misplaced"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectPlan:
+    """What a listing knows of a catalog and the images of a survey."""
+
+    files_G: Sequence[Sequence[storage.InputFile]]
+    """[G] files of the catalog that have objects on each image; none of one without a grid."""
+    rivals_G: Sequence[str]
+    """[G] an image and those that overlap it, packed; empty where it has no grid."""
+    misplaced: Sequence[storage.InputFile]
+    """Files with rows that have no possible position."""
+    num_misplaced: int
+    num_outside: int
+    """Objects that lie on none of the images."""
+    num_objects: int
+    columns: CatalogColumns
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FieldObjects:
+    """The objects that are cut from one image, in order of y, then x.
+
+    x_N, y_N  [N]  0-based pixel coordinates
+    """
+
+    object_id_N: Sequence[str]
+    ra_deg_N: np.ndarray
+    dec_deg_N: np.ndarray
+    x_N: np.ndarray
+    y_N: np.ndarray
+
+
+def plan_objects(
+    location: str, names: str, columns: CatalogColumns, grids: Sequence[SkyGrid | None]
+) -> ObjectPlan:
+    """Goes through the catalog once; `grids` have different names.
+
+    Raises ConfigError where the catalog cannot be used.
+    """
+    catalog = find_catalog(location, names, columns)
+    known = sorted((grid for grid in grids if grid), key=lambda grid: grid.name)
+    files_of: list[list[storage.InputFile]] = [[] for _ in known]
+    misplaced: list[storage.InputFile] = []
+    num_placed = num_misplaced = num_read = num_read_in_hats = 0
+    for file in catalog.files:
+        if _is_apart(file.path, known):
+            continue
+        num_on_G = np.zeros(len(known), np.int64)
+        num_unknown = num_rows = 0
+        for part in read_catalog(file, catalog.columns):
+            owner_N, on_part_G = choose_grid(known, part.ra_deg_N, part.dec_deg_N)
+            num_on_G += on_part_G
+            num_rows += len(owner_N)
+            num_placed += int(np.count_nonzero(owner_N >= 0))
+            num_unknown += int(np.count_nonzero(np.isnan(part.ra_deg_N)))
+        misplaced += [file] if num_unknown else []
+        num_misplaced += num_unknown
+        num_read += num_rows
+        num_read_in_hats += num_rows if find_pixel(file.path) else 0
+        for place in np.flatnonzero(num_on_G):
+            files_of[place].append(file)
+    num_objects = num_read + max(0, catalog.num_in_hats - num_read_in_hats)
+    overlaps = find_overlaps(known)
+    place_of = {grid.name: place for place, grid in enumerate(known)}
+    places = [place_of[grid.name] if grid else None for grid in grids]
+    return ObjectPlan(
+        files_G=[[] if place is None else files_of[place] for place in places],
+        rivals_G=[
+            "" if place is None else pack_grids([known[i] for i in overlaps[place]])
+            for place in places
+        ],
+        misplaced=misplaced,
+        num_misplaced=num_misplaced,
+        num_outside=num_objects - num_placed - num_misplaced,
+        num_objects=num_objects,
+        columns=catalog.columns,
+    )
+
+
+def find_objects(
+    files: Sequence[storage.InputFile], columns: CatalogColumns, name: str, rivals: str
+) -> FieldObjects:
+    """The objects that belong to the image `name`, whose grid is among the packed `rivals`.
+
+    Raises ShardError where a file of the catalog cannot be read.
+    """
+    grids = unpack_grids(rivals)
+    own = next(place for place, grid in enumerate(grids) if grid.name == name)
+    found: list[CatalogPart] = []
+    try:
+        for file in files:
+            for part in read_catalog(file, columns, near=grids[own]):
+                owner_N, _ = choose_grid(grids, part.ra_deg_N, part.dec_deg_N)
+                found.append(part.take(np.flatnonzero(owner_N == own)))
+    except ConfigError as error:  # a catalog that was fine when it was listed
+        raise ShardError(str(error)) from None
+    ids = [object_id for part in found for object_id in part.object_id_N]
+    ra_deg_N, dec_deg_N = (
+        np.concatenate([np.empty(0), *(getattr(part, key) for part in found)])
+        for key in ("ra_deg_N", "dec_deg_N")
+    )
+    x_N, y_N = grids[own].pixels(ra_deg_N, dec_deg_N)
+    order = np.lexsort((np.arange(len(ids)), x_N, y_N))
+    return FieldObjects(
+        object_id_N=[ids[i] for i in order],
+        ra_deg_N=ra_deg_N[order],
+        dec_deg_N=dec_deg_N[order],
+        x_N=x_N[order],
+        y_N=y_N[order],
+    )
+
+
+def read_misplaced(files: Sequence[storage.InputFile], columns: CatalogColumns) -> Iterator[Reject]:
+    """A reject for each object without a possible position, in the order of the catalog."""
+    row = 0
+    try:
+        for file in files:
+            for part in read_catalog(file, columns):
+                for i in np.flatnonzero(np.isnan(part.ra_deg_N)):
+                    reason = (
+                        f"object {part.object_id_N[i]} in row {part.row_N[i]} of {part.path} has "
+                        "no possible position, expected degrees, ICRS; mend the catalog"
+                    )
+                    yield Reject(row=row, stage="read", kind="position", reason=reason)
+                    row += 1
+    except ConfigError as error:
+        raise ShardError(str(error)) from None
+
+
+def _is_apart(path: str, grids: Sequence[SkyGrid]) -> bool:
+    """Whether a partition of HATS lies nowhere near the images; unknown of other files."""
+    pixel = find_pixel(path)
+    if pixel is None:
+        return False
+    center, radius_rad = pixel
+    return all(
+        np.linalg.norm(grid.center - center)
+        > 2 * np.sin(min(grid.radius_rad + radius_rad, np.pi) / 2)
+        for grid in grids
+    )

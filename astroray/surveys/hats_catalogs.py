@@ -1,0 +1,93 @@
+"""Which files of a folder are the partitions of a HATS catalog, and where each lies on the sky."""
+
+import contextlib
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from astroray import storage
+from astroray.errors import StorageError
+
+__all__ = ["HatsCatalog", "find_pixel", "is_hats", "open_hats"]
+
+_PIXEL = re.compile(r"/Norder=(\d+)/(?:Dir=\d+/)?Npix=(\d+)[./]")
+_SUFFIXES = (".parquet", ".parq", ".pq")
+_RADIUS_OF_SIDE = 0.95
+"""A pixel lies within so many of its mean sides from its center; 0.875 is the most at any order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HatsCatalog:
+    """The catalog of a folder, or the primary one of a collection."""
+
+    partitions: Sequence[storage.InputFile]
+    ra: str
+    """Column of right ascension, as its properties name it; empty where they do not."""
+    dec: str
+    num_rows: int
+    """As its properties state it; 0 where they do not."""
+
+
+def is_hats(location: str) -> bool:
+    """Whether a HATS catalog or collection stands there; other files lie beside its tables."""
+    names = ("hats.properties", "collection.properties")
+    with contextlib.suppress(StorageError):  # forbidden, as where only keys may be read
+        return any(storage.exists(storage.join(location, name)) for name in names)
+    return False
+
+
+def open_hats(location: str, files: Sequence[storage.InputFile]) -> HatsCatalog | None:
+    """The catalog at `location`, whose files are `files`; None where there is none.
+
+    A collection also holds margins, which repeat objects, and indices.
+    """
+    if not is_hats(location):
+        return None
+    folder, facts = location, _facts(storage.join(location, "hats.properties"))
+    collection = _facts(storage.join(location, "collection.properties"))
+    if not facts and "hats_primary_table_url" in collection:
+        folder = storage.join(location, collection["hats_primary_table_url"])
+        facts = _facts(storage.join(folder, "hats.properties"))
+    if not facts:
+        return None
+    part = "/" + folder.rstrip("/").rpartition("/")[2] if folder != location else ""
+    return HatsCatalog(
+        partitions=[
+            file
+            for file in files
+            if f"{part}/dataset/Norder=" in file.path and file.path.lower().endswith(_SUFFIXES)
+        ],
+        ra=facts.get("hats_col_ra", ""),
+        dec=facts.get("hats_col_dec", ""),
+        num_rows=int(rows) if (rows := facts.get("hats_nrows", "")).isdigit() else 0,
+    )
+
+
+def find_pixel(path: str) -> tuple[np.ndarray, float] | None:
+    """Center, as a unit vector [3], and radius, rad, of a circle that holds a partition's pixel.
+
+    None where the path is that of no partition.
+    """
+    found = _PIXEL.search(path)
+    if found is None:
+        return None
+    import cdshealpix
+
+    order, pixel = int(found[1]), int(found[2])
+    lon, lat = cdshealpix.healpix_to_lonlat(np.array([pixel], np.uint64), order)
+    ra, dec = float(lon.rad[0]), float(lat.rad[0])
+    side_rad = math.sqrt(4 * math.pi / 12) / 2**order
+    center = np.array([math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)])
+    return center, min(_RADIUS_OF_SIDE * side_rad, math.pi)
+
+
+def _facts(path: str) -> dict[str, str]:
+    """Keys and values of a .properties file; empty where there is none."""
+    if not storage.exists(path):
+        return {}
+    lines = storage.read_bytes(path).decode("utf-8", "replace").splitlines()
+    pairs = (line.partition("=") for line in lines if not line.lstrip().startswith("#"))
+    return {key.strip(): value.strip() for key, mark, value in pairs if mark}

@@ -1,0 +1,285 @@
+"""Which objects a catalog has and where, read a part at a time, near one image or everywhere."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray import storage
+from astroray.errors import ConfigError, DataError
+from astroray.surveys.hats_catalogs import find_pixel, is_hats, open_hats
+from astroray.surveys.object_tables import ObjectTable, TableOptions
+from astroray.surveys.parquet_columns import (
+    ParquetOptions,
+    PlaceColumns,
+    PositionRange,
+    choose_places,
+)
+from astroray.surveys.positions import check_angles
+from astroray.surveys.sky_grids import SkyGrid
+from astroray.surveys.survey_paths import table_paths
+from astroray.surveys.table_columns import Column, open_columns, texts
+
+__all__ = ["CatalogColumns", "CatalogFiles", "CatalogPart", "find_catalog", "read_catalog"]
+
+_PARQUET = (".parquet", ".parq", ".pq")
+_TABLES = (*_PARQUET, ".csv", ".csv.gz", ".tsv", ".txt", ".fits", ".fit", ".fits.gz", ".xml",
+           ".vot", ".votable", ".ecsv")  # fmt: skip
+_BATCH_ROWS = 65_536
+_BAD_FILE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises of damaged bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CatalogColumns:
+    """Which columns hold identifiers and positions; well-known names are tried where empty."""
+
+    id: str = ""
+    ra: str = ""
+    dec: str = ""
+    angles: str = ""
+    """deg or rad, where the catalog states no unit."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CatalogPart:
+    """Some rows of one file, in its order.
+
+    row_N              [N]  row of the file, from 0
+    object_id_N        [N]  the catalog's own, else `<file>:<row>`
+    ra_deg_N, dec_deg_N  [N]  ICRS; NaN together where there is no possible position
+    """
+
+    path: str
+    row_N: np.ndarray
+    object_id_N: Sequence[str]
+    ra_deg_N: np.ndarray
+    dec_deg_N: np.ndarray
+
+    def take(self, index: np.ndarray) -> "CatalogPart":
+        """Some of its rows."""
+        return CatalogPart(
+            path=self.path,
+            row_N=self.row_N[index],
+            object_id_N=[self.object_id_N[i] for i in np.arange(len(self.row_N))[index]],
+            ra_deg_N=self.ra_deg_N[index],
+            dec_deg_N=self.dec_deg_N[index],
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CatalogFiles:
+    """Where a catalog is."""
+
+    files: Sequence[storage.InputFile]
+    columns: CatalogColumns
+    """Those that were asked for, else those that a HATS catalog names."""
+    num_in_hats: int
+    """Rows that HATS catalogs among them state."""
+
+
+def find_catalog(location: str, names: str, columns: CatalogColumns) -> CatalogFiles:
+    """The files of the catalog of the survey at `location`.
+
+    names  paths with commas between, relative to the survey's folder: a table, a folder or glob of
+           them, or a HATS catalog or collection
+
+    Raises ConfigError where one is missing or holds no table.
+    """
+    check_angles(columns.angles)
+    files: list[storage.InputFile] = []
+    num_in_hats = 0
+    for path in table_paths(location, names):
+        try:
+            found = storage.list_files(path)
+        except DataError as error:
+            raise ConfigError(f"catalog {path} cannot be listed: {error}") from None
+        hats = open_hats(path, found) if is_hats(path) else None
+        if hats is not None:
+            own = list(hats.partitions)
+            named = {"ra": columns.ra or hats.ra, "dec": columns.dec or hats.dec}
+            columns = dataclasses.replace(columns, **named)
+            num_in_hats += hats.num_rows
+        else:
+            own = [file for file in found if file.path.lower().endswith(_TABLES)]
+        if not own:
+            raise ConfigError(
+                f"catalog {path} is missing or no table, expected one of {', '.join(_TABLES)}, a "
+                "folder of them or a HATS catalog; give its path from the survey's folder, or a "
+                "whole path"
+            )
+        files += own
+    return CatalogFiles(files=files, columns=columns, num_in_hats=num_in_hats)
+
+
+def read_catalog(
+    file: storage.InputFile, columns: CatalogColumns, *, near: SkyGrid | None = None
+) -> Iterator[CatalogPart]:
+    """The objects of one file of a catalog, or at least all those within the circle of `near`.
+
+    Of Parquet a part is what one batch holds, and row groups are left out by their statistics.
+    Raises ConfigError where the file cannot be read or has no positions.
+    """
+    parts = _read_parquet(file, columns, near) if _is_parquet(file.path) else None
+    if parts is None:
+        parts = iter([_read_table(file, columns)])
+    for part in parts:
+        yield part if near is None else part.take(_is_near(near, part.ra_deg_N, part.dec_deg_N))
+
+
+def _no_positions(path: str) -> str:
+    return (
+        f"catalog {path} has no positions, expected columns such as ra and dec, ICRS, degrees; "
+        "name them with ra= and dec="
+    )
+
+
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(_PARQUET)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_table(file: storage.InputFile, columns: CatalogColumns) -> CatalogPart:
+    """A whole table; the last one is kept, since the next image asks for it too."""
+    try:
+        data = storage.read_bytes(file.path)
+    except DataError as error:
+        raise ConfigError(f"catalog cannot be read: {error}") from None
+    options = TableOptions(table=file.path, **dataclasses.asdict(columns))
+    table = ObjectTable.of(open_columns(file.path, data), options, file.path)
+    if table is None or not np.isfinite(table.objects.ra_deg_N).any():
+        raise ConfigError(_no_positions(file.path))
+    objects = table.objects
+    row_N = np.arange(len(objects.ra_deg_N))
+    return CatalogPart(
+        path=file.path,
+        row_N=row_N,
+        object_id_N=_named(objects.object_id_N, row_N, file.path),
+        ra_deg_N=objects.ra_deg_N,
+        dec_deg_N=objects.dec_deg_N,
+    )
+
+
+def _read_parquet(
+    file: storage.InputFile, columns: CatalogColumns, near: SkyGrid | None
+) -> Iterator[CatalogPart] | None:
+    """Parts of a Parquet file; None where its positions are text, which the other way reads."""
+    with _opened(file.path) as parquet:
+        places = _places(parquet, columns, file.path)
+        if places is None:
+            return None
+        covered = PositionRange()
+        covered.add(parquet, places, file.path)
+        covered.check()
+    return _parts(file.path, places, near)
+
+
+def _places(parquet: pq.ParquetFile, columns: CatalogColumns, path: str) -> PlaceColumns | None:
+    options = ParquetOptions(**dataclasses.asdict(columns))
+    kinds = {field.name: field.type for field in parquet.schema_arrow}
+    asked = [kinds[name] for name in (columns.ra, columns.dec) if name in kinds]
+    if any(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in asked):
+        return None
+    places = choose_places(parquet, options, path)
+    return places if places.ra else None
+
+
+def _parts(path: str, places: PlaceColumns, near: SkyGrid | None) -> Iterator[CatalogPart]:
+    names = [name for name in (places.ra, places.dec, places.object_id) if name]
+    with _opened(path) as parquet:
+        start = 0
+        for group in range(parquet.num_row_groups):
+            facts = parquet.metadata.row_group(group)
+            if near is None or _may_hold(parquet, facts, places, near):
+                row = start
+                for batch in parquet.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
+                    yield _part(batch, row, path, places, near)
+                    row += batch.num_rows
+            start += facts.num_rows
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[pq.ParquetFile]:
+    try:
+        with storage.local_copy(path) as copy, pq.ParquetFile(copy) as parquet:
+            yield parquet
+    except DataError as error:
+        raise ConfigError(f"catalog cannot be read: {error}") from None
+    except _BAD_FILE as error:
+        raise ConfigError(
+            f"catalog {path} is not a whole Parquet file ({error}); copy or write it again"
+        ) from None
+
+
+def _part(
+    batch: pa.RecordBatch, start: int, path: str, places: PlaceColumns, near: SkyGrid | None
+) -> CatalogPart:
+    ra_deg_N, dec_deg_N = (
+        batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) * unit
+        for name, unit in zip((places.ra, places.dec), places.deg_per_unit, strict=True)
+    )
+    is_sky_N = (ra_deg_N >= -180) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
+    ra_deg_N = np.where(is_sky_N, ra_deg_N, np.nan) % 360.0
+    dec_deg_N = np.where(is_sky_N, dec_deg_N, np.nan)
+    row_N = np.arange(batch.num_rows)
+    if near is not None:
+        row_N = row_N[_is_near(near, ra_deg_N, dec_deg_N)]
+    names: Sequence[str | None] = [None] * len(row_N)
+    if places.object_id:
+        own = batch.column(places.object_id).take(pa.array(row_N))
+        names = texts(Column(values=own.to_pylist()), f"column {places.object_id!r} of {path}")
+    return CatalogPart(
+        path=path,
+        row_N=start + row_N,
+        object_id_N=_named(names, start + row_N, path),
+        ra_deg_N=ra_deg_N[row_N],
+        dec_deg_N=dec_deg_N[row_N],
+    )
+
+
+def _named(names: Sequence[str | None], row_N: np.ndarray, path: str) -> list[str]:
+    """Identifiers; rows without one are called by file and row, of HATS by the partition."""
+    if all(names):
+        return [name for name in names if name]
+    file = storage.stem(path)
+    if find_pixel(path):
+        file = path.partition("/dataset/")[2].rpartition(".")[0]
+    return [name or f"{file}:{row}" for name, row in zip(names, row_N, strict=True)]
+
+
+def _is_near(grid: SkyGrid, ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> np.ndarray:
+    """[N] whether each position is within the circle of a grid, by a margin of rounding."""
+    ra_N, dec_N = np.radians(ra_deg_N), np.radians(dec_deg_N)
+    x, y, z = grid.center
+    cosine_N = np.cos(dec_N) * (x * np.cos(ra_N) + y * np.sin(ra_N)) + z * np.sin(dec_N)
+    return np.asarray(1.0 - cosine_N <= grid.chord**2 / 2 + 1e-12)
+
+
+def _may_hold(
+    parquet: pq.ParquetFile, group: pq.RowGroupMetaData, places: PlaceColumns, near: SkyGrid
+) -> bool:
+    """Whether a row group may have positions near a grid, as far as its statistics say."""
+    place_of = {parquet.schema.column(i).path: i for i in range(len(parquet.schema))}
+    spans = []
+    for name, unit in zip((places.ra, places.dec), places.deg_per_unit, strict=True):
+        known = group.column(place_of[name]).statistics
+        if known is None or not known.has_min_max:
+            return True
+        spans.append((known.min * unit, known.max * unit))
+    ra0, dec0 = (
+        math.degrees(math.atan2(near.center[1], near.center[0])),
+        math.degrees(math.asin(max(-1.0, min(1.0, near.center[2])))),
+    )
+    radius = math.degrees(near.radius_rad) + 1e-9
+    (ra_low, ra_high), (dec_low, dec_high) = spans
+    if dec_high < dec0 - radius or dec_low > dec0 + radius:
+        return False
+    if abs(dec0) + radius >= 90:
+        return True
+    reach = math.degrees(math.asin(math.sin(math.radians(radius)) / math.cos(math.radians(dec0))))
+    turns = (-360.0, 0.0, 360.0)
+    return any(ra0 + t + reach >= ra_low and ra0 + t - reach <= ra_high for t in turns)

@@ -1,10 +1,9 @@
-"""How light curves come out of files without a mission's header: Parquet rows and npz arrays.
+"""How light curves come out of Parquet files, whose rows are an object each.
 
-A row of a Parquet file, or a whole npz file, is one object. Columns go by well-known names; what is
-not in the file (zero point of time, mission) the user says in the survey's options.
+Columns go by well-known names, here and in npz and text files; what is not in the file (zero point
+of time, mission) the user says in the survey's options.
 """
 
-import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,35 +14,49 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import storage
-from astroray.errors import SchemaError, ShardError
-from astroray.surveys.array_files import open_arrays
+from astroray.errors import SchemaError
 from astroray.surveys.light_curve_rows import FluxKind, RawCurve, TimeZero, reject
+from astroray.surveys.nested_columns import (
+    find_nested,
+    is_numbers,
+    list_leaves,
+    open_rows,
+    take_lists,
+)
 from astroray.surveys.quality import Mission
 from astroray.surveys.shards import Reject
 
 _ZEROS_BY_NAME: Mapping[str, TimeZero] = {
     "timebkjd": "BKJD", "bkjd": "BKJD", "timebtjd": "BTJD", "btjd": "BTJD", "bjd": "BJD",
-    "bjdtdb": "BJD", "timebjd": "BJD", "mjd": "MJD", "timemjd": "MJD",
+    "bjdtdb": "BJD", "timebjd": "BJD", "mjd": "MJD", "timemjd": "MJD", "hmjd": "MJD",
+    "midpointmjdtai": "MJD",
 }  # fmt: skip
 """Columns of time whose name says from when they count."""
 _NAMES = {
     "time": ("time", *_ZEROS_BY_NAME),
-    "flux": ("flux", "pdcsapflux", "sapflux", "fluxraw"),
-    "flux_err": ("fluxerr", "fluxerror", "error", "err", "pdcsapfluxerr", "sapfluxerr"),
+    "flux": ("flux", "pdcsapflux", "sapflux", "fluxraw", "psfflux"),
+    "flux_err": (
+        "fluxerr", "fluxerror", "error", "err", "pdcsapfluxerr", "sapfluxerr", "psffluxerr",
+    ),
     "mag": ("mag", "magnitude"),
     "mag_err": ("magerr", "magerror", "error", "err"),
-    "quality": ("quality", "sapquality", "flags"),
-    "band": ("band", "passband", "filter", "filtercode", "fid"),
-    "id": ("objectid", "objid", "sourceid", "targetid", "ticid", "kepid", "kic", "tic", "id"),
-    "ra": ("ra", "radeg", "raobj", "raicrs"),
-    "dec": ("dec", "decdeg", "decobj", "deicrs"),
-}
+    "quality": ("quality", "sapquality", "flags", "catflags"),
+    "band": ("band", "passband", "filter", "filtercode", "filterid", "fid"),
+    "id": (
+        "objectid", "objid", "sourceid", "targetid", "diaobjectid", "ps1objid", "ticid", "kepid",
+        "kic", "tic", "id",
+    ),
+    "ra": ("ra", "radeg", "raobj", "raicrs", "objra", "ramean", "meanra", "coordra"),
+    "dec": ("dec", "decdeg", "decobj", "deicrs", "objdec", "decmean", "meandec", "coorddec"),
+}  # fmt: skip
 """Names that are tried; case, blanks and underscores do not matter."""
 _STAR = re.compile(r"(?<![a-z])(tic|kic|epic|kplr|ktwo)[ _-]?0*(\d+)", re.IGNORECASE)
 _CATALOGS = {"kplr": "KIC", "ktwo": "EPIC"}
 _BAD_TABLE = (pa.ArrowException, OSError, ValueError)
 _MAG_TO_LN = 0.4 * float(np.log(10.0))
 _BATCH_ROWS = 64
+_PLAIN_ROLES = ("id", "ra", "dec")
+"""They are one value a row, in a column of their own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,33 @@ class Stated:
     """Whether magnitudes are turned into relative flux; otherwise they are refused."""
     band: str = ""
     """The band whose cadences are taken where a file has several; empty: all, if of one band."""
+    curve: str = ""
+    """The column that the light curves are nested in, where a file has several such."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Chosen:
+    """Where the roles of a Parquet file are."""
+
+    columns: Mapping[str, str]
+    """By role: columns, or parts of the nested one."""
+    nested: str
+    """The column that the cadences are nested in; empty where they have columns of their own."""
+
+    def read(self, batch: pa.RecordBatch, role: str) -> pa.Array:
+        """What a batch has for a role; lists of numbers as float64."""
+        name = self.columns[role]
+        is_part = self.nested and role not in _PLAIN_ROLES
+        lists = take_lists(batch.column(self.nested if is_part else name), name if is_part else "")
+        if not is_numbers(lists.type):
+            return lists
+        return lists.cast(pa.large_list(pa.float64()), safe=False)
+
+    def leaves(self, file: pq.ParquetFile) -> list[str]:
+        """Paths of the Parquet columns that are read."""
+        own = {n for role, n in self.columns.items() if not self.nested or role in _PLAIN_ROLES}
+        parts = set(self.columns.values()) - own
+        return list_leaves(file, own, self.nested, parts or set(self.columns.values()))
 
 
 def star_of_file(path: str) -> str:
@@ -65,44 +105,9 @@ def star_of_file(path: str) -> str:
     return f"{_CATALOGS.get(star[1].lower(), star[1].upper())} {star[2]}" if star else ""
 
 
-def read_arrays(path: str, stated: Stated) -> RawCurve:
-    """The light curve whose columns are arrays of an npz file.
-
-    Raises FileError or ShardError where it cannot be read, SchemaError where columns are missing.
-    """
-    with open_arrays(path) as arrays:
-        chosen = choose(list(arrays.headers), stated, path)
-        columns = {}
-        for role, name in chosen.items():
-            header = arrays.headers[name]
-            if len(header.shape) != 1 or header.dtype.kind not in "iuf":
-                raise SchemaError(
-                    f"array {name!r} of {path} is {header.dtype} of shape {header.shape}, expected "
-                    "numbers [T]"
-                )
-            (columns[role],) = arrays.rows(name, [(0, header.shape[0])])
-        num = len(columns["time"])
-        alike = [
-            name
-            for name, header in arrays.headers.items()
-            if header.shape == (num,) and header.dtype.kind in "iufUS"
-        ]
-        seen_T = np.ones(num, bool)
-        if band := band_column(alike, stated, path):
-            (band_T,) = arrays.rows(band, [(0, num)])
-            names = band_T.astype(str) if band_T.dtype.kind == "S" else band_T
-            seen_T = of_one_band(names.tolist(), stated, path)
-    with np.errstate(invalid="ignore"):  # damaged floats become NaN
-        floats = {
-            role: (column[seen_T] if len(column) == num else column).astype(np.float64)
-            for role, column in columns.items()
-        }
-    return make_raw(floats, chosen, stated, star_of_file(path))
-
-
 def check_parquet(path: str, stated: Stated) -> int:
     """Rows of the file. Raises ShardError where it is no Parquet, SchemaError without columns."""
-    with _opened(path) as file:
+    with open_rows(path) as file:
         _choose_lists(file.schema_arrow, stated, path)
         return int(file.metadata.num_rows)
 
@@ -120,7 +125,7 @@ def read_rows(
 
     Raises ShardError where the file cannot be read, SchemaError where columns are missing.
     """
-    with _opened(path, data) as file:
+    with open_rows(path, data) as file:
         chosen = _choose_lists(file.schema_arrow, stated, path)
         start = 0
         for group in range(file.num_row_groups):
@@ -131,49 +136,23 @@ def read_rows(
             start = stop
 
 
-@contextlib.contextmanager
-def _opened(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
-    if data is not None:
-        with _open_parquet(pa.BufferReader(data), path) as file:
-            yield file
-        return
-    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
-        yield file
-
-
-def _open_parquet(source: str | pa.NativeFile, path: str) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
-        sizes = [group.num_rows for group in groups]
-        if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:
-            raise ValueError(f"its row groups have {sum(sizes)} rows, not those of its footer")
-        return file
-    except _BAD_TABLE as error:
-        raise ShardError(
-            f"{path} is not a whole Parquet file ({error}), expected its footer at the end; copy "
-            "or write it again"
-        ) from None
-
-
 def _read_group(
     file: pq.ParquetFile,
     group: int,
     start: int,
     wanted: set[int],
-    chosen: Mapping[str, str],
+    chosen: _Chosen,
     stated: Stated,
     path: str,
     name: str,
 ) -> Iterator[tuple[int, RawCurve | Reject]]:
-    columns = list(dict.fromkeys(chosen.values()))
-    batches = file.iter_batches(_BATCH_ROWS, [group], columns, use_threads=False)
+    batches = file.iter_batches(_BATCH_ROWS, [group], chosen.leaves(file), use_threads=False)
     row = start
     while row <= max(wanted):
         try:
             batch = next(batches)
             batch.validate(full=True)  # text of damaged pages may not be UTF-8
-            lists = {role: _lists(batch.column(column)) for role, column in chosen.items()}
+            lists = {role: chosen.read(batch, role) for role in chosen.columns}
         except (*_BAD_TABLE, StopIteration) as error:
             reason = f"row group {group} of {path} cannot be decoded: {error}"
             left = sorted(bad for bad in wanted if bad >= row)
@@ -181,15 +160,9 @@ def _read_group(
             return
         for place in range(batch.num_rows):
             if row + place in wanted:
-                yield row + place, _row(lists, place, row + place, chosen, stated, path, name)
+                curve = _row(lists, place, row + place, chosen.columns, stated, path, name)
+                yield row + place, curve
         row += batch.num_rows
-
-
-def _lists(column: pa.Array) -> pa.Array:
-    """Lists as large lists of float64, other columns as they are."""
-    if not _is_list(column.type):
-        return column
-    return column.cast(pa.large_list(pa.float64()), safe=False)
 
 
 def _row(
@@ -296,24 +269,54 @@ def _zero(column: str, stated: Stated, where: str) -> TimeZero:
     )
 
 
-def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> dict[str, str]:
+def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> _Chosen:
     """Raises SchemaError where columns are missing or hold no lists of numbers."""
-    chosen = choose(schema.names, stated, path)
-    for role in ("id", "ra", "dec"):
-        name = _find(schema.names, role)
-        if name and not _is_list(schema.field(name).type):
-            chosen[role] = name
-    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+    nested = _choose_nested(schema, stated, path)
+    parts = find_nested(schema)[nested] if nested else schema
+    chosen = choose(parts.names, stated, path)
+    lists = [field.name for field in parts if pa.types.is_nested(field.type)]
     if band := band_column(lists, stated, path):
         chosen["band"] = band
     for role, name in chosen.items():
-        kind = schema.field(name).type
-        if role not in ("id", "ra", "dec", "band") and not _is_list(kind):
+        kind = parts.field(name).type
+        if role != "band" and not is_numbers(kind):
             raise SchemaError(
                 f"column {name!r} of {path} has type {kind}, expected lists of numbers: a row is "
                 "one light curve"
             )
-    return chosen
+    for role in _PLAIN_ROLES:
+        found = _find(schema.names, role)
+        if found and not pa.types.is_nested(schema.field(found).type):
+            chosen[role] = found
+    return _Chosen(columns=chosen, nested=nested)
+
+
+def _choose_nested(schema: pa.Schema, stated: Stated, path: str) -> str:
+    """The column that has time and flux, or magnitudes, nested in it; empty where none is needed.
+
+    Raises SchemaError where there are several and none was named, or the named one is none.
+    """
+    fit = [
+        name
+        for name, parts in find_nested(schema).items()
+        if _find(parts.names, "time") and (_find(parts.names, "flux") or _find(parts.names, "mag"))
+    ]
+    if stated.curve:
+        if stated.curve in fit:
+            return stated.curve
+        raise SchemaError(
+            f"curve is {stated.curve!r}, expected a column of {path} that has time and flux "
+            f"nested in it: {', '.join(fit) or 'it has none'}"
+        )
+    own = _find(schema.names, "time")
+    if own and pa.types.is_nested(schema.field(own).type):
+        return ""
+    if len(fit) > 1:
+        raise SchemaError(
+            f"{path} has light curves in the columns {', '.join(fit)}, expected one: say which, "
+            f"e.g. curve={fit[0]}"
+        )
+    return fit[0] if fit else ""
 
 
 def choose(names: Sequence[str], stated: Stated, path: str) -> dict[str, str]:
@@ -383,11 +386,3 @@ def _find(names: Sequence[str], role: str) -> str | None:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace(" ", "")
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(is_kind(kind) for is_kind in lists):
-        return False
-    value = kind.value_type
-    return pa.types.is_floating(value) or pa.types.is_integer(value)

@@ -5,6 +5,7 @@ Examples of surveys:
     'kepler/*_llc.fits?format=light_curves'
     'tess/*_lc.fits.gz?format=light_curves&flux=sap&quality=hard'
     'curves.parquet?format=light_curves&time=BTJD&mission=tess'
+    'ztf_hats?format=light_curves&mag=true&band=g'
     'tess_young_stars/*.npz?format=light_curves&time=BTJD&mission=tess'
     'ogle/*.dat.gz?format=light_curves&columns=bjd,mag,mag_err&mag=true'
     'transients.csv.gz?format=light_curves&id=ID&mag=true'
@@ -24,6 +25,8 @@ from astroray.errors import ConfigError, DataError, FileError, SchemaError, Shar
 from astroray.surveys import light_curve_columns as columns
 from astroray.surveys import light_curve_text as text
 from astroray.surveys import shards
+from astroray.surveys.hats_catalogs import open_hats
+from astroray.surveys.light_curve_arrays import read_arrays
 from astroray.surveys.light_curve_fits import read_fits
 from astroray.surveys.light_curve_rows import (
     ZERO_JD,
@@ -74,6 +77,8 @@ class LightCurveOptions:
     """Whether magnitudes are turned into flux relative to their median, or refused."""
     band: str = ""
     """The one band that is taken of tables whose measurements are in several: `band=g`."""
+    curve: str = ""
+    """Column of Parquet files that light curves are nested in, where there are several."""
     columns: str = ""
     """Names of the columns of text files that have no line of names: `time,flux,flux_err`."""
     id: str = ""
@@ -114,7 +119,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     without an option.
     """
     options = shards.parse_options(LightCurveOptions, uri.options)
-    kind, files = _one_kind(inputs, uri.location)
+    hats = open_hats(uri.location, inputs)  # other files lie beside its partitions
+    kind, files = _one_kind(hats.partitions if hats else inputs, uri.location)
     if kind != "fits" and options.flux not in FLUXES:
         raise ConfigError(
             f"flux is {options.flux!r}, expected one of {FLUXES}: only of FITS files it names a "
@@ -127,7 +133,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     params = {"kind": kind, "folder": survey_folder(uri.location)} | {
         name: value
         for name, value in dataclasses.asdict(options).items()
-        if name not in ("shard_files", "format") and (name, value) != ("band", "")
+        if name not in ("shard_files", "format") and (value or name not in ("band", "curve"))
     }
     if kind not in _TABLES:
         _check_first(files, kind, options)
@@ -287,7 +293,7 @@ def _read_file(
 
 def _parse(path: str, kind: str, options: LightCurveOptions, data: bytes | None = None) -> RawCurve:
     if kind == "npz":
-        return columns.read_arrays(path, _stated(options))
+        return read_arrays(path, _stated(options))
     if kind == "text":
         return text.read_text(path, _stated(options), names=_names(options))
     mission = cast(Mission, options.mission)
@@ -302,7 +308,13 @@ def _parse(path: str, kind: str, options: LightCurveOptions, data: bytes | None 
 
 def _stated(options: LightCurveOptions) -> columns.Stated:
     mission = cast(Mission, options.mission)
-    return columns.Stated(time=options.time, mission=mission, mag=options.mag, band=options.band)
+    return columns.Stated(
+        time=options.time,
+        mission=mission,
+        mag=options.mag,
+        band=options.band,
+        curve=options.curve,
+    )
 
 
 def _one_kind(

@@ -1,0 +1,107 @@
+"""How the light curves of a Parquet file lie in its columns: as lists, or nested in one column.
+
+A row is one light curve. Its cadences are lists in columns of their own, or in one column that is a
+struct of lists, as nested-pandas and LSDB write it, or a list of structs.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from astroray import storage
+from astroray.errors import ShardError
+
+__all__ = ["find_nested", "is_numbers", "list_leaves", "open_rows", "take_lists"]
+
+_BAD_TABLE = (pa.ArrowException, OSError, ValueError)
+
+
+def find_nested(schema: pa.Schema) -> dict[str, pa.Schema]:
+    """Columns that hold whole light curves, and what is in them, each part a list."""
+    found = {field.name: _parts(field.type) for field in schema}
+    return {name: pa.schema(parts) for name, parts in found.items() if parts}
+
+
+def is_numbers(kind: pa.DataType) -> bool:
+    """Whether a type is lists of numbers."""
+    if not _is_list(kind):
+        return False
+    value = kind.value_type
+    return bool(pa.types.is_floating(value) or pa.types.is_integer(value))
+
+
+def list_leaves(
+    file: pq.ParquetFile, names: Collection[str], nested: str, parts: Collection[str]
+) -> list[str]:
+    """Paths of the Parquet columns to be read: those of `names`, and `parts` of `nested`."""
+    paths = [file.schema.column(i).path for i in range(len(file.schema))]
+    chosen = []
+    for path in paths:
+        column, *below = path.split(".")
+        is_whole = path in names or column in names
+        if is_whole or (nested and column == nested and set(parts) & set(below)):
+            chosen.append(path)
+    return chosen
+
+
+def take_lists(column: pa.Array, part: str = "") -> pa.Array:
+    """A column, or the `part` of a nested one, as lists; null where a row has none."""
+    if not part:
+        return column
+    if pa.types.is_struct(column.type):
+        return pc.struct_field(column, part)
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    ends = pc.cumulative_sum(pc.cast(lengths, pa.int64()))
+    offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
+    values = pc.struct_field(column.flatten(), part)
+    return pa.LargeListArray.from_arrays(offsets, values, mask=column.is_null())
+
+
+@contextlib.contextmanager
+def open_rows(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
+    """The Parquet file, its footer checked.
+
+    data  the file's bytes where they are at hand; then `path` is only what errors call it
+
+    Raises ShardError where it is not whole.
+    """
+    if data is not None:
+        with _open_parquet(pa.BufferReader(data), path) as file:
+            yield file
+        return
+    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
+        yield file
+
+
+def _open_parquet(source: str | pa.NativeFile, path: str) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
+        sizes = [group.num_rows for group in groups]
+        if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:
+            raise ValueError(f"its row groups have {sum(sizes)} rows, not those of its footer")
+        return file
+    except _BAD_TABLE as error:
+        raise ShardError(
+            f"{path} is not a whole Parquet file ({error}), expected its footer at the end; copy "
+            "or write it again"
+        ) from None
+
+
+def _parts(kind: pa.DataType) -> Sequence[pa.Field]:
+    """The parts of a nested type as lists; none of another type."""
+    if pa.types.is_struct(kind):
+        parts = [kind.field(i) for i in range(kind.num_fields)]
+        return parts if parts and all(_is_list(part.type) for part in parts) else []
+    if _is_list(kind) and pa.types.is_struct(kind.value_type):
+        parts = [kind.value_type.field(i) for i in range(kind.value_type.num_fields)]
+        return [pa.field(part.name, pa.large_list(part.type)) for part in parts]
+    return []
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in lists)

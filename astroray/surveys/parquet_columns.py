@@ -91,8 +91,8 @@ def choose_columns(file: pq.ParquetFile, options: ParquetOptions, path: str) -> 
         found = [field.name for field in schema if is_image(field)]
         raise ConfigError(
             f"no image column in {path}: tried {', '.join(WELL_KNOWN['image'])}; columns that can "
-            f"hold images: {', '.join(found) or 'none'}; name one with image=, or say format=light_curves "
-            "where its rows are those"
+            f"hold images: {', '.join(found) or 'none'}; name one with image=, or say "
+            "format=light_curves where the rows are those"
         )
     stored = image_column(
         schema.field(image),

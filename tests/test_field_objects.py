@@ -251,6 +251,30 @@ def test_an_object_at_the_same_depth_in_two_tiles_belongs_to_the_first_by_name(t
     assert read_rows(survey_of(tmp_path))[0]["x"][0] == "a"
 
 
+def test_images_of_one_name_keep_their_objects_apart(tmp_path):
+    east, west = (tile_header(*CENTERS[name]) for name in ("east", "west"))
+    stars = np.array([150.006, 149.994]), np.array([2.0, 2.0])
+    for header, packed in ((east, False), (west, True)):
+        for band in "gr":
+            image_YX = draw(header, *stars, [100.0, 100.0])
+            write_tile(tmp_path / "tiles", f"t_{band}", "x", image_YX, header, packed=packed)
+    write_catalog(tmp_path / "objects.parquet", ["e", "w"], *stars)
+    survey = survey_of(tmp_path, bands="").replace("*.fits?", "t_g_x.fits*?")
+    rows, _ = read_rows(survey)
+    assert sorted(rows) == ["e", "w"]
+    assert all(row[4][0, 7:9, 7:9].max() > 60 for row in rows.values())
+
+
+def test_a_folder_of_tables_is_one_catalog(sky):
+    folder, ids, ra_N, dec_N = sky
+    (folder / "parts").mkdir()
+    write_catalog(folder / "parts/a.parquet", ids[:30], ra_N[:30], dec_N[:30])
+    write_catalog(folder / "parts/b.csv", ids[30:], ra_N[30:], dec_N[30:])
+    expected, _ = read_rows(survey_of(folder))
+    for catalog in ("../parts", "../parts/*", "../parts/a.parquet,../parts/b.csv"):
+        assert list(read_rows(survey_of(folder, catalog))[0]) == list(expected)
+
+
 def test_tiles_across_the_meridian_and_at_a_pole_have_their_objects(tmp_path):
     places = [(0.0, 10.0), (359.9999, 10.0), (0.0001, 10.0), (200.0, 89.9999), (20.0, 89.9998)]
     for name, center in (("meridian", (0.0, 10.0)), ("pole", (0.0, 90.0))):

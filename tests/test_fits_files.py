@@ -370,3 +370,24 @@ def test_all_errors_of_bad_bytes_are_errors_of_data(tmp_path):
         except DataError:
             num_refused += 1
     assert num_refused > 5
+
+
+@pytest.mark.parametrize("kind", ["plain", "RICE_1", "GZIP_2", "HCOMPRESS_1"])
+@pytest.mark.parametrize("shape", [(70, 50), (2, 70, 50)])
+def test_some_lines_of_an_image_are_those_of_the_whole(tmp_path, kind, shape):
+    pixels = np.random.default_rng(2).normal(100, 5, shape).astype(np.float32)
+    image = (
+        fits.ImageHDU(pixels)
+        if kind == "plain"
+        else fits.CompImageHDU(
+            pixels, compression_type=kind, tile_shape=(1,) * (len(shape) - 2) + (20, 25)
+        )
+    )
+    mask = fits.ImageHDU((pixels > 105).astype(np.int16), name="MASK")
+    fits.HDUList([fits.PrimaryHDU(), image, mask]).writeto(tmp_path / "a.fits")
+    with open_fits(str(tmp_path / "a.fits")) as file:
+        (science,) = file.sciences()
+        whole, bad = file.read(science), file.read_bad(science)
+        lines = slice(13, 37)
+        np.testing.assert_array_equal(file.read(science, lines=lines), whole[..., lines, :])
+        np.testing.assert_array_equal(file.read_bad(science, lines=lines), bad[..., lines, :])

@@ -39,6 +39,8 @@ class ObjectPlan:
     """[G] files of the catalog that have objects on each image; none of one without a grid."""
     rivals_G: Sequence[str]
     """[G] an image and those that overlap it, packed; empty where it has no grid."""
+    own_G: Sequence[int]
+    """[G] the place of the image among its rivals."""
     misplaced: Sequence[storage.InputFile]
     """Files with rows that have no possible position."""
     num_misplaced: int
@@ -65,12 +67,13 @@ class FieldObjects:
 def plan_objects(
     location: str, names: str, columns: CatalogColumns, grids: Sequence[SkyGrid | None]
 ) -> ObjectPlan:
-    """Goes through the catalog once; `grids` have different names.
+    """Goes through the catalog once, and over the images that it is to be cut from.
 
     Raises ConfigError where the catalog cannot be used.
     """
     catalog = find_catalog(location, names, columns)
-    known = sorted((grid for grid in grids if grid), key=lambda grid: grid.name)
+    ordered = sorted((grid.name, g) for g, grid in enumerate(grids) if grid)
+    known = [grid for _, g in ordered if (grid := grids[g])]
     files_of: list[list[storage.InputFile]] = [[] for _ in known]
     misplaced: list[storage.InputFile] = []
     num_placed = num_misplaced = num_read = num_read_in_hats = 0
@@ -93,14 +96,15 @@ def plan_objects(
             files_of[place].append(file)
     num_objects = num_read + max(0, catalog.num_in_hats - num_read_in_hats)
     overlaps = find_overlaps(known)
-    place_of = {grid.name: place for place, grid in enumerate(known)}
-    places = [place_of[grid.name] if grid else None for grid in grids]
+    place_of = {g: place for place, (_, g) in enumerate(ordered)}
+    places = [place_of.get(g) for g in range(len(grids))]
     return ObjectPlan(
         files_G=[[] if place is None else files_of[place] for place in places],
         rivals_G=[
             "" if place is None else pack_grids([known[i] for i in overlaps[place]])
             for place in places
         ],
+        own_G=[0 if place is None else overlaps[place].index(place) for place in places],
         misplaced=misplaced,
         num_misplaced=num_misplaced,
         num_outside=num_objects - num_placed - num_misplaced,
@@ -110,14 +114,13 @@ def plan_objects(
 
 
 def find_objects(
-    files: Sequence[storage.InputFile], columns: CatalogColumns, name: str, rivals: str
+    files: Sequence[storage.InputFile], columns: CatalogColumns, own: int, rivals: str
 ) -> FieldObjects:
-    """The objects that belong to the image `name`, whose grid is among the packed `rivals`.
+    """The objects that belong to the image whose grid is number `own` of the packed `rivals`.
 
     Raises ShardError where a file of the catalog cannot be read.
     """
     grids = unpack_grids(rivals)
-    own = next(place for place, grid in enumerate(grids) if grid.name == name)
     found: list[CatalogPart] = []
     try:
         for file in files:

@@ -141,6 +141,7 @@ def _with_objects(listed: Sequence[Shard], plan: ObjectPlan) -> list[Shard]:
             **shard.params,
             **dataclasses.asdict(plan.columns),
             "rivals": rivals,
+            "own": plan.own_G[place],
             "num_catalogs": len(catalogs),
         }
         if place == 0:
@@ -250,7 +251,7 @@ def _of_catalog(shard: Shard) -> _Places:
     params = shard.params
     catalogs = shard.inputs[len(shard.inputs) - int(params["num_catalogs"]) :]
     columns = CatalogColumns(**{key: params[key] for key in ("id", "ra", "dec", "angles")})
-    found = find_objects(catalogs, columns, str(params["image"]), str(params["rivals"]))
+    found = find_objects(catalogs, columns, int(params["own"]), str(params["rivals"]))
     return _Places(
         object_id_N=found.object_id_N,
         ra_deg_N=found.ra_deg_N,

@@ -197,7 +197,7 @@ def _refuse_field_options(uri: SurveyUri, files: Sequence[storage.InputFile]) ->
     if wrong:
         raise ConfigError(
             f"survey option {wrong[0]!r} is for wide fields, and {files[0].path} holds cutouts; "
-            "say format=fields to detect sources in it"
+            "say format=fields to cut objects out of it"
         )
 
 

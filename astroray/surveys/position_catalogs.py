@@ -142,9 +142,9 @@ def _is_parquet(path: str) -> bool:
     return path.lower().endswith(_PARQUET)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _read_table(file: storage.InputFile, columns: CatalogColumns) -> CatalogPart:
-    """A whole table; the last one is kept, since the next image asks for it too."""
+    """A whole table; the last ones are kept, since the next image asks for them too."""
     try:
         data = storage.read_bytes(file.path)
     except DataError as error:

@@ -1,6 +1,5 @@
 """Which images a survey of wide fields has, and which files hold each of them."""
 
-import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
@@ -89,7 +88,7 @@ def _of_bands(
 ) -> ListedImage:
     own = [band for band in bands if band in by_band]
     name = str(Objects.from_files([path], folder).object_id_N[0])
-    images = []
+    images: Sequence[FitsImage] = []
     if options.catalog and len(own) == len(bands):  # an image that lacks a band has no objects
         images = _sciences(by_band[bands[0]].path, options.hdu)
     return ListedImage(
@@ -107,28 +106,27 @@ def _of_file(file: storage.InputFile, options: FieldOptions, folder: str) -> Ite
     field = str(Objects.from_files([file.path], folder).object_id_N[0])
     images = [] if is_picture(file.path) else _sciences(file.path, options.hdu)
     labels = [image.detector or "" for image in images]
-    names = [
-        f"{field}.{label if label and labels.count(label) == 1 else image.index}"
-        for image, label in zip(images, labels, strict=True)
-    ]
-    if len(images) < 2:
-        names = [field]
-    for name, image in zip(names, images or [None], strict=True):
+    every: Sequence[FitsImage | None] = images or [None]  # one without any is refused when read
+    for place, image in enumerate(every):
+        label = ""
+        if image is not None and len(images) > 1:
+            own = labels[place]
+            label = f".{own if own and labels.count(own) == 1 else image.index}"
         yield ListedImage(
             field=field,
-            name=name,
+            name=field + label,
             hdu="" if image is None else str(image.index),
             files=(file,),
             members=None,
-            grid=image.grid(name) if image and options.catalog else None,
+            grid=image.grid(field + label) if image and options.catalog else None,
         )
 
 
 def _sciences(path: str, hdu: str) -> Sequence[FitsImage]:
     """The images proper of a file; none where it cannot be read."""
     try:
-        with contextlib.ExitStack() as stack:
-            return stack.enter_context(open_fits(path)).sciences(hdu)
+        with open_fits(path) as file:
+            return file.sciences(hdu)
     except DataError as error:  # reading it fails in the same words, and is counted as a shard
         logger.warning("%s", error)
         return []

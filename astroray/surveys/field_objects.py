@@ -137,7 +137,7 @@ def find_objects(
     x_N, y_N = grids[own].pixels(ra_deg_N, dec_deg_N)
     order = np.lexsort((np.arange(len(ids)), x_N, y_N))
     return FieldObjects(
-        object_id_N=[ids[i] for i in order],
+        object_id_N=[ids[i] for i in order.tolist()],
         ra_deg_N=ra_deg_N[order],
         dec_deg_N=dec_deg_N[order],
         x_N=x_N[order],
@@ -151,7 +151,7 @@ def read_misplaced(files: Sequence[storage.InputFile], columns: CatalogColumns) 
     try:
         for file in files:
             for part in read_catalog(file, columns):
-                for i in np.flatnonzero(np.isnan(part.ra_deg_N)):
+                for i in np.flatnonzero(np.isnan(part.ra_deg_N)).tolist():
                     reason = (
                         f"object {part.object_id_N[i]} in row {part.row_N[i]} of {part.path} has "
                         "no possible position, expected degrees, ICRS; mend the catalog"

@@ -96,9 +96,11 @@ def test_of_a_hats_catalog_only_the_partitions_are_read(tmp_path):
     (folder / "hats.properties").write_text("hats_col_ra=objra\nhats_col_dec=objdec\n")
     (folder / "partition_info.csv").write_text("Norder,Npix\n1,17\n1,18\n")
     survey = f"{folder}?format=light_curves&mag=true&band=g"
+    listed = surveys.list_shards(survey).shards
+    assert surveys.list_shards(survey, known=listed).shards == listed  # as a resume lists it
     names = [
         name
-        for shard in surveys.list_shards(survey).shards
+        for shard in listed
         for item in surveys.read_shard(shard)
         if not isinstance(item, Reject)
         for name in item.object_id_B

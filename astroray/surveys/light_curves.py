@@ -120,6 +120,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = shards.parse_options(LightCurveOptions, uri.options)
     hats = open_hats(uri.location, inputs)  # other files lie beside its partitions
+    if hats and not hats.partitions:
+        return []
     kind, files = _one_kind(hats.partitions if hats else inputs, uri.location)
     if kind != "fits" and options.flux not in FLUXES:
         raise ConfigError(

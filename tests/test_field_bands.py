@@ -149,6 +149,21 @@ def test_a_tile_alone_without_all_its_bands_says_so(tmp_path):
         list(surveys.read_shard(shard))
 
 
+def test_files_of_other_bands_are_left_out_however_often_a_survey_is_listed(tmp_path):
+    _, ra_N, dec_N = make_stars()
+    write_sky(tmp_path / "tiles", ra_N, dec_N, bands="gri")
+    survey = f"{tmp_path}/tiles/*.fits?{OPTIONS}&bands=g,r"
+    listed = surveys.list_shards(survey).shards
+    assert [len(shard.inputs) for shard in listed] == [2, 2]
+    assert surveys.list_shards(survey, known=listed).shards == listed
+    for band in "gr":
+        whole = (tmp_path / f"tiles/east_{band}.fits").read_bytes()
+        (tmp_path / f"tiles/new_{band}.fits").write_bytes(whole)
+    *before, new = surveys.list_shards(survey, known=listed).shards
+    assert tuple(before) == listed
+    assert [file.path[-10:] for file in new.inputs] == ["new_g.fits", "new_r.fits"]
+
+
 def test_planes_of_one_file_stay_bands_whatever_its_name(tmp_path):
     header, ra_N, dec_N = make_stars()
     cube = np.stack([draw(header, ra_N, dec_N, np.full(6, flux)) for flux in (100.0, 200.0)])

@@ -177,3 +177,16 @@ def test_shards_of_band_files_are_bounded_and_survive_json(tmp_path):
     stored = dataclasses.replace(shards[0], params=json.loads(json.dumps(shards[0].params)))
     (rows,) = surveys.read_shard(stored, rows=[2])
     assert list(rows.object_id_B) == ["2"]
+
+
+def test_stamps_of_other_bands_are_left_out_however_often_a_survey_is_listed(tmp_path):
+    for name in ("1", "2"):
+        for band, flux_YX in zip("gri", FLUX_CYX, strict=True):
+            fits.PrimaryHDU(flux_YX).writeto(tmp_path / f"{name}_{band}.fits")
+    survey = f"{tmp_path}/*.fits?bands=g,r"
+    listed = surveys.list_shards(survey).shards
+    assert surveys.list_shards(survey, known=listed).shards == listed
+    fits.PrimaryHDU(FLUX_CYX[0]).writeto(tmp_path / "3_g.fits")
+    *_, late = surveys.list_shards(survey, known=listed).shards
+    (reject,) = surveys.read_shard(late)
+    assert reject.kind == "missing"

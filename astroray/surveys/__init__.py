@@ -91,6 +91,7 @@ def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
                 changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
         seen = {file.path for shard in known for file in shard.inputs}
         new = [file for file in inputs if file.path not in seen]
+        uri = dataclasses.replace(uri, known=tuple(sorted(seen)))
         shards = _reader(name).list_shards(new, uri) if new else []
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]

@@ -24,13 +24,13 @@ _MARKS = "_.-"
 
 
 def bear_bands(
-    files: Sequence[storage.InputFile], bands: Sequence[str], folder: str, *, some: bool = False
+    paths: Sequence[str], bands: Sequence[str], folder: str, *, some: bool = False
 ) -> bool:
     """Whether each of two or more `bands` is in the name of some file, so that each file is one.
 
     some  whether it is enough that one of them is
     """
-    found = {band for _, band in _name_all(files, bands, folder) if band}
+    found = {band for _, band in _name_all(paths, bands, folder) if band}
     return len(bands) > 1 and (bool(found) if some else found == set(bands))
 
 
@@ -43,7 +43,8 @@ def match_band_files(
     """
     by_object: dict[str, dict[str, storage.InputFile]] = {}
     ordered = sorted(files, key=lambda file: file.path)
-    for file, (name, band) in zip(ordered, _name_all(ordered, bands, folder), strict=True):
+    named = _name_all([file.path for file in ordered], bands, folder)
+    for file, (name, band) in zip(ordered, named, strict=True):
         own = by_object.setdefault(name, {}) if band else {}
         if band and (other := own.setdefault(band, file)) is not file:
             raise ConfigError(
@@ -65,15 +66,18 @@ def group_band_files(
     reader: str,
     params: Mapping[str, Any],
     group_size: int,
+    is_later: bool,
 ) -> list[Shard]:
     """Shards of at most `group_size` files; a row is an object, whose files are the entry of
     `params["members"]`: positions in `inputs` in the order of `bands`, None where one is missing.
+
+    is_later  whether there are shards of other files already, so that any may be of no band
 
     Raises ConfigError where no file is of a band, or two files are one band of one object.
     """
     by_object = match_band_files(files, bands, folder)
     lacking = sorted(set(bands) - {band for own in by_object.values() for band in own})
-    if lacking:
+    if lacking and not is_later:
         raise ConfigError(
             f"no file of {folder or 'the survey'} is of band {lacking[0]}, expected names such as "
             f"123_{lacking[0]}.fits or {lacking[0]}/123.fits for each of bands={','.join(bands)}"
@@ -114,13 +118,11 @@ def _shard(
     )
 
 
-def _name_all(
-    files: Sequence[storage.InputFile], bands: Sequence[str], folder: str
-) -> list[tuple[str, str]]:
+def _name_all(paths: Sequence[str], bands: Sequence[str], folder: str) -> list[tuple[str, str]]:
     """The path that each file's object would have without its band, and the band, if it has one."""
-    named = [_split(file.path, bands, folder) for file in files]
+    named = [_split(path, bands, folder) for path in paths]
     if not any(band for _, band in named):
-        named = [_split_inside(file.path, bands) for file in files]
+        named = [_split_inside(path, bands) for path in paths]
     return named
 
 

@@ -38,15 +38,17 @@ class ListedImage:
 
 
 def list_images(
-    files: Sequence[storage.InputFile], options: FieldOptions, folder: str
+    files: Sequence[storage.InputFile], options: FieldOptions, folder: str, known: Sequence[str]
 ) -> list[ListedImage]:
     """The images of `files`, in order of path; headers are read where they are needed.
+
+    known  paths of the survey's images that are listed already
 
     Raises ConfigError where two files are one band of one image.
     """
     ordered = sorted(files, key=lambda file: file.path)
     bands = [band.strip() for band in options.bands.split(",") if band.strip()]
-    if _are_bands(ordered, bands, options, folder):
+    if _are_bands(ordered, bands, options, folder, known):
         by_image = match_band_files(ordered, bands, folder)
         return [
             _of_bands(path, by_image[path], bands, options, folder) for path in sorted(by_image)
@@ -66,14 +68,19 @@ def find_mask(options: FieldOptions, folder: str) -> storage.InputFile | None:
 
 
 def _are_bands(
-    files: Sequence[storage.InputFile], bands: Sequence[str], options: FieldOptions, folder: str
+    files: Sequence[storage.InputFile],
+    bands: Sequence[str],
+    options: FieldOptions,
+    folder: str,
+    known: Sequence[str],
 ) -> bool:
     """Whether each file is a band: names have all bands, or some, and the first file one plane."""
     if any(is_picture(file.path) for file in files):
         return False
-    if bear_bands(files, bands, folder):
+    paths = [file.path for file in files]
+    if bear_bands([*known, *paths], bands, folder):
         return True
-    if not bear_bands(files, bands, folder, some=True):
+    if not bear_bands(paths, bands, folder, some=True):
         return False
     shapes = [image.plain_shape for image in _sciences(files[0].path, options.hdu)]
     return len(shapes) == 1 and len(shapes[0]) == 2

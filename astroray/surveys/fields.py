@@ -71,9 +71,9 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     folder = survey_folder(uri.location)
     mask = find_mask(options, folder)
     files = [file for file in inputs if mask is None or file.path != mask.path]
-    images = list_images(files, options, folder)
+    images = list_images(files, options, folder, uri.known)
     listed = [_shard(image, options, mask) for image in images]
-    if not options.catalog:
+    if not options.catalog or not listed:
         return listed
     grids = [image.grid for image in images]
     plan = plan_objects(uri.location, options.catalog, options.columns, grids)

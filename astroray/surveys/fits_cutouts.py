@@ -95,7 +95,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     table = read_object_table(uri.location, options) if options.table else None
     folder = survey_folder(uri.location)
     bands = [band.strip() for band in options.bands.split(",") if band.strip()]
-    if options.layout == "stamp" and asked == "auto" and bear_bands(files, bands, folder):
+    paths = [*uri.known, *(file.path for file in files)]
+    if options.layout == "stamp" and asked == "auto" and bear_bands(paths, bands, folder):
         options = dataclasses.replace(options, layout="band")
     if options.layout == "band":
         return group_band_files(
@@ -106,6 +107,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             reader="fits_cutouts",
             params=_params(options),
             group_size=options.shard_files,
+            is_later=bool(uri.known),
         )
     if options.layout == "stamp":
         return group_objects(

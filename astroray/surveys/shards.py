@@ -39,6 +39,8 @@ class SurveyUri:
     """Path, glob, s3 address or scheme name, without the options."""
     options: Mapping[str, str]
     """What stands after the question mark, e.g. `table=labels.csv&id=name`."""
+    known: Sequence[str] = ()
+    """Paths that an earlier listing has in shards; what their names tell holds for new files."""
 
     @classmethod
     def parse(cls, text: str) -> "SurveyUri":

@@ -18,7 +18,7 @@ OP = "vfa_attention"
 HOMES = [(op, backend) for op, homes in dispatch.BACKENDS.items() for backend in homes]
 ARGUMENTS = {
     OP: ["q_BHND", "k_BHND", "v_BHND", "scale", "mask_BN", "precision", "skip", "estimate"],
-    "nearest_vectors": ["query_GD", "vector_VD", "k", "exclude_G"],
+    "nearest_vectors": ["query_GD", "vector_VD", "k", "exclude_G", "within_G", "cells", "label_V"],
     "osc_linear": ["x_MK", "packed", "activation", "norm"],
     "osc_mlp": ["x_MK", "first", "second", "activation", "norm"],
     "quantize_activations": ["x_MK", "packed", "norm"],

@@ -98,9 +98,9 @@ def test_rows_of_a_larger_tensor_are_read_where_they_lie():
 def test_threads_change_nothing(threads):
     vector_VD = torch.from_numpy(CASES["clusters"])
     threads(1)
-    one = _native.nearest_vectors_with_count(vector_VD, vector_VD, 10)
+    one = _native.nearest_vectors_with_counts(vector_VD, vector_VD, 10)
     threads(2)
-    two = _native.nearest_vectors_with_count(vector_VD, vector_VD, 10)
+    two = _native.nearest_vectors_with_counts(vector_VD, vector_VD, 10)
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
     assert one[2] == two[2]
@@ -115,8 +115,8 @@ def test_products_leave_few_pairs_to_measure(order, radius, most):
     if order == "mixed":
         vector_VD = vector_VD[torch.from_numpy(rng.permutation(6000))]
     query_GD = vector_VD[::20]
-    _, _, measured = _native.nearest_vectors_with_count(query_GD, vector_VD, 10)
-    assert 10 <= measured / len(query_GD) < most  # of 6000; 64 in the first block alone
+    _, _, counts = _native.nearest_vectors_with_counts(query_GD, vector_VD, 10)
+    assert 10 <= counts.measured / len(query_GD) < most  # of 6000; 64 in the first block alone
 
 
 @pytest.mark.parametrize("jitter", [1e-3, 1e-4, 1e-5, 1e-6, 1e-7])
@@ -128,8 +128,8 @@ def test_neighbors_that_the_products_cannot_tell_apart_are_all_measured(jitter):
         got = nearest_vectors(query_GD, vector_VD, 5, backend="native")
         expected = nearest_vectors(query_GD, vector_VD, 5, backend="reference")
         torch.testing.assert_close(got, expected, rtol=0, atol=0)
-    _, _, measured = _native.nearest_vectors_with_count(query_GD, vector_VD, 5)
-    assert (measured == num) == (jitter <= 1e-5)  # the integers err by some 1e-5
+    _, _, counts = _native.nearest_vectors_with_counts(query_GD, vector_VD, 5)
+    assert (counts.measured == num) == (jitter <= 1e-5)  # the integers err by some 1e-5
 
 
 def test_more_than_it_can_hold_is_refused():

@@ -72,9 +72,9 @@ def test_nearest_vectors_are_the_reference_s_to_the_last_bit(avx2, name, k):
 @needs_avx512
 def test_no_pair_more_is_measured_than_on_avx512(avx2):
     vector_VD = torch.from_numpy(CASES["clusters"])
-    narrow = knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2]
+    narrow = knn.nearest_vectors_with_counts(vector_VD, vector_VD, 10)[2]
     with limited_to("avx512"):
-        assert knn.nearest_vectors_with_count(vector_VD, vector_VD, 10)[2] == narrow
+        assert knn.nearest_vectors_with_counts(vector_VD, vector_VD, 10)[2] == narrow
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -148,8 +148,9 @@ def test_two_million_duplicates_of_one_vector_are_one_row_of_their_partition(tmp
         vector_UD=np.array([[0.0, 0.0], [1.0, 0.0]], np.float32),
         member_N=np.append(number_N, len(number_N)),
         count_U=np.array([len(number_N), 1]),
+        cell_U=np.array([0, 0], np.int32),
     )
-    Partition.write(str(tmp_path / "p.arrow"), np.array([0, 0]), np.zeros(2, np.float32), block)
+    Partition.write(str(tmp_path / "p.arrow"), np.zeros(2, np.float32), block)
     opened = Partition(str(tmp_path / "p.arrow"))
     near_GW, distance_GW = opened.block(slice(0, 2)).nearest(opened.vector_VD.copy(), 4)
     assert near_GW.tolist() == [[0, 1, 2, 3], [2_000_000, 0, 1, 2]]

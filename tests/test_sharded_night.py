@@ -15,7 +15,7 @@ from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
 from astroray.errors import DataError, LedgerError
-from astroray.neighbors import cells, certificate
+from astroray.neighbors import blocks, cells, certificate
 from astroray.neighbors.search import SearchConfig
 from astroray.scores import drift
 from astroray.search import exact_rounds, indexing, night_index
@@ -34,6 +34,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "LEAST_ROWS", 40)
     monkeypatch.setattr(exact_rounds, "LEAST_VECTORS", 30)
     monkeypatch.setattr(cells, "POINTS_PER_CELL", 4)
+    monkeypatch.setattr(blocks, "LEAST_IN_A_CELL", 1)
     monkeypatch.setattr(join, "NUMBERS_AT_ONCE", 64)
     monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)
     monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)

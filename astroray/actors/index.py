@@ -191,13 +191,12 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
             for group in range(plan.num_groups)
         ]
         rows = pa.Table.from_batches(pieces).combine_chunks()
-        block, first_U = Block.of(rows["number"].to_numpy(), embedding_matrix(rows))
-        cell_U = rows["cell"].to_numpy()[first_U]
-        order_U = np.argsort(cell_U, kind="stable")
-        block, cell_U = block.take(order_U), cell_U[order_U]
-        away_U = distances_from(block.vector_UD, read_cells(plan.cells)[0], cell_U)
+        numbers, cells = (rows[name].to_numpy() for name in ("number", "cell"))
+        block = Block.of(numbers, embedding_matrix(rows), cells)
+        block = block.take(np.argsort(block.cell_U, kind="stable"))
+        away_U = distances_from(block.vector_UD, read_cells(plan.cells)[0], block.cell_U)
         faults.reach("index.partition", str(number))
-        Partition.write(path, cell_U, away_U, block)
+        Partition.write(path, away_U, block)
     return describe(path, storage.join(plan.run_dir, FOLDER))
 
 

@@ -6,7 +6,7 @@ vector without itself. R vectors that are searched exactly.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -49,10 +49,19 @@ class JoinPlan:
 
     def open(self, number: int) -> Partition:
         """A partition with the numbers that its objects have in this search."""
-        path = self.partitions[number]
-        if not self.layers:
-            return Partition(path)
-        return Partition(path, self.layer(self.layers[number]))
+        return next(self.opened([number]))
+
+    def opened(self, numbers: Iterable[int]) -> Iterator[Partition]:
+        """The same of some partitions, one at a time; the numbers of a layer are opened once."""
+        of_layer: dict[int, np.ndarray] = {}
+        for number in numbers:
+            if not self.layers:
+                yield Partition(self.partitions[number])
+                continue
+            place = self.layers[number]
+            if place not in of_layer:
+                of_layer[place] = read_column(self.layer(place), "number")
+            yield Partition(self.partitions[number], of_layer[place])
 
     def layer(self, place: int) -> str:
         """Where the numbers lie that the objects of a layer have in this search."""
@@ -91,27 +100,55 @@ def search_cells(plan: JoinPlan, number: int, score: str) -> np.ndarray:
     return score_of(without_itself(first_V, *lists)[1], score)
 
 
-def search_partitions(plan: JoinPlan, numbers: Sequence[int], queries: str) -> Lists:
-    """The nearest objects in some partitions for the vectors of a file of queries: exact in them.
+def search_partitions(
+    plan: JoinPlan,
+    numbers: Sequence[int],
+    queries: str,
+    row_B: np.ndarray | None = None,
+    within: str = "",
+) -> Lists:
+    """The nearest objects in some partitions for vectors of a file of queries: exact in them.
 
-    A part of a partition is in memory at a time.
+    row_B   which of the queries, [B]; None: all
+    within  file of the largest distance that each query of the file looks for; "": any
+
+    A part of a partition is in memory at a time; what is found in it bounds what the next one is
+    searched for, and no vector is compared that cells rule out.
     """
     faults.reach("search.partitions", queries)
     batch = open_batches(queries).get_batch(0)
     column = batch.column("embedding")
-    query_GD = np.array(column.flatten().to_numpy().reshape(len(column), column.type.list_size))
-    found = no_lists(len(query_GD), plan.width)
-    for block in _blocks(plan, numbers, NUMBERS_AT_ONCE // query_GD.shape[1]):
-        found = merge_lists(found, block.nearest(query_GD, plan.width))
+    query_GD = column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    query_BD = np.array(query_GD if row_B is None else query_GD[row_B])
+    within_B = np.full(len(query_BD), np.inf)
+    if within:
+        within_B = np.array(
+            read_column(within, "distance")[slice(None) if row_B is None else row_B]
+        )
+    found = no_lists(len(query_BD), plan.width)
+    centroid_CD, _ = read_cells(plan.cells)
+    for block in _blocks(plan, numbers, NUMBERS_AT_ONCE // query_BD.shape[1]):
+        limit_B = np.fmin(within_B, found[1][:, -1])  # NaN where the list is not full
+        lists = block.nearest(query_BD, plan.width, within_G=limit_B, centroid_CD=centroid_CD)
+        add_lists(found, lists)
     return found
+
+
+def add_lists(whole: Lists, some: Lists, row_B: np.ndarray | None = None) -> None:
+    """Merges lists into those of the rows [B] of `whole`, all rows if there are none named."""
+    has_any_B = some[0][:, 0] >= 0
+    row_B = np.flatnonzero(has_any_B) if row_B is None else row_B[has_any_B]
+    before = whole[0][row_B], whole[1][row_B]
+    merged = merge_lists(before, (some[0][has_any_B], some[1][has_any_B]))
+    for lists, part in zip(whole, merged, strict=True):
+        lists[row_B] = part
 
 
 def _blocks(plan: JoinPlan, numbers: Sequence[int], most: int) -> Iterator[Block]:
     """Some partitions, in blocks of at most so many vectors: small ones are joined."""
     some: list[Block] = []
     num = 0
-    for number in numbers:
-        partition = plan.open(number)
+    for partition in plan.opened(numbers):
         for part in parts(len(partition.cell_V), most):
             if some and num + part.stop - part.start > most:
                 yield Block.join(some)
@@ -119,7 +156,7 @@ def _blocks(plan: JoinPlan, numbers: Sequence[int], most: int) -> Iterator[Block
             some.append(partition.block(part))
             num += part.stop - part.start
     if some:
-        yield Block.join(some) if len(some) > 1 else some[0]
+        yield Block.join(some)
 
 
 def measure_moments(plan: JoinPlan, number: int) -> Moments:
@@ -161,7 +198,7 @@ class Vectors:
 
     def __init__(self, plan: JoinPlan) -> None:
         self.plan = plan
-        self.partitions = [plan.open(number) for number in range(len(plan.partitions))]
+        self.partitions = list(plan.opened(range(len(plan.partitions))))
         self.vector_N = read_column(plan.file("places"), "vector")
         sizes = [len(partition.cell_V) for partition in self.partitions]
         self.end_P = np.cumsum(sizes)

@@ -15,6 +15,8 @@ from astroray.neighbors.distances import parts
 from astroray.neighbors.twins import Twins, first_members
 
 ROWS_AT_ONCE = 16_384
+LEAST_IN_A_CELL = 16
+"""Vectors of a cell on the average: with fewer, centers cost more than they may spare."""
 
 Lists = tuple[np.ndarray, np.ndarray]
 """Objects [G, W], int64, and distances [G, W], float64; nearest first, ties by object."""
@@ -22,7 +24,7 @@ Lists = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Block:
-    """Vectors in the order of their first objects, and the objects of each."""
+    """Vectors in any order, and the objects of each."""
 
     vector_UD: np.ndarray
     """[U, D] float32."""
@@ -30,6 +32,8 @@ class Block:
     """[N] int64, objects by vector, ascending within each."""
     count_U: np.ndarray
     """[U] int64, number of objects of each vector."""
+    cell_U: np.ndarray
+    """[U] int32, the cell of each vector."""
 
     @property
     def start_U(self) -> np.ndarray:
@@ -37,17 +41,17 @@ class Block:
         return np.cumsum(self.count_U) - self.count_U
 
     @classmethod
-    def of(cls, number_N: np.ndarray, vector_ND: np.ndarray) -> tuple["Block", np.ndarray]:
-        """The block of some objects, float32 [N, D] in any order; each vector's first row, [U]."""
+    def of(cls, number_N: np.ndarray, vector_ND: np.ndarray, cell_N: np.ndarray) -> "Block":
+        """The block of some objects in any order: float32 [N, D], and the cell of each, [N]."""
         order_N = np.argsort(number_N)
         vector_ND = vector_ND[order_N]
         twins = Twins.find(vector_ND)
-        block = cls(
+        return cls(
             vector_UD=vector_ND[twins.first_U],
             member_N=number_N[order_N][twins.member_N],
             count_U=twins.count_U,
+            cell_U=cell_N[order_N[twins.first_U]].astype(np.int32),
         )
-        return block, order_N[twins.first_U]
 
     @classmethod
     def join(cls, blocks: Sequence["Block"]) -> "Block":
@@ -55,8 +59,8 @@ class Block:
         vector_UD = np.concatenate([block.vector_UD for block in blocks])
         member_N = np.concatenate([block.member_N for block in blocks])
         count_U = np.concatenate([block.count_U for block in blocks])
-        whole = cls(vector_UD=vector_UD, member_N=member_N, count_U=count_U)
-        return whole.take(np.argsort(member_N[whole.start_U], kind="stable"))
+        cell_U = np.concatenate([block.cell_U for block in blocks])
+        return cls(vector_UD=vector_UD, member_N=member_N, count_U=count_U, cell_U=cell_U)
 
     def take(self, order_U: np.ndarray) -> "Block":
         """The vectors in another order, each with its objects."""
@@ -66,18 +70,43 @@ class Block:
             member_N = self.member_N[np.repeat(start_U, count_U) + step_N]
         else:
             member_N = self.member_N[start_U]
-        return Block(vector_UD=self.vector_UD[order_U], member_N=member_N, count_U=count_U)
+        return Block(
+            vector_UD=self.vector_UD[order_U],
+            member_N=member_N,
+            count_U=count_U,
+            cell_U=self.cell_U[order_U],
+        )
 
-    def nearest(self, query_GD: np.ndarray, width: int) -> Lists:
+    def nearest(
+        self,
+        query_GD: np.ndarray,
+        width: int,
+        *,
+        within_G: np.ndarray | None = None,
+        centroid_CD: np.ndarray | None = None,
+    ) -> Lists:
         """The `width` nearest objects of each query, float32 [G, D]; nothing is left out.
 
-        The nearest `width` vectors hold them, since a vector stands where its first object does
-        and a tie between vectors is decided by it.
+        within_G     [G]     the largest distance that is looked for; None: any
+        centroid_CD  [C, D]  centroids of all cells; what they rule out is not compared
+
+        The nearest `width` vectors hold them, since a tie between vectors is decided by their
+        first objects.
         """
-        near_GV, distance_GV = nearest_by_kernel(query_GD, self.vector_UD, width)
+        first_U = self.member_N[self.start_U]
+        near_GV, distance_GV = nearest_by_kernel(
+            query_GD,
+            self.vector_UD,
+            width,
+            within_G=within_G,
+            cells=None if centroid_CD is None else self._cells(centroid_CD),
+            label_V=first_U,
+        )
         if len(self.count_U) == len(self.member_N):
-            member_U = np.append(self.member_N, -1)
-            return member_U[near_GV], distance_GV
+            return near_GV, distance_GV
+        order_U = np.argsort(first_U)
+        row_GV = order_U[np.searchsorted(first_U[order_U], near_GV)]
+        near_GV = np.where(near_GV >= 0, row_GV, -1)
         found = [
             first_members(
                 self.member_N, self.start_U, self.count_U, near_GV[part], distance_GV[part], width
@@ -85,6 +114,15 @@ class Block:
             for part in parts(len(query_GD), ROWS_AT_ONCE)
         ]
         return _stack(found, width)
+
+    def _cells(self, centroid_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """The cells that there are, counted from 0, of each vector, and their centroids."""
+        held_H = np.flatnonzero(np.bincount(self.cell_U, minlength=len(centroid_CD)))
+        if len(self.cell_U) < LEAST_IN_A_CELL * len(held_H):
+            return None
+        place_C = np.zeros(len(centroid_CD), np.int64)
+        place_C[held_H] = np.arange(len(held_H))
+        return place_C[self.cell_U], centroid_CD[held_H]
 
 
 def merge_lists(first: Lists, second: Lists) -> Lists:

@@ -134,9 +134,17 @@ def nearest_by_kernel(
     k: int,
     *,
     exclude_G: np.ndarray | None = None,
+    within_G: np.ndarray | None = None,
+    cells: tuple[np.ndarray, np.ndarray] | None = None,
+    label_V: np.ndarray | None = None,
     num_threads: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices [G, k] and published distances [G, k] of the nearest, ties by index; -1 and NaN.
+
+    within_G  [G]  float64, the largest distance that is looked for
+    cells          the cell of each vector, int64 [V], and a center of each, float32 [C, D]: they
+                   spare comparisons and change no result
+    label_V   [V]  int64, what each vector is called in place of its index
 
     The native kernel where this machine runs it, else its reference: the same bits.
     """
@@ -144,14 +152,20 @@ def nearest_by_kernel(
 
     from astroray_kernels.nearest import nearest_vectors
 
+    def tensor(values: np.ndarray) -> torch.Tensor:  # of a copy where they are read-only
+        return torch.from_numpy(np.require(values, requirements="W"))
+
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         near_GK, distance_GK = nearest_vectors(
-            torch.from_numpy(query_GD),
-            torch.from_numpy(vector_VD),
+            tensor(query_GD),
+            tensor(vector_VD),
             k,
-            exclude_G=None if exclude_G is None else torch.from_numpy(exclude_G),
+            exclude_G=None if exclude_G is None else tensor(exclude_G),
+            within_G=None if within_G is None else tensor(within_G),
+            cells=None if cells is None else (tensor(cells[0]), tensor(cells[1])),
+            label_V=None if label_V is None else tensor(label_V),
             backend="native" if has_native() else "reference",
         )
     finally:

@@ -177,10 +177,10 @@ class Manifest:
 class Partition:
     """A partition, read where it lies; V vectors of it.
 
-    numbers  file of the ascending numbers that the objects of its layer go by here; "": their own
+    numbers  ascending numbers that the objects of its layer go by here; None: their own
     """
 
-    def __init__(self, path: str, numbers: str = "") -> None:
+    def __init__(self, path: str, numbers: np.ndarray | None = None) -> None:
         reader = open_batches(path)
         batch = reader.get_batch(0)
         column = batch.column("embedding")
@@ -200,9 +200,7 @@ class Partition:
 
     def _members(self, places: slice) -> np.ndarray:
         stored_B = self.stored_N[places]
-        if not self.numbers:
-            return stored_B
-        return open_batches(self.numbers).get_batch(0).column(0).to_numpy()[stored_B]
+        return stored_B if self.numbers is None else self.numbers[stored_B]
 
     @property
     def count_V(self) -> np.ndarray:
@@ -215,24 +213,24 @@ class Partition:
         return slice(int(start), int(stop))
 
     def block(self, rows: slice) -> Block:
-        """A copy in memory of some rows, in the order of their first objects."""
+        """Some rows, where they lie."""
         start_V1 = self.start_V1[rows.start : rows.stop + 1]
-        some = Block(
-            vector_UD=np.array(self.vector_VD[rows]),
-            member_N=np.array(self._members(slice(start_V1[0], start_V1[-1]))),
+        return Block(
+            vector_UD=self.vector_VD[rows],
+            member_N=self._members(slice(start_V1[0], start_V1[-1])),
             count_U=np.diff(start_V1),
+            cell_U=self.cell_V[rows],
         )
-        return some if len(np.unique(self.cell_V[rows])) < 2 else Block.join([some])
 
     @staticmethod
-    def write(path: str, cell_V: np.ndarray, away_V: np.ndarray, block: Block) -> str:
-        """Publishes a partition with rows in its order; returns the file's sha256.
+    def write(path: str, away_V: np.ndarray, block: Block) -> str:
+        """Publishes a partition of a block, whose vectors are in the order of cells; its sha256.
 
         away_V  [V] float32, distance of each vector from the centroid of its cell
         """
         offsets = np.append(block.start_U, len(block.member_N))
         columns = {
-            "cell": pa.array(cell_V, pa.int32()),
+            "cell": pa.array(block.cell_U, pa.int32()),
             "away": pa.array(away_V, pa.float32()),
             "embedding": pa.FixedSizeListArray.from_arrays(
                 pa.array(block.vector_UD.ravel()), block.vector_UD.shape[1]

@@ -1,18 +1,21 @@
 """The exact lists of vectors, each found in all partitions when it is first asked for.
 
-Partitions are searched in parallel and partial lists are merged as they come. What is held is a
-number of each vector, and the lists of those that were searched. G vectors of a round, R of all
-rounds; letters of lists as in `neighbors/blocks.py`.
+A task searches some partitions. Each vector is searched first by the task that holds most of its
+cell; the distance to its last neighbor there is as far as all other tasks look, and what lies in
+cells beyond it is not compared. Tasks run in parallel and partial lists are merged as they come.
+What is held is a number of each vector, and the lists of those that were searched. G vectors of a
+round, R of all rounds; letters of lists as in `neighbors/blocks.py`.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from astroray.actors import join
 from astroray.actors.join import JoinPlan, Vectors
-from astroray.neighbors.blocks import Lists, merge_lists
+from astroray.neighbors.blocks import Lists
 from astroray.neighbors.candidates import has_native
 from astroray.neighbors.certificate import Proof, score_of
 from astroray.neighbors.partitions import write_batches
@@ -44,8 +47,7 @@ class Places:
         """Those of a search; the first is published, so that tasks find the vectors of objects."""
         vector_N = np.zeros(plan.num_objects, np.int64)
         firsts, cells, start = [], [], 0
-        for number in range(len(plan.partitions)):
-            partition = plan.open(number)
+        for partition in plan.opened(range(len(plan.partitions))):
             vector_N[partition.member_N] = start + np.repeat(
                 np.arange(len(partition.cell_V)), partition.count_V
             )
@@ -62,6 +64,8 @@ class ExactLists:
     def __init__(self, plan: JoinPlan, places: Places, each: Each, note: Note) -> None:
         self.plan, self.places, self.each, self.note = plan, places, each, note
         self.vectors = Vectors(plan)
+        self.tasks = _share(self.vectors)
+        self.home_C = _homes(self.vectors, self.tasks, places.cell_V)
         self._place_V = np.full(len(places.first_V), -1, np.int64)
         """Place among the lists of all rounds, -1 where not searched yet."""
         self._rounds: list[Lists] = []
@@ -123,27 +127,58 @@ class ExactLists:
         join.write_lists(self.plan.file("exact"), lists, vector=self.vector_R)
 
     def _search(self, vector_G: np.ndarray) -> None:
+        cell_G = self.places.cell_V[vector_G]
+        order_G = np.lexsort((cell_G, self.home_C[cell_G]))  # tiles of queries share their cells
         queries = self.plan.file(f"queries-{len(self._rounds):05d}")
-        query_GD = self.vectors.of(vector_G)
+        query_GD = self.vectors.of(vector_G[order_G])
         column = pa.FixedSizeListArray.from_arrays(pa.array(query_GD.ravel()), query_GD.shape[1])
         write_batches(queries, [pa.record_batch({"embedding": column})])
-        size = max(-(-int(self.vectors.end_P[-1]) // TASKS_A_ROUND), LEAST_VECTORS)
-        _, first_T = np.unique(self.vectors.start_P // size, return_index=True)
-        ends = [*first_T[1:].tolist(), len(self.plan.partitions)]
+        home_G = self.home_C[cell_G[order_G]]
         found = join.no_lists(len(vector_G), self.plan.width)
-        what = f"exact round {len(self._rounds) + 1}, {len(vector_G)} objects"
-        for _, lists in noted(self.each, self.note, what)(
-            join.search_partitions,
-            [
-                (self.plan, range(first, end), queries)
-                for first, end in zip(first_T.tolist(), ends, strict=True)
-            ],
-        ):
-            found = merge_lists(found, lists)
+        self._add(found, queries, [np.flatnonzero(home_G == t) for t in range(len(self.tasks))])
+        within = self.plan.file(f"within-{len(self._rounds):05d}")
+        write_columns(within, distance=np.nan_to_num(found[1][:, -1], nan=np.inf))
+        rest = [np.flatnonzero(home_G != t) for t in range(len(self.tasks))]
+        self._add(found, queries, rest, within)
         start = self._ends[-1] if self._ends else 0
-        self._place_V[vector_G] = np.arange(start, start + len(vector_G))
+        self._place_V[vector_G[order_G]] = np.arange(start, start + len(vector_G))
         self._rounds.append(found)
         self._ends.append(start + len(vector_G))
+
+    def _add(
+        self, found: Lists, queries: str, rows: Sequence[np.ndarray], within: str = ""
+    ) -> None:
+        """Adds to lists of a round what each task finds of some rows of it."""
+        asked = [(task, row_B) for task, row_B in zip(self.tasks, rows, strict=True) if len(row_B)]
+        if not asked:
+            return
+        where = "beyond" if within else "around"
+        what = f"exact round {len(self._rounds) + 1}, {len(found[0])} objects, {where} their cells"
+        for place, lists in noted(self.each, self.note, what)(
+            join.search_partitions,
+            [(self.plan, task, queries, row_B, within) for task, row_B in asked],
+        ):
+            join.add_lists(found, lists, asked[place][1])
+
+
+def _share(vectors: Vectors) -> list[range]:
+    """The partitions of each task of a round: neighbors in order, about as many vectors."""
+    size = max(-(-int(vectors.end_P[-1]) // TASKS_A_ROUND), LEAST_VECTORS)
+    _, first_T = np.unique(vectors.start_P // size, return_index=True)
+    ends = [*first_T[1:].tolist(), len(vectors.partitions)]
+    return [range(first, end) for first, end in zip(first_T.tolist(), ends, strict=True)]
+
+
+def _homes(vectors: Vectors, tasks: Sequence[range], cell_V: np.ndarray) -> np.ndarray:
+    """The task that holds most vectors of each cell, int64 [C]."""
+    num_cells = int(cell_V.max(initial=0)) + 1
+    home_C, most_C = np.zeros(num_cells, np.int64), np.zeros(num_cells, np.int64)
+    for place, task in enumerate(tasks):
+        some = cell_V[vectors.start_P[task[0]] : vectors.end_P[task[-1]]]
+        count_C = np.bincount(some, minlength=num_cells)
+        home_C[count_C > most_C] = place
+        most_C = np.maximum(most_C, count_C)
+    return home_C
 
 
 def write_columns(path: str, **columns: np.ndarray) -> None:

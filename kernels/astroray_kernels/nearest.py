@@ -10,6 +10,9 @@ from astroray_kernels.dispatch import select
 
 _OP = "nearest_vectors"
 
+Cells = tuple[Tensor, Tensor]
+"""The cell of each vector, int64 [V], and a center of each cell, float32 [C, D], finite."""
+
 
 def nearest_vectors(
     query_GD: Tensor,
@@ -17,6 +20,9 @@ def nearest_vectors(
     k: int,
     *,
     exclude_G: Tensor | None = None,
+    within_G: Tensor | None = None,
+    cells: Cells | None = None,
+    label_V: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """The k nearest vectors of each query by Euclidean distance, exactly.
@@ -25,13 +31,18 @@ def nearest_vectors(
     vector_VD  [V, D]  float32, finite, of the same device; V may be 0; need not be centered
     k          >= 1
     exclude_G  [G]     int64: the vector that a query may not find (itself), -1 for none
+    label_V    [V]     int64, all different: what a vector is called here; without them its index
+    within_G   [G]     float64, not negative: the largest distance that a query may find
+    cells              where the vectors lie, so that fewer are compared; changes no result
     backend    auto, or one that must run: native, reference
 
-    Returns index_GK, int64 [G, k], and distance_GK, float64 [G, k], nearest first, ties by index;
-    -1 and NaN where there are fewer vectors. A distance is the root of the float64 sum, from the
-    first dimension to the last, of the squared differences. All backends return the same bits,
-    with any number of threads (torch's). The native one rules out pairs by integer products whose
-    error it bounds (Higham, Accuracy and Stability, section 3.1) and measures all others.
+    Returns index_GK, int64 [G, k], and distance_GK, float64 [G, k], nearest first, ties by index
+    (or label); -1 and NaN where there are fewer vectors, or fewer within reach. A distance is the
+    root of the float64 sum, from the first dimension to the last, of the squared differences. All
+    backends return the same bits, with any number of threads (torch's). The native one rules out
+    pairs by integer products whose error it bounds (Higham, Accuracy and Stability, section 3.1)
+    and measures all others. Where there are cells it rules out blocks of them first, by the
+    triangle inequality; that saves most where queries of one cell are given one after another.
 
     Raises TypeError and ValueError on arguments that cannot work, BackendError where this machine
     cannot run what was asked for.
@@ -39,14 +50,63 @@ def nearest_vectors(
     _check_vectors(query_GD, vector_VD)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"{_OP}: k is {k!r}, expected an integer of at least 1")
+    if label_V is not None:
+        _check_whole("label_V", label_V, vector_VD)
     if exclude_G is not None:
-        _check_exclude(exclude_G, query_GD, len(vector_VD))
+        _check_whole("exclude_G", exclude_G, query_GD)
+        if label_V is None:
+            _check_exclude(exclude_G, len(vector_VD))
+    if within_G is not None:
+        _check_within(within_G, query_GD)
+    if cells is not None:
+        _check_cells(cells, vector_VD)
     function = cast(Callable[..., tuple[Tensor, Tensor]], select(_OP, query_GD.device, backend))
-    return function(query_GD.detach(), vector_VD.detach(), k, exclude_G=exclude_G)
+    return function(
+        query_GD.detach(),
+        vector_VD.detach(),
+        k,
+        exclude_G=exclude_G,
+        within_G=within_G,
+        cells=cells,
+        label_V=label_V,
+    )
 
 
-def _check_vectors(query_GD: Tensor, vector_VD: Tensor) -> None:
-    for name, x in (("query_GD", query_GD), ("vector_VD", vector_VD)):
+def _check_within(within_G: Tensor, query_GD: Tensor) -> None:
+    if (
+        within_G.dtype != torch.float64
+        or within_G.shape != query_GD.shape[:1]
+        or within_G.device != query_GD.device
+    ):
+        raise ValueError(
+            f"{_OP}: within_G is {within_G.dtype} {list(within_G.shape)} on {within_G.device}, "
+            f"expected torch.float64 [{len(query_GD)}] on {query_GD.device}"
+        )
+    bad_B = ~(within_G >= 0)
+    if bad_B.any():
+        row = int(bad_B.nonzero()[0])
+        raise ValueError(
+            f"{_OP}: within_G is {float(within_G[row])} in row {row}, expected a distance of at "
+            "least 0, infinity for any"
+        )
+
+
+def _check_cells(cells: Cells, vector_VD: Tensor) -> None:
+    cell_V, center_CD = cells
+    _check_vectors(vector_VD, center_CD, names=("vector_VD", "the centers of cells"))
+    _check_whole("the cell of each vector", cell_V, vector_VD)
+    num_cells = len(center_CD)
+    if len(cell_V) and not 0 <= int(cell_V.min()) <= int(cell_V.max()) < num_cells:
+        raise ValueError(
+            f"{_OP}: vectors lie in cells {int(cell_V.min())} to {int(cell_V.max())}, expected "
+            f"0 to {num_cells - 1}, since there are {num_cells} centers"
+        )
+
+
+def _check_vectors(
+    query_GD: Tensor, vector_VD: Tensor, names: tuple[str, str] = ("query_GD", "vector_VD")
+) -> None:
+    for name, x in zip(names, (query_GD, vector_VD), strict=True):
         if not isinstance(x, Tensor) or x.dtype != torch.float32:
             got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
@@ -69,16 +129,19 @@ def _check_vectors(query_GD: Tensor, vector_VD: Tensor) -> None:
             )
 
 
-def _check_exclude(exclude_G: Tensor, query_GD: Tensor, num_vectors: int) -> None:
+def _check_whole(name: str, number_B: Tensor, rows_BD: Tensor) -> None:
     if (
-        exclude_G.dtype != torch.int64
-        or exclude_G.shape != query_GD.shape[:1]
-        or exclude_G.device != query_GD.device
+        number_B.dtype != torch.int64
+        or number_B.shape != rows_BD.shape[:1]
+        or number_B.device != rows_BD.device
     ):
         raise ValueError(
-            f"{_OP}: exclude_G is {exclude_G.dtype} {list(exclude_G.shape)} on "
-            f"{exclude_G.device}, expected torch.int64 [{len(query_GD)}] on {query_GD.device}"
+            f"{_OP}: {name} is {number_B.dtype} {list(number_B.shape)} on {number_B.device}, "
+            f"expected torch.int64 [{len(rows_BD)}] on {rows_BD.device}"
         )
+
+
+def _check_exclude(exclude_G: Tensor, num_vectors: int) -> None:
     bad_B = (exclude_G < -1) | (exclude_G >= num_vectors)
     if bad_B.any():
         row = int(bad_B.nonzero()[0])

@@ -7,6 +7,7 @@ data few more than k pairs of a query are left to measure. native/knn_search.h h
 
 import ctypes
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,11 +27,13 @@ CENTER_SAMPLE = 256
 
 class _Call(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("query", "vector", "center", "exclude")),
-        *((name, ctypes.c_void_p) for name in ("index", "distance")),
+        *((name, ctypes.c_void_p) for name in ("query", "vector", "center", "label", "exclude")),
+        *((name, ctypes.c_void_p) for name in ("within", "cell", "centers", "index", "distance")),
         *((name, ctypes.c_int64) for name in ("num_queries", "num_vectors", "dim", "k")),
+        ("num_cells", ctypes.c_int64),
         ("scale", ctypes.c_double),
         ("threads", ctypes.c_int32),
+        ("compared", ctypes.c_int64),
         ("measured", ctypes.c_int64),
     ]
 
@@ -40,46 +43,77 @@ def why_not(device: torch.device) -> str:
     return library.why_not(device, "astroray_nearest")
 
 
+class Counts(NamedTuple):
+    """What a search cost; no number of threads changes it."""
+
+    compared: int
+    """Pairs whose integer products were computed; those of a block that is not full all count."""
+    measured: int
+    """Of them, those that the products could not rule out."""
+
+
 def nearest_vectors(
-    query_GD: Tensor, vector_VD: Tensor, k: int, *, exclude_G: Tensor | None
+    query_GD: Tensor,
+    vector_VD: Tensor,
+    k: int,
+    *,
+    exclude_G: Tensor | None,
+    within_G: Tensor | None = None,
+    cells: tuple[Tensor, Tensor] | None = None,
+    label_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Indices and distances as `reference.nearest_vectors` has them, to the last bit."""
-    index_GK, distance_GK, _ = nearest_vectors_with_count(
-        query_GD, vector_VD, k, exclude_G=exclude_G
+    index_GK, distance_GK, _ = nearest_vectors_with_counts(
+        query_GD, vector_VD, k, exclude_G=exclude_G, within_G=within_G, cells=cells, label_V=label_V
     )
     return index_GK, distance_GK
 
 
-def nearest_vectors_with_count(
-    query_GD: Tensor, vector_VD: Tensor, k: int, *, exclude_G: Tensor | None = None
-) -> tuple[Tensor, Tensor, int]:
-    """The same, and how many pairs the products could not rule out, so that they were measured.
+def nearest_vectors_with_counts(
+    query_GD: Tensor,
+    vector_VD: Tensor,
+    k: int,
+    *,
+    exclude_G: Tensor | None = None,
+    within_G: Tensor | None = None,
+    cells: tuple[Tensor, Tensor] | None = None,
+    label_V: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Counts]:
+    """The same, and how many pairs were not ruled out on the way.
 
-    Neither depends on the number of threads (torch's).
     Raises BackendError on a machine that cannot run it and on more vectors or dimensions
     than `LARGEST_NUM` and `LARGEST_DIM`.
     """
     if reason := why_not(query_GD.device) or _too_large(vector_VD):
         raise BackendError(f"backend 'native' cannot run: {reason}; ask for backend='reference'")
     query_GD, vector_VD = query_GD.contiguous(), vector_VD.contiguous()
-    exclude_G = None if exclude_G is None else exclude_G.contiguous()
+    cell_V, center_CD = (None, None) if cells is None else (x.contiguous() for x in cells)
+    exclude_G, within_G, label_V = (
+        None if x is None else x.contiguous() for x in (exclude_G, within_G, label_V)
+    )
     most = min(k, len(vector_VD))
     index_GK = torch.empty((len(query_GD), most), dtype=torch.int64)
     distance_GK = torch.empty((len(query_GD), most), dtype=torch.float64)
-    measured = 0
+    counts = Counts(0, 0)
     if index_GK.numel():
-        center_D, scale = _frame(query_GD, vector_VD)
+        middle_D, scale = _frame(query_GD, vector_VD, center_CD)
         call = _Call(
-            query=query_GD.data_ptr(), vector=vector_VD.data_ptr(), center=center_D.data_ptr(),
-            exclude=None if exclude_G is None else exclude_G.data_ptr(),
+            query=query_GD.data_ptr(), vector=vector_VD.data_ptr(), center=middle_D.data_ptr(),
+            label=_pointer(label_V), exclude=_pointer(exclude_G), within=_pointer(within_G),
+            cell=_pointer(cell_V), centers=_pointer(center_CD),
+            num_cells=0 if center_CD is None else len(center_CD),
             index=index_GK.data_ptr(), distance=distance_GK.data_ptr(),
             num_queries=len(query_GD), num_vectors=len(vector_VD), dim=query_GD.shape[1], k=most,
             scale=scale, threads=torch.get_num_threads(),
         )  # fmt: skip
         _run(call)
-        measured = int(call.measured)
+        counts = Counts(compared=int(call.compared), measured=int(call.measured))
     missing = (0, k - most)
-    return pad(index_GK, missing, value=-1), pad(distance_GK, missing, value=torch.nan), measured
+    return pad(index_GK, missing, value=-1), pad(distance_GK, missing, value=torch.nan), counts
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
 
 
 def _too_large(vector_VD: Tensor) -> str:
@@ -91,16 +125,17 @@ def _too_large(vector_VD: Tensor) -> str:
     return ""
 
 
-def _frame(query_GD: Tensor, vector_VD: Tensor) -> tuple[Tensor, float]:
+def _frame(query_GD: Tensor, vector_VD: Tensor, center_CD: Tensor | None) -> tuple[Tensor, float]:
     """A middle of the vectors, float64 [D], and the power of two that brings norms to at most 1.
 
     Neither changes a result, only how many pairs are measured.
     """
     step = -(-len(vector_VD) // CENTER_SAMPLE)
-    center_D = vector_VD[::step].median(dim=0).values.double()  # no far outlier carries it away
-    ends = [float(end) for rows in (query_GD, vector_VD) for end in rows.aminmax()]
-    reach = 2.0 * max(map(abs, ends)) * math.sqrt(len(center_D))
-    return center_D, 2.0 ** -math.frexp(reach)[1]
+    middle_D = vector_VD[::step].median(dim=0).values.double()  # no far outlier carries it away
+    others = [] if center_CD is None else [center_CD]
+    ends = [float(end) for rows in (query_GD, vector_VD, *others) for end in rows.aminmax()]
+    reach = 2.0 * max(map(abs, ends)) * math.sqrt(len(middle_D))
+    return middle_D, 2.0 ** -math.frexp(reach)[1]
 
 
 def _run(call: _Call) -> None:

@@ -15,14 +15,26 @@ def why_not(device: torch.device) -> str:
 
 
 def nearest_vectors(
-    query_GD: Tensor, vector_VD: Tensor, k: int, *, exclude_G: Tensor | None
+    query_GD: Tensor,
+    vector_VD: Tensor,
+    k: int,
+    *,
+    exclude_G: Tensor | None,
+    within_G: Tensor | None = None,
+    cells: tuple[Tensor, Tensor] | None = None,
+    label_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Indices, int64 [G, k], and distances, float64 [G, k], of what `nearest` describes.
 
     A distance is the square root of the sum, from the first dimension to the last, of the squares
     of the differences, all in float64: it depends on the two vectors alone, not on the library
-    that sums. Ties go to the smaller index.
+    that sums. Ties go to the smaller label, which is the index where there is none.
     """
+    del cells  # every vector is compared
+    if label_V is None:
+        label_V = torch.arange(len(vector_VD), device=query_GD.device)
+    label_V, order_V = label_V.sort()
+    vector_VD = vector_VD[order_V]
     num_queries, num_vectors = len(query_GD), len(vector_VD)
     index_GK = query_GD.new_full((num_queries, k), -1, dtype=torch.int64)
     distance_GK = query_GD.new_full((num_queries, k), torch.nan, dtype=torch.float64)
@@ -31,12 +43,13 @@ def nearest_vectors(
         rows = slice(start, start + step)
         distance_BV = _distances(query_GD[rows], vector_VD)
         if exclude_G is not None:
-            excluded_B = exclude_G[rows, None]
-            distance_BV[torch.arange(num_vectors, device=query_GD.device) == excluded_B] = torch.inf
+            distance_BV[label_V == exclude_G[rows, None]] = torch.inf
+        if within_G is not None:
+            distance_BV[distance_BV > within_G[rows, None]] = torch.inf
         distance_BV, index_BV = distance_BV.sort(dim=1, stable=True)
         found_BV = distance_BV[:, :k] < torch.inf  # distances of finite float32 vectors are finite
         most = found_BV.shape[1]
-        index_GK[rows, :most] = index_BV[:, :k].where(found_BV, -1)
+        index_GK[rows, :most] = label_V[index_BV[:, :k]].where(found_BV, -1)
         distance_GK[rows, :most] = distance_BV[:, :k].where(found_BV, torch.nan)
     return index_GK, distance_GK
 

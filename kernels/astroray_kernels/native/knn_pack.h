@@ -68,10 +68,12 @@ struct VectorBlock {
   float half[kBlock];  // |y'|^2 / 2; NaN where there is no vector, so that no test passes
 };
 
-// All vectors. Blocks take them by a stride through the survey, since in a survey in the order of
-// its clusters a query would meet its neighbors last and measure every vector on the way.
+// All vectors. Without cells, blocks take them by a stride through the survey, since in a survey in
+// the order of its clusters a query would meet its neighbors last and measure every vector on the
+// way.
 struct Vectors {
   const Nearest& call;
+  const int64_t* order;  // rows by place; null: by the stride
   int64_t num_blocks, block_groups;
   uint64_t stride;
   uint32_t* groups;     // [block][group of 2 dimensions][64]
@@ -79,6 +81,7 @@ struct Vectors {
 
   explicit Vectors(const Nearest& c)
       : call(c),
+        order(nullptr),
         num_blocks((c.num_vectors + kBlock - 1) / kBlock),
         block_groups(padded_dim(c.dim) / 2 * kBlock),
         stride(stride_of(c.num_vectors)),
@@ -93,6 +96,7 @@ struct Vectors {
 
   // The row at a place of the packed order; a permutation, since the stride shares no divisor.
   int64_t row(int64_t place) const {
+    if (order != nullptr) return order[place];
     return static_cast<int64_t>(static_cast<uint64_t>(place) * stride % call.num_vectors);
   }
 

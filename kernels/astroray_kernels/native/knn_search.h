@@ -16,25 +16,34 @@
 // which is A - B M - X |e| - C M^2 with A, B of the query and its r. Vectors that pass are
 // measured; all others are proven to be farther. pq is exact (`scale_of`), so results depend on
 // nothing else.
+//
+// A query may know a distance beyond which it looks for nothing; r is that until K are found.
+// Where vectors lie in cells, a query looks into the one around it first, and blocks are left out
+// for all 6 queries of a tile by the bound of knn_cells.h and the r of then.
 #pragma once
 #include <omp.h>
 
 #include "knn_best.h"
+#include "knn_cells.h"
 #include "knn_pack.h"
 
 namespace astroray {
 namespace {
 
-constexpr int kShare = 64 * kRows;    // queries that share a block while it is in the L1
-constexpr int kPending = kBlock + 8;  // hits of a block beside those too few to measure
+constexpr int kTiles = 64;
+constexpr int kShare = kTiles * kRows;  // queries that share a block while it is in the L1
+constexpr int kPending = kBlock + 8;    // hits of a block beside those too few to measure
 constexpr double kUnit = 0x1p-24, kMoved = 1.01 * kUnit;
+constexpr double kFarthest = 4.0;  // framed; no two rows are farther apart
 constexpr double kTiny = 0x1p-90;  // what numbers below float32's range lose, 2^31 of them
 alignas(64) constexpr int32_t kNoStart[kBlock] = {};
 
 struct Query {
   Best best;
   double square;  // |x'|^2
+  double within;  // infinite: any distance
   int64_t exclude;
+  int64_t home;  // the nearest center
   int num_pending;
   int64_t pending[kPending];  // rows that passed and wait to be measured
 };
@@ -43,38 +52,50 @@ struct Query {
 struct Group {
   const Nearest& call;
   const Vectors& vectors;
+  const Cells& cells;
   int64_t stride;  // bytes of a packed query
   int16_t* packed;
   float* framed;  // [64, padded D]
+  float* away;    // [C, tile, 8] distances of a tile's queries from the centers
   Query queries[kShare];
   // What the test needs; read 8 at a time from every sixth.
   double a[kShare + 8], b[kShare + 8], x[kShare + 8];
   float scale[kShare + 8];
   double lost[kShare];
+  alignas(64) double reach[kTiles * 8];  // [tile, 8] r + v X; minus infinity where no query is
   alignas(64) int32_t scores[kRows * kBlock];
-  int64_t first, num_rows, measured;
+  int64_t first, num_rows, compared, measured;
 
-  // Of the workspace: pairs, framed rows, packed rows. A group has more rows than a block.
+  // Of the workspace: pairs, framed rows, packed rows, distances from centers. A group has more
+  // rows than a block.
   static int64_t bytes(const Nearest& call) {
     return kShare * call.num_neighbors * static_cast<int64_t>(sizeof(Pair)) +
-           padded_dim(call.dim) * (kBlock * 4 + kShare * 2);
+           padded_dim(call.dim) * (kBlock * 4 + kShare * 2) + call.num_cells * kTiles * 8 * 4;
   }
 
-  Group(const Nearest& c, const Vectors& v, char* workspace)
-      : call(c), vectors(v), stride(padded_dim(c.dim) * 2), measured(0) {
+  Group(const Nearest& c, const Vectors& v, const Cells& l, char* workspace)
+      : call(c), vectors(v), cells(l), stride(padded_dim(c.dim) * 2), compared(0), measured(0) {
     Pair* pairs = reinterpret_cast<Pair*>(workspace);
     for (int r = 0; r < kShare; ++r) queries[r].best.pairs = pairs + r * call.num_neighbors;
     framed = reinterpret_cast<float*>(pairs + kShare * call.num_neighbors);
     packed = reinterpret_cast<int16_t*>(framed + kBlock * padded_dim(call.dim));
+    away = reinterpret_cast<float*>(packed + kShare * padded_dim(call.dim));
     memset(a, 0, sizeof(a));
     memset(b, 0, sizeof(b));
     memset(x, 0, sizeof(x));
     memset(scale, 0, sizeof(scale));
+    memset(away, 0, call.num_cells * kTiles * 8 * 4);
   }
+
+  int64_t label(int64_t row) const { return call.label == nullptr ? row : call.label[row]; }
+
+  // The place of a query among 8 of each tile.
+  static int64_t lane(int64_t r) { return r / kRows * 8 + r % kRows; }
 
   void load() {
     const int64_t dim = padded_dim(call.dim);
     memset(packed, 0, kShare * stride);
+    std::fill(reach, reach + kTiles * 8, -__builtin_inf());
     for (int64_t r = 0; r < num_rows; ++r) {
       Query& query = queries[r];
       Row row = frame_row(call, call.query + (first + r) * call.dim, framed);
@@ -83,7 +104,9 @@ struct Group {
       query.best.size = 0;
       query.num_pending = 0;
       query.square = row.square;
+      query.within = call.within == nullptr ? __builtin_inf() : call.within[first + r];
       query.exclude = call.exclude == nullptr ? -1 : call.exclude[first + r];
+      if (cells.any()) query.home = cells.measure_all(framed, away + lane(r), kTiles * 8);
       x[r] = row.norm + row.lost;
       lost[r] = row.lost;
       tighten(r);
@@ -93,20 +116,24 @@ struct Group {
   // The test's coefficients for the K-th distance so far.
   void tighten(int64_t r) {
     const Query& query = queries[r];
-    if (query.best.size < call.num_neighbors) {
+    const bool is_full = query.best.size == call.num_neighbors;
+    const double last = is_full ? query.best.pairs[0].distance : query.within;
+    const double roundings = static_cast<double>(call.dim + 16) * 0x1p-52;
+    const double kth = last * call.scale * (1.0 + roundings) + 0x1p-120;
+    if (!(kth < kFarthest)) {
       a[r] = -__builtin_inf();
       b[r] = 0.0;
+      reach[lane(r)] = __builtin_inf();
       return;
     }
-    const double roundings = static_cast<double>(call.dim + 16) * 0x1p-52;
-    const double kth = query.best.pairs[0].distance * call.scale * (1.0 + roundings) + 0x1p-120;
     const double moved = kMoved * x[r];
     a[r] = (query.square - kth * kth) * 0.5 - kth * moved - moved * moved - kTiny -
            roundings * (query.square + kth * kth);
     b[r] = lost[r] + kMoved * kth + 4.0 * kUnit * x[r];
+    reach[lane(r)] = (kth + moved) * (1.0 + 0x1p-40);  // for the roundings of `needs`
   }
 
-  // Measures what waits, 8 at a time; the last fewer only where nothing else will come.
+  // Measures what waits, 8 at a time; the last fewer where they are asked for.
   void measure(int64_t r, bool is_last) {
     Query& query = queries[r];
     const float* from = call.query + (first + r) * call.dim;
@@ -119,7 +146,8 @@ struct Group {
         rows[i] = call.vector + query.pending[at + (i < count ? i : 0)] * call.dim;
       measure8(from, rows, call.dim, distance);
       for (int i = 0; i < count; ++i)
-        query.best.add(Pair{distance[i], query.pending[at + i]}, call.num_neighbors);
+        if (distance[i] <= query.within)
+          query.best.add(Pair{distance[i], label(query.pending[at + i])}, call.num_neighbors);
       measured += count;
       at += count;
     }
@@ -134,7 +162,7 @@ struct Group {
     Query& query = queries[r];
     for (; hits != 0; hits &= hits - 1) {
       const int64_t row = vectors.row(block * kBlock + __builtin_ctzll(hits));
-      if (row == query.exclude) continue;
+      if (label(row) == query.exclude) continue;
       query.pending[query.num_pending++] = row;
       const char* at = reinterpret_cast<const char*>(call.vector + row * call.dim);
       for (int64_t i = 0; i < call.dim * 4; i += 64) __builtin_prefetch(at + i);
@@ -156,6 +184,7 @@ struct Group {
     least = least - Doubles((4.0 * kUnit + kMoved * kMoved) * block.most * block.most);
     float limit[8];
     store_floats(limit, subtract_product(least, abs(least), Doubles(2.0 * kUnit)));
+    compared += rows * kBlock;
     for (int64_t r = 0; r < rows; ++r) {
       const Floats factor(scale[r0 + r] * block.scale), bound(limit[r]);
       uint64_t hits = 0;
@@ -166,6 +195,43 @@ struct Group {
       }
       if (hits != 0) keep(r0 + r, at, hits);
     }
+  }
+
+  // Whether a vector of a block may be among the nearest of a query of a tile.
+  bool needs(int64_t tile, int64_t at) const {
+    const Doubles most = Doubles::load(reach + tile * 8) +
+                         Doubles(kMoved * vectors.blocks[at].most + 4.0 * kFaint);
+    for (int64_t s = cells.first[at]; s < cells.first[at + 1]; ++s) {
+      const Segment& segment = cells.segments[s];
+      const Doubles from = Doubles::load(away + (segment.cell * kTiles + tile) * 8, 8);
+      const Doubles outside = from * Doubles(cells.shrink) - Doubles(segment.high);
+      const Doubles inside = Doubles(segment.low) - from * Doubles(cells.grow);
+      if (largest(most - max(outside, inside)) >= 0.0) return true;
+    }
+    return false;
+  }
+
+  // The blocks of the cell around a query.
+  bool is_home(int64_t r, int64_t at) const {
+    const int64_t from = cells.home[queries[r].home], to = cells.home[queries[r].home + 1];
+    return from < to && from / kBlock <= at && at <= (to - 1) / kBlock;
+  }
+
+  bool is_home_before(int64_t tile, int64_t end, int64_t at) const {
+    for (int64_t r = tile * kRows; r < end; ++r)
+      if (is_home(r, at)) return true;
+    return false;
+  }
+
+  // A tile against the cells around its queries, each block once.
+  void search_homes(int64_t tile) {
+    const int64_t end = (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
+    for (int64_t r = tile * kRows; r < end; ++r) {
+      const int64_t from = cells.home[queries[r].home], to = cells.home[queries[r].home + 1];
+      for (int64_t at = from / kBlock; at * kBlock < to; ++at)
+        if (is_home(r, at) && !is_home_before(tile, r, at) && needs(tile, at)) test(tile, at);
+    }
+    for (int64_t r = tile * kRows; r < end; ++r) measure(r, true);
   }
 
   // Asks for a tile's part of a block, so that memory works meanwhile.
@@ -191,8 +257,12 @@ struct Group {
     num_rows = call.num_queries - first;
     if (num_rows > rows_of_a_group) num_rows = rows_of_a_group;
     load();
+    if (cells.any())
+      for (int64_t tile = 0; tile * kRows < num_rows; ++tile) search_homes(tile);
     for (int64_t at = 0; at < vectors.num_blocks; ++at)
       for (int64_t tile = 0; tile * kRows < num_rows; ++tile) {
+        const int64_t end = (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
+        if (cells.any() && (!needs(tile, at) || is_home_before(tile, end, at))) continue;
         fetch(at + 1, tile);
         test(tile, at);
       }
@@ -205,26 +275,43 @@ struct Group {
 
 inline int nearest(Nearest& call) {
   Vectors vectors(call);
+  Cells cells(call, vectors.num_blocks);
   const int64_t bytes = (Group::bytes(call) + 63) / 64 * 64;
   char* memory = static_cast<char*>(aligned_alloc(64, bytes * call.threads));
-  const bool ready = memory != nullptr && vectors.groups != nullptr && vectors.blocks != nullptr;
-  int64_t measured = 0;
+  const bool ready = memory != nullptr && vectors.groups != nullptr && vectors.blocks != nullptr &&
+                     cells.is_ready();
+  int64_t compared = 0, measured = 0;
   if (ready) {
     // As many queries in a group as leave each thread one at least.
     const int64_t tiles = (call.num_queries + kRows - 1) / kRows;
     int64_t rows = (tiles + call.threads - 1) / call.threads * kRows;
     if (rows > kShare) rows = kShare;
-#pragma omp parallel num_threads(call.threads) reduction(+ : measured)
+    if (cells.any()) {
+      cells.frame_centers();
+      cells.sort_by_cell();
+      vectors.order = cells.order;
+    }
+#pragma omp parallel num_threads(call.threads) reduction(+ : compared, measured)
     {
-      Group group(call, vectors, memory + omp_get_thread_num() * bytes);
+      Group group(call, vectors, cells, memory + omp_get_thread_num() * bytes);
+      if (cells.any()) {
+#pragma omp for schedule(static)
+        for (int64_t v = 0; v < call.num_vectors; ++v) cells.measure(v, group.framed);
+#pragma omp for schedule(dynamic)
+        for (int64_t c = 0; c < call.num_cells; ++c) cells.sort_cell(c);
+#pragma omp single
+        cells.divide();
+      }
 #pragma omp for schedule(static)
       for (int64_t b = 0; b < vectors.num_blocks; ++b) vectors.pack(b, group.framed, group.packed);
 #pragma omp for schedule(dynamic)
       for (int64_t g = 0; g < (call.num_queries + rows - 1) / rows; ++g) group.run(g, rows);
+      compared = group.compared;
       measured = group.measured;
     }
   }
   free(memory);
+  call.compared = compared;
   call.measured = measured;
   return ready ? 0 : 1;
 }

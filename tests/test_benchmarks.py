@@ -22,6 +22,7 @@ NAMES = [
     "neighbors",
     "sharded",
     "sharded_night",
+    "cells",
     "similar",
     "scheduling",
     "nightly",

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from astroray_kernels.knn import _native as knn
 from astroray_kernels.knn import reference
 from astroray_kernels.vfa import _native
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
+from tests.test_knn_cells import cells_of
 from tests.test_knn_native import CASES
 from tests.test_vfa_native import BARS, calls
 
@@ -64,9 +66,10 @@ def test_it_is_what_runs_here(avx2):
 def test_nearest_vectors_are_the_reference_s_to_the_last_bit(avx2, name, k):
     vector_VD = torch.from_numpy(CASES[name])
     itself_V = torch.arange(len(vector_VD))
-    got = knn.nearest_vectors(vector_VD, vector_VD, k, exclude_G=itself_V)
     expected = reference.nearest_vectors(vector_VD, vector_VD, k, exclude_G=itself_V)
-    torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
+    for cells in (None, cells_of(vector_VD, min(5, len(vector_VD)), np.random.default_rng(0))):
+        got = knn.nearest_vectors(vector_VD, vector_VD, k, exclude_G=itself_V, cells=cells)
+        torch.testing.assert_close(got, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @needs_avx512

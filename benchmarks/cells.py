@@ -101,14 +101,16 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     del scratch
     sizes = (8_192, 512, 64, 1) if quick else (65_536, 4_096, 256, 5)
 
-    def row(name: str) -> dict[str, Any]:
+    def fields(name: str) -> list[dict[str, Any]]:
         try:
             got = run_fresh(with_cells_and_without, name, *sizes, environment=ONE_THREAD).value()
         except BackendError as error:
             raise MeasurementError(str(error)) from None
-        return dict(got)
+        return [got]
 
-    return [measured([claim], lambda name=name: [row(name)])[0] for name, claim in CLAIMS.items()]
+    return [
+        row for name, claim in CLAIMS.items() for row in measured([claim], partial(fields, name))
+    ]
 
 
 def main() -> None:

@@ -17,6 +17,11 @@ def make_qkv(batch=2, heads=3, length=7, dim=32, dtype=torch.float32, seed=7):
     return torch.randn(3, batch, heads, length, dim, generator=generator).to(dtype).unbind()
 
 
+def token_by_token(x):
+    """The same [B, H, N, D] with the heads of a token side by side."""
+    return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def exact(q, k, v, scale=None, mask=None):
     """Attention in float64 over the keys that take part; zeros where there are none."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
@@ -47,16 +52,39 @@ def native(monkeypatch):
     dispatch._auto.cache_clear()
 
 
+@pytest.mark.parametrize("backend", ["native", "sdpa", "reference"])
+def test_heads_that_lie_side_by_side_do_so_in_the_result_and_are_joined_without_a_copy(backend):
+    if reason := dispatch.why_not("vfa_attention", backend, "cpu"):
+        pytest.skip(reason)
+    q, k, v = make_qkv(length=70)
+    plain = vfa_attention(q, k, v, precision="fp32", backend=backend)
+    assert plain.is_contiguous()
+    of_one_layer = torch.stack([q, k, v]).permute(1, 3, 0, 2, 4).contiguous()  # [B, N, 3, H, D]
+    views = of_one_layer.permute(2, 0, 3, 1, 4)
+    got = vfa_attention(*views, precision="fp32", backend=backend)
+    assert torch.equal(got, plain)
+    assert got.transpose(1, 2).flatten(2).data_ptr() == got.data_ptr()
+
+
+@pytest.mark.parametrize("backend", ["native", "sdpa", "reference"])
+def test_autocast_changes_neither_precision_nor_dtype(backend):
+    if reason := dispatch.why_not("vfa_attention", backend, "cpu"):
+        pytest.skip(reason)
+    q, k, v = make_qkv()
+    expected = vfa_attention(q, k, v, precision="fp32", backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = vfa_attention(q, k, v, precision="fp32", backend=backend)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_torch_s_own_attention_keeps_dtype_and_layout_at_any_strides(dtype, precision):
+def test_torch_s_own_attention_keeps_the_dtype_at_any_strides(dtype, precision):
     q, k, v = make_qkv(length=7, dtype=dtype)
-    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in (q, k, v)]
-    strided[2] = torch.stack([v, v], dim=-1)[..., 0]
+    strided = [token_by_token(q), token_by_token(k), torch.stack([v, v], dim=-1)[..., 0]]
     got = vfa_attention(*strided, precision=precision, backend="sdpa")
     assert got.dtype == dtype
     assert got.shape == q.shape
-    assert got.is_contiguous()
     tight = precision == "fp32" and dtype == torch.float32
     torch.testing.assert_close(got.double(), exact(q, k, v), rtol=0, atol=1e-6 if tight else 0.03)
 
@@ -157,7 +185,7 @@ def test_gradients_pass_a_mask_and_masked_keys_get_none():
 def test_the_operator_keeps_torch_s_rules_for_operators(masked):
     mask = torch.ones(2, 7, dtype=torch.bool) if masked else None
     q, k, v = make_qkv()
-    q = q.transpose(1, 2).contiguous().transpose(1, 2)
+    q = token_by_token(q)
     torch.library.opcheck(
         torch.ops.astroray.vfa_attention,
         (q, k, v, mask, 0.5 if masked else None, "bf16", None, "auto", "sdpa"),
@@ -177,7 +205,9 @@ class Attend(torch.nn.Module):
 
     def forward(self, tokens_BHND, mask_BN):
         q, k, v = tokens_BHND, 2 * tokens_BHND, tokens_BHND.roll(1, dims=2)
-        return vfa_attention(q, k, v, mask=mask_BN, precision="fp32", backend="sdpa") + 1
+        scale = tokens_BHND.shape[-1] ** -0.5  # of a compiler for any shape it is a symbol
+        options = {"scale": scale, "mask": mask_BN, "precision": "fp32", "backend": "sdpa"}
+        return vfa_attention(q, k, v, **options) + 1
 
 
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from astroray_kernels import BackendError, dispatch, vfa_attention
 from astroray_kernels.vfa import _native
+from astroray_kernels.vfa.result import empty_result
 from tests.attention_inputs import INPUTS, ORDINARY, exact, make_inputs, relative_error
 
 WHY_NOT = _native.why_not(torch.device("cpu"))
@@ -20,7 +21,7 @@ ESTIMATES = ("auto", *_native.ESTIMATES, _native.ONLINE)
 VALUES = ("float32", "bfloat16", "float16")
 ROUNDING = {torch.float32: 2.0**-21, torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12}
 """Relative errors that are asked of no one: 4, 1/4 and 1/4 units in the last place."""
-BARS = {"fp32": 2e-6, "bf16": 0.006, "int8_qk": 0.015, "int8": 0.03}
+BARS = {"fp32": 4e-6, "bf16": 0.006, "int8_qk": 0.015, "int8": 0.03}
 """Errors of float32 results, on inputs whose scores 8 bits can resolve."""
 
 
@@ -197,7 +198,7 @@ def test_any_call_is_right(call):
     got, facts = attend(q, k, v, **options)
     assert got.shape == q.shape
     assert got.dtype == q.dtype
-    assert got.is_contiguous()
+    assert got.stride() == empty_result(q).stride()
     expected = exact(q, k, v, mask=options["mask_BN"])
     rounding = relative_error(expected.to(q.dtype), expected)
     assert relative_error(got, expected) <= BARS[options["precision"]] + rounding

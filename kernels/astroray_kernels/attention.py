@@ -6,6 +6,7 @@ from torch import Tensor
 from astroray_kernels import checks
 from astroray_kernels.dispatch import Need, select
 from astroray_kernels.vfa import _sdpa
+from astroray_kernels.vfa.result import empty_result, laid_out
 
 
 def vfa_attention(
@@ -35,8 +36,10 @@ def vfa_attention(
     estimate   of the row maximum: auto, sabsmax (the paper's), sink_local, cauchy_schwarz, exact
     backend    auto, or one that must run: triton, native, sdpa, reference (`dispatch.resolved`)
 
-    Returns [B, H, N, D], contiguous, of q's dtype; NaN only where q, or a key or value that takes
-    part, holds a NaN or an infinity.
+    Returns [B, H, N, D] of q's dtype; NaN only where q, or a key or value that takes part, holds a
+    NaN or an infinity, or a score leaves float32. It is contiguous, but where a token's heads lie
+    side by side in q, as in a view of [B, N, H, D], they do so here: joining them copies nothing.
+    Autocast changes neither precision nor dtype.
 
     The kernels have no backward pass. Where a gradient is needed (grad mode is on and q, k or v
     requires grad) this is torch's scaled_dot_product_attention in q's own dtype, whatever
@@ -73,23 +76,21 @@ def _operator(
     need = Need(precision=precision, skip=skip, estimate=estimate, dim=dim, dtype=q.dtype)
     function = select("vfa_attention", q.device, backend, need)
     if q.numel() == 0:
-        return _like(q)
-    return function(
-        q,
-        k,
-        v,
-        scale=dim**-0.5 if scale is None else scale,
-        mask_BN=mask,
-        precision=precision,
-        skip=skip,
-        estimate=estimate,
-    )
+        return empty_result(q)
+    with torch.autocast(q.device.type, enabled=False):  # it would make fp32 products bfloat16
+        out_BHND = function(
+            q,
+            k,
+            v,
+            scale=dim**-0.5 if scale is None else scale,
+            mask_BN=mask,
+            precision=precision,
+            skip=skip,
+            estimate=estimate,
+        )
+    return laid_out(out_BHND, q)
 
 
 @_operator.register_fake
 def _fake(q: Tensor, *_: object) -> Tensor:
-    return _like(q)
-
-
-def _like(q_BHND: Tensor) -> Tensor:
-    return torch.empty_like(q_BHND, memory_format=torch.contiguous_format)
+    return empty_result(q)

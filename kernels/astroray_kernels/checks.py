@@ -103,7 +103,7 @@ def _check_positive(name: str, value: object, advice: str) -> None:
         raise TypeError(
             f"{_OP}: {name} is a {type(value).__name__}, expected a float > 0 or None; {advice}"
         )
-    if not (math.isfinite(value) and value > 0):
+    if not 0 < value < math.inf:  # a compiler can follow this, unlike math.isfinite
         raise ValueError(f"{_OP}: {name} is {value}, expected a finite number > 0; {advice}")
 
 

@@ -22,15 +22,13 @@ struct Ahead {
       : row(first), end(first + num_rows), burst((4 * num_rows + calls - 1) / calls), which(0) {
     const int64_t b = head_at / call.heads, h = head_at % call.heads;
     const int64_t bytes = call.dtype == kFloat32 ? 4 : 2;
-    const void* inputs[3] = {call.q, call.k, call.v};
-    const int64_t* steps[3] = {call.q_strides, call.k_strides, call.v_strides};
-    for (int i = 0; i < 3; ++i) {
-      base[i] = static_cast<const char*>(inputs[i]) + (b * steps[i][0] + h * steps[i][1]) * bytes;
+    const void* tensors[4] = {call.q, call.k, call.v, call.out};
+    const int64_t* steps[4] = {call.q_strides, call.k_strides, call.v_strides, call.out_strides};
+    for (int i = 0; i < 4; ++i) {
+      base[i] = static_cast<const char*>(tensors[i]) + (b * steps[i][0] + h * steps[i][1]) * bytes;
       strides[i] = steps[i][2] * bytes;
     }
     row_bytes = call.dim * bytes;
-    base[3] = static_cast<const char*>(call.out) + head_at * call.length * row_bytes;
-    strides[3] = row_bytes;
   }
 
   void fetch() {

@@ -287,11 +287,13 @@ struct Rows {
   }
 
   void store(int64_t head_at, int64_t tile) {
+    const int64_t* strides = call.out_strides;
+    const int64_t base = head_at / call.heads * strides[0] + head_at % call.heads * strides[1];
     for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
       const int64_t row = tile * kRows + r;
       const float l = total(row);
       const Floats by(l == 0.0f ? 0.0f : 1.0f / l);
-      const int64_t at = (head_at * call.length + first + row) * shape.dim;
+      const int64_t at = base + (first + row) * strides[2];
       for (int64_t d = 0; d < shape.dim; d += 16) {
         Floats x = Floats::load(scratch.out + row * shape.dim + d) * by;
         if (l != 0.0f) x = x * Floats::load(head.value_scale + d);

@@ -26,10 +26,13 @@ constexpr float kMasked = -1e30f;  // added to the score of a key that takes no 
 constexpr float kCoarse = 0.25f;   // error of 8-bit scores, powers of two, that is too much
 constexpr float kLog2E = 1.4426950408889634f;
 
+inline Floats load16_halves(const uint16_t* half, int dtype) {
+  return dtype == kBfloat16 ? as_floats(load_halves(half) << 16) : load_float16(half);
+}
+
 inline Floats load16(const void* p, int dtype, int64_t at) {
   if (dtype == kFloat32) return Floats::load(static_cast<const float*>(p) + at);
-  const uint16_t* half = static_cast<const uint16_t*>(p) + at;
-  return dtype == kBfloat16 ? as_floats(load_halves(half) << 16) : load_float16(half);
+  return load16_halves(static_cast<const uint16_t*>(p) + at, dtype);
 }
 
 inline Ints to_bfloat16(Floats x) {  // half to even; NaN stays NaN

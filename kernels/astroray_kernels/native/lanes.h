@@ -1,7 +1,8 @@
 // Sixteen floats or integers, or eight doubles, at a time: one register of AVX-512, two of AVX2.
 //
 // What is written with them is compiled for both. Lanes, roundings and the order of sums are the
-// same; only powers of two below 2^-126 are zero on AVX2.
+// same, but for two: t - floor(t) is rounded down by AVX-512's vreduceps and to nearest on AVX2, so
+// that exponentials differ in their last bit; and powers of two below 2^-126 are zero on AVX2.
 #pragma once
 #ifdef __AVX512F__
 #include "lanes_avx512.h"

@@ -131,7 +131,7 @@ inline __m512 gather_outliers(const Linear& call, int64_t row_at, int64_t i) {
   const uint16_t* row = static_cast<const uint16_t*>(call.x) + row_at;
   alignas(32) uint16_t halves[16] = {};
   for (int64_t j = 0; j < 16 && j < left; ++j) halves[j] = row[call.outlier[i + j]];
-  return load16(halves, call.dtype, 0);
+  return load16_halves(halves, call.dtype);
 }
 
 // The largest magnitude as bits: NaN above infinity above all numbers.

@@ -116,7 +116,8 @@ inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, flo
   for (int j = 0; j < kBlock; ++j) {
     const int32_t sum =
         quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false, plain + j * num_groups * 4);
-    init[j] = Score::kPerGroup == 4 ? -128 * sum : 0;
+    // Unsigned, since the integers of a NaN may be any and their sum too large to be multiplied.
+    init[j] = Score::kPerGroup == 4 ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
   }
   for (int64_t d = 0; d < num_groups; d += 16)
     for (int j = 0; j < kBlock; j += 16)

@@ -26,7 +26,7 @@ enum Estimate : int32_t {
   kExact = 4,          // true maximum over all keys
 };
 
-// One call. Tensors are [B, H, N, D], D contiguous, other strides in elements; `out` is contiguous.
+// One call. Tensors are [B, H, N, D], D contiguous, other strides in elements.
 struct Attention {
   const void* q;
   const void* k;
@@ -35,7 +35,7 @@ struct Attention {
   const uint8_t* mask;  // [B, N] contiguous, 1 = the key takes part; null = all do
   uint8_t* todo;        // [B, H] in: 1 = attend this head; out: 1 = left, too coarse for int8
   int64_t batch, heads, length, dim;
-  int64_t q_strides[3], k_strides[3], v_strides[3];  // of B, H, N
+  int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3];  // of B, H, N
   float scale;
   float skip;        // nats; <= 0: no tile is skipped
   int32_t dtype;     // Dtype of q, k, v and out

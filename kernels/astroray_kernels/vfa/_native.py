@@ -14,6 +14,7 @@ from torch import Tensor
 from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.vfa.facts import TileFacts
+from astroray_kernels.vfa.result import empty_result
 
 PRECISIONS: tuple[str, ...] = ("fp32", "bf16", "int8_qk", "int8")
 DIMS = (32, 64, 96, 128)
@@ -35,7 +36,7 @@ class _Call(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "mask", "todo")),
         *((name, ctypes.c_int64) for name in ("batch", "heads", "length", "dim")),
-        *((name, ctypes.c_int64 * 3) for name in ("q_strides", "k_strides", "v_strides")),
+        *((f"{name}_strides", ctypes.c_int64 * 3) for name in ("q", "k", "v", "out")),
         *((name, ctypes.c_float) for name in ("scale", "skip")),
         *((name, ctypes.c_int32) for name in ("dtype", "score", "value", "estimate", "threads")),
         ("facts", ctypes.c_int64 * 4),
@@ -88,7 +89,7 @@ def vfa_attention_with_facts(
     values: str = "",
     out_BHND: Tensor | None = None,
 ) -> tuple[Tensor, TileFacts]:
-    """softmax(scale q k^T) v [B, H, N, D], contiguous, and what the tiles of 6 rows met.
+    """softmax(scale q k^T) v [B, H, N, D], as `empty_result` lies, and what tiles of 6 rows met.
 
     precision  fp32; bf16: int16 scores, values as `library.value_format` says, but fp32 for float16
                inputs; int8_qk: int8 scores; int8: int8 values too, their weights under the true
@@ -97,7 +98,7 @@ def vfa_attention_with_facts(
                running one, which begins with the sink and the local block
     estimate   of `ESTIMATES`, or "online" for the ordinary online softmax
     values     a format that is not this CPU's own choice: float32, bfloat16, float16
-    out_BHND   where the result goes; None: a new tensor
+    out_BHND   where the result goes, its last stride 1; None: a new tensor
 
     Results do not depend on the number of threads (torch's) to the last bit. Heads whose 8-bit
     scores would be too coarse are done with 16 bits.
@@ -109,7 +110,7 @@ def vfa_attention_with_facts(
         precision = "fp32"  # float16 inputs are more exact than bfloat16, and than 16-bit scores
     q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q_BHND, k_BHND, v_BHND))
     batch, heads, length, dim = q.shape
-    out = torch.empty((batch, heads, length, dim), dtype=q.dtype) if out_BHND is None else out_BHND
+    out = empty_result(q_BHND) if out_BHND is None else out_BHND
     mask = None if mask_BN is None else mask_BN.contiguous().view(torch.uint8)
     todo = torch.ones(batch * heads, dtype=torch.uint8)
     call = _Call(
@@ -117,7 +118,8 @@ def vfa_attention_with_facts(
         mask=None if mask is None else mask.data_ptr(), todo=todo.data_ptr(),
         batch=batch, heads=heads, length=length, dim=dim,
         q_strides=q.stride()[:3], k_strides=k.stride()[:3], v_strides=v.stride()[:3],
-        scale=scale, skip=skip or 0.0, dtype=library.DTYPE_CODES[q.dtype], score=_SCORES[precision],
+        out_strides=out.stride()[:3], scale=scale, skip=skip or 0.0,
+        dtype=library.DTYPE_CODES[q.dtype], score=_SCORES[precision],
         value=_VALUES[values or _values(precision)], threads=torch.get_num_threads(),
         estimate=_ESTIMATES[ESTIMATE if estimate == "auto" else estimate],
     )  # fmt: skip

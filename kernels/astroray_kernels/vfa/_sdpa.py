@@ -47,7 +47,7 @@ def vfa_attention(
 def masked_sdpa(
     q_BHND: Tensor, k_BHND: Tensor, v_BHND: Tensor, *, scale: float | None, mask_BN: Tensor | None
 ) -> Tensor:
-    """torch's attention in q's dtype, differentiable: [B, H, N, D], contiguous.
+    """torch's attention in q's dtype, differentiable: [B, H, N, D].
 
     mask_BN  [B, N]  bool, True where the key takes part. Masked keys and values may hold NaN and
                      get zero gradients; an object whose keys are all masked gives zeros.
@@ -63,7 +63,4 @@ def masked_sdpa(
         k_BHND = k_BHND.where(mask_B1N1, 0.0)
         v_BHND = v_BHND.where(mask_B1N1, 0.0)
         mask_B11N = (mask_BN | ~seen_B1)[:, None, None, :]
-    out_BHND = F.scaled_dot_product_attention(
-        q_BHND, k_BHND, v_BHND, attn_mask=mask_B11N, scale=scale
-    )
-    return out_BHND.contiguous()
+    return F.scaled_dot_product_attention(q_BHND, k_BHND, v_BHND, attn_mask=mask_B11N, scale=scale)

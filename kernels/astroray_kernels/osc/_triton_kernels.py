@@ -67,9 +67,8 @@ def multiply(
     M, N, K, G, num_outliers,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
     BITS: tl.constexpr, IS_FLOAT: tl.constexpr, GROUPED: tl.constexpr, SCALED: tl.constexpr,
-    HAS_LEVELS: tl.constexpr,
-    HAS_OUTLIERS: tl.constexpr, HAS_BIAS: tl.constexpr, GELU: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    HAS_LEVELS: tl.constexpr, HAS_OUTLIERS: tl.constexpr, HAS_BIAS: tl.constexpr,
+    GELU: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """A tile of act(x W^T + bias): whole numbers, then the outliers, then the rest, then stored.
 
@@ -112,9 +111,7 @@ def multiply(
                 whole = tl.dot(a, b, whole, out_dtype=tl.int32)
     a_scale = tl.load(a_scale_ptr + m * G, mask=m < M, other=0.0)
     if HAS_LEVELS:
-        a_upper = tl.load(a_upper_ptr + m, mask=m < M, other=0.0)
-        b_upper = tl.load(b_upper_ptr + n, mask=n < N, other=0.0)
-        total = total * a_upper[:, None] * b_upper[None, :]
+        total = _with_upper_scales(total, a_upper_ptr, b_upper_ptr, m, n, M, N)
     elif not GROUPED and not SCALED:
         b_scale = tl.load(b_scale_ptr + n * G, mask=n < N, other=0.0)
         total = whole.to(tl.float32) * a_scale[:, None] * b_scale[None, :]
@@ -123,6 +120,14 @@ def multiply(
             total, a_outlier_ptr, b_outlier_ptr, m, n, M, N, num_outliers, INTERPRET
         )
     total = tl.where((a_scale == a_scale)[:, None], total, float("nan"))
+    _finish(total, bias_ptr, y_ptr, m, n, M, N, HAS_BIAS, GELU)
+
+
+@triton.jit
+def _finish(
+    total, bias_ptr, y_ptr, m, n, M, N, HAS_BIAS: tl.constexpr, GELU: tl.constexpr
+):  # fmt: skip
+    """Bias, activation and type of a tile, which is stored."""
     if HAS_BIAS:
         total += tl.load(bias_ptr + n, mask=n < N, other=0.0)[None, :]
     if GELU:
@@ -130,6 +135,14 @@ def multiply(
     y = total.to(y_ptr.dtype.element_ty)
     is_in = (m[:, None] < M) & (n[None, :] < N)
     tl.store(y_ptr + m[:, None] * N + n[None, :], y, mask=is_in)
+
+
+@triton.jit
+def _with_upper_scales(total, a_upper_ptr, b_upper_ptr, m, n, M, N):
+    """The products times the upper scales, one of a token and one of all weights."""
+    a_upper = tl.load(a_upper_ptr + m, mask=m < M, other=0.0)
+    b_upper = tl.load(b_upper_ptr + n, mask=n < N, other=0.0)
+    return total * a_upper[:, None] * b_upper[None, :]
 
 
 @triton.jit

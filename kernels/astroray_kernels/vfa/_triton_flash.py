@@ -6,11 +6,12 @@ Nothing runs it but tests: it says what a frozen maximum leaves out of the loop.
 import triton
 import triton.language as tl
 
-from astroray_kernels.vfa._triton_kernels import (
+from astroray_kernels.vfa._triton_steps import (
     KEY_GROUP,
     _attend,
     _int8_codes,
     _load_rows,
+    _program,
     _store_rows,
 )
 
@@ -23,11 +24,7 @@ def flash_forward(
     BLOCK_N: tl.constexpr, INT8: tl.constexpr, STAGES: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M query rows by online softmax; arguments as in `vfa_forward`."""
-    num_q_blocks = tl.cdiv(length, BLOCK_M)
-    bh = tl.program_id(0) // num_q_blocks
-    q_start = (tl.program_id(0) % num_q_blocks) * BLOCK_M
-    b = (bh // heads).to(tl.int64)
-    h = (bh % heads).to(tl.int64)
+    bh, b, h, q_start = _program(heads, length, BLOCK_M)
     q_ptr += b * q_stride_b + h * q_stride_h
     k_ptr += b * k_stride_b + h * k_stride_h
     v_ptr += b * v_stride_b + h * v_stride_h

@@ -1,9 +1,6 @@
-"""The Triton kernel of attention with a frozen row maximum, and the steps that others share.
+"""The Triton kernel of attention with a frozen row maximum.
 
-Legend of the shapes: M query rows of one program, N keys of one block, D channels padded to a
-power of two. Scores are in log2 units once multiplied by their factor, so that exp2 suffices.
-
-The arrays of the forward kernel:
+Letters as in `_triton_steps`. The arrays of the kernel:
 
     q, k, v     [B, H, N, DIM], last stride 1; k and v of the type of the products
     out, mask   [B, H, N, DIM] contiguous, [B, N] bytes
@@ -20,181 +17,23 @@ import triton
 import triton.language as tl
 
 from astroray_kernels.vfa import guard
+from astroray_kernels.vfa._triton_steps import (
+    KEY_GROUP,
+    _attend,
+    _attend_online,
+    _certified,
+    _int8_codes,
+    _load_rows,
+    _program,
+    _rounded,
+    _row_total,
+    _scores,
+    _store_rows,
+    _valid_keys,
+)
 
-KEY_GROUP: tl.constexpr = tl.constexpr(64)
-"""Keys that share an int8 scale, and a representative; BLOCK_N divides it where they are used."""
 SCORE_ERROR_LIMIT: tl.constexpr = tl.constexpr(guard.SCORE_ERROR_LIMIT)
 SPARSE_LEAST: tl.constexpr = tl.constexpr(guard.SPARSE_LEAST)
-
-
-@triton.jit
-def _valid_keys(mask_ptr, start, length, BLOCK_N: tl.constexpr, HAS_MASK: tl.constexpr):
-    """Which keys of a block exist and take part: [N], bool."""
-    n = start + tl.arange(0, BLOCK_N)
-    valid = n < length
-    if HAS_MASK:
-        valid = tl.load(mask_ptr + n, mask=valid, other=0) != 0
-    return valid
-
-
-@triton.jit
-def _load_rows(
-    ptr, start, stride, valid, BLOCK: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr,
-    MASKED: tl.constexpr,
-):  # fmt: skip
-    """Rows start .. as [BLOCK, D]; rows that are not valid and channels from DIM on are 0."""
-    d = tl.arange(0, D)
-    tile = tl.arange(0, BLOCK)[:, None] * stride + d[None, :]  # int32: the host checks
-    ptrs = ptr + tl.cast(start, tl.int64) * stride + tile
-    if MASKED:
-        return tl.load(ptrs, mask=valid[:, None] & (d < DIM)[None, :], other=0.0)
-    if D != DIM:
-        return tl.load(ptrs, mask=(d < DIM)[None, :], other=0.0)
-    return tl.load(ptrs)
-
-
-@triton.jit
-def _dot(a, b, acc, INTERPRET: tl.constexpr):
-    """a @ b + acc in fp32. The interpreter multiplies bf16 bit patterns, so it gets fp32 copies."""
-    if INTERPRET:
-        a = a.to(tl.float32)
-        b = b.to(tl.float32)
-    return tl.dot(a, b, acc, input_precision="ieee")
-
-
-@triton.jit
-def _scores(
-    q, q_factor, k_ptr, k_stride, k_scale_ptr, start, valid, BLOCK_N: tl.constexpr,
-    DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr, MASKED: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Scores [M, N] before scaling, -inf where masked, and the factor that makes them log2 units.
-
-    INT8: q and k are codes; the codes of K are padded to whole blocks, so no load needs a mask.
-    """
-    if INT8:
-        k = _load_rows(k_ptr, start, k_stride, valid, BLOCK_N, D, D, False)
-        raw = tl.dot(q, tl.trans(k), out_dtype=tl.int32).to(tl.float32)
-        factor = q_factor * tl.load(k_scale_ptr + start // KEY_GROUP)
-    else:
-        k = _load_rows(k_ptr, start, k_stride, valid, BLOCK_N, DIM, D, MASKED)
-        raw = _dot(q, tl.trans(k), None, INTERPRET)
-        factor = q_factor
-    if MASKED:
-        raw = tl.where(valid[None, :], raw, float("-inf"))
-    return raw, factor
-
-
-@triton.jit
-def _add_block(
-    raw, factor, v, m, acc, total, BLOCK_N: tl.constexpr, UPDATE: tl.constexpr,
-    MASKED: tl.constexpr, ROW_SUM: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Adds exp2(raw * factor - m) @ v to acc [M, D], and its row sums to total [M, 1, 8 or 16].
-
-    UPDATE first raises m [M, 1] to the true maximum and rescales, else m stays as it is. The
-    ones column sums the weights as they are multiplied, that is after rounding.
-    """
-    if UPDATE:
-        m_new = tl.maximum(m, tl.max(raw, axis=1, keep_dims=True) * factor)
-        # A row whose keys so far are all masked has no maximum: its weights are exp2(-inf) = 0.
-        m_safe = tl.where(m_new == float("-inf"), 0.0, m_new) if MASKED else m_new
-        alpha = tl.exp2(m - m_safe)
-        p = tl.exp2(raw * factor - m_safe)
-        acc = acc * alpha
-        total = total * alpha
-        m = m_new
-    else:
-        p = tl.exp2(raw * factor - m)
-    p = _rounded(p, v.dtype, INTERPRET)
-    acc = _dot(p, v, acc, INTERPRET)
-    if ROW_SUM == "ones":
-        total = _dot(p, tl.full((BLOCK_N, 16), 1.0, v.dtype), total, INTERPRET)
-    elif ROW_SUM == "partial":
-        # Eight columns of the tile lie in one thread: no lanes talk inside the loop.
-        pieces = tl.reshape(p.to(tl.float32), (p.shape[0], BLOCK_N // 8, 8))
-        total = total + tl.sum(pieces, axis=1)
-    else:
-        total = total + tl.sum(p.to(tl.float32), axis=1, keep_dims=True)
-    return m, acc, total
-
-
-@triton.jit
-def _attend(
-    q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride, mask_ptr,
-    length, first, last, gap_at, gap_len, skip_log2, BLOCK_N: tl.constexpr, DIM: tl.constexpr,
-    D: tl.constexpr, INT8: tl.constexpr, SKIP: tl.constexpr, UPDATE: tl.constexpr,
-    MASKED: tl.constexpr, HAS_MASK: tl.constexpr, ROW_SUM: tl.constexpr, STAGES: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """Adds key blocks to (m, acc, total); UPDATE keeps m the true maximum, else m is frozen.
-
-    Block numbers are first .. last, those from gap_at on moved up by gap_len. With SKIP a block
-    that every row places more than skip_log2 below its maximum is dropped and counted.
-    """
-    for step in tl.range(first, last, num_stages=STAGES):
-        start = (step + tl.where(step >= gap_at, gap_len, 0)) * BLOCK_N
-        valid = _valid_keys(mask_ptr, start, length, BLOCK_N, HAS_MASK)
-        raw, factor = _scores(
-            q, q_factor, k_ptr, k_stride, k_scale_ptr, start, valid, BLOCK_N, DIM, D, INT8,
-            MASKED, INTERPRET,
-        )  # fmt: skip
-        if SKIP:
-            gap = tl.max(raw, axis=1, keep_dims=True) * factor - m
-            keep = tl.max(tl.where(gap >= -skip_log2, 1, 0))
-            if keep > 0:
-                v = _load_rows(v_ptr, start, v_stride, valid, BLOCK_N, DIM, D, MASKED)
-                m, acc, total = _add_block(
-                    raw, factor, v, m, acc, total, BLOCK_N, UPDATE, MASKED, ROW_SUM, INTERPRET
-                )
-            else:
-                dropped += 1
-        else:
-            v = _load_rows(v_ptr, start, v_stride, valid, BLOCK_N, DIM, D, MASKED)
-            m, acc, total = _add_block(
-                raw, factor, v, m, acc, total, BLOCK_N, UPDATE, MASKED, ROW_SUM, INTERPRET
-            )
-    return m, acc, total, dropped
-
-
-@triton.jit
-def _rounded(x, dtype: tl.constexpr, INTERPRET: tl.constexpr):
-    """fp32 x in dtype, to nearest, ties to even: the interpreter would cut bf16 off."""
-    if INTERPRET and dtype == tl.bfloat16:
-        bits = x.to(tl.uint32, bitcast=True)
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-        x = tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
-    return x.to(dtype)
-
-
-@triton.jit
-def _row_total(total, ROW_SUM: tl.constexpr):
-    """The row sums [M, 1] of what the loop kept: every ones column holds the whole sum."""
-    if ROW_SUM == "ones":
-        return tl.max(total, axis=1, keep_dims=True)
-    return tl.sum(total, axis=1, keep_dims=True)
-
-
-@triton.jit
-def _store_rows(
-    out_ptr, start, acc, row_sum, is_row, BLOCK: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """acc / row_sum [BLOCK, D] to rows start .. of [N, DIM]; zeros where all keys are masked."""
-    d = tl.arange(0, D)
-    n = (start + tl.arange(0, BLOCK)).to(tl.int64)
-    out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)
-    ptrs = out_ptr + n[:, None] * DIM + d[None, :]
-    out = _rounded(out, out_ptr.dtype.element_ty, INTERPRET)
-    tl.store(ptrs, out, mask=is_row[:, None] & (d < DIM)[None, :])
-
-
-@triton.jit
-def _int8_codes(x, amax):
-    """Codes -127 .. 127 of x and their step, amax / 127; ties to even, only zeros: step 1."""
-    step = tl.where(amax > 0, tl.div_rn(amax, 127.0), 1.0)
-    rounder = 12582912.0  # 1.5 * 2**23: what is added to it loses its fraction, ties to even
-    return (tl.div_rn(x, step) + rounder - rounder).to(tl.int8), step
 
 
 @triton.jit
@@ -229,13 +68,6 @@ def _bound(q, bound_ptr, mean_ptr, D: tl.constexpr, INT8: tl.constexpr):
 
 
 @triton.jit
-def _certified(acc, row_sum, l_lo, l_hi):
-    """Did neither the weights [M, 1] nor the output [M, D] overflow or vanish? False with a NaN."""
-    size = tl.sum(tl.abs(acc), axis=1, keep_dims=True)  # a maximum would not see a NaN
-    return (row_sum > l_lo) & (row_sum < l_hi) & (size > 1e-28) & (size < 1e30)
-
-
-@triton.jit
 def _score_error(q, q_step, bound_ptr):
     """Root mean square error of the int8 scores of a row with the longest key, before scaling.
 
@@ -247,7 +79,76 @@ def _score_error(q, q_step, bound_ptr):
 
 
 @triton.jit
-def vfa_forward(  # noqa: PLR0915 (a kernel is one function; what it calls is compiled into it)
+def _first_maximum(
+    q, q_raw, q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, repr_ptr, mean_ptr, bound_ptr,
+    mask_ptr, bh, length, scale_log2, BLOCK_N: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr,
+    INT8: tl.constexpr, ESTIMATE: tl.constexpr, HAS_MASK: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """The maximum of each row [M, 1] as estimated before the first block; -inf without estimate."""
+    m = tl.full((q.shape[0], 1), float("-inf"), tl.float32)
+    if ESTIMATE == "cauchy_schwarz":
+        mean_ptr += bh.to(tl.int64) * D
+        m = _bound(q_raw.to(tl.float32), bound_ptr + bh * 2, mean_ptr, D, INT8) * scale_log2
+    elif ESTIMATE == "sabsmax":
+        num_groups = tl.cdiv(length, KEY_GROUP)
+        m = _loosest_maximum(
+            q, scale_log2, repr_ptr + bh.to(tl.int64) * num_groups * D, D, k_scale_ptr, mask_ptr,
+            num_groups, tl.cdiv(num_groups, BLOCK_N), m, BLOCK_N, D, D, False, False, INTERPRET,
+        )  # fmt: skip
+    elif ESTIMATE == "exact":
+        m = _loosest_maximum(
+            q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, mask_ptr, length,
+            tl.cdiv(length, BLOCK_N), m, BLOCK_N, DIM, D, INT8, HAS_MASK, INTERPRET,
+        )  # fmt: skip
+    return m
+
+
+@triton.jit
+def _attend_near(
+    q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride, mask_ptr,
+    length, q_start, num_full, skip_log2, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr, SKIP: tl.constexpr,
+    HAS_MASK: tl.constexpr, ROW_SUM: tl.constexpr, INTERPRET: tl.constexpr,
+):  # fmt: skip
+    """Adds the sink block and the tile's own, raising m to their true maximum.
+
+    Returns too what is left: blocks from the first on, but for num_local full ones of the tile's
+    own, which end before local_end.
+    """
+    local = q_start // BLOCK_N
+    local_end = tl.minimum(tl.cdiv(q_start + BLOCK_M, BLOCK_N), tl.cdiv(length, BLOCK_N))
+    first = tl.minimum(local, 1)
+    m, acc, total, dropped = _attend(
+        q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride,
+        mask_ptr, length, 0, first + local_end - local, 1, tl.maximum(local, 1) - 1, skip_log2,
+        BLOCK_N, DIM, D, INT8, SKIP, True, True, HAS_MASK, ROW_SUM, 1, INTERPRET,
+    )  # fmt: skip
+    m = tl.where(m == float("-inf"), 0.0, m)
+    return m, acc, total, dropped, first, tl.minimum(local_end, num_full) - local, local_end
+
+
+@triton.jit
+def _fails(
+    acc, row_sum, dropped, is_row, q_ptr, q_start, q_stride_n, q_step, bound_ptr, scale_log2,
+    l_lo, l_hi, BLOCK_M: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr,
+    SHIFT: tl.constexpr, SKIP: tl.constexpr,
+):  # fmt: skip
+    """1 where a row of the tile has no certificate, else 0."""
+    is_good = _certified(acc, row_sum, l_lo, l_hi)
+    if SKIP:
+        # With the true maximum l is at least 1: less means that blocks that matter were dropped.
+        is_good = is_good & ((dropped == 0) | (row_sum >= SPARSE_LEAST * 2**SHIFT))
+    if INT8:
+        # Loaded anew: q in its own type would cost the main loop its registers.
+        q_raw = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
+        error = _score_error(q_raw.to(tl.float32), q_step, bound_ptr) * scale_log2
+        is_good = is_good & (error <= SCORE_ERROR_LIMIT)
+    is_good = is_good | ~is_row[:, None]
+    return tl.max(tl.where(is_good, 0, 1))
+
+
+@triton.jit
+def vfa_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, mask_ptr, codes_ptr, k_scale_ptr, repr_ptr, mean_ptr,
     bound_ptr, facts_ptr, heads, length, q_stride_b, q_stride_h, q_stride_n, k_stride_b, k_stride_h,
     k_stride_n, v_stride_b, v_stride_h, v_stride_n, scale_log2, skip_log2, l_lo, l_hi,
@@ -260,47 +161,32 @@ def vfa_forward(  # noqa: PLR0915 (a kernel is one function; what it calls is co
 
     The arrays are those of the head of this file.
     """
-    num_q_blocks = tl.cdiv(length, BLOCK_M)
-    bh = tl.program_id(0) // num_q_blocks
-    q_start = (tl.program_id(0) % num_q_blocks) * BLOCK_M
-    b, h = (bh // heads).to(tl.int64), (bh % heads).to(tl.int64)
+    bh, b, h, q_start = _program(heads, length, BLOCK_M)
     q_ptr += b * q_stride_b + h * q_stride_h
     k_ptr += b * k_stride_b + h * k_stride_h
     v_ptr += b * v_stride_b + h * v_stride_h
     mask_ptr += b * length
     num_blocks = tl.cdiv(length, BLOCK_N)
-    num_groups = tl.cdiv(length, KEY_GROUP)
-    rows = q_start + tl.arange(0, BLOCK_M)
-    is_row = rows < length
+    is_row = q_start + tl.arange(0, BLOCK_M) < length
     q_raw = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
     q = _rounded(q_raw.to(tl.float32), v_ptr.dtype.element_ty, INTERPRET)
 
-    keys_ptr = k_ptr
-    keys_stride = k_stride_n
-    q_keys = q
-    q_factor = scale_log2
+    keys_ptr, keys_stride = k_ptr, k_stride_n
+    q_keys, q_step, q_factor = q, 1.0, scale_log2
     if INT8:
+        num_groups = tl.cdiv(length, KEY_GROUP)
         keys_ptr = codes_ptr + bh.to(tl.int64) * num_groups * KEY_GROUP * D
         k_scale_ptr += bh.to(tl.int64) * num_groups
         keys_stride = D
         q32 = q_raw.to(tl.float32)
-        q_keys, q_scale = _int8_codes(q32, tl.max(tl.abs(q32), axis=1, keep_dims=True))
-        q_factor = q_scale * scale_log2
+        q_keys, q_step = _int8_codes(q32, tl.max(tl.abs(q32), axis=1, keep_dims=True))
+        q_factor = q_step * scale_log2
 
-    m = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
-    if ESTIMATE == "cauchy_schwarz":
-        mean_ptr += bh.to(tl.int64) * D
-        m = _bound(q_raw.to(tl.float32), bound_ptr + bh * 2, mean_ptr, D, INT8) * scale_log2
-    elif ESTIMATE == "sabsmax":
-        m = _loosest_maximum(
-            q, scale_log2, repr_ptr + bh.to(tl.int64) * num_groups * D, D, k_scale_ptr, mask_ptr,
-            num_groups, tl.cdiv(num_groups, BLOCK_N), m, BLOCK_N, D, D, False, False, INTERPRET,
-        )  # fmt: skip
-    elif ESTIMATE == "exact":
-        m = _loosest_maximum(
-            q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, mask_ptr, length, num_blocks, m,
-            BLOCK_N, DIM, D, INT8, HAS_MASK, INTERPRET,
-        )  # fmt: skip
+    m = _first_maximum(
+        q, q_raw, q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, repr_ptr, mean_ptr,
+        bound_ptr, mask_ptr, bh, length, scale_log2, BLOCK_N, DIM, D, INT8, ESTIMATE, HAS_MASK,
+        INTERPRET,
+    )  # fmt: skip
     # Rows past the end must neither vote for a block nor fail the certificate.
     m = tl.where(is_row[:, None], m, 1e30)
 
@@ -309,27 +195,22 @@ def vfa_forward(  # noqa: PLR0915 (a kernel is one function; what it calls is co
     total = tl.zeros((BLOCK_M, SUMS), tl.float32)
     dropped = tl.full((), 0, tl.int32)
     num_full = num_blocks if HAS_MASK else length // BLOCK_N
-    local = q_start // BLOCK_N
-    local_end, num_local, first = 0, 0, 0
+    first, num_local, local_end = 0, 0, 0
     if ESTIMATE == "sabsmax" or ESTIMATE == "sink_local":
-        local_end = tl.minimum(tl.cdiv(q_start + BLOCK_M, BLOCK_N), num_blocks)
-        first = tl.minimum(local, 1)
-        m, acc, total, dropped = _attend(
+        m, acc, total, dropped, first, num_local, local_end = _attend_near(
             q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-            v_stride_n, mask_ptr, length, 0, first + local_end - local, 1,
-            tl.maximum(local, 1) - 1, skip_log2, BLOCK_N, DIM, D, INT8, SKIP, True, True,
-            HAS_MASK, ROW_SUM, 1, INTERPRET,
+            v_stride_n, mask_ptr, length, q_start, num_full, skip_log2, BLOCK_M, BLOCK_N, DIM, D,
+            INT8, SKIP, HAS_MASK, ROW_SUM, INTERPRET,
         )  # fmt: skip
-        m = tl.where(m == float("-inf"), 0.0, m)
-        num_local = tl.minimum(local_end, num_full) - local
     if SHIFT:  # the fp16 of p holds more above 1 than below it
         m -= SHIFT
         acc *= 2**SHIFT
         total *= 2**SHIFT
     m, acc, total, dropped = _attend(
         q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-        v_stride_n, mask_ptr, length, first, num_full - num_local, local, num_local, skip_log2,
-        BLOCK_N, DIM, D, INT8, SKIP, False, HAS_MASK, HAS_MASK, ROW_SUM, STAGES, INTERPRET,
+        v_stride_n, mask_ptr, length, first, num_full - num_local, q_start // BLOCK_N, num_local,
+        skip_log2, BLOCK_N, DIM, D, INT8, SKIP, False, HAS_MASK, HAS_MASK, ROW_SUM, STAGES,
+        INTERPRET,
     )  # fmt: skip
     m, acc, total, dropped = _attend(
         q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
@@ -338,29 +219,15 @@ def vfa_forward(  # noqa: PLR0915 (a kernel is one function; what it calls is co
     )  # fmt: skip
 
     row_sum = _row_total(total, ROW_SUM)
-    is_good = _certified(acc, row_sum, l_lo, l_hi)
-    if SKIP:
-        # With the true maximum l is at least 1: less means that blocks that matter were dropped.
-        is_good = is_good & ((dropped == 0) | (row_sum >= SPARSE_LEAST * 2**SHIFT))
-    if INT8:
-        # Loaded anew: q in its own type would cost the main loop its registers.
-        q_raw = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
-        error = _score_error(q_raw.to(tl.float32), q_scale, bound_ptr + bh * 2) * scale_log2
-        is_good = is_good & (error <= SCORE_ERROR_LIMIT)
-    is_good = is_good | ~is_row[:, None]
-    is_bad = tl.max(tl.where(is_good, 0, 1))
+    is_bad = _fails(
+        acc, row_sum, dropped, is_row, q_ptr, q_start, q_stride_n, q_step, bound_ptr + bh * 2,
+        scale_log2, l_lo, l_hi, BLOCK_M, DIM, D, INT8, SHIFT, SKIP,
+    )  # fmt: skip
     if is_bad > 0:
-        q = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
-        q = _rounded(q.to(tl.float32), v_ptr.dtype.element_ty, INTERPRET)
-        m = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
-        acc = tl.zeros((BLOCK_M, D), tl.float32)
-        total = tl.zeros((BLOCK_M, SUMS), tl.float32)
-        m, acc, total, dropped = _attend(
-            q, scale_log2, m, acc, total, dropped, k_ptr, k_stride_n, k_scale_ptr, v_ptr,
-            v_stride_n, mask_ptr, length, 0, num_blocks, 0, 0, skip_log2, BLOCK_N, DIM, D, False,
-            False, True, True, HAS_MASK, ROW_SUM, 1, INTERPRET,
+        acc, row_sum = _attend_online(
+            q_ptr, q_start, q_stride_n, is_row, scale_log2, k_ptr, k_stride_n, v_ptr, v_stride_n,
+            mask_ptr, length, BLOCK_M, BLOCK_N, DIM, D, HAS_MASK, ROW_SUM, INTERPRET,
         )  # fmt: skip
-        row_sum = _row_total(total, ROW_SUM)
     out_ptr += bh.to(tl.int64) * length * DIM
     _store_rows(out_ptr, q_start, acc, row_sum, is_row, BLOCK_M, DIM, D, INTERPRET)
     if RECORD:

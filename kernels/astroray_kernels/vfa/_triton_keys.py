@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from astroray_kernels.vfa._triton_kernels import (
+from astroray_kernels.vfa._triton_steps import (
     KEY_GROUP,
     _int8_codes,
     _load_rows,

@@ -15,11 +15,11 @@ import triton.language as tl
 from torch import Tensor
 
 from astroray_kernels.vfa import guard
-from astroray_kernels.vfa._triton_kernels import (
-    _attend,
+from astroray_kernels.vfa._triton_steps import (
+    _attend_online,
     _certified,
     _load_rows,
-    _rounded,
+    _program,
     _row_total,
     _store_rows,
     _valid_keys,
@@ -189,11 +189,7 @@ def mxfp4_forward(
 
     Arguments as in `vfa_forward` and `quantize_keys_values`; bound [B H]: the longest key.
     """
-    num_q_blocks = tl.cdiv(length, BLOCK_M)
-    bh = tl.program_id(0) // num_q_blocks
-    q_start = (tl.program_id(0) % num_q_blocks) * BLOCK_M
-    b = (bh // heads).to(tl.int64)
-    h = (bh % heads).to(tl.int64)
+    bh, b, h, q_start = _program(heads, length, BLOCK_M)
     wide = bh.to(tl.int64)
     q_ptr += b * q_stride_b + h * q_stride_h
     k_ptr += b * k_stride_b + h * k_stride_h
@@ -227,17 +223,10 @@ def mxfp4_forward(
     is_good = _certified(acc, row_sum, l_lo, l_hi) & is_finite
     is_bad = tl.max(tl.where(is_good | ~is_row[:, None], 0, 1))
     if is_bad > 0:
-        wide_q = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
-        wide_q = _rounded(wide_q.to(tl.float32), v_ptr.dtype.element_ty, INTERPRET)
-        m = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
-        acc = tl.zeros((BLOCK_M, D), tl.float32)
-        total = tl.zeros((BLOCK_M, 16), tl.float32)
-        m, acc, total, _ = _attend(
-            wide_q, scale_log2, m, acc, total, tl.full((), 0, tl.int32), k_ptr, k_stride_n,
-            bound_ptr, v_ptr, v_stride_n, mask_ptr, length, 0, tl.cdiv(length, 64), 0, 0, 0.0, 64,
-            DIM, D, False, False, True, True, HAS_MASK, "ones", 1, INTERPRET,
+        acc, row_sum = _attend_online(
+            q_ptr, q_start, q_stride_n, is_row, scale_log2, k_ptr, k_stride_n, v_ptr, v_stride_n,
+            mask_ptr, length, BLOCK_M, 64, DIM, D, HAS_MASK, "ones", INTERPRET,
         )  # fmt: skip
-        row_sum = _row_total(total, "ones")
     out_ptr += wide * length * DIM
     _store_rows(out_ptr, q_start, acc, row_sum, is_row, BLOCK_M, DIM, D, INTERPRET)
     if RECORD:

@@ -6,6 +6,7 @@ A compiler that spills the sums of a register tile costs 40 % of its speed and s
 import re
 import shutil
 import subprocess
+import sys
 from collections import Counter
 from typing import NamedTuple
 
@@ -257,3 +258,23 @@ def test_a_library_that_cannot_be_loaded_is_not_the_fault_of_the_cpu(
 def test_values_are_weighed_in_what_the_cpu_is_fast_in(monkeypatch, features, format_):
     monkeypatch.setattr(library, "features", lambda: features)
     assert library.value_format() == format_
+
+
+FORKED = """
+import os, signal, torch
+from astroray_kernels import vfa_attention
+x = torch.randn(1, 8, 65, 32)  # few enough for torch to compare by one thread
+torch.set_num_threads(2)
+expected = vfa_attention(x, x, x, backend="native")
+child = os.fork()
+if not child:
+    signal.alarm(20)  # a child that waits for its parent's threads waits forever
+    os._exit(0 if torch.equal(vfa_attention(x, x, x, backend="native"), expected) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@needs_library
+@pytest.mark.timeout(120)  # a whole process, torch and all
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True)

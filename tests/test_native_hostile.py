@@ -66,3 +66,11 @@ def test_offsets_beyond_2_31_elements_are_counted_in_64_bits(precision):
     x.copy_(near)
     got = vfa_attention(x, x, x, precision=precision, backend="native")
     assert torch.equal(got, vfa_attention(near, near, near, precision=precision, backend="native"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_scores_of_ten_million_pick_one_key_instead_of_overflowing(precision):
+    q, k, v = make_inputs("random", batch=1, heads=2, length=70, dim=32)
+    q, k = q * 3e3, k * 3e3
+    got = vfa_attention(q, k, v, precision=precision, backend="native")
+    assert relative_error(got, exact(q, k, v)) < 0.006

@@ -37,7 +37,7 @@ def vfa_attention(
     backend    auto, or one that must run: triton, native, sdpa, reference (`dispatch.resolved`)
 
     Returns [B, H, N, D] of q's dtype; NaN only where q, or a key or value that takes part, holds a
-    NaN or an infinity, or a score leaves float32. It is contiguous, but where a token's heads lie
+    NaN or an infinity, or where scores pass 1e8. It is contiguous, but where a token's heads lie
     side by side in q, as in a view of [B, N, H, D], they do so here: joining them copies nothing.
     Autocast changes neither precision nor dtype.
 

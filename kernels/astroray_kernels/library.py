@@ -28,6 +28,10 @@ DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """Types of tensors that native code takes, as native/vfa.h and native/osc.h number them."""
 
 
+_pid = os.getpid()
+"""Of the process that loaded this module; another one was forked from it."""
+
+
 def why_not(device: torch.device, name: str, needs: int = HAS_AVX512 | HAS_AVX2) -> str:
     """Why the library's function `name` cannot run on that device, in words; "" where it can.
 
@@ -94,6 +98,14 @@ def path() -> str:
     if instructions() == "avx2":
         return f"AVX2, since {_lacking(HAS_AVX512)}"
     return {"avx512": "AVX-512", "": "none"}[instructions()]
+
+
+def num_threads() -> int:
+    """How many threads a call takes: torch's number, and one in a forked process.
+
+    GNU OpenMP, torch's and ours, waits forever there for threads that the fork left behind.
+    """
+    return torch.get_num_threads() if os.getpid() == _pid else 1
 
 
 def value_format() -> str:

@@ -104,7 +104,7 @@ def nearest_vectors_with_counts(
             num_cells=0 if center_CD is None else len(center_CD),
             index=index_GK.data_ptr(), distance=distance_GK.data_ptr(),
             num_queries=len(query_GD), num_vectors=len(vector_VD), dim=query_GD.shape[1], k=most,
-            scale=scale, threads=torch.get_num_threads(),
+            scale=scale, threads=library.num_threads(),
         )  # fmt: skip
         _run(call)
         counts = Counts(compared=int(call.compared), measured=int(call.measured))

@@ -151,7 +151,7 @@ def _layer(packed: PackedWeights, *, activation: str = "none", norm: Norm | None
         num_in=packed.num_in, num_out=packed.num_out, num_groups=packed.scale_NG.shape[1],
         num_outliers=len(packed.outlier_O), gelu_end=GELU_END,
         kind=_kind(form),
-        threads=torch.get_num_threads(),
+        threads=library.num_threads(),
     )  # fmt: skip
     if activation == "gelu":
         call.gelu = _gelu_pieces().data_ptr()

@@ -120,7 +120,7 @@ def vfa_attention_with_facts(
         q_strides=q.stride()[:3], k_strides=k.stride()[:3], v_strides=v.stride()[:3],
         out_strides=out.stride()[:3], scale=scale, skip=skip or 0.0,
         dtype=library.DTYPE_CODES[q.dtype], score=_SCORES[precision],
-        value=_VALUES[values or _values(precision)], threads=torch.get_num_threads(),
+        value=_VALUES[values or _values(precision)], threads=library.num_threads(),
         estimate=_ESTIMATES[ESTIMATE if estimate == "auto" else estimate],
     )  # fmt: skip
     counts = [_run(call)]

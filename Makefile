@@ -22,13 +22,14 @@ check: $(VENV)/installed-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The library is built again afterwards, as it was.
+# The library is built again afterwards, as it was. pytest must not hold back what a sanitizer says
+# as it ends the process.
 SANITIZER := -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 NATIVE_TESTS := $(addprefix tests/test_,knn_native.py native_avx2.py native_hostile.py vfa_native.py osc_linear.py osc_mlp.py)
 sanitize: $(VENV)/installed-dev  ## the native kernels' tests under the sanitizers of addresses and of undefined behavior
 	CXX="$(CXX) $(SANITIZER)" $(BIN)/python setup.py --quiet build_ext --inplace
-	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
-	  $(BIN)/python -m pytest -p no:cacheprovider --timeout 600 $(NATIVE_TESTS); \
+	LD_PRELOAD=$$($(CXX) -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest --capture sys -p no:cacheprovider --timeout 600 $(NATIVE_TESTS); \
 	  found=$$?; $(BIN)/python setup.py --quiet build_ext --inplace && exit $$found
 
 soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named point, 20 times

@@ -18,6 +18,8 @@ LANES = 64
 class Norm:
     """A layer norm of each token, or an RMS norm, which does not take away the mean.
 
+    Its tensors must not change once a layer has run: native code has its own copy of them.
+
     weight_K  float32 [K], or None: 1
     bias_K    float32 [K], or None: 0
     epsilon   added to the mean square

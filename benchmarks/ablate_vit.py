@@ -16,7 +16,8 @@ from unittest import mock
 import torch
 
 from astroray import surveys
-from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.encoders import read_model_file, views, vit
 from astroray.evaluation import EvaluationConfig, evaluate_outliers
 from astroray.fitting.fit_state import FitConfig

@@ -33,7 +33,7 @@ from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the process that measures loads no torch
-    from astroray.actors.fit import Sample
+    from astroray.actors.sample import Sample
 
 SURVEY = "sim:galaxies?count={}&outliers=0.1"
 LATENT = 20
@@ -105,7 +105,7 @@ class Images:
 
 def prepare_images(num_images: int, folder: str) -> Images:
     """Draws the galaxies, and prepares them by what a scan would measure on the survey."""
-    from astroray.actors.fit import Sample, SamplePlan, draw_sample
+    from astroray.actors.sample import Sample, SamplePlan, draw_sample
     from astroray.preparation import Preparation, Wishes, prepare
     from astroray.surveys.shards import Cutouts
     from astroray.surveys.simulated import truth_table
@@ -285,7 +285,8 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
     The first images are fitted, planted ones included, and nothing is told of them. Each pass
     goes on from the state of the one before, whose bytes are those of a fit in one go.
     """
-    from astroray.actors.fit import Sample, finish_model, network_config
+    from astroray.actors.fit import finish_model
+    from astroray.actors.sample import Sample, network_config
     from astroray.fitting.fit_state import FitConfig, FitState
     from astroray.fitting.passes import run_passes
 

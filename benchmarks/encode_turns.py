@@ -17,14 +17,9 @@ import torch
 
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.encode import BatchEncoder
-from astroray.actors.fit import (
-    SamplePlan,
-    draw_prepared,
-    draw_sample,
-    finish_model,
-    network_config,
-)
+from astroray.actors.fit import finish_model
 from astroray.actors.quantize import QuantizePlan, quantize_model, quantize_prepared
+from astroray.actors.sample import SamplePlan, draw_prepared, draw_sample, network_config
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.encoders.store import Model, load_model
 from astroray.preparation import Wishes

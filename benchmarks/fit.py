@@ -144,7 +144,7 @@ def turn(image_BCYX: Any, turn_B: np.ndarray) -> Any:
 
 def draw_images(num_images: int, folder: str) -> str:
     """A fit's sample of simulated galaxies, drawn and prepared as a scan does it."""
-    from astroray.actors.fit import SamplePlan, draw_sample
+    from astroray.actors.sample import SamplePlan, draw_sample
     from astroray.preparation import Wishes
 
     survey = f"sim:galaxies?count={num_images}&shard_rows={num_images}"

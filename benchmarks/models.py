@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # a fresh process loads torch itself, some of them on the clock
-    from astroray.actors.fit import Sample
+    from astroray.actors.sample import Sample
 
 
 def make_model(
@@ -12,7 +12,8 @@ def make_model(
     """A model with the weights it begins with, its frame frozen: speed is not in the weights."""
     import torch
 
-    from astroray.actors.fit import finish_model, network_config
+    from astroray.actors.fit import finish_model
+    from astroray.actors.sample import network_config
     from astroray.encoders import ENCODERS
     from astroray.encoders.store import build_network
 

@@ -41,13 +41,8 @@ def load_vit(count: int, folder: Path) -> Case:
     It is observed on the first 128 and judged by all others.
     """
     from astroray import surveys
-    from astroray.actors.fit import (
-        SamplePlan,
-        draw_prepared,
-        draw_sample,
-        finish_model,
-        network_config,
-    )
+    from astroray.actors.fit import finish_model
+    from astroray.actors.sample import SamplePlan, draw_prepared, draw_sample, network_config
     from astroray.encoders.store import load_model
     from astroray.preparation import Wishes
 

@@ -175,7 +175,7 @@ def run_scans(survey: str, model_path: str, outs: Mapping[str, str]) -> dict[str
 
 def fit_model(survey: str, folder: str, encoder: str, latent: int | None) -> str:
     """A model for the survey, of the weights it begins with."""
-    from astroray.actors.fit import SamplePlan, draw_sample
+    from astroray.actors.sample import SamplePlan, draw_sample
     from astroray.preparation import Wishes
 
     plan = SamplePlan(

@@ -143,7 +143,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
 def _make_run(scratch: Path) -> str:
     """A finished run of a network whose weights do not matter."""
     from astroray import pipeline
-    from astroray.actors.fit import SamplePlan, draw_sample
+    from astroray.actors.sample import SamplePlan, draw_sample
     from astroray.config import load_config
     from astroray.preparation import Wishes
     from benchmarks.models import make_model

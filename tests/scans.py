@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import IO
 
 from astroray import faults, pipeline, surveys
-from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.config import ScanConfig, load_config
 from astroray.encoders import ENCODERS
 from astroray.fitting.fit_state import FitConfig

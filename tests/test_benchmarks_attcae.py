@@ -25,7 +25,7 @@ def _one_thread(monkeypatch):
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """A few prepared galaxies of 16 px, so that the network is small too."""
-    from astroray.actors.fit import Sample
+    from astroray.actors.sample import Sample
 
     folder = tmp_path_factory.mktemp("images")
     large = attcae.prepare_images(NUM, str(folder))

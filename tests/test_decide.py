@@ -100,7 +100,7 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
 ):
     import torch
 
-    from astroray.actors.fit import draw_prepared
+    from astroray.actors.sample import draw_prepared
     from astroray.encoders.quantized import Quantized
     from astroray.encoders.store import load_model
     from astroray.quantization.activations import observe_ranges

@@ -20,7 +20,8 @@ from astroray.actors.embed import (
     shard_to_json,
 )
 from astroray.actors.encode import BatchEncoder
-from astroray.actors.fit import SamplePlan, draw_sample, finish_model
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import SamplePlan, draw_sample
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError, ConfigError, ShardError, StorageError
 from astroray.preparation import Wishes, prepare

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from astroray.actors.fit import Sample
+from astroray.actors.sample import Sample
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.encoders.pretrained import object_hash

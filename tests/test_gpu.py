@@ -6,7 +6,8 @@ import torch
 
 from astroray import surveys
 from astroray.actors.encode import BatchEncoder
-from astroray.actors.fit import SamplePlan, draw_sample, finish_model
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import SamplePlan, draw_sample
 from astroray.preparation import Wishes
 
 pytestmark = pytest.mark.gpu

@@ -7,7 +7,8 @@ import pytest
 import torch
 from onnx import TensorProto
 
-from astroray.actors.fit import finish_model, publish_sample
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import publish_sample
 from astroray.catalog import read_catalog
 from astroray.config import EncoderConfig, load_config
 from astroray.encoders import PROGRAMS, choose_encoder, read_model_file

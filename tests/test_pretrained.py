@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from astroray.actors.fit import Sample, finish_model
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import Sample
 from astroray.encoders import ENCODERS, read_model_file
 from astroray.encoders.pretrained import (
     Pretrained,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray.actors.decide import SCHEMES_TRIED, Decision, decide
-from astroray.actors.fit import draw_prepared
+from astroray.actors.sample import draw_prepared
 from astroray.encoders import ModelFile, read_model_file
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.store import Model, load_model, save_model

@@ -13,13 +13,8 @@ import numpy as np
 import torch
 
 from astroray import storage
-from astroray.actors.fit import (
-    Sample,
-    finish_model,
-    load_sample,
-    network_config,
-    publish_sample,
-)
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import Sample, load_sample, network_config, publish_sample
 from astroray.encoders import (
     ENCODERS,
     KINDS,
@@ -91,7 +86,7 @@ def was_trained_on(model: ModelFile, protocol: str, object_ids: Iterable[str]) -
 
 
 def take_sample(pictures: Pictures, row_M: np.ndarray, folder: str) -> Sample:
-    """The sample of a fit, float16 as `actors.fit.draw_sample` writes it; kept in `folder`.
+    """The sample of a fit, float16 as `actors.sample.draw_sample` writes it; kept in `folder`.
 
     row_M  rows of the protocol, in any order: they are sorted, so that no label shows
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from astroray import surveys
-from astroray.actors.fit import MEASURE_ROWS
+from astroray.actors.sample import MEASURE_ROWS
 from astroray.errors import ConfigError
 from astroray.evaluation.protocols import Protocol
 from astroray.preparation import DEFAULT_SIZE_PX, SIZE_STEP_PX, Preparation, Wishes

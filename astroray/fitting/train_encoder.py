@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from astroray import faults, storage, surveys
+from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
 from astroray.encoders import (
     ENCODERS,
@@ -95,8 +96,6 @@ def fit_model(
 
     Needs the running Ray cluster. Raises ConfigError where the survey has no object to fit on.
     """
-    from astroray.actors.fit import SamplePlan, draw_sample, finish_model, network_config
-
     encoder = config.encoder
     if not shards:
         raise ConfigError(
@@ -127,16 +126,23 @@ def fit_model(
         report = partial(_show_fit, show, name)
         result = fit_network(sample.path, name, network, config.fit, folder, report=report)
         weights, facts = result.state_dict, facts | result.facts()
-    workers.remotely(finish_model, num_cpus=1)(
-        sample,
-        path=path,
-        encoder=name,
-        config=network,
-        weights=weights,
-        fit=facts,
-        seed=config.seed,
-        num_threads=os.cpu_count() or 1,
-    )
+    told = {
+        "path": path,
+        "encoder": name,
+        "config": network,
+        "weights": weights,
+        "fit": facts,
+        "seed": config.seed,
+        "num_threads": os.cpu_count() or 1,
+    }
+    workers.remotely(_finish, num_cpus=1)(sample, told)
+
+
+def _finish(sample: Sample, told: Mapping[str, Any]) -> str:
+    """`finish_model` in a worker; a driver that trains nothing does without torch."""
+    from astroray.actors.fit import finish_model
+
+    return finish_model(sample, **told)
 
 
 def _read_program(encoder: EncoderConfig) -> "OnnxFile | None":

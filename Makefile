@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Processes that run the tests. Their threads sleep while they wait, for they share the cores.
+WORKERS ?= 2
 SOURCES := astroray benchmarks jobs kernels tests setup.py
 NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
@@ -14,7 +16,8 @@ scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report
 	$(BIN)/astroray scan hdf --out runs/hdf
 
 test: $(VENV)/installed-dev check  ## everything that CI runs
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) \
+	  --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -38,13 +41,14 @@ soak: $(VENV)/installed-dev  ## kill driver, workers and storage at every named 
 soak-nodes: $(VENV)/installed-dev  ## take machines from a cluster of several, 5 times
 	$(BIN)/python -m tests.soak --rounds 5 --no-scan --nodes
 
-# One installation for each, since building the kernels twice takes half a minute.
+# One installation for each, since building the kernels twice takes half a minute. What pip would
+# compile to bytecode on one core all cores do; the few files that are no Python 3 stay as they are.
 $(VENV)/installed: EXTRAS := cpu
 $(VENV)/installed-dev: EXTRAS := cpu,dev
 $(VENV)/installed $(VENV)/installed-dev: pyproject.toml constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable ".[$(EXTRAS)]"
+	$(PIP) --no-compile --editable ".[$(EXTRAS)]"
+	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $(VENV)/installed $@
 
 clean:

@@ -12,16 +12,32 @@ pytest_plugins = ["tests.s3_server", "tests.job_cluster"]
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the processes of `make test`, one has all tests on the shared cluster: there is but one.
+RAY_GROUPS = ("scans", "fits", "clusters")
+FITS_AND_SERVES = {
+    "test_flares_find", "test_forecast_jobs", "test_onnx_encoder", "test_quantized_scan",
+    "test_run_model", "test_serving", "test_train_encoder", "test_training",
+}  # fmt: skip
+"""Modules on the second of the two clusters that `make test` has; each has half of the time."""
 
-    Tests that start clusters of their own are another group, which comes when a process is free.
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What runs in one of the processes of `make test`, one test after the other, and what first.
+
+    Tests on a cluster are two groups, so that there are but two, and tests that start clusters of
+    their own are another; they take longest and begin first. Of the others each file is a group:
+    what a module's tests share is made once.
     """
     for item in items:
-        if item.get_closest_marker("ray"):
-            is_shared = "ray_cluster" in getattr(item, "fixturenames", ())
-            item.add_marker(pytest.mark.xdist_group("ray" if is_shared else "clusters"))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: _group(item) not in RAY_GROUPS)
+
+
+def _group(item: pytest.Item) -> str:
+    if "ray_cluster" in getattr(item, "fixturenames", ()):
+        return "fits" if item.path.stem in FITS_AND_SERVES else "scans"
+    return "clusters" if item.get_closest_marker("ray") else item.path.stem
 
 
 @pytest.fixture(scope="session")
@@ -35,13 +51,16 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local cluster for the whole session: 6 logical CPUs, its own token and folder."""
+    """One local cluster for the whole process: 6 logical CPUs, its own token and folder."""
     import ray
 
     from astroray.execution import workers
 
-    with workers.cluster(num_cpus=6):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        # Else they give way to every other process of `make test`, and this one waits for them.
+        patch.setenv("RAY_worker_niceness", "0")
+        with workers.cluster(num_cpus=6):
+            yield
     assert not ray.is_initialized()
 
 

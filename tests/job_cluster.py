@@ -89,6 +89,7 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
         "system-config": '{"metrics_report_interval_ms": 1000}',
         "num-cpus": num_cpus,
         "temp-dir": folder / "ray",
+        "include-log-monitor": "false",  # nobody reads what the workers of others write
     }
     address = f"http://127.0.0.1:{dashboard}"
     cluster = JobCluster(

@@ -362,64 +362,69 @@ def test_a_truncated_fits_file_is_one_reject_and_the_others_are_embedded(tmp_pat
 
 # ---- the disk and the store
 
-ON_SMALL_DISK = """
-import sys
+ON_SMALL_DISKS = """
+import subprocess, sys
 from astroray import surveys
+from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.errors import StorageError
-from tests.test_faults import plan_of
-from astroray.actors.embed import Embedder
-import subprocess
-survey, disk, model, trouble, cure = sys.argv[1:]
-def mount(options):
-    subprocess.run(["mount", *options.split(), "tmpfs", disk], check=True)
-mount("-t tmpfs -o size=50m")
+survey, model, *cases = sys.argv[1:]
 shards = surveys.list_shards(survey).shards
-embedder = Embedder(plan_of(disk + "/run", model))
-embedder.embed(shards[0])
-mount("-o remount," + trouble)
-try:
-    done = [embedder.embed(shard) for shard in shards]
-except StorageError as error:
-    print("error:", error)
-mount("-o remount," + cure)
-for shard in shards:
-    print("receipt:", shard.name, embedder.embed(shard).rows_embedded)
-subprocess.run(["cp", "-r", disk + "/run", disk + "-after"], check=True)
+def mount(disk, options):
+    subprocess.run(["mount", *options.split(), "tmpfs", disk], check=True)
+for disk, trouble, cure in zip(cases[::3], cases[1::3], cases[2::3]):
+    mount(disk, "-t tmpfs -o size=50m")
+    embedder = Embedder(EmbedPlan(
+        run_dir=disk + "/run", model_path=model, session="S1", batch_size=8, device="cpu",
+        num_threads=1,
+    ))
+    embedder.embed(shards[0])
+    mount(disk, "-o remount," + trouble)
+    try:
+        done = [embedder.embed(shard) for shard in shards]
+    except StorageError as error:
+        print("error:", error)
+    mount(disk, "-o remount," + cure)
+    print("rows:", *[embedder.embed(shard).rows_embedded for shard in shards])
+    subprocess.run(["cp", "-r", disk + "/run", disk + "-after"], check=True)
 """
+TROUBLES = {  # what comes over the disk, what heals it, what is said
+    "full": ("size=150k", "size=50m", "the disk is full; free some space and run the same command"),
+    "fixed": ("ro", "rw", "the file system is read-only; choose another --out"),
+}
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize(
-    ("trouble", "cure", "message"),
-    [
-        ("size=150k", "size=50m", "the disk is full; free some space and run the same command"),
-        ("ro", "rw", "the file system is read-only; choose another --out"),
-    ],
-)
-def test_a_full_or_read_only_disk_is_said_and_nothing_is_lost(tmp_path, trouble, cure, message):
+def test_a_full_or_read_only_disk_is_said_and_nothing_is_lost(tmp_path):
     model = scans.fit_model(SIMULATED, tmp_path / "model.safetensors", encoder="pixels")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    arguments = [SIMULATED, str(disk), model, trouble, cure]
+    cases = []
+    for name, (trouble, cure, _) in TROUBLES.items():
+        (tmp_path / name).mkdir()
+        cases += [str(tmp_path / name), trouble, cure]
     in_namespace = ["unshare", "--map-root-user", "--mount"]
     if (
         shutil.which("unshare") is None
         or subprocess.run(
-            [*in_namespace, "mount", "-t", "tmpfs", "tmpfs", str(disk)],
+            [*in_namespace, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path / "full")],
             capture_output=True,
             check=False,
         ).returncode
     ):
         pytest.skip("this machine lets nobody mount a small disk (unshare --mount)")
-    ended = scans.run([*in_namespace, sys.executable, "-c", ON_SMALL_DISK, *arguments])
+    ended = scans.run(
+        [*in_namespace, sys.executable, "-c", ON_SMALL_DISKS, SIMULATED, model, *cases]
+    )
     assert ended.code == 0, ended.err
-    (error,) = [line for line in ended.out.splitlines() if line.startswith("error:")]
-    assert message in error
-    receipts = [line for line in ended.out.splitlines() if line.startswith("receipt:")]
-    assert [int(line.split()[-1]) for line in receipts] == [15] * NUM_SHARDS
-    after = tmp_path / "disk-after"
-    assert embedded_ids(after) == {f"sim7-{i:07d}" for i in range(90)}
-    assert not list(after.rglob(f"{storage.TEMPORARY_PREFIX}*"))
+    lines = ended.out.splitlines()
+    assert len(lines) == 2 * len(TROUBLES)
+    for (name, (*_, message)), error, rows in zip(
+        TROUBLES.items(), lines[::2], lines[1::2], strict=True
+    ):
+        assert error.startswith("error: ")
+        assert message in error
+        assert rows == "rows:" + " 15" * NUM_SHARDS
+        after = tmp_path / f"{name}-after"
+        assert embedded_ids(after) == {f"sim7-{i:07d}" for i in range(90)}
+        assert not list(after.rglob(f"{storage.TEMPORARY_PREFIX}*"))
 
 
 @pytest.mark.s3

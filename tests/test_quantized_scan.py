@@ -11,6 +11,7 @@ from astroray.inspection import verify_run
 from astroray.nightly import NightConfig, run_night
 from astroray_kernels.dispatch import why_not
 from tests import scans
+from tests.served_run import make_run
 
 SURVEY = "sim:galaxies?count=120&seed=5&shard_rows=60&size=32&outliers=0.05"
 TOP = 8
@@ -25,9 +26,10 @@ def scan(out, **settings):
 
 
 @pytest.fixture(scope="module")
-def plain(ray_cluster, tmp_path_factory):
-    out = str(tmp_path_factory.mktemp("plain") / "run")
-    return out, scan(out)
+def plain(tmp_path_factory):
+    """The run of the reference, made in this process: its numbers are those of a scan."""
+    out = make_run(tmp_path_factory.mktemp("plain"), SURVEY, encoder="vit-tiny", k=3)
+    return out, ledger.RunRecord.load(out)
 
 
 @pytest.fixture(scope="module")

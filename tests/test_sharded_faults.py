@@ -1,7 +1,5 @@
 """Whoever dies while an index is built or searched, the list and the files are the same."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,21 +12,19 @@ from astroray.search import indexing
 from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from tests import scans
+from tests.deaths import die_at_each
 from tests.test_sharded import names, strays
 
 pytestmark = pytest.mark.faults
 
 OPTIONS = {"k": 5, "top": 20, "num_probes": 1}
-PROGRAM = """
-import sys
-from astroray import faults
+IMPORTS = """
 from astroray.search import indexing, sharded
 from benchmarks.embedded_runs import in_turn, plan_search
 indexing.LEAST_ROWS = 64
-faults.arm(sys.argv[2])
-plan = plan_search(sys.argv[1], k=5, top=20, num_probes=1)
-sharded.rank_sharded(plan, in_turn, reason="asked for")
+plan_of_search = plan_search(sys.argv[1], k=5, top=20, num_probes=1)
 """
+CALL = 'sharded.rank_sharded(plan_of_search, in_turn, reason="asked for")'
 DEATHS = (
     ("index.routed", "3"), ("index.partition", "4"), ("publish.renamed", "partition-"),
     ("index.built", ""), ("search.cells", "4"), ("search.partitions", "queries-00000"),
@@ -59,12 +55,8 @@ def files_of_index(run_dir: Path) -> dict[str, bytes]:
 @pytest.mark.timeout(120)
 def test_a_driver_killed_at_each_point_goes_on_to_the_same_files(undisturbed, tmp_path):
     run_dir = make_embedded(tmp_path / "run", strays(), names(600))
-    for point, text in DEATHS:
-        token = scans.token(tmp_path / "plan", point, text)
-        command = [sys.executable, "-c", PROGRAM, run_dir, str(tmp_path / "plan")]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == -9, (point, ended.stderr)
-        assert not token.exists()
+    die_at_each(DEATHS, tmp_path, imports=IMPORTS, call=CALL, argument=run_dir)
+    (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "reached").touch()
     faults.arm(str(tmp_path / "plan"))
     rank_sharded(plan_search(run_dir, **OPTIONS), in_turn, reason="asked for")

@@ -1,7 +1,5 @@
 """Whoever dies while a night is searched in parts, its files are those of a calm one."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,22 +12,21 @@ from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests import scans
+from tests.deaths import die_at_each
 from tests.test_nightly import scan
 from tests.test_sharded_night import CONFIG, NEW, OLD, files_at, shrink
 
 pytestmark = pytest.mark.faults
 
-PROGRAM = """
-import sys
-from astroray import faults
+IMPORTS = f"""
+from astroray.neighbors.search import SearchConfig
 from astroray.search import night_index, sharded_night
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import plan_of
-from tests.test_sharded_night import CONFIG
 night_index.LEAST_ROWS = 1
-faults.arm(sys.argv[2])
-sharded_night.rank_night_sharded(plan_of(sys.argv[1], CONFIG), in_turn, reason="asked for")
+plan_of_search = plan_of(sys.argv[1], {CONFIG!r})
 """
+CALL = 'sharded_night.rank_night_sharded(plan_of_search, in_turn, reason="asked for")'
 DEATHS = (
     ("publish.renamed", "before-"), ("publish.written", "objects"), ("index.routed", "1"),
     ("index.partition", "4"), ("index.built", ""), ("index.manifest", ""),
@@ -69,12 +66,8 @@ def begun(out: Path, reference: Path) -> str:
 def test_a_driver_killed_at_each_point_of_a_night_goes_on_to_the_same_files(calm, tmp_path):
     reference, expected = calm
     night = begun(tmp_path / "night", reference)
-    for point, text in DEATHS:
-        token = scans.token(tmp_path / "plan", point, text)
-        command = [sys.executable, "-c", PROGRAM, night, str(tmp_path / "plan")]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ended.returncode == -9, (point, ended.stderr)
-        assert not token.exists()
+    die_at_each(DEATHS, tmp_path, imports=IMPORTS, call=CALL, argument=night)
+    (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "reached").touch()
     faults.arm(str(tmp_path / "plan"))
     storage.remove_temporaries(night)  # as every run begins

@@ -53,9 +53,10 @@ def lose_nodes():
         Path(folder, "gone").open("a").write(f"{name}\\n")
 
 system = {"health_check_period_ms": 500, "health_check_failure_threshold": 2}
-head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system}
-cluster = Cluster(initialize_head=True, head_node_args=head)
-nodes = [cluster.add_node(num_cpus=1, wait=False) for _ in range(len(names) + 1)]
+bare = {"include_log_monitor": False}  # nobody reads what workers write
+head = {"num_cpus": 0, "include_dashboard": False, "no_monitor": True, "_system_config": system}
+cluster = Cluster(initialize_head=True, head_node_args=head | bare)
+nodes = [cluster.add_node(num_cpus=1, wait=False, **bare) for _ in range(len(names) + 1)]
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
 threading.Thread(target=lose_nodes, daemon=True).start()

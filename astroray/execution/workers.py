@@ -153,6 +153,8 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    # Seconds between two looks at training workers, without which a fit has no end; 2 by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     with ray_logs.ray_data_to(log_dir):
         import ray
 

@@ -12,11 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from astroray.neighbors.cells import SAMPLED_PER_CELL, find_cells, train_cells
-from astroray_kernels import BackendError
-from astroray_kernels.knn._native import Counts, nearest_vectors_with_counts
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -51,7 +47,10 @@ def make_survey(name: str, num: int) -> np.ndarray:
         return make_embeddings(num, DIM, seed=4)
     if name == "drawn alike":
         return draw.normal(size=(num, DIM)).astype(np.float32)
+    import torch
     from sklearn.datasets import load_digits
+
+    from astroray_kernels.knn._native import nearest_vectors_with_counts
 
     real_MD = load_digits().data.astype(np.float32)
     real = torch.from_numpy(real_MD)
@@ -67,6 +66,11 @@ def with_cells_and_without(
     name: str, num_vectors: int, num_queries: int, num_cells: int, runs: int
 ) -> dict[str, Any]:
     """The fields of a row: both in turns, after their lists were compared to the last bit."""
+    import torch
+
+    from astroray.neighbors.cells import SAMPLED_PER_CELL, find_cells, train_cells
+    from astroray_kernels.knn._native import nearest_vectors_with_counts
+
     survey_ND = make_survey(name, num_vectors + num_queries)
     vector_VD, query_GD = survey_ND[:num_vectors], survey_ND[num_vectors:]
     centroid_CD = train_cells(vector_VD[: num_cells * SAMPLED_PER_CELL], num_cells, seed=0)
@@ -76,7 +80,7 @@ def with_cells_and_without(
     cells = torch.from_numpy(cell_V[order_V]), torch.from_numpy(centroid_CD)
     ways = {"all": None, "cells": cells}
     cpu_s: dict[str, list[float]] = {way: [] for way in ways}
-    counts: dict[str, Counts] = {}
+    counts: dict[str, Any] = {}
     for _ in range(runs):
         lists = []
         for way, some in ways.items():
@@ -98,6 +102,8 @@ def with_cells_and_without(
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows."""
+    from astroray_kernels import BackendError
+
     del scratch
     sizes = (8_192, 512, 64, 1) if quick else (65_536, 4_096, 256, 5)
 

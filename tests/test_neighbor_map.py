@@ -38,10 +38,56 @@ def test_all_repel_all_as_in_the_plain_sum(size, error):
     kernel_MM = 1 / (1 + (apart_MM2**2).sum(axis=2))
     push_M2 = (kernel_MM[..., None] ** 2 * apart_MM2).sum(axis=1)
     total = kernel_MM.sum() - len(xy_M2)
-    found_M2, found = repulsion(xy_M2)
+    found_2M, found = repulsion(xy_M2.T)
     scale = np.linalg.norm(push_M2)
-    assert np.linalg.norm(found_M2 - push_M2) < error * scale
+    assert np.linalg.norm(found_2M.T - push_M2) < error * scale
     assert found == pytest.approx(total, rel=error)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e8])
+def test_the_sum_over_pairs_is_positive_where_all_are_far_from_all(size):
+    xy_M2 = np.random.default_rng(0).normal(size=(100, 2)) * size
+    apart_MM2 = xy_M2[:, None] - xy_M2[None]
+    total = (1 / (1 + (apart_MM2**2).sum(axis=2))).sum() - len(xy_M2)
+    push_2M, found = repulsion(xy_M2.T)
+    assert np.isfinite(push_2M).all()
+    assert 0.05 * total < found < 1.1 * total
+
+
+def test_places_that_are_not_finite_are_refused():
+    with pytest.raises(FloatingPointError, match="not finite"):
+        repulsion(np.full((2, 5), np.nan))
+
+
+def featureless(num_objects, kind, seed):
+    """Embeddings without groups, all of them, some or one of them extreme."""
+    random = np.random.default_rng(seed)
+    embedding_MD = random.normal(size=(num_objects, (32, 2)[seed]))
+    if kind == "duplicates":
+        return embedding_MD[random.integers(0, 1 + num_objects // 4, num_objects)]
+    if kind == "all equal":
+        return np.broadcast_to(embedding_MD[:1], embedding_MD.shape)
+    if kind == "one far":
+        embedding_MD[-1] += 1e6
+    return embedding_MD
+
+
+@pytest.mark.parametrize("kind", ["random", "duplicates", "all equal", "one far"])
+@pytest.mark.parametrize("num_objects", [1, 2, 15, 16, 17, 60, 100, 110, 120, 150, 300])
+def test_of_few_featureless_objects_the_map_is_finite_and_not_torn(num_objects, kind):
+    for seed in range(2):
+        xy_M2 = place(featureless(num_objects, kind, seed))
+        assert xy_M2.shape == (num_objects, 2)
+        assert np.isfinite(xy_M2).all()
+        assert np.ptp(xy_M2, axis=0).max() < 20 + num_objects / 5
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("num_objects", [MIN_OBJECTS, 120])
+def test_featureless_objects_keep_more_neighbors_than_in_the_principal_plane(num_objects, seed):
+    embedding_MD = np.random.default_rng(seed).normal(size=(num_objects, 32))
+    plane_M2, _ = principal_plane(embedding_MD)
+    assert kept(embedding_MD, place(embedding_MD)) > 1.3 * kept(embedding_MD, plane_M2)
 
 
 def test_neighbors_stay_together_far_more_than_in_the_principal_plane():

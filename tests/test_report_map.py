@@ -16,6 +16,7 @@ import pytest
 
 import astroray
 from astroray import catalog, ledger, schema
+from astroray.report import map as report_map
 from astroray.report import rows as report_rows
 from astroray.report.groups import read_groups
 from astroray.report.map import layouts, read_map
@@ -43,6 +44,23 @@ def test_few_objects_are_placed_in_the_principal_plane_alone(tmp_path):
     placed = read_map(make_run(tmp_path, 40).path)
     assert placed["map_x"].equals(placed["plane_x"])
     assert list(layouts(placed)) == ["plane"]
+
+
+@pytest.mark.parametrize("broken", ["neighbor_map", "principal_plane"])
+def test_a_map_that_is_not_finite_is_left_out_and_the_page_says_so(broken, tmp_path, monkeypatch):
+    def diverge(*_):
+        raise FloatingPointError("a position on the map of neighbors is not finite")
+
+    monkeypatch.setattr(report_map, broken, diverge)
+    run = make_run(tmp_path, 120, sky="small", state="done")
+    text = run.report()
+    assert "no map" in re.sub(r"\s+", " ", text)
+    assert f'id="rank-{NUM_TOP}"' in text
+    assert np.isnan(read_map(run.path)["map_x"].to_numpy()).all()
+    if broken == "neighbor_map":
+        assert list(told(text)["layouts"]) == ["plane", "sky"]
+    else:
+        assert "const MAP" not in text
 
 
 def test_the_page_draws_what_a_notebook_gets(tmp_path):

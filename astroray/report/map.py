@@ -1,6 +1,7 @@
 """What is on the map of the embedding: which objects, where, and what the page is told of them."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +17,9 @@ from astroray.report.rows import GROUPS, num_top, read_embeddings, read_rows, re
 from astroray.report.sky_view import view_of
 from astroray.report.thumbnails import read_thumbnails
 
-__all__ = ["layouts", "map_data", "place_objects", "read_map"]
+__all__ = ["layouts", "map_data", "missing_layouts", "place_objects", "read_map"]
 
+_log = logging.getLogger("astroray.report.map")
 SIDE = 10_000
 """Of the square in which the page has all places, as whole numbers: it is smaller so."""
 
@@ -37,17 +39,14 @@ def read_map(run_dir: str) -> pa.Table:
 def place_objects(run_dir: str, rows: pa.Table) -> pa.Table:
     """MAP of some rows of a version: of those whose shards have embeddings, the others left out.
 
+    Where the embedding gives no finite places they are NaN: no map is worth a finished scan.
+
     rows  columns of MAP that are in CATALOG, by rank
     """
     found_M, embedding_MD, groups = read_embeddings(run_dir, rows)
     order_M = np.argsort(found_M)
     found_M, embedding_MD = found_M[order_M], embedding_MD[order_M]
-    plane_M2 = map_M2 = np.zeros((len(found_M), 2))
-    if len(found_M):
-        plane_M2, _ = principal_plane(embedding_MD)
-        map_M2 = plane_M2
-    if len(found_M) >= MIN_OBJECTS:
-        map_M2 = neighbor_map(embedding_MD, plane_M2)
+    plane_M2, map_M2 = _places(embedding_MD)
     placed = rows.take(pa.array(found_M))
     for name in GROUPS.names:
         placed = placed.append_column(GROUPS.field(name), groups[name].take(pa.array(order_M)))
@@ -58,25 +57,46 @@ def place_objects(run_dir: str, rows: pa.Table) -> pa.Table:
     return schema.conform(placed, schema.MAP, "map").combine_chunks()
 
 
+def _places(embedding_MD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The principal plane and the map of neighbors, [M, 2] each; NaN what is not finite."""
+    plane_M2, map_M2 = np.full((2, len(embedding_MD), 2), np.nan)
+    try:
+        if len(embedding_MD):
+            plane_M2, _ = principal_plane(embedding_MD)
+        is_many = len(embedding_MD) >= MIN_OBJECTS
+        map_M2 = neighbor_map(embedding_MD, plane_M2) if is_many else plane_M2
+    except (FloatingPointError, np.linalg.LinAlgError) as error:
+        _log.warning("the report goes without a map of %d objects: %s", len(embedding_MD), error)
+    return plane_M2, map_M2
+
+
 def layouts(placed: pa.Table) -> dict[str, np.ndarray]:
     """Where each object of MAP is drawn, [M, 2] by layout, x right and y up; NaN where nowhere.
 
-    likeness  neighbors together; only of as many objects as make that a map
-    plane     the principal plane, far objects nearer
+    likeness  neighbors together; only of as many objects as make that a map, and where finite
+    plane     the principal plane, far objects nearer; only where finite
     sky       west right and north up, in the projection of the report's sky map
     """
     plane_M2, map_M2, sky_M2 = (
         np.stack([placed[name].to_numpy(zero_copy_only=False) for name in names], axis=1)
         for names in (("plane_x", "plane_y"), ("map_x", "map_y"), ("ra", "dec"))
     )
-    found = {"likeness": map_M2} if len(placed) >= MIN_OBJECTS else {}
-    if len(placed):
+    found = {}
+    if len(placed) >= MIN_OBJECTS and np.isfinite(map_M2).all():
+        found["likeness"] = map_M2
+    if len(placed) and np.isfinite(plane_M2).all():
         found["plane"] = drawn_nearer(plane_M2)
     if (is_known_M := np.isfinite(sky_M2[:, 0])).sum() > 1:
         ra_deg_N, dec_deg_N = sky_M2[is_known_M].astype(np.float64).T
         found["sky"] = np.full((len(placed), 2), np.nan)
         found["sky"][is_known_M] = view_of(ra_deg_N, dec_deg_N).places(ra_deg_N, dec_deg_N)
     return found
+
+
+def missing_layouts(placed: pa.Table, drawn: Mapping[str, np.ndarray]) -> list[str]:
+    """Those of likeness and plane that so many objects should have but that are not finite."""
+    fewest = {"likeness": MIN_OBJECTS, "plane": 1}
+    return [name for name, num in fewest.items() if len(placed) >= num and name not in drawn]
 
 
 def map_data(
@@ -87,7 +107,9 @@ def map_data(
     num_cards: int,
     groups: Sequence[Group] = (),
 ) -> dict[str, Any]:
-    """What the page's script draws, column by column; null where unknown. Empty for few objects.
+    """What the page's script draws, column by column; null where unknown.
+
+    Empty for few objects, and where the embedding has no places.
 
     drawn       their `layouts`
     picture_of  HTML id of the picture by object_id
@@ -95,7 +117,7 @@ def map_data(
     num_cards   ranks up to this have a card in the page
     groups      what the objects can be told apart by, beside numbers
     """
-    if len(placed) < 3:
+    if len(placed) < 3 or "plane" not in drawn:
         return {}
     ids = placed["object_id"].to_pylist()
     words = {"outlier_score": "outlier score", **further}

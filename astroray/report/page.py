@@ -16,7 +16,7 @@ from astroray.errors import LedgerError
 from astroray.report import figures, night
 from astroray.report.figures import Dot
 from astroray.report.groups import read_groups
-from astroray.report.map import layouts, map_data, place_objects
+from astroray.report.map import layouts, map_data, missing_layouts, place_objects
 from astroray.report.rows import ReportRows, num_top, read_rows, read_top
 from astroray.report.script import render_script
 from astroray.report.thumbnails import read_thumbnails
@@ -117,6 +117,7 @@ def _render(run_dir: str, record: ledger.RunRecord) -> str:
         rejected_shards=_rejected_shards(run_dir, record),
         figures=_figures(record, rows, mapped, drawn, [*outliers, *others]),
         map=facts,
+        missing=missing_layouts(mapped, drawn),
         script=render_script(facts),
         settings=_flat(record.config),
         stages=_stages(record.seconds),
@@ -214,7 +215,7 @@ def _figures(
     named: Sequence[_Shown],
 ) -> dict[str, Any]:
     fit = record.model.get("fit") or {}
-    places_M2 = next(iter(drawn.values()), np.zeros((0, 2)))
+    places_M2 = drawn.get("likeness", drawn.get("plane", np.zeros((0, 2))))
     return {
         "scores": figures.score_histogram(
             rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")

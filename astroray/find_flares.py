@@ -115,7 +115,7 @@ def _list(config: FindConfig, known: Sequence[Shard]) -> list[Shard]:
     if uri.location not in surveys.SCHEMES:
         usual = {"format": READER, "shard_files": str(SHARD_FILES)}
         uri = dataclasses.replace(uri, options={**usual, **uri.options})
-    shards = runs.list_again(str(uri), known, ledger.done_shards(config.out))
+    shards = runs.list_again(str(uri), config.out, known, ledger.done_shards(config.out))
     other = next((shard for shard in shards if shard.reader != READER), None)
     if other is not None:
         raise ConfigError(

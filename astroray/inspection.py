@@ -17,6 +17,7 @@ from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
 from astroray.neighbors.partitions import Manifest
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
+from astroray.surveys.object_files import damage, files_of
 
 NUM_CODES = 2**32
 ROWS_AT_ONCE = 100_000
@@ -60,14 +61,16 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     """Faults of a run, in words; none is an empty list.
 
     Of a scan, checks every receipt's conservation, every embeddings file's checksum, schema and
-    rows, the files of its index by their checksums where it has one, that embedded = catalog +
-    duplicates, and that the catalog conforms and its ranks are 1..N; of `flares find`, the parts
-    of every shard, and that the tables conform and agree. With `repair` the done marks of damaged
-    shards are taken back.
+    rows, the files of its listing and of its index by their checksums where it has such, that
+    embedded = catalog + duplicates, and that the catalog conforms and its ranks are 1..N; of
+    `flares find`, the parts of every shard, and that the tables conform and agree. With `repair`
+    the done marks of damaged shards are taken back.
     """
     record = _record(run_dir)
     faults: list[str] = []
-    listed = {shard.name for shard in ledger.read_listing(run_dir)}
+    listing = ledger.read_listing(run_dir)
+    listed = {shard.name for shard in listing}
+    faults += filter(None, (damage(*named) for named in sorted(files_of(listing).items())))
     receipts = versions.read_receipts(run_dir)
     unlisted = set(receipts) - listed
     if not listed:  # a night that was stopped early knows those of its reference before it lists

@@ -5,6 +5,7 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
 
     run.json                     the run record
     ledger/shards.parquet        the listing; membership of a shard never changes
+    ledger/objects/              identifiers and positions of its rows; see `object_files`
     ledger/attempts/             which shards were begun; see `attempts`
     ledger/done/SHARD.json       the receipt of a finished shard
     rejects/SHARD.parquet        its rejects
@@ -14,6 +15,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from astroray import faults, schema, storage
 from astroray.errors import ConfigError, LedgerError
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
+from astroray.surveys.object_files import moved
 from astroray.surveys.shards import Reject, Shard
 
 FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random")
@@ -168,7 +171,7 @@ def is_bare(run_dir: str, record: str = "run.json") -> bool:
         storage.list_names(run_dir) == [record]
         and set(storage.list_folders(run_dir)) <= {"ledger", "logs"}
         and not storage.list_names(ledger)
-        and set(storage.list_folders(ledger)) <= {"leases"}
+        and set(storage.list_folders(ledger)) <= {"leases", "objects"}
     )
 
 
@@ -182,8 +185,18 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], within: str = ""
             yield f"{within}{key} was {was!r} and is {now_is!r}"
 
 
+def objects_folder(run_dir: str) -> str:
+    """Where the files of identifiers and positions stand that the listing's shards name."""
+    return storage.join(storage.absolute(run_dir), "ledger", "objects")
+
+
 def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
-    """Publishes `ledger/shards.parquet`."""
+    """Publishes `ledger/shards.parquet`.
+
+    It names files of the run directory from there, so that the directory may be moved.
+    """
+    own = f"{storage.absolute(run_dir).rstrip('/')}/"
+    shards = [moved(shard, lambda path: path.removeprefix(own)) for shard in shards]
     table = pa.table(
         {
             "name": [shard.name for shard in shards],
@@ -204,19 +217,28 @@ def read_listing(run_dir: str) -> list[Shard]:
     if not storage.exists(path):
         return []
     rows = _read_table(path).to_pylist()
+    own = storage.absolute(run_dir)
     return [
-        Shard(
-            name=row["name"],
-            reader=row["reader"],
-            inputs=tuple(
-                InputFile(path=path, size_bytes=size, version=version)
-                for path, size, version in json.loads(row["inputs"])
-            ),
-            params=json.loads(row["params"]),
-            num_rows=row["num_rows"],
-        )
+        moved(_shard(row), lambda name: name if _is_whole(name) else storage.join(own, name))
         for row in rows
     ]
+
+
+def _is_whole(path: str) -> bool:
+    return os.path.isabs(path) or storage.is_remote(path)
+
+
+def _shard(row: Mapping[str, Any]) -> Shard:
+    return Shard(
+        name=row["name"],
+        reader=row["reader"],
+        inputs=tuple(
+            InputFile(path=path, size_bytes=size, version=version)
+            for path, size, version in json.loads(row["inputs"])
+        ),
+        params=json.loads(row["params"]),
+        num_rows=row["num_rows"],
+    )
 
 
 def check_unchanged(

@@ -48,6 +48,7 @@ def scan(
     run = _Run(config, show, night)
     with contextlib.ExitStack() as held:
         lease = held.enter_context(hold_lease(config.out))
+        run.list_early()
         log_dir = runs.log_folder(config.out)
         show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
         held.enter_context(workers.cluster(log_dir=log_dir))
@@ -77,12 +78,17 @@ class _Run:
         self.model_path = storage.join(config.out, "model", "model.safetensors")
         name = config.encoder.name
         self.given = read_model_file(name) if config.encoder.is_fitted else None
-        kind = self.given.encoder if self.given else name
-        self.early = None if night else runs.list_early(config.survey, config.out, kind)
+        self.early: list[Shard] | None = None
         self.record: RunRecord
         self.plan: WorkerPlan
         self.metrics: RunMetrics
         self.shards: list[Shard] = []
+
+    def list_early(self) -> None:
+        """Lists a survey that was not listed yet, before Ray is started."""
+        if not self.night:
+            kind = self.given.encoder if self.given else self.config.encoder.name
+            self.early = runs.list_early(self.config.survey, self.out, kind)
 
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
@@ -144,7 +150,7 @@ class _Run:
         known = ledger.read_listing(self.out)
         before = known or (list(self.night.listing) if self.night else [])
         early = None if before else self.early
-        self.shards = early or runs.list_again(self.config.survey, before, self._done())
+        self.shards = early or runs.list_again(self.config.survey, self.out, before, self._done())
         if self.given and self.shards:
             choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
         if self.night and self.night.survey == self.config.survey:

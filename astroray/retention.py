@@ -15,6 +15,7 @@ from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.report.page import write_report
 from astroray.storage import InputFile
 from astroray.storage.leases import hold_lease
+from astroray.surveys.object_files import damage, files_of, moved
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
 
@@ -39,7 +40,8 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         _check_free(out, record)
         for version, receipt in receipts.values():
             _copy_shard(version, receipt, out)
-        for name in ("ledger/shards.parquet", "thumbnails/thumbnails.parquet", "changes.parquet"):
+        _copy_listing(run_dir, out)
+        for name in ("thumbnails/thumbnails.parquet", "changes.parquet"):
             _copy(run_dir, name, out)
         for name in storage.list_names(storage.join(run_dir, "model")):
             _copy(run_dir, f"model/{name}", out)
@@ -83,6 +85,8 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
     if manifest := Manifest.load(newest):
         of_index = [uri for uri, _ in manifest.files if uri.startswith(f"{old}/")]
         needed |= {uri.removeprefix(f"{old}/") for uri in of_index}
+    listed = files_of(ledger.read_listing(newest))
+    needed |= {path.removeprefix(f"{old}/") for path in listed if path.startswith(f"{old}/")}
     stays = STAYS if needed else ()
     hidden = [storage.join(old, name) for name in HIDDEN]
     files = storage.list_files(old) if storage.list_names(old) else []
@@ -121,6 +125,20 @@ def _check_free(out: str, record: RunRecord) -> None:
 def _copy(run_dir: str, name: str, out: str) -> None:
     if storage.exists(storage.join(run_dir, name)):
         storage.publish(storage.join(out, name), storage.read_bytes(storage.join(run_dir, name)))
+
+
+def _copy_listing(run_dir: str, out: str) -> None:
+    """The listing, and the files that its shards name, as files of `out`."""
+    shards = ledger.read_listing(run_dir)
+    place = {
+        path: storage.join(ledger.objects_folder(out), path.rpartition("/")[2])
+        for path in files_of(shards)
+    }
+    for path, sha256 in files_of(shards).items():
+        if fault := damage(path, sha256):
+            raise LedgerError(fault)
+        storage.publish(place[path], storage.read_bytes(path))
+    ledger.write_listing(out, [moved(shard, place.__getitem__) for shard in shards])
 
 
 def _copy_index(run_dir: str, out: str) -> None:

@@ -52,9 +52,10 @@ def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
     """
     if is_onnx_file(encoder) and not storage.exists(encoder):
         raise ConfigError(f"{encoder} is missing; give the path of an ONNX file")
-    if ledger.read_listing(run_dir):
+    if storage.exists(storage.join(run_dir, "ledger", "shards.parquet")):
         return None
-    shards = list(surveys.list_shards(survey).shards)
+    folder = ledger.objects_folder(run_dir)
+    shards = list(surveys.list_shards(survey, objects_folder=folder).shards)
     if shards:
         choose_encoder(encoder, surveys.modality_of(shards[0]))
     return shards
@@ -81,14 +82,18 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
     fresh.publish(run_dir)
 
 
-def list_again(survey: str, known: Sequence[Shard], done: Collection[str]) -> list[Shard]:
+def list_again(
+    survey: str, run_dir: str, known: Sequence[Shard], done: Collection[str]
+) -> list[Shard]:
     """The shards of a survey: the `known` ones first, as their files are now, then new ones.
 
-    done  names of finished shards
+    run_dir  where identifiers and positions of new shards are written
+    done     names of finished shards
 
     Raises LedgerError where the bytes of a finished shard have changed.
     """
-    listing = surveys.list_shards(survey, known=known)
+    folder = ledger.objects_folder(run_dir)
+    listing = surveys.list_shards(survey, known=known, objects_folder=folder)
     ledger.check_unchanged(known, listing.changed, done)
     return [listing.changed.get(shard.name, shard) for shard in listing.shards]
 

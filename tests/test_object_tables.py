@@ -1,8 +1,10 @@
 """Identifiers and positions reach the right file or row, exact to the last digit."""
 
+import contextlib
 import gzip
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +15,36 @@ from astropy import units
 from astropy.table import Table
 
 from astroray.errors import ConfigError
-from astroray.surveys.object_tables import (
-    Objects,
-    ObjectTable,
-    TableOptions,
-    read_object_table,
-)
+from astroray.surveys.file_matches import NamedRows
+from astroray.surveys.object_tables import ObjectTable, TableOptions, open_object_table
+from astroray.surveys.objects import Objects
 from astroray.surveys.survey_paths import survey_folder
 from astroray.surveys.table_columns import open_columns
 
 LONG_ID = 8647474693034869239  # odd: no float64 holds it
 
 
-def _read(folder: Path, **options: str) -> ObjectTable:
-    table = read_object_table(str(folder), TableOptions(**options))
-    assert table is not None
-    return table
+@contextlib.contextmanager
+def _opened(folder: Path, **options: str) -> Iterator[ObjectTable]:
+    with open_object_table(str(folder), TableOptions(**options)) as table:
+        assert table is not None
+        yield table
+
+
+def _read(folder: Path, **options: str) -> NamedRows:
+    with _opened(folder, **options) as table:
+        return table.read()
+
+
+def _by_row(folder: Path, num_rows: int, **options: str) -> Objects:
+    with _opened(folder, **options) as table:
+        (objects,) = table.by_row([num_rows])
+        return objects
+
+
+def _by_file(folder: Path, paths: Sequence[str], **options: str) -> Objects:
+    with _opened(folder, **options) as table:
+        return Objects.joined(list(table.by_file(paths, "/s", step=2)))
 
 
 def _write(folder: Path, name: str, text: str) -> Path:
@@ -63,7 +79,7 @@ def test_every_format_keeps_nineteen_digits_and_finds_well_known_columns(
         path.write_bytes(gzip.compress(data) if name.endswith("gz") else data)
     else:
         table.write(path, format="votable" if name.endswith("xml") else None)
-    objects = _read(tmp_path, table=name).by_file(["/s/b.jpg", "/s/a.jpg"], "/s")
+    objects = _by_file(tmp_path, ["/s/b.jpg", "/s/a.jpg"], table=name)
     assert list(objects.object_id_N) == [str(LONG_ID - 2), str(LONG_ID)]
     assert objects.ra_deg_N.tolist() == [200.25, 12.5]
     assert objects.dec_deg_N.tolist() == [45.0, -3.5]
@@ -83,7 +99,7 @@ def test_units_that_a_table_states_are_respected(
 ) -> None:
     ra = np.array([15.0, 30.0]) * scale * unit
     Table({"id": ["x", "y"], "ra": ra, "dec": [1.0, 2.0]}).write(tmp_path / name)
-    objects = _read(tmp_path, table=name).by_row(2)
+    objects = _by_row(tmp_path, 2, table=name)
     np.testing.assert_allclose(objects.ra_deg_N, [15.0, 30.0], rtol=1e-12)
 
 
@@ -97,7 +113,7 @@ def test_sexagesimal_text_is_hours_and_degrees(tmp_path: Path) -> None:
     _write(
         tmp_path, "t.csv", "id,ra,dec\na,13:39:52.8,+00:50:23.4\nb,01 00 00,-10 30 00\nc,7.5,1\n"
     )
-    objects = _read(tmp_path, table="t.csv").by_row(3)
+    objects = _by_row(tmp_path, 3, table="t.csv")
     np.testing.assert_allclose(objects.ra_deg_N, [204.97, 15.0, 7.5], atol=1e-9)
     np.testing.assert_allclose(objects.dec_deg_N, [0.8398333333, -10.5, 1.0], atol=1e-9)
 
@@ -108,7 +124,7 @@ def test_a_position_that_cannot_be_becomes_null_and_the_object_stays(
     tmp_path: Path, position: str
 ) -> None:
     _write(tmp_path, "t.csv", f"id,ra,dec\na,{position}\nb,360,90\n")
-    objects = _read(tmp_path, table="t.csv").by_row(2)
+    objects = _by_row(tmp_path, 2, table="t.csv")
     assert list(objects.object_id_N) == ["a", "b"]
     assert np.isnan(objects.ra_deg_N[0])
     assert np.isnan(objects.dec_deg_N[0])
@@ -120,7 +136,7 @@ def test_right_ascension_of_half_turns_is_brought_to_whole_ones_and_said(
 ) -> None:
     _write(tmp_path, "t.csv", "id,ra,dec\na,-30,5\nb,180,9\nc,-999,-999\nd,-1,-1\ne,-180,0\n")
     with caplog.at_level(logging.WARNING):
-        objects = _read(tmp_path, table="t.csv").by_row(5)
+        objects = _by_row(tmp_path, 5, table="t.csv")
     np.testing.assert_array_equal(objects.ra_deg_N, [330, 180, np.nan, np.nan, 180])
     assert "t.csv is -180..180 deg: 360 is added to 2 of 5" in caplog.text
     assert "2 of 5 positions" in caplog.text  # codes for unknown stay unknown
@@ -140,7 +156,7 @@ def test_exchanged_columns_of_position_are_refused_rather_than_dropped(tmp_path:
     with pytest.raises(ConfigError, match=r"the first is ra 5, dec 150.5 deg: .*look exchanged"):
         _read(tmp_path, table="t.csv")
     _write(tmp_path, "t.csv", "id,ra,dec\na,-999,-999\nb,-999,-999\n")  # none is known
-    assert np.isnan(_read(tmp_path, table="t.csv").by_row(2).ra_deg_N).all()
+    assert np.isnan(_by_row(tmp_path, 2, table="t.csv").ra_deg_N).all()
 
 
 def test_a_column_of_words_is_no_position(tmp_path: Path) -> None:
@@ -151,7 +167,7 @@ def test_a_column_of_words_is_no_position(tmp_path: Path) -> None:
 
 def test_text_identifiers_keep_leading_zeros_and_quotes(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", 'name,note\n007,x\n"NGC 1, south",y\n1e5,z\n')
-    assert list(_read(tmp_path, table="t.csv").by_row(3).object_id_N) == [
+    assert list(_by_row(tmp_path, 3, table="t.csv").object_id_N) == [
         "007",
         "NGC 1, south",
         "1e5",
@@ -166,12 +182,12 @@ def test_float_identifiers_that_lost_digits_are_refused(tmp_path: Path) -> None:
 
 def test_small_whole_floats_are_integers(tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": [12.0, None]}), tmp_path / "t.parquet")
-    assert list(_read(tmp_path, table="t.parquet").by_row(2).object_id_N) == ["12", None]
+    assert list(_by_row(tmp_path, 2, table="t.parquet").object_id_N) == ["12", None]
 
 
 def test_named_columns_win_over_well_known_ones_in_any_case(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "id,SDSSID,ra,PRI_RA,dec\n1,587,5,6,7\n")
-    objects = _read(tmp_path, table="t.csv", id="sdssid", ra="PRI_RA").by_row(1)
+    objects = _by_row(tmp_path, 1, table="t.csv", id="sdssid", ra="PRI_RA")
     assert list(objects.object_id_N) == ["587"]
     assert objects.ra_deg_N.tolist() == [6.0]
 
@@ -215,48 +231,49 @@ def test_a_missing_table_and_columns_without_one_are_refused(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match=r"no.csv is missing"):
         _read(tmp_path, table="no.csv")
     with pytest.raises(ConfigError, match="add table=PATH"):
-        read_object_table(str(tmp_path), TableOptions(id="x"))
-    assert read_object_table(str(tmp_path), TableOptions()) is None
+        _read(tmp_path, id="x")
+    with open_object_table(str(tmp_path), TableOptions()) as table:
+        assert table is None
 
 
 def test_files_are_found_by_path_name_or_stem(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\nimages/a.jpg,1\nb.fits,2\ns_51.4_+0.98,3\n")
     paths = ["/s/images/a.jpg", "/s/x/b.png", "/s/x/s_51.4_+0.98.jpg"]
-    objects = _read(tmp_path, table="t.csv").by_file(paths, "/s")
+    objects = _by_file(tmp_path, paths, table="t.csv")
     assert list(objects.object_id_N) == ["1", "2", "3"]
 
 
 def test_a_whole_name_goes_before_a_name_without_suffix(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\n1.png,p\n1.jpg,j\n")
-    objects = _read(tmp_path, table="t.csv").by_file(["/s/1.jpg", "/s/1.png"], "/s")
+    objects = _by_file(tmp_path, ["/s/1.jpg", "/s/1.png"], table="t.csv")
     assert list(objects.object_id_N) == ["j", "p"]
 
 
 def test_equal_names_in_several_folders_are_told_apart_by_folder(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\nstar/1.jpg,s1\ngalaxy/1.jpg,g1\n")
-    objects = _read(tmp_path, table="t.csv").by_file(["/s/galaxy/1.jpg", "/s/star/1.jpg"], "/s")
+    objects = _by_file(tmp_path, ["/s/galaxy/1.jpg", "/s/star/1.jpg"], table="t.csv")
     assert list(objects.object_id_N) == ["g1", "s1"]
 
 
 def test_rows_that_disagree_about_a_file_are_refused_and_equal_ones_are_not(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n1.jpg,a\n")
-    assert list(_read(tmp_path, table="t.csv").by_file(["/s/1.jpg"], "/s").object_id_N) == ["a"]
+    assert list(_by_file(tmp_path, ["/s/1.jpg"], table="t.csv").object_id_N) == ["a"]
     _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n1.jpg,b\n")
     with pytest.raises(ConfigError, match=r"2 rows for 1.jpg \(rows 0 and 1"):
-        _read(tmp_path, table="t.csv").by_file(["/s/1.jpg"], "/s")
+        _by_file(tmp_path, ["/s/1.jpg"], table="t.csv")
 
 
 def test_two_files_of_one_row_are_refused(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n")
     with pytest.raises(ConfigError, match=r"/s/a/1.jpg and /s/b/1.jpg are both row 0"):
-        _read(tmp_path, table="t.csv").by_file(["/s/a/1.jpg", "/s/b/1.jpg"], "/s")
+        _by_file(tmp_path, ["/s/a/1.jpg", "/s/b/1.jpg"], table="t.csv")
 
 
 def test_a_file_that_the_table_lacks_keeps_its_path_as_identifier(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _write(tmp_path, "t.csv", "file,id,ra,dec\n1.jpg,a,5,6\n")
-    objects = _read(tmp_path, table="t.csv").by_file(["/s/1.jpg", "/s/x/2.jpg"], "/s")
+    objects = _by_file(tmp_path, ["/s/1.jpg", "/s/x/2.jpg"], table="t.csv")
     assert list(objects.object_id_N) == ["a", "x/2"]
     np.testing.assert_array_equal(objects.ra_deg_N, [5.0, np.nan])
     assert "1 of 2 files are not in" in caplog.text
@@ -265,30 +282,30 @@ def test_a_file_that_the_table_lacks_keeps_its_path_as_identifier(
 def test_a_table_of_other_files_is_refused(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,id\n1.jpg,a\n")
     with pytest.raises(ConfigError, match=r"none of 1 files .*'2.jpg', the table names '1.jpg'"):
-        _read(tmp_path, table="t.csv").by_file(["/s/2.jpg"], "/s")
+        _by_file(tmp_path, ["/s/2.jpg"], table="t.csv")
     _write(tmp_path, "t.csv", "ra,dec\n1,2\n")
     with pytest.raises(ConfigError, match="neither file names nor identifiers"):
-        _read(tmp_path, table="t.csv").by_file(["/s/2.jpg"], "/s")
+        _by_file(tmp_path, ["/s/2.jpg"], table="t.csv")
 
 
 def test_rows_need_a_table_of_the_same_length(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "id\na\nb\n")
     with pytest.raises(ConfigError, match=r"t.csv has 2 rows, expected 3"):
-        _read(tmp_path, table="t.csv").by_row(3)
+        _by_row(tmp_path, 3, table="t.csv")
 
 
 def test_file_names_serve_as_identifiers_of_rows_only_where_unique(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file\n100_010.451-009.284.fits\nb.fits\n")
-    names = _read(tmp_path, table="t.csv").by_row(2).object_id_N
+    names = _by_row(tmp_path, 2, table="t.csv").object_id_N
     assert list(names) == ["100_010.451-009.284", "b"]
     _write(tmp_path, "t.csv", "file\nframe.fits\nframe.fits\n")
-    assert list(_read(tmp_path, table="t.csv").by_row(2).object_id_N) == [None, None]
+    assert list(_by_row(tmp_path, 2, table="t.csv").object_id_N) == [None, None]
 
 
 def test_several_tables_are_one(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "file,ra,dec\n1.jpg,5,6\n")
     _write(tmp_path, "u.csv", "file,DEC,RA\n2.jpg,8,7\n")
-    objects = _read(tmp_path, table="t.csv,u.csv").by_file(["/s/1.jpg", "/s/2.jpg"], "/s")
+    objects = _by_file(tmp_path, ["/s/1.jpg", "/s/2.jpg"], table="t.csv,u.csv")
     assert objects.ra_deg_N.tolist() == [5.0, 7.0]
 
 
@@ -304,7 +321,7 @@ def test_a_table_is_found_beside_above_or_by_its_whole_path(tmp_path: Path) -> N
     (tmp_path / "images").mkdir()
     _write(tmp_path, "t.csv", "id\na\n")
     for name in ("../t.csv", str(tmp_path / "t.csv")):
-        assert len(_read(tmp_path / "images", table=name).name_N) == 1
+        assert len(_read(tmp_path / "images", table=name).names) == 1
 
 
 def test_objects_survive_json_and_slicing() -> None:
@@ -322,16 +339,17 @@ def test_objects_survive_json_and_slicing() -> None:
 
 def test_real_tables_keep_their_identifiers(real_data: Path) -> None:
     folder = real_data / "galaxies" / "sdss_stripe82"
-    table = _read(folder, table="gz2_votes.csv", id="gz2_objid")
-    assert table.objects.object_id_N[0] == "8647474693034869238"
-    assert np.isfinite(table.objects.ra_deg_N).all()
+    objects = _read(folder, table="gz2_votes.csv", id="gz2_objid").objects
+    assert objects.object_id_N[0] == "8647474693034869238"
+    assert np.isfinite(objects.ra_deg_N).all()
 
 
-def test_a_damaged_packed_table_is_refused_as_one():
+def test_a_damaged_packed_table_is_refused_as_one(tmp_path: Path) -> None:
     packed = bytearray(gzip.compress(b"id,ra,dec\n" + b"1,2,3\n" * 1000))
     packed[30:33] = bytes(byte ^ 0x5F for byte in packed[30:33])
+    (tmp_path / "t.csv.gz").write_bytes(packed)
     with pytest.raises(ConfigError, match=r"table t.csv.gz cannot be read"):
-        open_columns("t.csv.gz", bytes(packed)).load(["id"])
+        open_columns("t.csv.gz", tmp_path / "t.csv.gz").load(["id"])
 
 
 def _all_sky(angles_per_deg: float) -> str:

@@ -1,13 +1,17 @@
 """Which row of a table of the user's belongs to which object: by identifier, or by position."""
 
+import contextlib
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.surveys.file_matches import NamedRows
 from astroray.surveys.object_tables import ObjectTable, TableOptions
+from astroray.surveys.objects import Objects, basename, stem
 from astroray.surveys.table_columns import Column, Columns, open_columns
 
 if TYPE_CHECKING:  # loaded where it is asked for
@@ -37,20 +41,32 @@ def join_table(
     A column that both have is called NAME_table. Raises ConfigError where not one object has a
     row, where the table has several rows of one, and where it cannot be read.
     """
-    source, where = _columns(table)
-    found = ObjectTable.of(source, options, where)
-    if found is None:
+    with contextlib.ExitStack() as stack:
+        return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
+
+
+def _join(
+    objects: "pandas.DataFrame",
+    table: Any,
+    source: Columns,
+    where: str,
+    options: TableOptions,
+    radius_arcsec: float | None,
+) -> "pandas.DataFrame":
+    opened = ObjectTable.of(source, options, where)
+    if opened is None:
         raise ConfigError(
             f"{where} has neither identifiers nor positions, got the columns {list(source.names)}; "
             "name them with id=, or ra= and dec="
         )
+    found = opened.read()
     if radius_arcsec is None:
-        row_N = found.rows_of(list(objects["object_id"]))
+        row_N = _rows_of(list(objects["object_id"]), found, where)
         apart_arcsec_N = None
     else:
-        row_N, apart_arcsec_N = _nearest(objects, found, radius_arcsec)
+        row_N, apart_arcsec_N = _nearest(objects, found.objects, radius_arcsec)
     if len(objects) and np.all(row_N < 0):
-        raise ConfigError(_no_match(objects, found, radius_arcsec))
+        raise ConfigError(_no_match(objects, found.objects, where, radius_arcsec))
     theirs = _frame(source, table).reindex(row_N).set_index(objects.index)
     theirs.columns = [f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns]
     if apart_arcsec_N is not None:
@@ -58,12 +74,12 @@ def join_table(
     return objects.join(theirs)
 
 
-def _columns(table: Any) -> tuple[Columns, str]:
+def _columns(table: Any, stack: contextlib.ExitStack) -> tuple[Columns, str]:
     """The columns of a file, a DataFrame or an astropy Table, and what errors call it."""
     if isinstance(table, str | os.PathLike):
         path = storage.absolute(os.fspath(table))
         try:
-            return open_columns(path, storage.read_bytes(path)), path
+            return open_columns(path, stack.enter_context(storage.local_copy(path))), path
         except FileError as error:
             raise ConfigError(f"table cannot be read: {error}") from None
     if hasattr(table, "colnames"):
@@ -81,7 +97,33 @@ def _columns(table: Any) -> tuple[Columns, str]:
             "or an astropy Table"
         )
     columns = {name: Column(values=values, unit=units_of[name]) for name, values in held.items()}
-    return Columns(names=list(held), load=lambda names: {n: columns[n] for n in names}), "the table"
+    return Columns.held(columns), "the table"
+
+
+def _rows_of(object_ids: Sequence[str], found: NamedRows, where: str) -> np.ndarray:
+    """[N] row of each object by its identifier, else by its file name; -1 where there is none.
+
+    Raises ConfigError where an object has several.
+    """
+    by_id: dict[str, list[int]] = {}
+    by_file: dict[str, list[int]] = {}
+    for row, (name, file) in enumerate(zip(found.objects.object_id_N, found.names, strict=True)):
+        if name:
+            by_id.setdefault(name, []).append(row)
+        if file:
+            base = basename(file)
+            for key in {base, stem(base)}:
+                by_file.setdefault(key, []).append(row)
+    row_N = np.full(len(object_ids), -1)
+    for i, object_id in enumerate(object_ids):
+        rows = by_id.get(object_id) or by_file.get(basename(object_id), [])
+        if len(rows) > 1:
+            raise ConfigError(
+                f"{where} has {len(rows)} rows of object {object_id!r}, expected one; drop the "
+                "others"
+            )
+        row_N[i] = rows[0] if rows else -1
+    return row_N
 
 
 def _frame(source: Columns, table: Any) -> "pandas.DataFrame":
@@ -110,7 +152,7 @@ def _numbers(text: "pandas.Series") -> "pandas.Series":
 
 
 def _nearest(
-    objects: "pandas.DataFrame", found: ObjectTable, radius_arcsec: float
+    objects: "pandas.DataFrame", found: Objects, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N] row within the radius of each object, -1 for none, and [N] how far it is, else NaN."""
     import astropy.units as u
@@ -120,11 +162,11 @@ def _nearest(
     apart_arcsec_N = np.full(len(objects), np.nan)
     ra_deg_N, dec_deg_N = (objects[name].to_numpy(float) for name in ("ra", "dec"))
     ours = np.flatnonzero(np.isfinite(ra_deg_N))
-    theirs = np.flatnonzero(np.isfinite(found.objects.ra_deg_N))
+    theirs = np.flatnonzero(np.isfinite(found.ra_deg_N))
     if not len(ours) or not len(theirs):
         return row_N, apart_arcsec_N
     sky = SkyCoord(ra_deg_N[ours], dec_deg_N[ours], unit="deg")
-    known = SkyCoord(found.objects.ra_deg_N[theirs], found.objects.dec_deg_N[theirs], unit="deg")
+    known = SkyCoord(found.ra_deg_N[theirs], found.dec_deg_N[theirs], unit="deg")
     near, apart, _ = sky.match_to_catalog_sky(known)
     is_within = apart.to_value(u.arcsec) <= radius_arcsec
     row_N[ours[is_within]] = theirs[near[is_within]]
@@ -132,17 +174,19 @@ def _nearest(
     return row_N, apart_arcsec_N
 
 
-def _no_match(objects: "pandas.DataFrame", found: ObjectTable, radius_arcsec: float | None) -> str:
+def _no_match(
+    objects: "pandas.DataFrame", found: Objects, where: str, radius_arcsec: float | None
+) -> str:
     if radius_arcsec is not None:
         ours = int(np.isfinite(objects["ra"].to_numpy(float)).sum())
-        theirs = int(np.isfinite(found.objects.ra_deg_N).sum())
+        theirs = int(np.isfinite(found.ra_deg_N).sum())
         return (
-            f"no row of {found.where} lies within {radius_arcsec:g} arcsec of an object, of {ours} "
+            f"no row of {where} lies within {radius_arcsec:g} arcsec of an object, of {ours} "
             f"objects and {theirs} rows with a position; check ra= and dec=, or the radius"
         )
-    some = next((name for name in found.objects.object_id_N if name), None)
+    some = next((name for name in found.object_id_N if name), None)
     return (
-        f"no row of {found.where} bears the identifier of an object, such as "
+        f"no row of {where} bears the identifier of an object, such as "
         f"{objects['object_id'].iloc[0]!r}, its first is {some!r}; name the column with id=, or "
         "match by position with radius_arcsec="
     )

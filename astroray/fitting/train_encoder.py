@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from astroray import faults, storage, surveys
+from astroray import faults, ledger, storage, surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
 from astroray.encoders import (
@@ -82,7 +82,8 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
         stack.enter_context(workers.cluster(log_dir=log_dir))
         workers.refuse_local(config.out, path)
         show(Progress(stage="list", note=config.survey))
-        shards = surveys.list_shards(config.survey).shards
+        folder = ledger.objects_folder(config.out)
+        shards = surveys.list_shards(config.survey, objects_folder=folder).shards
         fit_model(shards, config, folder=config.out, path=path, show=show)
         return read_model_file(path)
 

@@ -52,8 +52,6 @@ def quantize_encoder(
     """
     read_model_file(config.model)  # refuses what is no model before torch is loaded
     show(Progress(stage="list", note=config.survey))
-    shards = surveys.list_shards(config.survey).shards
-
     from astroray.actors.quantize import QuantizePlan, quantize_model
     from astroray.quantization.page import write_page
 
@@ -65,8 +63,10 @@ def quantize_encoder(
         seed=config.seed,
         num_threads=os.cpu_count() or 1,
     )
-    found = quantize_model(
-        shards, plan, show=lambda note: show(Progress(stage="quantize", note=note))
-    )
+    with storage.scratch_folder() as folder:  # the model is quantized in this process
+        shards = surveys.list_shards(config.survey, objects_folder=str(folder)).shards
+        found = quantize_model(
+            shards, plan, show=lambda note: show(Progress(stage="quantize", note=note))
+        )
     page = write_page(f"{config.out}{PAGE_SUFFIX}", found, model=config.model, survey=config.survey)
     return found, page

@@ -73,12 +73,15 @@ class Listing:
     """By name: known shards as their files are now, where size or version differ."""
 
 
-def list_shards(survey: str, *, known: Sequence[Shard] = ()) -> Listing:
+def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str = "") -> Listing:
     """`known` shards first, unchanged, then those that new files of the survey make.
+
+    objects_folder  where identifiers and positions of new shards are written, which then name
+                    those files; empty: the shards carry them
 
     Raises ConfigError where nothing readable is found.
     """
-    uri = SurveyUri.parse(survey)
+    uri = dataclasses.replace(SurveyUri.parse(survey), objects_folder=objects_folder)
     changed: dict[str, Shard] = {}
     if uri.location in SCHEMES:
         shards = _reader(SCHEMES[uri.location]).list_shards([], uri)

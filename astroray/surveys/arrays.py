@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,8 @@ from astroray import storage
 from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.array_files import ArrayFile, Header, open_arrays
 from astroray.surveys.array_layouts import LAYOUTS, MASK_NAMES, NO_WEIGHT, ArrayOptions, settle
-from astroray.surveys.object_tables import (
-    Objects,
-    ObjectTable,
-    group_objects,
-    read_object_table,
-)
+from astroray.surveys.object_tables import ObjectTable, group_objects, open_object_table
+from astroray.surveys.objects import Objects, describe_objects
 from astroray.surveys.shards import (
     Cutouts,
     Pixels,
@@ -55,18 +52,20 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     options = parse_options(ArrayOptions, uri.options)
     _check_options(options)
     files = sorted(inputs, key=lambda file: file.path)
-    table = read_object_table(uri.location, options) if options.table else None
-    options = _settle_survey([file.path for file in files], options)
-    if options.layout and "N" not in options.layout:
-        return group_objects(
-            files,
-            table=table,
-            folder=survey_folder(uri.location),
-            reader="arrays",
-            params=_stored(options),
-            group_size=options.shard_files,
-        )
-    return _list_stacks(files, options, table)
+    named = open_object_table(uri.location, options) if options.table else nullcontext()
+    with named as table:
+        options = _settle_survey([file.path for file in files], options)
+        if options.layout and "N" not in options.layout:
+            return group_objects(
+                files,
+                table=table,
+                folder=survey_folder(uri.location),
+                reader="arrays",
+                params=_stored(options),
+                group_size=options.shard_files,
+                objects_folder=uri.objects_folder,
+            )
+        return _list_stacks(files, options, table, uri.objects_folder)
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
@@ -93,7 +92,10 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
 
 
 def _list_stacks(
-    files: Sequence[storage.InputFile], options: ArrayOptions, table: ObjectTable | None
+    files: Sequence[storage.InputFile],
+    options: ArrayOptions,
+    table: ObjectTable | None,
+    objects_folder: str,
 ) -> list[Shard]:
     num_rows = [_count_rows(file.path, options) for file in files]
     known = [count for count in num_rows if count is not None]
@@ -103,24 +105,34 @@ def _list_stacks(
             f"{broken} cannot be read, so rows of {table.where} cannot be given to the files after "
             "it; mend it or name the readable files"
         )
-    objects = table.by_row(sum(known)) if table and known else None
-    shards, first_row = [], 0
-    for file, count in zip(files, num_rows, strict=True):
-        for start, stop in _pieces(file.path, count, options.shard_rows):
-            params = _stored(options) | {"start": start, "stop": stop}
-            shard = Shard(
-                name=shard_name([file], params),
-                reader="arrays",
-                inputs=(file,),
-                params=params,
-                num_rows=None if stop is None else stop - start,
-            )
-            if objects and stop is not None:
-                own = objects.take(slice(first_row + start, first_row + stop)).to_params()
-                shard = dataclasses.replace(shard, params=params | own)
-            shards.append(shard)
-        first_row += count or 0
-    return shards
+    shards = [
+        _stack_shard(file, options, start, stop)
+        for file, count in zip(files, num_rows, strict=True)
+        for start, stop in _pieces(file.path, count, options.shard_rows)
+    ]
+    if not (table and known):
+        return shards
+    objects = table.by_row([shard.num_rows for shard in shards if shard.num_rows is not None])
+    carried = describe_objects(objects, objects_folder)
+    return [
+        shard
+        if shard.num_rows is None
+        else dataclasses.replace(shard, params={**shard.params, "objects": next(carried)})
+        for shard in shards
+    ]
+
+
+def _stack_shard(
+    file: storage.InputFile, options: ArrayOptions, start: int, stop: int | None
+) -> Shard:
+    params = _stored(options) | {"start": start, "stop": stop}
+    return Shard(
+        name=shard_name([file], params),
+        reader="arrays",
+        inputs=(file,),
+        params=params,
+        num_rows=None if stop is None else stop - start,
+    )
 
 
 def _pieces(path: str, num_rows: int | None, shard_rows: int) -> list[tuple[int, int | None]]:
@@ -211,8 +223,9 @@ def _slice_rows(header: Header) -> int:
 
 def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, num_rows: int) -> Objects:
     """The shard's own from its table, else those of the 1-D arrays beside the images."""
-    if "object_id" in shard.params:
-        return Objects.from_params(shard.params)
+    carried = shard.params.get("objects", shard.params)  # older listings: beside the others
+    if "objects" in shard.params or "object_id" in shard.params:
+        return Objects.from_params(carried)
     columns = {}
     for name, header in arrays.headers.items():
         if header.shape == (num_rows,) and header.dtype.kind == "O":
@@ -223,7 +236,7 @@ def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, num_rows: i
         table = ObjectTable.from_columns(columns, options, shard.inputs[0].path)
     except ConfigError as error:
         raise ShardError(str(error)) from None
-    return table.by_row(num_rows) if table else Objects.unknown(num_rows)
+    return next(table.by_row([num_rows])) if table else Objects.unknown(num_rows)
 
 
 def _read_images(

@@ -13,7 +13,8 @@ from typing import Any
 
 from astroray import storage
 from astroray.errors import ConfigError
-from astroray.surveys.object_tables import Objects, ObjectTable
+from astroray.surveys.object_tables import ObjectTable
+from astroray.surveys.objects import Objects, describe_objects
 from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
 
 __all__ = ["bear_bands", "group_band_files", "match_band_files"]
@@ -67,6 +68,7 @@ def group_band_files(
     params: Mapping[str, Any],
     group_size: int,
     is_later: bool,
+    objects_folder: str,
 ) -> list[Shard]:
     """Shards of at most `group_size` files; a row is an object, whose files are the entry of
     `params["members"]`: positions in `inputs` in the order of `bands`, None where one is missing.
@@ -85,17 +87,16 @@ def group_band_files(
     if not 1 <= group_size <= MAX_FILES_PER_SHARD:
         raise ConfigError(f"shard_files is {group_size}, expected 1..{MAX_FILES_PER_SHARD}")
     names = sorted(by_object)
-    objects = table.by_file(names, folder) if table else Objects.from_files(names, folder)
     step = max(1, group_size // len(bands))
+    groups = [names[start : start + step] for start in range(0, len(names), step)]
+    objects = (
+        table.by_file(names, folder, step=step)
+        if table
+        else (Objects.from_files(group, folder) for group in groups)
+    )
     return [
-        _shard(
-            [by_object[name] for name in names[start : start + step]],
-            bands,
-            reader,
-            params,
-            objects.take(slice(start, start + step)),
-        )
-        for start in range(0, len(names), step)
+        _shard([by_object[name] for name in group], bands, reader, params, own)
+        for group, own in zip(groups, describe_objects(objects, objects_folder), strict=True)
     ]
 
 
@@ -104,7 +105,7 @@ def _shard(
     bands: Sequence[str],
     reader: str,
     params: Mapping[str, Any],
-    objects: Objects,
+    objects: Mapping[str, Any],
 ) -> Shard:
     inputs = sorted((file for own in rows for file in own.values()), key=lambda file: file.path)
     place = {file.path: i for i, file in enumerate(inputs)}
@@ -113,7 +114,7 @@ def _shard(
         name=shard_name(inputs, params),
         reader=reader,
         inputs=tuple(inputs),
-        params={**params, "members": members, "objects": objects.to_params()},
+        params={**params, "members": members, "objects": objects},
         num_rows=len(rows),
     )
 

@@ -11,7 +11,7 @@ from astroray.surveys.field_images import is_picture
 from astroray.surveys.field_options import FieldOptions
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.fits_headers import FitsImage
-from astroray.surveys.object_tables import Objects
+from astroray.surveys.objects import id_of_file
 from astroray.surveys.sky_grids import SkyGrid
 
 __all__ = ["ListedImage", "find_mask", "list_images"]
@@ -94,7 +94,7 @@ def _of_bands(
     folder: str,
 ) -> ListedImage:
     own = [band for band in bands if band in by_band]
-    name = str(Objects.from_files([path], folder).object_id_N[0])
+    name = id_of_file(path, folder)
     images: Sequence[FitsImage] = []
     if options.catalog and len(own) == len(bands):  # an image that lacks a band has no objects
         images = _sciences(by_band[bands[0]].path, options.hdu)
@@ -110,7 +110,7 @@ def _of_bands(
 
 def _of_file(file: storage.InputFile, options: FieldOptions, folder: str) -> Iterator[ListedImage]:
     """Each image of a file; detectors of a mosaic are told apart by name."""
-    field = str(Objects.from_files([file.path], folder).object_id_N[0])
+    field = id_of_file(file.path, folder)
     images = [] if is_picture(file.path) else _sciences(file.path, options.hdu)
     labels = [image.detector or "" for image in images]
     every: Sequence[FitsImage | None] = images or [None]  # one without any is refused when read

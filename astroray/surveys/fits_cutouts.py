@@ -16,7 +16,9 @@ though each holds an image of its aperture.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,8 +33,9 @@ from astroray.surveys.object_tables import (
     ObjectTable,
     TableOptions,
     group_objects,
-    read_object_table,
+    open_object_table,
 )
+from astroray.surveys.objects import describe_objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 from astroray.surveys.survey_paths import survey_folder
 
@@ -92,38 +95,29 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     _refuse_field_options(uri, files)
     options = shards.parse_options(FitsCutoutOptions, uri.options)
     options = dataclasses.replace(options, layout="stamp" if found == "fields" else found)
-    table = read_object_table(uri.location, options) if options.table else None
     folder = survey_folder(uri.location)
     bands = [band.strip() for band in options.bands.split(",") if band.strip()]
     paths = [*uri.known, *(file.path for file in files)]
     if options.layout == "stamp" and asked == "auto" and bear_bands(paths, bands, folder):
         options = dataclasses.replace(options, layout="band")
-    if options.layout == "band":
-        return group_band_files(
-            files,
-            bands=bands,
-            table=table,
-            folder=folder,
-            reader="fits_cutouts",
-            params=_params(options),
-            group_size=options.shard_files,
-            is_later=bool(uri.known),
+    named = open_object_table(uri.location, options) if options.table else nullcontext()
+    with named as table:
+        if options.layout not in ("band", "stamp"):
+            return _list_files(files, options, table, uri.objects_folder)
+        group: Callable[..., list[Shard]] = (
+            partial(group_band_files, bands=bands, is_later=bool(uri.known))
+            if options.layout == "band"
+            else group_objects
         )
-    if options.layout == "stamp":
-        return group_objects(
+        return group(
             files,
             table=table,
             folder=folder,
             reader="fits_cutouts",
             params=_params(options),
             group_size=options.shard_files,
+            objects_folder=uri.objects_folder,
         )
-    if table is not None and len(files) > 1:
-        raise ConfigError(
-            f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
-            "files one by one, or put the table into each as a table HDU"
-        )
-    return [shard for file in files for shard in _list_file(file, options, table, len(files) > 1)]
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
@@ -208,17 +202,34 @@ def _params(options: FitsCutoutOptions) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def _list_file(
-    file: storage.InputFile,
+def _list_files(
+    files: Sequence[storage.InputFile],
     options: FitsCutoutOptions,
     table: ObjectTable | None,
-    is_one_of_many: bool,
+    objects_folder: str,
+) -> list[Shard]:
+    """Files of many stamps; a table goes with the rows of one."""
+    found = [shard for file in files for shard in _list_file(file, options, len(files) > 1)]
+    if table is None:
+        return found
+    if len(files) > 1:
+        raise ConfigError(
+            f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
+            "files one by one, or put the table into each as a table HDU"
+        )
+    counts = [table.num_rows if shard.num_rows is None else shard.num_rows for shard in found]
+    carried = describe_objects(table.by_row(counts), objects_folder)
+    return [
+        dataclasses.replace(shard, params={**shard.params, "objects": own})
+        for shard, own in zip(found, carried, strict=True)
+    ]
+
+
+def _list_file(
+    file: storage.InputFile, options: FitsCutoutOptions, is_one_of_many: bool
 ) -> list[Shard]:
     """Ranges of rows of a cube, or the one shard that a file of many HDUs is."""
     num_rows = _num_rows(file, options)
-    objects = None
-    if table is not None:
-        objects = table.by_row(len(table.name_N) if num_rows is None else num_rows)
     step = options.shard_rows
     starts = [0] if num_rows is None else range(0, num_rows, step)
     found = []
@@ -228,8 +239,6 @@ def _list_file(
         name = shards.shard_name([file], params)
         if options.layout == "mef" and is_one_of_many:
             params["prefix"] = f"{storage.stem(file.path)}:"
-        if objects is not None:
-            params["objects"] = objects.take(slice(start, stop)).to_params()
         found.append(
             Shard(
                 name=name,

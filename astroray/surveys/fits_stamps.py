@@ -10,7 +10,8 @@ from astroray import sky, storage
 from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.fits_files import ALL, FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
-from astroray.surveys.object_tables import Objects, ObjectTable, TableOptions
+from astroray.surveys.object_tables import ObjectTable, TableOptions
+from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Reject, Shard
 
 _BLOCK_ROWS = 64
@@ -81,7 +82,7 @@ def _cube_objects(file: FitsFile, image: FitsImage, shard: Shard, num_rows: int)
     options = TableOptions(id=params["id"], ra=params["ra"], dec=params["dec"])
     try:
         table = ObjectTable.from_columns(columns, options, f"{file.path}, HDU {fitting[0]}")
-        return table.by_row(num_rows) if table else Objects.unknown(num_rows)
+        return next(table.by_row([num_rows])) if table else Objects.unknown(num_rows)
     except ConfigError as error:  # a table inside of the data is data
         raise ShardError(str(error)) from None
 
@@ -143,7 +144,8 @@ def read_stamps(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Re
     """Files of one object each; a file that cannot be read is a Reject."""
     objects = Objects.from_params(shard.params["objects"])
     for row in range(len(shard.inputs)) if rows is None else rows:
-        yield _known_place(_read_file(shard, row, row, str(shard.params["bands"])), objects)
+        found = _read_file(shard, row, row, str(shard.params["bands"]), objects)
+        yield _known_place(found, objects)
 
 
 def read_band_files(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp | Reject]:
@@ -152,11 +154,15 @@ def read_band_files(shard: Shard, rows: Sequence[int] | None) -> Iterator[Stamp 
     bands = [band.strip() for band in str(shard.params["bands"]).split(",")]
     members = shard.params["members"]
     for row in range(len(members)) if rows is None else rows:
-        yield _known_place(_join_bands(shard, row, members[row], bands), objects)
+        yield _known_place(_join_bands(shard, row, members[row], bands, objects), objects)
 
 
 def _join_bands(
-    shard: Shard, row: int, members: Sequence[int | None], bands: Sequence[str]
+    shard: Shard,
+    row: int,
+    members: Sequence[int | None],
+    bands: Sequence[str],
+    objects: Objects,
 ) -> Stamp | Reject:
     found: list[Stamp] = []
     for member, band in zip(members, bands, strict=True):
@@ -164,7 +170,7 @@ def _join_bands(
             some = next(shard.inputs[i].path for i in members if i is not None)
             reason = f"the object of {some} has no file of band {band}, expected one of each band"
             return Reject(row=row, stage="read", kind="missing", reason=reason)
-        stamp = _read_file(shard, member, row, band)
+        stamp = _read_file(shard, member, row, band, objects)
         if isinstance(stamp, Reject):
             return stamp
         if found and stamp.image_CYX.shape != found[0].image_CYX.shape:
@@ -178,10 +184,10 @@ def _join_bands(
     return dataclasses.replace(found[0], image_CYX=image_CYX, bands=tuple(bands))
 
 
-def _read_file(shard: Shard, member: int, row: int, bands: str) -> Stamp | Reject:
+def _read_file(shard: Shard, member: int, row: int, bands: str, objects: Objects) -> Stamp | Reject:
     """The object of one file of the shard, placed by its header."""
     path = shard.inputs[member].path
-    name = shard.params["objects"]["object_id"][row] or f"{shard.name}:{row}"
+    name = objects.object_id_N[row] or f"{shard.name}:{row}"
     try:
         with open_fits(path) as file:
             images = file.sciences(str(shard.params["hdu"]))

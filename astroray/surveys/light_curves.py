@@ -38,7 +38,7 @@ from astroray.surveys.light_curve_rows import (
     settle,
 )
 from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
-from astroray.surveys.object_tables import Objects
+from astroray.surveys.objects import Objects
 from astroray.surveys.quality import Mission, mask_bits
 from astroray.surveys.shards import Reject, Shard, SurveyUri
 from astroray.surveys.slices import fault_kind

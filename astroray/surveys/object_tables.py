@@ -1,21 +1,25 @@
 """Which identifier and position each picture, array row or FITS file of a survey has."""
 
+import contextlib
 import dataclasses
-import logging
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.surveys.file_matches import NamedRows, match_files
+from astroray.surveys.objects import Objects, basename, describe_objects, stem
 from astroray.surveys.positions import check_angles
 from astroray.surveys.shards import Shard, group_files
 from astroray.surveys.survey_paths import table_paths
-from astroray.surveys.table_columns import Column, Columns, open_columns, positions, texts
+from astroray.surveys.table_columns import Column, Columns, Piece, open_columns, texts
+from astroray.surveys.table_positions import TablePositions
 
-logger = logging.getLogger(__name__)
+__all__ = ["ObjectTable", "TableOptions", "group_objects", "open_object_table"]
 
 _WELL_KNOWN = {
     "id": (
@@ -55,72 +59,19 @@ class TableOptions:
     """Column of file names; without one, identifiers are matched with file names."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Objects:
-    """Identifier and position of the rows of a survey, or of one shard.
+class ObjectTable:
+    """The rows of a table of objects, gone through in order, a piece at a time.
 
-    object_id_N  [N]  identifiers; None where the survey has none
-    ra_deg_N     [N]  right ascension, ICRS, deg; NaN where unknown
-    dec_deg_N    [N]  declination, ICRS, deg; NaN together with ra_deg_N
+    A table of 10^8 rows is never in memory: what is held are the rows of a piece.
     """
 
-    object_id_N: Sequence[str | None]
-    ra_deg_N: np.ndarray
-    dec_deg_N: np.ndarray
-
-    @classmethod
-    def unknown(cls, num_rows: int) -> "Objects":
-        """Rows of which nothing is known."""
-        nan_N = np.full(num_rows, np.nan)
-        return cls(object_id_N=[None] * num_rows, ra_deg_N=nan_N, dec_deg_N=nan_N)
-
-    @classmethod
-    def from_files(cls, paths: Sequence[str], folder: str) -> "Objects":
-        """One object a file, called by its path below `folder` without the suffix."""
-        ids = [_id_of_file(path, folder) for path in paths]
-        return dataclasses.replace(cls.unknown(len(paths)), object_id_N=ids)
-
-    @classmethod
-    def from_params(cls, params: Mapping[str, Any]) -> "Objects":
-        """The inverse of `to_params`."""
-        ids = params["object_id"]
-        if params["ra"] is None:
-            return dataclasses.replace(cls.unknown(len(ids)), object_id_N=ids)
-        ra_deg_N, dec_deg_N = (np.array(params[key], np.float64) for key in ("ra", "dec"))
-        return cls(object_id_N=ids, ra_deg_N=ra_deg_N, dec_deg_N=dec_deg_N)
-
-    def to_params(self) -> dict[str, Any]:
-        """Values that JSON can hold, for the params of a shard; unknown is null."""
-        has_positions = bool(np.isfinite(self.ra_deg_N).any())
-        return {
-            "object_id": list(self.object_id_N),
-            "ra": _json_numbers(self.ra_deg_N) if has_positions else None,
-            "dec": _json_numbers(self.dec_deg_N) if has_positions else None,
-        }
-
-    def take(self, rows: Sequence[int] | slice) -> "Objects":
-        """The objects at `rows`."""
-        index = np.arange(len(self.object_id_N))[rows]
-        return Objects(
-            object_id_N=[self.object_id_N[i] for i in index],
-            ra_deg_N=self.ra_deg_N[index],
-            dec_deg_N=self.dec_deg_N[index],
-        )
-
-
-class ObjectTable:
-    """The rows of a table of objects, looked up by file name or taken row by row."""
-
-    def __init__(self, objects: Objects, name_N: Sequence[str | None], where: str) -> None:
-        self.objects = objects
-        self.name_N = name_N
+    def __init__(
+        self, where: str, num_rows: int, pieces: Callable[[], Iterator[NamedRows]]
+    ) -> None:
         self.where = where
-        self._rows_of: dict[str, list[int]] = {}
-        for row, name in enumerate(name_N):
-            if name:
-                base = _basename(name)
-                for key in {base, _stem(base)}:
-                    self._rows_of.setdefault(key, []).append(row)
+        self.num_rows = num_rows
+        self.pieces = pieces
+        """All rows, each with its file name, else its identifier; may be asked for again."""
 
     @classmethod
     def from_columns(
@@ -130,117 +81,92 @@ class ObjectTable:
 
         Raises ConfigError where a named column is missing or cannot be understood.
         """
-        values = {name: Column(values=array.tolist()) for name, array in columns.items()}
-        source = Columns(names=list(values), load=lambda names: {n: values[n] for n in names})
-        return _choose(source, options, where, angles="deg")
+        held = {name: Column(values=array.tolist()) for name, array in columns.items()}
+        return _choose(Columns.held(held), options, where, angles="deg")
 
     @classmethod
     def of(cls, source: Columns, options: TableOptions, where: str) -> "ObjectTable | None":
         """The same of a table that was opened, by whatever unit its positions have."""
         return _choose(source, options, where, angles=options.angles)
 
-    def rows_of(self, object_ids: Sequence[str]) -> np.ndarray:
-        """[N] row of each object by its identifier, else by its file name; -1 where there is none.
+    @classmethod
+    def joined(cls, tables: Sequence["ObjectTable"]) -> "ObjectTable":
+        """The rows of several tables, one after the other."""
+        return cls(
+            " + ".join(table.where for table in tables),
+            sum(table.num_rows for table in tables),
+            lambda: itertools.chain.from_iterable(table.pieces() for table in tables),
+        )
 
-        Raises ConfigError where an object has several.
+    def read(self) -> NamedRows:
+        """All rows, in memory."""
+        parts = list(self.pieces())
+        return NamedRows(
+            objects=Objects.joined([part.objects for part in parts]),
+            names=[name for part in parts for name in part.names],
+        )
+
+    def by_file(self, paths: Sequence[str], folder: str, *, step: int) -> Iterator[Objects]:
+        """The objects of `step` files after the other, one file an object; `paths` are unique.
+
+        Files that the table lacks keep their name as identifier and have no position. A file is
+        found by its path, its name or its name without suffix; where several rows bear the name,
+        by the most folders in common. Raises ConfigError, before the first objects, where no file
+        is in the table, where rows disagree about a file, or where two files are the same row.
         """
-        by_id: dict[str, list[int]] = {}
-        for row, name in enumerate(self.objects.object_id_N):
-            if name:
-                by_id.setdefault(name, []).append(row)
-        row_N = np.full(len(object_ids), -1)
-        for i, object_id in enumerate(object_ids):
-            rows = by_id.get(object_id) or self._rows_of.get(_basename(object_id), [])
-            if len(rows) > 1:
-                raise ConfigError(
-                    f"{self.where} has {len(rows)} rows of object {object_id!r}, expected one; "
-                    "drop the others"
-                )
-            row_N[i] = rows[0] if rows else -1
-        return row_N
-
-    def by_file(self, paths: Sequence[str], folder: str) -> Objects:
-        """The object of each file, one file an object; files that the table lacks keep their
-        name as identifier and have no position.
-
-        A file is found by its path, its name or its name without suffix; where several rows bear
-        the name, by the most folders in common. Raises ConfigError where no file is in the
-        table, where rows disagree about a file, or where two files are the same row.
-        """
-        if not any(self.name_N):
+        if not any(any(piece.names) for piece in self.pieces()):
             raise ConfigError(
                 f"{self.where} has neither file names nor identifiers, expected a column that "
                 f"names the files; give it as file=COLUMN (tried {', '.join(_WELL_KNOWN['file'])})"
             )
-        found = {path: self._find(path) for path in paths}
-        rows = {path: row for path, row in found.items() if row is not None}
-        self._check_found(paths, rows)
-        objects = Objects.from_files(paths, folder)
-        ids = list(objects.object_id_N)
-        ra_deg_N, dec_deg_N = objects.ra_deg_N.copy(), objects.dec_deg_N.copy()
-        for i, path in enumerate(paths):
-            if path in rows:
-                ids[i] = self.objects.object_id_N[rows[path]] or ids[i]
-                ra_deg_N[i] = self.objects.ra_deg_N[rows[path]]
-                dec_deg_N[i] = self.objects.dec_deg_N[rows[path]]
-        return Objects(object_id_N=ids, ra_deg_N=ra_deg_N, dec_deg_N=dec_deg_N)
+        return match_files(self.pieces, paths, folder, where=self.where, step=step)
 
-    def by_row(self, num_rows: int) -> Objects:
+    def by_row(self, counts: Sequence[int]) -> Iterator[Objects]:
         """The objects in the table's order, for data whose rows are in the same order.
 
+        counts  how many are taken each time
+
         Without identifiers, file names without suffix are taken where they are unique.
-        Raises ConfigError where the table has another number of rows.
+        Raises ConfigError, before the first objects, where the table has another number of rows.
         """
-        if len(self.name_N) != num_rows:
+        if self.num_rows != sum(counts):
             raise ConfigError(
-                f"{self.where} has {len(self.name_N)} rows, expected {num_rows}, one for each row "
+                f"{self.where} has {self.num_rows} rows, expected {sum(counts)}, one for each row "
                 "of the data and in the same order; give the table that belongs to these data"
             )
-        names = [_stem(_basename(name)) if name else None for name in self.name_N]
-        if any(self.objects.object_id_N) or len(set(names)) < len(names):
-            return self.objects
-        return dataclasses.replace(self.objects, object_id_N=names)
+        return self._in_order(counts, is_named=self._has_only_names())
 
-    def _find(self, path: str) -> int | None:
-        name = _basename(path)
-        rows = self._rows_of.get(name) or self._rows_of.get(_stem(name)) or []
-        if len(rows) < 2:
-            return rows[0] if rows else None
-        shared = [_shared_folders(self.name_N[row] or "", path) for row in rows]
-        best = [row for row, count in zip(rows, shared, strict=True) if count == max(shared)]
-        identities = {self._identity(row) for row in best}
-        if len(identities) > 1:
-            raise ConfigError(
-                f"{self.where} has {len(best)} rows for {name} (rows {best[0]} and {best[1]}, "
-                "counted from 0) that disagree; expected one row a file, give paths with folders"
-            )
-        return best[0]
+    def _in_order(self, counts: Sequence[int], *, is_named: bool) -> Iterator[Objects]:
+        pieces = (
+            dataclasses.replace(piece.objects, object_id_N=_stems(piece.names))
+            if is_named
+            else piece.objects
+            for piece in self.pieces()
+        )
+        held, taken = Objects.unknown(0), 0
+        for count in counts:
+            parts, lacking = [], count
+            while True:
+                parts.append(held.take(slice(taken, taken + lacking)))
+                taken += len(parts[-1].object_id_N)
+                lacking -= len(parts[-1].object_id_N)
+                if not lacking:
+                    break
+                held, taken = next(pieces), 0
+            yield Objects.joined(parts) if len(parts) > 1 else parts[0]
 
-    def _identity(self, row: int) -> tuple[str | None, str, str]:
-        position = self.objects.ra_deg_N[row], self.objects.dec_deg_N[row]
-        return self.objects.object_id_N[row], repr(position[0]), repr(position[1])
-
-    def _check_found(self, paths: Sequence[str], rows: Mapping[str, int]) -> None:
-        if not rows and paths:
-            example = next(name for name in self.name_N if name)
-            raise ConfigError(
-                f"none of {len(paths)} files is in {self.where}: files are like "
-                f"{_basename(paths[0])!r}, the table names {example!r}; name the right column with "
-                "file=COLUMN or id=COLUMN"
-            )
-        path_of: dict[int, str] = {}
-        for path, row in rows.items():
-            if path_of.setdefault(row, path) != path:
-                raise ConfigError(
-                    f"{path_of[row]} and {path} are both row {row} of {self.where}, expected one "
-                    "file a row; write paths with folders into the table or name fewer files"
-                )
-        if len(rows) < len(paths):
-            missing = len(paths) - len(rows)
-            logger.warning("%d of %d files are not in %s", missing, len(paths), self.where)
+    def _has_only_names(self) -> bool:
+        """Whether there are no identifiers, and file names that tell the rows apart."""
+        codes = []
+        for piece in self.pieces():
+            if any(piece.objects.object_id_N):
+                return False
+            codes.append(np.fromiter(map(hash, _stems(piece.names)), np.int64, len(piece.names)))
+        return len(np.unique(np.concatenate([np.empty(0, np.int64), *codes]))) == self.num_rows
 
 
-def read_object_table(location: str, options: TableOptions) -> ObjectTable | None:
+@contextlib.contextmanager
+def open_object_table(location: str, options: TableOptions) -> Iterator[ObjectTable | None]:
     """The table that the options of the survey at `location` name; None where they name none.
 
     Positions that cannot be (ra outside 0..360 or, throughout, -180..180, |dec| above 90, codes
@@ -252,17 +178,12 @@ def read_object_table(location: str, options: TableOptions) -> ObjectTable | Non
         named = [key for key in ("id", "ra", "dec", "angles", "file") if getattr(options, key)]
         if named:
             raise ConfigError(f"option {named[0]}= names a column of no table; add table=PATH")
-        return None
-    tables = [_read(path, options) for path in table_paths(location, options.table)]
-    if len(tables) == 1:
-        return tables[0]
-    objects = Objects(
-        object_id_N=[name for table in tables for name in table.objects.object_id_N],
-        ra_deg_N=np.concatenate([table.objects.ra_deg_N for table in tables]),
-        dec_deg_N=np.concatenate([table.objects.dec_deg_N for table in tables]),
-    )
-    names = [name for table in tables for name in table.name_N]
-    return ObjectTable(objects, names, " + ".join(table.where for table in tables))
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        paths = table_paths(location, options.table)
+        tables = [_open(path, options, stack) for path in paths]
+        yield tables[0] if len(tables) == 1 else ObjectTable.joined(tables)
 
 
 def group_objects(
@@ -273,40 +194,41 @@ def group_objects(
     reader: str,
     params: Mapping[str, Any],
     group_size: int,
+    objects_folder: str,
 ) -> list[Shard]:
     """Shards of files that hold one object each; `params["objects"]` says which ones.
+
+    objects_folder  where identifiers and positions are written; empty: the shards carry them
 
     They are named by their files and `params` alone: a later table renames no shard.
     """
     files = sorted(files, key=lambda file: file.path)
-    paths = [file.path for file in files]
-    objects = table.by_file(paths, folder) if table else Objects.from_files(paths, folder)
     groups = group_files(
         files, reader=reader, params=params, rows_per_file=1, group_size=group_size
     )
+    paths = [file.path for file in files]
+    objects = (
+        table.by_file(paths, folder, step=group_size)
+        if table
+        else (Objects.from_files([f.path for f in group.inputs], folder) for group in groups)
+    )
     return [
-        dataclasses.replace(
-            group,
-            params={
-                **group.params,
-                "objects": objects.take(slice(i, i + len(group.inputs))).to_params(),
-            },
-        )
-        for i, group in zip(range(0, len(files), group_size), groups, strict=True)
+        dataclasses.replace(group, params={**group.params, "objects": own})
+        for group, own in zip(groups, describe_objects(objects, objects_folder), strict=True)
     ]
 
 
-def _read(path: str, options: TableOptions) -> ObjectTable:
+def _open(path: str, options: TableOptions, stack: contextlib.ExitStack) -> ObjectTable:
     try:
         if not storage.exists(path):
             raise ConfigError(
                 f"table {path} is missing; give its path from the survey's folder, or a whole path"
             )
-        data = storage.read_bytes(path)
+        local = stack.enter_context(storage.local_copy(path))
     except FileError as error:
         raise ConfigError(f"table cannot be read: {error}") from None
-    table = ObjectTable.of(open_columns(path, data), options, path)
-    if table is None or not len(table.name_N):
+    table = ObjectTable.of(open_columns(path, local), options, path)
+    if table is None or not table.num_rows:
         raise ConfigError(f"table {path} has no rows or no usable column; name them with id=, ra=")
     return table
 
@@ -324,17 +246,36 @@ def _choose(
     names = sorted({name for name in chosen.values() if name})
     if not names:
         return None
-    columns = source.load(names)
-    nothing: list[str | None] = [None] * len(columns[names[0]].values)
-    ids, files = (
-        texts(columns[name], f"column {name!r} of {where}") if name else None
-        for name in (chosen["id"], chosen["file"])
-    )
-    ra_deg_N, dec_deg_N = np.full((2, len(nothing)), np.nan)
+    sky = None
     if chosen["ra"] and chosen["dec"]:
-        ra_deg_N, dec_deg_N = positions(columns, chosen["ra"], chosen["dec"], where, angles=angles)
-    objects = Objects(object_id_N=ids or nothing, ra_deg_N=ra_deg_N, dec_deg_N=dec_deg_N)
-    return ObjectTable(objects, files or ids or nothing, where)
+        sky = TablePositions(chosen["ra"], chosen["dec"], where, angles=angles)
+        num_rows = sky.measure(source.pieces([chosen["ra"], chosen["dec"]]))
+    else:
+        num_rows = sum(len(piece[names[0]].values) for piece in source.pieces(names[:1]))
+
+    def pieces() -> Iterator[NamedRows]:
+        for piece in source.pieces(names):
+            yield _read_piece(piece, chosen["id"], chosen["file"], sky, where)
+
+    return ObjectTable(where, num_rows, pieces)
+
+
+def _read_piece(
+    piece: Piece, id_name: str | None, file_name: str | None, sky: TablePositions | None, where: str
+) -> NamedRows:
+    num_rows = len(next(iter(piece.values())).values)
+    ids, files = (
+        texts(piece[name], f"column {name!r} of {where}") if name else None
+        for name in (id_name, file_name)
+    )
+    ra_deg_B, dec_deg_B = sky.degrees(piece) if sky else np.full((2, num_rows), np.nan)
+    nothing: list[str | None] = [None] * num_rows
+    objects = Objects(object_id_N=ids or nothing, ra_deg_N=ra_deg_B, dec_deg_N=dec_deg_B)
+    return NamedRows(objects=objects, names=files or ids or nothing)
+
+
+def _stems(names: Sequence[str | None]) -> list[str | None]:
+    return [stem(basename(name)) if name else None for name in names]
 
 
 def _column_name(names: Sequence[str], key: str, options: TableOptions, where: str) -> str | None:
@@ -354,34 +295,3 @@ def _column_name(names: Sequence[str], key: str, options: TableOptions, where: s
 
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-def _id_of_file(path: str, folder: str) -> str:
-    below = path.removeprefix(folder.rstrip("/") + "/")
-    parent, _, name = below.rpartition("/")
-    return f"{parent}/{_stem(name)}" if parent else _stem(name)
-
-
-def _basename(path: str) -> str:
-    return path.replace("\\", "/").rstrip("/").rpartition("/")[2]
-
-
-def _stem(name: str) -> str:
-    """`name` without the suffix of a data file; what follows a dot in `J12.5+01.25` is none."""
-    packed = re.sub(r"\.(gz|fz|bz2)$", "", name, flags=re.IGNORECASE)
-    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", packed) or name
-
-
-def _shared_folders(name: str, path: str) -> int:
-    """How many folders directly above the file are the same in both paths."""
-    count = 0
-    folders = (text.replace("\\", "/").split("/")[-2::-1] for text in (name, path))
-    for one, other in zip(*folders, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
-
-
-def _json_numbers(values_N: np.ndarray) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in values_N]

@@ -19,12 +19,8 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
-from astroray.surveys.object_tables import (
-    Objects,
-    TableOptions,
-    group_objects,
-    read_object_table,
-)
+from astroray.surveys.object_tables import TableOptions, group_objects, open_object_table
+from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options
 from astroray.surveys.slices import fault_kind, gather
 from astroray.surveys.survey_paths import survey_folder
@@ -63,14 +59,16 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         raise ConfigError(f"max_pixels is {options.max_pixels}, expected at least 1")
     files = sorted(inputs, key=lambda file: file.path)
     paths = [file.path for file in files]
-    return group_objects(
-        files,
-        table=read_object_table(uri.location, options),
-        folder=survey_folder(uri.location),
-        reader="pictures",
-        params={"bands": _choose_bands(paths, options), "max_pixels": options.max_pixels},
-        group_size=options.shard_files,
-    )
+    with open_object_table(uri.location, options) as table:
+        return group_objects(
+            files,
+            table=table,
+            folder=survey_folder(uri.location),
+            reader="pictures",
+            params={"bands": _choose_bands(paths, options), "max_pixels": options.max_pixels},
+            group_size=options.shard_files,
+            objects_folder=uri.objects_folder,
+        )
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:

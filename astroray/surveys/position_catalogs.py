@@ -14,6 +14,7 @@ from astroray import storage
 from astroray.errors import ConfigError, DataError
 from astroray.surveys.hats_catalogs import find_pixel, is_hats, open_hats
 from astroray.surveys.object_tables import ObjectTable, TableOptions
+from astroray.surveys.objects import Objects
 from astroray.surveys.parquet_columns import (
     ParquetOptions,
     PlaceColumns,
@@ -145,15 +146,15 @@ def _is_parquet(path: str) -> bool:
 @functools.lru_cache(maxsize=4)
 def _read_table(file: storage.InputFile, columns: CatalogColumns) -> CatalogPart:
     """A whole table; the last ones are kept, since the next image asks for them too."""
+    options = TableOptions(table=file.path, **dataclasses.asdict(columns))
     try:
-        data = storage.read_bytes(file.path)
+        with storage.local_copy(file.path) as local:
+            table = ObjectTable.of(open_columns(file.path, local), options, file.path)
+            objects = table.read().objects if table else Objects.unknown(0)
     except DataError as error:
         raise ConfigError(f"catalog cannot be read: {error}") from None
-    options = TableOptions(table=file.path, **dataclasses.asdict(columns))
-    table = ObjectTable.of(open_columns(file.path, data), options, file.path)
-    if table is None or not np.isfinite(table.objects.ra_deg_N).any():
+    if not np.isfinite(objects.ra_deg_N).any():
         raise ConfigError(_no_positions(file.path))
-    objects = table.objects
     row_N = np.arange(len(objects.ra_deg_N))
     return CatalogPart(
         path=file.path,

@@ -3,19 +3,16 @@
 The same rules hold for tables beside files and for the columns of Parquet and HATS.
 """
 
-import logging
 import math
 
 import numpy as np
 
 from astroray.errors import ConfigError
 
-__all__ = ["FEW_POSITIONS", "check_angles", "refuse_radians", "wrap_half_turns"]
+__all__ = ["FEW_POSITIONS", "check_angles", "is_west", "refuse_radians"]
 
 FEW_POSITIONS = 20
 """Fewer than these say little of their unit by their range."""
-
-_logger = logging.getLogger(__name__)
 
 
 def check_angles(angles: str) -> None:
@@ -42,15 +39,10 @@ def refuse_radians(ra: tuple[float, float], dec: tuple[float, float], where: str
         )
 
 
-def wrap_half_turns(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray, where: str) -> np.ndarray:
-    """Right ascension [N], deg, 0..360 where it is -180..180 throughout; else as it is.
+def is_west(ra_deg_B: np.ndarray, dec_deg_B: np.ndarray) -> np.ndarray:
+    """[B] whether right ascension is below 0, as half turns of -180..180 deg have it.
 
     Negative numbers that are a row's declination too, such as -1 and -1, are codes for unknown.
     """
-    is_sky_N = (ra_deg_N >= -180) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
-    is_west_N = is_sky_N & (ra_deg_N < 0) & (ra_deg_N != dec_deg_N)
-    if not is_west_N.any() or ra_deg_N[is_sky_N].max() > 180:
-        return ra_deg_N
-    template = "right ascension of %s is -180..180 deg: 360 is added to %d of %d"
-    _logger.warning(template, where, is_west_N.sum(), len(ra_deg_N))
-    return np.where(is_west_N, ra_deg_N + 360.0, ra_deg_N)
+    is_sky_B = (ra_deg_B >= -180) & (np.abs(dec_deg_B) <= 90)
+    return is_sky_B & (ra_deg_B < 0) & (ra_deg_B != dec_deg_B)

@@ -6,7 +6,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import FileError
-from astroray.surveys.object_tables import Objects
+from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Cutouts, Pixels, Reject
 
 MAX_SLICE_ROWS = 64

@@ -33,7 +33,7 @@ LONGEST_NAME = 60
 """Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """A file of a survey as the listing saw it; other bytes under its path are another file."""
 

@@ -12,6 +12,9 @@ from astroray.surveys.object_files import publish_rows, read_rows
 
 __all__ = ["Objects", "basename", "describe_objects", "id_of_file", "stem"]
 
+_PACKED = re.compile(r"\.(gz|fz|bz2)$", re.IGNORECASE)
+_SUFFIX = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Objects:
@@ -124,8 +127,7 @@ def stem(name: str) -> str:
     """`name` without the suffix of a data file; what follows a dot in `J12.5+01.25` is none."""
     if "." not in name:
         return name
-    packed = re.sub(r"\.(gz|fz|bz2)$", "", name, flags=re.IGNORECASE)
-    return re.sub(r"\.[A-Za-z][A-Za-z0-9]{1,4}$", "", packed) or name
+    return _SUFFIX.sub("", _PACKED.sub("", name)) or name
 
 
 def _json_numbers(values_N: np.ndarray) -> list[float | None]:

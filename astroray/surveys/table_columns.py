@@ -24,9 +24,9 @@ from astroray.errors import ConfigError
 
 __all__ = ["Column", "Columns", "open_columns", "texts", "trimmed"]
 
-PIECE_ROWS = 65_536
+PIECE_ROWS = 16_384
 """Rows that are parsed at once."""
-_PIECE_BYTES = 4 * 2**20
+_PIECE_BYTES = 2**20
 """The same of text, whose rows are not known before."""
 _MAX_EXACT_FLOAT = 2**53
 _BAD_TABLE = (

@@ -1,0 +1,190 @@
+"""Identifiers and positions that a table gives stand beside the ledger, and neither the listing nor
+what a task is told grows with them."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from astroray import ledger, surveys
+from astroray.errors import LedgerError
+from astroray.inspection import verify_run
+from astroray.ledger import RunRecord
+from astroray.retention import export_version, find_prunable
+from astroray.surveys import object_files
+from astroray.surveys.object_files import files_of
+from astroray.surveys.shards import Shard
+from tests.memory_used import peak_bytes
+
+
+def stack(folder: Path, num_objects: int) -> str:
+    """A survey of a stack, with a table of its rows."""
+    folder.mkdir(exist_ok=True)
+    shape = (num_objects, 1, 2, 2)
+    np.lib.format.open_memmap(folder / "s.npy", "w+", np.uint8, shape).flush()
+    rows = "".join(f"J{i},{i % 360}.5,{i % 90}\n" for i in range(num_objects))
+    (folder / "t.csv").write_text("id,ra,dec\n" + rows)
+    return f"{folder}/s.npy?table=t.csv&layout=NCYX&shard_rows=100"
+
+
+def pictures(folder: Path, first: int, stop: int) -> str:
+    """A survey of pictures, with a table in another order that lacks one of them."""
+    folder.mkdir(exist_ok=True)
+    for i in range(first, stop):
+        Image.new("L", (4, 4), i).save(folder / f"p{i}.png")
+    rows = "".join(f"p{i}.png,J{i},{i}.5,{i}\n" for i in reversed(range(1, stop)))
+    (folder / "t.csv").write_text("file,id,ra,dec\n" + rows)
+    return f"{folder}?table=t.csv&shard_files=4"
+
+
+def list_into(run_dir: Path | str, survey: str, known: tuple[Shard, ...] = ()) -> list[Shard]:
+    folder = ledger.objects_folder(str(run_dir))
+    shards = list(surveys.list_shards(survey, known=known, objects_folder=folder).shards)
+    ledger.write_listing(str(run_dir), shards)
+    return shards
+
+
+def rows_of(shards: list[Shard]) -> list[tuple[str, float, float]]:
+    found = []
+    for shard in shards:
+        for rows in surveys.read_shard(shard):
+            assert isinstance(rows, surveys.Cutouts)
+            found += zip(rows.object_id_B, rows.ra_deg_B, rows.dec_deg_B, strict=True)
+    return found
+
+
+@pytest.fixture(params=["stack", "pictures"])
+def survey(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "stack":
+        return stack(tmp_path / "sky", 250)
+    return pictures(tmp_path / "sky", 0, 10)
+
+
+def test_shards_that_name_a_file_have_the_rows_of_shards_that_carry_them(survey, tmp_path):
+    carrying = list(surveys.list_shards(survey).shards)
+    naming = list_into(tmp_path / "run", survey)
+    np.testing.assert_equal(rows_of(naming), rows_of(carrying))
+    assert [shard.name for shard in naming] == [shard.name for shard in carrying]
+    assert ledger.read_listing(str(tmp_path / "run")) == naming
+    assert "J1" not in json.dumps([dict(shard.params) for shard in naming])
+    assert "J1" in json.dumps([dict(shard.params) for shard in carrying])
+
+
+def test_several_files_are_written_where_there_are_many_objects(tmp_path, monkeypatch):
+    monkeypatch.setattr(object_files, "FILE_ROWS", 200)
+    shards = list_into(tmp_path / "run", stack(tmp_path / "sky", 950))
+    assert len(files_of(shards)) == 5
+    assert [name for name, _, _ in rows_of(shards)] == [f"J{i}" for i in range(950)]
+
+
+def test_a_run_directory_can_be_moved(survey, tmp_path):
+    before = rows_of(list_into(tmp_path / "run", survey))
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    np.testing.assert_equal(rows_of(ledger.read_listing(str(tmp_path / "elsewhere"))), before)
+
+
+def test_objects_on_s3_are_read_from_there(s3, tmp_path):
+    run_dir = f"s3://{s3.bucket}/objects/run"
+    shards = list_into(run_dir, stack(tmp_path / "sky", 150))
+    assert all(path.startswith(f"{run_dir}/ledger/objects/") for path in files_of(shards))
+    again = ledger.read_listing(run_dir)
+    assert again == shards
+    assert [name for name, _, _ in rows_of(again)] == [f"J{i}" for i in range(150)]
+
+
+@pytest.mark.parametrize("what", ["missing", "differs"])
+def test_a_file_of_objects_that_is_damaged_stops_the_run_and_is_named(tmp_path, what):
+    run_dir = tmp_path / "run"
+    shards = list_into(run_dir, stack(tmp_path / "sky", 150))
+    (path,) = map(Path, files_of(shards))
+    RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(str(run_dir))
+    assert verify_run(str(run_dir)) == []
+    path.unlink() if what == "missing" else path.write_bytes(path.read_bytes()[:-1])
+    object_files._read.cache_clear()
+    with pytest.raises(LedgerError, match=f"{path.name} .*{what}.* scan into another --out"):
+        rows_of(shards)
+    (fault,) = verify_run(str(run_dir))
+    assert path.name in fault
+    assert what in fault
+
+
+def test_a_listing_of_an_older_version_is_read(tmp_path):
+    survey = stack(tmp_path / "sky", 150)
+    shards = list(surveys.list_shards(survey).shards)
+    flat = [
+        dataclasses.replace(
+            shard,
+            params={k: v for k, v in shard.params.items() if k != "objects"}
+            | shard.params["objects"],
+        )
+        for shard in shards
+    ]
+    assert rows_of(flat) == rows_of(shards)
+
+
+def test_new_files_of_a_survey_are_joined_and_the_known_ones_stay(tmp_path):
+    known = tuple(list_into(tmp_path / "run", pictures(tmp_path / "sky", 0, 8)))
+    survey = pictures(tmp_path / "sky", 8, 12)
+    shards = list_into(tmp_path / "night", survey, known)
+    assert shards[:2] == list(known)
+    assert ledger.read_listing(str(tmp_path / "night")) == shards
+    # in order of path, p10 before p8
+    names = [name for name, _, _ in rows_of(shards)]
+    assert names == ["p0", *(f"J{i}" for i in (1, 2, 3, 4, 5, 6, 7, 10, 11, 8, 9))]
+
+
+def test_files_of_a_reference_are_kept_for_its_night_and_copied_for_a_copy(tmp_path):
+    known = tuple(list_into(tmp_path / "run", pictures(tmp_path / "sky", 0, 8)))
+    list_into(tmp_path / "night", pictures(tmp_path / "sky", 8, 12), known)
+    record = RunRecord(
+        survey="s", fingerprint="f", config={}, created="2026", state="done", counts={}
+    )
+    for name in ("run", "night"):
+        record.publish(str(tmp_path / name))
+    prunable = find_prunable(str(tmp_path / "run"), str(tmp_path / "night"))
+    assert not {file.path for file in prunable} & set(files_of(known))
+
+
+def test_a_self_contained_copy_has_its_own_files_of_objects(tmp_path):
+    from tests.runs_made import make_run
+
+    run_dir = make_run(tmp_path, 12, state="done").path
+    shards = list_into(run_dir, stack(tmp_path / "sky", 150))
+    export_version(run_dir, str(tmp_path / "copy"))
+    shutil.rmtree(run_dir)
+    object_files._read.cache_clear()
+    again = ledger.read_listing(str(tmp_path / "copy"))
+    assert [shard.name for shard in again] == [shard.name for shard in shards]
+    assert [name for name, _, _ in rows_of(again)] == [f"J{i}" for i in range(150)]
+
+
+@pytest.mark.parametrize("kind", ["stack", "pictures"])
+def test_eight_times_the_objects_are_listed_in_as_much_memory(tmp_path, kind, monkeypatch):
+    from astroray.surveys import file_matches, table_columns
+    from astroray.surveys.object_tables import TableOptions, open_object_table
+
+    monkeypatch.setattr(object_files, "FILE_ROWS", 1_000)
+    monkeypatch.setattr(table_columns, "_PIECE_BYTES", 4_096)
+    monkeypatch.setattr(file_matches, "FILES_AT_ONCE", 1_000)
+
+    def list_objects(num_objects: int) -> None:
+        with open_object_table(str(tmp_path / str(num_objects)), options) as table:
+            assert table is not None
+            if kind == "pictures":
+                paths = [f"/sky/J{i}.png" for i in range(num_objects)]
+                found = table.by_file(paths, "/sky", step=100)
+            else:
+                found = table.by_row([100] * (num_objects // 100))
+            assert sum(len(objects.object_id_N) for objects in found) == num_objects
+
+    options = TableOptions(table="t.csv")
+    for num_objects in (8_000, 64_000):
+        stack(tmp_path / str(num_objects), num_objects)
+    list_objects(8_000)
+    small, large = (peak_bytes(lambda n=n: list_objects(n)) for n in (8_000, 64_000))
+    held = 56_000 * 180 if kind == "pictures" else 0  # the paths themselves, and numbers of them
+    assert large < 1.3 * small + held

@@ -100,7 +100,7 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             "to have it explained"
         )
     receipts = versions.read_receipts(run_dir)
-    shard = next(s for s in ledger.read_listing(run_dir) if s.name == row["shard"])
+    shard = ledger.find_shard(run_dir, row["shard"])
     own_D = _stored(receipts, row)
     names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)
     model = model_of_run(run_dir, record)

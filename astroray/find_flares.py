@@ -27,6 +27,7 @@ from astroray.flares.find import FindPlan, find_in_shard, part_path
 from astroray.flares.page import write_page
 from astroray.flares.stars import split_candidates, stars_of, stars_table
 from astroray.ledger import Receipt, RunRecord
+from astroray.receipts import pack_receipts
 from astroray.storage.leases import Lease, hold_lease
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard, SurveyUri
@@ -162,6 +163,7 @@ def _gather(
 ) -> RunRecord:
     """Makes the tables of the whole survey from those of its shards, and the page."""
     out = config.out
+    pack_receipts(out)
     receipts = ledger.read_receipts(out)
     missing = sorted({shard.name for shard in shards} - set(receipts))
     if missing:

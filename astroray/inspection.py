@@ -27,7 +27,7 @@ ROWS_AT_ONCE = 100_000
 def read_status(run_dir: str) -> dict[str, str]:
     """How far a run is, as names and values for a person. Raises ConfigError without a run."""
     record = _record(run_dir)
-    shards = ledger.read_listing(run_dir)
+    num_shards = len(ledger.listed_names(run_dir))
     receipts = versions.read_receipts(run_dir)
     counts = ledger.total(receipt for _, receipt in receipts.values())
     spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
@@ -35,7 +35,7 @@ def read_status(run_dir: str) -> dict[str, str]:
         "survey": record.survey,
         "state": record.state,
         "model": _model_words(record),
-        "shards done": f"{counts['shards']} of {len(shards)}",
+        "shards done": f"{counts['shards']} of {num_shards}",
         "objects": str(counts["rows_embedded"]),
         "rejects": f"{counts['rows_rejected']} rows, {counts['shards_rejected']} shards",
         "seconds": spent,
@@ -115,6 +115,12 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
         )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)
+    with hold_lease(run_dir):
+        return config, _reopen(run_dir, config)
+
+
+def _reopen(run_dir: str, config: ScanConfig) -> list[str]:
+    """Takes back the done marks, of what stands while nobody else writes."""
     rejects = ledger.read_rejects(run_dir)
     names = {
         row["shard"]
@@ -124,11 +130,10 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
     known = ledger.read_listing(run_dir)
     changed = surveys.list_shards(config.survey, known=known).changed
     fresh = [changed[s.name] if s.name in names & set(changed) else s for s in known]
-    with hold_lease(run_dir):
-        for name in sorted(names):
-            ledger.undo_shard(run_dir, name)
-        ledger.write_listing(run_dir, fresh)
-    return config, sorted(names)
+    for name in sorted(names):
+        ledger.undo_shard(run_dir, name)
+    ledger.write_listing(run_dir, fresh)
+    return sorted(names)
 
 
 def _record(run_dir: str) -> RunRecord:

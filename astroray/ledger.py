@@ -7,7 +7,7 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
     ledger/shards.parquet        the listing; membership of a shard never changes
     ledger/objects/              identifiers and positions of its rows; see `object_files`
     ledger/attempts/             which shards were begun; see `attempts`
-    ledger/done/SHARD.json       the receipt of a finished shard
+    ledger/done/SHARD.json       the receipt of a finished shard; see `receipts`
     rejects/SHARD.parquet        its rejects
 """
 
@@ -22,10 +22,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
 from astroray.errors import ConfigError, LedgerError
+from astroray.receipts import Receipt as Receipt
+from astroray.receipts import done_shards as done_shards
+from astroray.receipts import publish_receipt as publish_receipt
+from astroray.receipts import read_receipt as read_receipt
+from astroray.receipts import read_receipts as read_receipts
+from astroray.receipts import undo_shard as undo_shard
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.object_files import moved
@@ -35,30 +42,6 @@ FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "nu
 """Settings that change nothing in a catalog: a run may go on with others."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What became of one shard; its JSON is the done mark."""
-
-    shard: str
-    rows_read: int
-    rows_embedded: int
-    rows_rejected: int
-    shard_rejected: bool
-    """The shard could not be read as a whole; its rows are not counted."""
-    checksum: str
-    """sha256 of the shard's embeddings file; empty where there is none."""
-    attempt: int
-    seconds: float
-    bytes_read: int
-
-    def __post_init__(self) -> None:
-        if self.rows_read != self.rows_embedded + self.rows_rejected:
-            raise LedgerError(
-                f"rows are not conserved in shard {self.shard}: read {self.rows_read}, embedded "
-                f"{self.rows_embedded}, rejected {self.rows_rejected}; this is a bug of the reader"
-            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,9 +120,15 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
     """The record to go on with: `fresh` in a new directory, the old one where the run matches.
 
     A run that ended before it had listed its shards left nothing, and its directory is free.
-    Raises LedgerError where the directory belongs to a run of another fingerprint.
+    Raises LedgerError where the directory belongs to a run of another fingerprint, or holds shards
+    of a run whose record is gone.
     """
     old = RunRecord.load(run_dir)
+    if old is None and done_shards(run_dir):
+        raise LedgerError(
+            f"{run_dir} holds shards of a run, and no run.json that says which settings made them; "
+            "restore that file, or choose another --out"
+        )
     if old is None or (old.fingerprint != fresh.fingerprint and is_bare(run_dir)):
         fresh.publish(run_dir)
         return fresh
@@ -202,7 +191,8 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
             "name": [shard.name for shard in shards],
             "reader": [shard.reader for shard in shards],
             "inputs": [
-                json.dumps([dataclasses.astuple(file) for file in shard.inputs]) for shard in shards
+                json.dumps([[f.path, f.size_bytes, f.version] for f in shard.inputs])
+                for shard in shards
             ],
             "params": [json.dumps(dict(shard.params), sort_keys=True) for shard in shards],
             "num_rows": pa.array([shard.num_rows for shard in shards], pa.int64()),
@@ -213,23 +203,35 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
 
 def read_listing(run_dir: str) -> list[Shard]:
     """The shards as listed before; empty where nothing was listed yet."""
+    return [_shard(row, run_dir) for row in _read_listed(run_dir).to_pylist()]
+
+
+def find_shard(run_dir: str, name: str) -> Shard:
+    """One shard of the listing. Raises LedgerError where it is not listed."""
+    listed = _read_listed(run_dir)
+    found = listed.filter(pc.equal(listed["name"], name)).to_pylist()
+    if not found:
+        raise LedgerError(f"shard {name} is not in the listing of {run_dir}")
+    return _shard(found[0], run_dir)
+
+
+def listed_names(run_dir: str) -> list[str]:
+    """The names of the listed shards, in order; empty where nothing was listed yet."""
+    names: list[str] = _read_listed(run_dir, ["name"])["name"].to_pylist()
+    return names
+
+
+def _read_listed(run_dir: str, columns: Sequence[str] | None = None) -> pa.Table:
     path = storage.join(run_dir, "ledger", "shards.parquet")
-    if not storage.exists(path):
-        return []
-    rows = _read_table(path).to_pylist()
-    own = storage.absolute(run_dir)
-    return [
-        moved(_shard(row), lambda name: name if _is_whole(name) else storage.join(own, name))
-        for row in rows
-    ]
+    return _read_table(path, columns) if storage.exists(path) else pa.table({"name": []})
 
 
 def _is_whole(path: str) -> bool:
     return os.path.isabs(path) or storage.is_remote(path)
 
 
-def _shard(row: Mapping[str, Any]) -> Shard:
-    return Shard(
+def _shard(row: Mapping[str, Any], run_dir: str) -> Shard:
+    shard = Shard(
         name=row["name"],
         reader=row["reader"],
         inputs=tuple(
@@ -239,6 +241,8 @@ def _shard(row: Mapping[str, Any]) -> Shard:
         params=json.loads(row["params"]),
         num_rows=row["num_rows"],
     )
+    own = storage.absolute(run_dir)
+    return moved(shard, lambda name: name if _is_whole(name) else storage.join(own, name))
 
 
 def check_unchanged(
@@ -277,24 +281,6 @@ def mark_done(run_dir: str, receipt: Receipt, rejects: Sequence[Reject]) -> None
     publish_receipt(run_dir, receipt)
 
 
-def publish_receipt(run_dir: str, receipt: Receipt) -> None:
-    """Publishes the done mark of a shard whose files stand."""
-    mark = json.dumps(dataclasses.asdict(receipt), sort_keys=True).encode()
-    storage.publish(_done_path(run_dir, receipt.shard), mark)
-
-
-def read_receipt(run_dir: str, shard: str) -> Receipt | None:
-    """The receipt of one shard; None where it is not done."""
-    path = _done_path(run_dir, shard)
-    return Receipt(**json.loads(storage.read_bytes(path))) if storage.exists(path) else None
-
-
-def read_receipts(run_dir: str) -> dict[str, Receipt]:
-    """The receipts of all done shards by name, in order of name."""
-    found = {name: read_receipt(run_dir, name) for name in sorted(done_shards(run_dir))}
-    return {name: receipt for name, receipt in found.items() if receipt}
-
-
 def read_embeddings(
     run_dir: str, receipt: Receipt, columns: Sequence[str] | None = None
 ) -> pa.Table:
@@ -310,17 +296,6 @@ def read_embeddings(
     if hashlib.sha256(data).hexdigest() != receipt.checksum:
         raise LedgerError(f"{path} differs from its receipt: sha256 expected {receipt.checksum}")
     return read_parquet(data, columns)
-
-
-def done_shards(run_dir: str) -> set[str]:
-    """Names of the shards that are done, from one listing of the done marks."""
-    names = storage.list_names(storage.join(run_dir, "ledger", "done"))
-    return {name.removesuffix(".json") for name in names}
-
-
-def undo_shard(run_dir: str, shard: str) -> None:
-    """Takes back a done mark, so that the next run does the shard again."""
-    storage.delete(_done_path(run_dir, shard))
 
 
 def embeddings_path(run_dir: str, shard: str) -> str:
@@ -398,9 +373,10 @@ def publish_table(path: str, table: pa.Table) -> None:
     storage.publish(path, sink.getvalue())
 
 
-def _done_path(run_dir: str, shard: str) -> str:
-    return storage.join(run_dir, "ledger", "done", f"{shard}.json")
-
-
-def _read_table(path: str) -> pa.Table:
-    return read_parquet(storage.read_bytes(path))
+def _read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return read_parquet(storage.read_bytes(path), columns)
+    except (pa.ArrowException, OSError) as error:
+        raise LedgerError(
+            f"{path} is damaged ({error}); restore it, or scan into another --out"
+        ) from None

@@ -202,7 +202,7 @@ class Run:
                 "it may be among the rejects()"
             )
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
-        shard = next(s for s in ledger.read_listing(self.path) if s.name == place["shard"])
+        shard = ledger.find_shard(self.path, place["shard"])
         png = draw_rows(shard, [place["row"]], size_px=size_px).get(place["row"])
         if png is None:
             raise DataError(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from astroray import faults, ledger, provenance, runs, storage, surveys
+from astroray import faults, ledger, provenance, receipts, runs, storage, surveys
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
@@ -47,7 +47,7 @@ def scan(
     faults.arm(config.fault_plan)
     run = _Run(config, show, night)
     with contextlib.ExitStack() as held:
-        lease = held.enter_context(hold_lease(config.out))
+        lease = run.lease = held.enter_context(hold_lease(config.out))
         run.list_early()
         log_dir = runs.log_folder(config.out)
         show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
@@ -60,7 +60,7 @@ def scan(
             lease.check()
             outcome = run.refine(run.search())
             run.show_pictures(outcome)
-            return run.close(lease)
+            return run.close()
         except (AstrorayError, KeyboardInterrupt) as error:
             run.record = runs.note_failure(run.record, config.out, error, lease)
             raise
@@ -79,6 +79,7 @@ class _Run:
         name = config.encoder.name
         self.given = read_model_file(name) if config.encoder.is_fitted else None
         self.early: list[Shard] | None = None
+        self.lease: Lease
         self.record: RunRecord
         self.plan: WorkerPlan
         self.metrics: RunMetrics
@@ -150,11 +151,12 @@ class _Run:
         known = ledger.read_listing(self.out)
         before = known or (list(self.night.listing) if self.night else [])
         early = None if before else self.early
-        self.shards = early or runs.list_again(self.config.survey, self.out, before, self._done())
+        stay = self.night.must_stay(self.config.survey) if self.night else ()
+        self.shards = early or runs.list_again(
+            self.config.survey, self.out, before, self._done(), stay=stay
+        )
         if self.given and self.shards:
             choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
-        if self.night and self.night.survey == self.config.survey:
-            runs.check_withdrawn(self.night.listing, self._done())
         if self.shards != known:
             ledger.write_listing(self.out, self.shards)
         faults.reach("listed")
@@ -195,9 +197,11 @@ class _Run:
             count.add(receipt)
             self.metrics.add(receipt, self._rejects_of(receipt))
             _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
+            receipts.pack_receipts(self.out, num_done=count.shards_done)
             faults.reach("receipt", receipt.shard)
             if is_late := self._is_late():
                 break
+        receipts.pack_receipts(self.out)
         left = {shard.name for shard in todo} - ledger.done_shards(self.out)
         if self.night:
             coverage = {"shards_new": len(todo), "shards_left": len(left)}
@@ -367,12 +371,11 @@ class _Run:
         faults.reach("thumbnails")
         self._end("report", started)
 
-    def close(self, lease: Lease) -> RunRecord:
+    def close(self) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""
         started = time.monotonic()
         write_report(self.out)
         faults.reach("reported")
-        lease.check()
         self._note(
             state="done", finished=ledger.now(), seconds={"report": time.monotonic() - started}
         )
@@ -390,7 +393,7 @@ class _Run:
         _log.info("stage done", extra={"facts": {"stage": stage, "seconds": round(seconds, 3)}})
 
     def _note(self, **facts: Any) -> None:
-        """Adds facts to the record and publishes it; seconds add up by stage over resumes."""
+        """Adds facts to the record and publishes it, if it is still ours; seconds add up."""
         before = self.record.seconds
         spent = {
             stage: round(before.get(stage, 0.0) + value, 3)
@@ -398,4 +401,5 @@ class _Run:
         }
         facts["seconds"] = {**before, **spent}
         self.record = dataclasses.replace(self.record, **facts)
+        self.lease.check()
         self.record.publish(self.out)

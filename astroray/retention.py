@@ -14,7 +14,7 @@ from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.report.page import write_report
 from astroray.storage import InputFile
-from astroray.storage.leases import hold_lease
+from astroray.storage.leases import find_holder, hold_lease
 from astroray.surveys.object_files import damage, files_of, moved
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
@@ -75,6 +75,11 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
         raise ConfigError(f"{old} cannot be pruned for its own sake; name a newer version")
     _finished(old)
     _finished(newest)
+    if holder := find_holder(old):
+        raise LedgerError(
+            f"{old} is being written by process {holder.owner.pid} on {holder.owner.host}, "
+            "expected nobody; wait until it ends"
+        )
     inherited = versions.read_inherited(newest)
     needed = {path for version, path, _ in inherited.catalogs if version.rstrip("/") == old}
     needed |= {

@@ -14,23 +14,25 @@ from astroray.storage.leases import Lease
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "check_withdrawn", "forget_failed", "list_again", "list_early", "log_folder",
-    "newest_version", "note_failure",
+    "forget_failed", "list_again", "list_early", "log_folder", "newest_version", "note_failure",
 ]  # fmt: skip
 
 
 def newest_version(folder: str, *, besides: str = "") -> str:
     """The finished scan or night in a folder of them that ended last; empty where there is none.
 
-    Of a version and its copy it is the copy. The one named `besides` does not count.
+    What another one goes on from is older than that one, whatever the clocks said. Of a version
+    and its copy it is the copy. The one named `besides` does not count.
     """
-    found = []
+    found, references = [], set()
     for name in set(storage.list_folders(folder)) - {besides}:
         run_dir = storage.join(folder, name)
         record = RunRecord.load(run_dir)
         if record is not None and record.state == "done" and record.proof:
             found.append((record.finished, record.begun, run_dir))
-    return max(found)[2] if found else ""
+            references.add(str(record.night.get("reference", "")).rstrip("/"))
+    last = [one for one in found if storage.absolute(one[2]).rstrip("/") not in references]
+    return max(last or found)[2] if found else ""
 
 
 def log_folder(run_dir: str) -> str:
@@ -83,25 +85,42 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
 
 
 def list_again(
-    survey: str, run_dir: str, known: Sequence[Shard], done: Collection[str]
+    survey: str,
+    run_dir: str,
+    known: Sequence[Shard],
+    done: Collection[str],
+    *,
+    stay: Collection[str] = (),
 ) -> list[Shard]:
     """The shards of a survey: the `known` ones first, as their files are now, then new ones.
 
     run_dir  where identifiers and positions of new shards are written
     done     names of finished shards
+    stay     names of those whose files must still be there
 
-    Raises LedgerError where the bytes of a finished shard have changed.
+    Raises LedgerError where the bytes of a finished shard have changed, or one must stay and a
+    file of it is gone.
     """
     folder = ledger.objects_folder(run_dir)
     listing = surveys.list_shards(survey, known=known, objects_folder=folder)
     ledger.check_unchanged(known, listing.changed, done)
+    _check_withdrawn(known, listing.unseen, stay)
     return [listing.changed.get(shard.name, shard) for shard in listing.shards]
 
 
-def check_withdrawn(known: Sequence[Shard], done: Collection[str]) -> None:
-    """Raises LedgerError where a file of a finished shard is gone."""
+def _check_withdrawn(
+    known: Sequence[Shard], unseen: Collection[str], stay: Collection[str]
+) -> None:
+    """Raises LedgerError where a file of a shard that must stay is gone.
+
+    unseen  files that the survey does not list any more: only these are looked for one by one
+    """
     files = {
-        file.path: shard.name for shard in known if shard.name in done for file in shard.inputs
+        file.path: shard.name
+        for shard in known
+        if unseen and shard.name in stay
+        for file in shard.inputs
+        if file.path in unseen
     }
     gone = sorted(path for path in files if not storage.exists(path))
     if gone:

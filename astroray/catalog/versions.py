@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,10 @@ class Night:
     """Unix time."""
     finish_by_s: float | None
     """Unix time."""
+
+    def must_stay(self, survey: str) -> Collection[str]:
+        """Shards whose files a night of this survey has to find: the reference's, of the same."""
+        return self.inherited.receipts if survey == self.survey else ()
 
     @property
     def identity(self) -> str:

@@ -170,6 +170,24 @@ def list_names(folder: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
 
+def list_versions(folder: str) -> list[InputFile]:
+    """The same files with sizes and versions, below `folder` as it is spelt, sorted."""
+    if is_remote(folder):
+        found = object_store.list_direct(folder)
+        return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
+    if not os.path.isdir(folder):
+        return []
+    files = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX):
+                stat = entry.stat()
+                version = str(stat.st_mtime_ns)
+                path = join(folder, entry.name)
+                files.append(InputFile(path=path, size_bytes=stat.st_size, version=version))
+    return sorted(files, key=lambda file: file.path)
+
+
 def list_folders(folder: str) -> list[str]:
     """Names of the folders directly in `folder`, sorted; empty where there is no such folder.
 

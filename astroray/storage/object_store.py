@@ -56,9 +56,15 @@ def list_objects(location: str) -> list[Found]:
 
 def list_names(folder: str) -> list[str]:
     """Names of the objects directly in `folder`, sorted; empty where there is no such folder."""
+    return [path.rpartition("/")[2] for path, _, _ in list_direct(folder)]
+
+
+def list_direct(folder: str) -> list[Found]:
+    """The objects directly in `folder`, sorted by path; empty where there is no such folder."""
     bucket, key = _split(folder)
     prefix = f"{key.rstrip('/')}/" if key else ""
-    return sorted(name[len(prefix) :] for name, _, _ in _list(bucket, prefix, delimiter="/"))
+    found = _list(bucket, prefix, delimiter="/")
+    return sorted((f"s3://{bucket}/{key}", size, etag) for key, size, etag in found)
 
 
 def list_folders(folder: str) -> list[str]:

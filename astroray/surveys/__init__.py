@@ -6,7 +6,7 @@ import importlib
 import os
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
 from astroray import storage
@@ -71,6 +71,8 @@ class Listing:
     shards: tuple[Shard, ...]
     changed: Mapping[str, Shard]
     """By name: known shards as their files are now, where size or version differ."""
+    unseen: Collection[str] = ()
+    """Files of known shards that the survey does not list."""
 
 
 def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str = "") -> Listing:
@@ -83,6 +85,7 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
     """
     uri = dataclasses.replace(SurveyUri.parse(survey), objects_folder=objects_folder)
     changed: dict[str, Shard] = {}
+    unseen: set[str] = set()
     if uri.location in SCHEMES:
         shards = _reader(SCHEMES[uri.location]).list_shards([], uri)
     else:
@@ -93,12 +96,13 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
             if fresh != shard.inputs:
                 changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
         seen = {file.path for shard in known for file in shard.inputs}
+        unseen = seen - now.keys()
         new = [file for file in inputs if file.path not in seen]
         uri = dataclasses.replace(uri, known=tuple(sorted(seen)))
         shards = _reader(name).list_shards(new, uri) if new else []
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]
-    return Listing(shards=(*known, *added), changed=changed)
+    return Listing(shards=(*known, *added), changed=changed, unseen=unseen)
 
 
 def count_outside(shards: Sequence[Shard]) -> dict[str, int]:

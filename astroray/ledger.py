@@ -322,8 +322,10 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
 
 def read_rejects(run_dir: str) -> pa.Table:
     """All rejects of a run, schema REJECTS."""
-    names = storage.list_names(storage.join(run_dir, "rejects"))
-    tables = [read_rejects_of(run_dir, name.removesuffix(".parquet")) for name in names]
+    folder = storage.join(run_dir, "rejects")
+    paths = [storage.join(folder, name) for name in storage.list_names(folder)]
+    found = zip(paths, storage.read_each(paths), strict=True)
+    tables = [_parse_table(path, data) for path, data in found if data is not None]
     return pa.concat_tables([schema.REJECTS.empty_table(), *tables])
 
 
@@ -374,8 +376,12 @@ def publish_table(path: str, table: pa.Table) -> None:
 
 
 def _read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    return _parse_table(path, storage.read_bytes(path), columns)
+
+
+def _parse_table(path: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        return read_parquet(storage.read_bytes(path), columns)
+        return read_parquet(data, columns)
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(
             f"{path} is damaged ({error}); restore it, or scan into another --out"

@@ -12,19 +12,17 @@ import io
 import json
 import logging
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import storage
-from astroray.errors import FileError, LedgerError
+from astroray.errors import LedgerError
 from astroray.storage.parquet import read_parquet
 
 PACK_EVERY = 4096
 """Fewer receipts than these are not worth a file of their own."""
-_NUM_REQUESTS = 16  # at a time, to an object store
 _COLUMNS = ("version", "receipt")
 _log = logging.getLogger("astroray.receipts")
 
@@ -108,31 +106,10 @@ def _read_all(run_dir: str) -> tuple[list[tuple[str, Receipt]], int]:
         path: packed[path, version] for path, version in marks.items() if (path, version) in packed
     }
     lacking = [path for path in marks if path not in known]
-    for start in range(0, len(lacking), PACK_EVERY):
-        known |= _read_marks(
-            lacking[start : start + PACK_EVERY], is_remote=storage.is_remote(run_dir)
-        )
-    return [(marks[path], known[path]) for path in sorted(known)], len(lacking)
-
-
-def _read_marks(paths: list[str], *, is_remote: bool) -> dict[str, Receipt]:
-    """The receipt of each mark; one that was taken back meanwhile is left out."""
-    if is_remote:
-        with ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="receipts") as pool:
-            found = list(pool.map(_read_mark, paths))
-    else:
-        found = [_read_mark(path) for path in paths]
-    pairs = zip(paths, found, strict=True)
-    return {path: receipt for path, receipt in pairs if receipt is not None}
-
-
-def _read_mark(path: str) -> Receipt | None:
-    try:
-        return _parse(path, storage.read_bytes(path))
-    except FileError as error:
-        if storage.exists(path):
-            raise LedgerError(str(error)) from error
-        return None
+    found = zip(lacking, storage.read_each(lacking), strict=True)
+    known |= {path: _parse(path, data) for path, data in found if data is not None}
+    ordered = sorted(known, key=lambda path: known[path].shard)  # a before a-1, unlike their paths
+    return [(marks[path], known[path]) for path in ordered], len(lacking)
 
 
 def _parse(path: str, data: bytes) -> Receipt:

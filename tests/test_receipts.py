@@ -48,10 +48,10 @@ def publish(run_dir: str, *names: str, **facts: int) -> None:
 
 
 def test_receipts_that_were_gathered_are_read_from_one_file(run_dir, read):
-    names = [f"shard-{i}" for i in range(NUM_SHARDS)]
+    names = ["shard", *(f"shard-{i}" for i in range(NUM_SHARDS))]
     publish(run_dir, *names)
     before = ledger.read_receipts(run_dir)
-    assert sorted(read) == [f"{name}.json" for name in names]
+    assert sorted(read) == sorted(f"{name}.json" for name in names)
     pack_receipts(run_dir)
     read.clear()
     assert ledger.read_receipts(run_dir) == before

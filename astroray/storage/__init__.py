@@ -16,12 +16,13 @@ import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from astroray import faults
-from astroray.errors import ConfigError, StorageError
+from astroray.errors import ConfigError, FileError, StorageError
 from astroray.storage import object_store
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, mode_of, walk
@@ -31,6 +32,8 @@ _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
 TEMPORARY_PLACE = "TMPDIR"
 LONGEST_NAME = 60
 """Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
+_FILES_AT_ONCE, _NUM_REQUESTS = 4096, 16
+"""Small files that are read together from an object store, and requests at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -122,6 +125,30 @@ def read_bytes(path: str) -> bytes:
     return data
 
 
+def read_each(paths: Sequence[str]) -> Iterator[bytes | None]:
+    """The files of one store, one after the other; None where one is gone.
+
+    Several requests at a time are made to an object store. Raises FileError where one may not be
+    read.
+    """
+    for start in range(0, len(paths), _FILES_AT_ONCE):
+        some = paths[start : start + _FILES_AT_ONCE]
+        if not is_remote(some[0]):
+            yield from map(_read_if_there, some)
+            continue
+        with ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="read") as pool:
+            yield from pool.map(_read_if_there, some)
+
+
+def _read_if_there(path: str) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileError:
+        if exists(path):
+            raise
+        return None
+
+
 @contextlib.contextmanager
 def local_copy(path: str) -> Iterator[Path]:
     """A path on this machine's disk with the file's bytes: itself, or a copy that is deleted."""
@@ -181,10 +208,10 @@ def list_versions(folder: str) -> list[InputFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX):
-                stat = entry.stat()
-                version = str(stat.st_mtime_ns)
+                found = entry.stat()
+                version = str(found.st_mtime_ns)
                 path = join(folder, entry.name)
-                files.append(InputFile(path=path, size_bytes=stat.st_size, version=version))
+                files.append(InputFile(path=path, size_bytes=found.st_size, version=version))
     return sorted(files, key=lambda file: file.path)
 
 

@@ -134,12 +134,11 @@ def _copy(run_dir: str, name: str, out: str) -> None:
 
 def _copy_listing(run_dir: str, out: str) -> None:
     """The listing, and the files that its shards name, as files of `out`."""
-    shards = ledger.read_listing(run_dir)
-    place = {
-        path: storage.join(ledger.objects_folder(out), path.rpartition("/")[2])
-        for path in files_of(shards)
-    }
-    for path, sha256 in files_of(shards).items():
+    if not (shards := ledger.read_listing(run_dir)):
+        return
+    files, folder = files_of(shards), ledger.objects_folder(out)
+    place = {path: storage.join(folder, path.rpartition("/")[2]) for path in files}
+    for path, sha256 in files.items():
         if fault := damage(path, sha256):
             raise LedgerError(fault)
         storage.publish(place[path], storage.read_bytes(path))

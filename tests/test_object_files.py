@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from astroray import ledger, surveys
+from astroray import ledger, storage, surveys
 from astroray.errors import LedgerError
 from astroray.inspection import verify_run
 from astroray.ledger import RunRecord
@@ -85,6 +85,14 @@ def test_a_run_directory_can_be_moved(survey, tmp_path):
     before = rows_of(list_into(tmp_path / "run", survey))
     shutil.move(tmp_path / "run", tmp_path / "elsewhere")
     np.testing.assert_equal(rows_of(ledger.read_listing(str(tmp_path / "elsewhere"))), before)
+
+
+def test_files_of_objects_do_not_count_as_bytes_of_the_survey(tmp_path):
+    (shard, *_) = list_into(tmp_path / "run", pictures(tmp_path / "sky", 0, 4))
+    object_files._read.cache_clear()
+    before = storage.METER.bytes_read
+    rows_of([shard])
+    assert storage.METER.bytes_read - before == shard.size_bytes
 
 
 def test_objects_on_s3_are_read_from_there(s3, tmp_path):

@@ -106,6 +106,7 @@ def _read(path: str, sha256: str) -> pa.Table:
         data = storage.read_bytes(path)
     except FileError:
         raise LedgerError(f"{path} is missing; {_ADVICE}") from None
+    storage.METER.bytes_read -= len(data)  # receipts count the bytes of the survey alone
     if hashlib.sha256(data).hexdigest() != sha256:
         raise LedgerError(f"{path} differs from its listing: {_ADVICE}")
     return read_parquet(data)

@@ -202,17 +202,17 @@ def list_versions(folder: str) -> list[InputFile]:
     if is_remote(folder):
         found = object_store.list_direct(folder)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
-    if not os.path.isdir(folder):
-        return []
-    files = []
-    with os.scandir(folder) as entries:
+    files: list[InputFile] = []
+    with looking(folder), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX):
-                found = entry.stat()
-                version = str(found.st_mtime_ns)
-                path = join(folder, entry.name)
-                files.append(InputFile(path=path, size_bytes=found.st_size, version=version))
+                with contextlib.suppress(FileNotFoundError):  # it is gone since it was listed
+                    files.append(_described(join(folder, entry.name), entry.stat()))
     return sorted(files, key=lambda file: file.path)
+
+
+def _described(path: str, facts: os.stat_result) -> InputFile:
+    return InputFile(path=path, size_bytes=facts.st_size, version=str(facts.st_mtime_ns))
 
 
 def list_folders(folder: str) -> list[str]:

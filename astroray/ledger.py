@@ -348,6 +348,12 @@ def summarize_rejects(rejects: pa.Table) -> list[dict[str, Any]]:
     return [kinds[key] for key in sorted(kinds)]
 
 
+def summarize_rejects_of(run_dir: str, receipt: Receipt) -> list[dict[str, Any]]:
+    """The same of one shard, whose rejects are read only where it has some."""
+    has_some = receipt.rows_rejected or receipt.shard_rejected
+    return summarize_rejects(read_rejects_of(run_dir, receipt.shard)) if has_some else []
+
+
 def total(receipts: Iterable[Receipt]) -> dict[str, int]:
     """Counts over all shards, as the run record holds them."""
     counts = dict.fromkeys(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from astroray import faults, ledger, provenance, receipts, runs, storage, surveys
@@ -23,7 +23,7 @@ from astroray.execution.streams import embed_shards, map_rows
 from astroray.execution.structured_logs import log_context
 from astroray.execution.workers import WorkerPlan
 from astroray.fitting.train_encoder import fit_model
-from astroray.ledger import Receipt, RunRecord
+from astroray.ledger import RunRecord
 from astroray.neighbors.search import check_faiss
 from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails
@@ -150,9 +150,8 @@ class _Run:
         started = self._begin("list")
         known = ledger.read_listing(self.out)
         before = known or (list(self.night.listing) if self.night else [])
-        early = None if before else self.early
         stay = self.night.must_stay(self.config.survey) if self.night else ()
-        self.shards = early or runs.list_again(
+        self.shards = (not before and self.early) or runs.list_again(
             self.config.survey, self.out, before, self._done(), stay=stay
         )
         if self.given and self.shards:
@@ -195,7 +194,7 @@ class _Run:
         count = Counter(self.show, len(self.shards), len(done), started)
         for receipt in embed_shards(todo_now, self._embed_plan(session), self.plan):
             count.add(receipt)
-            self.metrics.add(receipt, self._rejects_of(receipt))
+            self.metrics.add(receipt, ledger.summarize_rejects_of(self.out, receipt))
             _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
             receipts.pack_receipts(self.out, num_done=count.shards_done)
             faults.reach("receipt", receipt.shard)
@@ -271,11 +270,6 @@ class _Run:
             quantize=self.config.encoder.quantize,
             fault_plan=self.config.fault_plan,
         )
-
-    def _rejects_of(self, receipt: Receipt) -> Sequence[Mapping[str, Any]]:
-        if not (receipt.rows_rejected or receipt.shard_rejected):
-            return []
-        return ledger.summarize_rejects(ledger.read_rejects_of(self.out, receipt.shard))
 
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from PIL import Image
 
 from astroray import ledger, storage, surveys
-from astroray.errors import LedgerError
+from astroray.catalog import read_catalog
+from astroray.errors import ConfigError, LedgerError
 from astroray.inspection import verify_run
 from astroray.ledger import RunRecord
 from astroray.retention import export_version, find_prunable
 from astroray.surveys import object_files
 from astroray.surveys.object_files import files_of
 from astroray.surveys.shards import Shard
+from tests import scans
 from tests.memory_used import peak_bytes
 
 
@@ -29,6 +32,17 @@ def stack(folder: Path, num_objects: int) -> str:
     rows = "".join(f"J{i},{i % 360}.5,{i % 90}\n" for i in range(num_objects))
     (folder / "t.csv").write_text("id,ra,dec\n" + rows)
     return f"{folder}/s.npy?table=t.csv&layout=NCYX&shard_rows=100"
+
+
+def stacks(folder: Path, counts: dict[str, int], *, num_named: int) -> str:
+    """A survey of stacks, some of them new, with a table of the first rows of all."""
+    folder.mkdir(exist_ok=True)
+    for name, count in counts.items():
+        rng = np.random.default_rng(list(name.encode()))
+        np.save(folder / f"{name}.npy", rng.integers(0, 255, (count, 1, 16, 16), np.uint8))
+    rows = "".join(f"J{i},{i % 360}.5,{i % 90}\n" for i in range(num_named))
+    (folder / "t.csv").write_text("id,ra,dec\n" + rows)
+    return f"{folder}/*.npy?table=t.csv&layout=NCYX&shard_rows=100"
 
 
 def pictures(folder: Path, first: int, stop: int) -> str:
@@ -143,6 +157,79 @@ def test_new_files_of_a_survey_are_joined_and_the_known_ones_stay(tmp_path):
     # in order of path, p10 before p8
     names = [name for name, _, _ in rows_of(shards)]
     assert names == ["p0", *(f"J{i}" for i in (1, 2, 3, 4, 5, 6, 7, 10, 11, 8, 9))]
+
+
+def test_rows_of_a_new_stack_follow_those_of_listed_ones_in_the_table(tmp_path):
+    survey = stacks(tmp_path / "sky", {"a": 250, "b": 30}, num_named=280)
+    known = tuple(list_into(tmp_path / "run", survey))
+    survey = stacks(tmp_path / "sky", {"c": 120}, num_named=400)
+    shards = list_into(tmp_path / "run", survey, known)
+    assert shards[: len(known)] == list(known)
+    assert [name for name, _, _ in rows_of(shards)] == [f"J{i}" for i in range(400)]
+    whole = list_into(tmp_path / "whole", survey)
+    assert [shard.name for shard in whole] == [shard.name for shard in shards]
+    assert rows_of(whole) == rows_of(shards)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_named", "message"),
+    [
+        ("c", 280, "t.csv has 280 rows, expected 400, one for each row of the data, file after"),
+        ("c", 120, "t.csv has 120 rows, expected 400, one for each row of the data, file after"),
+        ("aa", 400, "aa.npy is new and comes by name before .*b.npy, which is listed already"),
+    ],
+    ids=["rows-of-old", "rows-of-new", "before"],
+)
+def test_a_new_stack_whose_rows_in_the_table_are_unknown_is_refused(
+    tmp_path, name, num_named, message
+):
+    survey = stacks(tmp_path / "sky", {"a": 250, "b": 30}, num_named=280)
+    known = tuple(list_into(tmp_path / "run", survey))
+    survey = stacks(tmp_path / "sky", {name: 120}, num_named=num_named)
+    with pytest.raises(ConfigError, match=message):
+        list_into(tmp_path / "run", survey, known)
+
+
+def test_a_second_cube_does_not_take_the_rows_of_the_first_from_the_table(tmp_path):
+    survey = f"{tmp_path}/*.fits?table=t.csv&layout=cube"
+    cube = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.ones((3, 1, 4, 4), np.float32))])
+    cube.writeto(tmp_path / "a.fits")
+    (tmp_path / "t.csv").write_text("id\nx\ny\nz\n")
+    known = tuple(list_into(tmp_path / "run", survey))
+    assert [name for name, _, _ in rows_of(list(known))] == ["x", "y", "z"]
+    cube.writeto(tmp_path / "b.fits")
+    with pytest.raises(ConfigError, match=r"t\.csv goes with the rows of one file, got 2"):
+        list_into(tmp_path / "run", survey, known)
+
+
+@pytest.mark.s3
+@pytest.mark.ray
+@pytest.mark.timeout(240)
+def test_a_scan_with_a_table_on_s3_resumes_and_holds(ray_cluster, s3, tmp_path):
+    folder = s3.new_prefix()
+    survey = stacks(tmp_path / "sky", {"a": 60, "b": 30}, num_named=90)
+    for path in (tmp_path / "sky").iterdir():
+        storage.publish(f"{folder}/sky/{path.name}", path.read_bytes())
+    survey = survey.replace(str(tmp_path), folder)
+    run_dir = f"{folder}/run"
+    counts = scans.scan(survey, run_dir).counts
+    assert counts["catalog"] == 90
+    ids = {f"J{i}" for i in range(90)}
+    assert set(read_catalog(run_dir)["object_id"].to_pylist()) == ids
+    assert verify_run(run_dir) == []
+    shards = ledger.read_listing(run_dir)
+    assert all(path.startswith(f"{run_dir}/ledger/objects/") for path in files_of(shards))
+    ledger.undo_shard(run_dir, shards[-1].name)
+    assert scans.scan(survey, run_dir).counts == counts
+    assert ledger.read_listing(run_dir) == shards
+    assert verify_run(run_dir) == []
+    stacks(tmp_path / "sky", {"c": 20}, num_named=110)
+    for name in ("c.npy", "t.csv"):
+        storage.publish(f"{folder}/sky/{name}", (tmp_path / "sky" / name).read_bytes())
+    assert scans.scan(survey, run_dir).counts["catalog"] == 110
+    ids = {f"J{i}" for i in range(110)}
+    assert set(read_catalog(run_dir)["object_id"].to_pylist()) == ids
+    assert verify_run(run_dir) == []
 
 
 def test_files_of_a_reference_are_kept_for_its_night_and_copied_for_a_copy(tmp_path):

@@ -98,7 +98,8 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
         seen = {file.path for shard in known for file in shard.inputs}
         unseen = seen - now.keys()
         new = [file for file in inputs if file.path not in seen]
-        uri = dataclasses.replace(uri, known=tuple(sorted(seen)))
+        listed = sorted(seen & {file.path for file in inputs})
+        uri = dataclasses.replace(uri, known=tuple(sorted(seen)), listed=tuple(listed))
         shards = _reader(name).list_shards(new, uri) if new else []
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]

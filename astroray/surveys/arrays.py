@@ -9,6 +9,7 @@ Examples of surveys:
 """
 
 import dataclasses
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
                 group_size=options.shard_files,
                 objects_folder=uri.objects_folder,
             )
-        return _list_stacks(files, options, table, uri.objects_folder)
+        return _list_stacks(files, options, table, uri)
 
 
 def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Cutouts | Reject]:
@@ -95,30 +96,58 @@ def _list_stacks(
     files: Sequence[storage.InputFile],
     options: ArrayOptions,
     table: ObjectTable | None,
-    objects_folder: str,
+    uri: SurveyUri,
 ) -> list[Shard]:
     num_rows = [_count_rows(file.path, options) for file in files]
-    known = [count for count in num_rows if count is not None]
-    if table and len(known) < len(files) > 1:
-        broken = files[num_rows.index(None)].path
-        raise ConfigError(
-            f"{broken} cannot be read, so rows of {table.where} cannot be given to the files after "
-            "it; mend it or name the readable files"
-        )
     shards = [
         _stack_shard(file, options, start, stop)
         for file, count in zip(files, num_rows, strict=True)
         for start, stop in _pieces(file.path, count, options.shard_rows)
     ]
-    if not (table and known):
+    earlier = _count_earlier(files, num_rows, options, table, uri) if table else []
+    own = [shard.num_rows for shard in shards if shard.num_rows is not None]
+    if not (table and own):
         return shards
-    objects = table.by_row([shard.num_rows for shard in shards if shard.num_rows is not None])
-    carried = describe_objects(objects, objects_folder)
+    objects = itertools.islice(table.by_row([*earlier, *own]), len(earlier), None)
+    carried = describe_objects(objects, uri.objects_folder)
     return [
         shard
         if shard.num_rows is None
         else dataclasses.replace(shard, params={**shard.params, "objects": next(carried)})
         for shard in shards
+    ]
+
+
+def _count_earlier(
+    files: Sequence[storage.InputFile],
+    num_rows: Sequence[int | None],
+    options: ArrayOptions,
+    table: ObjectTable,
+    uri: SurveyUri,
+) -> list[int]:
+    """Rows, a piece after the other, of stacks that are listed already and come first in `table`.
+
+    Raises ConfigError where the order of rows is unknown: a stack of several cannot be read, or a
+    new one comes before one that is listed.
+    """
+    if uri.listed and uri.listed[-1] > files[0].path:
+        raise ConfigError(
+            f"{files[0].path} is new and comes by name before {uri.listed[-1]}, which is listed "
+            f"already, so rows of {table.where} might be given to the wrong file; name new files "
+            "so that they come last, or scan all into a new --out"
+        )
+    paths = [*uri.listed, *(file.path for file in files)]
+    counts = [*(_count_rows(path, options) for path in uri.listed), *num_rows]
+    if None in counts and len(counts) > 1:
+        raise ConfigError(
+            f"{paths[counts.index(None)]} cannot be read, so rows of {table.where} cannot be given "
+            "to the files after it; mend it or name the readable files"
+        )
+    return [
+        stop - start
+        for path, count in zip(uri.listed, counts, strict=False)
+        for start, stop in _pieces(path, count, options.shard_rows)
+        if stop is not None
     ]
 
 

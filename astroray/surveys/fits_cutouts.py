@@ -103,7 +103,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     named = open_object_table(uri.location, options) if options.table else nullcontext()
     with named as table:
         if options.layout not in ("band", "stamp"):
-            return _list_files(files, options, table, uri.objects_folder)
+            return _list_files(files, options, table, uri)
         group: Callable[..., list[Shard]] = (
             partial(group_band_files, bands=bands, is_later=bool(uri.known))
             if options.layout == "band"
@@ -206,19 +206,20 @@ def _list_files(
     files: Sequence[storage.InputFile],
     options: FitsCutoutOptions,
     table: ObjectTable | None,
-    objects_folder: str,
+    uri: SurveyUri,
 ) -> list[Shard]:
     """Files of many stamps; a table goes with the rows of one."""
+    num_files = len(files) + len(uri.listed)
     found = [shard for file in files for shard in _list_file(file, options, len(files) > 1)]
     if table is None:
         return found
-    if len(files) > 1:
+    if num_files > 1:
         raise ConfigError(
-            f"{table.where} goes with the rows of one file, got {len(files)} files; give the "
+            f"{table.where} goes with the rows of one file, got {num_files} files; give the "
             "files one by one, or put the table into each as a table HDU"
         )
     counts = [table.num_rows if shard.num_rows is None else shard.num_rows for shard in found]
-    carried = describe_objects(table.by_row(counts), objects_folder)
+    carried = describe_objects(table.by_row(counts), uri.objects_folder)
     return [
         dataclasses.replace(shard, params={**shard.params, "objects": own})
         for shard, own in zip(found, carried, strict=True)

@@ -132,7 +132,7 @@ class ObjectTable:
         if self.num_rows != sum(counts):
             raise ConfigError(
                 f"{self.where} has {self.num_rows} rows, expected {sum(counts)}, one for each row "
-                "of the data and in the same order; give the table that belongs to these data"
+                "of the data, file after file by name; give the table that belongs to these data"
             )
         return self._in_order(counts, is_named=self._has_only_names())
 

@@ -41,6 +41,8 @@ class SurveyUri:
     """What stands after the question mark, e.g. `table=labels.csv&id=name`."""
     known: Sequence[str] = ()
     """Paths that an earlier listing has in shards; what their names tell holds for new files."""
+    listed: Sequence[str] = ()
+    """Those of them that the survey still has, in order; rows of a table may belong to them."""
     objects_folder: str = ""
     """Where the listing writes identifiers and positions that a table gives, instead of into the
     shards; empty: the shards carry them."""

@@ -20,7 +20,7 @@ from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import VERSION, Manifest, PartitionEntry
 from astroray.search.stages import Each, run_all
 
-__all__ = ["build_index", "build_partitions", "find_damage", "lay_cells", "named"]
+__all__ = ["build_index", "build_partitions", "find_damage", "lay_cells", "publish_manifest"]
 
 _log = logging.getLogger("astroray.search.indexing")
 
@@ -58,23 +58,14 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     numbering = _number(plan, groups, each)
     lay_cells(plan, groups, numbering.num_objects, rows_each, each)
     partitions = build_partitions(plan, groups, each)
-    cells, objects = (named(plan.path(name)) for name in ("cells", "objects"))
-    manifest = Manifest(
-        source=plan.source,
-        model_id=plan.model_id,
+    manifest = publish_manifest(
+        plan,
+        partitions,
         dim=dim,
         num_objects=numbering.num_objects,
         num_duplicates=numbering.num_duplicates,
-        cells=cells[0],
-        cells_sha256=cells[1],
-        objects=objects[0],
-        objects_sha256=objects[1],
-        partitions=partitions,
         reason=reason,
     )
-    faults.reach("index.built")
-    manifest.publish(plan.run_dir)
-    faults.reach("index.manifest")
     return manifest, plan
 
 
@@ -124,7 +115,43 @@ def find_damage(
     return {uri: fault for (uri, _), fault in zip(files, found, strict=True) if fault}
 
 
-def named(path: str) -> tuple[str, str]:
+def publish_manifest(
+    plan: IndexPlan,
+    partitions: tuple[PartitionEntry, ...],
+    *,
+    dim: int,
+    num_objects: int,
+    num_duplicates: int,
+    reason: str,
+    older: Manifest | None = None,
+) -> Manifest:
+    """Publishes the manifest of an index whose files stand, which makes it whole.
+
+    older  whose cells are used, and whose layers lie below this one
+    """
+    cells = (older.cells, older.cells_sha256) if older else _named(plan.cells)
+    objects = _named(plan.path("objects"))
+    manifest = Manifest(
+        source=plan.source,
+        model_id=plan.model_id,
+        dim=dim,
+        num_objects=num_objects,
+        num_duplicates=num_duplicates,
+        cells=cells[0],
+        cells_sha256=cells[1],
+        objects=objects[0],
+        objects_sha256=objects[1],
+        partitions=partitions,
+        reason=reason,
+        older=older.layers if older else (),
+    )
+    faults.reach("index.built")
+    manifest.publish(plan.run_dir)
+    faults.reach("index.manifest")
+    return manifest
+
+
+def _named(path: str) -> tuple[str, str]:
     """Name and sha256 of a file of the index."""
     return path.rpartition("/")[2], storage.checksum(path)
 

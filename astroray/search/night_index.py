@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 
-from astroray import faults, ledger, storage
+from astroray import ledger, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan
 from astroray.actors.night_parts import NightPlan
@@ -19,7 +19,7 @@ from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, Stored, grouped, rows_of_partition
 from astroray.neighbors.partitions import VERSION, Manifest
-from astroray.search.indexing import build_partitions, find_damage, lay_cells, named
+from astroray.search.indexing import build_partitions, find_damage, lay_cells, publish_manifest
 from astroray.search.stages import Each
 
 __all__ = ["NightIndex"]
@@ -80,26 +80,15 @@ class NightIndex:
         if older is None:
             lay_cells(plan, self.groups, num_own, self.rows_each, self.each)
         partitions = build_partitions(plan, self.groups, self.each) if num_own else ()
-        cells = (older.cells, older.cells_sha256) if older else named(plan.cells)
-        objects = named(plan.path("objects"))
-        manifest = Manifest(
-            source=plan.source,
-            model_id=plan.model_id,
+        return publish_manifest(
+            plan,
+            partitions,
             dim=self.dim,
             num_objects=num_own,
             num_duplicates=self.num_rows - num_own,
-            cells=cells[0],
-            cells_sha256=cells[1],
-            objects=objects[0],
-            objects_sha256=objects[1],
-            partitions=partitions,
             reason=reason,
-            older=older.layers if older else (),
+            older=older,
         )
-        faults.reach("index.built")
-        manifest.publish(plan.run_dir)
-        faults.reach("index.manifest")
-        return manifest
 
     def _remove_damaged(self) -> None:
         """Removes what is damaged of an own layer that was complete already."""

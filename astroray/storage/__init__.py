@@ -111,7 +111,7 @@ def describe(path: str) -> InputFile:
         return InputFile(path=path, size_bytes=size_bytes, version=version)
     with reading(path):
         found = os.stat(path)
-    return InputFile(path=path, size_bytes=found.st_size, version=str(found.st_mtime_ns))
+    return _described(path, found)
 
 
 def read_bytes(path: str) -> bytes:

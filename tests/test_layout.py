@@ -1,6 +1,8 @@
 """Rules of the code base that no linter knows."""
 
 import ast
+import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -40,6 +42,15 @@ def test_functions_are_at_most_60_lines_and_triton_kernels_120(path):
             is_kernel = any("jit" in ast.unparse(line) for line in node.decorator_list)
             limit = 120 if is_kernel else 60
             assert (node.end_lineno or 0) - node.lineno <= limit, node.name
+
+
+def test_no_file_was_committed_by_mistake():
+    """Such as a run whose folder is the text of an object, or what belongs beside the project."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("no git repository")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    strange = [name for name in listed.stdout.splitlines() if not re.fullmatch(r"[\w./-]+", name)]
+    assert not strange
 
 
 def test_the_version_is_in_one_place_and_in_the_changelog():

@@ -162,7 +162,7 @@ def test_validation_measures_the_published_weights_and_draws_the_same_numbers_in
         for image_BCYX in fit.batches.train(0):
             fit._step(image_BCYX)
         held_BCYX = torch.cat(list(fit.batches.validation()))
-        with torch.no_grad():
+        with torch.no_grad(), fit._autocast():  # bf16 on some CPUs
             published, trained = (
                 float(network.loss(held_BCYX)) for network in (fit.descent.published, fit.network)
             )

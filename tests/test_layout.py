@@ -48,7 +48,9 @@ def test_no_file_was_committed_by_mistake():
     """Such as a run whose folder is the text of an object, or what belongs beside the project."""
     if not (ROOT / ".git").exists():
         pytest.skip("no git repository")
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     strange = [name for name in listed.stdout.splitlines() if not re.fullmatch(r"[\w./-]+", name)]
     assert not strange
 

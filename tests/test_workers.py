@@ -129,7 +129,10 @@ def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays(
     with contextlib.suppress(FileNotFoundError):  # whatever starts beside this test may clear it up
         (left / "session").mkdir()
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD_SCRATCH], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD_SCRATCH],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         of_another = Path(process.stdout.readline().strip())
         with workers._scratch() as mine, workers._scratch() as other:

@@ -99,7 +99,7 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             "it, are stored: its score cannot be computed again; scan with encoder.quantize none "
             "to have it explained"
         )
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     shard = ledger.find_shard(run_dir, row["shard"])
     own_D = _stored(receipts, row)
     names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)

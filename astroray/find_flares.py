@@ -26,8 +26,8 @@ from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
 from astroray.flares.page import write_page
 from astroray.flares.stars import split_candidates, stars_of, stars_table
-from astroray.ledger import Receipt, RunRecord
-from astroray.receipts import pack_receipts
+from astroray.ledger import RunRecord
+from astroray.receipts import Receipt, done_shards, pack_receipts, read_receipts
 from astroray.storage.leases import Lease, hold_lease
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard, SurveyUri
@@ -116,7 +116,7 @@ def _list(config: FindConfig, known: Sequence[Shard]) -> list[Shard]:
     if uri.location not in surveys.SCHEMES:
         usual = {"format": READER, "shard_files": str(SHARD_FILES)}
         uri = dataclasses.replace(uri, options={**usual, **uri.options})
-    shards = runs.list_again(str(uri), config.out, known, ledger.done_shards(config.out))
+    shards = runs.list_again(str(uri), config.out, known, done_shards(config.out))
     other = next((shard for shard in shards if shard.reader != READER), None)
     if other is not None:
         raise ConfigError(
@@ -127,7 +127,7 @@ def _list(config: FindConfig, known: Sequence[Shard]) -> list[Shard]:
 
 def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Show) -> None:
     """Searches the shards that are left: one Ray task each, as many at once as fit."""
-    done = ledger.done_shards(config.out)
+    done = done_shards(config.out)
     todo = [shard for shard in shards if shard.name not in done]
     if not todo:
         return
@@ -164,7 +164,7 @@ def _gather(
     """Makes the tables of the whole survey from those of its shards, and the page."""
     out = config.out
     pack_receipts(out)
-    receipts = ledger.read_receipts(out)
+    receipts = read_receipts(out)
     missing = sorted({shard.name for shard in shards} - set(receipts))
     if missing:
         raise LedgerError(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt
 
 __all__ = ["Groups", "Stored", "grouped", "rows_of_partition"]
 

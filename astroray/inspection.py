@@ -13,8 +13,9 @@ from astroray.config import ScanConfig, from_dict
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution.progress import read_steps
 from astroray.flares.verification import check_flare_shard, check_flare_tables
-from astroray.ledger import RETRYABLE_KINDS, Receipt, RunRecord
+from astroray.ledger import RETRYABLE_KINDS, RunRecord
 from astroray.neighbors.partitions import Manifest
+from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
 from astroray.surveys.object_files import damage, files_of
@@ -28,7 +29,7 @@ def read_status(run_dir: str) -> dict[str, str]:
     """How far a run is, as names and values for a person. Raises ConfigError without a run."""
     record = _record(run_dir)
     num_shards = len(ledger.listed_names(run_dir))
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     counts = ledger.total(receipt for _, receipt in receipts.values())
     spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
     status = {
@@ -71,10 +72,10 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     listing = ledger.read_listing(run_dir)
     listed = {shard.name for shard in listing}
     faults += filter(None, (damage(*named) for named in sorted(files_of(listing).items())))
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     unlisted = set(receipts) - listed
     if not listed:  # a night that was stopped early knows those of its reference before it lists
-        unlisted &= ledger.done_shards(run_dir)
+        unlisted &= done_shards(run_dir)
     faults += [f"shard {name} is done but not listed" for name in sorted(unlisted)]
     missing = sorted(listed - set(receipts))
     if record.state == "done" and len(missing) != record.night.get("shards_left", 0):
@@ -86,7 +87,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     if repair and damaged:
         with hold_lease(run_dir):
             for name in damaged:
-                ledger.undo_shard(run_dir, name)
+                undo_shard(run_dir, name)
     if record.state == "done" and _is_of_flares(record):
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
@@ -131,7 +132,7 @@ def _reopen(run_dir: str, config: ScanConfig) -> list[str]:
     changed = surveys.list_shards(config.survey, known=known).changed
     fresh = [changed[s.name] if s.name in names & set(changed) else s for s in known]
     for name in sorted(names):
-        ledger.undo_shard(run_dir, name)
+        undo_shard(run_dir, name)
     ledger.write_listing(run_dir, fresh)
     return sorted(names)
 
@@ -197,7 +198,7 @@ def _check_catalog(run_dir: str, record: RunRecord) -> list[str]:
         num_rows = by_rank.num_rows
         is_ranked, is_unique = _are_ranks(by_rank), _are_unique(by_name)
     faults = []
-    embedded = ledger.total(ledger.read_receipts(run_dir).values())["rows_embedded"]
+    embedded = ledger.total(read_receipts(run_dir).values())["rows_embedded"]
     counts = {**record.counts, "rows_embedded": embedded, "catalog": num_rows}
     if not ledger.is_conserved(counts):
         faults.append(

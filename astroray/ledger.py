@@ -27,12 +27,7 @@ import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
 from astroray.errors import ConfigError, LedgerError
-from astroray.receipts import Receipt as Receipt
-from astroray.receipts import done_shards as done_shards
-from astroray.receipts import publish_receipt as publish_receipt
-from astroray.receipts import read_receipt as read_receipt
-from astroray.receipts import read_receipts as read_receipts
-from astroray.receipts import undo_shard as undo_shard
+from astroray.receipts import Receipt, done_shards, publish_receipt
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.object_files import moved

@@ -25,6 +25,7 @@ from astroray.execution.workers import WorkerPlan
 from astroray.fitting.train_encoder import fit_model
 from astroray.ledger import RunRecord
 from astroray.neighbors.search import check_faiss
+from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.search.ranking import rank_run
@@ -164,7 +165,7 @@ class _Run:
     def _done(self) -> set[str]:
         """Shards that are done, here or in an older version."""
         inherited = self.night.inherited.receipts if self.night else {}
-        return ledger.done_shards(self.out) | set(inherited)
+        return done_shards(self.out) | set(inherited)
 
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
@@ -201,7 +202,7 @@ class _Run:
             if is_late := self._is_late():
                 break
         receipts.pack_receipts(self.out)
-        left = {shard.name for shard in todo} - ledger.done_shards(self.out)
+        left = {shard.name for shard in todo} - done_shards(self.out)
         if self.night:
             coverage = {"shards_new": len(todo), "shards_left": len(left)}
             self._note(night={**self.record.night, **coverage})
@@ -274,7 +275,7 @@ class _Run:
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         started = self._begin("search")
-        counts = ledger.total(ledger.read_receipts(self.out).values())
+        counts = ledger.total(read_receipts(self.out).values())
         outcome = rank_run(
             self._search_plan(),
             self.plan,

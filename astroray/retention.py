@@ -12,6 +12,7 @@ from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import FOLDER, Manifest
+from astroray.receipts import Receipt, publish_receipt, read_receipt
 from astroray.report.page import write_report
 from astroray.storage import InputFile
 from astroray.storage.leases import find_holder, hold_lease
@@ -35,7 +36,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
     LedgerError where a file of it is missing or `out` holds another run.
     """
     record = _finished(run_dir)
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     with hold_lease(out) as lease:
         _check_free(out, record)
         for version, receipt in receipts.values():
@@ -165,15 +166,15 @@ def _copy_index(run_dir: str, out: str) -> None:
     manifest.located(lambda uri: uri.rpartition("/")[2]).publish(out)
 
 
-def _copy_shard(version: str, receipt: ledger.Receipt, out: str) -> None:
+def _copy_shard(version: str, receipt: Receipt, out: str) -> None:
     """Embeddings, rejects and done mark of a shard, in this order."""
-    if ledger.read_receipt(out, receipt.shard):
+    if read_receipt(out, receipt.shard):
         return
     if not receipt.shard_rejected:
         ledger.read_embeddings(version, receipt, ["row"])  # checks the file
         _copy(version, f"embeddings/{receipt.shard}.parquet", out)
     _copy(version, f"rejects/{receipt.shard}.parquet", out)
-    ledger.publish_receipt(out, receipt)
+    publish_receipt(out, receipt)
 
 
 def _copy_duplicates(run_dir: str, out: str) -> int:

@@ -10,6 +10,7 @@ from astroray import ledger, storage, surveys
 from astroray.encoders import AUTO, choose_encoder, is_onnx_file
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.ledger import RunRecord
+from astroray.receipts import done_shards
 from astroray.storage.leases import Lease
 from astroray.surveys.shards import Shard
 
@@ -77,7 +78,7 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
     if old is None or old.state != "failed" or old.fingerprint == fresh.fingerprint or old.night:
         return
     model = storage.join(run_dir, "model")
-    if storage.exists(storage.join(model, "model.safetensors")) or ledger.done_shards(run_dir):
+    if storage.exists(storage.join(model, "model.safetensors")) or done_shards(run_dir):
         return
     storage.delete(storage.join(model, "fit", "sample.json"))
     storage.delete(storage.join(run_dir, "ledger", "shards.parquet"))

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from astroray import ledger, schema
 from astroray.actors.search import SearchPlan
 from astroray.neighbors.search import SearchConfig
+from astroray.receipts import Receipt
 
 
 def make_embedded(
@@ -58,7 +59,7 @@ def write_shard(
     ).select(schema.embeddings(dim).names)
     sink = io.BytesIO()
     pq.write_table(table.cast(schema.embeddings(dim)), sink)
-    receipt = ledger.Receipt(
+    receipt = Receipt(
         shard=name,
         rows_read=num,
         rows_embedded=num,

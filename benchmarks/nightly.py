@@ -24,8 +24,8 @@ from astroray import ledger, schema
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.catalog import versions
-from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
+from astroray.receipts import Receipt
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread

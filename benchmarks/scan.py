@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 
 from astroray import ledger, storage, surveys
 from astroray.execution import workers
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt, done_shards, read_receipts
 from astroray.surveys.simulated import write_survey
 from benchmarks.bare_loop import (
     BATCH_SIZE,
@@ -271,7 +271,7 @@ def measure_resume(survey: str, model: str, scratch: Path) -> list[dict[str, Any
     out = str(scratch / "resume")
     half = len(shards) // 2
     run_fresh(run_scan, survey, model, out, "auto", False, half, may_be_killed=True)
-    before = ledger.done_shards(out)
+    before = done_shards(out)
     todo = [shard for shard in shards if shard.name not in before]
     if not before or not todo:
         raise MeasurementError(f"{len(before)} of {len(shards)} shards were done at the kill")
@@ -312,7 +312,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
 
 
 def _kill_when_done(out: str, num_shards: int) -> None:
-    while len(ledger.done_shards(out)) < num_shards:
+    while len(done_shards(out)) < num_shards:
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -342,7 +342,7 @@ def _done(out: str) -> list[tuple[float, Receipt]]:
     """Receipts of a run and when each was published, in that order."""
     found = [
         (os.stat(f"{out}/ledger/done/{name}.json").st_mtime, receipt)
-        for name, receipt in ledger.read_receipts(out).items()
+        for name, receipt in read_receipts(out).items()
     ]
     return sorted(found, key=lambda pair: pair[0])
 
@@ -371,7 +371,7 @@ def _difference(out: str, saved: str) -> float:
     """Largest difference of published embeddings from the loop's. Raises where there is any."""
     largest = 0.0
     with np.load(saved) as loop:
-        for name in sorted(ledger.done_shards(out)):
+        for name in sorted(done_shards(out)):
             table = pq.read_table(ledger.embeddings_path(out, name)).sort_by("row")
             flat = table["embedding"].combine_chunks().flatten().to_numpy()
             published_ND = flat.reshape(table.num_rows, -1)

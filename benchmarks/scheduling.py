@@ -19,8 +19,8 @@ from astroray.actors.index import IndexPlan
 from astroray.actors.join import JoinPlan
 from astroray.execution import workers
 from astroray.grouping import grouped, rows_of_partition
-from astroray.ledger import Receipt
 from astroray.neighbors.search import SearchConfig
+from astroray.receipts import Receipt
 from astroray.search import indexing, stages
 from astroray.search.exact_rounds import TASKS_A_ROUND
 from astroray.search.sharded import rank_sharded

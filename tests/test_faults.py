@@ -25,6 +25,7 @@ from astroray.config import to_dict
 from astroray.errors import LedgerError, StorageError
 from astroray.inspection import reopen_rejected, verify_run
 from astroray.ledger import RunRecord
+from astroray.receipts import done_shards, read_receipt
 from astroray.storage.leases import hold_lease
 from tests import scans
 from tests.surveys_made import write_pictures
@@ -134,7 +135,7 @@ def test_killed_workers_a_killed_write_and_a_killed_driver_change_no_byte(undist
     ended = scans.run(scans.scan_command(SIMULATED, out, **settings))
     assert ended.is_killed, ended.err
     assert not any(token.exists() for token in tokens)
-    done = ledger.done_shards(str(out))
+    done = done_shards(str(out))
     assert len(done) >= 4
     assert verify_run(str(out)) == []
     assert not (out / "catalog").exists()
@@ -247,8 +248,8 @@ def test_nothing_else_of_a_broken_survey_is_lost(broken, broken_rejects):
     assert (counts["shards"], counts["shards_rejected"]) == (10, 4)
     assert (counts["rows_read"], counts["rows_rejected"]) == (37, 2)
     assert (counts["rows_embedded"], counts["duplicates"], counts["catalog"]) == (35, 2, 33)
-    empty = next(n for n in ledger.done_shards(str(folder / "run")) if n.startswith("f-empty"))
-    assert ledger.read_receipt(str(folder / "run"), empty).rows_read == 0
+    empty = next(n for n in done_shards(str(folder / "run")) if n.startswith("f-empty"))
+    assert read_receipt(str(folder / "run"), empty).rows_read == 0
     assert verify_run(str(folder / "run")) == []
 
 
@@ -334,7 +335,7 @@ def test_only_shards_whose_rejects_may_have_gone_are_opened_again(tmp_path):
     paths[1].write_bytes(data)
     _, reopened = reopen_rejected(run_dir)
     assert reopened == [shards[0].name]
-    assert ledger.done_shards(run_dir) == {shards[1].name}
+    assert done_shards(run_dir) == {shards[1].name}
     with hold_lease(run_dir), pytest.raises(LedgerError, match="this very process has it"):
         reopen_rejected(run_dir)
 
@@ -443,10 +444,10 @@ def test_a_store_that_is_busy_is_asked_again_and_one_that_is_down_stops_the_run(
     with pytest.raises(StorageError, match=r"answers 503 .* wait until it is well, then run the"):
         embedder.embed(shards[1])
     flaky_s3.faults.clear()
-    assert ledger.done_shards(run_dir) == {shards[0].name}
+    assert done_shards(run_dir) == {shards[0].name}
     receipts = [embedder.embed(shard) for shard in shards]
     assert [receipt.rows_embedded for receipt in receipts] == [15] * NUM_SHARDS
-    assert ledger.done_shards(run_dir) == {shard.name for shard in shards}
+    assert done_shards(run_dir) == {shard.name for shard in shards}
 
 
 @pytest.mark.ray

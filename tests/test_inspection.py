@@ -9,6 +9,7 @@ import pytest
 
 from astroray import catalog, inspection, ledger, schema
 from astroray.catalog import pixels
+from astroray.receipts import Receipt, publish_receipt
 from astroray.storage.leases import hold_lease
 from tests.catalogs_made import make_catalog
 from tests.memory_used import peak_bytes
@@ -23,11 +24,11 @@ def small_groups(monkeypatch):
 def finished(folder, table: pa.Table) -> str:
     """A run directory of a scan with these rows, as far as its catalog goes."""
     num_certified = sum(table["certified"].to_pylist())
-    receipt = ledger.Receipt(
+    receipt = Receipt(
         shard="a", rows_read=len(table), rows_embedded=len(table), rows_rejected=0,
         shard_rejected=False, checksum="", attempt=1, seconds=0.0, bytes_read=0,
     )  # fmt: skip
-    ledger.publish_receipt(str(folder), receipt)
+    publish_receipt(str(folder), receipt)
     catalog.write_catalog(table, str(folder), name="n", created="c", rows_per_pixel=500)
     ledger.RunRecord(
         survey="made", fingerprint="f", config={}, created="2026", state="done",

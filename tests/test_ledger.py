@@ -6,7 +6,8 @@ import pytest
 
 from astroray import ledger, storage
 from astroray.errors import LedgerError
-from astroray.ledger import Receipt, RunRecord
+from astroray.ledger import RunRecord
+from astroray.receipts import Receipt, done_shards, read_receipt, undo_shard
 from astroray.surveys.shards import Reject, Shard
 
 
@@ -76,8 +77,8 @@ def test_a_shard_is_done_when_its_mark_stands_and_the_mark_comes_last(run_dir, m
         "/rejects/a.parquet",
         "/ledger/done/a.json",
     ]
-    assert ledger.done_shards(run_dir) == {"a"}
-    assert ledger.read_receipt(run_dir, "a") == receipt()
+    assert done_shards(run_dir) == {"a"}
+    assert read_receipt(run_dir, "a") == receipt()
 
 
 def test_finishing_twice_changes_nothing(run_dir):
@@ -106,8 +107,8 @@ def test_rejects_of_an_earlier_attempt_do_not_stay(run_dir):
 
 def test_an_undone_shard_is_to_do_again(run_dir):
     ledger.finish_shard(run_dir, receipt(), embeddings=b"", rejects=[])
-    ledger.undo_shard(run_dir, "a")
-    assert ledger.done_shards(run_dir) == set()
+    undo_shard(run_dir, "a")
+    assert done_shards(run_dir) == set()
 
 
 def test_a_listing_comes_back_as_it_was_written(run_dir):
@@ -180,9 +181,9 @@ def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
     assert [fault.split("/")[-1] for fault in faults] == [
         f"{name}.parquet differs from its receipt: sha256 expected 0" for name in ("a", "b")
     ]
-    assert ledger.done_shards(run_dir) == {"a", "b"}
+    assert done_shards(run_dir) == {"a", "b"}
     assert verify_run(run_dir, repair=True) == faults
-    assert ledger.done_shards(run_dir) == set()
+    assert done_shards(run_dir) == set()
 
 
 @pytest.mark.parametrize("text", ['{"survey": ', "[]", '{"of": "another program"}'])

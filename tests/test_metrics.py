@@ -5,7 +5,7 @@ from typing import ClassVar
 import pytest
 
 from astroray.execution import metrics
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt
 
 
 class Series:

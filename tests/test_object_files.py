@@ -16,6 +16,7 @@ from astroray.catalog import read_catalog
 from astroray.errors import ConfigError, LedgerError
 from astroray.inspection import verify_run
 from astroray.ledger import RunRecord
+from astroray.receipts import undo_shard
 from astroray.retention import export_version, find_prunable
 from astroray.surveys import object_files
 from astroray.surveys.object_files import files_of
@@ -225,7 +226,7 @@ def test_a_scan_with_a_table_on_s3_resumes_takes_a_new_file_and_holds(s3, tmp_pa
     assert names == {f"J{i}" for i in range(70)}
     shards = ledger.read_listing(run_dir)
     assert all(path.startswith(f"{run_dir}/ledger/objects/") for path in files_of(shards))
-    ledger.undo_shard(run_dir, shards[-1].name)
+    undo_shard(run_dir, shards[-1].name)
     stacks(tmp_path / "sky", {"c": 20}, num_named=90)
     for name in ("c.npy", "t.csv"):
         storage.publish(f"{folder}/sky/{name}", (tmp_path / "sky" / name).read_bytes())

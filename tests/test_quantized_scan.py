@@ -9,6 +9,7 @@ from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
 from astroray.inspection import verify_run
 from astroray.nightly import NightConfig, run_night
+from astroray.receipts import read_receipts
 from astroray_kernels.dispatch import why_not
 from tests import scans
 from tests.served_run import make_run
@@ -39,7 +40,7 @@ def quantized(ray_cluster, tmp_path_factory):
 
 
 def embeddings(out):
-    tables = [ledger.read_embeddings(out, r) for r in ledger.read_receipts(out).values()]
+    tables = [ledger.read_embeddings(out, r) for r in read_receipts(out).values()]
     return {
         row["object_id"]: np.array(row["embedding"], np.float32)
         for table in tables

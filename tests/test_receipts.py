@@ -10,7 +10,13 @@ from astroray import inspection, ledger, pipeline, receipts, runs, storage, surv
 from astroray.config import load_config, to_dict
 from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
-from astroray.receipts import pack_receipts
+from astroray.receipts import (
+    pack_receipts,
+    publish_receipt,
+    read_receipt,
+    read_receipts,
+    undo_shard,
+)
 from astroray.retention import find_prunable
 from astroray.storage.leases import Owner, find_holder, hold_lease
 from astroray.surveys import Listing
@@ -44,17 +50,17 @@ def read(monkeypatch) -> list[str]:
 
 def publish(run_dir: str, *names: str, **facts: int) -> None:
     for name in names:
-        ledger.publish_receipt(run_dir, receipt(name, **facts))
+        publish_receipt(run_dir, receipt(name, **facts))
 
 
 def test_receipts_that_were_gathered_are_read_from_one_file(run_dir, read):
     names = ["shard", *(f"shard-{i}" for i in range(NUM_SHARDS))]
     publish(run_dir, *names)
-    before = ledger.read_receipts(run_dir)
+    before = read_receipts(run_dir)
     assert sorted(read) == sorted(f"{name}.json" for name in names)
     pack_receipts(run_dir)
     read.clear()
-    assert ledger.read_receipts(run_dir) == before
+    assert read_receipts(run_dir) == before
     assert list(before) == names
     assert read == ["receipts.parquet"]
 
@@ -62,12 +68,12 @@ def test_receipts_that_were_gathered_are_read_from_one_file(run_dir, read):
 def test_a_mark_that_changed_since_counts_and_one_that_was_taken_back_does_not(run_dir, read):
     publish(run_dir, *(f"shard-{i}" for i in range(NUM_SHARDS)))
     pack_receipts(run_dir)
-    ledger.undo_shard(run_dir, "shard-0")
-    ledger.undo_shard(run_dir, "shard-1")
+    undo_shard(run_dir, "shard-0")
+    undo_shard(run_dir, "shard-1")
     publish(run_dir, "shard-1", read=9, embedded=8)
     publish(run_dir, "shard-7")
     read.clear()
-    found = ledger.read_receipts(run_dir)
+    found = read_receipts(run_dir)
     assert list(found) == [f"shard-{i}" for i in (1, 2, 3, 4, 5, 7)]
     assert found["shard-1"].rows_read == 9
     assert sorted(read) == ["receipts.parquet", "shard-1.json", "shard-7.json"]
@@ -80,7 +86,7 @@ def test_few_receipts_are_not_gathered_and_a_damaged_file_of_them_is_not_used(ru
     assert not storage.exists(path)
     publish(run_dir, "d")
     storage.publish(path, b"PAR1 half of it")
-    assert list(ledger.read_receipts(run_dir)) == ["a", "b", "c", "d"]
+    assert list(read_receipts(run_dir)) == ["a", "b", "c", "d"]
     assert "receipts.parquet is damaged and not used" in caplog.text
 
 
@@ -88,7 +94,7 @@ def test_few_receipts_are_not_gathered_and_a_damaged_file_of_them_is_not_used(ru
 def test_a_done_mark_that_is_damaged_is_named_with_what_to_do(tmp_path, data):
     publish(str(tmp_path), "a", "b")
     (tmp_path / "ledger" / "done" / "a.json").write_bytes(data)
-    for read in (ledger.read_receipts, lambda run_dir: ledger.read_receipt(run_dir, "a")):
+    for read in (read_receipts, lambda run_dir: read_receipt(run_dir, "a")):
         with pytest.raises(LedgerError, match=r"a.json is no receipt .* delete it and run"):
             read(str(tmp_path))
 

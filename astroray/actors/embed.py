@@ -18,8 +18,8 @@ from astroray import faults, ledger, schema, storage, surveys
 from astroray.attempts import Nodes, begin_attempt
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError, ShardError
-from astroray.ledger import Receipt
 from astroray.preparation import Prepared
+from astroray.receipts import Receipt, read_receipt
 from astroray.surveys.shards import Reject, Rows, Shard
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Embedder:
         A shard that cannot be read becomes one reject; so does one that has killed its worker
         `attempts.MAX_DEATHS` times.
         """
-        done = ledger.read_receipt(self.plan.run_dir, shard.name)
+        done = read_receipt(self.plan.run_dir, shard.name)
         if done is not None:
             return done
         started, bytes_before = time.monotonic(), storage.METER.bytes_read

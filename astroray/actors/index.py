@@ -15,7 +15,6 @@ from astroray import faults, ledger, schema, storage
 from astroray.actors.numbering import Numbers, sort_names
 from astroray.actors.search import embedding_matrix, read_shard
 from astroray.grouping import Stored
-from astroray.ledger import Receipt
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.cells import (
     SAMPLED_PER_CELL,
@@ -33,6 +32,7 @@ from astroray.neighbors.partitions import (
     write_batches,
 )
 from astroray.neighbors.search import check_finite
+from astroray.receipts import Receipt
 
 ROWS_AT_ONCE = 16_384
 IDENTITY = (*schema.IDENTITY.names, "shard", "row", "processing_flags")

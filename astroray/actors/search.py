@@ -14,9 +14,9 @@ from astroray.actors import write
 from astroray.catalog import pixels
 from astroray.catalog.pixels import CatalogFile
 from astroray.errors import LedgerError
-from astroray.ledger import Receipt
 from astroray.neighbors.candidates import why_products
 from astroray.neighbors.search import Neighbors, SearchConfig, search
+from astroray.receipts import Receipt, read_receipts
 from astroray.scores import outliers
 
 GAUSSIAN_PATH = "model/gaussian.safetensors"
@@ -159,7 +159,7 @@ def outcome_of(
 
 def load_embeddings(run_dir: str) -> pa.Table:
     """All embeddings of the done shards, by shard and row, each file checked by its receipt."""
-    own = ledger.read_receipts(run_dir).items()
+    own = read_receipts(run_dir).items()
     return read_embeddings({name: (run_dir, receipt) for name, receipt in own})
 
 

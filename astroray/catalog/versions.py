@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 from astroray import catalog, ledger, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt, read_receipts
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "Inherited", "Night", "Receipts", "describe_version", "read_inherited", "read_layers",
-    "read_older", "read_pieces", "read_receipts", "read_version",
+    "Inherited", "Night", "Receipts", "describe_version", "read_all_receipts", "read_inherited",
+    "read_layers", "read_older", "read_pieces", "read_version",
 ]  # fmt: skip
 
 Receipts = Mapping[str, tuple[str, Receipt]]
@@ -138,7 +138,7 @@ def _inherited(rows: Sequence[Mapping[str, Any]]) -> Inherited:
 def describe_version(run_dir: str) -> Inherited:
     """What the next version takes over from a finished `run_dir`: its own files and older ones."""
     older = read_inherited(run_dir)
-    own = ledger.read_receipts(run_dir)
+    own = read_receipts(run_dir)
     files = [
         (run_dir, path, storage.checksum(storage.join(run_dir, path)))
         for path in catalog.catalog_files(run_dir)
@@ -149,9 +149,9 @@ def describe_version(run_dir: str) -> Inherited:
     )
 
 
-def read_receipts(run_dir: str) -> Receipts:
+def read_all_receipts(run_dir: str) -> Receipts:
     """By shard, in order of name: where its embeddings stand, and its receipt; own and older."""
-    own = {name: (run_dir, receipt) for name, receipt in ledger.read_receipts(run_dir).items()}
+    own = {name: (run_dir, receipt) for name, receipt in read_receipts(run_dir).items()}
     found = {**read_inherited(run_dir).receipts, **own}
     return {name: found[name] for name in sorted(found)}
 

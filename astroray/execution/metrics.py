@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt
 
 __all__ = ["GAUGES", "SUMS", "RunMetrics"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from astroray import ledger, storage
 from astroray.errors import FileError
-from astroray.ledger import Receipt
 from astroray.neighbors.partitions import FOLDER
+from astroray.receipts import Receipt
 
 WRITTEN_EVERY_S = 5.0
 

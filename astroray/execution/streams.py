@@ -10,7 +10,7 @@ from typing import Any
 from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
 from astroray.execution import workers
 from astroray.execution.workers import WorkerPlan
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt
 from astroray.surveys.shards import Shard
 
 __all__ = ["embed_shards", "map_rows"]

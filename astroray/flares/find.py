@@ -20,7 +20,7 @@ from astroray.flares.detrend import detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import ED_EDGES_S, recover_flares
-from astroray.ledger import Receipt
+from astroray.receipts import Receipt, read_receipt
 from astroray.surveys.shards import Reject, Shard
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> R
     A shard that cannot be read as a whole becomes one reject; so does one that has killed its
     worker `attempts.MAX_DEATHS` times. In the receipt, rows embedded are light curves searched.
     """
-    done = ledger.read_receipt(plan.run_dir, shard.name)
+    done = read_receipt(plan.run_dir, shard.name)
     if done is not None:
         return done
     started, bytes_before = time.monotonic(), storage.METER.bytes_read

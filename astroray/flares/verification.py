@@ -8,7 +8,8 @@ import pyarrow as pa
 from astroray import schema, storage
 from astroray.errors import AstrorayError
 from astroray.flares.find import part_path
-from astroray.ledger import Receipt, RunRecord
+from astroray.ledger import RunRecord
+from astroray.receipts import Receipt
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["check_flare_shard", "check_flare_tables"]

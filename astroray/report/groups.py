@@ -39,7 +39,7 @@ def read_groups(run_dir: str, record: ledger.RunRecord, placed: pa.Table) -> lis
 def _changes(run_dir: str, placed: pa.Table) -> Group:
     """What a night made of each object: its place in the list comes before its being new."""
     change_of = read_change_of(run_dir)
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     new = {name for name, (version, _) in receipts.items() if version == run_dir}
     told = [
         CHANGES.get(change_of.get(object_id, ""), NEW if shard in new else KNOWN)

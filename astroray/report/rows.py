@@ -138,7 +138,7 @@ def read_embeddings(run_dir: str, rows: pa.Table) -> tuple[np.ndarray, np.ndarra
     code = rows["shard"].combine_chunks().dictionary_encode()
     shard_N, names = code.indices.to_numpy(), code.dictionary.to_pylist()
     found, embeddings, groups = [np.zeros(0, np.int64)], [], [GROUPS.empty_table()]
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     for shard in np.unique(shard_N):
         version, _ = receipts.get(names[shard], (run_dir, None))
         found_M, embedding_MD, groups_M = _of_shard(
@@ -173,7 +173,7 @@ def _of_shard(
 
 def _some_shards(run_dir: str, top: Top) -> tuple[pa.Array, int]:
     """Shards of the embedding map, those of the top among them, and the rows that they have."""
-    receipts = versions.read_receipts(run_dir)
+    receipts = versions.read_all_receipts(run_dir)
     names = [name for name, (_, receipt) in receipts.items() if receipt.rows_embedded]
     drawn = np.random.default_rng(0).permutation(len(names))[:MAX_MAP_SHARDS]
     chosen = {names[i] for i in drawn} | set(top.rows["shard"].to_pylist())

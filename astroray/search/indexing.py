@@ -8,16 +8,16 @@ import json
 import logging
 from collections.abc import Sequence
 
-from astroray import faults, ledger, storage
+from astroray import faults, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan, Numbering
 from astroray.actors.search import SearchPlan
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, grouped, rows_of_partition
-from astroray.ledger import Receipt
 from astroray.neighbors.cells import num_cells_of
 from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import VERSION, Manifest, PartitionEntry
+from astroray.receipts import Receipt, read_receipts
 from astroray.search.stages import Each, run_all
 
 __all__ = ["build_index", "build_partitions", "find_damage", "lay_cells", "publish_manifest"]
@@ -37,9 +37,7 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
     manifest cannot be read, and where a partition of another run directory is damaged.
     """
     receipts = [
-        receipt
-        for receipt in ledger.read_receipts(search.run_dir).values()
-        if receipt.rows_embedded
+        receipt for receipt in read_receipts(search.run_dir).values() if receipt.rows_embedded
     ]
     dim = index.dimensions(search.run_dir, receipts[0])
     num_rows = sum(receipt.rows_embedded for receipt in receipts)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, storage
+from astroray import storage
 from astroray.actors.index import read_cells
 from astroray.actors.join import read_column
 from astroray.actors.publish import Objects
@@ -21,6 +21,7 @@ from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Manifest, Partition
+from astroray.receipts import read_receipts
 
 __all__ = ["IndexedRun", "open_indexed"]
 
@@ -83,7 +84,7 @@ class IndexedRun:
     def embedding(self, number: int) -> np.ndarray:
         """The embedding [D] of an object, from its shard's file, which is checked."""
         (where,) = self.objects.take(np.array([number]), ["shard", "row"]).to_pylist()
-        name, receipts = where["shard"], ledger.read_receipts(self.run_dir)
+        name, receipts = where["shard"], read_receipts(self.run_dir)
         some = {name: (self.run_dir, receipts[name])} if name in receipts else {}
         rows = read_embeddings(some, ["row", "embedding"])
         place = pc.index(rows["row"], where["row"]).as_py()

@@ -19,6 +19,7 @@ from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, Stored, grouped, rows_of_partition
 from astroray.neighbors.partitions import VERSION, Manifest
+from astroray.receipts import read_receipts
 from astroray.search.indexing import build_partitions, find_damage, lay_cells, publish_manifest
 from astroray.search.stages import Each
 
@@ -40,9 +41,7 @@ class NightIndex:
         self.search, self.each = search, each
         inherited = versions.read_inherited(search.run_dir)
         old = _embedded(list(inherited.receipts.values()))
-        new = _embedded(
-            [(search.run_dir, r) for r in ledger.read_receipts(search.run_dir).values()]
-        )
+        new = _embedded([(search.run_dir, r) for r in read_receipts(search.run_dir).values()])
         self.older = _older(search, inherited, each)
         if self.older is not None:
             _check_present(old)

@@ -231,7 +231,7 @@ class Archive:
 
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
-        receipts = versions.read_receipts(self.run_dir)
+        receipts = versions.read_all_receipts(self.run_dir)
         embedding_ND = np.zeros((len(self.table), int(self.record.model["dim"])), np.float32)
         for name, (row_S, place_S) in self._rows_by_shard().items():
             if name not in receipts:

@@ -1,7 +1,6 @@
 """What a run record, a benchmark or an evaluation says of where and with what it was made."""
 
 import functools
-import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -9,6 +8,8 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from astroray import allowance
 
 PACKAGES = (
     "astroray", "ray", "torch", "faiss-cpu", "faiss-gpu-cu12", "numpy", "pyarrow", "astropy",
@@ -28,13 +29,11 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and memory of this machine."""
-    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
-    page_bytes = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    """Processor of this machine, and the cores and memory that a process may use of it."""
     return {
         "cpu": _cpu_name(),
-        "cores": os.cpu_count() or 1,
-        "memory_bytes": pages * page_bytes,
+        "cores": allowance.num_cores(),
+        "memory_bytes": allowance.memory_bytes(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
-from astroray import faults, storage
+from astroray import allowance, faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs
 from astroray.execution.worker_bounds import parse_workers
@@ -250,7 +250,7 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         options |= {
             "address": "local",
             "include_dashboard": False,
-            "num_cpus": num_cpus or os.cpu_count(),
+            "num_cpus": num_cpus or allowance.num_cores(),
             "object_store_memory": 256 * 2**20,
             "_temp_dir": scratch,
         }

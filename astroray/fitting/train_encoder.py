@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from astroray import faults, ledger, storage, surveys
+from astroray import allowance, faults, ledger, storage, surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
 from astroray.encoders import (
@@ -134,7 +134,7 @@ def fit_model(
         "weights": weights,
         "fit": facts,
         "seed": config.seed,
-        "num_threads": os.cpu_count() or 1,
+        "num_threads": allowance.num_cores(),
     }
     workers.remotely(_finish, num_cpus=1)(sample, told)
 

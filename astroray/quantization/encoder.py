@@ -1,10 +1,9 @@
 """A model file made into a quantized one: what is observed, where file and page go."""
 
 import dataclasses
-import os
 from typing import TYPE_CHECKING
 
-from astroray import storage, surveys
+from astroray import allowance, storage, surveys
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError
 from astroray.execution.progress import Progress, Show
@@ -61,7 +60,7 @@ def quantize_encoder(
         scheme=config.scheme,
         max_rows=config.max_rows or (ROWS_OF_AUTO if config.scheme == "auto" else ROWS_OF_A_NAMED),
         seed=config.seed,
-        num_threads=os.cpu_count() or 1,
+        num_threads=allowance.num_cores(),
     )
     with storage.scratch_folder() as folder:  # the model is quantized in this process
         shards = surveys.list_shards(config.survey, objects_folder=str(folder)).shards

@@ -34,7 +34,7 @@ def show_scan(config: "ScanConfig") -> None:
         click.echo(f"{counts['outside']} objects of the catalog lie on none of the images")
     echo_rejects(record)
     click.echo(f"proof    {record.proof['sentence']}")
-    click.echo(f"catalog  {config.out}/catalog\nreport   {config.out}/report/index.html")
+    click.echo(f"catalog  {config.out}/catalog\nreport   {_page_of(config.out)}")
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 
 
@@ -77,8 +77,15 @@ def show_night(config: "NightConfig") -> None:
         click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
     changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
     click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
-    click.echo(f"changes  {config.out}/changes.parquet\nreport   {config.out}/report/index.html")
+    click.echo(f"changes  {config.out}/changes.parquet\nreport   {_page_of(config.out)}")
     check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+
+
+def _page_of(out: str) -> str:
+    from astroray import storage
+
+    page = storage.join(out, "report", "index.html")
+    return page if storage.exists(page) else "could not be drawn; the log says why"
 
 
 def _describe_lost(config: "NightConfig", num_new: int) -> str:

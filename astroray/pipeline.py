@@ -26,7 +26,7 @@ from astroray.fitting.train_encoder import fit_model
 from astroray.ledger import RunRecord
 from astroray.neighbors.search import check_faiss
 from astroray.receipts import done_shards, read_receipts
-from astroray.report.page import write_report
+from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.search.ranking import rank_run
 from astroray.storage.leases import Lease, hold_lease
@@ -369,7 +369,7 @@ class _Run:
     def close(self) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""
         started = time.monotonic()
-        write_report(self.out)
+        add_report(self.out)
         faults.reach("reported")
         self._note(
             state="done", finished=ledger.now(), seconds={"report": time.monotonic() - started}

@@ -13,7 +13,7 @@ from astroray.errors import ConfigError, LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.receipts import Receipt, publish_receipt, read_receipt
-from astroray.report.page import write_report
+from astroray.report.page import add_report
 from astroray.storage import InputFile
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.surveys.object_files import damage, files_of, moved
@@ -58,7 +58,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         }
         alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night={})
         dataclasses.replace(alone, state="running").publish(out)
-        write_report(out)
+        add_report(out)
         lease.check()
         alone.publish(out)
     return alone

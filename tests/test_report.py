@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from astroray import catalog, ledger, schema
-from astroray.errors import LedgerError
+from astroray.errors import LedgerError, StorageError
 from astroray.report import rows as report_rows
-from astroray.report.page import write_report
+from astroray.report.page import add_report, write_report
 from astroray.report.thumbnails import render_thumbnail
 from astroray.surveys.shards import Reject
 from tests.browser import find_browser
@@ -292,6 +292,32 @@ def test_a_thousand_pictures_of_noise_fit_ten_megabytes_and_outliers_come_first(
 def test_two_reports_of_a_run_are_the_same(tmp_path):
     run = make_run(tmp_path, 40, sky="small")
     assert run.report() == run.report()
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_catalog_and_leaves_no_older_page(
+    tmp_path, monkeypatch, caplog
+):
+    run = make_run(tmp_path, 40)
+    run.report()
+    page = Path(run.path) / "report" / "index.html"
+    assert page.exists()
+    monkeypatch.setattr("astroray.report.page._render", lambda *args: 1 / 0)
+    add_report(run.path)
+    assert not page.exists()
+    assert "ZeroDivisionError" in caplog.text
+    assert "report" in caplog.messages[0]
+    assert "--again" in caplog.messages[0]
+
+
+def test_an_error_that_says_what_to_do_ends_a_run_without_its_page(tmp_path, monkeypatch):
+    run = make_run(tmp_path, 40)
+
+    def full(*args: object) -> str:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr("astroray.report.page._render", full)
+    with pytest.raises(StorageError, match="full"):
+        add_report(run.path)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import ledger, schema, storage
-from astroray.errors import LedgerError
+from astroray.errors import AstrorayError, LedgerError
 from astroray.report import figures, night
 from astroray.report.figures import Dot
 from astroray.report.groups import read_groups
@@ -21,6 +22,8 @@ from astroray.report.rows import ReportRows, num_top, read_rows, read_top
 from astroray.report.script import render_script
 from astroray.report.thumbnails import read_thumbnails
 from astroray.templates import load_template
+
+_log = logging.getLogger("astroray.report")
 
 MAX_NEIGHBORS = 5
 MAX_RANDOM = 400
@@ -84,6 +87,25 @@ def write_report(run_dir: str) -> str:
     path = storage.join(run_dir, "report", "index.html")
     storage.publish(path, _render(run_dir, record).encode())
     return path
+
+
+def add_report(run_dir: str) -> None:
+    """Writes the report of a result that is whole without it.
+
+    An error that says what to do, as of a full disk, is raised. Any other is logged, and there is
+    no page then rather than the one of an earlier catalog.
+    """
+    try:
+        write_report(run_dir)
+    except AstrorayError:
+        raise
+    except Exception:  # noqa: BLE001 -- whatever it is, hours of work are not lost for a page
+        storage.delete(storage.join(run_dir, "report", "index.html"))
+        _log.exception(
+            "the report of %s could not be drawn; its catalog is whole. Please report the error "
+            "above; `astroray report %s --again` draws the page once it is mended",
+            *(run_dir, run_dir),
+        )
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:

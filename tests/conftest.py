@@ -1,16 +1,23 @@
-"""Fixtures that several test files share: the real data, the local Ray cluster."""
+"""What all test files share: fixtures, how examples are drawn, a checkout that stays clean."""
 
 import os
-import socket
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.s3_server", "tests.job_cluster"]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
+# The same examples in every run, on a machine however busy; `--hypothesis-profile search` draws
+# others.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("search", _PATIENT)
+settings.register_profile("suite", _PATIENT, derandomize=True)
+settings.load_profile("suite")
 
 RAY_GROUPS = ("scans", "fits", "clusters")
 FITS_AND_SERVES = {
@@ -40,6 +47,31 @@ def _group(item: pytest.Item) -> str:
     return "clusters" if item.get_closest_marker("ray") else item.path.stem
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        session.config.stash[_BEFORE] = _strangers(session.config.rootpath)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tests write to folders of their own: whatever they leave in the checkout is a failure."""
+    before = session.config.stash.get(_BEFORE, None)
+    if before is not None and (left := _strangers(session.config.rootpath) - before):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print(f"\nFAILED: a test left in the checkout: {', '.join(sorted(left))}")  # noqa: T201
+
+
+_BEFORE = pytest.StashKey[set[str]]()
+
+
+def _strangers(root: Path) -> set[str]:
+    """Paths that git does not know, without what tools keep there: caches, hidden or compiled."""
+    command = ["git", "status", "--porcelain", "-z", "--ignored"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    paths = {line[3:] for line in done.stdout.split("\0") if line[:2] in ("??", "!!")}
+    return {path for path in paths if not path.startswith(".") and "__pycache__" not in path}
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real survey data beside the checkout, or `ASTRORAY_TEST_DATA`."""
@@ -67,6 +99,6 @@ def ray_cluster() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def free_port() -> int:
     """A port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    from tests.s3_server import free_ports  # a plugin: not imported before pytest does
+
+    return free_ports(1)[0]

@@ -259,17 +259,32 @@ def _wait_until_ready(store: S3, process: subprocess.Popen[bytes]) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free here, and GRPC_OFFSET above.
+    """Ports that are free here, and GRPC_OFFSET above, and that no other test process takes.
 
     Above those of Ray's workers (10002 to 19999), so that a killed store finds its own free again,
     and below the range of outgoing ones.
     """
     ports: list[int] = []
     while len(ports) < count:
-        port = random.randrange(20000, 22700)
-        if port not in ports and _is_free(port) and _is_free(port + GRPC_OFFSET):
+        port = random.SystemRandom().randrange(20000, 22700)
+        is_free = port not in ports and _is_free(port) and _is_free(port + GRPC_OFFSET)
+        if is_free and _is_reserved(port):
             ports.append(port)
     return ports
+
+
+def _is_reserved(port: int) -> bool:
+    """Reserves a port until this process ends: a server listens seconds after it was chosen."""
+    if sys.platform != "linux":
+        return True
+    name = socket.socket(socket.AF_UNIX)
+    try:
+        name.bind(f"\0astroray-test-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    name.detach()  # stays open
+    return True
 
 
 def _is_free(port: int) -> bool:

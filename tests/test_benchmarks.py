@@ -136,7 +136,8 @@ def test_a_fresh_process_that_fails_is_a_measurement_error():
         processes.run_fresh(_fail)
 
 
-def test_a_killed_process_has_no_value_but_its_family_is_waited_for():
+def test_a_killed_process_has_no_value_but_its_family_is_waited_for(monkeypatch):
+    monkeypatch.setattr(processes, "SAMPLE_EVERY_S", 0.05)
     fresh = processes.run_fresh(_die_with_child, may_be_killed=True)
     assert fresh.result is None
     with pytest.raises(MeasurementError, match="killed"):
@@ -144,7 +145,8 @@ def test_a_killed_process_has_no_value_but_its_family_is_waited_for():
     assert time.time() - fresh.samples[-1].time_s >= 0.5  # the child outlives its parent
 
 
-def test_memory_counts_what_a_child_of_the_process_holds():
+def test_memory_counts_what_a_child_of_the_process_holds(monkeypatch):
+    monkeypatch.setattr(processes, "SAMPLE_EVERY_S", 0.05)
     fresh = processes.run_fresh(_hold_in_a_child, 200, with_memory=True)
     began_s, ended_s = fresh.value()
     assert fresh.peak_bytes(began_s, ended_s) > 200 * 2**20
@@ -233,8 +235,9 @@ def _fail():
 
 
 def _die_with_child():
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
-    time.sleep(1.0)  # so that the family has been seen
+    code = "import os, time\nwhile os.getppid() == {}: time.sleep(0.01)\ntime.sleep(0.6)"
+    subprocess.Popen([sys.executable, "-c", code.format(os.getpid())])
+    time.sleep(0.5)  # so that the family has been seen
     os.kill(os.getpid(), 9)
 
 
@@ -245,7 +248,7 @@ def _hold_in_a_child(mebibytes):
     )
     child.stdout.readline()
     began_s = time.time()
-    time.sleep(3 * processes.SAMPLE_EVERY_S)
+    time.sleep(0.5)
     ended_s = time.time()
     child.communicate(b"\n")
     return began_s, ended_s

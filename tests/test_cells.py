@@ -19,7 +19,7 @@ def nearest(vector_BD: np.ndarray, centroid_CD: np.ndarray) -> np.ndarray:
     return pair_distances(both, first_P, second_P).reshape(num, num_cells).argmin(axis=1)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     num=st.integers(1, 40),
     num_cells=st.integers(1, 12),

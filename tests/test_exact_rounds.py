@@ -46,7 +46,7 @@ def clustered(num: int, dim: int, *, seed: int) -> np.ndarray:
     return embedding_ND.astype(np.float32)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_blocks_searched_after_one_another_are_a_comparison_with_everything(data, seed):
     """Twins and ties; more neighbors than objects; one cell; cells that are nonsense; extremes."""

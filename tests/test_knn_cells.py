@@ -73,7 +73,7 @@ def test_cells_and_known_distances_change_no_bit(name):
 
 
 @native
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
 def test_nor_do_cells_that_are_nonsense(data, seed):
     """Few values, so that there are ties and twins; centers anywhere, vectors in any cell."""

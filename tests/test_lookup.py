@@ -26,7 +26,7 @@ def assert_equal_to_sorting(query_D, vector_VD, k):
     np.testing.assert_array_equal(found[1], wanted[1])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     vectors=arrays.arrays(
         np.float32, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.integers(-2, 2)

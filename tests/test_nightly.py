@@ -89,9 +89,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(120)
-@settings(
-    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     old=st.lists(st.integers(0, 6), max_size=12),
     new=st.lists(st.integers(0, 6), max_size=6),
@@ -114,7 +112,7 @@ def test_a_night_equals_a_scan_of_all_with_twins_and_more_neighbors_than_objects
     assert outcome.proof["num_objects"] == len(old) + len(new)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     old=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=25),
     new=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=8),

@@ -23,7 +23,7 @@ def group(shard: str, names: list[str]) -> pa.Table:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     names=st.lists(st.lists(NAMES, min_size=1, max_size=30), min_size=1, max_size=5),
     rows_at_once=st.sampled_from([1, 3, 8, 2**16]),

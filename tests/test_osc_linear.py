@@ -106,7 +106,7 @@ def test_results_stay_as_close_to_float64_as_their_type_allows(backend, format, 
     }[dtype]  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_any_shape_stride_and_table_gives_what_the_reference_gives(data):
     backends = [one for one in BACKENDS if not dispatch.why_not("osc_linear", one, "cpu")]

@@ -104,7 +104,7 @@ def test_two_layers_are_as_near_to_the_network_as_their_bits_allow(backend, dtyp
     assert 1e-4 < relative_error(got, exact) < 0.02
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_any_shapes_in_one_call_give_what_the_calls_give(data):
     group = FORMATS[format := data.draw(st.sampled_from(list(FORMATS)))].group

@@ -81,7 +81,6 @@ LATTICES = st.tuples(
 )
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_a_search_over_partitions_equals_one_process_bit_for_bit(

@@ -148,9 +148,7 @@ def test_a_night_that_the_clock_stops_between_rounds_is_that_of_one_process(
     assert (("bound", np.inf) in kinds) == (num_rounds < 12)
 
 
-@settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     old=st.lists(st.integers(0, 6), min_size=1, max_size=14),
     new=st.lists(st.integers(0, 6), max_size=6),

@@ -14,7 +14,7 @@ from astroray.storage import spill
 from astroray.storage.spill import Spill
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pieces=st.lists(st.lists(st.integers(-3, 40), max_size=12), max_size=6),
     step=st.integers(1, 50),

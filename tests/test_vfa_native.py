@@ -190,7 +190,7 @@ def calls(draw):
     return q, k, v, options, draw(st.integers(1, 3))
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100)
 @given(calls())
 def test_any_call_is_right(call):
     q, k, v, options, threads = call

@@ -62,9 +62,6 @@ def test_every_answer_is_one_that_the_document_promises(served, name):
     )
     @settings(
         max_examples=NUM_EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
         suppress_health_check=list(HealthCheck),
     )
     def ask(case):

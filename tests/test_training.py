@@ -403,7 +403,9 @@ def test_two_training_workers_take_the_steps_of_their_mean_gradient_to_the_last_
 
 
 def _gradients(fit: passes._Fit, image_BCYX: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    return torch.autograd.grad(fit.objective(image_BCYX), list(fit.network.parameters()))
+    with fit._autocast():
+        loss = fit.objective(image_BCYX)
+    return torch.autograd.grad(loss, list(fit.network.parameters()))
 
 
 @pytest.mark.ray

@@ -1,5 +1,6 @@
 """What all test files share: fixtures, how examples are drawn, a checkout that stays clean."""
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
@@ -83,16 +84,22 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """One local cluster for the whole process: 6 logical CPUs, its own token and folder."""
+    """One local cluster for the whole process: 6 logical CPUs, its own token and folder.
+
+    Its workers know the store of fixture `s3`, whether or not it runs.
+    """
     import ray
 
     from astroray.execution import workers
+    from tests import s3_server
 
-    with pytest.MonkeyPatch.context() as patch:
-        # Else they give way to every other process of `make test`, and this one waits for them.
-        patch.setenv("RAY_worker_niceness", "0")
-        with workers.cluster(num_cpus=6):
-            yield
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            # Else they give way to every other process of `make test`, and this one waits for them.
+            patch.setenv("RAY_worker_niceness", "0")
+            s3_server.set_environment(patch, s3_server.session_store().env)
+            stack.enter_context(workers.cluster(num_cpus=6))
+        yield
     assert not ray.is_initialized()
 
 

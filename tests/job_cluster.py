@@ -6,6 +6,7 @@ token once a process.
 
 import contextlib
 import dataclasses
+import json
 import os
 import secrets
 import shutil
@@ -86,7 +87,10 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
         "dashboard-port": dashboard,
         "metrics-export-port": metrics,
         "dashboard-agent-listen-port": agent,  # else 52365, which another cluster may have
-        "system-config": '{"metrics_report_interval_ms": 1000}',
+        "system-config": json.dumps(
+            # Workers of no job: each job has an environment, and so workers of its own.
+            {"metrics_report_interval_ms": 1000, "prestart_worker_first_driver": False}
+        ),
         "num-cpus": num_cpus,
         "temp-dir": folder / "ray",
         "include-log-monitor": "false",  # nobody reads what the workers of others write

@@ -5,6 +5,7 @@ A pytest plugin: fixtures `s3` (one server a session) and `flaky_s3` (the proxy,
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import http.server
 import json
@@ -90,7 +91,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         _server(found, tmp_path_factory.mktemp("weed")) as store,
         pytest.MonkeyPatch.context() as patch,
     ):
-        _set_environment(patch, store.env)
+        set_environment(patch, store.env)
         yield store
     object_store._client_of.cache_clear()
 
@@ -118,7 +119,7 @@ def flaky_s3(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
     thread.start()
     monkeypatch.setattr(object_store, "MAX_ATTEMPTS", 3)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.01)
-    _set_environment(monkeypatch, {"AWS_ENDPOINT_URL": server.flaky.endpoint})
+    set_environment(monkeypatch, {"AWS_ENDPOINT_URL": server.flaky.endpoint})
     yield server.flaky
     server.shutdown()
     server.server_close()
@@ -126,7 +127,8 @@ def flaky_s3(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
     object_store._client_of.cache_clear()
 
 
-def _set_environment(patch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
+def set_environment(patch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
+    """Of this process and what it starts: the store that boto3 and pyarrow find there."""
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         patch.delenv(name, raising=False)
     for name, value in values.items():
@@ -137,7 +139,7 @@ def _set_environment(patch: pytest.MonkeyPatch, values: dict[str, str]) -> None:
 @contextlib.contextmanager
 def _server(weed: str, folder: Path) -> Iterator[S3]:
     try:
-        store, process = start_server(weed, folder)
+        store, process = start_server(weed, folder, store=session_store())
     except RuntimeError as error:
         pytest.skip(str(error))
     try:
@@ -147,11 +149,16 @@ def _server(weed: str, folder: Path) -> Iterator[S3]:
 
 
 def start_server(
-    weed: str, folder: Path, *, host: str = "127.0.0.1"
+    weed: str, folder: Path, *, host: str = "127.0.0.1", store: S3 | None = None
 ) -> tuple[S3, subprocess.Popen[bytes]]:
-    """A store that answers, and its process. Raises RuntimeError with its log where none does."""
+    """A store that answers, and its process. Raises RuntimeError with its log where none does.
+
+    store  where it shall be; else on a free port of `host`, or on another that turns out to be
+    """
+    asked = store
     for attempt in range(3):  # a port may be taken between the look and the start
-        store, process = _start(weed, folder / str(attempt), host)
+        store = asked or _plan(host)
+        process = _start(weed, folder / str(attempt), store)
         if _wait_until_ready(store, process):
             return store, process
         code = process.poll()
@@ -195,15 +202,26 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _start(weed: str, folder: Path, host: str) -> tuple[S3, subprocess.Popen[bytes]]:
-    (folder / "data").mkdir(parents=True)
-    master, volume, filer, port = free_ports(4)
-    store = S3(
-        endpoint=f"http://{host}:{port}",
+@functools.cache
+def session_store() -> S3:
+    """Where the store of this session will be, so that what starts before it can know it."""
+    return _plan("127.0.0.1")
+
+
+def _plan(host: str) -> S3:
+    return S3(
+        endpoint=f"http://{host}:{free_ports(1)[0]}",
         bucket="sky",
         access_key="testkey",
         secret_key=uuid.uuid4().hex,
     )
+
+
+def _start(weed: str, folder: Path, store: S3) -> subprocess.Popen[bytes]:
+    (folder / "data").mkdir(parents=True)
+    master, volume, filer = free_ports(3)
+    address = urllib.parse.urlsplit(store.endpoint)
+    host, port = address.hostname, address.port
     keys = {"accessKey": store.access_key, "secretKey": store.secret_key}
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     reader = {"accessKey": "readonly", "secretKey": store.secret_key}
@@ -230,7 +248,7 @@ def _start(weed: str, folder: Path, host: str) -> tuple[S3, subprocess.Popen[byt
     }
     arguments = [f"-{name}={value}" for name, value in options.items()]
     command = [sys.executable, "-c", DIE_WITH_PARENT, weed, "server", "-filer", "-s3", *arguments]
-    return store, _spawn(command, folder)
+    return _spawn(command, folder)
 
 
 def _wait_until_ready(store: S3, process: subprocess.Popen[bytes]) -> bool:

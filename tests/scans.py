@@ -93,6 +93,15 @@ def scan_command(survey: str | Path, out: str | Path, **settings: object) -> lis
     return [sys.executable, "-c", COMMAND, "scan", str(survey), "--out", str(out), *flags]
 
 
+def this_cluster() -> dict[str, str]:
+    """What a process needs to join the cluster of the session."""
+    import ray
+
+    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
+    address = ray.get_runtime_context().gcs_address
+    return {"RAY_ADDRESS": address, **{name: os.environ[name] for name in names}}
+
+
 def start(
     command: Sequence[str],
     *,

@@ -132,7 +132,8 @@ def test_killed_workers_a_killed_write_and_a_killed_driver_change_no_byte(undist
     ]
     (plan / "reached").touch()
     settings = {"encoder__name": model, "fault_plan": str(plan)}
-    ended = scans.run(scans.scan_command(SIMULATED, out, **settings))
+    command = scans.scan_command(SIMULATED, out, **settings)
+    ended = scans.run(command, env=scans.this_cluster())
     assert ended.is_killed, ended.err
     assert not any(token.exists() for token in tokens)
     done = done_shards(str(out))

@@ -18,7 +18,7 @@ from astroray.fitting import train_encoder
 from tests import scans
 
 SURVEY = "sim:galaxies?count=80&size=16&shard_rows=40"
-NUM_PASSES = 8
+NUM_PASSES = 16
 OPTIONS = [
     "--model=cae", f"--passes={NUM_PASSES}", "--rows=64", "--set=fit.batch_size=16",
     "--set=fit.checkpoint_every_s=0",
@@ -70,7 +70,7 @@ def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(train
 def test_a_killed_command_resumes_and_ends_in_the_same_weights(trained, tmp_path):
     path = tmp_path / "encoder.safetensors"
     command = [sys.executable, "-c", scans.COMMAND, "train", "encoder", SURVEY]
-    process = scans.start([*command, "--out", str(path), *OPTIONS], env=workers_here())
+    process = scans.start([*command, "--out", str(path), *OPTIONS], env=scans.this_cluster())
     while not (states := list(tmp_path.glob("*/fit-*/state.pt"))):
         assert process.child.poll() is None, process.wait().err
         time.sleep(0.01)
@@ -86,15 +86,6 @@ def test_a_killed_command_resumes_and_ends_in_the_same_weights(trained, tmp_path
     assert killed.model_id == whole.model_id
     for name in ("loss", "validation_loss", "best_pass", "num_rows"):
         assert killed.fit[name] == whole.fit[name]
-
-
-def workers_here() -> dict[str, str]:
-    """What a process needs to join the cluster of the session."""
-    import ray
-
-    names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    address = ray.get_runtime_context().gcs_address
-    return {"RAY_ADDRESS": address, **{name: os.environ[name] for name in names}}
 
 
 @pytest.mark.ray

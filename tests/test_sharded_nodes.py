@@ -1,9 +1,8 @@
 """A node that goes while partitions are searched takes its tasks with it, and nothing else."""
 
+import json
 import subprocess
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 
@@ -21,7 +20,7 @@ __all__ = ["undisturbed"]
 TASKS = ("build", "search_cells", "search_partitions")
 NIGHT_TASKS = ("search_partitions", "finish_night")
 PROGRAM = """
-import contextlib, sys, threading, time
+import contextlib, json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -29,9 +28,10 @@ from astroray.search import indexing, night_index, sharded, sharded_night
 from astroray.execution import workers
 from benchmarks.embedded_runs import plan_search
 
-kind, run_dir, folder, *names = sys.argv[1:]
+searches = json.loads(sys.argv[1])
+names = [(folder, name) for _, _, folder, tasks in searches for name in tasks]
 
-def stuck_once(function):
+def stuck_once(function, folder, names):
     def run(*arguments):
         path = Path(folder, function.__name__)
         if function.__name__ in names:
@@ -44,7 +44,7 @@ def stuck_once(function):
     return run
 
 def lose_nodes():
-    for name in names:
+    for folder, name in names:
         while not Path(folder, name).exists():
             time.sleep(0.01)
         node = next(n for n in nodes if n.node_id == Path(folder, name).read_text())
@@ -59,47 +59,56 @@ cluster = Cluster(initialize_head=True, head_node_args=head | bare)
 nodes = [cluster.add_node(num_cpus=1, wait=False, **bare) for _ in range(len(names) + 1)]
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, log_to_driver=False)
-threading.Thread(target=lose_nodes, daemon=True).start()
+losing = threading.Thread(target=lose_nodes, daemon=True)
+losing.start()
 remotely = workers.each_remotely(num_cpus=0.75, at_once=2)
 indexing.LEAST_ROWS = night_index.LEAST_ROWS = 64
-search = plan_search(run_dir, k=5, top=20, num_probes=1)
-each = lambda function, arguments: remotely(stuck_once(function), arguments)
-rank = sharded_night.rank_night_sharded if kind == "night" else sharded.rank_sharded
-rank(search, each, reason="asked for")
+for kind, run_dir, folder, tasks in searches:
+    search = plan_search(run_dir, k=5, top=20, num_probes=1)
+    each = lambda function, arguments: remotely(stuck_once(function, folder, tasks), arguments)
+    rank = sharded_night.rank_night_sharded if kind == "night" else sharded.rank_sharded
+    rank(search, each, reason="asked for")
+losing.join(60)
 ray.shutdown()
 cluster.shutdown()
 """
 
 
-@pytest.mark.ray
-@pytest.mark.faults
-@pytest.mark.timeout(240)
-def test_nodes_that_go_in_the_middle_of_a_task_change_no_byte(undisturbed, tmp_path):
-    run_dir = make_embedded(tmp_path / "run", strays(), names(600))
-    lose_nodes("scan", run_dir, tmp_path / "stuck", TASKS)
-    assert read_catalog(run_dir).equals(read_catalog(str(undisturbed)))
-    assert files_of_index(Path(run_dir)) == files_of_index(undisturbed)
-
-
-@pytest.mark.ray
-@pytest.mark.faults
-@pytest.mark.timeout(240)
-def test_nor_do_they_change_a_byte_of_a_night(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(night_index, "LEAST_ROWS", 64)
+@pytest.fixture(scope="module")
+def searched(undisturbed, tmp_path_factory):
+    """Folder of a scan and a night, both searched on a cluster that loses a node in each task."""
+    folder = tmp_path_factory.mktemp("nodes")
+    make_embedded(folder / "run", strays(), names(600))
     for night in ("calm", "night"):
-        begin_night(str(undisturbed), str(tmp_path / night))
+        begin_night(str(undisturbed), str(folder / night))
         ids = [f"new-{row}" for row in range(150)]
-        make_embedded(tmp_path / night, strays(150) + 1, ids, name="later")
-    search = plan_search(str(tmp_path / "calm"), k=5, top=20)
-    rank_night_sharded(search, in_turn, reason="asked for")
-    lose_nodes("night", str(tmp_path / "night"), tmp_path / "stuck", NIGHT_TASKS)
-    assert files_at(tmp_path / "night") == files_at(tmp_path / "calm")
-
-
-def lose_nodes(kind: str, run_dir: str, folder: Path, tasks: Sequence[str]) -> None:
-    """Searches on a cluster that loses the node of the first of each of these tasks."""
-    folder.mkdir()
-    command = [sys.executable, "-c", PROGRAM, kind, run_dir, str(folder), *tasks]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+        make_embedded(folder / night, strays(150) + 1, ids, name="later")
+    searches = []
+    for kind, run_dir, tasks in (("scan", "run", TASKS), ("night", "night", NIGHT_TASKS)):
+        (folder / f"{kind}-stuck").mkdir()
+        searches.append((kind, str(folder / run_dir), str(folder / f"{kind}-stuck"), tasks))
+    command = [sys.executable, "-c", PROGRAM, json.dumps(searches)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=220)
     assert ended.returncode == 0, ended.stderr
-    assert (folder / "gone").read_text().split() == list(tasks)
+    return folder
+
+
+@pytest.mark.ray
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+def test_nodes_that_go_in_the_middle_of_a_task_change_no_byte(undisturbed, searched):
+    assert (searched / "scan-stuck" / "gone").read_text().split() == list(TASKS)
+    run_dir = searched / "run"
+    assert read_catalog(str(run_dir)).equals(read_catalog(str(undisturbed)))
+    assert files_of_index(run_dir) == files_of_index(undisturbed)
+
+
+@pytest.mark.ray
+@pytest.mark.faults
+@pytest.mark.timeout(240)
+def test_nor_do_they_change_a_byte_of_a_night(searched, monkeypatch):
+    assert (searched / "night-stuck" / "gone").read_text().split() == list(NIGHT_TASKS)
+    monkeypatch.setattr(night_index, "LEAST_ROWS", 64)
+    search = plan_search(str(searched / "calm"), k=5, top=20)
+    rank_night_sharded(search, in_turn, reason="asked for")
+    assert files_at(searched / "night") == files_at(searched / "calm")

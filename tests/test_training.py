@@ -418,11 +418,30 @@ def test_what_would_fail_again_is_not_tried_again(ray_cluster, tmp_path):
             file.write("tried ")
         raise ConfigError("the loss is nan in pass 3")
 
-    options = {"num_workers": 1, "use_gpu": False, "folder": str(tmp_path), "what": "a test"}
-    for again in (1, 2):  # a folder that holds an earlier refusal is no refusal
-        with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
-            train_in_workers(work, str(tries), look=lambda: None, **options)
-        assert tries.read_text() == "tried " * again
+    with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
+        train_in_workers(work, str(tries), look=lambda: None, **where(tmp_path))
+    assert tries.read_text() == "tried "
+
+
+def test_a_folder_that_holds_an_earlier_refusal_is_no_refusal(tmp_path, monkeypatch):
+    class Trainer:
+        def __init__(self, work, *, train_loop_config, **options):
+            self.work = functools.partial(work, train_loop_config)
+
+        def fit(self):
+            self.work()
+
+    def refuse(config):
+        raise ConfigError("the loss is nan in pass 3")
+
+    monkeypatch.setattr(training.ray.train.torch, "TorchTrainer", Trainer)
+    with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
+        train_in_workers(refuse, None, look=lambda: None, **where(tmp_path))
+    train_in_workers(lambda config: None, None, look=lambda: None, **where(tmp_path))
+
+
+def where(folder: Path) -> dict[str, object]:
+    return {"num_workers": 1, "use_gpu": False, "folder": str(folder), "what": "a test"}
 
 
 @pytest.mark.ray

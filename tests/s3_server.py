@@ -101,7 +101,7 @@ class FlakyS3:
     """A proxy before the store; each request takes the next of `faults`, later ones pass.
 
     An int is an answer of that status, `drop` closes the connection without an answer, `cut`
-    sends half of the body, `lose` passes the request on and drops the answer.
+    sends half of the body, `lose` passes the request on and drops the answer, `pass` does nothing.
     """
 
     endpoint: str
@@ -369,7 +369,7 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(text[: len(text) // 2] if cut else text)
         self.close_connection = self.close_connection or cut
 
-    do_GET = do_HEAD = do_PUT = do_DELETE = _answer
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -349,13 +349,52 @@ def test_a_conflict_under_way_is_asked_again_until_it_is_decided(s3, flaky_s3):
     assert storage.publish_new(path, b"another's") is False
 
 
-def test_more_than_one_request_can_take_is_refused_before_it_is_sent(s3, monkeypatch):
+@pytest.fixture
+def small_requests(monkeypatch) -> bytes:
+    """What takes three parts, since S3 has at least 5 MiB in all but the last."""
     monkeypatch.setattr(object_store, "MAX_PUT_BYTES", 3)
+    monkeypatch.setattr(object_store, "MIN_PART_BYTES", 5 * 2**20)
+    return bytes(range(256)) * (11 * 2**12)
+
+
+def test_what_one_request_cannot_take_goes_up_in_parts(s3, small_requests):
+    folder = s3.new_prefix()
+    storage.publish(f"{folder}/data", small_requests)
+    with storage.publishing(f"{folder}/file") as file:
+        file.write(small_requests)
+    for name in ("data", "file"):
+        assert storage.read_bytes(f"{folder}/{name}") == small_requests
+        assert storage.describe(f"{folder}/{name}").version.endswith("-3")
+
+
+def test_parts_that_the_store_refuses_leave_the_older_object_and_nothing_else(
+    s3, flaky_s3, small_requests
+):
     path = f"{s3.new_prefix()}/a"
-    for write in (storage.publish, storage.publish_new):
-        with pytest.raises(StorageError, match="it has 4 bytes, expected at most 3"):
-            write(path, b"1234")
-    assert not storage.exists(path)
+    object_store._client().put_object(Bucket=s3.bucket, Key=path.split("/", 3)[3], Body=b"old")
+    flaky_s3.faults[:] = ["pass", "pass", 403]  # the begin and the first part go through
+    with pytest.raises(StorageError, match="forbids"):
+        storage.publish(path, small_requests)
+    assert storage.read_bytes(path) == b"old"
+    left = object_store._client().list_multipart_uploads(Bucket=s3.bucket)
+    assert not left.get("Uploads")
+
+
+@pytest.mark.parametrize(
+    ("value", "is_sent"), [(None, False), ("WHEN_REQUIRED", False), ("when_supported", True)]
+)
+def test_checksums_that_some_stores_do_not_know_are_sent_where_they_are_wanted(
+    s3, set_variables, value, is_sent
+):
+    set_variables(AWS_REQUEST_CHECKSUM_CALCULATION=value)
+    sent: list[str] = []
+    client = object_store._client()
+    client.meta.events.register_first(
+        "before-send.s3.PutObject", lambda request, **_: sent.extend(request.headers)
+    )
+    storage.publish(f"{s3.new_prefix()}/a", b"1")
+    assert sent
+    assert any("checksum" in name.lower() for name in sent) is is_sent
 
 
 def test_each_process_has_a_client_of_its_own(s3, monkeypatch):

@@ -89,5 +89,5 @@ def test_numbers_that_are_not_finite_are_refused_by_layer_and_count(value):
 @pytest.mark.parametrize("x_SK", [torch.zeros(0, 64), None], ids=["no tokens", "no call"])
 def test_a_sample_that_reaches_no_layer_is_refused(x_SK):
     run = (lambda one: one(x_SK)) if x_SK is not None else (lambda one: None)
-    with pytest.raises(ConfigError, match="reached none of 1 linear layers"):
+    with pytest.raises(ConfigError, match="reached none of the 1 linear layers"):
         observe_ranges(linear(), run)

@@ -193,6 +193,13 @@ def test_neighbors_of_an_object_are_those_of_the_catalog(client, archive):
         assert got == list(zip(row["neighbor_id"], row["neighbor_distance"], strict=True))
 
 
+def test_a_plus_in_an_identifier_needs_no_escape_in_a_query(client, archive, monkeypatch):
+    find, name = archive.find, "J0213+0105"
+    monkeypatch.setattr(archive, "find", lambda got: 0 if got == name else find(got))
+    assert client.get(f"/v1/similar?object_id={name}&k=1").status_code == 200
+    assert client.get("/v1/similar?object_id=J0213+0106&k=1").status_code == 404
+
+
 def test_the_score_of_an_uploaded_member_is_its_score_in_the_catalog(client, archive, cutouts):
     for i in range(0, len(cutouts.row_B), 9):
         name = cutouts.object_id_B[i]

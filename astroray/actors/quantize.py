@@ -15,7 +15,7 @@ from astroray.encoders import ModelFile, read_model_file
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.store import Model, load_model, save_model
 from astroray.errors import ConfigError
-from astroray.quantization.activations import Ranges, observe_ranges
+from astroray.quantization.activations import Ranges, observe_ranges, require_linear_layers
 from astroray.quantization.modules import measure_errors, pack_layers
 from astroray.surveys.shards import Shard
 from astroray_kernels import PackedWeights
@@ -142,6 +142,7 @@ def _read_plain(path: str) -> ModelFile:
             f"{path} is quantized already ({', '.join(file.quantized['schemes'])}), "
             f"expected the model with id {file.quantized['reference_id']} that it was made from"
         )
+    require_linear_layers(load_model(path).network)
     return file
 
 

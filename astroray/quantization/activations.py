@@ -69,6 +69,15 @@ def linear_layers(network: nn.Module) -> dict[str, nn.Linear]:
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
 
 
+def require_linear_layers(network: nn.Module) -> None:
+    """Raises ConfigError where there is nothing to put on fewer bits."""
+    if not linear_layers(network):
+        raise ConfigError(
+            "the model has no linear layers, expected some to put on fewer bits; give one of an "
+            "encoder that has them, such as vit-tiny, or leave it as it is: without them it is fast"
+        )
+
+
 def observe_ranges(network: nn.Module, run: Callable[[nn.Module], object]) -> dict[str, Ranges]:
     """What the linear layers of a network are given, by name; those never reached are left out.
 
@@ -83,8 +92,8 @@ def observe_ranges(network: nn.Module, run: Callable[[nn.Module], object]) -> di
         run(network)
     if not sizes:
         raise ConfigError(
-            f"the sample reached none of {len(layers)} linear layers of the network, expected at "
-            "least one; give a sample that is not empty and a network that has linear layers"
+            f"the sample reached none of the {len(layers)} linear layers of the network, expected "
+            "at least one; give a sample that is not empty"
         )
     hits = {name: torch.zeros_like(size.amax_K, dtype=torch.int64) for name, size in sizes.items()}
 

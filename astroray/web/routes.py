@@ -312,6 +312,9 @@ class _View:
 
     def _find(self, object_id: str, *, status: int = 404) -> int:
         row = self.archive.find(object_id)
+        if row is None and " " in object_id:
+            # A plus in a query stands for a space, and many names of objects have one: J0213+0105.
+            row = self.archive.find(object_id.replace(" ", "+"))
         if row is None:
             raise HTTPException(status, f"the catalog has no object {object_id[:200]!r}")
         return row

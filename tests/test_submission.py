@@ -91,6 +91,20 @@ def test_an_id_is_made_of_job_survey_night_and_attempt():
     assert submission.re.fullmatch(r"[\w.-]+", job().key)
 
 
+def test_a_head_node_that_takes_no_jobs_yet_is_told_from_a_refusal(monkeypatch):
+    jobs = server()
+
+    def no_agent(**_):
+        raise RuntimeError(
+            "Request failed with status code 500: No available agent to submit job, please try "
+            "again later.."
+        )
+
+    monkeypatch.setattr(jobs._client, "submit_job", no_agent)
+    with pytest.raises(BackendError, match="try again in a minute.*--dashboard-agent-listen-port"):
+        jobs.submit(job())
+
+
 def test_a_night_of_odd_characters_is_refused():
     with pytest.raises(ConfigError, match="night is '28/11'"):
         job(night="28/11")

@@ -347,8 +347,8 @@ def _plain_errors(address: str) -> Iterator[None]:
             raise BackendError(f"{text}; pip install 'astroray[cluster]'") from None
         if "No available agent" in text:
             raise BackendError(
-                f"no agent of the cluster at {address} takes jobs yet; try again in a minute. Where "
-                "another Ray runs on its head node, an agent cannot have the usual port: `ray stop`, "
+                f"no agent of the cluster at {address} takes jobs yet; try again in a minute. "
+                "Where another Ray runs on its head node, the usual port is taken: `ray stop`, "
                 "then `ray start` with --dashboard-agent-listen-port 52366"
             ) from None
         raise BackendError(f"the cluster refuses: {text}") from None

@@ -101,7 +101,7 @@ def test_a_head_node_that_takes_no_jobs_yet_is_told_from_a_refusal(monkeypatch):
         )
 
     monkeypatch.setattr(jobs._client, "submit_job", no_agent)
-    with pytest.raises(BackendError, match="try again in a minute.*--dashboard-agent-listen-port"):
+    with pytest.raises(BackendError, match="try again in a minute"):
         jobs.submit(job())
 
 

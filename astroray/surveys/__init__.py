@@ -11,6 +11,7 @@ from typing import Protocol, cast, get_args
 
 from astroray import storage
 from astroray.errors import ConfigError
+from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.hats_catalogs import is_hats
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import table_paths
@@ -194,7 +195,9 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"format is {names[0]!r}, expected one of {known}, or the import path of a reader of "
             "your own, such as mysurvey.reader"
         )
-    return names[0], [file for file in files if readers[file.path]]
+    inputs = [file for file in files if readers[file.path]]
+    warn_of_companions([file.path for file in inputs])
+    return names[0], inputs
 
 
 def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:

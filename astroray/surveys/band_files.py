@@ -54,7 +54,8 @@ def match_band_files(
             )
     num_used = sum(map(len, by_object.values()))
     if num_used < len(files):
-        logger.warning("%d files of other bands are left out", len(files) - num_used)
+        left = len(files) - num_used
+        logger.warning("files left out, as they are of other bands: %d", left)
     return by_object
 
 

@@ -73,6 +73,14 @@ def _strangers(root: Path) -> set[str]:
     return {path for path in paths if not path.startswith(".") and "__pycache__" not in path}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_disks() -> Iterator[None]:
+    """Tests kill processes, and no machine loses power: thousands of files need no sync."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real survey data beside the checkout, or `ASTRORAY_TEST_DATA`."""

@@ -12,8 +12,6 @@ import pytest
 from benchmarks import bare_loop, neighbors, processes, rows, scan
 from benchmarks.rows import BenchRow, MeasurementError
 
-pytestmark = pytest.mark.timeout(60)  # fresh processes import much, on any machine
-
 NAMES = [
     "scan",
     "encode",

@@ -11,8 +11,6 @@ from benchmarks import attcae, fit
 from benchmarks.models import make_model
 from benchmarks.rows import MeasurementError
 
-pytestmark = pytest.mark.timeout(60)
-
 NUM = 40
 
 

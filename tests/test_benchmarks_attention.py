@@ -10,8 +10,6 @@ from benchmarks import attention, attention_turns, instruction_peak, processes
 from benchmarks.attention_turns import Case, Turns
 from benchmarks.rows import MeasurementError
 
-pytestmark = pytest.mark.timeout(60)
-
 NATIVE = why_not("vfa_attention", "native", "cpu")
 needs_native = pytest.mark.skipif(bool(NATIVE), reason=NATIVE or "native kernels run")
 

@@ -65,7 +65,6 @@ def test_hats_reads_properties_skymap_and_partitions(mixed):
     assert len(catalog.get_healpix_pixels()) > 12
 
 
-@pytest.mark.timeout(120)
 @THIRD_PARTY
 def test_lsdb_opens_the_catalog_and_finds_every_row_with_a_position(mixed):
     import lsdb
@@ -79,7 +78,6 @@ def test_lsdb_opens_the_catalog_and_finds_every_row_with_a_position(mixed):
     assert got == expected["neighbor_distance"].to_pylist()
 
 
-@pytest.mark.timeout(120)
 @THIRD_PARTY
 def test_lsdb_cone_search_finds_the_object_at_the_center(mixed):
     import lsdb

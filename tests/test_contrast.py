@@ -42,7 +42,6 @@ def pages(tmp_path_factory):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ["report", "labelling", "login", "endpoints"])
 def test_every_word_stands_out_from_what_is_behind_it(pages, name, tmp_path):
     address, drawn = pages[name]

@@ -23,8 +23,6 @@ from astroray.evaluation.quantized import NUMBERS, split_numbers
 from tests import labelled_made
 from tests.browser import open_page
 
-pytestmark = pytest.mark.timeout(120)  # a transformer of the weights that come with astroray
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -161,7 +159,6 @@ def test_names_and_paths_are_told_from_what_stands_behind_the_colon():
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_nothing_of_a_page_with_three_peers_lies_beyond_its_edge(
     evaluated, data, tmp_path, monkeypatch
 ):

@@ -79,10 +79,10 @@ def test_a_file_written_by_pieces_has_the_bytes_of_one_written_whole(
 
 @pytest.mark.parametrize("format", ["votable", "fits", "csv"])
 def test_eight_times_the_rows_are_exported_in_as_much_memory(tmp_path, monkeypatch, format):
-    monkeypatch.setattr(exports, "ROWS_AT_ONCE", 250)
-    monkeypatch.setattr(pixels, "ROW_GROUP_SIZE", 256)
+    monkeypatch.setattr(exports, "ROWS_AT_ONCE", 100)
+    monkeypatch.setattr(pixels, "ROW_GROUP_SIZE", 100)
     peaks = []
-    for num_rows in (250, 250, 2_000):  # the first loads what is loaded once
+    for num_rows in (100, 100, 800):  # the first loads what is loaded once
         write(make_catalog(num_rows, num_unplaced=num_rows // 4), tmp_path / str(num_rows))
         out = tmp_path / f"{len(peaks)}.out"
         run_dir = str(tmp_path / str(num_rows))

@@ -291,7 +291,6 @@ def picture_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
 
 
-@pytest.mark.timeout(60)
 def test_corrupt_missing_and_exploding_pictures_are_rejects_of_their_rows(tmp_path):
     paths = write_pictures(tmp_path / "pictures", 14)
     survey = str(tmp_path / "pictures")
@@ -315,7 +314,6 @@ def test_corrupt_missing_and_exploding_pictures_are_rejects_of_their_rows(tmp_pa
     assert "60000 x 60000 pixels" in reasons[7]
 
 
-@pytest.mark.timeout(60)
 def test_only_shards_whose_rejects_may_have_gone_are_opened_again(tmp_path):
     paths = write_pictures(tmp_path / "pictures", 8)
     survey = f"{tmp_path}/pictures?shard_files=4"
@@ -341,7 +339,6 @@ def test_only_shards_whose_rejects_may_have_gone_are_opened_again(tmp_path):
         reopen_rejected(run_dir)
 
 
-@pytest.mark.timeout(60)
 def test_a_truncated_fits_file_is_one_reject_and_the_others_are_embedded(tmp_path):
     random = np.random.default_rng(4)
     for name in ("a", "b", "c"):
@@ -395,7 +392,6 @@ TROUBLES = {  # what comes over the disk, what heals it, what is said
 }
 
 
-@pytest.mark.timeout(90)
 def test_a_full_or_read_only_disk_is_said_and_nothing_is_lost(tmp_path):
     model = scans.fit_model(SIMULATED, tmp_path / "model.safetensors", encoder="pixels")
     cases = []
@@ -430,7 +426,6 @@ def test_a_full_or_read_only_disk_is_said_and_nothing_is_lost(tmp_path):
 
 
 @pytest.mark.s3
-@pytest.mark.timeout(60)
 def test_a_store_that_is_busy_is_asked_again_and_one_that_is_down_stops_the_run(
     s3, flaky_s3, tmp_path
 ):

@@ -188,7 +188,6 @@ def check_that_damage_is_found(folder, config):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_cluster, tmp_path):
     folder = tmp_path / "in"
     for number in (1, 2, 3):

@@ -310,7 +310,6 @@ def served(run_dir):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_way(
     served, run_dir, tmp_path
 ):
@@ -361,7 +360,6 @@ def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_wa
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_what_is_drawn_around_on_the_served_map_comes_next_and_its_labels_color_the_map(
     served, run_dir, tmp_path
 ):

@@ -242,8 +242,7 @@ def test_of_many_that_take_over_at_once_exactly_one_gets_it(run_dir, clock, atte
 
 
 @pytest.mark.s3
-@pytest.mark.parametrize("attempt", range(3))
-def test_on_s3_too_exactly_one_of_many_gets_it(s3, clock, attempt):
+def test_on_s3_too_exactly_one_of_many_gets_it(s3, clock):
     run_dir = s3.new_prefix()
     abandon(run_dir, NEIGHBOR, clock)
     assert race(run_dir, num_writers=8) == [2]

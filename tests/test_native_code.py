@@ -275,6 +275,5 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @needs_library
-@pytest.mark.timeout(120)  # a whole process, torch and all
 def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=True)

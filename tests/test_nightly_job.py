@@ -11,6 +11,7 @@ from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
+from astroray.ledger import RunRecord
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
@@ -42,47 +43,60 @@ def night_of(made: tuple[Path, Path, Path], out: Path, **settings: object) -> Ni
     return NightConfig(**{**known, **settings})
 
 
+@pytest.fixture(scope="module")
+def night_after(reference, tmp_path_factory) -> tuple[NightConfig, RunRecord]:
+    """The night of the third shard, and what its run left in its record."""
+    night = night_of(
+        reference, tmp_path_factory.mktemp("after") / "night", survey=str(reference[2])
+    )
+    before = files_of(reference[1])
+    record = run_night(night)
+    assert files_of(reference[1]) == before
+    return night, record
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(reference, tmp_path):
+def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
+    reference, night_after, tmp_path
+):
     sky, ref, new = reference
     shutil.copytree(sky, tmp_path / "sky")
-    before = files_of(ref)
-    night = night_of(reference, tmp_path / "night", survey=str(new))
-    record = run_night(night)
+    night, record = night_after
     assert record.night["shards_new"] == 1
     assert record.night["objects_new"] == 20
     assert record.counts["catalog"] == 60
     assert record.counts["inherited"] == 40
-    assert files_of(ref) == before
     shutil.copy2(new, tmp_path / "sky")
     model = str(ref / "model" / "model.safetensors")
     scans.scan(tmp_path / "sky", tmp_path / "all", encoder__name=model)
     assert (
-        certified(tmp_path / "night")
+        certified(Path(night.out))
         .drop_columns(["score_kind"])
         .equals(certified(tmp_path / "all").drop_columns(["score_kind"]))
     )
-    assert inspection.verify_run(str(tmp_path / "night")) == []
-    status = inspection.read_status(str(tmp_path / "night"))
+    assert inspection.verify_run(night.out) == []
+    status = inspection.read_status(night.out)
     assert status["shards done"] == "3 of 3"
     assert status["night"].startswith("1 after")
-    page = (tmp_path / "night" / "report" / "index.html").read_text("utf-8")
+    page = Path(night.out, "report", "index.html").read_text("utf-8")
     assert "What this night changed" in page
     # Its rows are traced over both versions, to the last bit.
-    table = versions.read_version(str(tmp_path / "night"))
+    table = versions.read_version(night.out)
     for row in (0, len(table) - 1):
-        found = explain_object(str(tmp_path / "night"), table["object_id"][row].as_py())
+        found = explain_object(night.out, table["object_id"][row].as_py())
         assert "equal to the last bit" in found.verdict or "the bound holds" in found.verdict
         assert found.encoded == "read and encoded again, equal to the last bit"
-    done = files_of(tmp_path / "night")
+    done = files_of(Path(night.out))
     assert run_night(night).counts == record.counts
-    assert files_of(tmp_path / "night") == done
+    assert files_of(Path(night.out)) == done
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(reference, tmp_path):
+def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(
+    reference, night_after, tmp_path
+):
     sky, ref, new = reference
     model = str(ref / "model" / "model.safetensors")
     by_parts = tmp_path / "parts"
@@ -92,9 +106,9 @@ def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(reference
     assert record.backends["index"] == "sharded"
     assert record.backends["index_reason"].startswith("asked for; ")
     assert inspection.verify_run(str(tmp_path / "night")) == []
-    record = run_night(night_of(reference, tmp_path / "same", survey=str(new)))
+    same, record = night_after
     assert record.backends["index"] == "flat"
-    assert certified(tmp_path / "night").equals(certified(tmp_path / "same"))
+    assert certified(tmp_path / "night").equals(certified(Path(same.out)))
 
 
 @pytest.mark.ray

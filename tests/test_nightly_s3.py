@@ -44,7 +44,6 @@ def seen(run_dir):
     return {file.path: (file.size_bytes, file.version) for file in storage.list_files(run_dir)}
 
 
-@pytest.mark.timeout(60)
 def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference_alone(s3):
     folder = s3.new_prefix()
     reference, night, whole = (f"{folder}/{name}" for name in ("reference", "night", "whole"))
@@ -61,7 +60,6 @@ def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference
     assert seen(reference) == before
 
 
-@pytest.mark.timeout(60)
 def test_a_night_in_parts_on_s3_is_that_of_one_process_and_leaves_no_scratch(s3):
     folder = s3.new_prefix()
     reference, one, parts = (f"{folder}/{name}" for name in ("reference", "one", "parts"))
@@ -90,7 +88,6 @@ def test_a_night_in_parts_on_s3_is_that_of_one_process_and_leaves_no_scratch(s3)
     assert sorted(own) == ["manifest.json", "objects", "partition"]
 
 
-@pytest.mark.timeout(60)
 def test_of_two_nights_into_one_folder_on_s3_the_second_is_refused(s3, tmp_path):
     folder = s3.new_prefix()
     reference, night = f"{folder}/reference", f"{folder}/night"

@@ -20,8 +20,6 @@ from astroray.preparation.light_curves import CurvePreparation
 from tests import scans
 from tests.onnx_made import write_program
 
-pytestmark = pytest.mark.timeout(90)
-
 IMAGES = Preparation(
     size_px=16,
     bands=("g", "r"),

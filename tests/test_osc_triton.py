@@ -25,7 +25,6 @@ from astroray_kernels.osc import _triton, _triton_compile
 from astroray_kernels.osc.formats import FORMATS
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(
         importlib.util.find_spec("triton") is None, reason="triton is not installed"
     ),

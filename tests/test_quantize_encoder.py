@@ -20,8 +20,6 @@ from tests import scans
 
 SURVEY = "sim:galaxies?count=40&seed=3&size=32"
 
-pytestmark = pytest.mark.timeout(60)  # models are made and timed, on any machine
-
 
 @pytest.fixture(scope="module")
 def model_path(tmp_path_factory):

@@ -20,7 +20,6 @@ def open_logs():
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_data_sets_that_overlap_write_to_the_log_of_the_run_and_leave_no_file_open(
     ray_cluster, tmp_path
 ):

@@ -326,7 +326,6 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
     browser = find_browser()
     text = make_run(tmp_path, 60, sky="wide", picture=noisy_thumbnail()).report()

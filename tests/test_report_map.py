@@ -210,7 +210,6 @@ def click(name):
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_a_box_selects_what_lies_in_it_and_its_csv_has_the_catalogs_positions(run, tmp_path):
     async def act(page):
         await page.value(click("#map-pictures"))
@@ -249,7 +248,6 @@ def test_a_box_selects_what_lies_in_it_and_its_csv_has_the_catalogs_positions(ru
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_the_map_is_used_by_keys_alone_and_leads_to_the_cards_and_back(run, tmp_path):
     shown = "document.querySelector('#map-one .id').textContent"
     count = "document.getElementById('map-count').textContent"
@@ -280,7 +278,6 @@ def test_the_map_is_used_by_keys_alone_and_leads_to_the_cards_and_back(run, tmp_
 
 
 @pytest.mark.browser
-@pytest.mark.timeout(120)
 def test_an_object_is_found_by_id_clicked_and_followed_to_the_sky(run, tmp_path):
     shown = "document.querySelector('#map-one .id').textContent"
     words = "document.getElementById('map-told').textContent"

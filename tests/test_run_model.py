@@ -214,7 +214,6 @@ def test_another_model_in_the_place_of_the_run_s_is_refused(tmp_path):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_run_in_numbers_that_the_replicas_lack_is_not_served(ray_cluster, run_of, tmp_path):
     archive = Archive(run_of("w8a8o"))
     (tmp_path / "model").symlink_to(f"{archive.run_dir}/model")

@@ -86,7 +86,6 @@ def test_its_neighbors_are_one_part_a_file_with_every_row_once(written):
     assert found.combine_chunks().equals(expected.combine_chunks())
 
 
-@pytest.mark.timeout(120)
 @THIRD_PARTY
 def test_hats_and_lsdb_open_it(written):
     import lsdb

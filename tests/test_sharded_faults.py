@@ -52,7 +52,6 @@ def files_of_index(run_dir: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run_dir / "index").iterdir()}
 
 
-@pytest.mark.timeout(120)
 def test_a_driver_killed_at_each_point_goes_on_to_the_same_files(undisturbed, tmp_path):
     run_dir = make_embedded(tmp_path / "run", strays(), names(600))
     die_at_each(DEATHS, tmp_path, imports=IMPORTS, call=CALL, argument=run_dir)
@@ -66,7 +65,6 @@ def test_a_driver_killed_at_each_point_goes_on_to_the_same_files(undisturbed, tm
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_tasks_that_die_are_repeated_by_themselves(ray_cluster, undisturbed, tmp_path):
     run_dir = make_embedded(tmp_path / "run", strays(), names(600))
     plan = tmp_path / "plan"

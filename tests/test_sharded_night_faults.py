@@ -62,7 +62,6 @@ def begun(out: Path, reference: Path) -> str:
     return str(out)
 
 
-@pytest.mark.timeout(120)
 def test_a_driver_killed_at_each_point_of_a_night_goes_on_to_the_same_files(calm, tmp_path):
     reference, expected = calm
     night = begun(tmp_path / "night", reference)
@@ -77,7 +76,6 @@ def test_a_driver_killed_at_each_point_of_a_night_goes_on_to_the_same_files(calm
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_tasks_of_a_night_that_die_are_repeated_by_themselves(ray_cluster, calm, tmp_path):
     reference, expected = calm
     night = begun(tmp_path / "night", reference)

@@ -445,7 +445,6 @@ def where(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_more_training_workers_than_cpus_are_refused_before_the_start(
     ray_cluster, sample_path, tmp_path
 ):

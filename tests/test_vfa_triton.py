@@ -26,7 +26,6 @@ from astroray_kernels.vfa.reference import vfa_attention as reference
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
 
 pytestmark = [
-    pytest.mark.timeout(120),
     pytest.mark.skipif(
         importlib.util.find_spec("triton") is None, reason="triton is not installed"
     ),

@@ -76,7 +76,6 @@ def test_a_gpu_that_is_asked_for_and_absent_is_an_error():
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_a_worker_s_own_error_comes_back_as_it_was(ray_cluster):
     def refuse():
         raise StorageError("the disk is full; free some space")
@@ -92,7 +91,6 @@ def test_a_worker_s_own_error_comes_back_as_it_was(ray_cluster):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_an_error_inside_ray_data_comes_back_as_it_was(ray_cluster):
     import ray.data
 
@@ -105,7 +103,6 @@ def test_an_error_inside_ray_data_comes_back_as_it_was(ray_cluster):
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(120)
 def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
     import ray
 

@@ -21,6 +21,8 @@ settings.register_profile("suite", _PATIENT, derandomize=True)
 settings.load_profile("suite")
 
 RAY_GROUPS = ("scans", "fits", "clusters")
+LONG = (*RAY_GROUPS, "test_osc_triton", "test_vfa_triton", "test_onnx_export")
+"""What takes longest begins first, so that at the end no process waits for another."""
 FITS_AND_SERVES = {
     "test_flares_find", "test_forecast_jobs", "test_onnx_encoder", "test_quantized_scan",
     "test_run_model", "test_serving", "test_train_encoder", "test_training",
@@ -33,13 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """What runs in one of the processes of `make test`, one test after the other, and what first.
 
     Tests on a cluster are two groups, so that there are but two, and tests that start clusters of
-    their own are another; they take longest and begin first. Of the others each file is a group:
-    what a module's tests share is made once.
+    their own are another. Of the others each file is a group: what a module's tests share is made
+    once.
     """
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     if hasattr(config, "workerinput"):
-        items.sort(key=lambda item: _group(item) not in RAY_GROUPS)
+        items.sort(
+            key=lambda item: LONG.index(group) if (group := _group(item)) in LONG else len(LONG)
+        )
 
 
 def _group(item: pytest.Item) -> str:

@@ -62,7 +62,7 @@ class Page:
             raise PageError(answer["exceptionDetails"])
         return answer["result"].get("value")
 
-    async def until(self, expression: str, *, seconds: float = 20.0) -> None:
+    async def until(self, expression: str, *, seconds: float = 60.0) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -94,14 +94,16 @@ async def open_page(folder: Path, address: str) -> AsyncIterator[Page]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = folder / "DevToolsActivePort"
-        for _ in range(400):
+        for _ in range(1200):
             if port_file.exists() and len(port_file.read_text().splitlines()) == 2:
                 break
             await asyncio.sleep(0.05)
         port = port_file.read_text().splitlines()[0]
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://127.0.0.1:{port}/json") as answer:
-                pages = [one for one in await answer.json() if one["type"] == "page"]
+            pages: list[dict[str, Any]] = []
+            while not pages:  # the browser answers before it has opened one
+                async with session.get(f"http://127.0.0.1:{port}/json") as answer:
+                    pages = [one for one in await answer.json() if one["type"] == "page"]
             async with session.ws_connect(pages[0]["webSocketDebuggerUrl"]) as socket:
                 yield Page(socket)
     finally:

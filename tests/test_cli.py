@@ -90,7 +90,7 @@ def test_a_benchmark_may_start_processes_that_find_its_functions(tmp_path, monke
         "    spawn = multiprocessing.get_context('spawn')\n"
         "    queue = spawn.Queue()\n"
         "    spawn.Process(target=work, args=(queue,)).start()\n"
-        "    sys.exit(queue.get(timeout=20) + len(sys.argv[1:]))\n"
+        "    sys.exit(queue.get(timeout=60) + len(sys.argv[1:]))\n"
     )
     monkeypatch.chdir(tmp_path)
     assert run("bench", "probe", "--quick").exit_code == 8

@@ -60,7 +60,7 @@ def environment(tmp_path_factory, free_port):
     server = Served(uvicorn.Config(app, port=free_port, log_level="error"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    assert server.is_up.wait(20)
+    assert server.is_up.wait(60)
     known = {"TOKEN": tokens.issue("docs", ["read"]), "ID": str(found.object_id_B[0])}
     yield folder, os.environ | known | {"URL": f"http://127.0.0.1:{free_port}"}
     server.should_exit = True

@@ -24,7 +24,7 @@ def test_an_upload_is_encoded_while_forecasts_fill_their_threads(archive, monkey
 
     def wait(items, trained):
         begun.release()
-        go_on.wait(20)
+        go_on.wait(100)
         return items
 
     monkeypatch.setattr(serving, "forecast", wait)
@@ -36,7 +36,7 @@ def test_an_upload_is_encoded_while_forecasts_fill_their_threads(archive, monkey
         forecasts = [asyncio.create_task(holder.forecast([number])) for number in range(40)]
         await asyncio.to_thread(begun.acquire)
         try:
-            (embedding_D,) = await asyncio.wait_for(embed(holder, [(archive.model, image_CYX)]), 10)
+            (embedding_D,) = await asyncio.wait_for(embed(holder, [(archive.model, image_CYX)]), 60)
         finally:
             go_on.set()
         return embedding_D, await asyncio.gather(*forecasts)

@@ -268,7 +268,7 @@ torch.set_num_threads(2)
 expected = vfa_attention(x, x, x, backend="native")
 child = os.fork()
 if not child:
-    signal.alarm(20)  # a child that waits for its parent's threads waits forever
+    signal.alarm(60)  # a child that waits for its parent's threads waits forever
     os._exit(0 if torch.equal(vfa_attention(x, x, x, backend="native"), expected) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

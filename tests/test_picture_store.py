@@ -38,7 +38,7 @@ def test_who_asks_while_a_sheet_is_read_is_answered_by_the_next_reading_of_it():
     def draw(sheet, rows):
         readings.append((sheet, rows))
         begun.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return {row: f"{sheet} {row}".encode() for row in rows}
 
     store = PictureStore(draw, max_bytes=1000)
@@ -49,14 +49,14 @@ def test_who_asks_while_a_sheet_is_read_is_answered_by_the_next_reading_of_it():
 
     askers = [threading.Thread(target=ask, args=(row,)) for row in range(6)]
     askers[0].start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     for asker in askers[1:]:
         asker.start()
     while store._waiting.get("a", set()) != {1, 2, 3, 4, 5}:
         pass
     go_on.set()
     for asker in askers:
-        asker.join(10)
+        asker.join(60)
     assert found == {row: f"a {row}".encode() for row in range(6)}
     assert readings == [("a", [0]), ("a", [1, 2, 3, 4, 5])]
     store.draw_ahead("a", [4, 5, 6, 7])

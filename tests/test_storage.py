@@ -148,11 +148,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
     try:
-        subprocess.run(mount, check=True, capture_output=True, timeout=10)
+        subprocess.run(mount, check=True, capture_output=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
     yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=10)
+    subprocess.run(["umount", "-l", str(folder)], check=True, timeout=60)
 
 
 @pytest.mark.faults
@@ -171,7 +171,7 @@ def test_a_full_disk_keeps_what_was_published_and_asks_for_space(small_disk, wri
 @pytest.mark.parametrize("write", [storage.publish, storage.publish_new])
 def test_a_read_only_disk_asks_for_another_one(small_disk, write):
     storage.publish(str(small_disk / "a"), b"old")
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=10)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True, timeout=60)
     for path in (small_disk / "b", small_disk / "new" / "b"):
         with pytest.raises(StorageError, match="read-only; choose another --out"):
             write(str(path), b"new")

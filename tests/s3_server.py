@@ -200,6 +200,11 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGKILL)  # it takes no notice of SIGTERM
     process.wait()
+    words = [str(word) for word in process.args]  # type: ignore[union-attr]
+    ports = {int(word.rpartition("=")[2]) for word in words if ".port=" in word}
+    for port in ports | {port + GRPC_OFFSET for port in ports}:
+        for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            left.unlink(missing_ok=True)
 
 
 @functools.cache

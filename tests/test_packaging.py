@@ -24,7 +24,7 @@ def test_every_file_that_a_module_reads_beside_it_is_in_the_wheel():
     package_data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     patterns = package_data["package-data"]
     for path in (ROOT / "astroray").rglob("*"):
-        if path.is_file() and path.suffix not in (".py", ".pyc"):
+        if "__pycache__" not in path.parts and path.is_file() and path.suffix != ".py":
             package = ".".join(path.parent.relative_to(ROOT).parts)
             found = patterns.get(package, [])
             assert any(fnmatch.fnmatch(path.name, one) for one in found), path

@@ -85,6 +85,9 @@ def test_the_track_of_simulated_stars_sets_its_bars_on_skill_within_stars(tmp_pa
             assert goal is None or row["ok"] == (goal[0] <= row["value"] <= goal[1])
         assert what[f"simulated {split} rate of the star: auc"]["goal"] is None
         assert what[f"simulated {split} rate of the star: forward_auc"]["goal"] is None
+        # A constant of each star: it ranks stars, and within one it knows nothing, to the bit.
+        assert what[f"simulated {split} true rate of the star: forward_auc"]["value"] == 0.5
+        assert what[f"simulated {split} true rate of the star: auc"]["value"] > 0.5
 
 
 def test_the_track_of_methods_changes_one_thing_a_row_and_has_no_bar(tmp_path, quick):

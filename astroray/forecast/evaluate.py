@@ -27,6 +27,8 @@ KEPLER_VALIDATION_D, KEPLER_TEST_D = 1001.0, 1182.0
 """BKJD where quarters 11 and 13 begin: trained on Q0-10, validated on Q11-12, tested on Q13-17."""
 RECORD_MODEL, CURVE_MODEL = "astroray (record)", "astroray (LoRA)"
 MODELS = (RECORD_MODEL, CURVE_MODEL)
+TRUE_RATE = "true rate of the star"
+"""What simulated stars are drawn by: without precursors nothing more can be known."""
 SPLITS: Mapping[str, tuple[str, ...]] = {
     "records": ("star-disjoint", "time-forward"),
     "simulated": ("with precursors", "without precursors"),
@@ -194,7 +196,6 @@ def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
     from astroray.forecast.simulated_stars import SimulatedStars, flare_chances, simulate_windows
 
     comparisons = []
-    fits: dict[str, Fit] = {**BASELINES, CURVE_MODEL: functools.partial(_curve_model, show)}
     for name in config.splits:
         show(f"simulating stars {name}")
         stars = SimulatedStars(has_precursor=name == "with precursors", seed=config.seed)
@@ -202,6 +203,11 @@ def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
         num_train = min(NUM_TRAIN, stars.num_stars // 3)
         fold = split_in_order(windows, num_train=num_train, num_validation=num_train)
         chance_W = flare_chances(stars)[windows.star_W]
+        fits: dict[str, Fit] = {
+            **BASELINES,
+            TRUE_RATE: lambda windows, split, seed, chance_W=chance_W: chance_W,
+            CURVE_MODEL: functools.partial(_curve_model, show),
+        }
         comparisons.append(_run_split(windows, name, [fold], fits, config, show, chance_W=chance_W))
     return _Outcome(comparisons=comparisons, windows=windows)
 

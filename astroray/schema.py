@@ -256,8 +256,22 @@ FLARE_CURVES = pa.schema(
         ),
         column("noise", pa.float64(), "", "median noise of the relative flux", ucd="stat.error"),
         *_OBSERVED,
+        column("first", pa.float64(), "d", "time of the first cadence", ucd="time.start"),
+        column("last", pa.float64(), "d", "time of the last cadence", ucd="time.end"),
+        column(
+            "time_zero", pa.string(), "", "zero point of the times, as in FLARES", ucd="meta.ref"
+        ),
+        column(
+            "sketch_low", pa.list_(pa.float32()), "", "least flux over its median, minus 1, in "
+            "even bins from first to last, NaN in empty ones; null without a flare",
+            ucd="phot.flux;stat.min",
+        ),
+        column(
+            "sketch_high", pa.list_(pa.float32()), "", "the same of the largest",
+            ucd="phot.flux;stat.max",
+        ),
     ]
-)
+)  # fmt: skip
 """FLARE_CURVES: one row a light curve that was searched."""
 FLARE_STARS = pa.schema(
     [

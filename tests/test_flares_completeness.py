@@ -5,9 +5,15 @@ import pytest
 
 from astroray.flares.detrend import detrend
 from astroray.flares.events import find_events
-from astroray.flares.figures import completeness_figure, flare_figure, frequency_figure
+from astroray.flares.figures import (
+    completeness_figure,
+    curve_figure,
+    flare_figure,
+    frequency_figure,
+)
 from astroray.flares.frequency import completeness_of, frequency_of
 from astroray.flares.inject import ED_EDGES_S, inject_flares, recover_flares
+from astroray.flares.sketch import sketch_curve
 from astroray.flares.template import TEMPLATE_AREA
 from tests.flares_made import star
 
@@ -121,6 +127,43 @@ def test_a_profile_is_drawn_with_its_gaps_and_its_height():
     assert "9.6 h" in svg
     assert "nan" not in svg
     assert "<i>" not in svg
+
+
+def test_a_sketch_keeps_the_extremes_of_each_bin_and_says_which_are_empty():
+    time_d = np.array([0.0, 0.1, 0.4, 0.6, 2.9, 4.0])
+    flux = np.array([100.0, 90.0, np.nan, 150.0, 100.0, 110.0])
+    low_B, high_B = sketch_curve(time_d, flux, num_bins=4)
+    assert low_B.tolist() == pytest.approx([-0.1, np.nan, 0.0, 0.1], nan_ok=True)
+    assert high_B.tolist() == pytest.approx([0.5, np.nan, 0.0, 0.1], nan_ok=True)
+    assert high_B.dtype == np.float32
+    random = np.random.default_rng(0)
+    time_d, flux = np.sort(random.uniform(0, 9, 500)), random.uniform(1, 2, 500)
+    low_B, high_B = sketch_curve(time_d, flux, num_bins=7)
+    for number in range(7):
+        is_in_T = (time_d - time_d[0]) * 7 // (time_d[-1] - time_d[0]) == number
+        is_in_T[-1] |= number == 6
+        inside = (flux / np.median(flux) - 1)[is_in_T]
+        assert (low_B[number], high_B[number]) == pytest.approx((inside.min(), inside.max()))
+
+
+def test_one_cadence_makes_a_sketch():
+    low_B, high_B = sketch_curve(np.array([5.0]), np.array([2.0]), num_bins=3)
+    assert high_B.tolist() == pytest.approx([0.0, np.nan, np.nan], nan_ok=True)
+    assert np.array_equal(low_B, high_B, equal_nan=True)
+
+
+def test_a_light_curve_is_drawn_with_a_mark_over_each_flare():
+    curve = {"object_id": "<i>", "first": 10.0, "last": 20.0, "time_zero": "BTJD"}
+    bins = {"sketch_low": [0.0, np.nan, -0.1, 0.0], "sketch_high": [0.0, np.nan, 0.5, 0.1]}
+    svg = str(curve_figure(curve | bins, [10.0, 15.0, 20.0]))
+    assert svg.count('class="mark"') == 3
+    assert "M4.0 8h8" in svg
+    assert "M426.0 8h8" in svg
+    assert "M848.0 8h8" in svg
+    assert svg.count("v-") == 3
+    assert "<i>" not in svg
+    assert "nan" not in svg
+    assert curve_figure(curve | {"sketch_low": None, "sketch_high": None}, []) == ""
 
 
 def test_a_star_without_flares_or_injections_has_no_figure():

@@ -1,7 +1,8 @@
 """How flare frequencies and completeness are drawn: small SVG whose colors the page owns."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -9,11 +10,12 @@ from markupsafe import Markup, escape
 from astroray.flares.frequency import Completeness, FlareFrequency
 from astroray.flares.inject import ED_EDGES_S
 
-__all__ = ["completeness_figure", "flare_figure", "frequency_figure"]
+__all__ = ["completeness_figure", "curve_figure", "flare_figure", "frequency_figure"]
 
 WIDTH, HEIGHT = 420, 240
 PROFILE_WIDTH, PROFILE_HEIGHT = 240, 130
 LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 40
+CURVE_WIDTH, CURVE_HEIGHT = 860, 170
 
 
 class _Axes:
@@ -38,7 +40,7 @@ class _Axes:
         for power in range(self.x0, self.x1 + 1):
             x = self.x(10.0**power)
             parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{base}"/>')
-            parts.append(_text(x, base + 15, f"{10.0**power:g}", "middle"))
+            parts.append(_text(x, base + 18, f"{10.0**power:g}", "middle"))
         for value, label in ticks:
             y = self.y(value)
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
@@ -74,7 +76,7 @@ def frequency_figure(frequency: FlareFrequency, name: str) -> Markup:
     top = math.ceil(max(float(np.nanmax(np.append(corrected, -9))), float(high.max())))
     axes = _Axes(float(ed_s.min()), float(ed_s.max()), math.floor(float(found.min())), top)
     ticks = [(float(p), f"{10.0**p:g}") for p in range(int(axes.y0), int(axes.y1) + 1)]
-    parts = axes.frame(ticks, "flares per day, this long or longer")
+    parts = axes.frame(ticks, "flares per day, cumulative")
     outline = [(axes.x(s), axes.y(v)) for s, v in zip(ed_s, high, strict=True)]
     outline += [(axes.x(s), axes.y(v)) for s, v in zip(ed_s[::-1], low[::-1], strict=True)]
     parts.append(f'<path class="band" d="{_path(outline)}Z"/>')
@@ -143,6 +145,48 @@ def flare_figure(time_d: Sequence[float], flux: Sequence[float], name: str) -> M
     return Markup(
         f'<svg class="figure" viewBox="0 0 {PROFILE_WIDTH} {PROFILE_HEIGHT}" role="img" '
         f'aria-label="{escape(name)}">{"".join(parts)}</svg>'
+    )
+
+
+def curve_figure(curve: Mapping[str, Any], peaks_d: Sequence[float]) -> Markup:
+    """A whole light curve, from the faintest to the brightest of each bin, its flares marked.
+
+    curve    a row of FLARE_CURVES
+    peaks_d  times of its flares, d, from the curve's zero of time
+
+    Empty where the curve has no sketch.
+    """
+    if curve["sketch_low"] is None:
+        return Markup()
+    low_B, high_B = (np.asarray(curve[f"sketch_{end}"], np.float64) for end in ("low", "high"))
+    known_B = np.isfinite(low_B)
+    bottom, top = float(low_B[known_B].min()), float(high_B[known_B].max())
+    base, ceiling = CURVE_HEIGHT - 30, 24
+    unit = (base - ceiling) / max(top - bottom, 1e-9)
+    step = (CURVE_WIDTH - 16) / len(low_B)
+    strokes = []
+    for at in np.flatnonzero(known_B).tolist():
+        # At least a dot: a bin may hold a single cadence.
+        y, height = base - (low_B[at] - bottom) * unit, (high_B[at] - low_B[at]) * unit
+        strokes.append(f"M{8 + (at + 0.5) * step:.1f} {y:.1f}v{-max(height, 1.2):.1f}")
+    parts = [f'<path class="curve" d="{"".join(strokes)}"/>']
+    days = max(curve["last"] - curve["first"], 1e-9)
+    for peak_d in peaks_d:
+        x = 8 + (peak_d - curve["first"]) / days * (CURVE_WIDTH - 16)
+        parts.append(
+            f'<path class="mark" d="M{x - 4:.1f} 8h8l-4 8z"><title>{peak_d:.4f}</title></path>'
+        )
+    zero = curve["time_zero"]
+    ends = f"{100 * bottom:+.3g} to {100 * top:+.3g} %"
+    parts += [
+        _text(8, CURVE_HEIGHT - 8, f"{zero} {curve['first']:.1f}", "start"),
+        _text(CURVE_WIDTH / 2, CURVE_HEIGHT - 8, ends, "middle"),
+        _text(CURVE_WIDTH - 8, CURVE_HEIGHT - 8, f"{curve['last']:.1f} d", "end"),
+    ]
+    title = escape(f"Light curve of {curve['object_id']}, {len(peaks_d)} flares marked")
+    return Markup(
+        f'<svg class="figure wide" viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" '
+        f'aria-label="{title}">{"".join(parts)}</svg>'
     )
 
 

@@ -20,6 +20,7 @@ from astroray.flares.detrend import detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import ED_EDGES_S, recover_flares
+from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
 from astroray.surveys.shards import Reject, Shard
 
@@ -88,6 +89,7 @@ def find_in_light_curve(curve: "LightCurve", plan: FindPlan, *, shard: str) -> C
         injected_E, recovered_E = recovery.num_injected_E, recovery.num_recovered_E
     num_cadences = int((detrended.segment_T >= 0).sum())
     num_refused = sum(bool(event.refused) for event in events)
+    sketch = sketch_curve(curve.time_d, curve.flux) if len(events) > num_refused else (None, None)
     upside_down = 2 * np.nanmedian(curve.flux) - curve.flux
     mirrored = find_events(curve.time_d, detrend(curve.time_d, upside_down), plan.rule)
     return CurveFlares(
@@ -108,6 +110,11 @@ def find_in_light_curve(curve: "LightCurve", plan: FindPlan, *, shard: str) -> C
             "radius": _known(curve.meta.get("radius_sun")),
             "num_injected": injected_E.tolist(),
             "num_recovered": recovered_E.tolist(),
+            "first": float(curve.time_d[0]),
+            "last": float(curve.time_d[-1]),
+            "time_zero": curve.time_zero,
+            "sketch_low": sketch[0],
+            "sketch_high": sketch[1],
         },
     )
 

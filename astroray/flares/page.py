@@ -4,9 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
 
 from astroray import storage
-from astroray.flares.figures import completeness_figure, flare_figure, frequency_figure
+from astroray.flares.figures import (
+    completeness_figure,
+    curve_figure,
+    flare_figure,
+    frequency_figure,
+)
 from astroray.flares.find import REFUSALS
 from astroray.flares.stars import Star
 from astroray.ledger import RunRecord
@@ -38,6 +45,7 @@ def write_page(
         figures=[
             (
                 star,
+                _fullest_curve(star, flares),
                 frequency_figure(star.frequency, star.object_id),
                 completeness_figure(star.completeness, star.object_id),
             )
@@ -56,6 +64,15 @@ def write_page(
     return path
 
 
+def _fullest_curve(star: Star, flares: pa.Table) -> Markup:
+    """The light curve of a star that holds the most flares, the earliest of several such."""
+    curve = min(star.curves, key=lambda row: (-row["num_flares"], row["first"]))
+    is_its = pc.and_(
+        pc.equal(flares["shard"], curve["shard"]), pc.equal(flares["row"], curve["row"])
+    )
+    return curve_figure(curve, flares.filter(is_its)["peak"].to_pylist())
+
+
 MEANINGS = {**REFUSALS, "doubtful": "confidence below the rule's"}
 
 
@@ -64,5 +81,8 @@ def _flags(bits: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits; a dash for what is not known."""
-    return "–" if value is None or value != value else f"{value:.3g}"
+    """Three digits, in powers of ten from a million on; a dash for what is not known."""
+    if value is None or value != value:
+        return "–"
+    short = f"{value:.3g}"
+    return f"{float(short):,.0f}" if 1000 <= abs(value) < 1e6 else short

@@ -185,6 +185,23 @@ def test_the_shoulders_of_a_transit_as_long_as_half_the_window_are_no_flares():
     assert not flares_of(time_d, flux)
 
 
+@pytest.mark.parametrize(
+    ("period_d", "spots", "seed"), [(0.8, 0.03, 0), (1.17, 0.02, 0), (1.5, 0.03, 0)]
+)
+def test_the_maxima_of_a_fast_rotation_are_no_flares_at_half_hour_cadence(period_d, spots, seed):
+    time_d, flux = star(
+        days=40,
+        cadence_d=29.4 * MINUTE_D,
+        noise=0.0008,
+        period_d=period_d,
+        spots=spots,
+        flares=[(20.0, 60.0, 0.03)],
+        seed=seed,
+    )
+    peaks_d = [flare.peak_d - 1500 for flare in flares_of(time_d, flux)]
+    assert peaks_d == pytest.approx([20.0], abs=0.03)
+
+
 def test_an_event_that_is_mostly_missing_is_refused():
     time_d, flux = star(flares=((5.0, 12.0, 0.1),))
     (flare,) = flares_of(time_d, flux)

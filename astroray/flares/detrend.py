@@ -183,24 +183,26 @@ class _Grid:
 
 def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Trend and relative noise at the points, and the excess scatter over point-to-point noise."""
-    trend_P, kept_P, is_high_P = _settle(grid, scaled_P, grid.half + 1)
+    trend_P, kept_P, is_high_P = _settle(grid, scaled_P, grid.median(scaled_P, grid.half + 1))
     if _longest_run(is_high_P) >= grid.half // 2:
-        # So long are large flares, and the shoulders of a dip whose floor the median took for the
-        # trend. One of twice the width stays above dips of up to half a window; the trend that
-        # more points follow is kept.
-        other_P, also_kept_P, _ = _settle(grid, scaled_P, 2 * grid.half)
-        if also_kept_P.sum() > kept_P.sum():
-            trend_P, kept_P = other_P, also_kept_P
+        # So long are large flares; the shoulders of a dip whose floor the median took for the
+        # trend, and the maxima of a fast rotation that it cut off. A median of twice the width
+        # stays above dips of up to half a window, and a fit to all points follows maxima; the
+        # trend that more points follow is kept.
+        wide_P = grid.median(scaled_P, 2 * grid.half)
+        for start_P in (wide_P, _followed(grid, scaled_P, np.ones(len(scaled_P), bool))):
+            other_P, also_kept_P, _ = _settle(grid, scaled_P, start_P)
+            if also_kept_P.sum() > kept_P.sum():
+                trend_P, kept_P = other_P, also_kept_P
     noise_P, excess = _noise(grid, scaled_P - trend_P, kept_P)
     return trend_P, noise_P / np.maximum(trend_P, 1e-3), excess
 
 
 def _settle(
-    grid: _Grid, scaled_P: np.ndarray, width: int
+    grid: _Grid, scaled_P: np.ndarray, start_P: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The trend on from a running median `width` cells wide, and which points follow it, or are
-    above it."""
-    trend_P = grid.median(scaled_P, width)
+    """The trend on from a first guess of it, and which points follow it, or are above it."""
+    trend_P = start_P
     good_P = np.ones(len(scaled_P), bool)
     for _ in range(NUM_PASSES):
         noise_P, _ = _noise(grid, scaled_P - trend_P, good_P)
@@ -210,12 +212,17 @@ def _settle(
         high_P = ratio_P > CLIP_HIGH
         grown_P = scipy.ndimage.binary_propagation(high_P, mask=near_P | high_P)
         kept_P = ~grown_P & (ratio_P > CLIP_LOW)
-        fitted_P = grid.quadratic(scaled_P, kept_P)
-        trend_P = np.where(np.isfinite(fitted_P), fitted_P, grid.median(scaled_P, 2 * grid.half))
+        trend_P = _followed(grid, scaled_P, kept_P)
         if (kept_P == good_P).all():
             break
         good_P = kept_P
     return trend_P, good_P, grown_P
+
+
+def _followed(grid: _Grid, scaled_P: np.ndarray, good_P: np.ndarray) -> np.ndarray:
+    """[P] local fit to the good points; a running median of all where too few are near."""
+    fitted_P = grid.quadratic(scaled_P, good_P)
+    return np.where(np.isfinite(fitted_P), fitted_P, grid.median(scaled_P, 2 * grid.half))
 
 
 def _longest_run(is_in_P: np.ndarray) -> int:

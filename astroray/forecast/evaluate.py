@@ -205,11 +205,15 @@ def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
         chance_W = flare_chances(stars)[windows.star_W]
         fits: dict[str, Fit] = {
             **BASELINES,
-            TRUE_RATE: lambda windows, split, seed, chance_W=chance_W: chance_W,
+            TRUE_RATE: functools.partial(_true_rate, chance_W),
             CURVE_MODEL: functools.partial(_curve_model, show),
         }
         comparisons.append(_run_split(windows, name, [fold], fits, config, show, chance_W=chance_W))
     return _Outcome(comparisons=comparisons, windows=windows)
+
+
+def _true_rate(chance_W: np.ndarray, windows: Windows, split: Split, seed: int) -> np.ndarray:
+    return chance_W
 
 
 def _light_curves(config: EvaluationConfig, show: Show) -> _Outcome:

@@ -93,8 +93,9 @@ def number_night(plan: NightPlan) -> Numbering:
         open_batches(index.scratch(f"identity-{group:05d}")).read_all()
         for group in range(index.num_groups)
     ] or [_NO_IDENTITY]
-    before = _Before([open_batches(plan.before(n)).read_all() for n in range(plan.num_catalogs)])
-    old = pa.array(list(versions.read_inherited(index.run_dir).receipts), pa.string())
+    inherited = versions.read_inherited(index.run_dir)
+    before = _Before.of(plan, inherited)
+    old = pa.array(list(inherited.receipts), pa.string())
     numbers = Numbers([*older, *own], lambda rows: _unique(rows, before, old))
     listed = [_NO_ROWS]
 
@@ -177,9 +178,17 @@ def read_objects(plan: NightPlan, name: str) -> np.ndarray:
 class _Before:
     """The older catalogs by name: of an object that several have, the row of the latest."""
 
-    def __init__(self, files: Sequence[pa.Table]) -> None:
-        self.files = files
+    def __init__(self, first: Sequence[pa.Table], later: Sequence[pa.Table]) -> None:
+        self.first, self.later = first, later
         self._last: tuple[tuple[str, str], pa.Table] | None = None
+
+    @classmethod
+    def of(cls, plan: NightPlan, inherited: Inherited) -> "_Before":
+        """Those of a night; files of the first version, most of all, have an object once."""
+        files = [open_batches(plan.before(n)).read_all() for n in range(plan.num_catalogs)]
+        first = inherited.versions[:1]
+        num_first = sum([version] == first for version, _, _ in inherited.catalogs)
+        return cls(files[:num_first], files[num_first:])
 
     def between(self, first: str, last: str) -> pa.Table:
         """The rows of names from `first` to `last`."""
@@ -188,10 +197,16 @@ class _Before:
         return self._last[1]
 
     def _latest(self, first: str, last: str) -> pa.Table:
-        latest_first = [_rows_between(file, first, last) for file in reversed(self.files)]
-        rows = pa.concat_tables([_NO_ROWS, *latest_first])
-        code_T = rows["object_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-        return rows.take(pa.array(np.unique(code_T, return_index=True)[1])).combine_chunks()
+        later, rows = (
+            pa.concat_tables([_NO_ROWS, *(_rows_between(f, first, last) for f in reversed(files))])
+            for files in (self.later, self.first)
+        )
+        if len(later):
+            code_T = later["object_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+            later = later.take(pa.array(np.unique(code_T, return_index=True)[1]))
+            is_later = pc.is_in(rows["object_id"], value_set=later["object_id"].combine_chunks())
+            rows = pa.concat_tables([later, rows.filter(pc.invert(is_later))])
+        return rows.combine_chunks()
 
 
 def _rows_between(file: pa.Table, first: str, last: str) -> pa.Table:

@@ -59,7 +59,7 @@ def nearest_vectors(
     if within_G is not None:
         _check_within(within_G, query_GD)
     if cells is not None:
-        _check_cells(cells, vector_VD)
+        _check_cells(cells, query_GD, vector_VD)
     function = cast(Callable[..., tuple[Tensor, Tensor]], select(_OP, query_GD.device, backend))
     return function(
         query_GD.detach(),
@@ -91,9 +91,9 @@ def _check_within(within_G: Tensor, query_GD: Tensor) -> None:
         )
 
 
-def _check_cells(cells: Cells, vector_VD: Tensor) -> None:
+def _check_cells(cells: Cells, query_GD: Tensor, vector_VD: Tensor) -> None:
     cell_V, center_CD = cells
-    _check_vectors(vector_VD, center_CD, names=("vector_VD", "the centers of cells"))
+    _check_vectors(query_GD, center_CD, names=("query_GD", "the centers of cells"))
     _check_whole("the cell of each vector", cell_V, vector_VD)
     num_cells = len(center_CD)
     if len(cell_V) and not 0 <= int(cell_V.min()) <= int(cell_V.max()) < num_cells:

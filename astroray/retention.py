@@ -89,8 +89,8 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
         if version.rstrip("/") == old
     }
     if manifest := Manifest.load(newest):
-        of_index = [uri for uri, _ in manifest.files if uri.startswith(f"{old}/")]
-        needed |= {uri.removeprefix(f"{old}/") for uri in of_index}
+        of_index = [uri for uri, _ in manifest.files] + [one.ranking for one in manifest.layers]
+        needed |= {uri.removeprefix(f"{old}/") for uri in of_index if uri.startswith(f"{old}/")}
     listed = files_of(ledger.read_listing(newest))
     needed |= {path.removeprefix(f"{old}/") for path in listed if path.startswith(f"{old}/")}
     stays = STAYS if needed else ()
@@ -159,10 +159,9 @@ def _copy_index(run_dir: str, out: str) -> None:
         fault = "; ".join(filter(None, wrong))
         _log.warning("the copy has no index, the next night builds one anew: %s", fault)
         return
-    for uri, _ in manifest.files:
+    for uri in [*(uri for uri, _ in manifest.files), *(one.ranking for one in manifest.layers)]:
         folder, _, name = manifest.path(run_dir, uri).rpartition(f"/{FOLDER}/")
         _copy(folder, f"{FOLDER}/{name}", out)
-    _copy(run_dir, f"{FOLDER}/{manifest.ranking}", out)
     manifest.located(lambda uri: uri.rpartition("/")[2]).publish(out)
 
 

@@ -86,7 +86,7 @@ class _Searched(Protocol):
 
 
 class _Whole:
-    """A run that is read into memory: one without an index, or a night."""
+    """A run that is read into memory: one without an index."""
 
     def __init__(self, run_dir: str) -> None:
         self.archive = Archive(run_dir)

@@ -6,7 +6,6 @@ vector; its inverted file reads few and proves nothing. Distances are compared w
 flat index before any timing.
 """
 
-import dataclasses
 import subprocess
 import sys
 import time
@@ -18,11 +17,14 @@ from typing import Any
 import numpy as np
 
 from astroray import ledger
+from astroray.actors.search import SearchOutcome
 from astroray.search.nearby import IndexedRun, open_indexed
 from astroray.search.sharded import rank_sharded
-from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
+from astroray.search.sharded_night import rank_night_sharded
+from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
-from benchmarks.processes import run_fresh
+from benchmarks.nightly import begin_night
+from benchmarks.processes import run_fresh, watched
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 
 NUM_NEAREST = 20
@@ -55,6 +57,21 @@ CLAIMS = (
         BenchRow,
         what="`astroray similar` by object, a new process from start to end",
         goal=3.0, is_at_most=True, unit="s",
+    ),
+    partial(
+        BenchRow,
+        what="the same of a night of +5 %, over its layers",
+        goal=3.0, is_at_most=True, unit="s",
+    ),
+    partial(
+        BenchRow,
+        what="20 nearest of one object of that night with their ranks: p50",
+        goal=100.0, is_at_most=True, unit="ms",
+    ),
+    partial(
+        BenchRow,
+        what="20 nearest in that night: peak private memory over that of the scan before it",
+        goal=1.25, is_at_most=True,
     ),
 )  # fmt: skip
 
@@ -106,6 +123,53 @@ def from_start_to_end(folder: str, runs: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def make_night(folder: str, num_objects: int) -> str:
+    """A finished night of 5 % more objects after the run in `folder`, beside it."""
+    night, num_new = f"{folder}-night", num_objects // 20
+    begin_night(folder, night)
+    ids = [_name(num_objects + row) for row in range(num_new)]
+    write_shard(night, "shard-new", make_embeddings(num_new, DIM, seed=6), ids)
+    outcome = rank_night_sharded(plan_search(night, k=10, top=500), in_turn, reason="asked for")
+    _finish(night, outcome, {"number": 1})
+    return night
+
+
+def answer(run_dir: str, num_queries: int) -> dict[str, float]:
+    """Milliseconds of queries at the median and peak private memory, opening the run included."""
+
+    def ask() -> list[float]:
+        run = open_indexed(run_dir, ledger.RunRecord.of(run_dir))
+        if run is None:
+            raise MeasurementError(f"{run_dir} has no index")
+        seconds = []
+        for number in np.linspace(0, run.num_objects - 1, num_queries).astype(int).tolist():
+            embedding_D = run.embedding(number)
+            started = time.perf_counter()
+            run.rows(run.nearest(embedding_D, NUM_NEAREST, exclude=number)[0])
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    seconds, spent = watched(ask)
+    return {"p50_ms": float(np.median(seconds)) * 1e3, "memory_mb": spent["memory_mb"]}
+
+
+def of_a_night(folder: str, num_objects: int, num_queries: int) -> list[dict[str, Any]]:
+    """The night's command, its answers warm, and its memory beside the scan's."""
+    night = run_fresh(make_night, folder, num_objects, environment=ONE_THREAD).value()
+    names = {"scan": folder, "night": night}
+    got = {
+        name: run_fresh(answer, run_dir, num_queries, environment=ONE_THREAD).value()
+        for name, run_dir in names.items()
+    }
+    facts = {f"{name}_{what}": value for name in got for what, value in got[name].items()}
+    memory = facts["night_memory_mb"] / facts["scan_memory_mb"]
+    return [
+        from_start_to_end(night, 3),
+        {"value": facts["night_p50_ms"], "runs": num_queries, "facts": facts},
+        {"value": memory, "runs": 1, "facts": facts},
+    ]
+
+
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows; what is written goes to `scratch`."""
     num_objects, num_queries = (20_000, 50) if quick else (1_000_000, 200)
@@ -118,7 +182,8 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
 
     return [
         *measured(CLAIMS[:3], in_process),
-        *measured(CLAIMS[3:], lambda: [from_start_to_end(folder, 3)]),
+        *measured(CLAIMS[3:4], lambda: [from_start_to_end(folder, 3)]),
+        *measured(CLAIMS[4:], lambda: of_a_night(folder, num_objects, num_queries)),
     ]
 
 
@@ -127,6 +192,15 @@ def _indexed(folder: str, embedding_ND: np.ndarray) -> IndexedRun:
     ids = [_name(row) for row in range(len(embedding_ND))]
     run_dir = make_embedded(Path(folder), embedding_ND, ids, rows_each=10_000)
     outcome = rank_sharded(plan_search(run_dir, k=10, top=500), in_turn, reason="asked for")
+    record = _finish(run_dir, outcome, {})
+    run = open_indexed(run_dir, record)
+    if run is None:
+        raise MeasurementError("the run has no index")
+    return run
+
+
+def _finish(run_dir: str, outcome: SearchOutcome, night: dict[str, Any]) -> ledger.RunRecord:
+    """Publishes the record of a run that was searched."""
     record = ledger.RunRecord(
         survey="made",
         fingerprint="f",
@@ -137,12 +211,10 @@ def _indexed(folder: str, embedding_ND: np.ndarray) -> IndexedRun:
         proof=outcome.proof,
         counts=outcome.counts,
         backends=dict(outcome.backends),
+        night=night,
     )
     record.publish(run_dir)
-    run = open_indexed(run_dir, dataclasses.replace(record))
-    if run is None:
-        raise MeasurementError("the run has no index")
-    return run
+    return record
 
 
 def _peers(

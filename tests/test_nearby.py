@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 
 from astroray import ledger, similar
-from astroray.catalog import read_catalog
+from astroray.actors.search import SearchPlan, embedding_matrix, rank_survey, read_embeddings
+from astroray.catalog import read_catalog, versions
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Partition
-from astroray.search import indexing
+from astroray.neighbors.search import SearchConfig
+from astroray.search import indexing, layer_scores, night_index
 from astroray.search.nearby import open_indexed
 from astroray.search.sharded import rank_sharded
+from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
+from benchmarks.nightly import begin_night, plan_of, publish_shard
 from tests.test_sharded import names, strays
 
 
@@ -98,7 +102,6 @@ def test_runs_that_an_index_does_not_describe_are_not_searched_by_it(tmp_path, m
 
     run_dir, record = searched(tmp_path, strays(200), names(200), monkeypatch)
     for change in (
-        {"night": {"number": 1}},
         {"backends": {"index": "flat"}},
         {"backends": {"index": "sharded", "quantize": "w8a8o"}},
         {"model": {"model_id": "another"}},
@@ -115,3 +118,56 @@ def test_a_distance_from_the_centroid_is_kept_with_each_vector(tmp_path, monkeyp
             partition.vector_VD - run.centroid_CD[partition.cell_V].astype(np.float64), axis=1
         )
         np.testing.assert_allclose(partition.away_V, away_V, rtol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["index", "none"])
+def test_a_night_is_searched_over_its_layers_and_is_what_a_whole_reading_finds(
+    tmp_path, monkeypatch, base
+):
+    for module in (indexing, night_index):
+        monkeypatch.setattr(module, "LEAST_ROWS", 32)
+    monkeypatch.setattr("astroray.neighbors.cells.POINTS_PER_CELL", 4)
+    monkeypatch.setattr(layer_scores, "ROWS_AT_ONCE", 50)
+    monkeypatch.setattr(SearchPlan, "is_late", lambda plan: plan.run_dir.endswith("second"))
+    rng = np.random.default_rng(1)
+    config = SearchConfig(k=3, top=9)
+    folders = [str(tmp_path / name) for name in ("ref", "first", "second")]
+    for night, run_dir in enumerate(folders):
+        if night:
+            begin_night(folders[night - 1], run_dir)
+        ids = [f"{place:03d}-{night}" for place in rng.permutation(90)]
+        embedding_ND = rng.integers(0, 4, size=(90, 3)).astype(np.float32)
+        publish_shard(run_dir, f"s{night}", ids, embedding_ND)
+        is_whole = base == "none" and not night
+        rank = rank_survey if is_whole else rank_night if night else rank_scan
+        outcome = rank(plan_of(run_dir, config))
+    record = ledger.RunRecord(
+        survey="made", fingerprint="f", config={}, created="2026", state="done", night={"n": 2},
+        proof=outcome.proof, backends=outcome.backends, model={"model_id": "m"},
+    )  # fmt: skip
+    run = open_indexed(folders[2], record)
+    assert run.num_objects == 270
+    whole = versions.read_version(folders[2])  # the clock came before any search
+    assert np.isinf(whole["outlier_score"].to_numpy()).sum() == 99
+    number_N = np.array([run.find(name) for name in whole["object_id"].to_pylist()])
+    columns = ["object_id", "ra", "dec", "rank", "outlier_score"]
+    assert run.rows(number_N).equals(whole.select(columns).cast(run.rows(number_N).schema))
+    stored = read_embeddings(versions.read_receipts(folders[2]))
+    vector_of = dict(zip(stored["object_id"].to_pylist(), embedding_matrix(stored), strict=True))
+    vector_ND = np.stack([vector_of[name] for name in whole["object_id"].to_pylist()])
+    for row in (0, 100, 269):
+        embedding_D = run.embedding(int(number_N[row]))
+        np.testing.assert_array_equal(embedding_D, vector_ND[row])
+        row_M, distance_M = nearest_of(embedding_D, vector_ND, 270)
+        for k in (1, 20):
+            near_K, distance_K = run.nearest(embedding_D, k)
+            np.testing.assert_array_equal(near_K, number_N[row_M[:k]])
+            np.testing.assert_array_equal(distance_K, distance_M[:k])
+
+
+def rank_scan(plan):
+    return rank_sharded(plan, in_turn, reason="asked for")
+
+
+def rank_night(plan):
+    return rank_night_sharded(plan, in_turn, reason="asked for")

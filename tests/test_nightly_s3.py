@@ -85,7 +85,7 @@ def test_a_night_in_parts_on_s3_is_that_of_one_process_and_leaves_no_scratch(s3)
     assert [layer.num_objects for layer in manifest.layers] == [160, 20]
     assert manifest.cells.startswith(f"{reference}/index/cells-")
     own = [path.rpartition("/")[2].partition("-")[0] for path in seen(parts) if "/index/" in path]
-    assert sorted(own) == ["manifest.json", "objects", "partition"]
+    assert sorted(own) == ["manifest.json", "objects", "partition", "ranking"]
 
 
 def test_of_two_nights_into_one_folder_on_s3_the_second_is_refused(s3, tmp_path):

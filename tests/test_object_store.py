@@ -5,10 +5,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from astroray import storage
-from astroray.errors import ConfigError, FileError, StorageError
+from astroray.errors import ConfigError, FileError, LedgerError, StorageError
+from astroray.neighbors.blocks import Block
+from astroray.neighbors.partitions import Partition
 from astroray.storage import object_store
 
 pytestmark = pytest.mark.s3
@@ -407,3 +410,24 @@ def test_each_process_has_a_client_of_its_own(s3, monkeypatch):
 def test_storage_is_imported_without_boto3():
     code = "import sys, astroray.storage; sys.exit('boto3' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])
+
+
+def test_of_a_file_of_which_little_is_wanted_little_is_read(s3):
+    path = f"{s3.new_prefix()}/index/partition.arrow"
+    vector_VD = np.arange(64_000, dtype=np.float32).reshape(1000, 64)
+    number_V = np.arange(1000)
+    block = Block(
+        vector_UD=vector_VD, member_N=number_V, count_U=np.ones(1000, np.int64),
+        cell_U=np.zeros(1000, np.int32),
+    )  # fmt: skip
+    Partition.write(path, np.zeros(1000, np.float32), block)
+    before = storage.METER.bytes_read
+    partition = Partition(path)
+    np.testing.assert_array_equal(partition.member_N, number_V)
+    assert storage.METER.bytes_read - before < 200_000 < vector_VD.nbytes
+    np.testing.assert_array_equal(partition.vector_VD, vector_VD)
+    between = storage.METER.bytes_read
+    np.testing.assert_array_equal(partition.block(slice(3, 5)).vector_UD, vector_VD[3:5])
+    assert storage.METER.bytes_read == between
+    with pytest.raises(LedgerError, match="is missing or damaged"):
+        Partition(f"{path}.gone")

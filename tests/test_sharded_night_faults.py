@@ -6,6 +6,7 @@ import pytest
 
 from astroray import faults, storage
 from astroray.execution import workers
+from astroray.neighbors import certificate
 from astroray.search import night_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
@@ -20,10 +21,12 @@ pytestmark = pytest.mark.faults
 
 IMPORTS = f"""
 from astroray.neighbors.search import SearchConfig
+from astroray.neighbors import certificate
 from astroray.search import night_index, sharded_night
 from benchmarks.embedded_runs import in_turn
 from benchmarks.nightly import plan_of
 night_index.LEAST_ROWS = 1
+certificate.FIRST_BLOCK, certificate.LARGEST_BLOCK = 4, 8
 plan_of_search = plan_of(sys.argv[1], {CONFIG!r})
 """
 CALL = 'sharded_night.rank_night_sharded(plan_of_search, in_turn, reason="asked for")'
@@ -37,6 +40,8 @@ DEATHS = (
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch):
     monkeypatch.setattr(night_index, "LEAST_ROWS", 1)
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 4)  # decides what is searched, as in `calm`
+    monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)
     yield
     faults.arm("")
 

@@ -29,6 +29,7 @@ from astroray.neighbors.partitions import (
     Partition,
     PartitionEntry,
     open_batches,
+    open_some,
     write_batches,
 )
 from astroray.neighbors.search import check_finite
@@ -168,7 +169,7 @@ def numbered_vectors(
     plan: IndexPlan, group: int, shards: Sequence[Stored]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of a group's objects, [B], and their embeddings, float32 [B, D]."""
-    number_B = open_batches(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
+    number_B = open_some(plan.scratch("numbers")).get_batch(group).column(0).to_numpy()
     tables = [embedding_matrix(read_shard(*stored, ["embedding"])) for stored in shards]
     kept_B = np.flatnonzero(number_B >= 0)
     return number_B[kept_B], np.concatenate(tables)[kept_B]
@@ -187,7 +188,7 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
     path = plan.partition(number)
     if not storage.exists(path):
         pieces = [
-            open_batches(plan.scratch(f"routed-{group:05d}")).get_batch(number)
+            open_some(plan.scratch(f"routed-{group:05d}")).get_batch(number)
             for group in range(plan.num_groups)
         ]
         rows = pa.Table.from_batches(pieces).combine_chunks()

@@ -6,6 +6,7 @@ vector without itself. R vectors that are searched exactly.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from astroray.neighbors.blocks import Block, Lists, merge_lists
 from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import parts
-from astroray.neighbors.partitions import Partition, open_batches, write_batches
+from astroray.neighbors.partitions import Partition, open_batches, open_some, write_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores import LARGEST_GAUSSIAN, Gaussian
 from astroray.scores.statistics import Moments
@@ -204,13 +205,18 @@ class Vectors:
         self.end_P = np.cumsum(sizes)
         self.start_P = self.end_P - sizes
 
+    @functools.cached_property
+    def dim(self) -> int:
+        """D of the embeddings."""
+        return int(open_batches(self.plan.cells).schema.field("centroid").type.list_size)
+
     def in_partition(self, number: int) -> np.ndarray:
         """The numbers of a partition's vectors."""
         return np.arange(self.start_P[number], self.end_P[number])
 
     def of(self, vector_B: np.ndarray) -> np.ndarray:
         """Embeddings, float32 [B, D], of vectors by their number."""
-        embedding_BD = np.empty((len(vector_B), self.partitions[0].vector_VD.shape[1]), np.float32)
+        embedding_BD = np.empty((len(vector_B), self.dim), np.float32)
         for number, place_B, row_B in self.by_partition(vector_B):
             embedding_BD[place_B] = self.partitions[number].vector_VD[row_B]
         return embedding_BD
@@ -259,7 +265,7 @@ class Vectors:
 
 def read_column(path: str, name: str) -> np.ndarray:
     """A column of a file of one batch, read-only; numbers are read where they lie."""
-    column = open_batches(path).get_batch(0).column(name)
+    column = open_some(path, [name]).get_batch(0).column(name)
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 

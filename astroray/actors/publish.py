@@ -5,6 +5,7 @@ by number from files that are read where they lie. What is known of all objects 
 numbers each.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 
@@ -151,11 +152,19 @@ class Rows:
 
 
 class Objects:
-    """Who the objects of an index are, by number; a batch of the file is looked into at a time."""
+    """Who the objects of an index are, by number; a batch of a file is looked into at a time.
 
-    def __init__(self, path: str) -> None:
-        reader = open_batches(path)
-        self.batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
+    paths  of the objects of each layer, whose numbers follow one another; in each by `object_id`
+    """
+
+    def __init__(self, *paths: str) -> None:
+        readers = [open_batches(path) for path in paths]
+        self.batches = [
+            reader.get_batch(place)
+            for reader in readers
+            for place in range(reader.num_record_batches)
+        ]
+        self.layer_Q = np.repeat(np.arange(len(paths)), [r.num_record_batches for r in readers])
         self.end_Q = np.cumsum([batch.num_rows for batch in self.batches])
 
     def take(self, number_B: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
@@ -175,9 +184,29 @@ class Objects:
         back_B = np.argsort(order_B)  # places among the rows as they were found
         return pa.concat_tables(tables).combine_chunks().take(pa.array(back_B)).combine_chunks()
 
+    def find(self, object_id: str) -> int | None:
+        """The number of an object; None where no layer holds it."""
+        for layer in np.unique(self.layer_Q).tolist():
+            places = np.flatnonzero(self.layer_Q == layer).tolist()
+            names = [self.batches[place].column("object_id") for place in places]
+            last = [ids[-1].as_py() if len(ids) else "" for ids in names]
+            at = bisect.bisect_left(last, object_id)
+            if at == len(last):
+                continue
+            ids = names[at]
+            row = _row_of(ids, object_id)
+            if row < len(ids) and ids[row].as_py() == object_id:
+                return int(self.end_Q[places[at]]) - len(ids) + row
+        return None
+
     def names(self, number_B: np.ndarray) -> pa.Array:
         """Their `object_id`."""
         return self.take(number_B, ["object_id"])["object_id"].combine_chunks()
+
+
+def _row_of(ids: pa.Array, object_id: str) -> int:
+    """The first row whose name is `object_id` or comes after it."""
+    return bisect.bisect_left(range(len(ids)), object_id, key=lambda row: ids[row].as_py())
 
 
 def _lists(vectors: Vectors, number_B: np.ndarray) -> Lists:

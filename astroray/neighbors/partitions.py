@@ -5,7 +5,8 @@
     index/objects-SOURCE.arrow         a row an object, in the order of object_id: who it is
     index/partition-SOURCE-P.arrow     a row a vector: its cell, how far it is from the centroid,
                                        its numbers, its objects
-    index/ranking-SOURCE.arrow         a row an object: its score and rank in the run's catalog
+    index/ranking-SOURCE.arrow         a row an object: its score and rank in the run's catalog; of
+                                       a night those that it searched, with their numbers
 
 SOURCE stands for what the index was built from. A partition is referred to by URI and checksum,
 so another run directory can point to it: a night adds a layer, partitions of its new objects by
@@ -14,11 +15,13 @@ a layer never changes. Files are uncompressed Arrow IPC, read where they lie; a 
 are in the order of cell, then first object.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -27,8 +30,17 @@ import pyarrow as pa
 from astroray import storage
 from astroray.errors import FileError, LedgerError
 from astroray.neighbors.blocks import Block
+from astroray.storage.ranges import Ranges
 
-__all__ = ["Layer", "Manifest", "Partition", "PartitionEntry", "open_batches", "write_batches"]
+__all__ = [
+    "Layer",
+    "Manifest",
+    "Partition",
+    "PartitionEntry",
+    "open_batches",
+    "open_some",
+    "write_batches",
+]
 
 FOLDER = "index"
 VERSION = 3
@@ -63,6 +75,12 @@ class Layer:
         """URI and sha256 of its files."""
         entries = [(entry.uri, entry.sha256) for entry in self.partitions]
         return [(self.objects, self.objects_sha256), *entries]
+
+    @property
+    def ranking(self) -> str:
+        """URI of the scores that the version's search gave; each search writes them anew."""
+        folder, _, name = self.objects.rpartition("objects-")
+        return f"{folder}ranking-{name}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,11 +133,6 @@ class Manifest:
         """Where a file that the manifest names lies."""
         is_absolute = storage.is_remote(uri) or uri.startswith("/")
         return uri if is_absolute else _path(run_dir, uri)
-
-    @property
-    def ranking(self) -> str:
-        """URI of the scores and ranks that the run's search gave; it writes them anew each time."""
-        return f"ranking-{self.source}.arrow"
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -181,17 +194,22 @@ class Partition:
     """
 
     def __init__(self, path: str, numbers: np.ndarray | None = None) -> None:
-        reader = open_batches(path)
-        batch = reader.get_batch(0)
-        column = batch.column("embedding")
+        self.path, self.numbers = path, numbers
+        self._batch = batch = open_some(path, ["cell", "away", "objects"]).get_batch(0)
         lists = batch.column("objects")
-        flat = column.flatten().to_numpy(zero_copy_only=True)
         self.cell_V = batch.column("cell").to_numpy(zero_copy_only=True)
         self.away_V = batch.column("away").to_numpy(zero_copy_only=True)
-        self.vector_VD = flat.reshape(len(column), column.type.list_size)
-        self.numbers = numbers
         self.stored_N = lists.flatten().to_numpy(zero_copy_only=True)
         self.start_V1 = lists.offsets.to_numpy(zero_copy_only=True)
+
+    @functools.cached_property
+    def vector_VD(self) -> np.ndarray:
+        """[V, D] float32, the vectors; a remote file is copied when they are first asked for."""
+        has_all = "embedding" in self._batch.schema.names  # a local file's, which is mapped
+        batch = self._batch if has_all else open_batches(self.path).get_batch(0)
+        column = batch.column("embedding")
+        flat = column.flatten().to_numpy(zero_copy_only=True)
+        return np.asarray(flat.reshape(len(column), column.type.list_size))
 
     @property
     def member_N(self) -> np.ndarray:
@@ -274,14 +292,35 @@ class _Hashing(io.RawIOBase):
 
 
 def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
-    """The batches of a file, memory-mapped where it is local.
+    """The batches of a file, memory-mapped; of a remote one a copy that goes with them.
 
     Raises LedgerError where it is missing or damaged.
     """
-    try:
+    with _named_errors(path):
         if storage.is_remote(path):
-            return pa.ipc.open_file(pa.BufferReader(storage.read_bytes(path)))
+            return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(storage.mapped_copy(path))))
         return pa.ipc.open_file(pa.memory_map(path))
+
+
+def open_some(path: str, columns: Sequence[str] | None = None) -> pa.ipc.RecordBatchFileReader:
+    """The same where little is wanted: of a remote file only what is asked for is read.
+
+    columns  of the batches; None: all
+    """
+    if not storage.is_remote(path):
+        return open_batches(path)
+    with _named_errors(path):
+        file = Ranges(path)
+        names = pa.ipc.open_file(pa.PythonFile(file, mode="r")).schema.names
+        places = [names.index(name) for name in columns or names]
+        options = pa.ipc.IpcReadOptions(included_fields=places)
+        return pa.ipc.open_file(pa.PythonFile(file, mode="r"), options=options)
+
+
+@contextlib.contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowInvalid, FileError) as error:
         raise LedgerError(
             f"{path} is missing or damaged ({error}); run the same command again to build it anew"

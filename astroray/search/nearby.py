@@ -6,7 +6,7 @@ are ruled out by one number each; the rest is compared where it lies. N objects,
 partition, C cells.
 """
 
-import bisect
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -14,14 +14,14 @@ import pyarrow.compute as pc
 
 from astroray import storage
 from astroray.actors.index import read_cells
-from astroray.actors.join import read_column
 from astroray.actors.publish import Objects
 from astroray.actors.search import embedding_matrix, read_embeddings
+from astroray.catalog import versions
 from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Manifest, Partition
-from astroray.receipts import read_receipts
+from astroray.search.layer_scores import LayerScores
 
 __all__ = ["IndexedRun", "open_indexed"]
 
@@ -35,57 +35,64 @@ FIRST_CELLS = 4
 def open_indexed(run_dir: str, record: RunRecord) -> "IndexedRun | None":
     """The index of a finished run; None where it has none that holds all that its catalog does.
 
-    A night refers to older versions, a copy of one has its layers but no ranks by number, and the
-    shortlist of a run on fewer bits was ranked by another model.
+    An older version may have left no scores by number, and the shortlist of a run on fewer bits
+    was ranked by another model.
     """
-    if record.backends.get("index") != "sharded" or record.night:
+    if record.backends.get("index") != "sharded":
         return None
     if record.backends.get("quantize", "none") != "none":
         return None
     manifest = Manifest.load(run_dir)
-    if manifest is None or manifest.model_id != record.model["model_id"] or manifest.older:
+    if manifest is None or manifest.model_id != record.model["model_id"]:
         return None
-    if not storage.exists(manifest.path(run_dir, manifest.ranking)):
+    if not all(storage.exists(manifest.path(run_dir, one.ranking)) for one in manifest.layers):
         return None
     return IndexedRun(run_dir, record, manifest)
 
 
 class IndexedRun:
-    """Objects of a run by their number, and who is near a vector."""
+    """Objects of a run by their number, and who is near a vector.
+
+    The numbers of the layers of a night follow one another.
+    """
 
     def __init__(self, run_dir: str, record: RunRecord, manifest: Manifest) -> None:
         self.run_dir, self.record = run_dir, record
-        self.objects = Objects(manifest.path(run_dir, manifest.objects))
-        self.num_objects = manifest.num_objects
-        ranking = manifest.path(run_dir, manifest.ranking)
-        self.rank_N, self.score_N = (read_column(ranking, name) for name in ("rank", "score"))
-        self.centroid_CD, _ = read_cells(manifest.path(run_dir, manifest.cells))
-        self.partitions = [Partition(manifest.path(run_dir, p.uri)) for p in manifest.partitions]
-        self.cells = [np.array(entry.cells, np.int64) for entry in manifest.partitions]
+
+        def path(uri: str) -> str:
+            return manifest.path(run_dir, uri)
+
+        layers = manifest.layers
+        self.objects = Objects(*(path(layer.objects) for layer in layers))
+        self.num_objects = sum(layer.num_objects for layer in layers)
+        self.scores = LayerScores(
+            [path(layer.ranking) for layer in layers], self.objects, self.num_objects
+        )
+        self.centroid_CD, _ = read_cells(path(manifest.cells))
+        entries = [entry for layer in layers for entry in layer.partitions]
+        self.partitions = [Partition(path(entry.uri)) for entry in entries]
+        ends = np.cumsum([0, *(layer.num_objects for layer in layers)])[:-1]
+        self.start_P = np.repeat(ends, [len(layer.partitions) for layer in layers])
+        """What the numbers of a partition's objects begin at."""
+        self.cells = [np.array(entry.cells, np.int64) for entry in entries]
         self.counts = [
             np.diff(np.searchsorted(partition.cell_V, cell_H), append=len(partition.cell_V))
             for partition, cell_H in zip(self.partitions, self.cells, strict=True)
         ]
-        self.place_C = {cell: n for n, cell_H in enumerate(self.cells) for cell in cell_H.tolist()}
+        self.places_C: dict[int, list[int]] = {}
+        for place, cell_H in enumerate(self.cells):
+            for cell in cell_H.tolist():
+                self.places_C.setdefault(cell, []).append(place)
 
     def find(self, object_id: str) -> int | None:
         """The number of an object; None where the index does not hold it."""
-        batches = self.objects.batches
-        last = [batch.column("object_id")[-1].as_py() for batch in batches]
-        place = bisect.bisect_left(last, object_id)
-        if place == len(batches):
-            return None
-        ids = batches[place].column("object_id")
-        row = bisect.bisect_left(range(len(ids)), object_id, key=lambda i: ids[i].as_py())
-        if ids[row].as_py() != object_id:
-            return None
-        return int(self.objects.end_Q[place]) - len(ids) + row
+        return self.objects.find(object_id)
 
     def embedding(self, number: int) -> np.ndarray:
         """The embedding [D] of an object, from its shard's file, which is checked."""
         (where,) = self.objects.take(np.array([number]), ["shard", "row"]).to_pylist()
-        name, receipts = where["shard"], read_receipts(self.run_dir)
-        some = {name: (self.run_dir, receipts[name])} if name in receipts else {}
+        name, receipts = where["shard"], versions.read_receipts(self.run_dir)
+        some = {name: receipts[name]} if name in receipts else {}
         rows = read_embeddings(some, ["row", "embedding"])
         place = pc.index(rows["row"], where["row"]).as_py()
         if place < 0:
@@ -98,8 +105,8 @@ class IndexedRun:
     def rows(self, number_K: np.ndarray) -> pa.Table:
         """Identity, rank and score of objects, as columns of CATALOG."""
         table = self.objects.take(number_K, ["object_id", "ra", "dec"])
-        score_K = self.score_N[number_K]
-        table = table.append_column("rank", pa.array(self.rank_N[number_K]))
+        score_K = self.scores.score(number_K)
+        table = table.append_column("rank", pa.array(self.scores.rank(number_K)))
         return table.append_column("outlier_score", pa.array(score_K, mask=np.isnan(score_K)))
 
     def nearest(
@@ -111,7 +118,7 @@ class IndexedRun:
         """
         embedding_D = np.asarray(embedding_D, np.float32)
         members, distances = self._objects_near(embedding_D, k if exclude < 0 else k + 1)
-        order_M = np.lexsort((self.rank_N[members], distances))
+        order_M = self.scores.order(members, distances)
         order_M = order_M[members[order_M] != exclude][:k]
         return members[order_M], distances[order_M]
 
@@ -121,13 +128,12 @@ class IndexedRun:
         They hold the k nearest objects, since every vector has an object at least.
         """
         away_C = np.linalg.norm(self.centroid_CD - query_D.astype(np.float64), axis=1)
-        found = _Found(query_D, k)
+        found = _Found(self.partitions, query_D, k)
         first = np.argsort(away_C, kind="stable")[:FIRST_CELLS].tolist()
-        first = [cell for cell in first if cell in self.place_C]
         for cell in first:
-            partition = self.partitions[self.place_C[cell]]
-            rows = partition.rows_of(cell)
-            found.look(partition, np.arange(rows.start, rows.stop))
+            for number in self.places_C.get(cell, []):
+                rows = self.partitions[number].rows_of(cell)
+                found.look(number, np.arange(rows.start, rows.stop))
         found.compare()
         low_C = (away_C - found.limit - SLACK * away_C).astype(np.float32)
         high_C = ((away_C + found.limit) * (1.0 + SLACK)).astype(np.float32)
@@ -136,28 +142,27 @@ class IndexedRun:
             is_near_V = partition.away_V >= np.repeat(low_C[cell_H], count_H)
             is_near_V &= partition.away_V <= np.repeat(high_C[cell_H], count_H)
             for cell in first:
-                if self.place_C[cell] == number:
-                    is_near_V[partition.rows_of(cell)] = False
-            found.look(partition, np.flatnonzero(is_near_V))
+                is_near_V[partition.rows_of(cell)] = False
+            found.look(number, np.flatnonzero(is_near_V))
         found.compare()
-        return found.objects()
+        return found.objects(self.start_P)
 
 
 class _Found:
     """The k nearest vectors so far, and all that are as near as the last of them."""
 
-    def __init__(self, query_D: np.ndarray, k: int) -> None:
-        self.query_D, self.k = query_D, k
+    def __init__(self, partitions: Sequence[Partition], query_D: np.ndarray, k: int) -> None:
+        self.partitions, self.query_D, self.k = partitions, query_D, k
         self.limit = np.inf
-        self.near: list[tuple[float, Partition, int]] = []
-        self.todo: list[tuple[Partition, np.ndarray]] = []
+        self.near: list[tuple[float, int, int]] = []
+        self.todo: list[tuple[int, np.ndarray]] = []
         self.num_todo = 0
 
-    def look(self, partition: Partition, row_M: np.ndarray) -> None:
+    def look(self, number: int, row_M: np.ndarray) -> None:
         """Some rows of a partition will be compared, with others if they are few."""
         for start in range(0, len(row_M), ROWS_AT_ONCE):
             row_B = row_M[start : start + ROWS_AT_ONCE]
-            self.todo.append((partition, row_B))
+            self.todo.append((number, row_B))
             self.num_todo += len(row_B)
             if self.num_todo >= ROWS_AT_ONCE:
                 self.compare()
@@ -165,25 +170,26 @@ class _Found:
     def compare(self) -> None:
         """Compares the query with what is to be looked at."""
         if self.todo:
-            vectors = [partition.vector_VD[row_B] for partition, row_B in self.todo]
+            vectors = [self.partitions[number].vector_VD[row_B] for number, row_B in self.todo]
             near_M, distance_M = nearest_of(self.query_D, np.concatenate(vectors), self.k)
             end_T = np.cumsum([len(row_B) for _, row_B in self.todo])
             for place, distance in zip(near_M.tolist(), distance_M.tolist(), strict=True):
                 which = int(np.searchsorted(end_T, place, side="right"))
-                partition, row_B = self.todo[which]
+                number, row_B = self.todo[which]
                 row = int(row_B[place - end_T[which] + len(row_B)])
-                self.near.append((distance, partition, row))
+                self.near.append((distance, number, row))
         self.todo, self.num_todo = [], 0
         self.near.sort(key=lambda one: one[0])
         if len(self.near) >= self.k:
             self.limit = self.near[self.k - 1][0]
             self.near = [one for one in self.near if one[0] <= self.limit]
 
-    def objects(self) -> tuple[np.ndarray, np.ndarray]:
-        """Numbers and distances of their objects."""
+    def objects(self, start_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers and distances of their objects; those of a partition begin at `start_P`."""
         members, distances = [np.zeros(0, np.int64)], [np.zeros(0)]
-        for distance, partition, row in self.near:
+        for distance, number, row in self.near:
+            partition = self.partitions[number]
             some = partition.member_N[slice(*partition.start_V1[row : row + 2].tolist())]
-            members.append(some)
+            members.append(some + start_P[number])
             distances.append(np.full(len(some), distance))
         return np.concatenate(members), np.concatenate(distances)

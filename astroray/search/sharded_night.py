@@ -7,7 +7,7 @@ known of all objects at once: a few numbers each, never an embedding. Nothing he
 import numpy as np
 
 from astroray.actors import index, night_parts
-from astroray.actors.join import JoinPlan
+from astroray.actors.join import JoinPlan, read_column
 from astroray.actors.night_parts import COLUMNS, NightPlan
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
@@ -89,7 +89,7 @@ def _certify(
         is_late=search.is_late,
     )
     exact.publish()
-    _write_ranking(join, certified, bound_N)
+    _write_ranking(plan, join, certified, bound_N)
     count = len(join.partitions)
     how = f"{count} partition{'s' * (count != 1)}, the scores before are the bounds"
     words = f"{reason}; {how}"
@@ -109,13 +109,24 @@ def _bounds(plan: NightPlan, k: int) -> np.ndarray:
     return np.where(is_bound_N, night_parts.read_objects(plan, "score_before"), np.inf)
 
 
-def _write_ranking(join: JoinPlan, certified: Certified, bound_N: np.ndarray) -> None:
-    """Publishes what is known of all objects, and which the night writes."""
+def _write_ranking(
+    plan: NightPlan, join: JoinPlan, certified: Certified, bound_N: np.ndarray
+) -> None:
+    """Publishes what is known of all objects, and which the night writes; for later their scores.
+
+    Later an object goes by its number in its layer and those of the layers before.
+    """
+    is_searched_N = certified.is_exact_N | np.isinf(bound_N)
     write_columns(
         join.ranking,
         score=certified.score_N,
         is_exact=certified.is_exact_N,
         rank=certified.rank_N,
         certified=certified.certified_N,
-        is_searched=certified.is_exact_N | np.isinf(bound_N),
+        is_searched=is_searched_N,
     )
+    layers = [read_column(join.layer(place), "number") for place in range(len(plan.older) + 1)]
+    number_N = np.concatenate(layers)
+    later_M = np.flatnonzero(is_searched_N[number_N] | (not plan.older))
+    score_M = certified.score_N[number_N[later_M]]
+    write_columns(plan.index.path("ranking"), number=later_M, score=score_M)

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import mmap
 import os
 import re
 import stat
@@ -164,6 +165,21 @@ def local_copy(path: str) -> Iterator[Path]:
     with reading(path), open(path, "rb"):
         pass  # a reader that maps the file would report a missing permission in its own words
     yield Path(path)
+
+
+def mapped_copy(path: str) -> mmap.mmap | bytes:
+    """The bytes of a remote file, not held in memory: those of a copy on disk that goes with them.
+
+    Raises FileError where it is missing, StorageError where the disk for temporary files is full.
+    """
+    with (
+        writing("a temporary file", place=TEMPORARY_PLACE),
+        tempfile.TemporaryFile() as file,  # has no name, so that nobody needs to delete it
+    ):
+        object_store.get_file(path, file)
+        file.flush()
+        METER.bytes_read += file.tell()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
 
 
 def checksum(path: str) -> str:

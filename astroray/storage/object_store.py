@@ -103,24 +103,43 @@ def get(path: str) -> bytes:
     return data.getvalue()
 
 
-def get_file(path: str, file: BinaryIO) -> None:
-    """Writes the whole object to an open file that is empty, a piece at a time; raises as `get`."""
+def get_range(path: str, start: int, size: int) -> tuple[bytes, int]:
+    """At most so many bytes of an object from `start`, and the size of all; raises as `get`.
+
+    A negative start counts from the end, which is then read to.
+    """
+    span = f"bytes={start}" if start < 0 else f"bytes={start}-{start + size - 1}"
+    data = io.BytesIO()
+    whole = get_file(path, data, span)
+    return data.getvalue(), whole
+
+
+def get_file(path: str, file: BinaryIO, span: str = "") -> int:
+    """Writes the whole object to an open file that is empty, a piece at a time; raises as `get`.
+
+    span  which bytes, as HTTP's Range has it; "": all
+
+    Returns the size of the whole object.
+    """
     from botocore.exceptions import BotoCoreError
 
     bucket, key = _split(path)
     with _errors(path, "read"):
         for attempt in range(MAX_ATTEMPTS):
-            body = _client().get_object(Bucket=bucket, Key=key)["Body"]
+            asked = {"Range": span} if span else {}
+            answer = _client().get_object(Bucket=bucket, Key=key, **asked)
             try:
-                shutil.copyfileobj(body, file, PIECE_BYTES)
+                shutil.copyfileobj(answer["Body"], file, PIECE_BYTES)
             except BotoCoreError:  # the connection broke: botocore retries only up to the body
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
             else:
-                return
+                known = str(answer.get("ContentRange", ""))  # bytes 0-9/100
+                return int(known.rpartition("/")[2] or answer["ContentLength"])
             file.seek(0)
             file.truncate()
             time.sleep(random.random() * min(2**attempt, 20))
+    raise AssertionError("the last attempt returns or raises")
 
 
 def put(path: str, data: bytes) -> None:

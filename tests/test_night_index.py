@@ -83,7 +83,7 @@ def test_each_night_writes_the_partitions_of_its_own_objects_and_leaves_all_othe
     assert second.cells == str(ref / "index" / Manifest.load(str(ref)).cells)
     own = [path.name for path in (tmp_path / "n2" / "index").iterdir()]
     assert sorted(name.partition("-")[0] for name in own) == [
-        "manifest.json", "objects", "partition", "partition"
+        "manifest.json", "objects", "partition", "partition", "ranking"
     ]  # fmt: skip
 
 

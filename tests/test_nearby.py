@@ -152,7 +152,7 @@ def test_a_night_is_searched_over_its_layers_and_is_what_a_whole_reading_finds(
     number_N = np.array([run.find(name) for name in whole["object_id"].to_pylist()])
     columns = ["object_id", "ra", "dec", "rank", "outlier_score"]
     assert run.rows(number_N).equals(whole.select(columns).cast(run.rows(number_N).schema))
-    stored = read_embeddings(versions.read_receipts(folders[2]))
+    stored = read_embeddings(versions.read_all_receipts(folders[2]))
     vector_of = dict(zip(stored["object_id"].to_pylist(), embedding_matrix(stored), strict=True))
     vector_ND = np.stack([vector_of[name] for name in whole["object_id"].to_pylist()])
     for row in (0, 100, 269):

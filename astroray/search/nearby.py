@@ -91,7 +91,7 @@ class IndexedRun:
     def embedding(self, number: int) -> np.ndarray:
         """The embedding [D] of an object, from its shard's file, which is checked."""
         (where,) = self.objects.take(np.array([number]), ["shard", "row"]).to_pylist()
-        name, receipts = where["shard"], versions.read_receipts(self.run_dir)
+        name, receipts = where["shard"], versions.read_all_receipts(self.run_dir)
         some = {name: receipts[name]} if name in receipts else {}
         rows = read_embeddings(some, ["row", "embedding"])
         place = pc.index(rows["row"], where["row"]).as_py()

@@ -107,6 +107,15 @@ def _refine(shards: Sequence[Shard], plan: EmbedPlan, searching: SearchPlan) -> 
     )  # fmt: skip
 
 
+def link_run(run_dir: str, folder: Path) -> str:
+    """The run in `folder`, by links, with a label log and a report of its own."""
+    folder.mkdir()
+    for name in ("run.json", "catalog", "embeddings", "ledger", "model", "rejects"):
+        if (Path(run_dir) / name).exists():
+            (folder / name).symlink_to(f"{run_dir}/{name}")
+    return str(folder)
+
+
 def make_curve_run(folder: Path, *, num_stars: int = 12, options: str = "") -> str:
     """The run directory of a scan of Kepler's light curves with waves; one star has dips."""
     (folder / "kepler").mkdir()

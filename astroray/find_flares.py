@@ -135,7 +135,7 @@ def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Sho
         workers=config.workers,
         num_gpus=0.0,
         num_shards=len(todo),
-        resources=workers.resources(),
+        machines=workers.machines(),
     )
     plan = FindPlan(
         run_dir=config.out,

@@ -101,7 +101,7 @@ class _Run:
             workers=config.workers,
             num_gpus=config.num_gpus,
             num_shards=2**31,
-            resources=workers.resources(),
+            machines=workers.machines(),
         )
         model_id = self.given.model_id if self.given else ""
         science = config.science(model_id=model_id, device=self.plan.device)

@@ -66,7 +66,7 @@ def serving(config: ServeConfig) -> Iterator[str]:
     log_dir = runs.log_folder(config.run_dir)
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with workers.cluster(log_dir=log_dir):
-        check_room(config, workers.resources())
+        check_room(config, workers.machines())
         check_model(config)
         https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
         options = {"host": config.host, "port": config.port}
@@ -98,17 +98,21 @@ def build(args: Mapping[str, Any]) -> serve.Application:
     return _bind(config)
 
 
-def check_room(config: ServeConfig, resources: Mapping[str, float]) -> None:
-    """Raises ConfigError where the least replicas do not fit: Serve would wait for ever."""
+def check_room(config: ServeConfig, machines: Sequence[Mapping[str, float]]) -> None:
+    """Raises ConfigError where the least replicas do not fit: Serve would wait for ever.
+
+    machines  CPU and GPU of each
+    """
     kinds = (("CPU", "num_cpus"), ("GPU", "num_gpus"))
     for resource, name in kinds:
         wanted = sum(
             part.min_replicas * getattr(part, name, 0.0) for part in (config.web, config.encoder)
         )
-        if wanted > resources.get(resource, 0.0):
+        there = sum(machine.get(resource, 0.0) for machine in machines)
+        if wanted > there:
             raise ConfigError(
-                f"the replicas need {wanted:g} {resource}, the cluster has "
-                f"{resources.get(resource, 0.0):g}; lower min_replicas or {name} of web and encoder"
+                f"the replicas need {wanted:g} {resource}, the cluster has {there:g}; lower "
+                f"min_replicas or {name} of web and encoder"
             )
 
 

@@ -173,7 +173,7 @@ def served_until(client, wanted):
 
 def test_replicas_that_do_not_fit_are_refused_at_once(config):
     with pytest.raises(ConfigError, match=r"replicas need 0\.4 CPU, the cluster has 0\.2"):
-        serving.check_room(config, {"CPU": 0.2})
+        serving.check_room(config, [{"CPU": 0.2}])
 
 
 def _replicas(deployment):

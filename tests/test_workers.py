@@ -17,8 +17,12 @@ from astroray.execution.workers import plain_errors, plan_workers, remotely
 
 def plan(workers="auto", *, num_gpus=None, num_shards=100, **resources):
     return plan_workers(
-        workers=workers, num_gpus=num_gpus, num_shards=num_shards, resources=resources
+        workers=workers, num_gpus=num_gpus, num_shards=num_shards, machines=[resources]
     )
+
+
+def plan_on(*machines, workers="auto", num_gpus=None):
+    return plan_workers(workers=workers, num_gpus=num_gpus, num_shards=100, machines=machines)
 
 
 def test_two_workers_fit_on_two_cores_and_leave_room_to_read():
@@ -73,6 +77,18 @@ def test_gpus_can_be_left_alone():
 def test_a_gpu_that_is_asked_for_and_absent_is_an_error():
     with pytest.raises(ConfigError, match=r"needs 0\.75 CPUs and 1 GPUs, the cluster has 2 and 0"):
         plan(num_gpus=1.0, CPU=2.0)
+
+
+def test_a_worker_lies_on_one_machine_and_a_fraction_on_one_gpu():
+    head, node = {"CPU": 32.0}, {"CPU": 4.0, "GPU": 8.0}
+    assert plan_on(head, node).max_workers == 5  # CPUs of the head are of no use to its GPUs
+    assert plan_on({"CPU": 8.0, "GPU": 2.0}, num_gpus=0.6).max_workers == 2
+    with pytest.raises(ConfigError, match=r"only 4 fit: .* of 4 and 0 on 4 machines"):
+        plan_on(*[{"CPU": 1.0}] * 4, workers="5")
+    with pytest.raises(
+        ConfigError, match=r"needs 0\.75 CPUs and 2 GPUs, the cluster has 16 and 2 "
+    ):
+        plan_on(*[{"CPU": 8.0, "GPU": 1.0}] * 2, num_gpus=2.0)
 
 
 @pytest.mark.ray

@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -56,32 +56,35 @@ class WorkerPlan:
 
 
 def plan_workers(
-    *, workers: str, num_gpus: float | None, num_shards: int, resources: dict[str, float]
+    *,
+    workers: str,
+    num_gpus: float | None,
+    num_shards: int,
+    machines: Sequence[Mapping[str, float]],
 ) -> WorkerPlan:
     """A plan that the cluster can place at once.
 
     workers    auto, N, or MIN..MAX
     num_gpus   GPUs a worker, fractions too; None: one each where the cluster has any, else none
-    resources  what the cluster has in all, as `ray.cluster_resources()` says
+    machines   CPU and GPU of each; a worker lies on one of them, and a fraction on one GPU
 
     Raises ConfigError where the plan does not fit, since Ray would wait for ever.
     """
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    cpus, gpus = (sum(one.get(name, 0.0) for one in machines) for name in ("CPU", "GPU"))
     gpus_each = (1.0 if gpus else 0.0) if num_gpus is None else num_gpus
-    by_cpu = int(cpus / CPUS_PER_WORKER)
-    by_gpu = int(gpus / gpus_each) if gpus_each else by_cpu
-    room = min(by_cpu, by_gpu)
+    room = sum(_room(one, gpus_each) for one in machines)
+    has = f"{cpus:g} and {gpus:g}" + f" on {len(machines)} machines" * (len(machines) > 1)
     if room < 1:
         raise ConfigError(
             f"a worker needs {CPUS_PER_WORKER} CPUs and {gpus_each:g} GPUs, the cluster has "
-            f"{cpus:g} and {gpus:g}; lower num_gpus or start a larger cluster"
+            f"{has}; lower num_gpus or start a larger cluster"
         )
     most = min(room, max(1, int(cpus)))
     low, high = parse_workers(workers) or (most, most)
     if low > room:
         raise ConfigError(
             f"workers is {workers}, but only {room} fit: each needs {CPUS_PER_WORKER} CPUs and "
-            f"{gpus_each:g} GPUs of {cpus:g} and {gpus:g}; Ray would wait for ever"
+            f"{gpus_each:g} GPUs of {has}; Ray would wait for ever"
         )
     limit = max(1, num_shards)
     return WorkerPlan(
@@ -93,20 +96,32 @@ def plan_workers(
     )
 
 
-def resources() -> dict[str, float]:
-    """What the cluster that was joined or started has in all: CPU, GPU and others by name."""
-    import ray
+def _room(machine: Mapping[str, float], gpus_each: float) -> int:
+    """Workers that fit on a machine."""
+    by_cpu = int(machine.get("CPU", 0.0) / CPUS_PER_WORKER)
+    if not gpus_each:
+        return by_cpu
+    gpus = machine.get("GPU", 0.0)
+    by_gpu = int(gpus) * int(1 / gpus_each) if gpus_each < 1 else int(gpus / gpus_each)
+    return min(by_cpu, by_gpu)
 
-    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return found
+
+def machines() -> list[dict[str, float]]:
+    """What each machine of the cluster that was joined or started has: CPU, GPU and others."""
+    return [node["Resources"] for node in _alive()]
 
 
 def cpus_of_one_machine() -> int:
     """CPUs of the largest machine: a task that asks for more waits for ever."""
+    return max([1, *(int(one.get("CPU", 0)) for one in machines())])
+
+
+def _alive() -> list[dict[str, Any]]:
+    """The machines that are there, as Ray describes them."""
     import ray
 
     nodes = ray.nodes()  # type: ignore[no-untyped-call]
-    return max(1, *(int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]))
+    return [node for node in nodes if node["Alive"]]
 
 
 class RayNodes:
@@ -118,10 +133,7 @@ class RayNodes:
         return str(ray.get_runtime_context().get_node_id())
 
     def alive(self) -> set[str]:
-        import ray
-
-        nodes = ray.nodes()  # type: ignore[no-untyped-call]
-        return {node["NodeID"] for node in nodes if node["Alive"]}
+        return {node["NodeID"] for node in _alive()}
 
 
 def refuse_local(*paths: str) -> None:
@@ -129,14 +141,11 @@ def refuse_local(*paths: str) -> None:
 
     Needs the running cluster; call it before the first row is read.
     """
-    import ray
-
     local = next((path for path in paths if not storage.is_remote(path)), None)
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    machines = {node["NodeManagerAddress"] for node in nodes}
-    if local is not None and len(machines) > 1:
+    addresses = {node["NodeManagerAddress"] for node in _alive()}
+    if local is not None and len(addresses) > 1:
         raise ConfigError(
-            f"out is {local}, a folder of one machine, but the cluster has {len(machines)} "
+            f"out is {local}, a folder of one machine, but the cluster has {len(addresses)} "
             "machines, which would not see each other's files; give an s3:// address"
         )
 

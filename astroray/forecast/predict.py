@@ -118,7 +118,7 @@ def _run(
     config: ForecastConfig, shards: list[Shard], show: Show
 ) -> list[tuple[pa.Table | None, list[Reject], dict[str, int]]]:
     placing = workers.plan_workers(
-        workers="auto", num_gpus=0.0, num_shards=len(shards), resources=workers.resources()
+        workers="auto", num_gpus=0.0, num_shards=len(shards), machines=workers.machines()
     )
     name = workers.remotely(name_rows, num_cpus=placing.num_cpus)
     forecast = workers.remotely(forecast_group, num_cpus=placing.num_cpus)

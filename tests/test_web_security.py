@@ -229,6 +229,7 @@ def test_a_caller_above_its_rate_is_told_when_to_come_again(tokens, audit, key):
     [
         ("POST", "http://sky.org", 200),
         ("POST", "http://evil.org", 403),
+        ("POST", "http://[", 403),
         ("DELETE", "null", 403),
         ("GET", "http://evil.org", 200),
     ],

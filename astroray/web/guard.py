@@ -185,10 +185,10 @@ class Guard:
             reason = "no valid token: send Authorization: Bearer TOKEN"
             return 401, reason, {"www-authenticate": CHALLENGE}
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in _SAFE:
-            host = urlsplit(origin).netloc if origin != "null" else ""
-            if not hmac.compare_digest(host.encode(), headers.get("host", "").encode()):
-                return 403, f"a page of {origin[:100]} may not write here", {}
+        if origin is None or scope["method"] in _SAFE:
+            return None
+        if not hmac.compare_digest(_host(origin).encode(), headers.get("host", "").encode()):
+            return 403, f"a page of {origin[:100]} may not write here", {}
         return None
 
     async def _read(
@@ -304,6 +304,14 @@ class _Buckets:
         if len(self._level) > _MAX_CALLERS:
             self._level.popitem(last=False)
         return wait_s
+
+
+def _host(origin: str) -> str:
+    """Host and port of an origin, as the header `host` has them; empty where it has none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # a bracket that does not close
+        return ""
 
 
 def _whole(seconds: float) -> str:

@@ -55,6 +55,25 @@ def test_the_catalog_has_one_row_an_object_in_the_promised_columns(num):
     assert neighbors_table(objects, found).schema.equals(schema.NEIGHBORS, check_metadata=True)
 
 
+def test_an_array_of_names_has_so_many_whatever_k_is(monkeypatch):
+    objects, embedding_ND = make_objects(30), make_embedding(30)
+    found = search(embedding_ND, objects["object_id"], SearchConfig(k=4))
+    whole = catalog_table(objects, found, model_id="m")
+    monkeypatch.setattr(outliers, "NAMES_AT_ONCE", 25)
+    asked = []
+
+    def names_of(place_B):
+        asked.append(len(place_B))
+        return objects["object_id"].combine_chunks().take(pa.array(place_B))
+
+    further = further_scores(embedding_ND, found)
+    cut = outliers.catalog_table(objects, found, further, model_id="m", names_of=names_of)
+    assert max(asked) == 24
+    assert cut.select(["neighbor_id", "neighbor_distance"]).equals(
+        whole.select(["neighbor_id", "neighbor_distance"])
+    )
+
+
 def test_neighbors_are_named_nearest_first_with_their_distances():
     objects, embedding_ND = make_objects(50), make_embedding(50)
     found = search(embedding_ND, objects["object_id"], SearchConfig(k=3))

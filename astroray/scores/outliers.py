@@ -12,7 +12,7 @@ from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors
 from astroray.surveys.shards import Reject
 
-LISTS_AT_ONCE = 1_000_000  # rows whose neighbors' names fit one Arrow array of 2 GB
+NAMES_AT_ONCE = 10_000_000  # of neighbors: they fit one Arrow array of 2 GB
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _neighbor_columns(
     names_of: Callable[[np.ndarray], pa.Array], neighbors: Neighbors, row_M: np.ndarray
 ) -> dict[str, pa.ChunkedArray]:
     names, distances = [], []
-    for part in parts(len(row_M), LISTS_AT_ONCE):
+    for part in parts(len(row_M), NAMES_AT_ONCE // max(1, neighbors.neighbor_NK.shape[1])):
         near_BK = neighbors.neighbor_NK[row_M[part]]
         distance_BK = neighbors.distance_NK[row_M[part]]
         found_BK = near_BK >= 0

@@ -4,6 +4,7 @@ import io
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from astropy.io.votable import parse
 from PIL import Image
@@ -61,6 +62,16 @@ def cutouts():
 def test_a_run_that_is_not_done_is_not_served(tmp_path):
     with pytest.raises(ConfigError, match=r"holds no run.json, expected the --out of a scan"):
         Archive(str(tmp_path))
+
+
+def test_the_rank_of_an_upload_is_behind_objects_whose_bound_is_infinite(archive, monkeypatch):
+    table = archive.table  # as of a night that the clock stopped: what is new was not searched
+    score_N = table["outlier_score"].to_numpy().copy()
+    score_N[:3] = np.inf
+    place = table.column_names.index("outlier_score")
+    stopped = table.set_column(place, table.schema.field(place), pa.array(score_N))
+    monkeypatch.setattr("astroray.web.archive.versions.read_version", lambda run_dir: stopped)
+    assert Archive(archive.run_dir).rank_of(1e9) == 4
 
 
 def test_every_answer_names_its_run_and_model(client, archive):

@@ -227,7 +227,7 @@ class Archive:
         if "selected_by" in self.record.proof:
             num_listed = int(self.record.proof["num_rescored"])  # the first ones are the shortlist
             score_N[:num_listed] = _floats(self.table[f"{self.score}_distance"][:num_listed])
-        return np.sort(score_N[np.isfinite(score_N)])
+        return np.sort(score_N[~np.isnan(score_N)])
 
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""

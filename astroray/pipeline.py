@@ -285,7 +285,7 @@ class _Run:
             note=Steps(self.show, self.out),
         )
         self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
-        counts |= {**outcome.counts, **surveys.count_outside(self.shards)}
+        counts |= {**outcome.counts, **runs.count_outside(self.out, self.shards)}
         if not ledger.is_conserved(counts):
             raise LedgerError(
                 f"rows are not conserved: {counts['rows_embedded']} embedded, "

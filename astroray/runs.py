@@ -12,10 +12,12 @@ from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.ledger import RunRecord
 from astroray.receipts import done_shards
 from astroray.storage.leases import Lease
+from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "forget_failed", "list_again", "list_early", "log_folder", "newest_version", "note_failure",
+    "count_outside", "forget_failed", "list_again", "list_early", "log_folder", "newest_version",
+    "note_failure",
 ]  # fmt: skip
 
 
@@ -62,6 +64,17 @@ def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
     if shards:
         choose_encoder(encoder, surveys.modality_of(shards[0]))
     return shards
+
+
+def count_outside(run_dir: str, shards: Sequence[Shard]) -> dict[str, int]:
+    """`outside`: objects of a catalog that lie on none of the images that they were cut from.
+
+    Empty where there is no catalog, or where images came later: then nobody has counted.
+    """
+    num_images = sum("rivals" in shard.params for shard in shards)
+    folder = ledger.objects_folder(run_dir)
+    num_outside = read_outside(folder, num_images=num_images) if num_images else None
+    return {} if num_outside is None else {"outside": num_outside}
 
 
 def encoder_of(name: str, shards: Sequence[Shard]) -> str:

@@ -14,9 +14,9 @@ from astropy.nddata import Cutout2D
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from astroray import surveys
+from astroray import runs, surveys
 from astroray.errors import ConfigError, LedgerError, ShardError
-from astroray.ledger import check_unchanged, read_listing, write_listing
+from astroray.ledger import check_unchanged, objects_folder, read_listing, write_listing
 from astroray.schema import Flag
 from astroray.surveys.shards import Cutouts
 from tests.tiles_made import (
@@ -54,6 +54,12 @@ def sky(tmp_path):
     write_sky(tmp_path / "tiles", ra_N, dec_N)
     write_catalog(tmp_path / "objects.parquet", ids, ra_N, dec_N)
     return tmp_path, ids, ra_N, dec_N
+
+
+def listed_in(run_dir, survey, known=()):
+    """The shards of a survey as a run lists them."""
+    folder = objects_folder(str(run_dir))
+    return surveys.list_shards(survey, known=known, objects_folder=folder).shards
 
 
 def survey_of(folder, catalog="../objects.parquet", **options):
@@ -127,8 +133,8 @@ def test_objects_off_all_tiles_are_counted_and_those_without_a_position_are_reje
     assert sorted(rows) == ids[:4]
     assert [(r.kind, r.row) for r in rejects] == [("position", 0), ("position", 1)]
     assert "object J4 in row 4 of" in rejects[0].reason
-    listed = surveys.list_shards(survey).shards
-    assert surveys.count_outside(listed) == {"outside": 2}
+    listed = listed_in(tmp_path / "run", survey)
+    assert runs.count_outside(str(tmp_path / "run"), listed) == {"outside": 2}
     assert "2 of 8 objects" in caplog.text
     empty = next(shard for shard in listed if shard.params.get("image") == "west")
     assert (empty.num_rows, empty.inputs[2:]) == (0, ())
@@ -139,14 +145,15 @@ def test_a_tile_that_comes_later_leaves_the_others_as_they_are(sky):
     west = [folder / "tiles" / f"west_{band}.fits" for band in "gr"]
     for path in west:
         path.rename(folder / path.name)
-    known = surveys.list_shards(survey_of(folder)).shards
+    known = listed_in(folder / "run", survey_of(folder))
     before, _ = read_rows(survey_of(folder))
     for path in west:
         (folder / path.name).rename(path)
-    (first, later) = surveys.list_shards(survey_of(folder), known=known).shards
+    (first, later) = listed_in(folder / "run", survey_of(folder), known)
     assert first is known[0]
-    assert surveys.count_outside([first]) == {"outside": len(ids) - len(before)}
-    assert surveys.count_outside([first, later]) == {}  # nobody has counted anew
+    run_dir = str(folder / "run")
+    assert runs.count_outside(run_dir, [first]) == {"outside": len(ids) - len(before)}
+    assert runs.count_outside(run_dir, [first, later]) == {}  # nobody has counted anew
     again = {name for item in surveys.read_shard(first) for name in item.object_id_B}
     added = {name for item in surveys.read_shard(later) for name in item.object_id_B}
     assert again == set(before)
@@ -194,9 +201,10 @@ def test_a_hats_catalog_gives_each_tile_the_partitions_that_lie_on_it(sky):
     expected, _ = read_rows(survey_of(folder))
     found, _ = read_rows(survey_of(folder, "../hats"))
     assert list(found) == list(expected)
-    listed = surveys.list_shards(survey_of(folder, "../hats")).shards
+    listed = listed_in(folder / "run", survey_of(folder, "../hats"))
     assert [len(shard.inputs) for shard in listed] == [3, 3]
-    assert surveys.count_outside(listed) == {"outside": len(ids) + 1 - len(expected)}
+    outside = {"outside": len(ids) + 1 - len(expected)}
+    assert runs.count_outside(str(folder / "run"), listed) == outside
 
 
 def test_a_shard_survives_the_ledger_and_some_rows_are_the_same_rows(sky):
@@ -337,3 +345,12 @@ def test_sexagesimal_positions_of_parquet_are_read_as_those_of_other_tables(sky)
     for options in ({}, {"ra": "ra", "dec": "dec"}):
         found, _ = read_rows(survey_of(folder, "../text.parquet", **options))
         assert set(found) == set(expected)
+
+
+def test_a_damaged_count_of_objects_off_all_tiles_is_named(sky):
+    folder = sky[0]
+    listed = listed_in(folder / "run", survey_of(folder))
+    path = folder / "run/ledger/objects/outside.json"
+    path.write_bytes(path.read_bytes()[:9])
+    with pytest.raises(LedgerError, match=r"outside\.json is damaged"):
+        runs.count_outside(str(folder / "run"), listed)

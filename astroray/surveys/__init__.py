@@ -16,10 +16,7 @@ from astroray.surveys.hats_catalogs import is_hats
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import table_paths
 
-__all__ = [
-    "Cutouts", "Listing", "Reject", "Shard", "count_outside", "list_shards", "modality_of",
-    "read_shard",
-]  # fmt: skip
+__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_shard"]
 
 SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
 """Surveys that are no files of the user's, and their reader."""
@@ -105,18 +102,6 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]
     return Listing(shards=(*known, *added), changed=changed, unseen=unseen)
-
-
-def count_outside(shards: Sequence[Shard]) -> dict[str, int]:
-    """`outside`: objects of a catalog that lie on none of the images that they were cut from.
-
-    Empty where there is no catalog, or where images came later: then nobody has counted.
-    """
-    counted = [shard.params for shard in shards if "outside" in shard.params]
-    num_images = sum("rivals" in shard.params for shard in shards)
-    if len(counted) != 1 or counted[0]["outside_of"] != num_images:
-        return {}
-    return {"outside": int(counted[0]["outside"])}
 
 
 def modality_of(shard: Shard) -> ModalityName:

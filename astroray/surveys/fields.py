@@ -38,6 +38,7 @@ from astroray.surveys.field_objects import (
 )
 from astroray.surveys.field_options import FieldOptions, parse_field_options
 from astroray.surveys.fits_files import ALL
+from astroray.surveys.object_files import publish_outside
 from astroray.surveys.position_catalogs import CatalogColumns
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 from astroray.surveys.survey_paths import survey_folder
@@ -82,6 +83,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             "%d of %d objects of catalog %s lie on none of %d images",
             plan.num_outside, plan.num_objects, options.catalog, len(images),
         )  # fmt: skip
+    if uri.objects_folder and not uri.known:  # what later images alone lack says nothing
+        publish_outside(uri.objects_folder, num_outside=plan.num_outside, num_images=len(images))
     return [*_with_objects(listed, plan), *_misplaced(plan)]
 
 
@@ -130,10 +133,7 @@ def _shard(image: ListedImage, options: FieldOptions, mask: storage.InputFile | 
 
 
 def _with_objects(listed: Sequence[Shard], plan: ObjectPlan) -> list[Shard]:
-    """The images with what is to be cut from each; they keep their names.
-
-    The first one also says how many objects lie on none of them.
-    """
+    """The images with what is to be cut from each; they keep their names."""
     shards_of = []
     for place, shard in enumerate(listed):
         catalogs, rivals = plan.files_G[place], plan.rivals_G[place]
@@ -144,8 +144,6 @@ def _with_objects(listed: Sequence[Shard], plan: ObjectPlan) -> list[Shard]:
             "own": plan.own_G[place],
             "num_catalogs": len(catalogs),
         }
-        if place == 0:
-            params |= {"outside": plan.num_outside, "outside_of": len(listed)}
         shards_of.append(
             dataclasses.replace(
                 shard,

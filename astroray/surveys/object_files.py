@@ -1,6 +1,7 @@
 """How identifiers and positions stand in files of a run's ledger, many shards to a file.
 
     ledger/objects/HASH.parquet    columns object_id, ra, dec; the rows of some shards in a row
+    ledger/objects/outside.json    how many objects of a catalog lie on none of the listed images
 
 A shard names its file, the file's sha256 and which rows are its own, so that what a listing holds
 and what a task is told do not grow with the objects. A file is named by its content: it never
@@ -11,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,7 +24,9 @@ from astroray.errors import FileError, LedgerError
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
-__all__ = ["damage", "files_of", "moved", "publish_rows", "read_rows"]
+__all__ = [
+    "damage", "files_of", "moved", "publish_outside", "publish_rows", "read_outside", "read_rows",
+]  # fmt: skip
 
 FILE_ROWS = 32_768
 """A file is closed once it has so many rows: about a megabyte, which a reader takes whole."""
@@ -52,6 +56,24 @@ def read_rows(reference: Mapping[str, Any]) -> pa.Table:
     return table.slice(reference["start"], reference["stop"] - reference["start"])
 
 
+def publish_outside(folder: str, *, num_outside: int, num_images: int) -> None:
+    """Notes how many objects of a catalog lie on none of the images that were listed with it."""
+    facts = {"outside": num_outside, "images": num_images}
+    storage.publish(storage.join(folder, _OUTSIDE), json.dumps(facts).encode())
+
+
+def read_outside(folder: str, *, num_images: int) -> int | None:
+    """What was noted of so many images; None where nobody has counted, as once others came."""
+    path = storage.join(folder, _OUTSIDE)
+    if not storage.exists(path):
+        return None
+    try:
+        facts = json.loads(storage.read_bytes(path))
+        return int(facts["outside"]) if facts["images"] == num_images else None
+    except (ValueError, TypeError, KeyError) as error:
+        raise LedgerError(f"{path} is damaged ({error!r}); {_ADVICE}") from None
+
+
 def files_of(shards: Iterable[Shard]) -> dict[str, str]:
     """The files that shards name, each with its sha256."""
     named = (shard.params["objects"] for shard in shards if _names_file(shard))
@@ -75,6 +97,7 @@ def damage(path: str, sha256: str) -> str:
     return "" if found == sha256 else f"{path} differs from its listing: {_ADVICE}"
 
 
+_OUTSIDE = "outside.json"
 _ADVICE = (
     "it holds identifiers and positions that the listing was given: restore it, or scan into "
     "another --out"

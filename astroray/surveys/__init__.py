@@ -88,7 +88,7 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
         shards = _reader(SCHEMES[uri.location]).list_shards([], uri)
     else:
         name, inputs = _find_inputs(uri)
-        now = {file.path: file for file in [*inputs, *_catalog_files(uri)]}
+        now = {file.path: file for file in [*inputs, *_catalog_files(uri)] if known}
         for shard in known:
             fresh = tuple(now.get(file.path, file) for file in shard.inputs)
             if fresh != shard.inputs:
@@ -96,8 +96,8 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
         seen = {file.path for shard in known for file in shard.inputs}
         unseen = seen - now.keys()
         new = [file for file in inputs if file.path not in seen]
-        listed = sorted(seen & {file.path for file in inputs})
-        uri = dataclasses.replace(uri, known=tuple(sorted(seen)), listed=tuple(listed))
+        listed = tuple(sorted(file.path for file in inputs if file.path in seen))
+        uri = dataclasses.replace(uri, known=tuple(sorted(seen)), listed=listed)
         shards = _reader(name).list_shards(new, uri) if new else []
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]
@@ -154,14 +154,14 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     tables |= {file.path for file in _catalog_files(uri)}
     files = [file for file in storage.list_files(uri.location) if file.path not in tables]
-    readers = {file.path: _reader_of(file.path) for file in files}
+    readers = [_reader_of(file.path) for file in files]
     if asked in FORMATS:
         suffixes = FORMATS[asked]
-        readers = {p: asked if p.lower().endswith(suffixes) else None for p in readers}
+        readers = [asked if file.path.lower().endswith(suffixes) else None for file in files]
     elif asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
-        own = asked in readers.values()
-        readers = {p: asked if not own or r == asked else None for p, r in readers.items()}
-    names = sorted({name for name in readers.values() if name})
+        own = asked in readers
+        readers = [asked if not own or name == asked else None for name in readers]
+    names = sorted({name for name in readers if name})
     if not names:
         raise ConfigError(
             f"no survey files in {uri.location}: found {len(files)} files, expected one of "
@@ -180,7 +180,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"format is {names[0]!r}, expected one of {known}, or the import path of a reader of "
             "your own, such as mysurvey.reader"
         )
-    inputs = [file for file in files if readers[file.path]]
+    inputs = [file for file, name in zip(files, readers, strict=True) if name]
     warn_of_companions([file.path for file in inputs])
     return names[0], inputs
 
@@ -209,7 +209,4 @@ def _advice(location: str, paths: Sequence[str]) -> str:
 
 def _reader_of(path: str) -> str | None:
     lowered = path.lower()
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if lowered.endswith(suffix):
-            return SUFFIXES[suffix]
-    return None
+    return next((name for suffix, name in SUFFIXES.items() if lowered.endswith(suffix)), None)

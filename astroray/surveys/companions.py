@@ -24,16 +24,19 @@ def warn_of_companions(paths: Sequence[str]) -> None:
 
     Nothing is left out: a word in a name may also mean something else.
     """
-    words_of = {path: _words(path) for path in paths if ".fit" in path.lower()}
-    companions = {
-        path: words
-        for path, words in words_of.items()
-        if any(word.lower() in WORDS for word in words)
-    }
-    images = [words for path, words in words_of.items() if path not in companions]
-    if not companions or not images:
+    own: set[str] | None = None  # words that all images have: there may be a million names
+    companions = []
+    for path in paths:
+        if ".fit" in path.lower():
+            words = _words(path)
+            if any(word.lower() in WORDS for word in words):
+                companions.append(path)
+            else:
+                own = words if own is None else own & words
+    if not companions or own is None:
         return
-    own = set.intersection(*images).difference(*companions.values())
+    for path in companions:
+        own -= _words(path)
     globs = sorted(f"*{word}*" for word in own if word.isalpha())
     _log.warning(
         "%d of %d files look like weights or masks by their names (%s) and are scanned as images; "

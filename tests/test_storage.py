@@ -276,6 +276,22 @@ def test_nothing_there_lists_as_nothing(tmp_path):
     assert storage.list_names(str(tmp_path / "none")) == []
 
 
+@pytest.mark.parametrize("name", ["", "*.fits", "**/*.fits", "b.fits"])
+def test_a_link_that_leads_nowhere_does_not_pass_for_no_file(tmp_path, name):
+    fill(tmp_path, "a.fits")
+    (tmp_path / "b.fits").symlink_to("c.fits")
+    with pytest.raises(FileError, match=r"b\.fits is a link that leads nowhere"):
+        storage.list_files(f"{tmp_path}/{name}")
+
+
+def test_a_file_that_is_renamed_while_the_folder_is_listed_is_left_out(tmp_path, monkeypatch):
+    fill(tmp_path, "a.fits", "b.part")
+    found = storage.find_files(str(tmp_path))
+    (tmp_path / "b.part").rename(tmp_path / "b.fits")
+    monkeypatch.setattr(storage, "find_files", lambda location: found)
+    assert names_below(tmp_path) == ["a.fits"]
+
+
 def test_linked_folders_are_followed_once_even_in_a_circle(tmp_path):
     fill(tmp_path, "elsewhere/b.fits", "survey/a.fits")
     (tmp_path / "survey" / "night").symlink_to(tmp_path / "elsewhere")

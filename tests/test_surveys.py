@@ -1,10 +1,13 @@
 """Which reader opens which survey, and listings that only grow."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from astroray import surveys
+from astroray import storage, surveys
 from astroray.errors import ConfigError
+from astroray.ledger import objects_folder, read_listing, write_listing
 from astroray.surveys.shards import SurveyUri, parse_options
 from tests.light_curves_made import times, write_mission
 from tests.surveys_made import write_pictures
@@ -126,3 +129,33 @@ def test_light_curves_are_read_from_files_of_other_readers_where_the_user_says_s
     (shard,) = surveys.list_shards(survey).shards
     assert shard.reader == "light_curves"
     assert surveys.list_shards(survey, known=[shard]).shards == (shard,)
+
+
+def test_a_file_an_object_costs_a_listing_some_hundred_bytes_a_file(tmp_path, monkeypatch):
+    folder, num_files = "/data/survey/cutouts", 4_000
+    run_dir = str(tmp_path / "run")
+
+    def listed(num, known=()):
+        def found(location):
+            paths = (f"{folder}/object-{i:09d}.jpg" for i in range(num))
+            return [
+                storage.InputFile(path=p, size_bytes=20_000 + len(p), version=p[-19:])
+                for p in paths
+            ]
+
+        monkeypatch.setattr(storage, "list_files", found)
+        tracemalloc.start()
+        try:
+            objects = objects_folder(run_dir)
+            survey = f"{folder}?bands=RGB"
+            shards = surveys.list_shards(survey, known=known, objects_folder=objects).shards
+            return shards, tracemalloc.get_traced_memory()[1] / num
+        finally:
+            tracemalloc.stop()
+
+    listed(3)  # libraries are loaded here
+    shards, peak_b = listed(num_files)
+    write_listing(run_dir, shards)
+    again, again_b = listed(num_files, read_listing(run_dir))
+    assert sum(len(shard.inputs) for shard in again) == num_files
+    assert max(peak_b, again_b) < 450  # beside those of the ledger, which count apart

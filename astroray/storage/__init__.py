@@ -96,13 +96,27 @@ def list_files(location: str) -> list[InputFile]:
     """All files of a folder (with its sub-folders), of a glob, or one file, sorted by path.
 
     Names of files and folders that begin with a dot or underscore are left out. Local paths come
-    back absolute, linked folders are followed. Empty where nothing is; StorageError where the disk
-    does not say.
+    back absolute, linked folders are followed. Empty where nothing is; FileError on a link that
+    leads nowhere, StorageError where the disk does not say.
     """
     if is_remote(location):
         found = object_store.list_objects(location)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
-    return [describe(path) for path in find_files(absolute(location))]
+    files = map(_describe_found, find_files(absolute(location)))
+    return [file for file in files if file]
+
+
+def _describe_found(path: str) -> InputFile | None:
+    """A local file that a listing found; None where it has gone since, as when it is renamed."""
+    try:
+        return describe(path)
+    except FileError:
+        if os.path.islink(path):
+            advice = "restore what it leads to, or remove the link"
+            raise FileError(f"{path} is a link that leads nowhere; {advice}") from None
+        if os.path.lexists(path):
+            raise
+        return None
 
 
 def describe(path: str) -> InputFile:

@@ -79,8 +79,8 @@ def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
             continue
         if stat.S_ISDIR(mode := mode_of(path)) and rest:
             yield from _matching(path, rest)
-        elif stat.S_ISREG(mode) and not rest:
-            yield path
+        elif not rest and (stat.S_ISREG(mode) or (not mode and os.path.islink(path))):
+            yield path  # a link that leads nowhere is not left out without a word
 
 
 def _utf8(path: str) -> str:

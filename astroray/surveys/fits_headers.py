@@ -244,8 +244,10 @@ def _parse_moment(date: str, time: str) -> datetime.datetime | None:
         date = f"{date}T{time.zfill(8)}"  # 7:29:58
     for text in (date, date.partition("T")[0]):
         try:
-            moment = datetime.datetime.fromisoformat(text).replace(tzinfo=None)
-        except ValueError:
+            moment = datetime.datetime.fromisoformat(text)
+            if moment.tzinfo:  # FITS knows UTC alone, yet some write another zone's clock
+                moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+            return moment - _NOON if "T" in text else moment
+        except (ValueError, OverflowError):  # there is no noon before the first day of year 1
             continue
-        return moment - _NOON if "T" in text else moment
     return None

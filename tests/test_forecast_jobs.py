@@ -1,9 +1,12 @@
 """`astroray train flares` and `astroray flares forecast` from light curves to a page."""
 
+import dataclasses
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -14,8 +17,9 @@ from astroray.errors import ConfigError, DataError
 from astroray.flares.windows import WindowRule, join_windows
 from astroray.forecast import train
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.forecast_record import ForecastRecord
 from astroray.forecast.model_file import load_forecaster
-from astroray.forecast.page import reliability_figure
+from astroray.forecast.page import course_figure, reliability_figure
 from astroray.forecast.predict import forecast_curves
 from astroray.forecast.star_groups import group_stars, name_rows, survey_groups
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
@@ -246,6 +250,32 @@ def test_a_reliability_curve_has_a_dot_for_each_bin_inside_its_frame():
     assert drawn.count("<circle") == 3
     assert "nan" not in drawn
     assert reliability_figure([], "nothing") == ""
+
+
+def test_a_forecast_that_one_probability_for_all_would_beat_is_told_so():
+    told = {}
+    for brier in (0.15, 0.17):
+        fields = dict.fromkeys(field.name for field in dataclasses.fields(ForecastRecord))
+        record = ForecastRecord(**(fields | {"skill": {"base_rate": 0.2, "brier": brier}}))
+        told[brier] = record.is_worse_than_base_rate
+    assert told == {0.15: False, 0.17: True}
+    assert not dataclasses.replace(record, skill={}).is_worse_than_base_rate
+
+
+def test_the_forecasts_of_a_star_are_drawn_by_what_came():
+    rows = [
+        {"object_id": "<a>", "end": float(day), "time_zero": "BTJD", "probability": p, "flared": f}
+        for day, p, f in ((1, 0.1, False), (2, 0.4, True), (3, 0.2, False), (9, 0.3, None))
+    ]
+    drawn = str(course_figure(pa.Table.from_pylist(rows), 0.25))
+    heights = {
+        kind: [float(part) for part in re.findall(r"v-([\d.]+)", path)]
+        for kind, path in re.findall(r'class="(came|quiet|open)"[^>]* d="([^"]*)"', drawn)
+    }
+    assert {kind: len(each) for kind, each in heights.items()} == {"came": 1, "quiet": 2, "open": 1}
+    assert heights["came"][0] == pytest.approx(4 * heights["quiet"][0], rel=0.01)
+    assert "&lt;a&gt;" in drawn
+    assert "<a>" not in drawn
 
 
 def test_the_horizon_of_tess_is_a_whole_day():

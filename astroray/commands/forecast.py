@@ -149,6 +149,8 @@ def forecast(survey: str, model: str, out: str) -> None:
             f"  AUC {record.skill['auc']:.3f}, AUPRC {record.skill['auprc']:.3f}, Brier "
             f"{record.skill['brier']:.4f} at a base rate of {record.skill['base_rate']:.1%}"
         )
+    if record.is_worse_than_base_rate:
+        click.echo("  worse than that base rate for every window: train on more stars, or passes")
     for reason, count in record.dropped.items():
         click.echo(f"  left out: {count} {reason}")
     click.echo(f"forecasts {out}/forecasts.parquet\npage      {out}/index.html")

@@ -37,6 +37,14 @@ class ForecastRecord:
     finished: str
     versions: Mapping[str, str]
 
+    @property
+    def is_worse_than_base_rate(self) -> bool:
+        """Whether one probability for all windows, their share with a flare, scores better."""
+        if not self.skill:
+            return False
+        base_rate = self.skill["base_rate"]
+        return self.skill["brier"] >= base_rate * (1 - base_rate)
+
 
 def describe_forecasts(
     forecasts: pa.Table,

@@ -3,16 +3,20 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
-from markupsafe import Markup
+import pyarrow.compute as pc
+from markupsafe import Markup, escape
 
 from astroray import storage
 from astroray.forecast.forecast_record import ForecastRecord
 from astroray.templates import load_template
 
-__all__ = ["reliability_figure", "write_page"]
+__all__ = ["course_figure", "reliability_figure", "write_page"]
 
 NUM_STARS = 50
+NUM_COURSES = 12
+"""Stars of which all forecasts are drawn, those most likely to flare next."""
 SIZE, LEFT, BOTTOM, TOP, RIGHT = 420, 58, 46, 12, 16
+COURSE_WIDTH, COURSE_HEIGHT = 480, 150
 
 
 def write_page(folder: str, record: ForecastRecord, forecasts: pa.Table) -> str:
@@ -20,9 +24,20 @@ def write_page(folder: str, record: ForecastRecord, forecasts: pa.Table) -> str:
     newest = forecasts.filter(forecasts["newest"]).sort_by(
         [("probability", "descending"), ("object_id", "ascending")]
     )
+    listed = newest.slice(0, NUM_STARS).to_pylist()
     html = load_template("astroray.forecast", "page.html.jinja").render(
         record=record,
-        newest=newest.slice(0, NUM_STARS).to_pylist(),
+        newest=listed,
+        courses=[
+            (
+                row["object_id"],
+                course_figure(
+                    forecasts.filter(pc.equal(forecasts["object_id"], row["object_id"])),
+                    record.alarm,
+                ),
+            )
+            for row in listed[:NUM_COURSES]
+        ],
         num_stars=newest.num_rows,
         here=reliability_figure(record.reliability, "of these light curves"),
         held_out=reliability_figure(
@@ -71,6 +86,50 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
     return Markup(
         f'<svg class="figure" viewBox="0 0 {SIZE} {SIZE}" role="img" '
         f'aria-label="Reliability {name}">{"".join(parts)}</svg>'
+    )
+
+
+def course_figure(forecasts: pa.Table, alarm: float) -> Markup:
+    """The forecasts of one star in order, a stroke each, bright where a flare came.
+
+    forecasts  rows of FORECASTS of one star, by time; pauses between windows are left out
+    alarm      probability from which on a flare is forecast, dashed
+    """
+    rows = forecasts.to_pylist()
+    base, right = COURSE_HEIGHT - 26, COURSE_WIDTH - 12
+    top = min(1.0, 1.1 * max(alarm, *(row["probability"] for row in rows)))
+    step = (right - LEFT) / len(rows)
+    kinds = {True: "came", False: "quiet", None: "open"}
+    strokes: dict[str, list[str]] = {kind: [] for kind in kinds.values()}
+    for number, row in enumerate(rows):
+        height = row["probability"] / top * (base - TOP)
+        place = f"M{LEFT + (number + 0.5) * step:.1f} {base}v{-height:.1f}"
+        strokes[kinds[row["flared"]]].append(place)
+    width = min(10.0, max(0.6, 0.8 * step))
+    parts = [
+        f'<path class="{kind}" stroke-width="{width:.2f}" d="{"".join(places)}"/>'
+        for kind, places in strokes.items()
+        if places
+    ]
+    level = base - alarm / top * (base - TOP)
+    first, last = rows[0], rows[-1]
+    parts += [
+        f'<path class="limit" d="M{LEFT} {level:.1f}H{right}"/>',
+        f'<path class="axis" d="M{LEFT} {TOP}V{base}H{right}"/>',
+        *(
+            _text(
+                f'x="{LEFT - 24}" y="{base - share * (base - TOP) + 4:.1f}"', f"{share * top:.2f}"
+            )
+            for share in (0.0, 1.0)
+        ),
+        _text(
+            f'x="{LEFT + 50}" y="{COURSE_HEIGHT - 8}"', f"{first['time_zero']} {first['end']:.1f}"
+        ),
+        _text(f'x="{right - 30}" y="{COURSE_HEIGHT - 8}"', f"{last['end']:.1f} d"),
+    ]
+    return Markup(
+        f'<svg class="figure" viewBox="0 0 {COURSE_WIDTH} {COURSE_HEIGHT}" role="img" '
+        f'aria-label="Forecasts of {escape(first["object_id"])}">{"".join(parts)}</svg>'
     )
 
 

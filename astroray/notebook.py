@@ -166,7 +166,7 @@ class Run:
         return _to_pandas(read_map(self.path))
 
     def similar(
-        self, query: StrPath, n: int = 20, *, bands: str = "", row: int | None = None
+        self, query: StrPath | int, n: int = 20, *, bands: str = "", row: int | None = None
     ) -> "pandas.DataFrame":
         """The `n` objects nearest to an object of the run or to a file, exactly, nearest first.
 
@@ -177,24 +177,27 @@ class Run:
 
         from astroray.similar import find_similar
 
-        found = find_similar(self.path, os.fspath(query), n, bands=bands, row=row)
+        _check_count("n", n)
+        found = find_similar(self.path, _named(query), n, bands=bands, row=row)
         names = ["object_id", "ra", "dec", "rank", "outlier_score", "distance"]
         numbers = dict.fromkeys(("ra", "dec", "outlier_score"), float)  # of nothing but None too
         return pandas.DataFrame(list(found.neighbors), columns=names).astype(numbers)
 
-    def explain(self, object_id: str) -> "Explanation":
+    def explain(self, object_id: str | int) -> "Explanation":
         """The trace of an object: its file, its neighbors, and its score computed once more."""
         from astroray.explain import explain_object
 
-        return explain_object(self.path, object_id)
+        return explain_object(self.path, _named(object_id))
 
-    def picture(self, object_id: str, size_px: int = 256) -> "Image.Image":
+    def picture(self, object_id: str | int, size_px: int = 256) -> "Image.Image":
         """An object as it is drawn in the report, read from the survey's own file.
 
         Raises ConfigError without such an object, DataError where its file can no longer be read.
         """
         from PIL import Image
 
+        _check_count("size_px", size_px)
+        object_id = _named(object_id)
         at = pc.index(self.table["object_id"], object_id).as_py()
         if at < 0:
             raise ConfigError(
@@ -310,6 +313,17 @@ def scan(
     except AstrorayError as error:
         warnings.warn(str(error), stacklevel=2)
     return open_run(asked.out)
+
+
+def _named(what: StrPath | int) -> str:
+    """An identifier or path as text: a survey's numbers are the text of their digits here."""
+    return os.fspath(what) if isinstance(what, str | os.PathLike) else str(what)
+
+
+def _check_count(name: str, value: int) -> None:
+    """Raises ConfigError where it is no whole number from 1: a slice would take -1 for another."""
+    if not isinstance(value, int | np.integer) or value < 1:
+        raise ConfigError(f"{name} is {value!r}, expected a whole number from 1")
 
 
 def _in_notebook() -> bool:

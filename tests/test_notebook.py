@@ -95,6 +95,18 @@ def test_an_object_is_drawn_and_a_stranger_is_refused_by_name(run):
         run.similar("M31")
 
 
+def test_a_number_that_is_no_count_and_an_identifier_that_is_a_number_are_said(run):
+    first = run.table["object_id"][0].as_py()
+    for count in (0, -1, 2.5):
+        with pytest.raises(ConfigError, match=r"n is .*, expected a whole number from 1"):
+            run.similar(first, n=count)
+        with pytest.raises(ConfigError, match=r"size_px is .*, expected a whole number from 1"):
+            run.picture(first, size_px=count)
+    for ask in (run.similar, run.picture, run.explain):
+        with pytest.raises(ConfigError, match=r"'1237'"):
+            ask(1237)
+
+
 def test_a_notebook_shows_proof_and_pictures_and_no_foreign_markup(run):
     shown = run._repr_html_()
     assert run.record.proof["sentence"].replace("<", "&lt;") in shown

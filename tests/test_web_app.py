@@ -142,6 +142,16 @@ def test_a_page_that_cannot_be_is_refused_in_one_sentence(client, query, message
     assert message in answer.json()["detail"]
 
 
+def test_a_parameter_that_is_misspelt_is_refused_and_not_left_out(client):
+    for query in ("ra=150&dec=2&radus=1", "certifed=true"):
+        answer = client.get(f"/v1/catalog?{query}")
+        assert answer.status_code == 422
+        assert answer.json()["detail"].startswith("no parameter '")
+        assert "radius" in answer.json()["detail"]
+    assert client.post("/v1/score?exclud=x", content=b"").status_code == 422
+    assert client.get("/v1/cone?RA=1&DEC=2&SR=1&MAXREC=5").status_code == 200
+
+
 def test_certified_objects_alone_are_the_proven_list(client):
     page = client.get("/v1/catalog?certified=true").json()
     assert [row["rank"] for row in page["objects"]] == [1, 2, 3, 4, 5]

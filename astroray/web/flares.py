@@ -15,7 +15,7 @@ from astroray.surveys.light_curve_rows import LightCurve, reject
 from astroray.surveys.shards import Reject
 from astroray.web import answers
 from astroray.web.curve_uploads import CurveLimits, Stated, read_curves
-from astroray.web.routes import refusing, taking_uploads
+from astroray.web.routes import known_parameters, refusing, taking_uploads
 from astroray.web.security import needs
 
 __all__ = ["FlareForecast", "Forecaster", "build_flare_router"]
@@ -81,7 +81,7 @@ def build_flare_router(
     @router.post(
         "/forecast",
         response_model=answers.Forecasts,
-        dependencies=[Depends(needs("read"))],
+        dependencies=[Depends(needs("read")), Depends(known_parameters)],
         **taking_uploads("light_curves"),
     )
     async def forecast(

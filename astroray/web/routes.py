@@ -22,7 +22,7 @@ from astroray.web.rows import Rows
 from astroray.web.security import needs
 from astroray.web.uploads import FORMATS, MEDIA_TYPES, Beside, UnknownFormatError, read_upload
 
-__all__ = ["BusyError", "Encoder", "build_router", "refusing", "taking_uploads"]
+__all__ = ["BusyError", "Encoder", "build_router", "known_parameters", "refusing", "taking_uploads"]
 
 MAX_PAGE = 1000
 MAX_NEIGHBORS = 1000
@@ -115,6 +115,19 @@ def taking_uploads(modality: ModalityName) -> Any:
 _MISSING = _problems(s404="no such object")
 
 
+def known_parameters(request: Request) -> None:
+    """A FastAPI dependency: 422 for a parameter that the route has not.
+
+    A cone whose `radius` is misspelt would else be answered with the whole catalog.
+    """
+    route = request.scope["route"]
+    operation = request.app.openapi()["paths"][route.path_format][request.method.lower()]
+    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    unknown = sorted(set(request.query_params) - set(known))
+    if known and unknown:
+        raise HTTPException(422, f"no parameter {unknown[0][:40]!r}, expected {', '.join(known)}")
+
+
 def build_router(
     archive: Archive,
     encoder: Encoder,
@@ -125,14 +138,18 @@ def build_router(
     """The routes of one archive, each of which names the scope that it needs."""
     router = APIRouter(prefix="/v1")
     reading = [Depends(needs("read"))]
+    known = [*reading, Depends(known_parameters)]
     view = _View(archive, encoder, preparation, limits)
-    get = functools.partial(router.get, dependencies=reading)
+    get = functools.partial(router.get, dependencies=known)
     post: Any = functools.partial(
-        router.post, dependencies=reading, **taking_uploads(archive.modality)
+        router.post, dependencies=known, **taking_uploads(archive.modality)
     )
     get("/run", response_model=answers.Run, responses=_problems())(view.run)
     get("/catalog", response_model=answers.Page, responses=_problems())(view.catalog)
-    get("/cone", response_class=Response, responses=_binary(cone.MEDIA_TYPE))(view.cone)
+    # tools of the Virtual Observatory may send parameters of their own with a cone
+    router.get(
+        "/cone", dependencies=reading, response_class=Response, responses=_binary(cone.MEDIA_TYPE)
+    )(view.cone)
     png = _MISSING | _binary("image/png")
     get("/objects/{object_id:path}/cutout.png", response_class=Response, responses=png)(view.cutout)
     get("/objects/{object_id:path}", response_model=answers.Single, responses=_MISSING)(view.object)

@@ -47,6 +47,7 @@ FLAGS_BY_SUFFIX = {
     "_avx512": _AVX512,
     "_avx512bf16": [*_AVX512, "-mavx512bf16"],
     "_avx512fp16": [*_AVX512, "-mavx512fp16"],
+    "_amx": [*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
 
 

@@ -118,7 +118,7 @@ def _kernel(op: str, device: str) -> tuple[bool, str]:
     except BackendError as error:
         return False, str(error)
     if backend == fast:
-        path = f" ({library.path()})" if backend == "native" else ""
+        path = f" ({library.path(op)})" if backend == "native" else ""
         return True, f"{backend}, on {device}{path}"
     reason = why_not(op, fast, device)
     return False, f"{backend}, on {device}; not {fast}: {reason}"

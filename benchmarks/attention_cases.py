@@ -110,6 +110,9 @@ def tile_facts(inputs: Inputs, name: str, skip: float | None) -> dict[str, float
 
 def products_of(precision: str) -> tuple[str, str]:
     """The instructions that form the scores and weigh the values, on this CPU."""
+    if precision != "fp32" and library.features() & library.HAS_AMX:
+        by_tiles = {"bf16": "tdpbf16ps", "int8_qk": "tdpbf16ps", "int8": "tdpbusd"}
+        return "tdpbf16ps" if precision == "bf16" else "tdpbusd", by_tiles[precision]
     scores = {"fp32": "vfmadd231ps", "bf16": "vpdpwssd"}.get(precision, "vpdpbusd")
     values = {"fp32": "float32", "int8": "int8"}.get(precision) or library.value_format()
     return scores, {

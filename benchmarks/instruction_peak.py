@@ -18,6 +18,7 @@ from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark,
 
 INSTRUCTIONS = {
     "vfmadd231ps": 0, "vpdpwssd": 1, "vpdpbusd": 2, "vdpbf16ps": 3, "vfmadd231ph": 4,
+    "tdpbusd": 5, "tdpbf16ps": 6,
 }  # fmt: skip
 """Codes of native/peak.h."""
 

@@ -16,7 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from astroray_kernels import Norm, PackedWeights, osc_linear, osc_mlp, pack_weights, vfa_attention
+from astroray_kernels import (
+    Norm,
+    PackedWeights,
+    library,
+    osc_linear,
+    osc_mlp,
+    pack_weights,
+    vfa_attention,
+)
 from benchmarks.instruction_peak import InstructionPeak
 
 OUTLIER_SIZE = 30.0
@@ -39,7 +47,7 @@ class Turns:
     error: dict[str, float]
     """Relative to float64 (layers) or to float32 (blocks)."""
     peak_gops: float
-    """The fastest vpdpbusd of the rounds."""
+    """The fastest of the rounds of the product of 8 bits: tdpbusd, else vpdpbusd."""
 
 
 def linear_turns(
@@ -188,6 +196,7 @@ def _error(got: Tensor, expected: Tensor) -> float:
 
 def _time(calls: Calls, threads: int, rounds: int) -> dict[str, Any]:
     peak = InstructionPeak(threads)
+    product = "tdpbusd" if library.features() & library.HAS_AMX else "vpdpbusd"
     clock = time.process_time if threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     best = 0.0
@@ -197,7 +206,7 @@ def _time(calls: Calls, threads: int, rounds: int) -> dict[str, Any]:
             call()
             seconds[name].append(clock() - began_s)
         time.sleep(IDLE_S)  # threads of OpenMP spin a while after their work
-        best = max(best, peak.gflops("vpdpbusd"))
+        best = max(best, peak.gflops(product))
     return {"seconds": seconds, "peak_gops": best}
 
 

@@ -1,4 +1,4 @@
-"""The native code on AVX2 alone: exact neighbors to the bit, attention to its bars."""
+"""The native code on AVX2 alone, and without AMX: neighbors to the bit, the rest to its bars."""
 
 import contextlib
 
@@ -9,7 +9,15 @@ from hypothesis import given, settings
 
 from astroray import doctor
 from astroray.neighbors import candidates
-from astroray_kernels import BackendError, Need, dispatch, library, vfa_attention
+from astroray_kernels import (
+    BackendError,
+    Need,
+    dispatch,
+    library,
+    osc_linear,
+    pack_weights,
+    vfa_attention,
+)
 from astroray_kernels.knn import _native as knn
 from astroray_kernels.knn import reference
 from astroray_kernels.vfa import _native
@@ -23,6 +31,9 @@ WHY_NOT = library.why_not(CPU, "astroray_nearest", library.HAS_AVX2)
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"native code on AVX2: {WHY_NOT}")
 needs_avx512 = pytest.mark.skipif(
     library.instructions() != "avx512", reason="this CPU, or this run, has no AVX-512 to compare"
+)
+needs_amx = pytest.mark.skipif(
+    not library.features() & library.HAS_AMX, reason="this CPU, or this run, has no AMX to compare"
 )
 
 
@@ -108,6 +119,49 @@ def test_attention_agrees_with_avx512(call):
     assert relative_error(narrow, wide.double()) <= bar
 
 
+@needs_amx
+@pytest.mark.parametrize("precision", ["bf16", "int8_qk", "int8"])
+@pytest.mark.parametrize("name", ["random", "peaked", "sink"])
+def test_attention_by_vectors_keeps_the_bars_of_tiles(name, precision):
+    for length, dim in [(65, 128), (130, 32), (40, 96), (320, 64)]:
+        made = make_inputs(name, batch=1, length=length, dim=dim)
+        expected, plain = exact(*made), (x.bfloat16() for x in made)
+        of_torch = torch.nn.functional.scaled_dot_product_attention(*plain)
+        bar = BARS[precision]
+        if precision == "bf16":
+            bar = 2 * relative_error(of_torch, expected)
+        for estimate in ("auto", _native.ONLINE):
+            by_vectors, _ = attend(made, "avx512", precision=precision, estimate=estimate)
+            by_tiles, _ = attend(made, "amx", precision=precision, estimate=estimate)
+            assert relative_error(by_vectors, expected) <= bar
+            assert relative_error(by_tiles, expected) <= bar
+            if precision == "bf16":  # of integers they may be the same
+                assert not torch.equal(by_vectors, by_tiles)
+
+
+@needs_amx
+@pytest.mark.parametrize(
+    ("num_in", "num_out", "outliers"), [(384, 130, 16), (70, 64, 3), (64, 9, 0)]
+)
+def test_quantized_layers_by_vectors_and_by_tiles_differ_in_the_last_digits_alone(
+    num_in, num_out, outliers
+):
+    generator = torch.Generator().manual_seed(0)
+    table = torch.arange(outliers) * 4
+    for num_tokens in (1, 16, 17, 33, 200):
+        x_MK = torch.randn(num_tokens, num_in, generator=generator)
+        x_MK[:, table] *= 30
+        weight_NK = torch.randn(num_out, num_in, generator=generator)
+        packed = pack_weights(weight_NK, None, format="int8", outlier_channels=table)
+        found = {}
+        for instructions in ("avx512", "amx"):
+            with limited_to(instructions):
+                found[instructions] = osc_linear(x_MK, packed, backend="native")
+        expected = osc_linear(x_MK, packed, backend="reference")
+        for got in found.values():
+            assert relative_error(got, expected.double()) <= 2e-6, num_tokens
+
+
 @pytest.mark.parametrize("precision", ["int8_qk", "int8"])
 def test_8_bits_are_refused_with_the_reason(avx2, precision):
     x = torch.zeros(1, 1, 7, 32)
@@ -143,6 +197,6 @@ def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error():
         assert dispatch.resolved("nearest_vectors", "cpu") == "reference"
     with (
         limited_to("avx3"),
-        pytest.raises(ValueError, match="=avx3, expected one of avx512, avx2, none; unset"),
+        pytest.raises(ValueError, match="=avx3, expected one of amx, avx512, avx2, none; unset"),
     ):
         knn.why_not(CPU)

@@ -203,7 +203,8 @@ def test_any_call_is_right(call):
     rounding = relative_error(expected.to(q.dtype), expected)
     assert relative_error(got, expected) <= BARS[options["precision"]] + rounding
     assert (got[~expected.any(dim=-1)] == 0).all()  # objects without keys
-    assert facts.num_tiles == q.shape[0] * q.shape[1] * math.ceil(q.shape[2] / 6)
+    rows = _native.rows_of_tile(options["precision"], q.dtype)
+    assert facts.num_tiles == q.shape[0] * q.shape[1] * math.ceil(q.shape[2] / rows)
 
 
 @pytest.mark.parametrize("skip", [None, 8.0])
@@ -292,7 +293,7 @@ def test_the_guard_redoes_rows_whose_maximum_was_missed_and_no_others(precision)
             made = make_inputs(name, batch=1, length=length, dim=dim)
             _, facts = attend(*made, precision=precision)
             assert facts.num_redone == 0
-            assert facts.num_tiles == 2 * math.ceil(length / 6)
+            assert facts.num_tiles == 2 * math.ceil(length / _native.rows_of_tile(precision))
 
 
 @pytest.mark.parametrize("precision", _native.PRECISIONS)

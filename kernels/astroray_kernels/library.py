@@ -12,12 +12,14 @@ import torch  # before the library, so that both share one OpenMP runtime
 LIBRARY = Path(__file__).parent / "_native_kernels.so"
 
 # Codes of native/features.h, and what the library's functions return when there is no memory.
-HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD, HAS_AVX2 = 1, 2, 4, 8, 16
+HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD, HAS_AVX2, HAS_AMX = 1, 2, 4, 8, 16, 32
 NO_MEMORY = 1
 
 INSTRUCTIONS = "ASTRORAY_INSTRUCTIONS"
 """An environment variable for tests: instructions beyond those it names are not used."""
-ALLOWED = {"avx512": ~0, "avx2": IS_AMD | HAS_AVX2, "none": IS_AMD}
+ALLOWED = {"amx": ~0, "avx512": ~HAS_AMX, "avx2": IS_AMD | HAS_AVX2, "none": IS_AMD}
+TILED = ("vfa_attention", "osc_linear", "osc_mlp")
+"""Operations that AMX's tiles multiply for, where the CPU has them."""
 _WORDS = {
     HAS_AVX2: "AVX2 with FMA and F16C",
     HAS_AVX512: "AVX-512 with VNNI, VBMI and VBMI2",
@@ -76,7 +78,7 @@ def features() -> int:
     Without what the environment variable `INSTRUCTIONS` forbids.
     Raises ValueError where that is none of `ALLOWED`.
     """
-    limit = os.environ.get(INSTRUCTIONS) or "avx512"
+    limit = os.environ.get(INSTRUCTIONS) or "amx"
     if limit not in ALLOWED:
         raise ValueError(
             f"the environment has {INSTRUCTIONS}={limit}, expected one of {', '.join(ALLOWED)}; "
@@ -86,18 +88,19 @@ def features() -> int:
 
 
 def instructions() -> str:
-    """The widest instructions that native code uses here: avx512, avx2, or "" where none runs."""
+    """The widest vectors that native code uses here: avx512, avx2, or "" where none runs."""
     if not LIBRARY.is_file():
         return ""
     found = features()
     return "avx512" if found & HAS_AVX512 else "avx2" if found & HAS_AVX2 else ""
 
 
-def path() -> str:
-    """The path of native code that is taken here and, where it is not the widest, why."""
+def path(operation: str = "") -> str:
+    """The path of native code that an operation takes here and, where it is not the widest, why."""
     if instructions() == "avx2":
         return f"AVX2, since {_lacking(HAS_AVX512)}"
-    return {"avx512": "AVX-512", "": "none"}[instructions()]
+    has_tiles = operation in TILED and LIBRARY.is_file() and features() & HAS_AMX
+    return {"avx512": "AVX-512" + " and AMX" * bool(has_tiles), "": "none"}[instructions()]
 
 
 def num_threads() -> int:

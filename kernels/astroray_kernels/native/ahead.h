@@ -31,11 +31,11 @@ struct Ahead {
     row_bytes = call.dim * bytes;
   }
 
-  void fetch() {
+  __attribute__((always_inline)) void fetch() {
     for (int64_t i = 0; i < burst && row < end; ++i) fetch_row();
   }
 
-  void fetch_row() {
+  __attribute__((always_inline)) void fetch_row() {
     const char* at = base[which] + row * strides[which];
     if (which < 3) {
       for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);

@@ -3,26 +3,26 @@
 #pragma once
 #include "ahead.h"
 #include "pack.h"
+#include "scratch.h"
 
 namespace astroray {
 namespace {
 
-// Scratch of one thread for one group of rows; small enough for the L1 and L2.
-struct Scratch {
-  alignas(64) char q[kGroup * kMaxDim * 4];  // packed rows
-  alignas(64) float out[kGroup * kMaxDim];   // O, not yet divided
-  alignas(64) float sums[kGroup * 16];       // l, lane by lane
-  alignas(64) float m[kGroup];               // log2 units
-  alignas(64) float row_scale[kGroup];       // of the integers of Q
-  alignas(64) int32_t scores[kSuper * kRows * kBlock];
-  alignas(64) char p[kRows * kSpan * 4];
-  alignas(64) char c[kRows * 4 * 64];
-  bool online[kGroup / kRows];
-};
-
 constexpr float kWorthVoting = 0.1f;      // share of blocks left out that pays for the votes
 constexpr int64_t kFetchBytes = 1 << 20;  // of a head's q, k and v that the L2 has room for
-constexpr int32_t kZeros[kMaxDim] = {};
+inline float dot(const float* a, const float* b, int64_t n) {
+  Floats total(0.0f);
+  for (int64_t d = 0; d < n; d += 16)
+    total = multiply_add(Floats::load(a + d), Floats::load(b + d), total);
+  return sum(total);
+}
+
+template <class Score, class Value>
+struct Rows;
+
+// In attend_tiles.h, where there are tiles of which many are attended at once.
+template <class Score, class Value>
+bool attend_frozen_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t);
 
 template <class Score, class Value>
 struct Rows {
@@ -40,7 +40,10 @@ struct Rows {
   // Packs the group's queries and bounds their maxima.
   void load(int64_t batch, int64_t head_index) {
     const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
-    const Floats by(call.scale * kLog2E);
+    const float log2_scale = call.scale * kLog2E;
+    // Left to the scores, but for its sign.
+    const float later = Score::kIsRounded ? __builtin_fabsf(log2_scale) : 1.0f;
+    const Floats by(Score::kIsRounded ? __builtin_copysignf(1.0f, log2_scale) : log2_scale);
     const int64_t padded = (num_rows + kRows - 1) / kRows * kRows, dim = shape.dim;
     float* rows = scratch.out;  // free until the first block
     for (int64_t r = 0; r < padded; ++r) {
@@ -55,11 +58,12 @@ struct Rows {
     }
     for (int64_t r = 0; r < padded; ++r) {
       const float norm = __builtin_sqrtf(sum_of_squares(rows + r * dim, dim));
-      scratch.row_scale[r] = 1.0f;
-      if constexpr (Score::kPerGroup > 1)
+      scratch.row_scale[r] = later;
+      if constexpr (!Score::kIsFloat)
         scratch.row_scale[r] = integer_scale<Score>(largest(rows + r * dim, dim), norm);
-      const float bound = norm * head.key_norm * 1.01f;
-      scratch.m[r] = bound > Value::kHeadroom ? bound - Value::kHeadroom : 0.0f;
+      const float bound = norm * head.key_norm * 1.01f * later;
+      scratch.lift[r] = head.has_mean ? later * dot(rows + r * dim, head.mean, dim) : 0.0f;
+      scratch.m[r] = (bound > Value::kHeadroom ? bound - Value::kHeadroom : 0.0f) + scratch.lift[r];
     }
     for (int64_t r = 0; r < padded; ++r)
       quantize_row<Score>(rows + r * dim, dim, 1.0f / scratch.row_scale[r], true,
@@ -72,11 +76,11 @@ struct Rows {
     float* m = scratch.m + tile * kRows;
     if (call.estimate == kCauchySchwarz) {
       if (!Score::kCentered) return true;  // the sums will tell
-      // With centered keys the mean score is 0, so l >= num_valid 2^-m: it cannot fail below this.
+      // The mean score is 0, or `lift`, so l >= num_valid 2^(lift - m): it cannot fail below this.
       const float most =
           Value::kMost + (31 - __builtin_clz(static_cast<uint32_t>(head.num_valid | 1)));
       for (int r = 0; r < kRows; ++r)
-        if (!(m[r] <= most)) return false;
+        if (!(m[r] - scratch.lift[tile * kRows + r] <= most)) return false;
       return true;
     }
     for (int r = 0; r < kRows; ++r) m[r] = kMasked;
@@ -108,13 +112,17 @@ struct Rows {
     }
   }
 
+  static const int32_t* start_of(const KeyBlock& block) {
+    return Score::kHasInit ? block.init : kNothing;
+  }
+
   void score(int64_t tile, const KeyBlock& block, int32_t* to) {
     Score::Mul::template tile<4>(scratch.q + tile * kRows * row_bytes, row_bytes, block.groups,
-                                 shape.dim / Score::kPerGroup, block.init, to);
+                                 shape.dim / Score::kPerGroup, start_of(block), to);
   }
 
   static Floats as_float(const int32_t* scores) {
-    if constexpr (Score::kPerGroup == 1) return Floats::load(scores);
+    if constexpr (Score::kIsFloat) return Floats::load(scores);
     return to_floats(Ints::load(scores));
   }
 
@@ -130,9 +138,10 @@ struct Rows {
       }
       return top;
     }
-    if constexpr (Score::kPerGroup == 1)
+    if constexpr (Score::kIsFloat)
       return max(max(as_float(row), as_float(row + 16)),
-                 max(as_float(row + 32), as_float(row + 48)));
+                 max(as_float(row + 32), as_float(row + 48))) *
+             scale;
     const Ints a = max(Ints::load(row), Ints::load(row + 16));
     const Ints b = max(Ints::load(row + 32), Ints::load(row + 48));
     return to_floats(max(a, b)) * scale;
@@ -141,18 +150,31 @@ struct Rows {
   // P = 2^(S - m) of one block, kept at `p`, and its sums.
   template <bool kHasBias>
   inline void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
-    for (int r = 0; r < kRows; ++r) {
-      const int64_t at = tile * kRows + r;
-      const Floats scale(scratch.row_scale[at] * block.scale), shift(-scratch.m[at]);
-      Floats total = Floats::load(scratch.sums + 16 * at);
-      ahead.fetch();
-      for (int c = 0; c < 4; ++c) {
-        Floats t = multiply_add(as_float(scores + r * kBlock + 16 * c), scale, shift);
-        if constexpr (kHasBias) t += Floats::load(block.bias + 16 * c);
-        const Floats weight = exp2_16<Value::kDegree>(t);
-        total += Value::keep(p + (r * kSpan + 16 * c) * Value::kBytes, weight);
-      }
-      total.store(scratch.sums + 16 * at);
+    for (int r = 0; r < kRows; ++r)
+      weigh_row<kHasBias>(tile, block, r, scores + r * kBlock, p + r * kSpan * Value::kBytes);
+  }
+
+  template <bool kHasBias>
+  ASTRORAY_INLINE void weigh_row(int64_t tile, const KeyBlock& block, int r, const int32_t* scores,
+                        char* p) {
+    const int64_t at = tile * kRows + r;
+    const Floats scale(scratch.row_scale[at] * block.scale), shift(-scratch.m[at]);
+    Floats total = Floats::load(scratch.sums + 16 * at);
+    ahead.fetch();
+    for (int c = 0; c < 4; ++c) {
+      Floats t = multiply_add(as_float(scores + 16 * c), scale, shift);
+      if constexpr (kHasBias) t += Floats::load(block.bias + 16 * c);
+      const Floats weight = exp2_16<Value::kDegree>(t);
+      total += Value::keep(p + 16 * c * Value::kBytes, weight);
+    }
+    total.store(scratch.sums + 16 * at);
+  }
+
+  ASTRORAY_INLINE void weigh_row(int64_t tile, const KeyBlock& block, int r, const int32_t* scores, char* p) {
+    if (block.bias == nullptr) {
+      weigh_row<false>(tile, block, r, scores, p);
+    } else {
+      weigh_row<true>(tile, block, r, scores, p);
     }
   }
 
@@ -175,11 +197,11 @@ struct Rows {
           head.values + 4 * (chunk * span + begin * kBlock / Value::kPerGroup) * shape.chunk;
       constexpr int64_t stride = kSpan * Value::kBytes;
       if (vectors == 4) {
-        Value::Mul::template tile<4>(p, stride, v, steps, kZeros, scratch.c);
+        Value::Mul::template tile<4>(p, stride, v, steps, kNothing, scratch.c);
       } else if (vectors == 3) {
-        Value::Mul::template tile<3>(p, stride, v, steps, kZeros, scratch.c);
+        Value::Mul::template tile<3>(p, stride, v, steps, kNothing, scratch.c);
       } else {
-        Value::Mul::template tile<2>(p, stride, v, steps, kZeros, scratch.c);
+        Value::Mul::template tile<2>(p, stride, v, steps, kNothing, scratch.c);
       }
       for (int r = 0; r < kRows; ++r) {
         float* out = scratch.out + (tile * kRows + r) * shape.dim + chunk * shape.chunk;
@@ -316,10 +338,11 @@ struct Rows {
     }
     for (int64_t begin = 0; begin < shape.num_blocks; begin += kSuper) {
       const int64_t end = span_end(begin);
+      const bool are_done = attend_frozen_tiles(*this, start, num_tiles, begin, end);
       for (int64_t t = start; t < num_tiles; ++t) {
         if (scratch.online[t]) {
           attend_online(t, begin, end);
-        } else {
+        } else if (!are_done) {
           attend_frozen(t, begin, end);
         }
       }
@@ -356,6 +379,13 @@ struct Rows {
     store(head_at, tile);
   }
 };
+
+#ifndef __AMX_TILE__
+template <class Score, class Value>
+bool attend_frozen_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t) {
+  return false;
+}
+#endif
 
 }  // namespace
 }  // namespace astroray

@@ -14,16 +14,20 @@
 #include "tiles.h"
 #include "vfa.h"
 
+// For what a loop must not call: a call loses the constants in its registers.
+#define ASTRORAY_INLINE inline __attribute__((always_inline))
+
 namespace astroray {
 namespace {
 
 constexpr int kBlock = 64;  // keys of a packed block: four vectors of scores
 constexpr int kSuper = 4;   // blocks that P is held for
 constexpr int kSpan = kBlock * kSuper;
-constexpr int kGroup = 16 * kRows;  // rows that share a span of keys while it is in the L2
+constexpr int kGroup = kRows == 16 ? 128 : 16 * kRows;  // rows that share a span of keys while it is in the L2
 constexpr int kMaxDim = 128;
 constexpr float kMasked = -1e30f;  // added to the score of a key that takes no part
 constexpr float kCoarse = 0.25f;   // error of 8-bit scores, powers of two, that is too much
+constexpr float kCoarseRounded = 0.1f;  // of scores of bfloat16
 constexpr float kLog2E = 1.4426950408889634f;
 
 inline Floats load16_halves(const uint16_t* half, int dtype) {

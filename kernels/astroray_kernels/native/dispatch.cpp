@@ -8,6 +8,11 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 #include "peak.h"
 
@@ -22,6 +27,22 @@ bool has_float16_products() {
 bool converts_float16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+
+// Tiles are in the CPU, saved by the operating system, and granted to this process: Linux asks for that,
+// since a thread's state grows by 8 KB.
+bool may_use_tiles() {
+#if defined(__linux__) && defined(ASTRORAY_HAVE_AMX)
+  constexpr unsigned kBfloat16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kOsSaves = 1u << 27;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsSaves)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ~d & (kBfloat16 | kTile | kInt8)) return false;
+  asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
+  return (a >> 17 & 3) == 3 && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
 }
 
 bool is_amd() {
@@ -54,6 +75,9 @@ int32_t find_features() {
 #ifdef ASTRORAY_HAVE_AVX512FP16
   if (found & kHasAvx512 && has_float16_products()) found |= kHasFloat16;
 #endif
+#ifdef ASTRORAY_HAVE_AMX
+  if (found & kHasBfloat16 && may_use_tiles()) found |= kHasAmx;
+#endif
   return found;
 }
 
@@ -74,8 +98,12 @@ ASTRORAY_EXPORT int32_t astroray_attention(astroray::Attention* call, int32_t al
   using namespace astroray;
   const int32_t found = features() & allowed;
   Kernel kernel = nullptr;
+#ifdef ASTRORAY_HAVE_AMX
+  if (found & kHasAmx) kernel = attention_amx(call->score, call->value);
+#endif
 #ifdef ASTRORAY_HAVE_AVX512
-  if (found & kHasAvx512) kernel = attention_avx512(call->score, call->value);
+  if (kernel == nullptr && found & kHasAvx512)
+    kernel = attention_avx512(call->score, call->value);
 #endif
 #ifdef ASTRORAY_HAVE_AVX512BF16
   if (kernel == nullptr && found & kHasBfloat16)
@@ -104,6 +132,9 @@ ASTRORAY_EXPORT int64_t astroray_peak(int32_t kind, int64_t rounds) {
 #endif
 #ifdef ASTRORAY_HAVE_AVX512FP16
   if (flops == 0 && found & kHasFloat16) flops = peak_avx512fp16(kind, rounds);
+#endif
+#ifdef ASTRORAY_HAVE_AMX
+  if (flops == 0 && found & kHasAmx) flops = peak_amx(kind, rounds);
 #endif
   return flops;
 }

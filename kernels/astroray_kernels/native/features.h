@@ -6,8 +6,16 @@
 
 namespace astroray {
 
-// kHasAvx2: with FMA and F16C. kHasAvx512: with VNNI, VBMI and VBMI2.
-enum Feature : int32_t { kHasAvx512 = 1, kHasBfloat16 = 2, kHasFloat16 = 4, kIsAmd = 8, kHasAvx2 = 16 };
+// kHasAvx2: with FMA and F16C. kHasAvx512: with VNNI, VBMI and VBMI2. kHasAmx: tiles of int8 and of
+// bfloat16, and the kernel lets this process use them.
+enum Feature : int32_t {
+  kHasAvx512 = 1,
+  kHasBfloat16 = 2,
+  kHasFloat16 = 4,
+  kIsAmd = 8,
+  kHasAvx2 = 16,
+  kHasAmx = 32
+};
 
 int32_t features();  // of this CPU, as far as the compiler of the library knew them
 

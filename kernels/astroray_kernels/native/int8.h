@@ -1,4 +1,4 @@
-// Scores and values of 8 bits, by vpdpbusd: AVX2 has no product of theirs that cannot saturate.
+// Scores and values of 8 bits, by vpdpbusd or by AMX: AVX2 has no product of theirs that cannot saturate.
 #pragma once
 #include "run.h"
 
@@ -6,12 +6,12 @@ namespace astroray {
 namespace {
 
 // The unsigned operand is the broadcast one, which the assembler takes second.
-ASTRORAY_PRODUCT(MulInt8, "vpdpbusd")
+ASTRORAY_PRODUCT(MulInt8, ASTRORAY_INT8_PRODUCT)
 
 struct ScoreInt8 {
   using Mul = MulInt8;
   static constexpr int kPerGroup = 4;
-  static constexpr bool kCentered = true;
+  static constexpr bool kIsFloat = false, kCentered = true, kIsRounded = false, kHasInit = true;
   static void put(char* row, int64_t d, Ints n, bool is_query) {
     const __m128i bytes = is_query ? _mm512_cvtusepi32_epi8(n + Ints(128)) : _mm512_cvtsepi32_epi8(n);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(row + d), bytes);

@@ -7,6 +7,9 @@ namespace astroray {
 constexpr int kColumns = 64;     // output channels of a packed block of weights
 constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
 
+// How a call is computed, and its layers laid out: outliers as float32, as bfloat16, all by AMX's tiles.
+enum LinearPath : int32_t { kLinearFloat32 = 0, kLinearBfloat16 = 1, kLinearTiles = 2 };
+
 // kNvE2m1: its scales have two levels.
 enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
 
@@ -15,14 +18,15 @@ enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
-  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes; else [N64/64][K/8][64][4] bytes,
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; else [N64/64][K/8][64][4] bytes,
                            // low nibbles the first four channels of eight, high ones the others
   const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum
   const float* scale;      // [N64/64][G][64] with the unit of both codes in it
   const float* bias;       // [N64]
   const uint16_t* kept;    // [K16/16] bit of each channel: 0 = outlier, or beyond K
   const int32_t* outlier;  // [O]
-  const void* outlier_weight;  // [N64/64][O/2][64][2] bfloat16 or [N64/64][O][64] float32
+  const void* outlier_weight;  // [N64/64][O/2][64][2] bfloat16, for tiles [N64/32][O32/2][32][2], or
+                               // [N64/64][O][64] float32
   const float* norm;       // [2][K64] weight and bias of the norm of a token; null: no norm
   const Linear* next;      // a layer of as many input channels as this one has output channels
   const float* gelu;       // [4][kGeluPieces], coefficients of falling degree; null: no activation
@@ -40,5 +44,6 @@ struct Linear {
 
 int linear_avx512(Linear& call);      // outliers times float32. 0: done; 1: no memory
 int linear_avx512bf16(Linear& call);  // outliers times bfloat16
+int linear_amx(Linear& call);         // the same, and kInt8 alone, by tiles
 
 }  // namespace astroray

@@ -39,10 +39,10 @@ struct Gelu {
 
 // What a thread works in.
 struct Space {
-  uint8_t* codes;  // [block, stride]
+  uint8_t* codes;  // [block, stride], a block in whole tiles
   float* scale;    // [block, G]
   char* outlier;   // [block, outlier stride]
-  float* c;        // [6][64]
+  float* c;        // [rows of a tile][64]
   float* row;      // [K64] a token after its norm
   int8_t* panel;   // [K4/4][64][4] weights of 4 bits, unpacked
 };
@@ -59,15 +59,17 @@ struct Results {
 template <class Outlier>
 struct Layer {
   const Linear& call;
-  int64_t block, steps, stride, outlier_steps, outlier_stride, rows, num_columns, bytes;
+  int64_t block, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns, bytes;
   bool has_groups;
 
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
     has_groups = c.kind != kInt8;
-    rows = has_groups ? 3 : kRows;
-    steps = (c.num_in + 3) / 4;
+    rows = has_groups ? 3 : Outlier::kTileRows;
+    room = up(block, rows);
+    steps = up((c.num_in + 3) / 4, Outlier::kWholeSteps);
     stride = up(c.num_in, 64);
-    outlier_steps = (c.num_outliers + Outlier::kPerStep - 1) / Outlier::kPerStep;
+    outlier_steps =
+        up((c.num_outliers + Outlier::kPerStep - 1) / Outlier::kPerStep, Outlier::kWholeSteps);
     outlier_stride = 4 * outlier_steps;
     num_columns = (c.num_out + kColumns - 1) / kColumns;
     bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (has_groups ? steps * 256 : 0);
@@ -81,10 +83,10 @@ struct Layer {
       at += up(size, 64);
       return taken;
     };
-    s.codes = reinterpret_cast<uint8_t*>(take(block * stride));
-    s.scale = reinterpret_cast<float*>(take(block * call.num_groups * 4));
-    s.outlier = take(block * outlier_stride + 4);
-    s.c = reinterpret_cast<float*>(take(kRows * kColumns * 4));
+    s.codes = reinterpret_cast<uint8_t*>(take(room * stride));
+    s.scale = reinterpret_cast<float*>(take(room * call.num_groups * 4));
+    s.outlier = take(room * outlier_stride + 4);
+    s.c = reinterpret_cast<float*>(take(Outlier::kTileRows * kColumns * 4));
     s.row = reinterpret_cast<float*>(take(call.norm == nullptr ? 0 : stride * 4));
     s.panel = reinterpret_cast<int8_t*>(take(0));
     return s;
@@ -106,6 +108,8 @@ struct Layer {
     normal.x = s.row;
     normal.dtype = kFloat32;
     normal.stride = 0;
+    // What a tile's step has beyond the outliers must be finite, for it is multiplied with zeros.
+    if (Outlier::kWholeSteps > 1) memset(s.outlier, 0, count * outlier_stride);
     for (int64_t row = 0; row < count; ++row) {
       const bool has_norm = call.norm != nullptr;
       if (has_norm) normalize_token(from, first + row, s.row);
@@ -161,9 +165,10 @@ struct Layer {
       char* y = to.y + (row * to.stride + column * kColumns) * to.width();
       tile.c = straight ? reinterpret_cast<float*>(y) : s.c;
       tile.c_stride = straight ? 4 * to.stride : 4 * kColumns;
-      fetch(to, y, count - row < rows ? count - row : rows);
-      has_groups ? Outlier::tile3(tile) : Outlier::tile6(tile);
-      if (!straight) finish(s, to, row, count - row < rows ? count - row : rows, column);
+      tile.rows = count - row < rows ? count - row : rows;
+      fetch(to, y, tile.rows);
+      has_groups ? Outlier::tile3(tile) : Outlier::tile(tile);
+      if (!straight) finish(s, to, row, tile.rows, column);
     }
   }
 

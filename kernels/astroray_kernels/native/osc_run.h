@@ -13,21 +13,22 @@ namespace {
 
 constexpr int64_t kCodeBytes = 192 * 1024;    // codes of a block of tokens: a fifth of the L2
 constexpr int64_t kHiddenBytes = 448 * 1024;  // results between two layers
-constexpr int64_t kMostTokens = 192, kFewTokens = 48;
+constexpr int64_t kMostTokens = 192, kFewTokens = 48;  // whole tiles of 6, or of 32 with half of one
 
 inline int64_t hidden_stride(const Linear& call) {  // no power of two: all sets of the cache are used
   return call.next == nullptr ? 0 : up(call.num_out, 16) + 16;
 }
 
-inline int64_t tokens_of_block(const Linear& call) {
-  int64_t tokens = up(kCodeBytes / up(call.num_in, 64), kRows) + kRows;
+// rows: of a tile
+inline int64_t tokens_of_block(const Linear& call, int64_t rows) {
+  int64_t tokens = up(kCodeBytes / up(call.num_in, 64), rows) + rows;
   if (call.next != nullptr) {
-    const int64_t fit = kHiddenBytes / (4 * hidden_stride(call)) / kRows * kRows;
+    const int64_t fit = kHiddenBytes / (4 * hidden_stride(call)) / rows * rows;
     if (tokens > fit) tokens = fit < kFewTokens ? kFewTokens : fit;
   }
   if (tokens > kMostTokens) tokens = kMostTokens;
   const int64_t share = (call.num_tokens + 4 * call.threads - 1) / (4 * call.threads);
-  const int64_t fair = up(share, kRows) < kFewTokens ? kFewTokens : up(share, kRows);
+  const int64_t fair = up(share, rows) < kFewTokens ? kFewTokens : up(share, rows);
   return call.threads > 1 && tokens > fair ? fair : tokens;
 }
 
@@ -41,7 +42,7 @@ struct Plan {
 
   explicit Plan(const Linear& c)
       : call(c),
-        block(tokens_of_block(c)),
+        block(tokens_of_block(c, Outlier::kTileRows)),
         first(c, block),
         last(c.next == nullptr ? c : *c.next, block) {
     num_blocks = (c.num_tokens + block - 1) / block;
@@ -50,7 +51,7 @@ struct Plan {
     num_shares = is_shared ? 2 * c.threads : 1;
     if (num_shares > last.num_columns) num_shares = last.num_columns;
     per_task = (last.num_columns + num_shares - 1) / num_shares;
-    hidden_bytes = up(block, kRows) * hidden_stride(c) * 4;
+    hidden_bytes = block * hidden_stride(c) * 4;
     bytes = up(hidden_bytes + up(first.bytes, 64) + (c.next == nullptr ? 0 : last.bytes), 4096);
   }
 
@@ -85,9 +86,14 @@ int linear(Linear& call) {
   char* memory = static_cast<char*>(aligned_alloc(4096, plan.bytes * call.threads));
   if (memory == nullptr) return 1;
   const int64_t num_tasks = plan.num_blocks * plan.num_shares;
-#pragma omp parallel for num_threads(call.threads) schedule(dynamic)
-  for (int64_t task = 0; task < num_tasks; ++task)
-    plan.run(memory + plan.bytes * omp_get_thread_num(), task);
+#pragma omp parallel num_threads(call.threads)
+  {
+    begin_tiles();
+#pragma omp for schedule(dynamic)
+    for (int64_t task = 0; task < num_tasks; ++task)
+      plan.run(memory + plan.bytes * omp_get_thread_num(), task);
+    end_tiles();
+  }
   free(memory);
   return 0;
 }

@@ -26,6 +26,7 @@ struct Tile {
   int64_t c_stride;            // 104: bytes
   int64_t groups;              // 112
   int64_t token_scale_stride;  // 120: bytes from row to row, where there are groups
+  int64_t rows;                // 128: that hold a token
 };
 static_assert(offsetof(Tile, token_scale_stride) == 120, "the assembly knows the places");
 
@@ -145,11 +146,12 @@ static_assert(offsetof(Tile, token_scale_stride) == 120, "the assembly knows the
       OSC_STORE4("%%rdi", 20, 21, 22, 23)                                                      \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
-// How outliers are multiplied. kPerStep: numbers of a token that one step takes.
+// How a layer is multiplied. kPerStep: outliers of a token that one step takes.
 #define OSC_OUTLIER(NAME, OP, PER_STEP)                            \
   struct NAME {                                                    \
     static constexpr int kPerStep = PER_STEP;                      \
-    static void tile6(const Tile& tile) { OSC_TILE6(OP); }         \
+    static constexpr int kTileRows = 6, kWholeSteps = 1;           \
+    static void tile(const Tile& tile) { OSC_TILE6(OP); }          \
     static void tile3(const Tile& tile) { OSC_TILE3(OP); }         \
   };
 

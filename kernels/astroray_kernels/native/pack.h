@@ -5,17 +5,20 @@
 namespace astroray {
 namespace {
 
-// Score formats. kPerGroup: numbers in 32 bits. kCentered: keys lose their mean, rows gain a bound.
+// Score formats. kPerGroup: numbers in 32 bits. kIsFloat: not integers times a scale. kCentered: keys lose
+// their mean, rows gain a bound. kIsRounded: queries and keys of 16 bits stay what they are, without the
+// scale, and with the mean. kHasInit: sums start from something.
 // put: 16 rounded numbers from place d of a row on; those of a query are its left side.
 struct ScoreFloat32 {
   using Mul = MulFloat32;
   static constexpr int kPerGroup = 1;
-  static constexpr bool kCentered = false;
+  static constexpr bool kIsFloat = true, kCentered = false, kIsRounded = false, kHasInit = false;
+  static void put(char* row, int64_t d, Floats x) { x.store(row + 4 * d); }
 };
 struct ScoreInt16 {
   using Mul = MulInt16;
   static constexpr int kPerGroup = 2;
-  static constexpr bool kCentered = true;
+  static constexpr bool kIsFloat = false, kCentered = true, kIsRounded = false, kHasInit = false;
   static void put(char* row, int64_t d, Ints n, bool) {
     store_saturated(reinterpret_cast<int16_t*>(row) + d, n);
   }
@@ -36,10 +39,11 @@ struct Head {
   char* values;        // [chunk][groups of keys][channels of a chunk] groups of 32 bits
   float* value_scale;  // [D]
   float* mean;         // [D] of the keys, zero where they are not centered
+  bool has_mean;       // keys are packed with it
   float key_norm;      // largest |k - mean|
   float key_step;      // largest scale of a block's integers
   int64_t num_valid;
-  bool coarse;  // too much so for 8-bit scores
+  bool coarse;  // too much so for these scores
 };
 
 struct Shape {
@@ -84,11 +88,11 @@ inline float integer_scale(float top, float norm) {
   return top / 127.0f;
 }
 
-// One row of D floats as groups; returns the sum of its integers.
+// One row of D floats as groups; returns the sum of its integers, of floats 0.
 template <class Score>
 inline int32_t quantize_row(const float* x, int64_t dim, float inverse, bool is_query, char* to) {
-  if constexpr (Score::kPerGroup == 1) {
-    memcpy(to, x, sizeof(float) * dim);
+  if constexpr (Score::kIsFloat) {
+    for (int64_t d = 0; d < dim; d += 16) Score::put(to, d, Floats::load(x + d));
     return 0;
   } else {
     const Floats scale(inverse);
@@ -111,13 +115,13 @@ inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, flo
   alignas(64) char plain[kBlock * kMaxDim * 4];
   const int64_t num_groups = dim / Score::kPerGroup;
   float scale = 1.0f;
-  if constexpr (Score::kPerGroup > 1)
+  if constexpr (!Score::kIsFloat)
     scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
   for (int j = 0; j < kBlock; ++j) {
     const int32_t sum =
         quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false, plain + j * num_groups * 4);
     // Unsigned, since the integers of a NaN may be any and their sum too large to be multiplied.
-    init[j] = Score::kPerGroup == 4 ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
+    init[j] = Score::kHasInit ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
   }
   for (int64_t d = 0; d < num_groups; d += 16)
     for (int j = 0; j < kBlock; j += 16)
@@ -183,8 +187,10 @@ inline void find_mean(const Attention& call, int64_t batch, int64_t base, Head* 
   for (int64_t d = 0; d < call.dim; ++d) head->mean[d] /= count;
 }
 
-// Takes the mean from the rows that take part; returns the largest square of their norms.
-inline float center(float* rows, const uint8_t* valid, const float* mean, int64_t dim) {
+// Takes the mean from the rows that take part, where it is wanted; returns the largest square of their
+// norms without it.
+inline float center(float* rows, const uint8_t* valid, const float* mean, int64_t dim,
+                    bool wanted) {
   alignas(64) float norms2[kBlock];
   for (int j = 0; j < kBlock; ++j) {
     norms2[j] = 0.0f;
@@ -193,7 +199,7 @@ inline float center(float* rows, const uint8_t* valid, const float* mean, int64_
     Floats squares(0.0f);
     for (int64_t d = 0; d < dim; d += 16) {
       const Floats x = Floats::load(row + d) - Floats::load(mean + d);
-      x.store(row + d);
+      if (wanted) x.store(row + d);
       squares = square_onto(squares, x);
     }
     norms2[j] = sum(squares);
@@ -220,6 +226,7 @@ inline void pack_keys(const Attention& call, const Shape& shape, int64_t batch, 
   const int64_t base = batch * call.k_strides[0] + head_index * call.k_strides[1];
   const int64_t dim = shape.dim, bytes = kBlock * dim * 4 / Score::kPerGroup;
   find_mean(call, batch, base, head, Score::kCentered);
+  head->has_mean = Score::kIsRounded && call.dtype != kFloat32;
   alignas(64) float rows[kBlock * kMaxDim];
   alignas(64) float reprs[kBlock * kMaxDim];
   uint8_t valid[kBlock], present[kBlock];
@@ -228,7 +235,7 @@ inline void pack_keys(const Attention& call, const Shape& shape, int64_t batch, 
     const bool any = valid_keys(call, batch, b * kBlock, valid) > 0;
     load_block(call.k, call.dtype, base + b * kBlock * call.k_strides[2], call.k_strides[2], dim,
                valid, rows);
-    const float most = center(rows, valid, head->mean, dim);
+    const float most = center(rows, valid, head->mean, dim, !head->has_mean);
     norm2 = most > norm2 || most != most ? most : norm2;
     pack_block<Score>(rows, valid, dim, __builtin_sqrtf(most), groups + b * bytes,
                       init + b * kBlock, bias + b * kBlock, head->blocks + b);
@@ -255,8 +262,9 @@ inline void pack_keys(const Attention& call, const Shape& shape, int64_t batch, 
     if (head->blocks[b].scale > head->key_step) head->key_step = head->blocks[b].scale;
 }
 
-// Whether 8-bit scores of this head are too coarse: the root mean square of their error, in powers
-// of two, where norms and steps are largest.
+// Whether scores of 8 bits, or of what was rounded to bfloat16, are too coarse for this head: the root
+// mean square of their error, in powers of two, where norms and steps are largest.
+template <class Score>
 inline bool is_coarse(const Attention& call, int64_t batch, int64_t head_index, const Head& head) {
   const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
   alignas(64) float row[kMaxDim];
@@ -268,6 +276,10 @@ inline bool is_coarse(const Attention& call, int64_t batch, int64_t head_index, 
     top = most > top ? most : top;
   }
   const float by = call.scale * kLog2E;
+  if constexpr (Score::kIsRounded) {  // of each number 2^-10 of itself, of q and of k
+    const float error2 = 0x1p-19f * norm2 * by * by / static_cast<float>(call.dim);
+    return !(error2 * head.key_norm * head.key_norm <= kCoarseRounded * kCoarseRounded);
+  }
   const float from_keys = __builtin_sqrtf(norm2) * by * head.key_step;
   const float from_queries = head.key_norm * top * by / 127.0f;
   return !(from_keys * from_keys + from_queries * from_queries <= 12.0f * kCoarse * kCoarse);

@@ -11,13 +11,17 @@ enum PeakKind : int32_t {
   kPeakInt8 = 2,      // vpdpbusd
   kPeakBfloat16 = 3,  // vdpbf16ps
   kPeakFloat16 = 4,   // vfmadd231ph
+  kPeakTileInt8 = 5,      // tdpbusd
+  kPeakTileBfloat16 = 6,  // tdpbf16ps
 };
 
-// Runs an instruction 24 times `rounds`, on the 24 sums of a register tile. Returns the flops of
+// Runs an instruction 24 times `rounds`, on the 24 sums of a register tile; those of AMX, which do more, a
+// quarter of `rounds` times, on 4 sums. Returns the flops of
 // that (a product and a sum are two); 0: the set has no such instruction.
 int64_t peak_avx512(int kind, int64_t rounds);
 int64_t peak_avx512bf16(int kind, int64_t rounds);
 int64_t peak_avx512fp16(int kind, int64_t rounds);
+int64_t peak_amx(int kind, int64_t rounds);
 
 #define ASTRORAY_PEAK_CLEAR(R) "vpxord %%zmm" #R ", %%zmm" #R ", %%zmm" #R "\n"
 #define ASTRORAY_PEAK_STEP(OP, R) OP " %%zmm24, %%zmm25, %%zmm" #R "\n"

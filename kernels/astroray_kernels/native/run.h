@@ -3,6 +3,9 @@
 #include <omp.h>
 
 #include "attend.h"
+#ifdef __AMX_TILE__
+#include "attend_tiles.h"
+#endif
 
 namespace astroray {
 namespace {
@@ -33,7 +36,8 @@ struct Workspace {
     const int64_t batch = head_at / call.heads, index = head_at % call.heads;
     pack_keys<Score>(call, shape, batch, index, at + groups, reinterpret_cast<int32_t*>(at + init),
                      reinterpret_cast<float*>(at + bias), &head);
-    head.coarse = Score::kPerGroup == 4 && is_coarse(call, batch, index, head);
+    const bool is_exact = Score::kPerGroup < 4 && (!Score::kIsRounded || head.has_mean);
+    head.coarse = !is_exact && is_coarse<Score>(call, batch, index, head);
     if (!head.coarse) pack_values<Value>(call, shape, batch, index, &head);
     return head;
   }
@@ -71,6 +75,7 @@ int attend(Attention& call) {
     {
       const int thread = omp_get_thread_num();
       int64_t facts[4] = {0, 0, 0, 0};
+      begin_tiles(shape.dim / Score::kPerGroup % 16 != 0);
       if (few) {
 #pragma omp for schedule(static)
         for (int64_t h = 0; h < num_heads; ++h)
@@ -94,6 +99,7 @@ int attend(Attention& call) {
             attend_group(h, head, g, scratches[thread], facts);
         }
       }
+      end_tiles();
       tiles += facts[0];
       redone += facts[1];
       blocks += facts[2];

@@ -115,6 +115,8 @@ namespace {
       ASTRORAY_STORE(7, 448) ASTRORAY_STORE(8, 512) ASTRORAY_STORE(9, 576)                       \
       ASTRORAY_STORE(10, 640) ASTRORAY_STORE(11, 704) ASTRORAY_OPERANDS)
 
+#define ASTRORAY_INT8_PRODUCT "vpdpbusd"
+
 // The widths of one product.
 #define ASTRORAY_PRODUCT(NAME, OP)                                                            \
   struct NAME {                                                                               \

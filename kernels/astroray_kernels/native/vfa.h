@@ -7,7 +7,7 @@ namespace astroray {
 enum Dtype : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2 };
 
 // How scores are formed: products of Q and K.
-enum ScoreKind : int32_t { kScoreFloat32 = 0, kScoreInt16 = 1, kScoreInt8 = 2 };
+enum ScoreKind : int32_t { kScoreFloat32 = 0, kScoreInt16 = 1, kScoreInt8 = 2, kScoreBfloat16 = 3 };
 
 // How probabilities weigh V.
 enum ValueKind : int32_t {
@@ -33,7 +33,7 @@ struct Attention {
   const void* v;
   void* out;
   const uint8_t* mask;  // [B, N] contiguous, 1 = the key takes part; null = all do
-  uint8_t* todo;        // [B, H] in: 1 = attend this head; out: 1 = left, too coarse for int8
+  uint8_t* todo;        // [B, H] in: 1 = attend this head; out: 1 = left, too coarse for its scores
   int64_t batch, heads, length, dim;
   int64_t q_strides[3], k_strides[3], v_strides[3], out_strides[3];  // of B, H, N
   float scale;

@@ -2,7 +2,8 @@
 
 Whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers, so they
 are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as bfloat16
-on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster. Layers of 8
+bits are multiplied by AMX where the CPU has it, outliers as bfloat16.
 """
 
 import ctypes
@@ -31,6 +32,7 @@ GELU_PIECES, GELU_END = 32, 5.5
 
 # Codes of native/osc.h and native/vfa.h.
 _COLUMNS = 64
+_FLOAT32, _BFLOAT16, _TILES = 0, 1, 2  # LinearPath
 
 
 class _Call(ctypes.Structure):
@@ -60,8 +62,10 @@ class _Layout:
     outlier_weight: Tensor
 
 
-_layouts: "weakref.WeakKeyDictionary[PackedWeights, _Layout]" = weakref.WeakKeyDictionary()
-"""Made when a layer first runs and gone with it."""
+_layouts: "weakref.WeakKeyDictionary[PackedWeights, dict[int, _Layout]]" = (
+    weakref.WeakKeyDictionary()
+)
+"""By path, made when a layer first runs and gone with it."""
 _norms: "weakref.WeakKeyDictionary[Norm, Tensor]" = weakref.WeakKeyDictionary()
 """The same of norms."""
 
@@ -82,10 +86,11 @@ def quantize_activations(
         outlier_MO=torch.empty((num_tokens, len(packed.outlier_O)), dtype=torch.bfloat16),
     )
     _check(x_MK, packed)
-    call = _layer(packed, norm=norm)
+    path = _path(packed)
+    call = _layer(packed, path, norm=norm)
     call.codes, call.token_scale = quantized.codes.data_ptr(), quantized.scale_MG.data_ptr()
     call.token_outlier = quantized.outlier_MO.data_ptr()
-    _run(call, x_MK)
+    _run(call, path, x_MK)
     return quantized
 
 
@@ -103,7 +108,8 @@ def osc_linear(
     """
     _check(x_MK, packed)
     y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
-    _run(_layer(packed, activation=activation, norm=norm), x_MK, y_MN)
+    path = _path(packed)
+    _run(_layer(packed, path, activation=activation, norm=norm), path, x_MK, y_MN)
     return y_MN
 
 
@@ -122,9 +128,11 @@ def osc_mlp(
     _check(x_MK, first)
     _check(x_MK, second)
     y_MN = x_MK.new_empty((len(x_MK), second.num_out))
-    call, following = _layer(first, activation=activation, norm=norm), _layer(second)
+    path = _path(first, second)
+    call = _layer(first, path, activation=activation, norm=norm)
+    following = _layer(second, path)
     call.next = ctypes.addressof(following)
-    _run(call, x_MK, y_MN)
+    _run(call, path, x_MK, y_MN)
     return y_MN
 
 
@@ -141,9 +149,11 @@ def _lacks(x_MK: Tensor, packed: PackedWeights) -> str:
     return ""
 
 
-def _layer(packed: PackedWeights, *, activation: str = "none", norm: Norm | None = None) -> _Call:
+def _layer(
+    packed: PackedWeights, path: int, *, activation: str = "none", norm: Norm | None = None
+) -> _Call:
     """A call without its tokens."""
-    layout, form = _layout(packed), FORMATS[packed.format]
+    layout, form = _layout(packed, path), FORMATS[packed.format]
     call = _Call(
         weight=layout.weight.data_ptr(), start=layout.start.data_ptr(),
         scale=layout.scale.data_ptr(), bias=layout.bias.data_ptr(), kept=layout.kept.data_ptr(),
@@ -168,7 +178,7 @@ def _kind(form: Format) -> int:
     return (3 if form.has_levels else 2) if form.is_float else 1
 
 
-def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
+def _run(call: _Call, path: int, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
     if not len(x_MK):
         return
     x_MK = x_MK if x_MK.stride(1) == 1 else x_MK.contiguous()
@@ -177,7 +187,7 @@ def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
     if y_MN is not None:
         call.y = y_MN.data_ptr()
     run = library.function("astroray_linear", ctypes.POINTER(_Call), ctypes.c_int32)
-    code = run(ctypes.byref(call), _is_bfloat16())
+    code = run(ctypes.byref(call), path)
     if code == library.NO_MEMORY:
         raise MemoryError(f"a layer of {call.num_in} input channels has no memory to work in")
     if code:
@@ -187,31 +197,35 @@ def _run(call: _Call, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
         )
 
 
-def _is_bfloat16() -> bool:
-    """Whether outliers are multiplied as bfloat16."""
-    return library.value_format() == "bfloat16"
+def _path(*layers: PackedWeights) -> int:
+    """How a call with these layers is computed."""
+    if library.features() & library.HAS_AMX and all(one.format == "int8" for one in layers):
+        return _TILES
+    return _BFLOAT16 if library.value_format() == "bfloat16" else _FLOAT32
 
 
-def _layout(packed: PackedWeights) -> _Layout:
-    if packed not in _layouts:
-        _layouts[packed] = _make_layout(packed, _is_bfloat16())
-    return _layouts[packed]
+def _layout(packed: PackedWeights, path: int) -> _Layout:
+    made = _layouts.setdefault(packed, {})
+    if path not in made:
+        made[path] = _make_layout(packed, path)
+    return made[path]
 
 
-def _make_layout(packed: PackedWeights, is_bfloat16: bool) -> _Layout:
+def _make_layout(packed: PackedWeights, path: int) -> _Layout:
     form, unit = FORMATS[packed.format], formats.unit(packed.format)
     whole_NK = formats.integers(packed.codes, packed.format)
     num_groups = packed.scale_NG.shape[1]
     sum_NG = whole_NK.reshape(packed.num_out, num_groups, -1).sum(dim=2, dtype=torch.int32)
     offset = 128 if form.bits == 8 else 16
-    weight = _blocks(whole_NK if form.bits == 8 else formats.unpack_nibbles(packed.codes), 4)
+    numbers_NK = whole_NK if form.bits == 8 else formats.unpack_nibbles(packed.codes)
+    weight = _blocks(numbers_NK, 4, path)
     if form.bits == 4:
         weight = weight[:, 0::2] | (weight[:, 1::2] << 4)
     bias_N = torch.zeros(packed.num_out) if packed.bias_N is None else packed.bias_N
     kept_K = pad(torch.ones(packed.num_in, dtype=torch.int32), (0, -packed.num_in % 16))
     kept_K[packed.outlier_O] = 0
     bits = 2 ** torch.arange(16, dtype=torch.int32)
-    outlier_NO = packed.outlier_ON.T if is_bfloat16 else packed.outlier_ON.T.float()
+    outlier_NO = packed.outlier_ON.T.float() if path == _FLOAT32 else packed.outlier_ON.T
     return _Layout(
         weight=weight.contiguous(),
         start=_blocks(-offset * sum_NG, 1).contiguous(),
@@ -219,7 +233,7 @@ def _make_layout(packed: PackedWeights, is_bfloat16: bool) -> _Layout:
         bias=pad(bias_N, (0, -packed.num_out % _COLUMNS)),
         kept=(kept_K.reshape(-1, 16) * bits).sum(dim=1).to(torch.uint16),
         outlier=packed.outlier_O.to(torch.int32),
-        outlier_weight=_blocks(outlier_NO, 2 if is_bfloat16 else 1).contiguous(),
+        outlier_weight=_blocks(outlier_NO, 1 if path == _FLOAT32 else 2, path).contiguous(),
     )
 
 
@@ -234,11 +248,15 @@ def _norm_rows(norm: Norm, num_in: int) -> Tensor:
     return _norms[norm]
 
 
-def _blocks(x_NK: Tensor, size: int) -> Tensor:
-    """[N64 / 64, K / size, 64, size]: both axes filled with zeros."""
+def _blocks(x_NK: Tensor, size: int, path: int = _FLOAT32) -> Tensor:
+    """[N64 / 64, K / size, 64, size]: both axes filled with zeros.
+
+    For tiles [N64 / 32, K / size, 32, size], K / size to a multiple of 16.
+    """
     num_out, num_in = x_NK.shape
-    x_NK = pad(x_NK, (0, -num_in % size, 0, -num_out % _COLUMNS))
-    blocks = (len(x_NK) // _COLUMNS, _COLUMNS, x_NK.shape[1] // size, size)
+    columns, steps = (32, 16) if path == _TILES else (_COLUMNS, 1)
+    x_NK = pad(x_NK, (0, -num_in % (size * steps), 0, -num_out % _COLUMNS))
+    blocks = (len(x_NK) // columns, columns, x_NK.shape[1] // size, size)
     return x_NK.reshape(blocks).transpose(1, 2)
 
 

@@ -1,12 +1,14 @@
 """Attention on a CPU with AVX2 or AVX-512, by the native library that the installation compiled.
 
-Which products the CPU is fast in decides how probabilities weigh the values: bfloat16 on AMD,
-float16 on Intel since Sapphire Rapids (where vdpbf16ps runs at half the speed of float32), else
-float32. Scores are float32 or integers: 16 bits of them are more exact than bfloat16 and, unlike
-it, fast on every CPU. AVX2 has no product of 8-bit integers that cannot saturate, so there is none.
+Which products the CPU is fast in decides how probabilities weigh the values: bfloat16 on AMD and
+by AMX, float16 on other Intel CPUs since Sapphire Rapids (where vdpbf16ps runs at half the speed of
+float32), else float32. Scores are float32 or integers: 16 bits of them are more exact than bfloat16
+and, unlike it, fast on every CPU; AMX, which has none of 16 bits, forms scores of bfloat16. AVX2
+has no product of 8-bit integers that cannot saturate, so there is none.
 """
 
 import ctypes
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ ONLINE = "online"
 
 # Codes of native/vfa.h.
 _SCORES = {"fp32": 0, "bf16": 1, "int8_qk": 2, "int8": 2}
+_BFLOAT16_SCORES = 3
 _VALUES = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3}
 _ESTIMATES = {ONLINE: 0, "cauchy_schwarz": 1, "sabsmax": 2, "sink_local": 3, "exact": 4}
 
@@ -89,19 +92,19 @@ def vfa_attention_with_facts(
     values: str = "",
     out_BHND: Tensor | None = None,
 ) -> tuple[Tensor, TileFacts]:
-    """softmax(scale q k^T) v [B, H, N, D], as `empty_result` lies, and what tiles of 6 rows met.
+    """softmax(scale q k^T) v [B, H, N, D], as `empty_result` lies, and what its tiles of rows met.
 
-    precision  fp32; bf16: int16 scores, values as `library.value_format` says, but fp32 for float16
-               inputs; int8_qk: int8 scores; int8: int8 values too, their weights under the true
-               maximum of each 256 keys
-    skip       in nats: blocks of 64 keys that all 6 rows vote out are left out; the maximum is the
-               running one, which begins with the sink and the local block
+    precision  fp32; bf16: int16 scores, by AMX bfloat16 ones, and values as `value_format` says,
+               but fp32 for float16 inputs; int8_qk: int8 scores; int8: int8 values too, their
+               weights under the true maximum of each 256 keys
+    skip       in nats: blocks of 64 keys that all rows of a tile vote out are left out; the maximum
+               is the running one, which begins with the sink and the local block
     estimate   of `ESTIMATES`, or "online" for the ordinary online softmax
     values     a format that is not this CPU's own choice: float32, bfloat16, float16
     out_BHND   where the result goes, its last stride 1; None: a new tensor
 
-    Results do not depend on the number of threads (torch's) to the last bit. Heads whose 8-bit
-    scores would be too coarse are done with 16 bits.
+    Results do not depend on the number of threads (torch's) to the last bit. Heads whose scores of
+    8 bits, or of bfloat16, would be too coarse are done with 16 bits.
     Raises BackendError on a precision, dtype or head dimension that the native code lacks.
     """
     if reason := why_not(q_BHND.device) or _lacks(q_BHND, precision):
@@ -119,22 +122,40 @@ def vfa_attention_with_facts(
         batch=batch, heads=heads, length=length, dim=dim,
         q_strides=q.stride()[:3], k_strides=k.stride()[:3], v_strides=v.stride()[:3],
         out_strides=out.stride()[:3], scale=scale, skip=skip or 0.0,
-        dtype=library.DTYPE_CODES[q.dtype], score=_SCORES[precision],
-        value=_VALUES[values or _values(precision)], threads=library.num_threads(),
+        dtype=library.DTYPE_CODES[q.dtype], threads=library.num_threads(),
         estimate=_ESTIMATES[ESTIMATE if estimate == "auto" else estimate],
     )  # fmt: skip
-    counts = [_run(call)]
-    if precision in ("int8_qk", "int8") and todo.any():
-        call.score, call.value = _SCORES["bf16"], _VALUES[values or library.value_format()]
-        counts.append(_run(call))
+    kinds = _kinds(precision, values)
+    counts = [_run(call, *next(kinds))]
+    while todo.any() and (finer := next(kinds, None)):
+        counts.append(_run(call, *finer))
     tiles, redone, blocks, skipped = (sum(column) for column in zip(*counts, strict=True))
     return out, TileFacts(
         num_tiles=tiles, num_redone=redone, num_key_blocks=blocks, num_skipped=skipped
     )
 
 
-def _values(precision: str) -> str:
-    return {"fp32": "float32", "int8": "int8"}.get(precision) or library.value_format()
+def value_format() -> str:
+    """How probabilities and values are multiplied here, but for precisions fp32 and int8."""
+    return "bfloat16" if library.features() & library.HAS_AMX else library.value_format()
+
+
+def rows_of_tile(precision: str, dtype: torch.dtype = torch.float32) -> int:
+    """Rows that are attended at once, and redone or voted on together; of heads of 16 bits 6."""
+    is_float32 = precision == "fp32" or (precision == "bf16" and dtype == torch.float16)
+    return 6 if is_float32 or not library.features() & library.HAS_AMX else 16
+
+
+def _kinds(precision: str, values: str) -> Iterator[tuple[int, int]]:
+    """ScoreKind and ValueKind, and then those of heads for which the former are too coarse."""
+    if precision != "bf16":
+        own = {"fp32": "float32", "int8": "int8"}.get(precision, value_format())
+        yield _SCORES[precision], _VALUES[values or own]
+    if precision == "fp32":
+        return
+    if library.features() & library.HAS_AMX and values in ("", "bfloat16"):
+        yield _BFLOAT16_SCORES, _VALUES["bfloat16"]
+    yield _SCORES["bf16"], _VALUES[values or library.value_format()]
 
 
 def _lacks(q_BHND: Tensor, precision: str) -> str:
@@ -148,7 +169,8 @@ def _lacks(q_BHND: Tensor, precision: str) -> str:
     return refuses(precision)
 
 
-def _run(call: _Call) -> list[int]:
+def _run(call: _Call, score: int, value: int) -> list[int]:
+    call.score, call.value = score, value
     run = library.function("astroray_attention", ctypes.POINTER(_Call), ctypes.c_int32)
     code = run(ctypes.byref(call), library.features())
     if code == library.NO_MEMORY:

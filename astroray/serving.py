@@ -105,9 +105,16 @@ def check_room(config: ServeConfig, machines: Sequence[Mapping[str, float]]) -> 
     """
     kinds = (("CPU", "num_cpus"), ("GPU", "num_gpus"))
     for resource, name in kinds:
-        wanted = sum(
-            part.min_replicas * getattr(part, name, 0.0) for part in (config.web, config.encoder)
-        )
+        parts = [
+            (part.min_replicas, getattr(part, name, 0.0)) for part in (config.web, config.encoder)
+        ]
+        largest = max((machine.get(resource, 0.0) for machine in machines), default=0.0)
+        if (each := max(need for _, need in parts)) > largest:
+            raise ConfigError(
+                f"a replica needs {each:g} {resource}, no machine of the cluster has more than "
+                f"{largest:g}; lower {name} of web or encoder"
+            )
+        wanted = sum(count * need for count, need in parts)
         there = sum(machine.get(resource, 0.0) for machine in machines)
         if wanted > there:
             raise ConfigError(

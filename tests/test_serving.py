@@ -174,6 +174,8 @@ def served_until(client, wanted):
 def test_replicas_that_do_not_fit_are_refused_at_once(config):
     with pytest.raises(ConfigError, match=r"replicas need 0\.4 CPU, the cluster has 0\.2"):
         serving.check_room(config, [{"CPU": 0.2}])
+    with pytest.raises(ConfigError, match=r"a replica needs 0\.1 CPU, no machine .* than 0\.05"):
+        serving.check_room(config, [{"CPU": 0.05}] * 20)
 
 
 def _replicas(deployment):

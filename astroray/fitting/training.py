@@ -106,14 +106,14 @@ def _fingerprint(
 
 def check_placement(train_workers: int) -> bool:
     """Whether each training worker gets a GPU; refuses what Ray would wait for without end."""
-    resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    machines = workers.machines()
+    cpus, gpus = (sum(int(one.get(name, 0)) for one in machines) for name in ("CPU", "GPU"))
     if train_workers > cpus:
         raise ConfigError(
-            f"{train_workers} training workers need a CPU each, the cluster has {cpus:g}; "
-            f"set train_workers to at most {int(cpus)}"
+            f"{train_workers} training workers need a CPU each, the cluster has {cpus}; "
+            f"set train_workers to at most {cpus}"
         )
-    return bool(gpus >= train_workers)
+    return gpus >= train_workers
 
 
 def _train_with_ray(plan: Plan, use_gpu: bool, report: Callable[[FitProgress], None]) -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # loads pyarrow
 
 __all__ = ["show_flare_training", "show_night", "show_scan", "show_training"]
 
+FEW_STARS = 20
+"""Forecasts that are calibrated on fewer are said to be: a star's windows are much alike."""
+
 
 def show_scan(config: "ScanConfig") -> None:
     """Scans, or goes on with a scan, while a person looks on; says in the end what came out.
@@ -107,6 +110,11 @@ def _describe_lost(config: "NightConfig", num_new: int) -> str:
     return f"{text}; `astroray explain {config.out} '{object_id}'` names the file that has it"
 
 
+def _brier_of(base_rate: float) -> float:
+    """Of a forecast that is the base rate at all times."""
+    return base_rate * (1 - base_rate)
+
+
 def show_flare_training(config: "TrainConfig") -> None:
     """Trains a forecaster of flares while a person looks on; says in the end what it is worth."""
     from astroray.forecast.train import train_flares
@@ -118,8 +126,13 @@ def show_flare_training(config: "TrainConfig") -> None:
         f"{facts['windows']} windows of {facts['stars']} stars; on {facts['test_windows']} of "
         f"{facts['test_stars']} stars that it never saw, {facts['base_rate']:.1%} with a flare: "
         f"AUC {skill['auc']:.3f}, AUPRC {skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier "
-        f"{skill['brier']:.4f}"
+        f"{skill['brier']:.4f} ({_brier_of(facts['base_rate']):.4f} by the base rate alone)"
     )
+    if facts["validation_stars"] < FEW_STARS:
+        click.echo(
+            f"note     probabilities are calibrated on {facts['validation_stars']} stars, expected "
+            f"{FEW_STARS} or more: another survey's may be far off"
+        )
     for reason, count in facts["dropped"].items():
         if count:
             click.echo(f"  left out: {count} {reason}")

@@ -113,6 +113,13 @@ def test_a_cone_holds_what_brute_force_finds_in_it(client, archive, radius):
     assert page["total"] == inside.sum() >= 1
 
 
+def test_a_cone_on_a_run_without_positions_says_so(client, archive, monkeypatch):
+    monkeypatch.setattr(type(archive), "num_positions", 0)
+    answer = client.get("/v1/catalog?ra=1&dec=2&radius=3")
+    assert answer.status_code == 422
+    assert "no positions" in answer.json()["detail"]
+
+
 def test_a_cone_crosses_the_pole_and_the_meridian(archive):
     ra, dec = np.array([0.05, 359.95, 120.0, 300.0]), np.array([89.99, 89.99, 89.9, -5.0])
     order = np.argsort(dec)

@@ -279,6 +279,7 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
         "stars": len(windows.star_ids),
         "windows": len(windows),
         "dropped": dict(windows.dropped),
+        "validation_stars": len(set(validation.star_W.tolist())),
         "test_stars": len(set(test.star_W.tolist())),
         "test_windows": len(test),
         "base_rate": float(test.label_W.mean()),

@@ -143,6 +143,11 @@ class Archive:
         """The run's score: distance to the k-th neighbor, or mean distance to k neighbors."""
         return "mean" if self.record.config["search"].get("score") == "mean" else "kth"
 
+    @property
+    def num_positions(self) -> int:
+        """Objects that have a position on the sky."""
+        return len(self._dec_N)
+
     def find(self, object_id: str) -> int | None:
         """Row of an object; None where the catalog does not hold it."""
         ids = self._sorted_ids

@@ -345,6 +345,8 @@ class _View:
         if not -90 <= dec <= 90 or not 0 <= radius <= 180 or not -360 <= ra <= 360:
             got = f"ra {ra:g}, dec {dec:g}, radius {radius:g}"
             raise HTTPException(422, f"got {got} deg, expected -360..360, -90..90 and 0..180")
+        if not self.archive.num_positions:
+            raise HTTPException(422, "the objects of this run have no positions on the sky")
         return self.archive.cone(ra, dec, radius)
 
     def _rows(self, row_M: np.ndarray) -> Rows:

@@ -1,15 +1,13 @@
 """Every word of the pages can be read by those who see little: contrast as WCAG AA asks for."""
 
 import asyncio
-import threading
 
 import pytest
-import uvicorn
 
-from astroray.labelling.label_server import labelling_app, listen
 from astroray.report.page import write_report
 from tests.browser import open_page
 from tests.contrast import faint_words
+from tests.labelling_page import serve_labelling
 from tests.served_run import make_run
 
 ALL_SHOWN = """
@@ -25,11 +23,7 @@ def pages(tmp_path_factory):
     """Addresses of pages, and what is true once each is drawn."""
     run_dir = make_run(tmp_path_factory.mktemp("contrast"))
     write_report(run_dir)
-    with labelling_app(run_dir, ["ana"]) as (app, secret_of), listen("127.0.0.1", 0) as where:
-        listening, address = where
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
+    with serve_labelling(run_dir, ["ana"]) as (address, secret_of):
         login = f"{address}/ui/login"
         yield {
             "report": (f"file://{run_dir}/report/index.html", "document.images.length"),
@@ -37,8 +31,6 @@ def pages(tmp_path_factory):
             "endpoints": (f"{address}/", "document.querySelector('h2')"),
             "labelling": (f"{login}#token={secret_of['ana']}", "document.body.dataset.ready"),
         }
-        server.should_exit = True
-        thread.join(timeout=20)
 
 
 @pytest.mark.browser

@@ -1,16 +1,14 @@
 """How a person labels by keys, in a browser, beside another person."""
 
 import asyncio
-import threading
 
 import pytest
-import uvicorn
 
 from astroray.catalog.versions import read_version
-from astroray.labelling.label_server import labelling_app, listen
 from astroray.labelling.labels import LabelLog, current_labels
 from astroray.report.page import write_report
 from tests.browser import open_page
+from tests.labelling_page import serve_labelling
 from tests.served_run import link_run, make_run
 
 pytestmark = pytest.mark.browser
@@ -29,15 +27,9 @@ def run_dir(whole_run, tmp_path):
 @pytest.fixture
 def served(run_dir):
     """The page on a port of its own, with two people's addresses."""
-    with labelling_app(run_dir, ["ana", "bo"]) as (app, secret_of), listen("127.0.0.1", 0) as where:
-        listening, address = where
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", ws="none"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
+    with serve_labelling(run_dir, ["ana", "bo"]) as (address, secret_of):
         login = f"{address}/ui/login#token="
         yield {name: login + secret for name, secret in secret_of.items()}
-        server.should_exit = True
-        thread.join(timeout=20)
 
 
 def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_way(

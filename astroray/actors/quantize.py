@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from astroray.actors.decide import SCHEMES_TRIED, Decision, decide
 from astroray.actors.sample import draw_prepared
-from astroray.encoders import ModelFile, read_model_file
+from astroray.encoders import read_model_file
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.store import Model, load_model, save_model
 from astroray.errors import ConfigError
@@ -83,10 +83,10 @@ def quantize_model(
     Raises ConfigError where the model is quantized already or has no linear layer, where no cutout
     can be used, and where layers cannot have the scheme.
     """
-    file = _read_plain(plan.model_path)
+    model = _load_plain(plan.model_path)
     show("drawing the sample")
-    sample = draw_prepared(shards, file.preparation, max_rows=plan.max_rows, seed=plan.seed)
-    return quantize_prepared(sample, plan, show=show)
+    sample = draw_prepared(shards, model.preparation, max_rows=plan.max_rows, seed=plan.seed)
+    return _quantize(model, sample, plan, show)
 
 
 def quantize_prepared(
@@ -98,9 +98,13 @@ def quantize_prepared(
 
     Raises ConfigError as `quantize_model` does.
     """
-    file = _read_plain(plan.model_path)
+    return _quantize(_load_plain(plan.model_path), sample_NCYX, plan, show)
+
+
+def _quantize(
+    model: Model, sample_NCYX: np.ndarray, plan: QuantizePlan, show: Callable[[str], None]
+) -> Quantization:
     torch.set_num_threads(plan.num_threads)
-    model = load_model(plan.model_path)
     image_NCYX = torch.from_numpy(sample_NCYX)
     if not len(image_NCYX):
         raise ConfigError(
@@ -117,7 +121,7 @@ def quantize_prepared(
         name: _layers(layers, ranges, measure_errors(model.network, layers, few))
         for name, layers in packed.items()
     }
-    quantized = Quantized(choice=plan.scheme, reference_id=file.model_id, schemes=packed)
+    quantized = Quantized(choice=plan.scheme, reference_id=model.model_id, schemes=packed)
     decision = None
     if plan.scheme == "auto":
         decision = decide(model, quantized, image_NCYX, show=show)
@@ -126,7 +130,7 @@ def quantize_prepared(
         )
     return Quantization(
         model_id=_save(plan.out, model, quantized, len(image_NCYX), schemes, decision),
-        reference_id=file.model_id,
+        reference_id=model.model_id,
         choice=quantized.choice,
         num_rows=len(image_NCYX),
         schemes=schemes,
@@ -135,15 +139,16 @@ def quantize_prepared(
     )
 
 
-def _read_plain(path: str) -> ModelFile:
+def _load_plain(path: str) -> Model:
     file = read_model_file(path)
     if file.quantized:
         raise ConfigError(
             f"{path} is quantized already ({', '.join(file.quantized['schemes'])}), "
             f"expected the model with id {file.quantized['reference_id']} that it was made from"
         )
-    require_linear_layers(load_model(path).network)
-    return file
+    model = load_model(path)
+    require_linear_layers(model.network)
+    return model
 
 
 def _save(

@@ -1,6 +1,7 @@
 """What is said of the forecasts of a whole survey, and how good they were where flares came."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from astroray import ledger, provenance
 from astroray.forecast.model_file import TrainedForecaster
+from astroray.forecast.skill import Threshold, brier_of_base_rate, measure_skill
 
 __all__ = ["ForecastRecord", "describe_forecasts"]
 
@@ -38,12 +40,14 @@ class ForecastRecord:
     versions: Mapping[str, str]
 
     @property
+    def brier_of_base_rate(self) -> float:
+        """Brier score of one probability for all windows; NaN where no forecast can be judged."""
+        return brier_of_base_rate(self.skill["base_rate"]) if self.skill else math.nan
+
+    @property
     def is_worse_than_base_rate(self) -> bool:
         """Whether one probability for all windows, their share with a flare, scores better."""
-        if not self.skill:
-            return False
-        base_rate = self.skill["base_rate"]
-        return self.skill["brier"] >= base_rate * (1 - base_rate)
+        return bool(self.skill) and self.skill["brier"] >= self.brier_of_base_rate
 
 
 def describe_forecasts(
@@ -61,8 +65,6 @@ def describe_forecasts(
     dropped       windows left out, by reason
     num_rejected  light curves
     """
-    from astroray.forecast.skill import Threshold, measure_skill
-
     known = forecasts.filter(forecasts["flared"].is_valid())
     label_W = known["flared"].to_numpy(zero_copy_only=False).astype(bool)
     _, star_W = np.unique(np.array(known["object_id"].to_pylist(), np.str_), return_inverse=True)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-__all__ = ["Skill", "Threshold", "average_precision", "measure_skill", "rank_skill"]
+__all__ = [
+    "Skill", "Threshold", "average_precision", "brier_of_base_rate", "measure_skill", "rank_skill",
+]  # fmt: skip
 
 NUM_BINS = 2048
 """Bins of the score in resamples; they move AUC and AUPRC by less than 0.0005."""
@@ -38,6 +40,11 @@ class Threshold:
         f1_W = np.where(is_last_W, 2 * hits_W / (hits_W + alarms_W + num_flares), -np.inf)
         sorted_W = probability_W[order_W]
         return cls(of_tss=float(sorted_W[np.argmax(tss_W)]), of_f1=float(sorted_W[np.argmax(f1_W)]))
+
+
+def brier_of_base_rate(base_rate: float) -> float:
+    """Brier score of one probability for all windows, their share with a flare."""
+    return base_rate * (1 - base_rate)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ def num_cores(root: Path = _ROOT) -> int:
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
-    return max(1, min(cores, *(int(quota) for quota in _cpu_quotas(root)), cores))
+    return max(1, min([cores, *(int(quota) for quota in _cpu_quotas(root))]))
 
 
 def memory_bytes(root: Path = _ROOT) -> int:

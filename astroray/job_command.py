@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -12,15 +10,10 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.interrupts import Interrupted, raise_on_signals
 from astroray.terminal import parse_setting
 
 __all__ = ["JobConfig", "job_command", "one_line_errors", "read_job"]
-
-
-INTERRUPTED = "interrupted; what is done stays, the same command goes on"
-INTERRUPTED_CODE = 130
-"""As a shell says of a command that Ctrl-C ended."""
-ENDING = "ending; what was begun is put away first, press Ctrl-C once more to leave at once"
 
 _EXTRAS = {
     "fastapi": "serve", "starlette": "serve", "uvicorn": "serve", "faiss": "cpu",
@@ -99,46 +92,19 @@ def _check_out(out: str) -> None:
 
 @contextlib.contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turns astroray's own errors into one line and the exit code of their class; so with Ctrl-C,
-    and with a module that is missing since an extra is not installed.
+    """Turns astroray's own errors into one line and the exit code of their class; so with Ctrl-C
+    and SIGTERM, and with a module that is missing since an extra is not installed.
     """
     try:
-        with _patient_interrupts(), _named_extras():
+        with raise_on_signals(), _named_extras():
             yield
-    except KeyboardInterrupt:
-        click.echo(f"\nastroray: {INTERRUPTED}", err=True)
-        sys.exit(INTERRUPTED_CODE)
+    except KeyboardInterrupt as error:
+        ended = error if isinstance(error, Interrupted) else Interrupted()
+        click.echo(f"\nastroray: {ended}", err=True)
+        sys.exit(ended.exit_code)
     except AstrorayError as error:
         click.echo(f"astroray: {error}", err=True)
         sys.exit(error.exit_code)
-
-
-@contextlib.contextmanager
-def _patient_interrupts() -> Iterator[None]:
-    """A second Ctrl-C does not tear the ending that the first one began: Ray would be left behind,
-    or started again by its own clean-up. A third one kills.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
-    ):
-        yield  # whoever handles it already knows better
-        return
-
-    def first(*_: object) -> None:
-        signal.signal(signal.SIGINT, second)
-        raise KeyboardInterrupt
-
-    def second(*_: object) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # past the buffer, which may be in use; Ray's own noise has descriptor 2
-        os.write(sys.stderr.fileno(), f"\nastroray: {ENDING}\n".encode())
-
-    signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.receipts import Receipt, publish_receipt, read_receipt
 from astroray.report.page import add_report
 from astroray.storage import InputFile
+from astroray.storage.copying import copy_file
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.surveys.object_files import damage, files_of, moved
 
@@ -130,7 +131,7 @@ def _check_free(out: str, record: RunRecord) -> None:
 
 def _copy(run_dir: str, name: str, out: str) -> None:
     if storage.exists(storage.join(run_dir, name)):
-        storage.publish(storage.join(out, name), storage.read_bytes(storage.join(run_dir, name)))
+        copy_file(storage.join(run_dir, name), storage.join(out, name))
 
 
 def _copy_listing(run_dir: str, out: str) -> None:
@@ -142,7 +143,7 @@ def _copy_listing(run_dir: str, out: str) -> None:
     for path, sha256 in files.items():
         if fault := damage(path, sha256):
             raise LedgerError(fault)
-        storage.publish(place[path], storage.read_bytes(path))
+        copy_file(path, place[path])
     ledger.write_listing(out, [moved(shard, place.__getitem__) for shard in shards])
 
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from astroray import ledger, storage, surveys
 from astroray.encoders import AUTO, choose_encoder, is_onnx_file
 from astroray.errors import ConfigError, LedgerError, StorageError
+from astroray.interrupts import Interrupted
 from astroray.ledger import RunRecord
 from astroray.receipts import done_shards
 from astroray.storage.leases import Lease
@@ -146,8 +147,8 @@ def _check_withdrawn(
 
 
 def note_failure(record: RunRecord, run_dir: str, error: BaseException, lease: Lease) -> RunRecord:
-    """The record with the reason why the run ended, if only Ctrl-C; it stays resumable."""
-    reason = str(error) or "interrupted; the same command goes on"
+    """The record with the reason why the run ended, if only a signal; it stays resumable."""
+    reason = str(error) or str(Interrupted())
     failed = dataclasses.replace(record, state="failed", error=reason)
     # A full disk cannot take this note either, and another writer's record is not ours.
     with contextlib.suppress(StorageError, LedgerError):

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from astroray import ledger, storage, surveys
+from astroray import ledger, surveys
 from astroray.execution import workers
 from astroray.receipts import Receipt, done_shards, read_receipts
+from astroray.storage.meter import METER
 from astroray.surveys.simulated import write_survey
 from benchmarks.bare_loop import (
     BATCH_SIZE,
@@ -136,7 +137,7 @@ def run_scan(
     kill_at   kills this process once so many shards are published; 0: never
     settings  of the encoder beside its name
     """
-    began_s, before = time.time(), storage.METER.bytes_read
+    began_s, before = time.time(), METER.bytes_read
     from astroray.config import EncoderConfig, ScanConfig
     from astroray.pipeline import scan
 
@@ -163,7 +164,7 @@ def run_scan(
         began_s=began_s,
         embed_began_s=seen["embed"],
         ended_s=seen.get("search", time.time()),
-        driver_bytes=storage.METER.bytes_read - before,
+        driver_bytes=METER.bytes_read - before,
     )
 
 

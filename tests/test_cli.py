@@ -166,23 +166,34 @@ def test_ctrl_c_says_that_the_same_command_goes_on(monkeypatch, tmp_path):
 INTERRUPTED_TWICE = """
 import os, signal, sys
 from astroray.job_command import one_line_errors
+number = signal.Signals[sys.argv[1]]
 with one_line_errors():
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
     finally:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         print("put away", flush=True)
-        for _ in sys.argv[1:]:
-            os.kill(os.getpid(), signal.SIGINT)
+        for _ in sys.argv[2:]:
+            os.kill(os.getpid(), number)
 """
 
 
-@pytest.mark.parametrize(("more", "code"), [([], 130), (["once more"], -2)])
-def test_a_second_ctrl_c_does_not_tear_what_the_first_one_ends_and_a_third_does(more, code):
-    command = [sys.executable, "-c", INTERRUPTED_TWICE, *more]
+@pytest.mark.parametrize(
+    ("arguments", "code", "again"),
+    [
+        (["SIGINT"], 130, "press Ctrl-C once more to leave at once"),
+        (["SIGTERM"], 143, "send it once more to leave at once"),
+        (["SIGHUP", "once more"], -1, "send it once more to leave at once"),
+    ],
+)
+def test_a_second_signal_does_not_tear_what_the_first_one_ends_and_a_third_does(
+    arguments, code, again
+):
+    command = [sys.executable, "-c", INTERRUPTED_TWICE, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (code, "put away\n"), done.stderr
-    assert "press Ctrl-C once more to leave at once" in done.stderr
+    assert again in done.stderr
+    assert ("the same command goes on" in done.stderr) == (code > 0)
     assert "Traceback" not in done.stderr
 
 

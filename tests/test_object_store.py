@@ -13,6 +13,7 @@ from astroray.errors import ConfigError, FileError, LedgerError, StorageError
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.partitions import Partition
 from astroray.storage import object_store
+from astroray.storage.copying import copy_file
 
 pytestmark = pytest.mark.s3
 
@@ -50,6 +51,17 @@ def test_what_is_published_is_read_back_and_counted(s3):
         assert copy.name == "größe=1.bin"
         assert copy.read_bytes() == b"12345"
     assert not copy.exists()
+
+
+def test_a_copy_between_disk_and_store_is_streamed_either_way(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "get", None)  # which hold the whole file
+    monkeypatch.setattr(object_store, "put", None)
+    prefix, data = s3.new_prefix(), bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(data)
+    copy_file(str(tmp_path / "a"), f"{prefix}/a")
+    copy_file(f"{prefix}/a", f"{prefix}/b")
+    copy_file(f"{prefix}/b", str(tmp_path / "b"))
+    assert (tmp_path / "b").read_bytes() == data
 
 
 def test_the_listing_and_a_look_at_one_file_agree_on_its_version(s3):

@@ -11,6 +11,8 @@ import pytest
 
 from astroray import storage
 from astroray.errors import FileError, StorageError
+from astroray.storage import object_store
+from astroray.storage.copying import copy_file
 
 
 def names_below(folder: Path, location: str | None = None) -> list[str]:
@@ -104,6 +106,18 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     order.clear()
     storage.publish_new(str(tmp_path / "b"), b"1")
     assert order == ["fsync", "link", "fsync"]
+
+
+def test_a_copy_holds_a_piece_at_a_time_and_is_whole_or_absent(tmp_path, monkeypatch):
+    monkeypatch.setattr(object_store, "PIECE_BYTES", 4)
+    (tmp_path / "a").write_bytes(b"0123456789")
+    before = storage.METER.bytes_read
+    copy_file(str(tmp_path / "a"), str(tmp_path / "copy" / "a"))
+    assert (tmp_path / "copy" / "a").read_bytes() == b"0123456789"
+    assert storage.METER.bytes_read == before + 10
+    with pytest.raises(FileError, match="is missing"):
+        copy_file(str(tmp_path / "b"), str(tmp_path / "copy" / "b"))
+    assert everything_in(tmp_path / "copy") == ["a"]
 
 
 def test_a_new_file_never_replaces_one(tmp_path):

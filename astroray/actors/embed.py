@@ -20,6 +20,7 @@ from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError, ShardError
 from astroray.preparation import Prepared
 from astroray.receipts import Receipt, read_receipt
+from astroray.storage.meter import METER
 from astroray.surveys.shards import Reject, Rows, Shard
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Embedder:
         done = read_receipt(self.plan.run_dir, shard.name)
         if done is not None:
             return done
-        started, bytes_before = time.monotonic(), storage.METER.bytes_read
+        started, bytes_before = time.monotonic(), METER.bytes_read
         attempt = begin_attempt(self.plan.run_dir, shard.name, self.plan.session, nodes=self.nodes)
         faults.reach("shard.begun", shard.name)
         rows = _Rows()
@@ -89,7 +90,7 @@ class Embedder:
             checksum=hashlib.sha256(data).hexdigest() if data else "",
             attempt=attempt.number,
             seconds=round(time.monotonic() - started, 4),
-            bytes_read=storage.METER.bytes_read - bytes_before,
+            bytes_read=METER.bytes_read - bytes_before,
         )
         ledger.finish_shard(self.plan.run_dir, receipt, embeddings=data, rejects=rejects)
         faults.reach("shard.done", shard.name)

@@ -5,6 +5,7 @@ import sys
 import click
 
 from astroray.errors import ConfigError
+from astroray.interrupts import Interrupted
 
 __all__ = ["ADDRESS_HELP", "cancel", "submit"]
 
@@ -64,9 +65,9 @@ def submit(
         return
     try:
         sys.exit(server.follow(name, lambda text: click.echo(text, nl=False)))
-    except KeyboardInterrupt:
+    except Interrupted as ended:
         click.echo(f"\nthe job goes on; `astroray cancel {name}` stops it", err=True)
-        sys.exit(130)
+        sys.exit(ended.exit_code)
 
 
 @click.command()

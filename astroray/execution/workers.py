@@ -18,6 +18,7 @@ from astroray import allowance, faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs
 from astroray.execution.worker_bounds import parse_workers
+from astroray.interrupts import keep_handlers
 
 Params = ParamSpec("Params")
 Result = TypeVar("Result")
@@ -264,7 +265,8 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
             "_temp_dir": scratch,
         }
     try:
-        ray.init(**options)
+        with keep_handlers():
+            ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise BackendError(
             f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"

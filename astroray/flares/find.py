@@ -22,6 +22,7 @@ from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import ED_EDGES_S, recover_flares
 from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
+from astroray.storage.meter import METER
 from astroray.surveys.shards import Reject, Shard
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> R
     done = read_receipt(plan.run_dir, shard.name)
     if done is not None:
         return done
-    started, bytes_before = time.monotonic(), storage.METER.bytes_read
+    started, bytes_before = time.monotonic(), METER.bytes_read
     attempt = begin_attempt(plan.run_dir, shard.name, plan.session, nodes=nodes)
     faults.reach("shard.begun", shard.name)
     rows = _Rows(shard.name, plan)
@@ -160,7 +161,7 @@ def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> R
         checksum=checksum,
         attempt=attempt.number,
         seconds=round(time.monotonic() - started, 4),
-        bytes_read=storage.METER.bytes_read - bytes_before,
+        bytes_read=METER.bytes_read - bytes_before,
     )
     ledger.mark_done(plan.run_dir, receipt, rows.rejects)
     _log.info("searched %s", receipt)

@@ -27,6 +27,7 @@ from astroray.errors import ConfigError, FileError, StorageError
 from astroray.storage import object_store
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, mode_of, walk
+from astroray.storage.meter import METER
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
@@ -45,16 +46,6 @@ class InputFile:
     size_bytes: int
     version: str
     """etag on S3, else modification time in ns."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class Meter:
-    """Bytes that this process has read through this module; resume is judged by it."""
-
-    bytes_read: int = 0
-
-
-METER = Meter()
 
 
 def is_remote(path: str) -> bool:
@@ -136,7 +127,7 @@ def read_bytes(path: str) -> bytes:
     else:
         with reading(path):
             data = Path(path).read_bytes()
-    METER.bytes_read += len(data)
+    METER.add(len(data))
     return data
 
 
@@ -172,10 +163,10 @@ def local_copy(path: str) -> Iterator[Path]:
             copy = folder / path.rpartition("/")[2][-LONGEST_NAME:]
             with writing(str(copy), place=TEMPORARY_PLACE), open(copy, "wb") as file:
                 object_store.get_file(path, file)
-                METER.bytes_read += file.tell()
+                METER.add(file.tell())
             yield copy
         return
-    METER.bytes_read += describe(path).size_bytes
+    METER.add(describe(path).size_bytes)
     with reading(path), open(path, "rb"):
         pass  # a reader that maps the file would report a missing permission in its own words
     yield Path(path)
@@ -192,7 +183,7 @@ def mapped_copy(path: str) -> mmap.mmap | bytes:
     ):
         object_store.get_file(path, file)
         file.flush()
-        METER.bytes_read += file.tell()
+        METER.add(file.tell())
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
 
 

@@ -2,7 +2,8 @@
 
 import io
 
-from astroray.storage import METER, object_store
+from astroray.storage import object_store
+from astroray.storage.meter import METER
 
 __all__ = ["Ranges"]
 
@@ -19,7 +20,7 @@ class Ranges(io.RawIOBase):
     def __init__(self, path: str) -> None:
         self.path, self.place = path, 0
         tail, self.size = object_store.get_range(path, -LEAST_BYTES, LEAST_BYTES)
-        METER.bytes_read += len(tail)
+        METER.add(len(tail))
         self._tail = self._last = (self.size - len(tail), tail)
 
     def readable(self) -> bool:
@@ -46,6 +47,6 @@ class Ranges(io.RawIOBase):
             if first <= start and start + size <= first + len(data):
                 return data[start - first : start - first + size]
         data, _ = object_store.get_range(self.path, start, max(size, LEAST_BYTES))
-        METER.bytes_read += len(data)
+        METER.add(len(data))
         self._last = start, data
         return data[:size]

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import FileError, LedgerError
+from astroray.storage.meter import METER
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
@@ -129,7 +130,7 @@ def _read(path: str, sha256: str) -> pa.Table:
         data = storage.read_bytes(path)
     except FileError:
         raise LedgerError(f"{path} is missing; {_ADVICE}") from None
-    storage.METER.bytes_read -= len(data)  # receipts count the bytes of the survey alone
+    METER.add(-len(data))  # receipts count the bytes of the survey alone
     if hashlib.sha256(data).hexdigest() != sha256:
         raise LedgerError(f"{path} differs from its listing: {_ADVICE}")
     return read_parquet(data)

@@ -1,0 +1,80 @@
+"""What a signal that ends a command does: what was begun is put away first, and the code says why.
+
+Ctrl-C, what a batch system or a supervisor sends when time is up, a terminal that is closed: all
+end the work as an exception, so that Ray is stopped and the run says that it can go on.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+__all__ = ["Interrupted", "keep_handlers", "raise_on_signals"]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GOES_ON = "what is done stays, the same command goes on"
+ENDING = "ending; what was begun is put away first, {again} once more to leave at once"
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end; `exit_code` is a shell's for it: 130, of SIGTERM 143."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.exit_code = 128 + number
+        by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
+        super().__init__(f"interrupted{by}; {GOES_ON}")
+
+
+@contextlib.contextmanager
+def raise_on_signals() -> Iterator[None]:
+    """The signals that end a command raise Interrupted in the block, also where Python does else.
+
+    A second signal does not tear the ending that the first one began: Ray would be left behind, or
+    started again by its own clean-up. A third one kills. One that is ignored, as by `nohup`, or
+    that somebody handles already, is left so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    ours = [n for n in SIGNALS if before[n] in (signal.SIG_DFL, signal.default_int_handler)]
+
+    def first(number: int, _: object) -> None:
+        for one in ours:
+            signal.signal(one, second)
+        raise Interrupted(number)
+
+    def second(number: int, _: object) -> None:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
+        again = "press Ctrl-C" if number == signal.SIGINT else "send it"
+        # past the buffer, which may be in use; Ray's own noise has descriptor 2
+        os.write(sys.stderr.fileno(), f"\nastroray: {ENDING.format(again=again)}\n".encode())
+
+    for number in ours:
+        signal.signal(number, first)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+@contextlib.contextmanager
+def keep_handlers() -> Iterator[None]:
+    """What handles SIGTERM is in place again once Ray has started, which puts others there.
+
+    Those would abort the process later; while Ray starts they leave it, which is Interrupted.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        raise Interrupted(signal.SIGTERM) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

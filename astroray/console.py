@@ -10,6 +10,7 @@ from astroray.terminal import check_rejects, echo_rejects, progress_line, status
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.config import ScanConfig
     from astroray.forecast.train import TrainConfig
+    from astroray.ledger import RunRecord
     from astroray.nightly import NightConfig
 
 __all__ = ["show_flare_training", "show_night", "show_scan", "show_training"]
@@ -28,15 +29,13 @@ def show_scan(config: "ScanConfig") -> None:
     with progress_line() as show:
         record = scan(config, show=show)
     counts = record.counts
-    click.echo(
-        f"{counts['catalog']} objects scored, {counts['rows_rejected']} rows and "
-        f"{counts['shards_rejected']} shards rejected, {counts['duplicates']} duplicates, "
-        f"{sum(record.seconds.values()):.0f} s"
-    )
+    click.echo(f"{_number(counts['catalog'], 'object')} scored, {_losses(record)}")
     if counts.get("outside"):
         click.echo(f"{counts['outside']} objects of the catalog lie on none of the images")
     echo_rejects(record)
     click.echo(f"proof    {record.proof['sentence']}")
+    if counts["catalog"] <= config.search.k:
+        click.echo(f"note     {_few_objects(config, counts['catalog'])}")
     click.echo(f"catalog  {config.out}/catalog\nreport   {_page_of(config.out)}")
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 
@@ -69,9 +68,8 @@ def show_night(config: "NightConfig") -> None:
         record = run_night(config, show=show)
     counts, night = record.counts, record.night
     click.echo(
-        f"{night['objects_new']} new objects, {counts['catalog']} in all, "
-        f"{counts['rows_rejected']} rows and {counts['shards_rejected']} shards rejected, "
-        f"{counts['duplicates']} duplicates, {sum(record.seconds.values()):.0f} s"
+        f"{_number(night['objects_new'], 'new object')}, {counts['catalog']} in all, "
+        f"{_losses(record)}"
     )
     echo_rejects(record)
     if counts["duplicates"]:
@@ -82,6 +80,34 @@ def show_night(config: "NightConfig") -> None:
     click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
     click.echo(f"changes  {config.out}/changes.parquet\nreport   {_page_of(config.out)}")
     check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+
+
+def _losses(record: "RunRecord") -> str:
+    """What did not come into the catalog, and what it cost to know."""
+    rows, shards, twice = (
+        _number(record.counts[key], noun)
+        for key, noun in (
+            ("rows_rejected", "row"),
+            ("shards_rejected", "shard"),
+            ("duplicates", "duplicate"),
+        )
+    )
+    return f"{rows} and {shards} rejected, {twice}, {sum(record.seconds.values()):.0f} s"
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def _few_objects(config: "ScanConfig", num_objects: int) -> str:
+    """What may have gone wrong where there are no more objects than neighbors to look for."""
+    from astroray import ledger
+
+    text = f"of {_number(num_objects, 'object')} none has k={config.search.k} neighbors"
+    readers = {shard.reader for shard in ledger.read_listing(config.out)}
+    if readers == {"fits_cutouts"}:
+        text += "; each image was taken as one object: ?format=fields finds the sources in it"
+    return text
 
 
 def _page_of(out: str) -> str:

@@ -21,7 +21,7 @@ from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
-from astroray.terminal import check_rejects, progress_line
+from astroray.terminal import check_rejects, echo_note, progress_line
 from astroray.web.archive import draw_rows, finished_run, version_of
 
 if TYPE_CHECKING:  # loaded where they are asked for
@@ -105,12 +105,15 @@ class Run:
         id: str = "",
         ra: str = "",
         dec: str = "",
+        show: bool = True,
     ) -> "pandas.DataFrame":
         """The table by rank with the columns of one of yours behind: a file, DataFrame or Table.
 
         radius_arcsec  None: a row belongs to the object whose identifier or file name it bears;
                        else the nearest row within so much does, at separation_arcsec
         id, ra, dec    its columns, where they have unusual names
+        show           whether standard error says by which columns, and how many objects matched;
+                       `attrs["joined"]` of what is returned says it too
 
         What it has no row for is missing; a column of both is NAME_table. Raises ConfigError
         where nothing matches.
@@ -119,7 +122,10 @@ class Run:
         from astroray.surveys.object_tables import TableOptions
 
         options = TableOptions(id=id, ra=ra, dec=dec)
-        return join_table(self.to_pandas(), table, options, radius_arcsec=radius_arcsec)
+        joined = join_table(self.to_pandas(), table, options, radius_arcsec=radius_arcsec)
+        if show:
+            echo_note(f"joined {joined.attrs['joined']}")
+        return joined
 
     def rejects(self) -> "pandas.DataFrame":
         """What was rejected, a row each: shard, row, stage, class and reason."""

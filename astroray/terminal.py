@@ -14,7 +14,14 @@ if TYPE_CHECKING:  # loads pyarrow
     from astroray.execution.progress import Progress
     from astroray.ledger import RunRecord
 
-__all__ = ["check_rejects", "echo_rejects", "parse_setting", "progress_line", "status_line"]
+__all__ = [
+    "check_rejects",
+    "echo_note",
+    "echo_rejects",
+    "parse_setting",
+    "progress_line",
+    "status_line",
+]
 
 REFRESH_S = 5.0
 """Seconds between lines where the output is no terminal."""
@@ -88,6 +95,11 @@ def _describe(progress: "Progress", objects: str) -> str:
     if progress.seconds_left is not None:
         parts.append(f"{progress.seconds_left:.0f} s left")
     return "  ".join([*parts, progress.note]).rstrip()
+
+
+def echo_note(text: str) -> None:
+    """Writes a line to standard error, beside what a command or call gives."""
+    click.echo(text, err=True)
 
 
 def echo_rejects(record: "RunRecord") -> None:

@@ -265,7 +265,7 @@ def test_a_retry_heals_what_was_mended_and_leaves_the_rest_alone(broken, tmp_pat
     ended = CliRunner().invoke(cli, ["retry-rejects", str(run_dir)])
     assert ended.exit_code == 0, ended.output + ended.stderr
     assert "4 shards have rejects that may pass now" in ended.stdout
-    assert "47 objects scored, 2 rows and 1 shards rejected" in ended.stdout
+    assert "47 objects scored, 2 rows and 1 shard rejected" in ended.stdout
     kinds = {key: kind for key, (kind, _) in rejects_of(run_dir).items()}
     assert sorted(kinds) == [
         ("b-nan", 2), ("b-nan", 4), ("c-twice", 1), ("c-twice", 5), ("d-shape", None)

@@ -131,7 +131,7 @@ def test_law_1_too_many_rejects_write_the_catalog_and_exit_with_1(imperfect):
     assert "8.3% of the rows and 0.0% of the shards were rejected, expected at most 5.0%" in (
         ended.stderr
     )
-    assert "21 objects scored, 2 rows and 0 shards rejected, 1 duplicates" in ended.stdout
+    assert "21 objects scored, 2 rows and 0 shards rejected, 1 duplicate," in ended.stdout
     assert len(read_catalog(str(folder / "run"))) == 21
 
 

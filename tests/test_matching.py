@@ -53,6 +53,8 @@ def test_objects_that_are_named_by_their_files_are_found_by_a_column_of_files():
     )
     assert joined["kind"].isna().tolist() == [True, False, True]
     assert joined["kind"][1] == "star"
+    told = joined.attrs["joined"]
+    assert told == "by 'filename' of the table: 1 of 3 objects have a row"
 
 
 def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
@@ -61,6 +63,7 @@ def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
     joined = join(stars, radius_arcsec=3.0, ra="RAJ2000")
     np.testing.assert_allclose(joined["separation_arcsec"], [1.0, np.nan, np.nan], atol=1e-6)
     np.testing.assert_allclose(joined["dec_table"], [1 + arcsec, np.nan, np.nan])
+    assert joined.attrs["joined"].startswith("by 'RAJ2000' and 'dec' of the table: 1 of 3")
 
 
 @pytest.mark.parametrize(

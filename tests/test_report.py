@@ -309,15 +309,19 @@ def test_a_page_that_cannot_be_drawn_costs_no_catalog_and_leaves_no_older_page(
     assert "--again" in caplog.messages[0]
 
 
-def test_an_error_that_says_what_to_do_ends_a_run_without_its_page(tmp_path, monkeypatch):
+def test_a_full_disk_costs_the_page_and_not_the_run(tmp_path, monkeypatch, caplog):
     run = make_run(tmp_path, 40)
+    run.report()
 
     def full(*args: object) -> str:
-        raise StorageError("the disk is full")
+        raise StorageError("the disk is full; free some space")
 
     monkeypatch.setattr("astroray.report.page._render", full)
-    with pytest.raises(StorageError, match="full"):
-        add_report(run.path)
+    add_report(run.path)
+    assert not (Path(run.path) / "report" / "index.html").exists()
+    assert "the disk is full; free some space" in caplog.messages[0]
+    assert "--again" in caplog.messages[0]
+    assert "Traceback" not in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

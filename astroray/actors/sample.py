@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +14,7 @@ from astroray.encoders import KINDS
 from astroray.errors import ConfigError, DataError
 from astroray.preparation import Wishes
 from astroray.preparation.modalities import MODALITIES, AnyPreparation, Modality
-from astroray.surveys.shards import ModalityName, Rows, Shard
+from astroray.surveys.shards import ModalityName, Reject, Rows, Shard
 
 MEASURE_ROWS = 512
 MEASURE_VALUES = 64_000_000
@@ -53,13 +54,14 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
         return known
     ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
     name = surveys.modality_of(ordered[0])
-    preparation = MODALITIES[name].measure(_to_measure(ordered), plan.wishes)
-    parts = list(_prepared(ordered, MODALITIES[name], preparation, plan.max_rows))
+    modality = MODALITIES[name]
+    slices = _to_measure(ordered)
+    if (first := next(slices, None)) is None:
+        raise ConfigError(_nothing_usable(ordered, modality))
+    preparation = modality.measure(itertools.chain([first], slices), plan.wishes)
+    parts = list(_prepared(ordered, modality, preparation, plan.max_rows))
     if not parts:
-        raise ConfigError(
-            f"no {MODALITIES[name].noun} of the survey can be used: all were rejected; `astroray "
-            "scan` with --encoder of a fitted model lists the reasons"
-        )
+        raise ConfigError(_nothing_usable(ordered, modality, preparation))
     sample_NCYX = np.concatenate(parts)[: plan.max_rows]
     return publish_sample(plan.folder, preparation, sample_NCYX, modality=name)
 
@@ -151,6 +153,30 @@ def _prepared(
         num_rows += len(input_BCYX)
         if num_rows >= max_rows:
             return
+
+
+def _nothing_usable(
+    shards: Sequence[Shard], modality: Modality, preparation: AnyPreparation | None = None
+) -> str:
+    """What to say where all was rejected: the reason of the first, read once more."""
+    reject = next(_rejects(shards, modality, preparation), None)
+    why = f"the first because {reject.reason}" if reject else "there are none in its files"
+    return f"no {modality.noun} of the survey can be used: {why}"
+
+
+def _rejects(
+    shards: Sequence[Shard], modality: Modality, preparation: AnyPreparation | None
+) -> Iterator[Reject]:
+    """What readers, and the preparation where there is one, reject of the shards."""
+    for shard in shards:
+        try:
+            for item in surveys.read_shard(shard):
+                if isinstance(item, Reject):
+                    yield item
+                elif preparation is not None:
+                    yield from modality.prepare(item, preparation).rejects
+        except DataError as error:
+            yield Reject.of_shard(error)
 
 
 def _quota(shards: Sequence[Shard], max_rows: int) -> int:

@@ -38,8 +38,9 @@ def join_table(
     radius_arcsec  None: by identifier, or file name; else the nearest row within so much, how far
                    it is in the column separation_arcsec
 
-    A column that both have is called NAME_table. Raises ConfigError where not one object has a
-    row, where the table has several rows of one, and where it cannot be read.
+    A column that both have is called NAME_table, and attrs["joined"] says by which columns rows
+    were matched, and how many. Raises ConfigError where not one object has a row, where the table
+    has several rows of one, and where it cannot be read.
     """
     with contextlib.ExitStack() as stack:
         return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
@@ -71,7 +72,14 @@ def _join(
     theirs.columns = [f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns]
     if apart_arcsec_N is not None:
         theirs.insert(0, "separation_arcsec", apart_arcsec_N)
-    return objects.join(theirs)
+    joined = objects.join(theirs)
+    by = ("id", "file") if radius_arcsec is None else ("ra", "dec")
+    named = " and ".join(repr(opened.columns[key]) for key in by if key in opened.columns)
+    num_matched = np.count_nonzero(row_N >= 0)
+    joined.attrs["joined"] = (
+        f"by {named} of {where}: {num_matched:,} of {len(objects):,} objects have a row"
+    )
+    return joined
 
 
 def _columns(table: Any, stack: contextlib.ExitStack) -> tuple[Columns, str]:

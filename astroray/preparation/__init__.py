@@ -213,14 +213,14 @@ def measure(
         first = first or cutouts
         if (cutouts.bands, cutouts.pixels) != (first.bands, first.pixels):
             raise ConfigError(
-                f"the survey mixes {first.pixels} cutouts in bands {first.bands} with "
-                f"{cutouts.pixels} cutouts in bands {cutouts.bands}; scan them one by one"
+                f"the survey mixes {_kind(first)} with {_kind(cutouts)}, such as "
+                f"{first.object_id_B[0]} and {cutouts.object_id_B[0]}; scan them one by one"
             )
         image_BCYX = cutouts.image_BCYX
         borders.append(_border(image_BCYX))
         peaks.append(_peak(image_BCYX))
     if first is None:
-        raise ConfigError("no readable cutout in the sample of the survey; see the rejects")
+        raise ConfigError("no readable cutout in the sample of the survey")
     chosen = bands or first.bands
     order = _band_order(first.bands, chosen)
     if order is None:
@@ -240,6 +240,10 @@ def measure(
         noise_C=noise_C,
         peak_C=peak_C,
     )
+
+
+def _kind(cutouts: Cutouts) -> str:
+    return f"{cutouts.pixels} cutouts in bands {', '.join(cutouts.bands)}"
 
 
 Reason = tuple[str, str]

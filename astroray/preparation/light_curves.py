@@ -134,7 +134,7 @@ def measure_curves(slices: Iterator[Rows], wishes: Wishes) -> CurvePreparation:
         )
     curves = [curve for rows in slices for curve in cast(LightCurves, rows).curve_B]
     if not curves:
-        raise ConfigError("no readable light curve in the sample of the survey; see the rejects")
+        raise ConfigError("no readable light curve in the sample of the survey")
     span_d = float(np.quantile([_span_d(curve) for curve in curves], COVERED_SHARE))
     span_s = (1 + SPARE_SHARE) * span_d * SECONDS_PER_DAY
     own_s = float(np.median([curve.cadence_s for curve in curves]))

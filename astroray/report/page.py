@@ -92,20 +92,28 @@ def write_report(run_dir: str) -> str:
 def add_report(run_dir: str) -> None:
     """Writes the report of a result that is whole without it.
 
-    An error that says what to do, as of a full disk, is raised. Any other is logged, and there is
-    no page then rather than the one of an earlier catalog.
+    Whatever goes wrong is logged, and there is no page then rather than the one of an earlier
+    catalog. Raises LedgerError where the directory holds no result.
     """
+    again = f"its catalog is whole; `astroray report {run_dir} --again` draws the page"
     try:
         write_report(run_dir)
-    except AstrorayError:
+    except LedgerError:
         raise
+    except AstrorayError as error:
+        _drop_report(run_dir)
+        _log.warning("the report of %s could not be drawn: %s; %s", run_dir, error, again)
     except Exception:  # noqa: BLE001 -- whatever it is, hours of work are not lost for a page
-        storage.delete(storage.join(run_dir, "report", "index.html"))
+        _drop_report(run_dir)
         _log.exception(
-            "the report of %s could not be drawn; its catalog is whole. Please report the error "
-            "above; `astroray report %s --again` draws the page once it is mended",
-            *(run_dir, run_dir),
+            "the report of %s could not be drawn; %s once the error above, which please report, "
+            "is mended",
+            *(run_dir, again),
         )
+
+
+def _drop_report(run_dir: str) -> None:
+    storage.delete(storage.join(run_dir, "report", "index.html"))
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:

@@ -66,10 +66,16 @@ class ObjectTable:
     """
 
     def __init__(
-        self, where: str, num_rows: int, pieces: Callable[[], Iterator[NamedRows]]
+        self,
+        where: str,
+        num_rows: int,
+        pieces: Callable[[], Iterator[NamedRows]],
+        columns: Mapping[str, str],
     ) -> None:
         self.where = where
         self.num_rows = num_rows
+        self.columns = columns
+        """Which column each of id, ra, dec and file is taken from, those that there are."""
         self.pieces = pieces
         """All rows, each with its file name, else its identifier; may be asked for again."""
 
@@ -96,6 +102,7 @@ class ObjectTable:
             " + ".join(table.where for table in tables),
             sum(table.num_rows for table in tables),
             lambda: itertools.chain.from_iterable(table.pieces() for table in tables),
+            tables[0].columns,
         )
 
     def read(self) -> NamedRows:
@@ -257,7 +264,8 @@ def _choose(
         for piece in source.pieces(names):
             yield _read_piece(piece, chosen["id"], chosen["file"], sky, where)
 
-    return ObjectTable(where, num_rows, pieces)
+    taken = {key: name for key, name in chosen.items() if name}
+    return ObjectTable(where, num_rows, pieces, taken)
 
 
 def _read_piece(

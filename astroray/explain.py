@@ -26,9 +26,9 @@ from astroray.web.archive import finished_run, version_of
 __all__ = ["Explanation", "explain_object"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Explanation:
-    """The trace of one row."""
+    """The trace of one row; its text is what `astroray explain` writes."""
 
     row: dict[str, Any]
     """As `versions.read_version` has it."""
@@ -72,6 +72,49 @@ class Explanation:
         if same:
             return "equal to the last bit, with the same neighbors"
         return f"differs: {self.score!r} now, {stored!r} in the catalog; run `astroray verify`"
+
+    def __str__(self) -> str:
+        row = self.row
+        again = "" if self.encoded_distance is None else f", distance {self.encoded_distance:.3g}"
+        return "\n".join(
+            [
+                f"object    {row['object_id']}  {_position(row)}",
+                f"shard     {row['shard']}, row {row['row']}, embedded in {self.embedded_in}",
+                *(
+                    f"file      {f.path}, {f.size_bytes} bytes, version {f.version}"
+                    for f in self.files
+                ),
+                *self._read_with(),
+                f"model     {row['model_id']} in {self.numbers}",
+                *(f"scored    {_scored(*version)}" for version in self.history),
+                f"now       rank {row['rank']}, {row['score_kind']}, {self.verdict}",
+                *(
+                    f"neighbor  {distance:.6g}  {name}"
+                    for name, distance in zip(self.neighbor_id, self.distance, strict=True)
+                ),
+                f"encoded   {self.encoded}{again}",
+            ]
+        )
+
+    __repr__ = __str__  # a notebook shows a person this, not the files of the whole shard
+
+    def _read_with(self) -> list[str]:
+        of_all = ("objects", "members")  # of the shard; what is this row's stands in other lines
+        part = [
+            f"{key}={value}"
+            for key, value in self.shard.params.items()
+            if key not in of_all and value not in ("", None)
+        ]
+        return [f"read with {' '.join(part)}"] if part else []
+
+
+def _position(row: dict[str, Any]) -> str:
+    return "no position" if row["ra"] is None else f"ra {row['ra']:.6f}, dec {row['dec']:.6f} deg"
+
+
+def _scored(version: str, score: float | None, kind: str, is_certified: bool) -> str:
+    value = "no score" if score is None else f"{score:.6g} {kind}"
+    return f"{version}: {value}{', certified' * is_certified}"
 
 
 def explain_object(run_dir: str, object_id: str) -> Explanation:

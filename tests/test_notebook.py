@@ -158,7 +158,10 @@ def test_a_scan_from_python_is_that_of_the_command_and_goes_on(tmp_path, ray_clu
     assert again.table.equals(run.table)
     assert marks == {p: p.stat().st_mtime_ns for p in marks}
     first = run.table["object_id"][0].as_py()
-    (file,) = run.explain(first).files  # of a shard of many files the one of this object
+    trace = run.explain(first)
+    (file,) = trace.files  # of a shard of many files the one of this object
+    assert repr(trace).splitlines()[2].startswith(f"file      {file.path}, ")
+    assert len(repr(trace.shard)) < 400
     assert file.path == f"{pictures}/{first}.jpg"
     shard = ledger.read_listing(run.path)[0]
     for file in shard.inputs:

@@ -116,7 +116,9 @@ def test_resampling_keeps_the_mean_of_the_central_square():
 
 def test_a_mixed_survey_is_refused(sample):
     other = cutouts(sample.image_BCYX, pixels="display")
-    with pytest.raises(ConfigError, match=r"flux cutouts in bands g, r, i with display .* such as o0 and o0"):
+    with pytest.raises(
+        ConfigError, match=r"flux cutouts in bands g, r, i with display .* such as o0 and o0"
+    ):
         measure(iter([sample, other]), size_px=16)
 
 

@@ -47,29 +47,7 @@ def explain(run_dir: str, object_id: str) -> None:
     from astroray.explain import explain_object
 
     found = explain_object(run_dir, object_id)
-    row = found.row
-    where = "no position" if row["ra"] is None else f"ra {row['ra']:.6f}, dec {row['dec']:.6f} deg"
-    click.echo(f"object    {row['object_id']}  {where}")
-    click.echo(f"shard     {row['shard']}, row {row['row']}, embedded in {found.embedded_in}")
-    for file in found.files:
-        click.echo(f"file      {file.path}, {file.size_bytes} bytes, version {file.version}")
-    of_all = ("objects", "members")  # of the shard; what is this row's stands in the other lines
-    part = [
-        f"{key}={value}"
-        for key, value in found.shard.params.items()
-        if key not in of_all and value not in ("", None)
-    ]
-    if part:  # the table of a shard's objects is hundreds of lines, of which the row is known
-        click.echo(f"read with {' '.join(part)}")
-    click.echo(f"model     {row['model_id']} in {found.numbers}")
-    for version, score, kind, certified in found.history:
-        value = "no score" if score is None else f"{score:.6g} {kind}"
-        click.echo(f"scored    {version}: {value}{', certified' if certified else ''}")
-    click.echo(f"now       rank {row['rank']}, {row['score_kind']}, {found.verdict}")
-    for name, distance in zip(found.neighbor_id, found.distance, strict=True):
-        click.echo(f"neighbor  {distance:.6g}  {name}")
-    again = "" if found.encoded_distance is None else f", distance {found.encoded_distance:.3g}"
-    click.echo(f"encoded   {found.encoded}{again}")
+    click.echo(str(found))
     if "differs" in found.verdict or "bug" in found.verdict:
         raise click.exceptions.Exit(1)
 

@@ -14,7 +14,7 @@ from astroray.errors import ConfigError
 from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.hats_catalogs import is_hats
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
-from astroray.surveys.survey_paths import table_paths
+from astroray.surveys.survey_paths import count_kinds, table_paths
 
 __all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_shard"]
 
@@ -161,7 +161,11 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     elif asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
         own = asked in readers
         readers = [asked if not own or name == asked else None for name in readers]
-    names = sorted({name for name in readers if name})
+    paths_of: dict[str, list[str]] = {}
+    for file, name in zip(files, readers, strict=True):
+        if name:
+            paths_of.setdefault(name, []).append(file.path)
+    names = sorted(paths_of)
     if not names:
         raise ConfigError(
             f"no survey files in {uri.location}: found {len(files)} files, expected one of "
@@ -170,8 +174,8 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
         )
     if len(names) > 1:
         raise ConfigError(
-            f"{uri.location} mixes files for several readers ({', '.join(names)}); name one kind "
-            "with a glob such as 'folder/*.fits' or with ?format=NAME"
+            f"{uri.location} mixes files for several readers ({count_kinds(paths_of)}); "
+            f"name one kind with a glob such as 'folder/*.fits' or with ?format={names[0]}"
         )
     own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
     if names[0] not in own_readers and not _is_foreign(names[0]):

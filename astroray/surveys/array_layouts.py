@@ -82,9 +82,15 @@ def _image_name(headers: Mapping[str, Header], asked: str, where: str) -> str:
         stored = {name: f"{h.dtype} {h.shape}" for name, h in headers.items()}
         raise ShardError(
             f"{where} has no array of images, got {stored}, expected numbers with 2 to 4 axes; "
-            "arrays of Python objects are never read, as that could run code"
+            f"{_advice(headers)}"
         )
     return named[0]
+
+
+def _advice(headers: Mapping[str, Header]) -> str:
+    if {"time", "flux"} <= {name.lower() for name in headers}:
+        return "add ?format=light_curves to read its light curve"
+    return "arrays of Python objects are never read, as that could run code"
 
 
 def _image_candidates(headers: Mapping[str, Header]) -> list[str]:

@@ -42,7 +42,7 @@ from astroray.surveys.objects import Objects
 from astroray.surveys.quality import Mission, mask_bits
 from astroray.surveys.shards import Reject, Shard, SurveyUri
 from astroray.surveys.slices import fault_kind
-from astroray.surveys.survey_paths import survey_folder
+from astroray.surveys.survey_paths import count_kinds, survey_folder
 
 __all__ = ["ZERO_JD", "LightCurve", "list_shards", "read_light_curves", "read_shard"]
 
@@ -327,10 +327,11 @@ def _one_kind(
         for kind, suffixes in _KINDS.items():
             if file.path.lower().endswith(suffixes):
                 found.setdefault(kind, []).append(file)
+    paths = {kind: [file.path for file in files] for kind, files in found.items()}
     if len(found) != 1:
         raise ConfigError(
-            f"{location} has light curves of {' and '.join(found) or 'no'} kind, expected one of "
-            f"{', '.join(_KINDS)}; name one kind with a glob such as 'folder/*.fits'"
+            f"{location} has {count_kinds(paths) or 'no light curves'}, expected one kind of "
+            f"{', '.join(_KINDS)}; name it with a glob such as 'folder/*.fits?format=light_curves'"
         )
     return next(iter(found.items()))
 

@@ -69,7 +69,7 @@ def _quote(text: str) -> str:
     return re.sub(r"[%&?]", lambda mark: quote(mark[0]), text)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)  # of 512 files it fills a screen
 class Shard:
     """A piece of a survey that is read, encoded and published as one; needs nothing else to read.
 
@@ -86,6 +86,10 @@ class Shard:
     """What the reader needs beside the files; values that JSON can hold."""
     num_rows: int | None = None
     """Rows in it, where the listing knows without reading pixels."""
+
+    def __repr__(self) -> str:
+        some = f"{self.inputs[0].path!r}, ... ({len(self.inputs)} files)" if self.inputs else "()"
+        return f"Shard({self.name!r}, {self.reader}, num_rows={self.num_rows}, inputs={some})"
 
     @property
     def size_bytes(self) -> int:

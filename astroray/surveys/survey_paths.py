@@ -4,6 +4,7 @@ import contextlib
 import glob
 import os
 import posixpath
+from collections.abc import Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import StorageError
@@ -41,3 +42,11 @@ def _resolve(name: str, folder: str) -> str:
     if not storage.is_remote(folder):
         return os.path.normpath(os.path.join(folder, path))
     return "s3://" + posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))
+
+
+def count_kinds(paths_of: Mapping[str, Sequence[str]]) -> str:
+    """How many files of each kind there are, and one of them by name."""
+    return ", ".join(
+        f"{kind}: {len(paths)} such as {posixpath.basename(paths[0])}"
+        for kind, paths in sorted(paths_of.items())
+    )

@@ -270,6 +270,14 @@ def test_a_row_with_several_bands_is_a_reject_until_one_is_chosen(tmp_path):
     assert read(f"{tmp_path}/a.parquet?band=r")[0].flux.tolist() == [30, 40]
 
 
+def test_a_table_of_many_objects_without_id_is_refused_by_the_column_that_tells_them_apart(
+    tmp_path,
+):
+    (tmp_path / "a.csv").write_text("ID,MJD,flux\nA,1,1\nA,2,2\nB,1,1\nB,2,2\n")
+    with pytest.raises(ConfigError, match=r"a.csv goes backwards, .* say id=ID"):
+        shards_of(f"{tmp_path}/a.csv")
+
+
 def test_measurements_without_an_identifier_are_not_taken_for_one_object(tmp_path):
     text = "ID,MJD,flux\n" + "".join(
         f"{n},{day},{day % 3}\n" for n in ("A", "") for day in range(4)
@@ -282,7 +290,7 @@ def test_measurements_without_an_identifier_are_not_taken_for_one_object(tmp_pat
 
 def test_files_of_two_kinds_are_refused_and_strange_ones_left_out(tmp_path):
     (tmp_path / "LICENSE").touch()
-    with pytest.raises(ConfigError, match="of no kind"):
+    with pytest.raises(ConfigError, match="has no light curves"):
         shards_of(tmp_path)
     (tmp_path / "a.csv").write_text("time,flux\n1,2\n2,3\n")
     assert shards_of(f"{tmp_path}?time=BTJD")[0].num_rows == 1

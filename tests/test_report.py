@@ -14,7 +14,7 @@ import pytest
 from astroray import catalog, ledger, schema
 from astroray.errors import LedgerError, StorageError
 from astroray.report import rows as report_rows
-from astroray.report.page import add_report, write_report
+from astroray.report.page import add_report, survey_name, write_report
 from astroray.report.thumbnails import render_thumbnail
 from astroray.surveys.shards import Reject
 from tests.browser import find_browser
@@ -259,7 +259,7 @@ def test_the_run_is_described_so_that_it_can_be_repeated(tmp_path):
     assert "few objects" in text
     assert "f00d" in text
     assert "embed 30 s 75 %" in text
-    assert "The most unusual objects in cutouts" in text
+    assert "The most unusual objects in sky cutouts" in text
 
 
 def test_the_loss_is_drawn_where_there_was_a_fit_and_not_without(tmp_path):
@@ -322,6 +322,19 @@ def test_a_full_disk_costs_the_page_and_not_the_run(tmp_path, monkeypatch, caplo
     assert "the disk is full; free some space" in caplog.messages[0]
     assert "--again" in caplog.messages[0]
     assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("survey", "name"),
+    [
+        ("/sky/efigi/images?table=t.csv", "efigi images"),
+        ("efigi/images/*.jpg", "efigi images"),
+        ("images", "images"),
+        ("night/dr1.fits.fz?size=64", "dr1"),
+    ],
+)
+def test_a_survey_whose_folder_says_nothing_is_named_with_the_one_above(survey, name):
+    assert survey_name(survey) == name
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

@@ -25,6 +25,11 @@ from astroray.templates import load_template
 
 _log = logging.getLogger("astroray.report")
 
+_PLAIN_NAMES = frozenset(
+    "catalog cutouts data files fits image images jpg light_curves lightcurves png shards stamps "
+    "tiles".split()
+)
+"""Folders in any survey, whose name says nothing of it."""
 MAX_NEIGHBORS = 5
 MAX_RANDOM = 400
 MAX_PICTURE_BYTES = 6_300_000  # 8.4 MB in base64: the page stays below 10 MB and can be mailed
@@ -303,10 +308,16 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]
 
 
 def survey_name(survey: str) -> str:
-    """A short name for the title: the last part of the location that has no wildcard."""
+    """A short name for the title: the last part of the location that has no wildcard.
+
+    With the folder above it where that says nothing, as of efigi/images.
+    """
     location = survey.partition("?")[0]
     parts = [part for part in location.split("/") if part and not set(part) & set("*[")]
-    return storage.stem(parts[-1]) if parts else survey
+    if not parts:
+        return survey
+    name = storage.stem(parts[-1])
+    return f"{parts[-2]} {name}" if name.lower() in _PLAIN_NAMES and len(parts) > 1 else name
 
 
 def _template() -> jinja2.Template:

@@ -27,6 +27,7 @@ from astroray.surveys.light_curve_columns import (
 )
 from astroray.surveys.light_curve_rows import RawCurve
 
+_ID_NAMES = frozenset({"id", "objectid", "object_id", "objid", "oid", "source_id", "name", "star"})
 _BAD_TEXT = (pa.ArrowException, OSError, ValueError, EOFError, csv.Error, zlib.error)
 
 
@@ -34,9 +35,12 @@ def read_text(path: str, stated: Stated, *, names: Sequence[str]) -> RawCurve:
     """The light curve in a text file, packed or not, separated by commas or blanks.
 
     `names` are those of its columns where it has no line of names.
-    Raises FileError or ShardError where it cannot be read, SchemaError where columns are missing.
+    Raises FileError or ShardError where it cannot be read, SchemaError where columns are missing
+    or it seems to hold many objects.
     """
     chosen, columns, _ = _read(path, stated, names, "")
+    if np.any(np.diff(columns["time"]) < 0):
+        _refuse_many(path)
     return make_raw(columns, chosen, stated, star_of_file(path))
 
 
@@ -63,17 +67,35 @@ def read_measurements(
     ]
 
 
+def _refuse_many(path: str) -> None:
+    """Raises SchemaError where a column may tell objects apart: their times start again."""
+    first = _first_line(_unpacked(path))[1]
+    ids = [name for name in next(csv.reader([first.strip()]), []) if name.lower() in _ID_NAMES]
+    if ids:
+        raise SchemaError(
+            f"time of {path} goes backwards, and its column {ids[0]!r} may tell several objects "
+            f"apart, expected one object a file; say id={ids[0]} if it does"
+        )
+
+
+def _unpacked(path: str) -> bytes:
+    data = storage.read_bytes(path)
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def _first_line(data: bytes) -> tuple[int, str]:
+    """How many lines of remarks stand before the first that is none, and that line."""
+    lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "replace")
+    return next(((i, line) for i, line in enumerate(lines) if not line.startswith("#")), (0, ""))
+
+
 def _read(
     path: str, stated: Stated, names: Sequence[str], id_column: str
 ) -> tuple[dict[str, str], dict[str, np.ndarray], np.ndarray]:
     """Names and values of the columns by role, and identifiers [N] as text."""
-    data = storage.read_bytes(path)
     try:
-        data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        lines = io.TextIOWrapper(io.BytesIO(data), "utf-8-sig", "replace")
-        skipped, first = next(
-            ((i, line) for i, line in enumerate(lines) if not line.startswith("#")), (0, "")
-        )
+        data = _unpacked(path)
+        skipped, first = _first_line(data)
         is_bare = _is_numbers(first)
         if is_bare and not names:
             raise SchemaError(

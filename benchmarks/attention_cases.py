@@ -100,7 +100,7 @@ def tile_facts(inputs: Inputs, name: str, skip: float | None) -> dict[str, float
     """Share of row tiles done by online softmax, or of the tiles voted on that VSA left out."""
     q, k, v = inputs
     skips = name.endswith("skip")
-    _, met = _native.vfa_attention_with_facts(
+    _, met = _native.vfa_attention(
         q, k, v, scale=q.shape[-1] ** -0.5, precision=name.split()[0], skip=skip if skips else None
     )
     if skips and skip is not None:
@@ -125,6 +125,6 @@ def products_of(precision: str) -> tuple[str, str]:
 
 def _twin(q: Tensor, k: Tensor, v: Tensor, *, precision: str) -> Tensor:
     """FlashAttention by the same kernel: its maximum runs along instead of being frozen."""
-    return _native.vfa_attention_with_facts(
+    return _native.vfa_attention(
         q, k, v, scale=q.shape[-1] ** -0.5, precision=precision, estimate=_native.ONLINE
     )[0]

@@ -14,4 +14,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, **options: object) -> tuple[Tensor, 
         "skip": None,
         "estimate": "sabsmax",
     }
-    return reference.vfa_attention_with_facts(q, k, v, **(defaults | options))
+    return reference.vfa_attention(q, k, v, **(defaults | options))

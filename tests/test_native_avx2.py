@@ -61,7 +61,7 @@ def avx2():
 def attend(call, instructions, **options):
     """Results and facts of native attention on some instructions; its scale is 1 / sqrt(D)."""
     with limited_to(instructions):
-        return _native.vfa_attention_with_facts(*call, scale=call[0].shape[-1] ** -0.5, **options)
+        return _native.vfa_attention(*call, scale=call[0].shape[-1] ** -0.5, **options)
 
 
 def test_it_is_what_runs_here(avx2):
@@ -166,7 +166,7 @@ def test_quantized_layers_by_vectors_and_by_tiles_differ_in_the_last_digits_alon
 def test_8_bits_are_refused_with_the_reason(avx2, precision):
     x = torch.zeros(1, 1, 7, 32)
     with pytest.raises(BackendError, match=f"{precision} needs AVX-512 with VNNI: products of 8"):
-        _native.vfa_attention_with_facts(x, x, x, scale=1.0, precision=precision)
+        _native.vfa_attention(x, x, x, scale=1.0, precision=precision)
     need = Need(precision=precision, dim=32)
     assert "saturate in AVX2" in dispatch.why_not("vfa_attention", "native", "cpu", need)
     assert dispatch.resolved("vfa_attention", "cpu", need=need) == "reference"

@@ -179,7 +179,7 @@ def test_a_library_that_was_not_built_is_a_reason_and_an_error(monkeypatch, tmp_
     assert "install g++ and run pip install again" in reason
     x = torch.zeros(1, 1, 7, 32)
     with pytest.raises(BackendError, match=r"'native' cannot run: it was not built.*; ask"):
-        _native.vfa_attention_with_facts(x, x, x, scale=1.0)
+        _native.vfa_attention(x, x, x, scale=1.0)
 
 
 def test_another_kind_of_cpu_is_named_where_nothing_was_built(monkeypatch, tmp_path):
@@ -205,16 +205,14 @@ def test_another_kind_of_cpu_is_named_where_nothing_was_built(monkeypatch, tmp_p
 def test_what_it_lacks_is_refused_with_what_it_has(what, said):
     x = torch.zeros(1, 1, 7, what.get("dim", 32), dtype=what.get("dtype", torch.float32))
     with pytest.raises(BackendError, match=f"backend 'native' cannot run: {said}.*; ask for"):
-        _native.vfa_attention_with_facts(
-            x, x, x, scale=1.0, precision=what.get("precision", "bf16")
-        )
+        _native.vfa_attention(x, x, x, scale=1.0, precision=what.get("precision", "bf16"))
 
 
 @needs_library
 def test_no_kernel_for_a_pair_of_formats_is_an_error_that_names_it():
     x = torch.zeros(1, 1, 7, 32)
     with pytest.raises(BackendError, match="no kernel of score 0 and value 1 for this CPU"):
-        _native.vfa_attention_with_facts(x, x, x, scale=1.0, precision="fp32", values="bfloat16")
+        _native.vfa_attention(x, x, x, scale=1.0, precision="fp32", values="bfloat16")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def attend(q, k, v, **options):
     """Output and facts of the native code; the scale is 1 / sqrt(D)."""
     if reason := _native.refuses(options.get("precision", "bf16")):
         pytest.skip(reason)
-    return _native.vfa_attention_with_facts(q, k, v, scale=q.shape[-1] ** -0.5, **options)
+    return _native.vfa_attention(q, k, v, scale=q.shape[-1] ** -0.5, **options)
 
 
 def torch_error(q, k, v, dtype):

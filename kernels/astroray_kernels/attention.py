@@ -78,7 +78,7 @@ def _operator(
     if q.numel() == 0:
         return empty_result(q)
     with torch.autocast(q.device.type, enabled=False):  # it would make fp32 products bfloat16
-        out_BHND = function(
+        out_BHND, _ = function(
             q,
             k,
             v,

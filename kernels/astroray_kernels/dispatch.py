@@ -18,6 +18,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ class Need:
 
 def select(
     op: str, device: torch.device | str, backend: str = "auto", need: Need | None = None
-) -> Callable[..., torch.Tensor]:
+) -> Callable[..., Any]:
     """The function that runs `op`; imports the one module that holds it, with "auto" those asked.
 
     Without `need` only the device counts. A backend's function takes checked arguments, all of
@@ -83,7 +84,7 @@ def select(
     """
     name = resolved(op, device, backend, need)
     _, _, attribute = _home(op, name).partition(":")
-    function: Callable[..., torch.Tensor] = getattr(_module(op, name), attribute)
+    function: Callable[..., Any] = getattr(_module(op, name), attribute)
     return function
 
 

@@ -1,8 +1,5 @@
 """The public search for nearest vectors: what it accepts, and what it finds."""
 
-from collections.abc import Callable
-from typing import cast
-
 import torch
 from torch import Tensor
 
@@ -60,8 +57,8 @@ def nearest_vectors(
         _check_within(within_G, query_GD)
     if cells is not None:
         _check_cells(cells, query_GD, vector_VD)
-    function = cast(Callable[..., tuple[Tensor, Tensor]], select(_OP, query_GD.device, backend))
-    return function(
+    function = select(_OP, query_GD.device, backend)
+    found: tuple[Tensor, Tensor] = function(
         query_GD.detach(),
         vector_VD.detach(),
         k,
@@ -70,6 +67,7 @@ def nearest_vectors(
         cells=cells,
         label_V=label_V,
     )
+    return found
 
 
 def _check_within(within_G: Tensor, query_GD: Tensor) -> None:

@@ -64,27 +64,6 @@ def vfa_attention(
     v_BHND: Tensor,
     *,
     scale: float,
-    mask_BN: Tensor | None,
-    precision: str,
-    skip: float | None,
-    estimate: str,
-) -> Tensor:
-    """Attention by native code, arguments as in `vfa.reference`; see `vfa_attention_with_facts`.
-
-    Raises BackendError on a precision, dtype or head dimension that the native code lacks.
-    """
-    return vfa_attention_with_facts(
-        q_BHND, k_BHND, v_BHND, scale=scale, mask_BN=mask_BN, precision=precision, skip=skip,
-        estimate=estimate,
-    )[0]  # fmt: skip
-
-
-def vfa_attention_with_facts(
-    q_BHND: Tensor,
-    k_BHND: Tensor,
-    v_BHND: Tensor,
-    *,
-    scale: float,
     mask_BN: Tensor | None = None,
     precision: str = "bf16",
     skip: float | None = None,

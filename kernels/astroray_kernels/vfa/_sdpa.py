@@ -29,8 +29,10 @@ def vfa_attention(
     precision: str,
     skip: float | None,
     estimate: str,
-) -> Tensor:
-    """Ordinary attention with the products in `precision`; arguments as in `vfa.reference`.
+) -> tuple[Tensor, None]:
+    """Ordinary attention with the products in `precision`, and no facts: there are no tiles here.
+
+    Arguments as in `vfa.reference`.
 
     Raises BackendError on another precision, on skip and on an estimate other than "auto":
     torch's function has none of them.
@@ -41,7 +43,7 @@ def vfa_attention(
             f"precision={precision!r}, skip={skip}, estimate={estimate!r}; ask for backend='auto'"
         )
     q, k, v = (x.to(_PRODUCT[precision]) for x in (q_BHND, k_BHND, v_BHND))
-    return masked_sdpa(q, k, v, scale=scale, mask_BN=mask_BN).to(q_BHND.dtype)
+    return masked_sdpa(q, k, v, scale=scale, mask_BN=mask_BN).to(q_BHND.dtype), None
 
 
 def masked_sdpa(

@@ -53,41 +53,16 @@ def vfa_attention(
     precision: str,
     skip: float | None,
     estimate: str,
-) -> Tensor:
-    """Attention [B, H, N, D] by VFA, with `skip` by VSA; arguments as in `vfa.reference`.
+    record: bool = False,
+) -> tuple[Tensor, TileFacts | None]:
+    """Attention [B, H, N, D] by VFA, with `skip` by VSA, and what it met if `record`.
 
-    float16 inputs are multiplied in float16, others in bfloat16 ("bf16", "int8_qk"). Tiles that
-    fail their certificate are redone by online softmax, those of int8_qk with 16-bit scores.
+    The other arguments are those of `vfa.reference`. float16 inputs are multiplied in float16,
+    others in bfloat16 ("bf16", "int8_qk"). Tiles that fail their certificate are redone by online
+    softmax, those of int8_qk with 16-bit scores.
 
     Raises BackendError on a precision that the backend or the device lacks.
     """
-    out_BHND, _ = vfa_attention_with_facts(
-        q_BHND,
-        k_BHND,
-        v_BHND,
-        scale=scale,
-        mask_BN=mask_BN,
-        precision=precision,
-        skip=skip,
-        estimate=estimate,
-        record=False,
-    )
-    return out_BHND
-
-
-def vfa_attention_with_facts(
-    q_BHND: Tensor,
-    k_BHND: Tensor,
-    v_BHND: Tensor,
-    *,
-    scale: float,
-    mask_BN: Tensor | None,
-    precision: str,
-    skip: float | None,
-    estimate: str,
-    record: bool = True,
-) -> tuple[Tensor, TileFacts | None]:
-    """`vfa_attention`, and what it met if `record`."""
     dtype = _product_dtype(q_BHND, precision)
     if estimate == "auto":
         estimate = _auto_estimate(precision, dtype, skip)

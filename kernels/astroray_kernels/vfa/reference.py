@@ -84,7 +84,9 @@ def vfa_attention(
     precision: str,
     skip: float | None,
     estimate: str,
-) -> Tensor:
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+) -> tuple[Tensor, Facts]:
     """Attention by Algorithm 1, or by Algorithm 2 where `skip` is set.
 
     q, k, v   [B, H, N, D]  float16, bfloat16, float32 or float64, any strides
@@ -92,40 +94,9 @@ def vfa_attention(
     skip      nats a tile's scores must lie below the row maximum to be dropped; None = keep all
     estimate  "auto" or one of `estimates.ESTIMATES`
 
-    Returns [B, H, N, D], contiguous, in the type of q; zeros where a row has no valid key.
+    Returns [B, H, N, D], contiguous, in the type of q; zeros where a row has no valid key; and what
+    the call met. Tiles may have any size.
     """
-    output_BHND, _ = vfa_attention_with_facts(
-        q_BHND,
-        k_BHND,
-        v_BHND,
-        scale=scale,
-        mask_BN=mask_BN,
-        precision=precision,
-        skip=skip,
-        estimate=estimate,
-    )
-    return output_BHND
-
-
-def why_not(device: torch.device) -> str:
-    """The reference runs wherever torch does."""
-    return ""
-
-
-def vfa_attention_with_facts(
-    q_BHND: Tensor,
-    k_BHND: Tensor,
-    v_BHND: Tensor,
-    *,
-    scale: float,
-    mask_BN: Tensor | None,
-    precision: str,
-    skip: float | None,
-    estimate: str,
-    block_q: int = BLOCK_Q,
-    block_k: int = BLOCK_K,
-) -> tuple[Tensor, Facts]:
-    """`vfa_attention`, with what it met and with any size of tiles."""
     operands_in = functools.partial(prepare, q_BHND, k_BHND, v_BHND, scale=scale, mask_BN=mask_BN)
     operands = operands_in(precision=precision)
     spare: Operands | None = None
@@ -163,6 +134,11 @@ def vfa_attention_with_facts(
         num_tiles=num_heads * len(row_blocks) * len(key_blocks),
         num_skipped=num_skipped,
     )
+
+
+def why_not(device: torch.device) -> str:
+    """The reference runs wherever torch does."""
+    return ""
 
 
 def online_softmax_attention(

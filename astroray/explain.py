@@ -14,11 +14,12 @@ from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
 from astroray.catalog.versions import Receipts
-from astroray.config import ScanConfig, from_dict
+from astroray.config import ScanConfig
 from astroray.encoders import OF_BATCH
 from astroray.errors import BackendError, ConfigError, DataError, LedgerError
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
+from astroray.settings import from_dict
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 from astroray.web.archive import finished_run, version_of

@@ -9,13 +9,14 @@ import pyarrow.compute as pc
 
 from astroray import ledger, schema, surveys
 from astroray.catalog import versions
-from astroray.config import ScanConfig, from_dict
+from astroray.config import ScanConfig
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution.progress import read_steps
 from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.ledger import RETRYABLE_KINDS, RunRecord
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
+from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
 from astroray.surveys.object_files import damage, files_of

@@ -16,12 +16,13 @@ from datetime import datetime, timedelta
 
 from astroray import ledger, pipeline, schema, storage
 from astroray.catalog import versions
-from astroray.config import ScanConfig, from_dict, load_config
+from astroray.config import ScanConfig, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
 from astroray.ledger import RunRecord
 from astroray.runs import newest_version
+from astroray.settings import from_dict
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
 

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from astroray import faults, ledger, provenance, receipts, runs, storage, surveys
@@ -13,7 +13,7 @@ from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.catalog.versions import Night
-from astroray.config import ScanConfig, to_dict
+from astroray.config import ScanConfig
 from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, choose_encoder, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
@@ -29,6 +29,7 @@ from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.search.ranking import rank_run
+from astroray.settings import to_dict
 from astroray.storage.leases import Lease, hold_lease
 from astroray.surveys.shards import Shard
 
@@ -148,19 +149,18 @@ class _Run:
         Raises LedgerError where the bytes of a finished shard have changed, ConfigError where the
         given model is for rows of another kind.
         """
-        started = self._begin("list")
-        known = ledger.read_listing(self.out)
-        before = known or (list(self.night.listing) if self.night else [])
-        stay = self.night.must_stay(self.config.survey) if self.night else ()
-        self.shards = (not before and self.early) or runs.list_again(
-            self.config.survey, self.out, before, self._done(), stay=stay
-        )
-        if self.given and self.shards:
-            choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
-        if self.shards != known:
-            ledger.write_listing(self.out, self.shards)
-        faults.reach("listed")
-        self._end("list", started)
+        with self._stage("list"):
+            known = ledger.read_listing(self.out)
+            before = known or (list(self.night.listing) if self.night else [])
+            stay = self.night.must_stay(self.config.survey) if self.night else ()
+            self.shards = (not before and self.early) or runs.list_again(
+                self.config.survey, self.out, before, self._done(), stay=stay
+            )
+            if self.given and self.shards:
+                choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
+            if self.shards != known:
+                ledger.write_listing(self.out, self.shards)
+            faults.reach("listed")
 
     def _done(self) -> set[str]:
         """Shards that are done, here or in an older version."""
@@ -171,48 +171,48 @@ class _Run:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""
         name = runs.encoder_of(self.config.encoder.name, self.shards)
         is_there = storage.exists(self.model_path)
-        started = self._begin("fit", note=f"encoder {name}{', fitted before' * is_there}")
-        if self.given and not is_there:
-            storage.publish(self.model_path, self.given.data)
-        elif not is_there:
-            folder = storage.join(self.out, "model", "fit")
-            fit_model(self.shards, self.config, folder=folder, path=self.model_path, show=self.show)
-        self._quantize()
-        model = read_model_file(self.model_path)
-        faults.reach("fitted")
-        self._note(model=model.describe())
-        self._end("fit", started)
+        with self._stage("fit", note=f"encoder {name}{', fitted before' * is_there}"):
+            if self.given and not is_there:
+                storage.publish(self.model_path, self.given.data)
+            elif not is_there:
+                folder = storage.join(self.out, "model", "fit")
+                fit_model(
+                    self.shards, self.config, folder=folder, path=self.model_path, show=self.show
+                )
+            self._quantize()
+            model = read_model_file(self.model_path)
+            faults.reach("fitted")
+            self._note(model=model.describe())
 
     def embed(self, *, session: str) -> None:
         """Streams the shards that are left through the workers; they publish, we count."""
         done = self._done()
-        started = self._begin("embed", shards_done=len(done))
-        todo = [shard for shard in self.shards if shard.name not in done]
-        is_late = self._is_late()
-        todo_now = [] if is_late else todo
-        if todo:
-            self._resolve_backends()
-        count = Counter(self.show, len(self.shards), len(done), started)
-        for receipt in embed_shards(todo_now, self._embed_plan(session), self.plan):
-            count.add(receipt)
-            self.metrics.add(receipt, ledger.summarize_rejects_of(self.out, receipt))
-            _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
-            receipts.pack_receipts(self.out, num_done=count.shards_done)
-            faults.reach("receipt", receipt.shard)
-            if is_late := self._is_late():
-                break
-        receipts.pack_receipts(self.out)
-        left = {shard.name for shard in todo} - done_shards(self.out)
-        if self.night:
-            coverage = {"shards_new": len(todo), "shards_left": len(left)}
-            self._note(night={**self.record.night, **coverage})
-        if left and not is_late:
-            raise LedgerError(
-                f"{len(left)} shards have no done mark after the embed stage, first "
-                f"{min(left)}; run the same command again, and if it stays so see Ray's messages"
-            )
-        faults.reach("embedded")
-        self._end("embed", started)
+        with self._stage("embed", shards_done=len(done)) as started:
+            todo = [shard for shard in self.shards if shard.name not in done]
+            is_late = self._is_late()
+            todo_now = [] if is_late else todo
+            if todo:
+                self._resolve_backends()
+            count = Counter(self.show, len(self.shards), len(done), started)
+            for receipt in embed_shards(todo_now, self._embed_plan(session), self.plan):
+                count.add(receipt)
+                self.metrics.add(receipt, ledger.summarize_rejects_of(self.out, receipt))
+                _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
+                receipts.pack_receipts(self.out, num_done=count.shards_done)
+                faults.reach("receipt", receipt.shard)
+                if is_late := self._is_late():
+                    break
+            receipts.pack_receipts(self.out)
+            left = {shard.name for shard in todo} - done_shards(self.out)
+            if self.night:
+                coverage = {"shards_new": len(todo), "shards_left": len(left)}
+                self._note(night={**self.record.night, **coverage})
+            if left and not is_late:
+                raise LedgerError(
+                    f"{len(left)} shards have no done mark after the embed stage, first "
+                    f"{min(left)}; run the same command again; if it stays so see Ray's messages"
+                )
+            faults.reach("embedded")
 
     def _is_late(self) -> bool:
         """Whether a night has to leave the shards that are left to the next one."""
@@ -234,7 +234,6 @@ class _Run:
             scheme=asked,
             max_rows=OBSERVED_ROWS,
             seed=self.config.seed,
-            num_threads=1,
         )
         workers.remotely(quantize_model, num_cpus=1)(self.shards, plan)
 
@@ -266,7 +265,6 @@ class _Run:
             session=session,
             batch_size=self.config.batch_size_on(self.plan.device),
             device=self.plan.device,
-            num_threads=1,
             attention=self.config.encoder.attention,
             quantize=self.config.encoder.quantize,
             fault_plan=self.config.fault_plan,
@@ -274,33 +272,32 @@ class _Run:
 
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
-        started = self._begin("search")
-        counts = ledger.total(read_receipts(self.out).values())
-        outcome = rank_run(
-            self._search_plan(),
-            self.plan,
-            num_own=counts["rows_embedded"],
-            dim=self.record.model["dim"],
-            is_night=self.night is not None,
-            note=Steps(self.show, self.out),
-        )
-        self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
-        counts |= {**outcome.counts, **runs.count_outside(self.out, self.shards)}
-        if not ledger.is_conserved(counts):
-            raise LedgerError(
-                f"rows are not conserved: {counts['rows_embedded']} embedded, "
-                f"{counts.get('inherited', 0)} inherited, {counts['catalog']} in the catalog, "
-                f"{counts['duplicates']} duplicates; report this as a bug"
+        with self._stage("search") as started:
+            counts = ledger.total(read_receipts(self.out).values())
+            outcome = rank_run(
+                self._search_plan(),
+                self.plan,
+                num_own=counts["rows_embedded"],
+                dim=self.record.model["dim"],
+                is_night=self.night is not None,
+                note=Steps(self.show, self.out),
             )
-        self._note(
-            counts=counts,
-            rejects=ledger.summarize_rejects(ledger.read_rejects(self.out)),
-            proof=outcome.proof,
-            night={**self.record.night, **outcome.night},
-            backends={**self.record.backends, **outcome.backends},
-        )
-        faults.reach("searched")
-        self._end("search", started)
+            self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
+            counts |= {**outcome.counts, **runs.count_outside(self.out, self.shards)}
+            if not ledger.is_conserved(counts):
+                raise LedgerError(
+                    f"rows are not conserved: {counts['rows_embedded']} embedded, "
+                    f"{counts.get('inherited', 0)} inherited, {counts['catalog']} in the catalog, "
+                    f"{counts['duplicates']} duplicates; report this as a bug"
+                )
+            self._note(
+                counts=counts,
+                rejects=ledger.summarize_rejects(ledger.read_rejects(self.out)),
+                proof=outcome.proof,
+                night={**self.record.night, **outcome.night},
+                backends={**self.record.backends, **outcome.backends},
+            )
+            faults.reach("searched")
         return outcome
 
     def _search_plan(self) -> SearchPlan:
@@ -325,46 +322,44 @@ class _Run:
             return selected
         from ray.data import ActorPoolStrategy
 
-        started = self._begin("refine", note=f"shortlist of {numbers}")
-        reference_id = self.record.model.get("quantized", self.record.model).get(
-            "reference_id", self.record.model["model_id"]
-        )
-        again = map_rows(
-            self.shards,
-            workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
-            Reencoder,
-            self.plan,
-            fn_constructor_args=(self._embed_plan(""),),
-            compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),
-            num_gpus=self.plan.num_gpus or None,
-        )
-        encoded: dict[str, list[float]] = {}
-        for batch in again:
-            encoded |= zip(batch["object_id"], batch["embedding"], strict=True)
-        outcome = workers.remotely(rank_shortlist, num_cpus=1)(
-            self._search_plan(), encoded, reference_id=reference_id, selected_by=numbers
-        )
-        self._note(proof=outcome.proof, counts={**self.record.counts, **outcome.counts})
-        self._end("refine", started)
+        with self._stage("refine", note=f"shortlist of {numbers}"):
+            reference_id = self.record.model.get("quantized", self.record.model).get(
+                "reference_id", self.record.model["model_id"]
+            )
+            again = map_rows(
+                self.shards,
+                workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
+                Reencoder,
+                self.plan,
+                fn_constructor_args=(self._embed_plan(""),),
+                compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),
+                num_gpus=self.plan.num_gpus or None,
+            )
+            encoded: dict[str, list[float]] = {}
+            for batch in again:
+                encoded |= zip(batch["object_id"], batch["embedding"], strict=True)
+            outcome = workers.remotely(rank_shortlist, num_cpus=1)(
+                self._search_plan(), encoded, reference_id=reference_id, selected_by=numbers
+            )
+            self._note(proof=outcome.proof, counts={**self.record.counts, **outcome.counts})
         return outcome
 
     def show_pictures(self, outcome: SearchOutcome) -> None:
         """Renders the pictures that the report shows, shard by shard."""
-        started = self._begin("report")
-        pictures: dict[str, bytes] = dict(outcome.pictures)
-        for batch in map_rows(self.shards, outcome.wanted, render_rows, self.plan):
-            pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
-        num_wanted = len(outcome.pictures) + sum(len(rows) for rows in outcome.wanted.values())
-        if len(pictures) < num_wanted:
-            _log.warning(
-                "%d of %d pictures for the report could not be made: their shards can no longer "
-                "be read",
-                num_wanted - len(pictures),
-                num_wanted,
-            )
-        publish_thumbnails(self.out, pictures)
-        faults.reach("thumbnails")
-        self._end("report", started)
+        with self._stage("report"):
+            pictures: dict[str, bytes] = dict(outcome.pictures)
+            for batch in map_rows(self.shards, outcome.wanted, render_rows, self.plan):
+                pictures |= zip(batch["object_id"], batch["thumbnail"], strict=True)
+            num_wanted = len(outcome.pictures) + sum(len(rows) for rows in outcome.wanted.values())
+            if len(pictures) < num_wanted:
+                _log.warning(
+                    "%d of %d pictures for the report could not be made: their shards can no "
+                    "longer be read",
+                    num_wanted - len(pictures),
+                    num_wanted,
+                )
+            publish_thumbnails(self.out, pictures)
+            faults.reach("thumbnails")
 
     def close(self) -> RunRecord:
         """Ends the record, writes the report of it, and marks the run as done."""
@@ -377,15 +372,16 @@ class _Run:
         faults.reach("done")
         return self.record
 
-    def _begin(self, stage: str, note: str = "", shards_done: int = 0) -> float:
+    @contextlib.contextmanager
+    def _stage(self, name: str, *, note: str = "", shards_done: int = 0) -> Iterator[float]:
+        """Shows that a stage begins, gives when; in the end notes its seconds, unless it failed."""
         total = len(self.shards)
-        self.show(Progress(stage=stage, note=note, shards_done=shards_done, shards_total=total))
-        return time.monotonic()
-
-    def _end(self, stage: str, started: float) -> None:
+        self.show(Progress(stage=name, note=note, shards_done=shards_done, shards_total=total))
+        started = time.monotonic()
+        yield started
         seconds = time.monotonic() - started
-        self._note(seconds={stage: seconds})
-        _log.info("stage done", extra={"facts": {"stage": stage, "seconds": round(seconds, 3)}})
+        self._note(seconds={name: seconds})
+        _log.info("stage done", extra={"facts": {"stage": name, "seconds": round(seconds, 3)}})
 
     def _note(self, **facts: Any) -> None:
         """Adds facts to the record and publishes it, if it is still ours; seconds add up."""

@@ -21,12 +21,12 @@ from ray.serve.handle import DeploymentHandle
 from astroray import runs, storage
 from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel, model_of_run
-from astroray.config import from_dict
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import workers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog
+from astroray.settings import from_dict
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.app import address_of, build_app

@@ -107,7 +107,7 @@ class Uploads:
 
 def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; the run, its tokens and logs are in `scratch`."""
-    from astroray.config import from_dict
+    from astroray.settings import from_dict
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 

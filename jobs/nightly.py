@@ -14,10 +14,10 @@ from typing import Any
 
 import click
 
-from astroray.config import load_settings
 from astroray.console import show_night
 from astroray.job_command import job_command
 from astroray.nightly import SeriesConfig, plan_night
+from astroray.settings import load_settings
 
 
 def configure(survey: str, out: str, settings: Mapping[str, Any]) -> SeriesConfig:

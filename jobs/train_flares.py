@@ -10,10 +10,10 @@ trained, and for how long, stands in `configure`; `--set` goes before it.
 from collections.abc import Mapping
 from typing import Any
 
-from astroray.config import load_settings
 from astroray.console import show_flare_training
 from astroray.forecast.train import TrainConfig
 from astroray.job_command import job_command
+from astroray.settings import load_settings
 
 
 def configure(survey: str, out: str, settings: Mapping[str, Any]) -> TrainConfig:

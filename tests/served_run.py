@@ -17,14 +17,14 @@ from astroray.actors.quantize import QuantizePlan, quantize_model
 from astroray.actors.run_model import RunModel
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
-from astroray.config import to_dict
 from astroray.encoders import PLAIN_NUMBERS, AttentionName, QuantizeName, read_model_file
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.model import Forecaster, ForecasterConfig
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster, save_forecaster
 from astroray.ledger import RunRecord
+from astroray.settings import to_dict
 from astroray.surveys.shards import Shard
-from benchmarks.nightly import begin_night
+from benchmarks.embedded_runs import begin_night
 from tests.light_curves_made import fluxes, times, write_mission
 from tests.scans import fit_model, small_config
 
@@ -62,14 +62,16 @@ def make_run(
     else:
         fit_model(survey, path, encoder=encoder)
     if quantize not in PLAIN_NUMBERS:
-        packing = QuantizePlan(
-            model_path=path, out=path, scheme=quantize, max_rows=32, seed=0, num_threads=1
-        )
+        packing = QuantizePlan(model_path=path, out=path, scheme=quantize, max_rows=32)
         quantize_model(every, packing)
     plan = EmbedPlan(
-        run_dir=run_dir, model_path=path, session="S1", batch_size=32, device="cpu",
-        num_threads=1, quantize=quantize, attention=attention,
-    )  # fmt: skip
+        run_dir=run_dir,
+        model_path=path,
+        session="S1",
+        batch_size=32,
+        quantize=quantize,
+        attention=attention,
+    )
     embedder = Embedder(plan)
     for shard in every[shards]:
         embedder.embed(shard)

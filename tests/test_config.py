@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from astroray.config import DEFAULT_BUDGET_S, ScanConfig, from_dict, load_config, to_dict
+from astroray.config import DEFAULT_BUDGET_S, ScanConfig, load_config
 from astroray.errors import ConfigError
 from astroray.ledger import fingerprint
+from astroray.settings import from_dict, to_dict
 from astroray.surveys.shards import SurveyUri
 
 

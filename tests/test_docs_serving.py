@@ -14,7 +14,7 @@ import uvicorn
 
 from astroray import surveys
 from astroray.cli import cli
-from astroray.config import from_dict
+from astroray.settings import from_dict
 from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
 from astroray.web.archive import Archive

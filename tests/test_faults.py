@@ -21,11 +21,11 @@ from astroray import attempts, faults, ledger, pipeline, storage, surveys
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.catalog import read_catalog
 from astroray.cli import cli
-from astroray.config import to_dict
 from astroray.errors import LedgerError, StorageError
 from astroray.inspection import reopen_rejected, verify_run
 from astroray.ledger import RunRecord
 from astroray.receipts import done_shards, read_receipt
+from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
 from tests import scans
 from tests.surveys_made import write_pictures
@@ -43,14 +43,7 @@ def embed_all(survey: str, run_dir: Path, model_path: str, *, session: str = "S1
 
 
 def plan_of(run_dir: Path | str, model_path: str, *, session: str = "S1") -> EmbedPlan:
-    return EmbedPlan(
-        run_dir=str(run_dir),
-        model_path=model_path,
-        session=session,
-        batch_size=8,
-        device="cpu",
-        num_threads=1,
-    )
+    return EmbedPlan(run_dir=str(run_dir), model_path=model_path, session=session, batch_size=8)
 
 
 def rejects_of(run_dir: Path) -> dict[tuple[str, int | None], tuple[str, str]]:
@@ -372,10 +365,8 @@ def mount(disk, options):
     subprocess.run(["mount", *options.split(), "tmpfs", disk], check=True)
 for disk, trouble, cure in zip(cases[::3], cases[1::3], cases[2::3]):
     mount(disk, "-t tmpfs -o size=50m")
-    embedder = Embedder(EmbedPlan(
-        run_dir=disk + "/run", model_path=model, session="S1", batch_size=8, device="cpu",
-        num_threads=1,
-    ))
+    plan = EmbedPlan(run_dir=disk + "/run", model_path=model, session="S1", batch_size=8)
+    embedder = Embedder(plan)
     embedder.embed(shards[0])
     mount(disk, "-o remount," + trouble)
     try:

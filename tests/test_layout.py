@@ -93,7 +93,9 @@ def test_every_dependency_is_pinned_for_ci():
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    names = {text.partition(">")[0].partition("[")[0].strip().lower() for text in wanted} - {"astroray"}
+    names = {text.partition(">")[0].partition("[")[0].strip().lower() for text in wanted} - {
+        "astroray"
+    }
     assert names <= pinned, names - pinned
 
 

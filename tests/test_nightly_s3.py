@@ -8,7 +8,6 @@ from astroray import storage
 from astroray.actors.night import rank_night
 from astroray.actors.search import rank_survey
 from astroray.catalog import versions
-from astroray.config import to_dict
 from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import Manifest
@@ -16,9 +15,9 @@ from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
+from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import EXACT, cloud, shard
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from astroray import inspection, ledger, pipeline, receipts, runs, storage, surveys
-from astroray.config import load_config, to_dict
+from astroray.config import load_config
 from astroray.errors import LedgerError
 from astroray.ledger import RunRecord
 from astroray.receipts import (
@@ -18,6 +18,7 @@ from astroray.receipts import (
     undo_shard,
 )
 from astroray.retention import find_prunable
+from astroray.settings import to_dict
 from astroray.storage.leases import Owner, find_holder, hold_lease
 from astroray.surveys import Listing
 from astroray.surveys.shards import Shard

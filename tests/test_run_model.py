@@ -14,12 +14,13 @@ from astroray.actors.answer import Answerer
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.cli import cli
-from astroray.config import ScanConfig, from_dict, load_config
+from astroray.config import ScanConfig, load_config
 from astroray.encoders import read_model_file
 from astroray.errors import BackendError, LedgerError
 from astroray.explain import explain_object
 from astroray.ledger import RunRecord
 from astroray.report.night import list_commands
+from astroray.settings import from_dict
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
 from astroray.terminal import parse_setting

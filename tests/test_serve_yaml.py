@@ -15,8 +15,8 @@ from ray.serve.schema import (
 )
 
 from astroray import serving
-from astroray.config import from_dict
 from astroray.errors import ConfigError
+from astroray.settings import from_dict
 from astroray.web.settings import ServeConfig
 
 TEXT = (Path(__file__).parents[1] / "cluster" / "serve.yaml").read_text()

@@ -12,10 +12,10 @@ import pytest
 import ray
 
 from astroray import serving, surveys
-from astroray.config import from_dict
 from astroray.errors import ConfigError
 from astroray.forecast.model_file import load_forecaster
 from astroray.ledger import open_run
+from astroray.settings import from_dict
 from astroray.surveys.shards import Cutouts
 from astroray.web.archive import Archive
 from astroray.web.security import Tokens

@@ -41,7 +41,7 @@ def serve(
     of flares in uploaded light curves. RUN_DIR may be a link: when
     it is moved to another finished run, or the run is scanned again, the new one is served.
     """
-    from astroray.config import load_settings
+    from astroray.settings import load_settings
     from astroray.terminal import parse_setting
     from astroray.web.archive import finished_run
     from astroray.web.security import Tokens

@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
-from astroray.config import EncoderConfig, from_dict
+from astroray.config import EncoderConfig
 from astroray.encoders import ENCODERS, QuantizeName, choose_encoder, read_model_file
 from astroray.errors import ConfigError
 from astroray.evaluation.quantized import split_numbers
+from astroray.settings import from_dict
 from astroray.surveys.shards import ModalityName, SurveyUri
 
 __all__ = ["ALWAYS", "Compared", "FitSettings", "compared_encoders"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from astroray import allowance, faults, ledger, storage, surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
-from astroray.config import EncoderConfig, ScanConfig, load_config, to_dict
+from astroray.config import EncoderConfig, ScanConfig, load_config
 from astroray.encoders import (
     ENCODERS,
     KINDS,
@@ -25,6 +25,7 @@ from astroray.fitting.beginning import begin_fit
 from astroray.fitting.fit_state import FitProgress
 from astroray.preparation import Wishes
 from astroray.preparation.modalities import MODALITIES
+from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard
 

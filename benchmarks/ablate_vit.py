@@ -73,7 +73,7 @@ def train(name: str, asked: argparse.Namespace) -> str:
         )  # fmt: skip
     finish_model(
         sample, path=path, encoder=ENCODER, config=numbers, weights=fit.state_dict,
-        fit=fit.facts(), seed=0, num_threads=threads,
+        fit=fit.facts(), num_threads=threads,
     )  # fmt: skip
     return path
 

@@ -28,6 +28,7 @@ from astroray import surveys
 from astroray.config import BATCH_SIZES
 from astroray.execution import workers
 from benchmarks import fit
+from benchmarks.clock import timed
 from benchmarks.models import make_model
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -170,12 +171,9 @@ def search_all(paths: Sequence[str]) -> dict[str, float]:
 
     embedding_ND = np.concatenate([np.load(path) for path in paths])
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    found = search(embedding_ND, ids, SearchConfig(k=K, index="flat", num_threads=CORES))
-    seconds = {
-        "search_s": time.perf_counter() - wall_s,
-        "search_cpu_s": time.process_time() - cpu_s,
-    }
+    config = SearchConfig(k=K, index="flat", num_threads=CORES)
+    found, wall_s, cpu_s = timed(partial(search, embedding_ND, ids, config))
+    seconds = {"search_s": wall_s, "search_cpu_s": cpu_s}
     rows = np.linspace(0, len(ids) - 1, CHECKED_ROWS).astype(int)
     true_RK = nearest_distances(embedding_ND, rows)
     error = float(np.max(np.abs(found.distance_NK[rows] / true_RK - 1)))
@@ -306,7 +304,7 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
         result = run_passes(fitted, fit.ENCODER, network, config, folder, threads=CORES)
         finish_model(
             sample, path=model_path, encoder=fit.ENCODER, config=network,
-            weights=result.state_dict, fit={}, seed=0, num_threads=CORES,
+            weights=result.state_dict, num_threads=CORES,
         )  # fmt: skip
         out = f"{folder}/held-out.npy"
         encode_images(model_path, images.sample.path, slice(num_fitted, None), out)

@@ -4,7 +4,6 @@ Loaded by the fresh processes of the attention benchmark alone, since it loads t
 """
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from astroray_kernels import vfa_attention
+from benchmarks.clock import timed
 
 WIDTH = 192
 """Channels of a token: 6 heads of 32 or 3 of 64, as a ViT-tiny has them."""
@@ -87,7 +87,5 @@ def _time_block(length: int, dim: int, rounds: int, rows: int) -> BlockSeconds:
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
-            began_s = time.process_time()
-            call()
-            seconds[name].append(time.process_time() - began_s)
+            seconds[name].append(timed(call).cpu_s)
     return BlockSeconds(length=length, dim=dim, error=error, **seconds)

@@ -6,7 +6,6 @@ would do at its own clock, this cannot say.
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.clock import timed
 from benchmarks.neighbors import ONE_THREAD, against_faiss, against_sklearn
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -61,9 +61,7 @@ def attend_in_turns(length: int, rounds: int) -> Turns:
         }
         for _ in range(rounds):
             for name, call in calls.items():
-                began_s = time.process_time()
-                call()
-                seconds[name].append(time.process_time() - began_s)
+                seconds[name].append(timed(call).cpu_s)
     return Turns(seconds=seconds, error=error)
 
 

@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from astroray import surveys
 from astroray.config import BATCH_SIZES
 from astroray.surveys.shards import Reject, Shard
+from benchmarks.clock import timed
 
 if TYPE_CHECKING:  # a fresh process loads torch and ray itself, some of them on the clock
     from astroray.encoders.store import Model
@@ -75,15 +77,8 @@ def run_loop(survey: str, model_path: str, save_to: str = "") -> list[Lap]:
     laps: list[Lap] = []
     embeddings: dict[str, np.ndarray] = {}
     for shard in surveys.list_shards(survey).shards:
-        wall_s, cpu_s = time.perf_counter(), time.process_time()
-        embedding_ND = embed_plainly(shard, model)
-        laps.append(
-            Lap(
-                rows=len(embedding_ND),
-                wall_s=time.perf_counter() - wall_s,
-                cpu_s=time.process_time() - cpu_s,
-            )
-        )
+        embedding_ND, wall_s, cpu_s = timed(partial(embed_plainly, shard, model))
+        laps.append(Lap(rows=len(embedding_ND), wall_s=wall_s, cpu_s=cpu_s))
         embeddings[shard.name] = embedding_ND
     if save_to:
         np.savez(save_to, allow_pickle=False, **embeddings)

@@ -6,13 +6,13 @@ neighbors than to most others: the farther the repeated digits are moved, the le
 that are all drawn alike everything is about as far as everything else.
 """
 
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.clock import timed
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -84,9 +84,9 @@ def with_cells_and_without(
     for _ in range(runs):
         lists = []
         for way, some in ways.items():
-            cpu = time.process_time()
-            *found, counts[way] = nearest_vectors_with_counts(query, vector, WIDTH, cells=some)
-            cpu_s[way].append(time.process_time() - cpu)
+            took = timed(partial(nearest_vectors_with_counts, query, vector, WIDTH, cells=some))
+            *found, counts[way] = took.result
+            cpu_s[way].append(took.cpu_s)
             lists.append(found)
         if not all(torch.equal(*pair) for pair in zip(*lists, strict=True)):
             raise MeasurementError("lists with cells and without differ")

@@ -7,9 +7,9 @@ alone, since it loads torch.
 import dataclasses
 import importlib.util
 import io
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,6 +26,7 @@ from astroray.preparation import Wishes
 from astroray.quantization.modules import SCHEMES
 from astroray.surveys import list_shards
 from benchmarks.bare_loop import BATCH_SIZE
+from benchmarks.clock import timed
 
 __all__ = ["EncodeTurns", "OnnxEmbedder", "decide_auto", "encode_turns"]
 
@@ -51,9 +52,7 @@ class EncodeTurns:
 
 def decide_auto(model: str, survey: str, out: str) -> str:
     """The model as `astroray quantize --scheme auto` writes it; returns its path, `out`."""
-    plan = QuantizePlan(
-        model_path=model, out=out, scheme="auto", max_rows=2**20, seed=0, num_threads=1
-    )
+    plan = QuantizePlan(model_path=model, out=out, scheme="auto", max_rows=2**20)
     quantize_model(list_shards(survey).shards, plan)
     return out
 
@@ -76,16 +75,17 @@ def _make_models(encoder: str, survey: str, folder: str, schemes: Iterable[str])
     sample = draw_sample(shards, plan)
     paths = {"none": f"{folder}/{encoder}.safetensors"}
     finish_model(
-        sample, path=paths["none"], encoder=encoder, weights=None, fit={}, seed=0, num_threads=1,
+        sample,
+        path=paths["none"],
+        encoder=encoder,
         config=network_config(encoder, sample, latent=None),
-    )  # fmt: skip
+    )
     sample_NCYX = np.load(sample.path)
     for scheme in schemes:
         paths[scheme] = f"{folder}/{encoder}-{scheme}.safetensors"
         observed = QuantizePlan(
-            model_path=paths["none"], out=paths[scheme], scheme=scheme,
-            max_rows=NUM_OBSERVED, seed=0, num_threads=1,
-        )  # fmt: skip
+            model_path=paths["none"], out=paths[scheme], scheme=scheme, max_rows=NUM_OBSERVED
+        )
         quantize_prepared(sample_NCYX, observed)
     return paths
 
@@ -182,8 +182,7 @@ def _take_turns(calls: Mapping[str, Encode], images: np.ndarray, rounds: int) ->
         cpu_s: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(rounds):
             for name, call in calls.items():
-                began = time.perf_counter(), time.process_time()
-                call(images)
-                wall_s[name].append(time.perf_counter() - began[0])
-                cpu_s[name].append(time.process_time() - began[1])
+                took = timed(partial(call, images))
+                wall_s[name].append(took.wall_s)
+                cpu_s[name].append(took.cpu_s)
     return {"num_objects": len(images), "wall_s": wall_s, "cpu_s": cpu_s, "error": error}

@@ -10,7 +10,6 @@ array of a light curve is mapped anew, and page faults take a quarter of the tim
 The second claim is measured against the disk: what it takes to read the bytes of the files.
 """
 
-import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from astroray.execution import workers
+from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -156,9 +156,9 @@ def measure_reading(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
         )
     pairs = []
     for _ in range(rounds):
-        ours_s, ours_cpu_s = _seconds(lambda: prepare_ours(shard, preparation))
-        peer_s, peer_cpu_s = _seconds(lambda: prepare_plainly(paths, preparation))
-        read_s, _ = _seconds(lambda: _read(paths))
+        _, ours_s, ours_cpu_s = timed(lambda: prepare_ours(shard, preparation))
+        _, peer_s, peer_cpu_s = timed(lambda: prepare_plainly(paths, preparation))
+        read_s = timed(lambda: _read(paths)).wall_s
         pairs.append((peer_s / ours_s, peer_s / read_s))
     return {
         **spread([pair[0] for pair in pairs]),
@@ -196,8 +196,8 @@ def measure_finding(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
         raise MeasurementError(f"{num_found} flares found, {num_made} were made")
     ratios = []
     for _ in range(rounds):
-        find_s, cpu_s = _seconds(find)
-        read_s, _ = _seconds(lambda: _read(paths))
+        _, find_s, cpu_s = timed(find)
+        read_s = timed(lambda: _read(paths)).wall_s
         ratios.append(read_s / find_s)
     return {
         **spread(ratios),
@@ -228,13 +228,6 @@ def _read_as_workers(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
 
 def _read(paths: Sequence[Path]) -> int:
     return sum(len(path.read_bytes()) for path in paths)
-
-
-def _seconds(function: Any) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
-    cpu_s, began_s = time.process_time(), time.perf_counter()
-    function()
-    return time.perf_counter() - began_s, time.process_time() - cpu_s
 
 
 def main() -> None:

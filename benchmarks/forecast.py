@@ -7,12 +7,11 @@ weights are not computed.
 """
 
 import copy
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.clock import timed
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 METHODS = ("lora", "adapter")
@@ -92,17 +91,19 @@ def measure_steps(rounds: int) -> list[dict[str, Any]]:
 
     for method in tuned:
         turn(method)  # the first steps make the optimizers' memory
-    taken = [{name: _seconds(partial(turn, name)) for name in tuned} for _ in range(rounds)]
-    limit = spread([turns[FROZEN][1] / turns[FULL][1] for turns in taken])["value"]
+    taken = [{name: timed(partial(turn, name)) for name in tuned} for _ in range(rounds)]
+    limit = spread([turns[FROZEN].cpu_s / turns[FULL].cpu_s for turns in taken])["value"]
     return [
         {
-            **spread([turns[name][1] / turns[FULL][1] for turns in taken]),
+            **spread([turns[name].cpu_s / turns[FULL].cpu_s for turns in taken]),
             "limit": limit,
             "error": error,
             "facts": {
-                "wall_ratio": spread([turns[name][0] / turns[FULL][0] for turns in taken])["value"],
-                "step_cpu_s": spread([turns[name][1] / STEPS for turns in taken])["value"],
-                "full_cpu_s": spread([turns[FULL][1] / STEPS for turns in taken])["value"],
+                "wall_ratio": spread([turns[name].wall_s / turns[FULL].wall_s for turns in taken])[
+                    "value"
+                ],
+                "step_cpu_s": spread([turns[name].cpu_s / STEPS for turns in taken])["value"],
+                "full_cpu_s": spread([turns[FULL].cpu_s / STEPS for turns in taken])["value"],
                 "tuned_weights": float(tuned[name].num_weights),
                 "full_weights": float(tuned[FULL].num_weights),
                 "windows_a_step": float(len(batches[0])),
@@ -135,13 +136,6 @@ def logit_difference(tuned: dict[str, Tuned], inputs: Any) -> float:
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows; nothing is written."""
     return measured(CLAIMS, lambda: measure_steps(3 if quick else 15))
-
-
-def _seconds(function: Callable[[], None]) -> tuple[float, float]:
-    """Wall and CPU seconds of a call."""
-    cpu_s, began_s = time.process_time(), time.perf_counter()
-    function()
-    return time.perf_counter() - began_s, time.process_time() - cpu_s
 
 
 def main() -> None:

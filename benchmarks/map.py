@@ -10,7 +10,6 @@ at best.
 import importlib.util
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from astroray.errors import ConfigError
 from astroray.report.neighbor_map import neighbor_map
 from astroray.report.plane import principal_plane
+from benchmarks.clock import timed
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 
 NUM_NEAREST = 10
@@ -72,17 +72,15 @@ def compare(embedding_MD: np.ndarray, num_turns: int) -> dict[str, dict[str, flo
     from threadpoolctl import threadpool_limits
 
     made = makers()
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in made}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in made}
     places: dict[str, np.ndarray] = {}
     with threadpool_limits(1):
         for make in made.values():
             make(embedding_MD[:200])  # what is compiled or loaded at the first call
         for _ in range(num_turns):
             for name, make in made.items():
-                began = time.monotonic(), time.process_time()
-                places[name] = make(embedding_MD)
-                ended = time.monotonic(), time.process_time()
-                seconds[name].append((ended[0] - began[0], ended[1] - began[1]))
+                places[name], *took = timed(partial(make, embedding_MD))
+                seconds[name].append(took)
         return {
             name: {
                 "kept": kept(embedding_MD, xy_M2),

@@ -22,8 +22,11 @@ def make_model(
     is_trained = ENCODERS[encoder].fit == "network"
     path = f"{folder}/{encoder}.safetensors"
     finish_model(
-        sample, path=path, encoder=encoder, config=config,
+        sample,
+        path=path,
+        encoder=encoder,
+        config=config,
         weights=build_network(encoder, config).state_dict() if is_trained else None,
-        fit={}, seed=0, num_threads=num_threads,
-    )  # fmt: skip
+        num_threads=num_threads,
+    )
     return path

@@ -7,7 +7,6 @@ are compared with our own brute force, whose certified list they must repeat to 
 """
 
 import dataclasses
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from astroray.neighbors.search import Neighbors, SearchConfig, search
+from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -195,10 +195,9 @@ def _in_turns(
             (ours, pairs.ours_wall_s, pairs.ours_cpu_s),
             (peer, pairs.peer_wall_s, pairs.peer_cpu_s),
         ):
-            wall_s, cpu_s = time.perf_counter(), time.process_time()
-            function()
-            wall.append(time.perf_counter() - wall_s)
-            cpu.append(time.process_time() - cpu_s)
+            _, wall_s, cpu_s = timed(function)
+            wall.append(wall_s)
+            cpu.append(cpu_s)
     return pairs
 
 

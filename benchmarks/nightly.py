@@ -8,24 +8,19 @@ the worst case.
 """
 
 import dataclasses
-import hashlib
-import io
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from astroray import ledger, schema
 from astroray.actors.night import rank_night
-from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
+from astroray.actors.search import rank_survey
 from astroray.catalog import versions
 from astroray.neighbors.search import SearchConfig
-from astroray.receipts import Receipt
+from benchmarks.clock import timed
+from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
@@ -47,55 +42,6 @@ CLAIMS = tuple(
     )
     for index in ("flat", "auto")
 )
-
-
-def publish_shard(run_dir: str, name: str, ids: Sequence[str], embedding_ND: np.ndarray) -> None:
-    """A shard's EMBEDDINGS and done mark, as the embed stage leaves them."""
-    num, dim = embedding_ND.shape
-    draw = np.random.default_rng(int(hashlib.sha256(name.encode()).hexdigest()[:8], 16))
-    dec_deg = np.degrees(np.arcsin(draw.uniform(-1, 1, num)))
-    flat = pa.array(np.ascontiguousarray(embedding_ND, np.float32).reshape(-1))
-    columns: dict[str, Any] = schema.identity(ids, np.asarray(draw.uniform(0, 360, num)), dec_deg)
-    columns |= {
-        "shard": pa.array([name] * num, pa.string()),
-        "row": pa.array(np.arange(num), pa.int64()),
-        "embedding": pa.FixedSizeListArray.from_arrays(flat, dim),
-        "processing_flags": pa.array(np.zeros(num, np.int32)),
-    }
-    columns |= dict.fromkeys(("field", "night", "detector"), pa.nulls(num, pa.string()))
-    sink = io.BytesIO()
-    pq.write_table(schema.conform(pa.table(columns), schema.embeddings(dim), "embeddings"), sink)
-    data = sink.getvalue()
-    receipt = Receipt(
-        shard=name,
-        rows_read=num,
-        rows_embedded=num,
-        rows_rejected=0,
-        shard_rejected=False,
-        checksum=hashlib.sha256(data).hexdigest(),
-        attempt=1,
-        seconds=0.0,
-        bytes_read=0,
-    )
-    ledger.finish_shard(run_dir, receipt, embeddings=data, rejects=[])
-
-
-def plan_of(run_dir: str, search: SearchConfig) -> SearchPlan:
-    """What the search stage of a run directory is told."""
-    return SearchPlan(
-        run_dir=run_dir,
-        name="made",
-        created="2026-01-01T00:00:00Z",
-        model_id="m",
-        search=search,
-        num_random=4,
-        seed=0,
-    )
-
-
-def begin_night(reference: str, out: str) -> None:
-    """A run directory that goes on from a finished one."""
-    versions.describe_version(reference).publish(out)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,8 +97,13 @@ def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -
         rescored=begun.proof["num_rescored"], num_objects=begun.counts["catalog"],
     )  # fmt: skip
     for _ in range(runs):
-        timed(rank_night, plan_of(night, search), turns.night_cpu_s, turns.night_wall_s)
-        timed(rank_survey, plan_of(whole, search), turns.whole_cpu_s, turns.whole_wall_s)
+        for rank, run_dir, wall_s, cpu_s in (
+            (rank_night, night, turns.night_wall_s, turns.night_cpu_s),
+            (rank_survey, whole, turns.whole_wall_s, turns.whole_cpu_s),
+        ):
+            took = timed(partial(rank, plan_of(run_dir, search)))
+            wall_s.append(took.wall_s)
+            cpu_s.append(took.cpu_s)
         check_equal(night, whole)
     return turns
 
@@ -181,19 +132,6 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
         *measured(CLAIMS[:1], lambda: rows("flat")),
         *measured(CLAIMS[1:], lambda: rows("auto")),
     ]
-
-
-def timed(
-    rank: Callable[[SearchPlan], SearchOutcome],
-    plan: SearchPlan,
-    cpu_s: list[float],
-    wall_s: list[float],
-) -> None:
-    """Ranks once and notes CPU and wall seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    rank(plan)
-    wall_s.append(time.perf_counter() - wall)
-    cpu_s.append(time.process_time() - cpu)
 
 
 def main() -> None:

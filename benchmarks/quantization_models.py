@@ -51,9 +51,11 @@ def load_vit(count: int, folder: Path) -> Case:
     sample = draw_sample(shards, plan)
     path = str(folder / "vit-tiny.safetensors")
     finish_model(
-        sample, path=path, encoder="vit-tiny", weights=None, fit={}, seed=0, num_threads=1,
+        sample,
+        path=path,
+        encoder="vit-tiny",
         config=network_config("vit-tiny", sample, latent=None),
-    )  # fmt: skip
+    )
     model = load_model(path)
     rows = draw_prepared(shards, model.preparation, max_rows=count + NUM_OBSERVED, seed=1)
     image_NCYX = torch.from_numpy(rows).float()

@@ -18,6 +18,7 @@ from astroray.neighbors.certificate import Certified
 from astroray.neighbors.search import SearchConfig, search
 from astroray.report.rows import read_rows, read_top
 from astroray.search.sharded import ShardedSearch
+from benchmarks.clock import timed
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
 from benchmarks.processes import run_fresh, watched
@@ -99,8 +100,6 @@ def against_peers(folder: str, num_objects: int) -> list[dict[str, Any]]:
         config = SearchConfig(k=K, top=TOP, index="flat", num_threads=1)
         return search(embedding_ND, _names(num_objects), config)
 
-    wall: dict[str, list[float]] = {name: [] for name in ("ours", "sklearn", "faiss", "flat")}
-    cpu: dict[str, list[float]] = {name: [] for name in wall}
     ways = {
         "ours": lambda: find(run_dir),
         "sklearn": by_sklearn,
@@ -108,22 +107,23 @@ def against_peers(folder: str, num_objects: int) -> list[dict[str, Any]]:
         "flat": by_flat,
     }
     find(run_dir)  # libraries are loaded and files are in memory
-    found = {name: _timed(way, wall[name], cpu[name]) for name, way in ways.items()}
+    took = {name: timed(way) for name, way in ways.items()}
+    found = {name: one.result for name, one in took.items()}
     _check_top(found["ours"], found["flat"])
     rows = []
     for name in ("sklearn", "faiss", "flat"):
         error = 0.0
         if name != "flat":
             error = _error(embedding_ND, found[name], found["flat"])
-        ratio = (np.array(wall[name]) / np.array(wall["ours"])).tolist()
+        ratio = took[name].wall_s / took["ours"].wall_s
         facts = {
-            "ours_s": wall["ours"][0],
-            "peer_s": wall[name][0],
-            "cpu_ratio": cpu[name][0] / cpu["ours"][0],
+            "ours_s": took["ours"].wall_s,
+            "peer_s": took[name].wall_s,
+            "cpu_ratio": took[name].cpu_s / took["ours"].cpu_s,
             "rescored": float(found["ours"].proof.num_rescored),
             "objects": float(num_objects),
         }
-        rows.append({**spread(ratio), "error": error, "facts": facts})
+        rows.append({**spread([ratio]), "error": error, "facts": facts})
     return rows
 
 
@@ -234,14 +234,6 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
 
 def _names(num: int) -> list[str]:
     return [f"{row:09d}" for row in range(num)]
-
-
-def _timed(way: Any, wall: list[float], cpu: list[float]) -> Any:
-    wall_s, cpu_s = time.perf_counter(), time.process_time()
-    found = way()
-    wall.append(time.perf_counter() - wall_s)
-    cpu.append(time.process_time() - cpu_s)
-    return found
 
 
 def _check_top(ours: Certified, flat: Any) -> None:

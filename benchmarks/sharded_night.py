@@ -19,18 +19,10 @@ from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.neighbors.search import SearchConfig
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn
+from benchmarks.clock import timed
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of
 from benchmarks.neighbors import ONE_THREAD
-from benchmarks.nightly import (
-    CEILING,
-    NEW_SHARE,
-    TOP,
-    begin_night,
-    check_equal,
-    make_runs,
-    plan_of,
-    timed,
-)
+from benchmarks.nightly import CEILING, NEW_SHARE, TOP, check_equal, make_runs
 from benchmarks.processes import run_fresh, watched
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
@@ -84,7 +76,9 @@ def parts_against_others(folder: str, num_objects: int, runs: int) -> list[dict[
         for way, (rank, run_dir) in ways.items():
             if way != "one":
                 shutil.rmtree(f"{run_dir}/index", ignore_errors=True)
-            timed(rank, plan_of(run_dir, SEARCH), cpu_s[way], wall_s[way])
+            took = timed(partial(rank, plan_of(run_dir, SEARCH)))
+            wall_s[way].append(took.wall_s)
+            cpu_s[way].append(took.cpu_s)
         if digest_of(one) != digest_of(parts):
             raise MeasurementError("a night in parts wrote other files than one process")
         check_equal(parts, whole)

@@ -149,16 +149,7 @@ def fit_model(
     if num_passes:
         config = FitConfig(num_passes=num_passes, batch_size=16)
         weights = run_passes(sample.path, encoder, network, config, folder).state_dict
-    finish_model(
-        sample,
-        path=str(path),
-        encoder=encoder,
-        config=network,
-        weights=weights,
-        fit={},
-        seed=0,
-        num_threads=1,
-    )
+    finish_model(sample, path=str(path), encoder=encoder, config=network, weights=weights)
     return str(path)
 
 
@@ -169,15 +160,15 @@ def decide_model(survey: str, path: str | Path, *, choice: str, attention: str) 
 
     plain, named = (f"{path}.{word}.safetensors" for word in ("plain", "named"))
     plan = QuantizePlan(
-        model_path=fit_model(survey, plain, encoder="vit-tiny"), out=named, scheme="w8a8o",
-        max_rows=32, seed=0, num_threads=1,
-    )  # fmt: skip
+        model_path=fit_model(survey, plain, encoder="vit-tiny"),
+        out=named,
+        scheme="w8a8o",
+        max_rows=32,
+    )
     quantize_model(surveys.list_shards(survey).shards, plan)
     model = load_model(named)
-    parts = {field.name: getattr(model, field.name) for field in dataclasses.fields(model)}
-    held = dataclasses.replace(parts.pop("quantized"), choice=choice, attention=attention)
-    del parts["model_id"]
-    save_model(str(path), **parts, quantized=held)
+    held = dataclasses.replace(model.quantized, choice=choice, attention=attention)
+    save_model(str(path), dataclasses.replace(model, quantized=held))
     return str(path)
 
 

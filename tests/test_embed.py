@@ -36,16 +36,7 @@ def model_path(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     sample = draw_sample(surveys.list_shards(SURVEY).shards, sample_plan(folder))
     path = str(folder / "model.safetensors")
-    finish_model(
-        sample,
-        path=path,
-        encoder="pixels",
-        config={"num_bands": 3, "size_px": 16},
-        weights=None,
-        fit={},
-        seed=0,
-        num_threads=1,
-    )
+    finish_model(sample, path=path, encoder="pixels", config={"num_bands": 3, "size_px": 16})
     return path
 
 
@@ -57,12 +48,7 @@ def sample_plan(folder, **changes):
 @pytest.fixture
 def plan(tmp_path, model_path):
     return EmbedPlan(
-        run_dir=str(tmp_path / "run"),
-        model_path=model_path,
-        session="S1",
-        batch_size=8,
-        device="cpu",
-        num_threads=1,
+        run_dir=str(tmp_path / "run"), model_path=model_path, session="S1", batch_size=8
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from astroray.actors.fit import freeze_frame
 from astroray.encoders import ENCODERS
 from astroray.encoders.pca import Pca, fit_pca
-from astroray.encoders.store import build_network, load_model, save_model
+from astroray.encoders.store import Model, build_network, load_model, save_model
 from astroray.errors import ConfigError
 from astroray.preparation import measure
 from astroray.preparation.light_curves import CurvePreparation
@@ -46,8 +46,7 @@ def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, c
         last = tuple(length - 1 for length in numbers.shape)
         numbers[last] = torch.nextafter(numbers[last], torch.tensor(torch.inf))
     dim = network.embedding_dim
-    return save_model(
-        str(path),
+    model = Model(
         encoder=encoder,
         preparation=preparation,
         network=network,
@@ -57,6 +56,7 @@ def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, c
         live_D=torch.arange(dim),
         fit=fit or {},
     )
+    return save_model(str(path), model)
 
 
 def build(encoder, num_rows, *, num_bands=2):

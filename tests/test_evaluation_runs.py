@@ -1,5 +1,6 @@
 """Evaluations from the command line to the page, on small made-up sets."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,17 +204,7 @@ def test_another_seed_or_other_objects_give_another_model(sampled, tmp_path):
 
 def shipped_model(sample: Sample, path: str, trained_on: dict) -> str:
     model = load_model(fit_model("pca", sample, seed=0, budget_s=1.0))
-    save_model(
-        path,
-        encoder="pca",
-        preparation=model.preparation,
-        network=model.network,
-        network_config=model.network_config,
-        center_D=model.center_D,
-        scale_D=model.scale_D,
-        live_D=model.live_D,
-        fit={"trained_on": trained_on},
-    )
+    save_model(path, dataclasses.replace(model, fit={"trained_on": trained_on}))
     return path
 
 

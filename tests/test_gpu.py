@@ -23,16 +23,7 @@ def model_path(tmp_path_factory):
     sample = draw_sample(surveys.list_shards(SURVEY).shards, plan)
     path = f"{folder}/model.safetensors"
     torch.manual_seed(0)
-    finish_model(
-        sample,
-        path=path,
-        encoder="cae",
-        config={"num_bands": 3, "size_px": 32},
-        weights=None,
-        fit={},
-        seed=0,
-        num_threads=1,
-    )
+    finish_model(sample, path=path, encoder="cae", config={"num_bands": 3, "size_px": 32})
     return path
 
 

@@ -178,12 +178,7 @@ def test_law_2_doing_a_shard_twice_changes_nothing(tmp_path):
     model_path = scans.fit_model(SIMULATED, tmp_path / "model.safetensors")
     shard = surveys.list_shards(SIMULATED).shards[1]
     plan = EmbedPlan(
-        run_dir=str(tmp_path / "run"),
-        model_path=model_path,
-        session="S1",
-        batch_size=8,
-        device="cpu",
-        num_threads=1,
+        run_dir=str(tmp_path / "run"), model_path=model_path, session="S1", batch_size=8
     )
     embedder = Embedder(plan)
     path = Path(ledger.embeddings_path(plan.run_dir, shard.name))

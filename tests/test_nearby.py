@@ -13,8 +13,14 @@ from astroray.search import indexing, layer_scores, night_index
 from astroray.search.nearby import open_indexed
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import (
+    begin_night,
+    in_turn,
+    make_embedded,
+    plan_of,
+    plan_search,
+    publish_shard,
+)
 from tests.test_sharded import names, strays
 
 

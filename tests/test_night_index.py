@@ -19,8 +19,7 @@ from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from astroray.similar import find_similar
 from astroray.surveys.simulated import write_survey
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import files_of, scan, shard
 from tests.test_sharded_night import CONFIG, NEW, OLD, results_at, shrink, small_parts, strays

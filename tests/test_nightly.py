@@ -19,7 +19,7 @@ from astroray.catalog import exports, pixels, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.neighbors.search import SearchConfig, search
 from astroray.nightly import parse_finish_by
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 
 Shards = Mapping[str, tuple[list[str], np.ndarray]]
 EXACT = ["object_id", "rank", "outlier_score", "neighbor_id", "neighbor_distance", "score_kind"]

@@ -17,7 +17,7 @@ from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
 from astroray.storage.leases import hold_lease
 from astroray.surveys.simulated import write_survey
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import certified, cloud, files_of, scan, shard
 

@@ -136,8 +136,6 @@ def test_names_that_are_taken_are_counted_with_the_file_that_bears_one(tmp_path)
 
 
 def test_a_night_without_new_shards_asks_for_no_workers():
-    plan = EmbedPlan(
-        run_dir="x", model_path="x", session="S1", batch_size=1, device="cpu", num_threads=1
-    )
+    plan = EmbedPlan(run_dir="x", model_path="x", session="S1", batch_size=1)
     pool = WorkerPlan(device="cpu", num_cpus=1, num_gpus=0, min_workers=1, max_workers=2)
     assert list(embed_shards([], plan, pool)) == []

@@ -140,9 +140,6 @@ def model(tmp_path, image_BCYX):
         encoder=PROGRAMS["images"],
         config=preparation.network | program.numbers((NUM_BANDS, SIZE_PX, SIZE_PX)),
         weights={"program": program.to_tensor()},
-        fit={},
-        seed=0,
-        num_threads=1,
     )
     return path
 

@@ -13,7 +13,7 @@ from astroray.cli import cli
 from astroray.encoders import ENCODERS, onnx_export
 from astroray.encoders.onnx_export import export_onnx
 from astroray.encoders.onnx_file import read_onnx
-from astroray.encoders.store import build_network, load_model, save_model
+from astroray.encoders.store import Model, build_network, load_model, save_model
 from astroray.errors import BackendError, ConfigError
 from astroray.preparation import Preparation
 from astroray.preparation.light_curves import CurvePreparation
@@ -41,8 +41,7 @@ def model_file(path, encoder):
         if tensor.is_floating_point() and not tensor.any():  # components that are not fitted
             tensor.data.normal_()
     dim = network(torch.rand(2, *shape_of(preparation))).shape[1]
-    save_model(
-        str(path),
+    model = Model(
         encoder=encoder,
         preparation=preparation,
         network=network,
@@ -52,6 +51,7 @@ def model_file(path, encoder):
         live_D=torch.arange(0, dim, 2),
         fit={},
     )
+    save_model(str(path), model)
     return str(path)
 
 
@@ -142,8 +142,7 @@ def test_what_came_as_a_program_is_not_exported_again(tmp_path):
     network = build_network("onnx", numbers)
     network.load_state_dict({"program": program.to_tensor()})
     path = str(tmp_path / "model")
-    save_model(
-        path,
+    model = Model(
         encoder="onnx",
         preparation=IMAGES,
         network=network,
@@ -153,5 +152,6 @@ def test_what_came_as_a_program_is_not_exported_again(tmp_path):
         live_D=torch.arange(6),
         fit={},
     )
+    save_model(path, model)
     with pytest.raises(ConfigError, match="came as an ONNX program"):
         export_onnx(path, out=str(tmp_path / "again.onnx"))

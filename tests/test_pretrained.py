@@ -52,16 +52,7 @@ def test_a_fit_takes_them_as_they_are_and_says_so(tmp_path):
     preparation = measure(iter([cutouts(image_BCYX)]), size_px=16)
     sample = Sample(path=str(tmp_path / "sample.npy"), preparation=preparation, num_rows=12)
     path = str(tmp_path / "model.safetensors")
-    finish_model(
-        sample,
-        path=path,
-        encoder="vit-tiny",
-        config={"num_bands": 3, "size_px": 16},
-        weights=None,
-        fit={},
-        seed=0,
-        num_threads=1,
-    )
+    finish_model(sample, path=path, encoder="vit-tiny", config={"num_bands": 3, "size_px": 16})
     said = read_model_file(path).fit["pretrained"]
     assert said == load_pretrained("vit-tiny").story
 

@@ -7,8 +7,7 @@ from astroray.execution import workers
 from astroray.neighbors import search as neighbor_search
 from astroray.neighbors.search import SearchConfig
 from astroray.search import ranking
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests.test_nightly import cloud, shard
 
 DIM = 4

@@ -21,8 +21,7 @@ from astroray.scores import drift
 from astroray.search import exact_rounds, indexing, night_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests.test_nightly import Shards, certified, cloud, files_of, scan, shard
 
 Rank = Callable[[SearchPlan], SearchOutcome]

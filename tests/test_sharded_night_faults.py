@@ -10,8 +10,7 @@ from astroray.neighbors import certificate
 from astroray.search import night_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import begin_night, plan_of, publish_shard
+from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests import scans
 from tests.deaths import die_at_each
 from tests.test_nightly import scan
@@ -23,8 +22,7 @@ IMPORTS = f"""
 from astroray.neighbors.search import SearchConfig
 from astroray.neighbors import certificate
 from astroray.search import night_index, sharded_night
-from benchmarks.embedded_runs import in_turn
-from benchmarks.nightly import plan_of
+from benchmarks.embedded_runs import in_turn, plan_of
 night_index.LEAST_ROWS = 1
 certificate.FIRST_BLOCK, certificate.LARGEST_BLOCK = 4, 8
 plan_of_search = plan_of(sys.argv[1], {CONFIG!r})

@@ -9,8 +9,7 @@ import pytest
 from astroray.catalog import read_catalog
 from astroray.search import night_index
 from astroray.search.sharded_night import rank_night_sharded
-from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
-from benchmarks.nightly import begin_night
+from benchmarks.embedded_runs import begin_night, in_turn, make_embedded, plan_search
 from tests.test_sharded import names, strays
 from tests.test_sharded_faults import files_of_index, undisturbed
 from tests.test_sharded_night import files_at

@@ -39,8 +39,8 @@ class EmbedPlan:
     session: str
     """Attempts are counted within a session, so that a killed driver accuses no shard."""
     batch_size: int
-    device: str
-    num_threads: int
+    device: str = "cpu"
+    num_threads: int = 1
     attention: AttentionName = "auto"
     quantize: QuantizeName = "auto"
     fault_plan: str = ""

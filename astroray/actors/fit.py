@@ -1,6 +1,7 @@
 """What a fit leaves: the network's closed form, the frame, the model file."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from astroray.actors.sample import Sample
 from astroray.encoders import KINDS
 from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
-from astroray.encoders.store import build_network, save_model
+from astroray.encoders.store import Model, build_network, save_model
 from astroray.preparation import Preparation
 from astroray.scores.statistics import Moments
 
@@ -26,15 +27,16 @@ def finish_model(
     path: str,
     encoder: str,
     config: Mapping[str, int],
-    weights: Mapping[str, Tensor] | None,
-    fit: Mapping[str, Any],
-    seed: int,
-    num_threads: int,
+    weights: Mapping[str, Tensor] | None = None,
+    fit: Mapping[str, Any] = MappingProxyType({}),
+    seed: int = 0,
+    num_threads: int = 1,
 ) -> str:
     """Closes the fit: fits what has a closed form, freezes the frame, publishes the model file.
 
     weights  the trained network's state; None where the encoder is not trained, or where the
              weights are those that come with astroray
+    fit      facts about the training, for the record
     Returns the model_id.
     """
     torch.set_num_threads(num_threads)
@@ -52,8 +54,7 @@ def finish_model(
         output_ND = _outputs(network, sample_NCYX)
     center_D, scale_D, live_D = freeze_frame(output_ND, standardize=KINDS[encoder].standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
-    return save_model(
-        path,
+    model = Model(
         encoder=encoder,
         preparation=sample.preparation,
         network=network,
@@ -63,6 +64,7 @@ def finish_model(
         live_D=live_D,
         fit=facts,
     )
+    return save_model(path, model)
 
 
 def freeze_frame(output_ND: Tensor, *, standardize: bool) -> tuple[Tensor, Tensor, Tensor]:

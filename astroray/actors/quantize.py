@@ -39,8 +39,8 @@ class QuantizePlan:
 
     A way is numbers and attention, decided together."""
     max_rows: int
-    seed: int
-    num_threads: int
+    seed: int = 0
+    num_threads: int = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,18 +164,8 @@ def _save(
         "layers": {name: [dataclasses.asdict(one) for one in all] for name, all in schemes.items()},
         "decision": dataclasses.asdict(decision) if decision else None,
     }
-    return save_model(
-        path,
-        encoder=model.encoder,
-        preparation=model.preparation,
-        network=model.network,
-        network_config=model.network_config,
-        center_D=model.center_D,
-        scale_D=model.scale_D,
-        live_D=model.live_D,
-        fit={**model.fit, "quantized": record},
-        quantized=quantized,
-    )
+    fit = {**model.fit, "quantized": record}
+    return save_model(path, dataclasses.replace(model, fit=fit, quantized=quantized))
 
 
 def _layers(

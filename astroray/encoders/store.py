@@ -42,7 +42,8 @@ class Model:
     """[D] int64, outputs that vary at all; the others are dropped."""
     fit: Mapping[str, Any]
     """How it was fitted: passes, seconds, loss, rows; part of the record, not of the id."""
-    model_id: str
+    model_id: str = ""
+    """That of its file; empty before it is saved."""
     quantized: Quantized | None = None
     """Its layers on fewer bits, beside the network that they come from."""
 
@@ -87,38 +88,30 @@ def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
     return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def save_model(
-    path: str,
-    *,
-    encoder: str,
-    preparation: AnyPreparation,
-    network: nn.Module,
-    network_config: Mapping[str, int],
-    center_D: Tensor,
-    scale_D: Tensor,
-    live_D: Tensor,
-    fit: Mapping[str, Any],
-    quantized: Quantized | None = None,
-) -> str:
-    """Publishes the model file, whole or absent, and returns its model_id."""
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    tensors |= {"frame.center": center_D, "frame.scale": scale_D, "frame.live": live_D}
+def save_model(path: str, model: Model) -> str:
+    """Publishes the model file, whole or absent, and returns its model_id, made of its content."""
+    tensors = {f"network.{name}": tensor for name, tensor in model.network.state_dict().items()}
+    tensors |= {
+        "frame.center": model.center_D,
+        "frame.scale": model.scale_D,
+        "frame.live": model.live_D,
+    }
     meant: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "encoder": encoder,
-        "preparation": dataclasses.asdict(preparation),
-        "network": dict(network_config),
+        "encoder": model.encoder,
+        "preparation": dataclasses.asdict(model.preparation),
+        "network": dict(model.network_config),
     }
-    if quantized is not None:
-        tensors |= quantized.tensors()
-        meant["quantized"] = quantized.meaning()
+    if model.quantized is not None:
+        tensors |= model.quantized.tensors()
+        meant["quantized"] = model.quantized.meaning()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     meaning = json.dumps(meant, sort_keys=True)
     model_id = content_id(meaning, safetensors.torch.save(tensors))
     metadata = {
         "astroray": meaning,
         "model_id": model_id,
-        "fit": json.dumps(dict(fit), sort_keys=True),
+        "fit": json.dumps(dict(model.fit), sort_keys=True),
     }
     storage.publish(path, safetensors.torch.save(tensors, metadata))
     return model_id

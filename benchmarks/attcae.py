@@ -31,7 +31,15 @@ from benchmarks import fit
 from benchmarks.clock import timed
 from benchmarks.models import make_model
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 if TYPE_CHECKING:  # the process that measures loads no torch
     from astroray.actors.sample import Sample
@@ -48,36 +56,20 @@ SLICE_ROWS = 512
 CORES = os.cpu_count() or 1
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="attcae, seconds of encode, index and query",
-        goal=600.0,
-        is_at_most=True,
+    at_most(
+        "attcae, seconds of encode, index and query",
+        600.0,
         unit="s",
         peer="the paper's 10 minutes; we aim at 120 s",
     ),
-    partial(
-        BenchRow,
-        what="raw pixels, seconds of index and query",
-        goal=120.0,
-        is_at_most=True,
-        unit="s",
-        peer="the paper's 4 hours",
-    ),
+    at_most("raw pixels, seconds of index and query", 120.0, unit="s", peer="the paper's 4 hours"),
 )
-FIT_CLAIM = partial(
-    BenchRow,
-    what="seconds a pass of the fit over bare torch steps of the same network",
-    goal=1.05,
-    is_at_most=True,
+FIT_CLAIM = at_most(
+    "seconds a pass of the fit over bare torch steps of the same network",
+    1.05,
     peer="benchmarks.fit.train_plainly, in turns in one process",
 )
-AUC_CLAIM = partial(
-    BenchRow,
-    what="passes until 95 % of the AUC after the last pass",
-    goal=None,
-    unit="passes",
-)
+AUC_CLAIM = at_least("passes until 95 % of the AUC after the last pass", None, unit="passes")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

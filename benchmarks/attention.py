@@ -27,7 +27,15 @@ from benchmarks.attention_turns import (
     take_turns,
 )
 from benchmarks.processes import attempt, why_not_native
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 TORCH = ("torch float32", "torch bfloat16")
 PEERS_IN_WORDS = {
@@ -65,18 +73,14 @@ GROWTH_HEADS = 4
 LARGEST_BLOCK_ERROR = 0.002
 """Relative to the block's result with torch in float32."""
 
-GROWTH_CLAIM = partial(
-    BenchRow,
-    what="power of N that the CPU time of bf16 VFA grows with, N=1024 to 16384, D=64",
-    goal=LARGEST_EXPONENT,
-    is_at_most=True,
+GROWTH_CLAIM = at_most(
+    "power of N that the CPU time of bf16 VFA grows with, N=1024 to 16384, D=64",
+    LARGEST_EXPONENT,
     unit="power",
 )
-MEMORY_CLAIM = partial(
-    BenchRow,
-    what="memory of a bf16 VFA call per position, N=16384 against N=4096, D=64",
-    goal=LARGEST_MEMORY_GROWTH,
-    is_at_most=True,
+MEMORY_CLAIM = at_most(
+    "memory of a bf16 VFA call per position, N=16384 against N=4096, D=64",
+    LARGEST_MEMORY_GROWTH,
     peer="the same call at N=4096",
     limit=1.0,
 )
@@ -98,7 +102,7 @@ class Claim:
         """The row without what is measured."""
         peer = PEERS_IN_WORDS[self.peers]
         clock = "CPU time of 1 thread" if threads == 1 else f"wall time of {threads} threads"
-        return partial(BenchRow, what=f"{self.what}, {clock}", goal=self.goal, peer=peer)
+        return at_least(f"{self.what}, {clock}", self.goal, peer=peer)
 
     def fields(self, turns: Turns) -> dict[str, Any]:
         """What was measured, as fields of the row. Raises MeasurementError on wrong results."""
@@ -258,9 +262,7 @@ def _fields(claim: Claim, taken: Callable[[], list[Turns]]) -> list[dict[str, An
 
 def _block_claim(length: int, dim: int) -> Callable[..., BenchRow]:
     what = f"a ViT-tiny block with bf16 VFA against torch's attention, N={length}, D={dim}"
-    return partial(
-        BenchRow, what=f"{what}, CPU time of 1 thread", goal=None, peer="the same float32 block"
-    )
+    return at_least(f"{what}, CPU time of 1 thread", None, peer="the same float32 block")
 
 
 def _time_blocks(*arguments: Any) -> Any:

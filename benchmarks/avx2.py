@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.clock import timed
 from benchmarks.neighbors import ONE_THREAD, against_faiss, against_sklearn
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
 
 AVX2 = {
     **ONE_THREAD,
@@ -84,15 +84,13 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     rows: list[BenchRow] = []
     for function, name, peer in SEARCHES:
         what = f"exact neighbors, proven, on AVX2: time of {name} over ours"
-        claim = partial(BenchRow, what=what, goal=None, peer=peer)
+        claim = at_least(what, None, peer=peer)
         rows += measured([claim], partial(_search_fields, function, 10_000 if quick else 30_000))
     for length in HEADS:
         taken = _taken(length, 5 if quick else 15)
         for precision in PRECISIONS:
             what = f"{precision} VFA on AVX2 against torch, N={length}, D=64, CPU time of 1 thread"
-            claim = partial(
-                BenchRow, what=what, goal=1.0, peer="torch's attention, float32, AVX2, 1 thread"
-            )
+            claim = at_least(what, 1.0, peer="torch's attention, float32, AVX2, 1 thread")
             rows += measured([claim], partial(_attention_rows, precision, taken))
     return rows
 

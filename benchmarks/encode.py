@@ -26,7 +26,7 @@ import numpy as np
 from astroray.execution import workers
 from astroray.surveys.simulated import write_survey
 from benchmarks.processes import attempt, run_fresh, why_not_native
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the parent shall not load torch, and OpenMP with it
     from benchmarks.encode_turns import EncodeTurns
@@ -74,7 +74,7 @@ class Claim:
         clock = {"cpu_s": "CPU time", "wall_s": "wall time"}[self.clock]
         goal = GOALS.get(self.ours) if self.peer == BEST_TORCH else None
         what = f"{ENCODER} encodes with {self.ours} against {self.peer}, {clock} of 1 thread"
-        return partial(BenchRow, what=what, goal=goal, peer=self.peer)
+        return at_least(what, goal, peer=self.peer)
 
     def fields(self, turns: "EncodeTurns") -> dict[str, Any]:
         """What was measured, as fields of the row. Raises MeasurementError on wrong results."""
@@ -121,13 +121,14 @@ def measure(quick: bool, scratch: Path, auto: str = "") -> Iterator[BenchRow]:
     for claim in claims():
         yield from measured([claim.row()], partial(_fields, claim, taken))
     claims_of_scans = [
-        partial(
-            BenchRow, goal=goal, peer=peer,
-            what=f"objects/s of the embed stage of a scan, one worker, {ENCODER} with auto "
+        at_least(
+            f"objects/s of the embed stage of a scan, one worker, {ENCODER} with auto "
             f"against the same with {peer}",
+            goal,
+            peer=peer,
         )
         for peer, goal in SCANNED.items()
-    ]  # fmt: skip
+    ]
     reason = "" if auto or not quick else "it takes minutes to decide auto; give --auto MODEL"
     measure_them = partial(measure_scans, taken, auto, reason, scratch, shards, turns)
     yield from measured(claims_of_scans, measure_them)

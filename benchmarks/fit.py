@@ -12,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from astroray import surveys
 from astroray.execution import workers
 from benchmarks.bare_loop import WORKER_NICE
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark, spread
 
 ENCODER = "attcae"
 NETWORK = {"num_bands": 3, "size_px": 64}
@@ -32,18 +31,14 @@ LEARNING_RATE = 1e-3
 LARGEST_ERROR = 1e-6
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="seconds a pass of Ray Train over a bare loop with the same heap setting",
-        goal=1.05,
-        is_at_most=True,
+    at_most(
+        "seconds a pass of Ray Train over a bare loop with the same heap setting",
+        1.05,
         peer="a bare PyTorch loop, GLIBC_TUNABLES as the training workers have it",
     ),
-    partial(
-        BenchRow,
-        what="seconds a pass of Ray Train over a bare loop as PyTorch comes",
-        goal=1.05,
-        is_at_most=True,
+    at_most(
+        "seconds a pass of Ray Train over a bare loop as PyTorch comes",
+        1.05,
         peer="a bare PyTorch loop, GLIBC_TUNABLES unset",
     ),
 )

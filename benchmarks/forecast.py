@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import timed
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark, spread
 
 METHODS = ("lora", "adapter")
 FULL, FROZEN = "full", "frozen"
@@ -23,13 +23,7 @@ LARGEST_ERROR = 1e-5
 PEER = "full fine-tuning of the same network, same batches"
 
 CLAIMS = tuple(
-    partial(
-        BenchRow,
-        what=f"CPU seconds of a step with {name} over one of full fine-tuning",
-        goal=1.0,
-        is_at_most=True,
-        peer=PEER,
-    )
+    at_most(f"CPU seconds of a step with {name} over one of full fine-tuning", 1.0, peer=PEER)
     for name in ("LoRA", "adapters")
 )
 

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,45 +19,32 @@ import numpy as np
 from astroray import ledger, surveys
 from astroray.surveys.objects import Objects
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 CARRIED = "the same listing, whose shards carry identifiers and positions"
 STACK = (
-    partial(
-        BenchRow,
-        what="stack with a table, ten times the objects: peak private memory over that before",
-        goal=1.25,
-        is_at_most=True,
+    at_most(
+        "stack with a table, ten times the objects: peak private memory over that before", 1.25
     ),
-    partial(
-        BenchRow, what="stack with a table: memory of the peer over ours", goal=4.0, peer=CARRIED
-    ),
-    partial(
-        BenchRow,
-        what="stack with a table: CPU time over that of the peer",
-        goal=1.0,
-        is_at_most=True,
-        peer=CARRIED,
-    ),
-    partial(
-        BenchRow,
-        what="stack with a table: bytes of what tasks are told, over that of the peer",
-        goal=0.05,
-        is_at_most=True,
+    at_least("stack with a table: memory of the peer over ours", 4.0, peer=CARRIED),
+    at_most("stack with a table: CPU time over that of the peer", 1.0, peer=CARRIED),
+    at_most(
+        "stack with a table: bytes of what tasks are told, over that of the peer",
+        0.05,
         peer=CARRIED,
     ),
 )
 FILES = (
-    partial(
-        BenchRow, what="a file an object: memory of the peer over ours", goal=1.0, peer=CARRIED
-    ),
-    partial(
-        BenchRow,
-        what="a file an object: CPU time over that of the peer",
-        goal=1.0,
-        is_at_most=True,
-        peer=CARRIED,
-    ),
+    at_least("a file an object: memory of the peer over ours", 1.0, peer=CARRIED),
+    at_most("a file an object: CPU time over that of the peer", 1.0, peer=CARRIED),
 )
 
 

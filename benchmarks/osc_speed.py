@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.processes import attempt, why_not_native
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 if TYPE_CHECKING:  # the parent shall not load torch, and OpenMP with it
     from benchmarks.osc_turns import Turns
@@ -64,7 +72,7 @@ class Claim:
     def row(self, threads: int) -> Callable[..., BenchRow]:
         """The row without what is measured."""
         clock = "CPU time of 1 thread" if threads == 1 else f"wall time of {threads} threads"
-        return partial(BenchRow, what=f"{self.what}, {clock}", goal=self.goal, peer=self.peer)
+        return at_least(f"{self.what}, {clock}", self.goal, peer=self.peer)
 
     def fields(self, taken: Sequence["Turns"]) -> dict[str, Any]:
         """What was measured, as fields of the row. Raises MeasurementError on wrong results."""
@@ -144,10 +152,11 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
 
 def _error_rows(layers: Callable[[], list["Turns"]]) -> Iterator[BenchRow]:
     for ours, goal in ((W8A8O, LARGEST_ERROR_RATIO), ("int8", None), (INT8, None)):
-        claim = partial(
-            BenchRow, what=f"largest error of {ours} over that of torch bfloat16, seven layers",
-            goal=goal, is_at_most=True, peer=BFLOAT16,
-        )  # fmt: skip
+        claim = at_most(
+            f"largest error of {ours} over that of torch bfloat16, seven layers",
+            goal,
+            peer=BFLOAT16,
+        )
         yield from measured([claim], partial(_error_fields, ours, layers))
 
 

@@ -45,7 +45,15 @@ from benchmarks.bare_loop import (
 )
 from benchmarks.models import make_model
 from benchmarks.processes import Fresh, run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 if TYPE_CHECKING:  # the process that measures loads neither torch nor ray
     from astroray.execution.progress import Progress
@@ -55,33 +63,22 @@ LIKE_A_WORKER = {**workers.ENVIRONMENT, "OMP_NUM_THREADS": "1"}
 LOOP = "a bare loop of one process and one thread, same reader, encoder and batches"
 
 CLAIMS = (
-    partial(BenchRow, what="objects/s of one worker over a bare loop", goal=0.95, peer=LOOP),
-    partial(BenchRow, what="objects/s of two workers over a bare loop", goal=1.8, peer=LOOP),
-    partial(
-        BenchRow,
-        what="objects/s of one worker with vit-tiny over a bare loop with it",
-        goal=0.95,
-        peer=LOOP,
-    ),
-    partial(
-        BenchRow,
-        what="peak memory of the embed stage at 4 N objects over that at N",
-        goal=1.1,
-        is_at_most=True,
+    at_least("objects/s of one worker over a bare loop", 0.95, peer=LOOP),
+    at_least("objects/s of two workers over a bare loop", 1.8, peer=LOOP),
+    at_least("objects/s of one worker with vit-tiny over a bare loop with it", 0.95, peer=LOOP),
+    at_most(
+        "peak memory of the embed stage at 4 N objects over that at N",
+        1.1,
         peer="the same scan of the first quarter of the shards",
     ),
-    partial(
-        BenchRow,
-        what="bytes read by a resume after a kill at half over bytes of the unfinished shards",
-        goal=1.05,
-        is_at_most=True,
+    at_most(
+        "bytes read by a resume after a kill at half over bytes of the unfinished shards",
+        1.05,
         peer="the size of the unfinished shards' files",
     ),
-    partial(
-        BenchRow,
-        what="seconds to one worker's first published shard, less Ray's start, over a bare loop",
-        goal=1.2,
-        is_at_most=True,
+    at_most(
+        "seconds to one worker's first published shard, less Ray's start, over a bare loop",
+        1.2,
         peer=LOOP,
     ),
 )

@@ -27,7 +27,7 @@ from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import make_embeddings
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, measured, run_benchmark
+from benchmarks.rows import BenchRow, at_least, at_most, measured, run_benchmark
 
 DIM = 64
 ROWS_A_SHARD = 10_000
@@ -38,23 +38,16 @@ SEARCH_CORE_S = 13 * 3600.0
 """Of 10^9 objects by the projection of docs/scale.md, where CPU time grows as N."""
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="plan of a search of 10^9 objects: its tasks a second over those of bare Ray tasks",
-        goal=0.5,
+    at_least(
+        "plan of a search of 10^9 objects: its tasks a second over those of bare Ray tasks",
+        0.5,
         peer="ray.remote tasks that are told nothing, as many at once, on the same nodes",
         limit=1.0,
     ),
-    partial(
-        BenchRow,
-        what="the driver's private memory at the end of the plan over that before it",
-        goal=1.5,
-        is_at_most=True,
-    ),
-    partial(
-        BenchRow,
-        what="cores on which a search of 10^9 objects takes ten times as long as its scheduling",
-        goal=100.0,
+    at_most("the driver's private memory at the end of the plan over that before it", 1.5),
+    at_least(
+        "cores on which a search of 10^9 objects takes ten times as long as its scheduling",
+        100.0,
         unit="cores",
     ),
 )

@@ -24,7 +24,15 @@ from astroray.actors.run_model import RunModel
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import fits_bytes
 from benchmarks.malformed import measure_malformed
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 SURVEY = "sim:galaxies?count=256&seed=11"
 ENCODER, SIZE_PX = "vit-small", 48
@@ -35,30 +43,25 @@ BATCH = 16
 LARGEST_ERROR = 1e-3
 CLAIMS = (
     *(
-        partial(
-            BenchRow,
-            what=f"{clients} clients: pictures a second over direct calls",
-            goal=0.5,
-            limit=1.0,
+        at_least(
+            f"{clients} clients: pictures a second over direct calls",
+            0.5,
             peer="the batched function called directly, batches of 16, 1 thread",
+            limit=1.0,
         )
         for clients in CLIENTS[1:]
     ),
-    partial(
-        BenchRow,
-        what="1 client: what an answer takes beyond the model",
-        goal=25.0,
-        is_at_most=True,
+    at_most(
+        "1 client: what an answer takes beyond the model",
+        25.0,
         unit="ms",
         peer="the function called directly with one picture",
     ),
-    partial(
-        BenchRow,
-        what="32 clients: p95 of the latency over 32 / throughput",
-        goal=2.0,
-        is_at_most=True,
-        limit=1.0,
+    at_most(
+        "32 clients: p95 of the latency over 32 / throughput",
+        2.0,
         peer="every client waits its turn",
+        limit=1.0,
     ),
 )
 KILLED = {"ModelHolder": "a model replica", "WebApp": "a web replica"}
@@ -127,12 +130,8 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     seconds = 8.0 if quick else 30.0
     uploads = _uploads(run_dir)
     for deployment, what in KILLED.items():
-        claim = partial(
-            BenchRow,
-            what=f"{what} killed under load: failed requests, wrong answers refused",
-            goal=0.5,
-            is_at_most=True,
-            unit="%",
+        claim = at_most(
+            f"{what} killed under load: failed requests, wrong answers refused", 0.5, unit="%"
         )
         kill = partial(_kill, doubled, uploads, secret, deployment, seconds=seconds)
         yield from measured([claim], kill)

@@ -7,7 +7,6 @@ hundred far off.
 """
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,15 @@ from benchmarks.clock import timed
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 K = 10
 TOP = 500
@@ -30,50 +37,32 @@ LARGEST_ERROR = 1e-5
 ROWS_A_SHARD = 10_000
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="certified top 500, 256 dimensions: time of scikit-learn brute over ours",
-        goal=10.0,
+    at_least(
+        "certified top 500, 256 dimensions: time of scikit-learn brute over ours",
+        10.0,
         peer="sklearn.neighbors.NearestNeighbors(algorithm='brute'), 1 thread",
     ),
-    partial(
-        BenchRow,
-        what="certified top 500, 256 dimensions: time of FAISS IndexFlatL2 over ours",
-        goal=3.0,
+    at_least(
+        "certified top 500, 256 dimensions: time of FAISS IndexFlatL2 over ours",
+        3.0,
         peer="faiss.IndexFlatL2, self-search, distance_compute_blas_threshold 20, 1 thread",
     ),
-    partial(
-        BenchRow,
-        what="certified top 500, 256 dimensions: time of our brute force over ours",
-        goal=1.0,
+    at_least(
+        "certified top 500, 256 dimensions: time of our brute force over ours",
+        1.0,
         peer="astroray.neighbors.search.search with index flat, 1 thread",
     ),
-    partial(
-        BenchRow,
-        what="self-join in the cells around, 64 dimensions: two workers over one",
-        goal=1.8,
+    at_least(
+        "self-join in the cells around, 64 dimensions: two workers over one",
+        1.8,
         peer="the same tasks on one Ray worker",
         limit=2.0,
     ),
-    partial(
-        BenchRow,
-        what="CPU time of a search from the smallest to the largest survey: exponent of N",
-        goal=1.3,
-        is_at_most=True,
-        unit="",
+    at_most(
+        "CPU time of a search from the smallest to the largest survey: exponent of N", 1.3, unit=""
     ),
-    partial(
-        BenchRow,
-        what="peak private memory at the largest survey over that at the smallest",
-        goal=1.5,
-        is_at_most=True,
-    ),
-    partial(
-        BenchRow,
-        what="the same while NEIGHBORS and CATALOG are written, four times the objects",
-        goal=1.25,
-        is_at_most=True,
-    ),
+    at_most("peak private memory at the largest survey over that at the smallest", 1.5),
+    at_most("the same while NEIGHBORS and CATALOG are written, four times the objects", 1.25),
 )
 
 

@@ -24,36 +24,37 @@ from benchmarks.embedded_runs import begin_night, in_turn, plan_of
 from benchmarks.neighbors import ONE_THREAD
 from benchmarks.nightly import CEILING, NEW_SHARE, TOP, check_equal, make_runs
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    at_least,
+    at_most,
+    measured,
+    run_benchmark,
+    spread,
+)
 
 SEARCH = SearchConfig(k=10, top=TOP)
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="night of +5 % in parts: CPU time of the same night in one process over its own",
-        goal=0.7,
+    at_least(
+        "night of +5 % in parts: CPU time of the same night in one process over its own",
+        0.7,
         peer="astroray.actors.night.rank_night, 1 thread",
     ),
-    partial(
-        BenchRow,
-        what="night of +5 % in parts: CPU time of a certified rescan in parts over its own",
-        goal=12.0,
-        limit=CEILING,
+    at_least(
+        "night of +5 % in parts: CPU time of a certified rescan in parts over its own",
+        12.0,
         peer="astroray.search.sharded.rank_sharded of all objects, index built anew, 1 thread",
+        limit=CEILING,
     ),
-    partial(
-        BenchRow,
-        what="night of +5 % in parts: bytes of its index over those of the reference's",
-        goal=0.06,
+    at_most(
+        "night of +5 % in parts: bytes of its index over those of the reference's",
+        0.06,
         limit=NEW_SHARE,
-        is_at_most=True,
     ),
-    partial(
-        BenchRow,
-        what="night of +5 % in parts, four times the objects: peak private memory over that before",
-        goal=1.25,
-        is_at_most=True,
+    at_most(
+        "night of +5 % in parts, four times the objects: peak private memory over that before", 1.25
     ),
 )
 

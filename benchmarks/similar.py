@@ -24,7 +24,7 @@ from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.embedded_runs import begin_night, in_turn, make_embedded, plan_search, write_shard
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
+from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark
 
 NUM_NEAREST = 20
 DIM = 64
@@ -37,42 +37,16 @@ _FLAT = "faiss.IndexFlatL2, read with IO_FLAG_MMAP_IFC, 1 thread"
 _IVF = "faiss.IndexIVFFlat, read with IO_FLAG_MMAP, fewest probes with recall .99, 1 thread"
 
 CLAIMS = (
-    partial(
-        BenchRow,
-        what="20 nearest of one object, proven: p50 of ours over FAISS flat",
-        goal=1.2, is_at_most=True, peer=_FLAT,
+    at_most("20 nearest of one object, proven: p50 of ours over FAISS flat", 1.2, peer=_FLAT),
+    at_most("20 nearest of one object, proven: p99 of ours over FAISS flat", 1.2, peer=_FLAT),
+    at_most(
+        "20 nearest of one object: p50 of ours, proven, over FAISS IVF, approximate", 1.2, peer=_IVF
     ),
-    partial(
-        BenchRow,
-        what="20 nearest of one object, proven: p99 of ours over FAISS flat",
-        goal=1.2, is_at_most=True, peer=_FLAT,
-    ),
-    partial(
-        BenchRow,
-        what="20 nearest of one object: p50 of ours, proven, over FAISS IVF, approximate",
-        goal=1.2, is_at_most=True, peer=_IVF,
-    ),
-    partial(
-        BenchRow,
-        what="`astroray similar` by object, a new process from start to end",
-        goal=3.0, is_at_most=True, unit="s",
-    ),
-    partial(
-        BenchRow,
-        what="the same of a night of +5 %, over its layers",
-        goal=3.0, is_at_most=True, unit="s",
-    ),
-    partial(
-        BenchRow,
-        what="20 nearest of one object of that night with their ranks: p50",
-        goal=100.0, is_at_most=True, unit="ms",
-    ),
-    partial(
-        BenchRow,
-        what="20 nearest in that night: peak private memory over that of the scan before it",
-        goal=1.25, is_at_most=True,
-    ),
-)  # fmt: skip
+    at_most("`astroray similar` by object, a new process from start to end", 3.0, unit="s"),
+    at_most("the same of a night of +5 %, over its layers", 3.0, unit="s"),
+    at_most("20 nearest of one object of that night with their ranks: p50", 100.0, unit="ms"),
+    at_most("20 nearest in that night: peak private memory over that of the scan before it", 1.25),
+)
 
 
 def against_faiss(folder: str, num_objects: int, num_queries: int) -> list[dict[str, Any]]:

@@ -1,17 +1,18 @@
-"""Every verb of the command line."""
+"""The command line: its group, and the verbs of a scan and its run directory."""
 
 import contextlib
-import functools
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from astroray import __version__
+from astroray.commands.evaluate import evaluate
 from astroray.commands.export import export
 from astroray.commands.flares import flares
-from astroray.commands.forecast import evaluate_flares, forecast, train_flares
 from astroray.commands.jobs import ADDRESS_HELP, cancel, submit
 from astroray.commands.label import label
 from astroray.commands.nightly import explain, nightly, prune
@@ -19,10 +20,11 @@ from astroray.commands.quantize import quantize
 from astroray.commands.report import report
 from astroray.commands.serve import serve, token
 from astroray.commands.similar import similar
-from astroray.console import show_scan, show_training
+from astroray.commands.train import train
+from astroray.console import show_scan
 from astroray.errors import BackendError, ConfigError
 from astroray.job_command import one_line_errors
-from astroray.terminal import parse_setting, status_line
+from astroray.terminal import parse_setting
 
 
 class _Group(click.Group):
@@ -58,20 +60,11 @@ def cli() -> None:
     """
 
 
-flares.add_command(forecast)
-cli.add_command(export)
-cli.add_command(flares)
-cli.add_command(label)
-cli.add_command(nightly)
-cli.add_command(explain)
-cli.add_command(prune)
-cli.add_command(quantize)
-cli.add_command(submit)
-cli.add_command(cancel)
-cli.add_command(report)
-cli.add_command(serve)
-cli.add_command(similar)
-cli.add_command(token)
+for command in [
+    cancel, evaluate, explain, export, flares, label, nightly, prune, quantize, report, serve,
+    similar, submit, token, train,
+]:  # fmt: skip
+    cli.add_command(command)
 
 
 @cli.command(short_help="Find the unusual objects of a survey.")
@@ -134,67 +127,6 @@ def scan(
     show_scan(load_config(survey, out, file, flags))
 
 
-@cli.group()
-def train() -> None:
-    """Fit a network, and write it as a model file."""
-
-
-@train.command(short_help="Train an encoder on a sample of a survey.")
-@click.argument("survey")
-@click.option("--model", required=True, metavar="NAME", help="vit-tiny, attcae, cae, ...")
-@click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
-@click.option("--passes", type=int, help="Passes over the sample at most.")
-@click.option(
-    "--budget",
-    type=float,
-    metavar="MINUTES",
-    help="Minutes of training at most.  [default: 60 where --passes is not given]",
-)
-@click.option("--train-workers", type=int, help="Training workers.  [default: 1]")
-@click.option("--rows", type=int, help="Objects drawn from SURVEY.  [default: 16384]")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="A setting of encoder or fit as in a scan, e.g. encoder.size_px=64, fit.patience=20.",
-)
-def encoder(
-    survey: str,
-    model: str,
-    out: str,
-    passes: int | None,
-    budget: float | None,
-    train_workers: int | None,
-    rows: int | None,
-    seed: int,
-    settings: tuple[str, ...],
-) -> None:
-    """Train an encoder on a sample of SURVEY; `astroray scan --encoder MODEL` uses it.
-
-    A tenth of the sample is held out, and the weights of the pass that does best on it are kept;
-    the fit ends early where that no longer improves. MODEL.fit keeps the state, so the same
-    command resumes, and loss curves for TensorBoard.
-    """
-    from astroray.fitting.train_encoder import load_training
-
-    flags = {
-        "encoder.name": model,
-        "fit.num_passes": passes,
-        "fit.budget_s": None if budget is None else 60 * budget,
-        "fit.train_workers": train_workers,
-        "max_fit_rows": rows,
-        "seed": seed,
-        "fit.seed": seed,
-        **dict(parse_setting(text) for text in settings),
-    }
-    show_training(load_training(out, survey, flags), out)
-
-
-train.add_command(train_flares)
-
-
 @cli.command()
 @click.argument("survey")
 @click.option("--out", required=True, metavar="DIR", help="Folder for shards/ and truth.parquet.")
@@ -217,8 +149,6 @@ def status(run: str, address: str | None) -> None:
 
     A name without a slash that is no folder here is taken for a submission id.
     """
-    from pathlib import Path
-
     from astroray.inspection import read_status
 
     if "/" in run or Path(run).is_dir():
@@ -283,80 +213,6 @@ def doctor() -> None:
     sys.exit(0 if healthy else 1)
 
 
-@cli.group()
-def evaluate() -> None:
-    """Measure how good encoders and forecasts are."""
-
-
-@evaluate.command(short_help="Compare encoders by the outliers they find.")
-@click.option(
-    "--protocol",
-    required=True,
-    metavar="efigi|gz2|mirabest|sim|tess|crts",
-    help="What is usual and rare.",
-)
-@click.option(
-    "--encoders",
-    required=True,
-    metavar="NAME,PATH,...",
-    help="Names of encoders, fitted here, or model files; 'rings?latent=64' is fitted with that "
-    "setting; with :w8a8o, :osc-w4a4, :bf16, ... behind it on fewer bits, beside float32. The "
-    "trivial baselines come anyway.",
-)
-@click.option("--data", metavar="DIR", help="Folder with galaxies/efigi/... (not for sim).")
-@click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
-@click.option("--k", default=10, show_default=True, help="Neighbors of each object.")
-@click.option("--scores", default="kth", show_default=True, metavar="NAME,...")
-@click.option("--budget", default=60.0, show_default=True, metavar="MINUTES")
-@click.option("--full", is_flag=True, help="sim at the published size of 17,778 objects.")
-@click.option("--contamination", type=float, help="Share of outliers.  [default: the protocol's]")
-@click.option("--out", metavar="DIR", help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]")
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
-def outliers(
-    protocol: str,
-    encoders: str,
-    data: str | None,
-    seeds: int,
-    k: int,
-    scores: str,
-    budget: float,
-    full: bool,
-    contamination: float | None,
-    out: str | None,
-    as_json: bool,
-) -> None:
-    """Compare encoders by the outliers that they find among labelled objects.
-
-    Each encoder is fitted without labels on the objects that it is judged on, outliers included,
-    as a scan does it. The same command on the same DIR resumes.
-    """
-    import json
-
-    from astroray.evaluation import EvaluationConfig, evaluate_outliers
-
-    config = EvaluationConfig(
-        protocol=protocol,
-        encoders=tuple(name.strip() for name in encoders.split(",") if name.strip()),
-        out=out or f"runs/evaluate-{protocol}",
-        data=data,
-        num_seeds=seeds,
-        k=k,
-        scores=tuple(name.strip() for name in scores.split(",") if name.strip()),
-        budget_min=budget,
-        full=full,
-        contamination=contamination,
-    )
-    with status_line() as show:
-        evaluation = evaluate_outliers(config, show=functools.partial(show, "evaluate"))
-    click.echo(evaluation.table)
-    click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
-    if as_json:
-        click.echo(json.dumps(evaluation.document, allow_nan=False))
-
-
-evaluate.add_command(evaluate_flares)
-
-
 @cli.command(
     context_settings={"ignore_unknown_options": True}, short_help="Run a benchmark of a checkout."
 )
@@ -364,9 +220,6 @@ evaluate.add_command(evaluate_flares)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, arguments: tuple[str, ...]) -> None:
     """Run the benchmark NAME of a checkout (see benchmarks/), e.g. `astroray bench scan --json`."""
-    import subprocess
-    from pathlib import Path
-
     if not Path("benchmarks", f"{name}.py").is_file():
         raise ConfigError(
             f"no benchmarks/{name}.py in this folder; run it in the root of a checkout"

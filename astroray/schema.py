@@ -176,6 +176,10 @@ LABELS = pa.schema(
 )  # fmt: skip
 """LABELS: one row an object and person, what stands of the label log."""
 
+_TIME_ZERO = column(
+    "time_zero", pa.string(), "", "zero point of the times: BKJD is BJD - 2454833, BTJD is "
+    "BJD - 2457000, MJD is JD - 2400000.5", ucd="meta.ref",
+)  # fmt: skip
 FLARE_EVENT = [
     column(
         "start", pa.float64(), "d", "time of the first cadence, TDB, in the zero point `time_zero`",
@@ -183,10 +187,7 @@ FLARE_EVENT = [
     ),
     column("peak", pa.float64(), "d", "time of the brightest cadence", ucd="time.epoch"),
     column("stop", pa.float64(), "d", "time of the last cadence", ucd="time.end"),
-    column(
-        "time_zero", pa.string(), "", "zero point of the times: BKJD is BJD - 2454833, BTJD is "
-        "BJD - 2457000, MJD is JD - 2400000.5", ucd="meta.ref",
-    ),
+    _TIME_ZERO,
     column(
         "amplitude", pa.float64(), "", "peak flux over that of the star without flare, minus 1",
         ucd="phot.flux;stat.max",
@@ -258,9 +259,7 @@ FLARE_CURVES = pa.schema(
         *_OBSERVED,
         column("first", pa.float64(), "d", "time of the first cadence", ucd="time.start"),
         column("last", pa.float64(), "d", "time of the last cadence", ucd="time.end"),
-        column(
-            "time_zero", pa.string(), "", "zero point of the times, as in FLARES", ucd="meta.ref"
-        ),
+        _TIME_ZERO,
         column(
             "sketch_low", pa.list_(pa.float32()), "", "least flux over its median, minus 1, in "
             "even bins from first to last, NaN in empty ones; null without a flare",
@@ -303,9 +302,7 @@ FORECASTS = pa.schema(
             "end", pa.float64(), "d", "moment of the forecast, the end of the window, TDB, in the "
             "zero point `time_zero`; nothing later is used", ucd="time.end",
         ),
-        column(
-            "time_zero", pa.string(), "", "zero point of the times, as in FLARES", ucd="meta.ref"
-        ),
+        _TIME_ZERO,
         column(
             "probability", pa.float64(), "", "of a flare that starts within 24 h of `end`, "
             "calibrated on stars that the model was not trained on", ucd="stat.probability",

@@ -62,9 +62,10 @@ def definitions(op, backend):
 
 
 @pytest.mark.parametrize(("op", "backend"), HOMES)
-def test_the_table_names_functions_that_exist_and_share_one_signature(op, backend):
+def test_the_table_names_functions_that_exist_and_whose_signatures_begin_alike(op, backend):
     found = definitions(op, backend)
-    assert found[dispatch.BACKENDS[op][backend].partition(":")[2]] == ARGUMENTS[op]
+    name = dispatch.BACKENDS[op][backend].partition(":")[2]
+    assert found[name][: len(ARGUMENTS[op])] == ARGUMENTS[op]
     assert found["why_not"] == ["device"]
     assert "PRECISIONS" in found
 

@@ -1,8 +1,10 @@
 """The verbs of `astroray flares`."""
 
+import functools
+
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, progress_line
+from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
 
 __all__ = ["flares"]
 
@@ -70,3 +72,34 @@ def find(
     echo_rejects(record)
     click.echo(f"flares   {out}/flares.parquet\npage     {out}/index.html")
     check_rejects(record, max_rejected, rows="light curves", result="tables are")
+
+
+@flares.command(short_help="Forecast flares within 24 h.")
+@click.argument("survey")
+@click.option("--model", required=True, metavar="MODEL", help="Of `astroray train flares`.")
+@click.option("--out", required=True, metavar="DIR", help="Folder, local or s3://.")
+def forecast(survey: str, model: str, out: str) -> None:
+    """Forecast flares within 24 h for every window of the light curves of SURVEY.
+
+    The newest window of each star ends with its last cadence. Writes forecasts.parquet,
+    rejects.parquet, forecast.json and index.html into DIR.
+    """
+    from astroray.forecast.predict import ForecastConfig, forecast_flares
+
+    config = ForecastConfig(survey=survey, model=model, out=out)
+    with status_line() as show:
+        record = forecast_flares(config, show=functools.partial(show, "forecast"))
+    click.echo(
+        f"{record.windows} forecasts of {record.stars} stars, {record.answered} of them with an "
+        f"answer ({record.flared} flared), {record.rejected} light curves rejected"
+    )
+    if record.skill:
+        click.echo(
+            f"  AUC {record.skill['auc']:.3f}, AUPRC {record.skill['auprc']:.3f}, Brier "
+            f"{record.skill['brier']:.4f} at a base rate of {record.skill['base_rate']:.1%}"
+        )
+    if record.is_worse_than_base_rate:
+        click.echo("  worse than that base rate for every window: train on more stars, or passes")
+    for reason, count in record.dropped.items():
+        click.echo(f"  left out: {count} {reason}")
+    click.echo(f"forecasts {out}/forecasts.parquet\npage      {out}/index.html")

@@ -1,5 +1,7 @@
 """The verb that finds what is like something: `astroray similar`."""
 
+import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,9 +24,6 @@ def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_js
     for a run of light curves one of those (FITS as Kepler, K2 and TESS publish it, or Parquet); the
     run's model encodes it.
     """
-    import dataclasses
-    import json
-
     from astroray.similar import find_similar
 
     found = find_similar(run_dir, query, n, bands=bands, row=row)

@@ -66,7 +66,7 @@ class EncoderKind:
     """`module:Class` below astroray.encoders; constructed with keyword numbers only."""
     fit: str
     """none: nothing to learn; pca: closed form; network: gradient descent by Ray Train."""
-    standardize: bool
+    standardize: bool = False
     """Whether the frame divides each dimension by its standard deviation."""
     size_px: int | None = None
     """Default edge of the prepared square; None: the survey's own up to 64."""
@@ -91,16 +91,15 @@ VIT_RECIPE = Recipe(
 )
 
 ENCODERS: Mapping[str, EncoderKind] = {
-    "pixels": EncoderKind(network="pixels:Pixels", fit="none", standardize=False, has_latent=False),
-    "pca": EncoderKind(network="pca:Pca", fit="pca", standardize=False),
-    "rings": EncoderKind(network="rings:Rings", fit="pca", standardize=False),
-    "rings-fine": EncoderKind(network="rings:FineRings", fit="pca", standardize=False),
+    "pixels": EncoderKind(network="pixels:Pixels", fit="none", has_latent=False),
+    "pca": EncoderKind(network="pca:Pca", fit="pca"),
+    "rings": EncoderKind(network="rings:Rings", fit="pca"),
+    "rings-fine": EncoderKind(network="rings:FineRings", fit="pca"),
     "cae": EncoderKind(network="cae:Cae", fit="network", standardize=True),
     "attcae": EncoderKind(network="attcae:AttCae", fit="network", standardize=True),
     "vit-tiny": EncoderKind(
         network="vit:VitTiny",
         fit="network",
-        standardize=False,
         recipe=VIT_RECIPE,
         has_attention=True,
         has_latent=False,
@@ -109,21 +108,15 @@ ENCODERS: Mapping[str, EncoderKind] = {
     "vit-small": EncoderKind(
         network="vit:VitSmall",
         fit="network",
-        standardize=False,
         recipe=VIT_RECIPE,
         has_attention=True,
         has_latent=False,
     ),
-    "waves": EncoderKind(
-        network="waves:Waves", fit="pca", standardize=False, modality="light_curves"
-    ),
-    "lc-pca": EncoderKind(
-        network="pca:FluxPca", fit="pca", standardize=False, modality="light_curves"
-    ),
+    "waves": EncoderKind(network="waves:Waves", fit="pca", modality="light_curves"),
+    "lc-pca": EncoderKind(network="pca:FluxPca", fit="pca", modality="light_curves"),
     "lc-tiny": EncoderKind(
         network="light_curve:LightCurveTiny",
         fit="network",
-        standardize=False,
         recipe=VIT_RECIPE,
         modality="light_curves",
         has_attention=True,
@@ -141,7 +134,6 @@ KINDS: Mapping[str, EncoderKind] = {
         name: EncoderKind(
             network="onnx_network:OnnxNetwork",
             fit="none",
-            standardize=False,
             modality=modality,
             has_latent=False,
         )

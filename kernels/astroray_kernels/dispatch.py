@@ -79,7 +79,8 @@ def select(
     """The function that runs `op`; imports the one module that holds it, with "auto" those asked.
 
     Without `need` only the device counts. A backend's function takes checked arguments, all of
-    them explicit, as `vfa.reference` describes; users call `vfa_attention`.
+    them explicit, as `vfa.reference` describes; what it takes beyond those is for tests and
+    benchmarks. Users call `vfa_attention`.
     Raises BackendError with the reason where the machine cannot run it.
     """
     name = resolved(op, device, backend, need)

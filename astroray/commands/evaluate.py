@@ -1,0 +1,136 @@
+"""The verbs of `astroray evaluate`."""
+
+import functools
+import json
+
+import click
+
+from astroray.terminal import status_line
+
+__all__ = ["evaluate"]
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure how good encoders and forecasts are."""
+
+
+@evaluate.command(short_help="Compare encoders by the outliers they find.")
+@click.option(
+    "--protocol",
+    required=True,
+    metavar="efigi|gz2|mirabest|sim|tess|crts",
+    help="What is usual and rare.",
+)
+@click.option(
+    "--encoders",
+    required=True,
+    metavar="NAME,PATH,...",
+    help="Names of encoders, fitted here, or model files; 'rings?latent=64' is fitted with that "
+    "setting; with :w8a8o, :osc-w4a4, :bf16, ... behind it on fewer bits, beside float32. The "
+    "trivial baselines come anyway.",
+)
+@click.option("--data", metavar="DIR", help="Folder with galaxies/efigi/... (not for sim).")
+@click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
+@click.option("--k", default=10, show_default=True, help="Neighbors of each object.")
+@click.option("--scores", default="kth", show_default=True, metavar="NAME,...")
+@click.option("--budget", default=60.0, show_default=True, metavar="MINUTES")
+@click.option("--full", is_flag=True, help="sim at the published size of 17,778 objects.")
+@click.option("--contamination", type=float, help="Share of outliers.  [default: the protocol's]")
+@click.option("--out", metavar="DIR", help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]")
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def outliers(
+    protocol: str,
+    encoders: str,
+    data: str | None,
+    seeds: int,
+    k: int,
+    scores: str,
+    budget: float,
+    full: bool,
+    contamination: float | None,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Compare encoders by the outliers that they find among labelled objects.
+
+    Each encoder is fitted without labels on the objects that it is judged on, outliers included,
+    as a scan does it. The same command on the same DIR resumes.
+    """
+    from astroray.evaluation import EvaluationConfig, evaluate_outliers
+
+    config = EvaluationConfig(
+        protocol=protocol,
+        encoders=tuple(name.strip() for name in encoders.split(",") if name.strip()),
+        out=out or f"runs/evaluate-{protocol}",
+        data=data,
+        num_seeds=seeds,
+        k=k,
+        scores=tuple(name.strip() for name in scores.split(",") if name.strip()),
+        budget_min=budget,
+        full=full,
+        contamination=contamination,
+    )
+    with status_line() as show:
+        evaluation = evaluate_outliers(config, show=functools.partial(show, "evaluate"))
+    click.echo(evaluation.table)
+    click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
+    if as_json:
+        click.echo(json.dumps(evaluation.document, allow_nan=False))
+
+
+@evaluate.command("flares", short_help="Compare forecasts of flares.")
+@click.option(
+    "--track",
+    default="records",
+    show_default=True,
+    metavar="records|simulated|light-curves|methods",
+    help="Flare catalogs alone, simulated light curves with and without precursors, labeled ones "
+    "of TESS and Kepler, or ways of tuning and what is left out, on few simulated ones.",
+)
+@click.option(
+    "--data", metavar="DIR", help="Folder with lightcurves/... for records and light-curves."
+)
+@click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")
+@click.option("--folds", default=5, show_default=True, help="Folds of stars.")
+@click.option(
+    "--resamples", default=1000, show_default=True, help="Resamples of stars behind an interval."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--out", metavar="DIR", help="For rows.json.  [default: runs/evaluate-flares-TRACK...]"
+)
+@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+def evaluate_flares(
+    track: str,
+    data: str | None,
+    split: str | None,
+    folds: int,
+    resamples: int,
+    seed: int,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Compare forecasts of flares within 24 h with the baselines that they have to beat.
+
+    Stars of the test are never those of the training, or else its days are later; thresholds,
+    calibration and early stop are chosen on a third part. Skills are those at the natural rate.
+    """
+    from astroray.forecast.evaluate import EvaluationConfig
+    from astroray.forecast.evaluate import evaluate_flares as evaluate
+
+    config = EvaluationConfig(
+        track=track,
+        out=out or "-".join(["runs/evaluate-flares", track, *(split or "").split()]),
+        data=data,
+        split=split,
+        num_folds=folds,
+        num_resamples=resamples,
+        seed=seed,
+    )
+    with status_line() as show:
+        evaluation = evaluate(config, show=functools.partial(show, "evaluate"))
+    click.echo(evaluation.table)
+    click.echo(f"\nrows  {config.out}/rows.json")
+    if as_json:
+        click.echo(json.dumps(evaluation.document, allow_nan=False))

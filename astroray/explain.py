@@ -19,10 +19,10 @@ from astroray.encoders import OF_BATCH
 from astroray.errors import BackendError, ConfigError, DataError, LedgerError
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
+from astroray.runs import finished_run, version_of
 from astroray.settings import from_dict
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
-from astroray.web.archive import finished_run, version_of
 
 __all__ = ["Explanation", "explain_object"]
 

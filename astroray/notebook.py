@@ -21,8 +21,9 @@ from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
+from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, progress_line
-from astroray.web.archive import draw_rows, finished_run, version_of
+from astroray.web.archive import draw_rows
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table

@@ -9,7 +9,7 @@ from pathlib import Path
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.report.page import survey_name, write_report
-from astroray.web.archive import finished_run, version_of
+from astroray.runs import finished_run, version_of
 
 __all__ = ["find_page", "open_page", "rewrite_page"]
 

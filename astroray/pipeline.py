@@ -101,7 +101,6 @@ class _Run:
         self.plan = workers.plan_workers(
             workers=config.workers,
             num_gpus=config.num_gpus,
-            num_shards=2**31,
             machines=workers.machines(),
         )
         model_id = self.given.model_id if self.given else ""

@@ -1,4 +1,4 @@
-"""What every job with a run directory does alike: its place, its logs, its listing, its end."""
+"""What every job with a run directory does alike: finds it, its logs, its listing, its end."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "count_outside", "forget_failed", "list_again", "list_early", "log_folder", "newest_version",
-    "note_failure",
+    "count_outside", "finished_run", "forget_failed", "list_again", "list_early", "log_folder",
+    "newest_version", "note_failure", "version_of",
 ]  # fmt: skip
 
 
@@ -37,6 +37,36 @@ def newest_version(folder: str, *, besides: str = "") -> str:
             references.add(str(record.night.get("reference", "")).rstrip("/"))
     last = [one for one in found if storage.absolute(one[2]).rstrip("/") not in references]
     return max(last or found)[2] if found else ""
+
+
+def finished_run(run_dir: str) -> RunRecord:
+    """The record of a scan or night, or of the newest finished one in a folder of them.
+
+    Raises ConfigError where it is not done or another run.
+    """
+    record = RunRecord.of(version_of(run_dir))
+    if record.state != "done":
+        raise ConfigError(
+            f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "
+            "command finishes it"
+        )
+    if not record.proof:
+        raise ConfigError(
+            f"{run_dir} holds a run without a search, expected the --out of a scan or night"
+        )
+    return record
+
+
+def version_of(run_dir: str) -> str:
+    """The folder itself where it holds a run, else the newest finished version in it.
+
+    Links of local folders are followed: one may be moved later.
+    """
+    if not storage.is_remote(run_dir):
+        run_dir = os.path.realpath(os.path.expanduser(run_dir))
+    if storage.exists(storage.join(run_dir, "run.json")):
+        return run_dir
+    return newest_version(run_dir) or run_dir
 
 
 def log_folder(run_dir: str) -> str:

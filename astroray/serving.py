@@ -26,11 +26,12 @@ from astroray.execution import workers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog
+from astroray.runs import finished_run, version_of
 from astroray.settings import from_dict
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.app import address_of, build_app
-from astroray.web.archive import Archive, finished_run, version_of
+from astroray.web.archive import Archive
 from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router

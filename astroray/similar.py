@@ -12,8 +12,9 @@ from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
+from astroray.runs import finished_run, version_of
 from astroray.search.nearby import open_indexed
-from astroray.web.archive import Archive, finished_run, version_of
+from astroray.web.archive import Archive
 from astroray.web.rows import Rows
 
 __all__ = ["Similar", "find_similar"]

@@ -30,7 +30,7 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
         _export_model(run, out, overwrite)
     else:
         from astroray.catalog.exports import export_catalog
-        from astroray.web.archive import finished_run, version_of
+        from astroray.runs import finished_run, version_of
 
         finished_run(run)
         num_rows = export_catalog(version_of(run), format=kind, out=out, overwrite=overwrite)

@@ -41,9 +41,9 @@ def serve(
     of flares in uploaded light curves. RUN_DIR may be a link: when
     it is moved to another finished run, or the run is scanned again, the new one is served.
     """
+    from astroray.runs import finished_run
     from astroray.settings import load_settings
     from astroray.terminal import parse_setting
-    from astroray.web.archive import finished_run
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 

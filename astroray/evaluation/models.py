@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from astroray import storage
+from astroray import allowance, storage
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import Sample, load_sample, network_config, publish_sample
 from astroray.encoders import (
@@ -49,7 +49,7 @@ FIT_BATCH = 32
 """Images a step: the published 128 would leave a sample of 600 objects five steps a pass."""
 SHORTEST_S = 1e-3
 ENCODE_BATCH = 32
-NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+NUM_THREADS = allowance.num_cores()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -60,14 +60,15 @@ def plan_workers(
     *,
     workers: str,
     num_gpus: float | None,
-    num_shards: int,
     machines: Sequence[Mapping[str, float]],
+    num_shards: int | None = None,
 ) -> WorkerPlan:
     """A plan that the cluster can place at once.
 
     workers    auto, N, or MIN..MAX
     num_gpus   GPUs a worker, fractions too; None: one each where the cluster has any, else none
     machines   CPU and GPU of each; a worker lies on one of them, and a fraction on one GPU
+    num_shards of which more workers are of no use; None: not known yet
 
     Raises ConfigError where the plan does not fit, since Ray would wait for ever.
     """
@@ -87,7 +88,7 @@ def plan_workers(
             f"workers is {workers}, but only {room} fit: each needs {CPUS_PER_WORKER} CPUs and "
             f"{gpus_each:g} GPUs of {has}; Ray would wait for ever"
         )
-    limit = max(1, num_shards)
+    limit = high if num_shards is None else max(1, num_shards)
     return WorkerPlan(
         min_workers=min(low, limit),
         max_workers=min(high, limit),

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,7 +18,7 @@ import ray.train
 import ray.train.torch
 import torch
 
-from astroray import faults, storage
+from astroray import allowance, faults, storage
 from astroray.encoders.recipe import Recipe
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
 from astroray.execution import workers
@@ -202,7 +201,7 @@ def _work_or_refuse(
 def find_place() -> tuple[int, int, int]:
     """Rank, number of workers and threads of the training worker that this process is."""
     context = ray.train.get_context()
-    threads = max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size())
+    threads = max(1, allowance.num_cores() // context.get_local_world_size())
     return context.get_world_rank(), context.get_world_size(), threads
 
 
@@ -219,14 +218,14 @@ def _explain(error: ray.train.TrainingFailedError, what: str) -> AstrorayError:
 
 def _train_in_worker(config: dict[str, Plan]) -> None:
     """What Ray Train runs in each training worker."""
-    context, plan = ray.train.get_context(), config["plan"]
+    plan = config["plan"]
     faults.arm(plan.fault_plan)
-    num_cores = len(os.sched_getaffinity(0))
+    rank, num_workers, threads = find_place()
     place = Place(
-        rank=context.get_world_rank(),
-        num_workers=context.get_world_size(),
+        rank=rank,
+        num_workers=num_workers,
         device=ray.train.torch.get_device(),
-        threads=max(1, num_cores // context.get_local_world_size()),
+        threads=threads,
         wrap=ray.train.torch.prepare_model,
         report=functools.partial(_publish_progress, plan.folder),
     )

@@ -82,14 +82,6 @@ class TrainConfig:
         return f"{storage.absolute(self.out)}.fit"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WorkerPlan:
-    """What every training worker is told."""
-
-    config: TrainConfig
-    folder: str
-
-
 def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict[str, Any]:
     """Trains a forecaster on a survey of light curves and writes it; returns its facts.
 
@@ -120,9 +112,7 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
             workers.remotely(_gather, num_cpus=1)(shards, path, config.seed)
             show("starting Ray Train")
             _fit_by_ray(config, show)
-            return workers.remotely(_finish, num_cpus=1)(
-                dataclasses.replace(config, out=config.folder.removesuffix(".fit"))
-            )
+            return workers.remotely(_finish, num_cpus=1)(config)
 
 
 def flare_shards(survey: str) -> list[Shard]:
@@ -201,7 +191,7 @@ def _fit_by_ray(config: TrainConfig, show: Show) -> None:
     check_placement(config.train_workers)
     train_in_workers(
         work_in_worker,
-        WorkerPlan(config=config, folder=config.folder),
+        config,
         num_workers=config.train_workers,
         use_gpu=False,
         folder=config.folder,
@@ -210,30 +200,30 @@ def _fit_by_ray(config: TrainConfig, show: Show) -> None:
     )
 
 
-def work_in_worker(config: dict[str, WorkerPlan]) -> None:
+def work_in_worker(told: dict[str, TrainConfig]) -> None:
     """One training worker's share of the fit, from the newest state on."""
     import torch
 
     from astroray.fitting.training import find_place
     from astroray.forecast.fit import Crew, FitState, fit_forecaster
 
-    plan = config["plan"]
+    config = told["plan"]
     rank, num_workers, threads = find_place()
     torch.set_num_threads(threads)
-    windows = read_windows(storage.join(plan.folder, WINDOWS))
-    part_W = deal_stars(windows, plan.config.seed)
+    windows = read_windows(storage.join(config.folder, WINDOWS))
+    part_W = deal_stars(windows, config.seed)
 
     def show(text: str) -> None:
         if rank == 0:
-            storage.publish(storage.join(plan.folder, PROGRESS), text.encode())
+            storage.publish(storage.join(config.folder, PROGRESS), text.encode())
 
     fit_forecaster(
         windows.take(np.flatnonzero(part_W > 1)),
         windows.take(np.flatnonzero(part_W == 0)),
-        fit_plan(plan.config),
-        state=FitState.load(plan.folder),
+        fit_plan(config),
+        state=FitState.load(config.folder),
         crew=Crew(rank=rank, num_workers=num_workers),
-        keep=lambda state: state.save(plan.folder),
+        keep=lambda state: state.save(config.folder),
         show=show,
     )
 

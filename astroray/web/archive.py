@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import logging
 import math
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -16,21 +15,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, sky, storage, surveys
+from astroray import ledger, sky, surveys
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
-from astroray.errors import ConfigError, DataError, LedgerError
-from astroray.ledger import RunRecord
+from astroray.errors import DataError, LedgerError
 from astroray.neighbors.lookup import nearest_of
 from astroray.report.curve_pictures import render_curve
 from astroray.report.thumbnails import render_thumbnail
-from astroray.runs import newest_version
+from astroray.runs import finished_run, version_of
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Shard
 from astroray.web.picture_store import PictureStore
 
-__all__ = ["Archive", "Nearest", "draw_rows", "finished_run", "version_of"]
+__all__ = ["Archive", "Nearest", "draw_rows"]
 
 _log = logging.getLogger("astroray.web")
 
@@ -56,36 +54,6 @@ class _Sheet(NamedTuple):
     size_px: int
     band: str
     aspect: int
-
-
-def finished_run(run_dir: str) -> RunRecord:
-    """The record of a scan or night, or of the newest finished one in a folder of them.
-
-    Raises ConfigError where it is not done or another run.
-    """
-    record = RunRecord.of(version_of(run_dir))
-    if record.state != "done":
-        raise ConfigError(
-            f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "
-            "command finishes it"
-        )
-    if not record.proof:
-        raise ConfigError(
-            f"{run_dir} holds a run without a search, expected the --out of a scan or night"
-        )
-    return record
-
-
-def version_of(run_dir: str) -> str:
-    """The folder itself where it holds a run, else the newest finished version in it.
-
-    Links of local folders are followed: one may be moved later.
-    """
-    if not storage.is_remote(run_dir):
-        run_dir = os.path.realpath(os.path.expanduser(run_dir))
-    if storage.exists(storage.join(run_dir, "run.json")):
-        return run_dir
-    return newest_version(run_dir) or run_dir
 
 
 class Archive:

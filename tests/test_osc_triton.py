@@ -1,14 +1,4 @@
-"""Quantized layers on Triton without a GPU: interpreted for numbers, compiled for machine code.
-
-Triton decides when a kernel is decorated whether it is interpreted or compiled, so the interpreter
-runs in a child process that starts with TRITON_INTERPRET=1.
-"""
-
-import concurrent.futures
-import importlib.util
-import multiprocessing
-import os
-import warnings
+"""Quantized layers on Triton without a GPU: interpreted for numbers, compiled for machine code."""
 
 import pytest
 import torch
@@ -23,29 +13,15 @@ from astroray_kernels import (
 )
 from astroray_kernels.osc import _triton, _triton_compile
 from astroray_kernels.osc.formats import FORMATS
+from tests.triton_interpreter import compiled_only, interpreter, needs_triton
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("triton") is None, reason="triton is not installed"
-    ),
-]
-compiled_only = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET", "0") == "1",
-    reason="TRITON_INTERPRET=1 is set, so this process cannot compile",
-)
+pytestmark = needs_triton
 EXPECTED_MMA = {
     ("int8", 80): "IMMA", ("int8", 90): "IGMMA", ("int8", 100): "UTCIMMA",
     ("int4_g32", 80): "IMMA", ("mxfp4", 100): "UTCOMMA", ("nvfp4", 100): "UTCOMMA",
     ("nvfp4", 80): "HMMA", ("nvfp4", 90): "HGMMA",
 }  # fmt: skip
 """The matrix instruction of whole numbers, and on sm_100 of 4-bit floats with their scales."""
-
-
-def _start_interpreter():
-    os.environ["TRITON_INTERPRET"] = "1"  # of the child alone, before it imports triton
-    torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where overflow is what is tested
 
 
 def _differences(name, dtype, num_in, num_out, num_outliers):
@@ -95,10 +71,9 @@ def _mlp_error(name):
 
 
 @pytest.fixture(scope="module")
-def interpreter():
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, context, _start_interpreter) as pool:
-        yield pool
+def child():
+    with interpreter() as call:
+        yield call
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -107,22 +82,19 @@ def interpreter():
     [(torch.float32, (256, 40, 8)), (torch.float16, (384, 5, 33)), (torch.float32, (128, 33, 0))],
     ids=str,
 )
-def test_the_interpreter_gives_the_bits_and_numbers_of_the_reference(
-    interpreter, name, dtype, shape
-):
-    assert interpreter.submit(_differences, name, dtype, *shape).result() == ""
+def test_the_interpreter_gives_the_bits_and_numbers_of_the_reference(child, name, dtype, shape):
+    assert child(_differences, name, dtype, *shape) == ""
 
 
 @pytest.mark.parametrize("num_in", [1, 3, 100])
-def test_any_number_of_channels_will_do_for_int8(interpreter, num_in):
-    found = interpreter.submit(_differences, "int8", torch.float32, num_in, 9, 1).result()
-    assert found == ""
+def test_any_number_of_channels_will_do_for_int8(child, num_in):
+    assert child(_differences, "int8", torch.float32, num_in, 9, 1) == ""
 
 
 @pytest.mark.parametrize("name", ["int8", "mxfp4", "nvfp4"])
-def test_norms_and_second_layers_are_near_the_reference(interpreter, name):
+def test_norms_and_second_layers_are_near_the_reference(child, name):
     # sums of torch's norm have another order, so that a code next to a tie may be its neighbor's
-    assert interpreter.submit(_mlp_error, name).result() < (0.002 if name == "int8" else 0.02)
+    assert child(_mlp_error, name) < (0.002 if name == "int8" else 0.02)
 
 
 @compiled_only

@@ -1,19 +1,9 @@
-"""VFA on Triton without a GPU: numbers by Triton's interpreter, machine code by its compiler.
+"""VFA on Triton without a GPU: numbers by Triton's interpreter, machine code by its compiler."""
 
-Triton decides when a kernel is decorated whether it is interpreted or compiled, so one process can
-hold only one of the two. The compiler runs here; the interpreter runs in a child process that
-lives as long as the file's tests and starts with TRITON_INTERPRET=1.
-"""
-
-import concurrent.futures
 import functools
-import importlib.util
 import io
 import json
 import math
-import multiprocessing
-import os
-import warnings
 
 import pytest
 import torch
@@ -24,24 +14,10 @@ from astroray_kernels.dispatch import BackendError
 from astroray_kernels.vfa import _triton, _triton_compile
 from astroray_kernels.vfa.reference import vfa_attention as reference
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
+from tests.triton_interpreter import compiled_only, interpreter, needs_triton
 
-pytestmark = [
-    pytest.mark.skipif(
-        importlib.util.find_spec("triton") is None, reason="triton is not installed"
-    ),
-]
-compiled_only = pytest.mark.skipif(
-    os.environ.get("TRITON_INTERPRET", "0") == "1",
-    reason="TRITON_INTERPRET=1 is set, so this process cannot compile",
-)
+pytestmark = needs_triton
 DEFAULTS = {"mask_BN": None, "precision": "bf16", "skip": None, "estimate": "auto"}
-
-
-def _start_interpreter():
-    os.environ["TRITON_INTERPRET"] = "1"  # of the child alone, before it imports triton
-    torch.use_deterministic_algorithms(True)  # torch.empty is filled with NaN
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, where overflow is what is tested
 
 
 def _packed(value):
@@ -59,11 +35,8 @@ def _interpret(packed):
 
 @pytest.fixture(scope="module")
 def child():
-    """Runs functions of this file in a process where Triton interprets."""
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(1, context, _start_interpreter)
-    with pool:
-        yield lambda function, *arguments: pool.submit(function, *arguments).result()
+    with interpreter() as call:
+        yield call
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0
 
-.PHONY: scan test check lint types sanitize soak soak-nodes clean
+.PHONY: scan test check lint types sanitize soak soak-nodes clean help
 
 scan: $(VENV)/installed  ## scan the Hubble Deep Field and write runs/hdf/report/index.html
 	$(BIN)/astroray scan hdf --out runs/hdf
@@ -22,7 +22,7 @@ test: $(VENV)/installed-dev lint  ## everything that CI runs
 	  --dist loadgroup --no-loadscope-reorder; tests=$$?; \
 	  wait $$types; types=$$?; cat "$$said"; rm "$$said"; exit $$((tests ? tests : types))
 
-check: lint types
+check: lint types  ## format, lint, types and imports, without the tests
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check $(SOURCES)
@@ -59,5 +59,8 @@ $(VENV)/installed $(VENV)/installed-dev: pyproject.toml constraints.txt $(NATIVE
 	$(BIN)/python -m compileall -qq -j 0 -x '/tests?/|/transformers/models/' $(VENV)/lib || true
 	touch $(VENV)/installed $@
 
-clean:
+clean:  ## take away the environment and what was built
 	rm -rf $(VENV) build *.egg-info kernels/astroray_kernels/*.so
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-12s%s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -112,8 +112,9 @@ def _few_objects(config: "ScanConfig", num_objects: int) -> str:
 
 def _page_of(out: str) -> str:
     from astroray import storage
+    from astroray.run_files import report_file
 
-    page = storage.join(out, "report", "index.html")
+    page = report_file(out)
     return page if storage.exists(page) else "could not be drawn; the log says why"
 
 

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from astroray import faults, schema, storage
 from astroray.errors import ConfigError, LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
+from astroray.run_files import listing_file, record_file
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.object_files import moved
@@ -76,7 +77,7 @@ class RunRecord:
     def publish(self, run_dir: str) -> None:
         """Writes `run.json`, whole or absent."""
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        storage.publish(storage.join(run_dir, "run.json"), text.encode() + b"\n")
+        storage.publish(record_file(run_dir), text.encode() + b"\n")
 
     @classmethod
     def of(cls, run_dir: str, *, expected: str = "scan or night") -> "RunRecord":
@@ -91,7 +92,7 @@ class RunRecord:
     @classmethod
     def load(cls, run_dir: str) -> "RunRecord | None":
         """The record of a run directory; None without one, LedgerError where it is damaged."""
-        if not storage.exists(path := storage.join(run_dir, "run.json")):
+        if not storage.exists(path := record_file(run_dir)):
             return None
         try:
             return cls(**json.loads(storage.read_bytes(path)))
@@ -193,7 +194,7 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
             "num_rows": pa.array([shard.num_rows for shard in shards], pa.int64()),
         }
     )
-    publish_table(storage.join(run_dir, "ledger", "shards.parquet"), table)
+    publish_table(listing_file(run_dir), table)
 
 
 def read_listing(run_dir: str) -> list[Shard]:
@@ -217,7 +218,7 @@ def listed_names(run_dir: str) -> list[str]:
 
 
 def _read_listed(run_dir: str, columns: Sequence[str] | None = None) -> pa.Table:
-    path = storage.join(run_dir, "ledger", "shards.parquet")
+    path = listing_file(run_dir)
     return _read_table(path, columns) if storage.exists(path) else pa.table({"name": []})
 
 

@@ -21,6 +21,7 @@ from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
 from astroray.ledger import RunRecord
+from astroray.run_files import model_file
 from astroray.runs import newest_version
 from astroray.settings import from_dict
 
@@ -203,7 +204,7 @@ def _scan_config(config: NightConfig, reference: RunRecord) -> ScanConfig:
     search = before.search
     if config.top is not None:
         search = dataclasses.replace(search, top=config.top)
-    model = storage.join(config.reference, "model", "model.safetensors")
+    model = model_file(config.reference)
     rejected = before.max_rejected if config.max_rejected is None else config.max_rejected
     located = load_config(config.survey, config.out, None, {})  # makes a local path absolute
     return dataclasses.replace(

@@ -21,6 +21,7 @@ from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
+from astroray.run_files import report_file
 from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, progress_line
 from astroray.web.archive import draw_rows
@@ -55,7 +56,7 @@ class Run:
     @property
     def report(self) -> str:
         """Where its page is."""
-        return storage.join(self.path, "report", "index.html")
+        return report_file(self.path)
 
     @functools.cached_property
     def table(self) -> pa.Table:

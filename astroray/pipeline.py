@@ -28,6 +28,7 @@ from astroray.neighbors.search import check_faiss
 from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
+from astroray.run_files import model_file
 from astroray.search.ranking import rank_run
 from astroray.settings import to_dict
 from astroray.storage.leases import Lease, hold_lease
@@ -77,7 +78,7 @@ class _Run:
         self.show = show
         self.night = night
         self.out = config.out
-        self.model_path = storage.join(config.out, "model", "model.safetensors")
+        self.model_path = model_file(config.out)
         name = config.encoder.name
         self.given = read_model_file(name) if config.encoder.is_fitted else None
         self.early: list[Shard] | None = None

@@ -12,6 +12,7 @@ from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.ledger import RunRecord
 from astroray.receipts import done_shards
+from astroray.run_files import listing_file, model_file, record_file
 from astroray.storage.leases import Lease
 from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard
@@ -64,7 +65,7 @@ def version_of(run_dir: str) -> str:
     """
     if not storage.is_remote(run_dir):
         run_dir = os.path.realpath(os.path.expanduser(run_dir))
-    if storage.exists(storage.join(run_dir, "run.json")):
+    if storage.exists(record_file(run_dir)):
         return run_dir
     return newest_version(run_dir) or run_dir
 
@@ -88,7 +89,7 @@ def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
     """
     if is_onnx_file(encoder) and not storage.exists(encoder):
         raise ConfigError(f"{encoder} is missing; give the path of an ONNX file")
-    if storage.exists(storage.join(run_dir, "ledger", "shards.parquet")):
+    if storage.exists(listing_file(run_dir)):
         return None
     folder = ledger.objects_folder(run_dir)
     shards = list(surveys.list_shards(survey, objects_folder=folder).shards)
@@ -121,11 +122,10 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
     old = RunRecord.load(run_dir)
     if old is None or old.state != "failed" or old.fingerprint == fresh.fingerprint or old.night:
         return
-    model = storage.join(run_dir, "model")
-    if storage.exists(storage.join(model, "model.safetensors")) or done_shards(run_dir):
+    if storage.exists(model_file(run_dir)) or done_shards(run_dir):
         return
-    storage.delete(storage.join(model, "fit", "sample.json"))
-    storage.delete(storage.join(run_dir, "ledger", "shards.parquet"))
+    storage.delete(storage.join(run_dir, "model", "fit", "sample.json"))
+    storage.delete(listing_file(run_dir))
     fresh.publish(run_dir)
 
 

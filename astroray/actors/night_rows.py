@@ -26,6 +26,7 @@ from astroray.catalog.changes import change_list
 from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors
 from astroray.report.thumbnails import read_thumbnails
+from astroray.run_files import changes_file
 from astroray.scores import drift, outliers
 from astroray.scores.outliers import Unique
 from astroray.surveys.shards import Reject
@@ -85,7 +86,7 @@ def publish_night(plan: SearchPlan, versions: Sequence[str], searched: Searched)
     faults.reach("search.found")
     seen, suspect_of = _look(searched)
     changes = change_list(searched.before, _listed(plan, searched), suspect_of)
-    ledger.publish_table(storage.join(plan.run_dir, "changes.parquet"), changes)
+    ledger.publish_table(changes_file(plan.run_dir), changes)
     further = _further(searched, _gaussian(plan))
     publish_rows(plan, searched.table, searched.found, further, searched.names_of)
     return _outcome(plan, versions, searched, changes, seen)

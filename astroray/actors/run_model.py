@@ -3,10 +3,10 @@
 import dataclasses
 from typing import TYPE_CHECKING, cast
 
-from astroray import storage
 from astroray.encoders import PLAIN_ATTENTION, AttentionName, QuantizeName
 from astroray.errors import BackendError, ConfigError, LedgerError
 from astroray.ledger import RunRecord
+from astroray.run_files import model_file
 
 if TYPE_CHECKING:
     from astroray.actors.encode import BatchEncoder
@@ -86,7 +86,7 @@ def model_of_run(run_dir: str, record: RunRecord) -> RunModel:
     attention = record.backends.get("attention", asked).split()
     name = "vfa-int8-qk" if attention[-1] == "int8_qk" else attention[0]
     return RunModel(
-        path=storage.join(run_dir, "model", "model.safetensors"),
+        path=model_file(run_dir),
         model_id=str(record.model["model_id"]),
         quantize=cast(QuantizeName, numbers),
         attention=cast(AttentionName, name),

@@ -17,6 +17,7 @@ from astroray import storage
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError, FileError
 from astroray.preparation.modalities import MODALITIES, AnyPreparation
+from astroray.run_files import model_file
 from astroray.surveys.shards import ModalityName
 
 __all__ = [
@@ -217,7 +218,7 @@ def _read_file(path: str) -> bytes:
     try:
         return storage.read_bytes(path)
     except FileError:
-        of_run = storage.join(path, "model", "model.safetensors")
+        of_run = model_file(path)
         if not storage.exists(of_run):
             raise
         return storage.read_bytes(of_run)

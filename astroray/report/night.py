@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from astroray import ledger, storage
+from astroray.run_files import changes_file, model_file
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["list_commands", "read_change_of", "read_changes"]
@@ -55,7 +56,7 @@ def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str
     if record.night:
         return _commands_of_night(run_dir, record)
     out, survey = shlex.quote(run_dir), shlex.quote(record.survey)
-    model = shlex.quote(storage.join(run_dir, "model", "model.safetensors"))
+    model = shlex.quote(model_file(run_dir))
     scan = f"astroray scan {survey} --out NEW_FOLDER --encoder {model}{_flags(record.config)}"
     night = (
         "Add what is new in the survey, and see what changes",
@@ -105,7 +106,7 @@ def _labelling(out: str) -> tuple[str, str]:
 
 
 def _table(run_dir: str) -> pa.Table:
-    path = storage.join(run_dir, "changes.parquet")
+    path = changes_file(run_dir)
     if not storage.exists(path):
         return pa.table({})
     return read_parquet(storage.read_bytes(path))

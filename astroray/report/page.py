@@ -21,6 +21,7 @@ from astroray.report.map import layouts, map_data, missing_layouts, place_object
 from astroray.report.rows import ReportRows, num_top, read_rows, read_top
 from astroray.report.script import render_script
 from astroray.report.thumbnails import read_thumbnails
+from astroray.run_files import report_file
 from astroray.templates import load_template
 
 _log = logging.getLogger("astroray.report")
@@ -89,7 +90,7 @@ def write_report(run_dir: str) -> str:
             f"no run record in {run_dir}: run.json is not there, expected a run directory; "
             "give the folder that was named with --out"
         )
-    path = storage.join(run_dir, "report", "index.html")
+    path = report_file(run_dir)
     storage.publish(path, _render(run_dir, record).encode())
     return path
 
@@ -118,7 +119,7 @@ def add_report(run_dir: str) -> None:
 
 
 def _drop_report(run_dir: str) -> None:
-    storage.delete(storage.join(run_dir, "report", "index.html"))
+    storage.delete(report_file(run_dir))
 
 
 def _render(run_dir: str, record: ledger.RunRecord) -> str:

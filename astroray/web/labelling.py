@@ -24,6 +24,7 @@ from astroray.labelling.label_queue import Next, next_objects
 from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
 from astroray.report.page import FLAG_WORDS, survey_name
 from astroray.report.script import script_at_desk
+from astroray.run_files import report_file
 from astroray.templates import load_template
 from astroray.web.archive import Archive
 from astroray.web.security import Token, cookie_name, needs, secret_of
@@ -310,7 +311,7 @@ class _Desk:
 
     @property
     def _report_path(self) -> str:
-        return storage.join(self.archive.run_dir, "report", "index.html")
+        return report_file(self.archive.run_dir)
 
     @functools.cached_property
     def _bands(self) -> list[str]:

@@ -1,0 +1,30 @@
+"""Where the files of a run directory lie that several modules name."""
+
+from astroray import storage
+
+__all__ = ["changes_file", "listing_file", "model_file", "record_file", "report_file"]
+
+
+def record_file(run_dir: str) -> str:
+    """The run record; whoever finds it holds a run."""
+    return storage.join(run_dir, "run.json")
+
+
+def listing_file(run_dir: str) -> str:
+    """The shards as they were listed."""
+    return storage.join(run_dir, "ledger", "shards.parquet")
+
+
+def model_file(run_dir: str) -> str:
+    """The model that embedded the survey."""
+    return storage.join(run_dir, "model", "model.safetensors")
+
+
+def changes_file(run_dir: str) -> str:
+    """What entered, left and moved in a night."""
+    return storage.join(run_dir, "changes.parquet")
+
+
+def report_file(run_dir: str) -> str:
+    """The page of a scan or night."""
+    return storage.join(run_dir, "report", "index.html")

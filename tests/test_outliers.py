@@ -6,6 +6,7 @@ from astroray import schema, scores
 from astroray.errors import SchemaError
 from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.scores import outliers
+from astroray.scores.gaussian import Gaussian
 from astroray.scores.outliers import drop_duplicates
 
 
@@ -29,7 +30,7 @@ def make_embedding(num: int, seed: int = 1) -> np.ndarray:
 
 
 def further_scores(embedding_ND: np.ndarray, found: Neighbors) -> dict[str, np.ndarray]:
-    return scores.further_scores(embedding_ND, found, scores.Gaussian.of(embedding_ND))
+    return scores.further_scores(embedding_ND, found, Gaussian.of(embedding_ND))
 
 
 def catalog_table(objects: pa.Table, found: Neighbors, *, model_id: str) -> pa.Table:

@@ -9,7 +9,8 @@ import pytest
 from astroray import scores
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.neighbors.search import Neighbors, SearchConfig, search
-from astroray.scores import LARGEST_GAUSSIAN, SCORES, Gaussian, score_objects
+from astroray.scores import SCORES, score_objects
+from astroray.scores.gaussian import LARGEST_GAUSSIAN, Gaussian
 
 ORDERLESS = sorted(set(SCORES) - {"forest"})
 

@@ -20,7 +20,7 @@ from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import parts
 from astroray.neighbors.partitions import Partition, open_batches, open_some, write_batches
 from astroray.neighbors.twins import without_itself
-from astroray.scores import LARGEST_GAUSSIAN, Gaussian
+from astroray.scores.gaussian import LARGEST_GAUSSIAN, Gaussian, squares_from
 from astroray.scores.statistics import Moments
 
 NUMBERS_AT_ONCE = 2**23
@@ -170,7 +170,7 @@ def measure_moments(plan: JoinPlan, number: int) -> Moments:
 def measure_squares(plan: JoinPlan, number: int, mean_D: np.ndarray) -> np.ndarray:
     """Squared distances from the mean of a partition's embeddings, an object at a time."""
     return np.concatenate(
-        [scores.squares_from(mean_D, vector_BD) for vector_BD in _embeddings(plan, number)]
+        [squares_from(mean_D, vector_BD) for vector_BD in _embeddings(plan, number)]
     )
 
 

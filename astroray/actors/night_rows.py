@@ -28,6 +28,7 @@ from astroray.neighbors.search import Neighbors
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import changes_file
 from astroray.scores import drift, outliers
+from astroray.scores.gaussian import Gaussian
 from astroray.scores.outliers import Unique
 from astroray.surveys.shards import Reject
 
@@ -145,13 +146,13 @@ def _listed(plan: SearchPlan, searched: Searched) -> pa.Table:
     )
 
 
-def _gaussian(plan: SearchPlan) -> scores.Gaussian | None:
+def _gaussian(plan: SearchPlan) -> Gaussian | None:
     """What the first reference measured Mahalanobis distances by."""
     path = storage.join(plan.run_dir, GAUSSIAN_PATH)
-    return scores.Gaussian.from_bytes(storage.read_bytes(path)) if storage.exists(path) else None
+    return Gaussian.from_bytes(storage.read_bytes(path)) if storage.exists(path) else None
 
 
-def _further(searched: Searched, gaussian: scores.Gaussian | None) -> dict[str, np.ndarray]:
+def _further(searched: Searched, gaussian: Gaussian | None) -> dict[str, np.ndarray]:
     """Further scores of all that were searched, by column, [M]; some rows at a time."""
     found = searched.found
     some = [

@@ -18,6 +18,7 @@ from astroray.neighbors.candidates import why_products
 from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.receipts import Receipt, read_receipts
 from astroray.scores import outliers
+from astroray.scores.gaussian import Gaussian
 
 GAUSSIAN_PATH = "model/gaussian.safetensors"
 """Mean and covariance of the survey, by which the nights after it measure."""
@@ -79,7 +80,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
         memory_bytes=provenance.machine()["memory_bytes"],
     )
     faults.reach("search.found")
-    gaussian = scores.Gaussian.of(embedding_ND)
+    gaussian = Gaussian.of(embedding_ND)
     publish_gaussian(plan.run_dir, gaussian)
     further = scores.further_scores(embedding_ND, found, gaussian)
     publish_rows(plan, objects, found, further)
@@ -93,7 +94,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     return outcome_of(plan, found, counts=counts, wanted=wanted)
 
 
-def publish_gaussian(run_dir: str, gaussian: scores.Gaussian | None) -> None:
+def publish_gaussian(run_dir: str, gaussian: Gaussian | None) -> None:
     """Keeps what Mahalanobis distances are measured by: nights measure by it too."""
     if gaussian:
         storage.publish(storage.join(run_dir, GAUSSIAN_PATH), gaussian.to_bytes())

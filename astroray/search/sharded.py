@@ -22,7 +22,7 @@ from astroray.neighbors.certificate import Certified, certify_top, score_of
 from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import Partition, open_batches
 from astroray.neighbors.twins import without_itself
-from astroray.scores import LARGEST_GAUSSIAN
+from astroray.scores.gaussian import LARGEST_GAUSSIAN
 from astroray.scores.statistics import Moments
 from astroray.search.exact_rounds import ExactLists, Places, write_columns
 from astroray.search.indexing import build_index

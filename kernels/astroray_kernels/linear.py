@@ -95,7 +95,7 @@ def _function(
     for packed in layers:
         need = Need(precision=packed.format, dtype=x_MK.dtype)
         function = select(op, x_MK.device, backend, need)
-    return cast(Callable[..., Any], function)
+    return function
 
 
 def _tokens(op: str, x: Tensor, packed: PackedWeights, norm: Norm | None) -> Tensor:

@@ -385,7 +385,7 @@ def test_what_is_drawn_around_on_the_served_map_comes_next_and_its_labels_color_
             await page.value('location.assign("/ui/report")')
             await page.until('document.getElementById("map-canvas")?.dataset.view')
             assert await page.value(color) == "said-interest"
-            await page.until(f'{legend}.includes("4 interesting")')
+            await page.until(f'{legend}.includes("5 follow up\\n1")')
             return first, before, gone, await page.value(legend)
 
     first, before, gone, legend = asyncio.run(use())

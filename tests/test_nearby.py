@@ -149,7 +149,7 @@ def test_a_night_is_searched_over_its_layers_and_is_what_a_whole_reading_finds(
         outcome = rank(plan_of(run_dir, config))
     record = ledger.RunRecord(
         survey="made", fingerprint="f", config={}, created="2026", state="done", night={"n": 2},
-        proof=outcome.proof, backends=outcome.backends, model={"model_id": "m"},
+        proof=outcome.proof, backends=outcome.backends, model={"model_id": "m0"},
     )  # fmt: skip
     run = open_indexed(folders[2], record)
     assert run.num_objects == 270

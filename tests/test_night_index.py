@@ -129,7 +129,7 @@ def test_an_index_of_other_embeddings_or_another_model_is_not_used(ref, tmp_path
     good = path.read_text()
     for old, new, word in (
         ('"num_duplicates": 0', '"num_duplicates": 1', "of 241 embeddings, expected 240"),
-        ('"model_id": "m"', '"model_id": "other"', "of model other, expected m"),
+        ('"model_id": "m0"', '"model_id": "other"', "of model other, expected m0"),
     ):
         assert old in good
         path.write_text(good.replace(old, new))

@@ -26,10 +26,10 @@ from astroray.templates import load_template
 
 _log = logging.getLogger("astroray.report")
 
-_PLAIN_NAMES = frozenset(
-    "catalog cutouts data files fits image images jpg light_curves lightcurves png shards stamps "
-    "tiles".split()
-)
+_PLAIN_NAMES = frozenset([
+    "catalog", "cutouts", "data", "files", "fits", "image", "images", "jpg", "light_curves",
+    "lightcurves", "png", "shards", "stamps", "tiles",
+])  # fmt: skip
 """Folders in any survey, whose name says nothing of it."""
 MAX_NEIGHBORS = 5
 MAX_RANDOM = 400

@@ -331,7 +331,7 @@ def _one_kind(
     if len(found) != 1:
         raise ConfigError(
             f"{location} has {count_kinds(paths) or 'no light curves'}, expected one kind of "
-            f"{', '.join(_KINDS)}; name one by a glob: 'folder/*.fits?format=light_curves'"
+            f"{', '.join(_KINDS)}; name one kind with a glob: 'folder/*.fits?format=light_curves'"
         )
     return next(iter(found.items()))
 

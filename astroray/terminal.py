@@ -1,5 +1,6 @@
 """What a person sees of long work: a line that changes while it runs, and what was rejected."""
 
+import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -61,8 +62,6 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
     Dates and times of day, which YAML makes dates and minutes of, stay text.
     """
-    import datetime
-
     import yaml
 
     key, mark, value = text.partition("=")

@@ -1,6 +1,8 @@
 """The verbs that hand a job to a running cluster and take it back."""
 
 import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
 import click
 
@@ -37,9 +39,6 @@ def submit(
     The settings are checked here first. The same submission again starts nothing while it runs or
     once it has succeeded; after a failure it is the next attempt, which resumes.
     """
-    from datetime import UTC, datetime
-    from pathlib import Path
-
     from astroray.job_command import read_job
     from astroray.submission import Job, JobServer
 

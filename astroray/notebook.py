@@ -24,7 +24,7 @@ from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
 from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, progress_line
-from astroray.web.archive import draw_rows
+from astroray.web.archive import Archive, draw_rows
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table
@@ -135,8 +135,6 @@ class Run:
 
     def embeddings(self) -> np.ndarray:
         """[N, D] float32, in the order of the table: row i is the object of rank i + 1."""
-        from astroray.web.archive import Archive
-
         return Archive(self.path).embedding_ND
 
     def labels(self) -> "pandas.DataFrame":

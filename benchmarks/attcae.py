@@ -28,18 +28,11 @@ from astroray import surveys
 from astroray.config import BATCH_SIZES
 from astroray.execution import workers
 from benchmarks import fit
+from benchmarks.claims import at_least, at_most
 from benchmarks.clock import timed
 from benchmarks.models import make_model
 from benchmarks.processes import run_fresh
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the process that measures loads no torch
     from astroray.actors.sample import Sample

@@ -26,16 +26,9 @@ from benchmarks.attention_turns import (
     memory_of_call,
     take_turns,
 )
+from benchmarks.claims import at_least, at_most
 from benchmarks.processes import attempt, why_not_native
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 TORCH = ("torch float32", "torch bfloat16")
 PEERS_IN_WORDS = {

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.neighbors import ONE_THREAD, against_faiss, against_sklearn
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 AVX2 = {
     **ONE_THREAD,

@@ -25,8 +25,9 @@ import numpy as np
 
 from astroray.execution import workers
 from astroray.surveys.simulated import write_survey
+from benchmarks.claims import at_least
 from benchmarks.processes import attempt, run_fresh, why_not_native
-from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the parent shall not load torch, and OpenMP with it
     from benchmarks.encode_turns import EncodeTurns

@@ -20,8 +20,9 @@ import numpy as np
 from astroray import surveys
 from astroray.execution import workers
 from benchmarks.bare_loop import WORKER_NICE
+from benchmarks.claims import at_most
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 ENCODER = "attcae"
 NETWORK = {"num_bands": 3, "size_px": 64}

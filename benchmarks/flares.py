@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from astroray.execution import workers
+from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 NUM_CADENCES, CADENCE_D, FIRST_DAY = 19_000, 2 / 1440, 1325.3
 FLARES_A_STAR = 12

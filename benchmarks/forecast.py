@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims import at_most
 from benchmarks.clock import timed
-from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 METHODS = ("lora", "adapter")
 FULL, FROZEN = "full", "frozen"

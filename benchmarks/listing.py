@@ -18,16 +18,9 @@ import numpy as np
 
 from astroray import ledger, surveys
 from astroray.surveys.objects import Objects
+from benchmarks.claims import at_least, at_most
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 CARRIED = "the same listing, whose shards carry identifiers and positions"
 STACK = (

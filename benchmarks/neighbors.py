@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from astroray.neighbors.search import Neighbors, SearchConfig, search
+from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 K = 10
 TOP = 100

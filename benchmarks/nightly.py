@@ -19,11 +19,12 @@ from astroray.actors.night import rank_night
 from astroray.actors.search import rank_survey
 from astroray.catalog import versions
 from astroray.neighbors.search import SearchConfig
+from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, MeasurementError, at_least, measured, run_benchmark, spread
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 DIM = 64
 TOP = 100

@@ -16,16 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from benchmarks.claims import at_least, at_most
 from benchmarks.processes import attempt, why_not_native
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the parent shall not load torch, and OpenMP with it
     from benchmarks.osc_turns import Turns

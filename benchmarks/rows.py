@@ -12,16 +12,13 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from astroray import provenance
 
-__all__ = [
-    "BenchRow", "MeasurementError", "at_least", "at_most", "measured", "run_benchmark", "spread",
-]  # fmt: skip
+__all__ = ["BenchRow", "MeasurementError", "measured", "run_benchmark", "spread"]
 
 PEER_PACKAGES = ("scikit-learn",)
 """Peers that no result of a run depends on, so that a run record does not name them."""
@@ -79,20 +76,6 @@ class BenchRow:
         if not self.reason:
             del values["reason"]
         return {name: _rounded(value) for name, value in values.items()}
-
-
-def at_least(
-    what: str, goal: float | None, *, unit: str = "x", peer: str = "", limit: float | None = None
-) -> Callable[..., BenchRow]:
-    """The row of what `measured` adds, ok from `goal` up; the fields are those of BenchRow."""
-    return partial(BenchRow, what=what, goal=goal, unit=unit, peer=peer, limit=limit)
-
-
-def at_most(
-    what: str, goal: float | None, *, unit: str = "x", peer: str = "", limit: float | None = None
-) -> Callable[..., BenchRow]:
-    """The same, ok up to `goal`, as of times and memory."""
-    return partial(at_least(what, goal, unit=unit, peer=peer, limit=limit), is_at_most=True)
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

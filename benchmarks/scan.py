@@ -43,17 +43,10 @@ from benchmarks.bare_loop import (
     start_ray,
     steady_per_s,
 )
+from benchmarks.claims import at_least, at_most
 from benchmarks.models import make_model
 from benchmarks.processes import Fresh, run_fresh
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 if TYPE_CHECKING:  # the process that measures loads neither torch nor ray
     from astroray.execution.progress import Progress

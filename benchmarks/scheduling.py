@@ -24,10 +24,11 @@ from astroray.receipts import Receipt
 from astroray.search import indexing, stages
 from astroray.search.exact_rounds import TASKS_A_ROUND
 from astroray.search.sharded import rank_sharded
+from benchmarks.claims import at_least, at_most
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import make_embeddings
 from benchmarks.processes import run_fresh
-from benchmarks.rows import BenchRow, at_least, at_most, measured, run_benchmark
+from benchmarks.rows import BenchRow, measured, run_benchmark
 
 DIM = 64
 ROWS_A_SHARD = 10_000

@@ -23,16 +23,9 @@ from astroray import surveys
 from astroray.actors.run_model import RunModel
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import fits_bytes
+from benchmarks.claims import at_least, at_most
 from benchmarks.malformed import measure_malformed
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
 ENCODER, SIZE_PX = "vit-small", 48

@@ -17,19 +17,12 @@ from astroray.neighbors.certificate import Certified
 from astroray.neighbors.search import SearchConfig, search
 from astroray.report.rows import read_rows, read_top
 from astroray.search.sharded import ShardedSearch
+from benchmarks.claims import at_least, at_most
 from benchmarks.clock import timed
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 from benchmarks.neighbors import BLAS_THRESHOLD, ONE_THREAD, distances_to_others, make_embeddings
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 K = 10
 TOP = 500

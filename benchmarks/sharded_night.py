@@ -19,20 +19,13 @@ from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.neighbors.search import SearchConfig
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
+from benchmarks.claims import at_least, at_most
 from benchmarks.clock import timed
 from benchmarks.embedded_runs import begin_night, in_turn, plan_of
 from benchmarks.neighbors import ONE_THREAD
 from benchmarks.nightly import CEILING, NEW_SHARE, TOP, check_equal, make_runs
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import (
-    BenchRow,
-    MeasurementError,
-    at_least,
-    at_most,
-    measured,
-    run_benchmark,
-    spread,
-)
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SEARCH = SearchConfig(k=10, top=TOP)
 

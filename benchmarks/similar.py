@@ -21,10 +21,11 @@ from astroray.actors.search import SearchOutcome
 from astroray.search.nearby import IndexedRun, open_indexed
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
+from benchmarks.claims import at_most
 from benchmarks.embedded_runs import begin_night, in_turn, make_embedded, plan_search, write_shard
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh, watched
-from benchmarks.rows import BenchRow, MeasurementError, at_most, measured, run_benchmark
+from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 
 NUM_NEAREST = 20
 DIM = 64

@@ -154,12 +154,12 @@ def status(run: str, address: str | None) -> None:
     if "/" in run or Path(run).is_dir():
         found = read_status(run)
     else:
-        from astroray.submission import JobServer
+        from astroray.submission import JobServer, is_address_given
 
         try:
             found = JobServer(address).describe(run)
-        except BackendError as error:
-            raise BackendError(
+        except BackendError as error:  # it is the name that is wrong where no cluster was meant
+            raise (BackendError if is_address_given(address) else ConfigError)(
                 f"{run} is no folder here, and as a submission id it cannot be looked up: {error}"
             ) from None
     for name, value in found.items():

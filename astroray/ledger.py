@@ -254,9 +254,11 @@ def check_unchanged(
         return
     before = next(set(shard.inputs) for shard in known if shard.name == stale[0])
     file = next(file for file in changed[stale[0]].inputs if file not in before)
+    noun = "shard has" if len(stale) == 1 else "shards have"
     raise LedgerError(
-        f"{len(stale)} finished shards have other files than when they were read, first "
-        f"{stale[0]} ({file.path}); restore the files, or scan into another --out"
+        f"{len(stale)} finished {noun} other files than when they were read, first "
+        f"{stale[0]} ({file.path}); restore the files with their times "
+        "(cp -p, rsync -a), or scan into another --out"
     )
 
 

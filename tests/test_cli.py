@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from astroray import __version__
 from astroray.cli import cli
+from astroray.errors import BackendError
 from astroray.ledger import RunRecord
 
 
@@ -215,8 +216,16 @@ def test_a_sound_run_that_did_not_end_is_not_called_done(tmp_path):
     assert "the run is failed, not done" in result.output
 
 
+def no_cluster(address):
+    raise BackendError("no Ray cluster answers")
+
+
 def test_a_status_of_no_folder_says_so_before_it_speaks_of_a_cluster(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    result = run("status", "nihgt-1", "--address", "http://127.0.0.1:1")
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    result = run("status", "nihgt-1")
     assert result.exit_code == 1
     assert "nihgt-1 is no folder here, and as a submission id" in result.output
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("astroray.submission.JobServer", no_cluster)
+    assert run("status", "nihgt-1").exit_code == 2

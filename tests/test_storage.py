@@ -120,6 +120,16 @@ def test_a_copy_holds_a_piece_at_a_time_and_is_whole_or_absent(tmp_path, monkeyp
     assert everything_in(tmp_path / "copy") == ["a"]
 
 
+def test_a_pipe_in_a_listed_folder_is_no_file_and_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"1")
+    listed = [storage.list_files(str(tmp_path)), storage.list_files(f"{tmp_path}/*.jpg")]
+    assert [[file.path for file in files] for files in listed] == 2 * [[str(tmp_path / "b.jpg")]]
+    with pytest.raises(FileError, match="a device, a pipe or a socket, expected a file"):
+        storage.describe(str(tmp_path / "a.jpg"))
+
+
 def test_a_new_file_never_replaces_one(tmp_path):
     path = str(tmp_path / "lock")
     assert storage.publish_new(path, b"first") is True

@@ -26,7 +26,7 @@ from astroray import faults
 from astroray.errors import ConfigError, FileError, StorageError
 from astroray.storage import object_store
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
-from astroray.storage.disk_listing import find_files, is_hidden, mode_of, walk
+from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
 from astroray.storage.meter import METER
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -98,10 +98,12 @@ def list_files(location: str) -> list[InputFile]:
 
 
 def _describe_found(path: str) -> InputFile | None:
-    """A local file that a listing found; None where it has gone since, as when it is renamed."""
+    """A local file that a listing found; None where it has gone since, or is a pipe or socket."""
     try:
         return describe(path)
     except FileError:
+        if is_special(mode_of(path)):
+            return None
         if os.path.islink(path):
             advice = "restore what it leads to, or remove the link"
             raise FileError(f"{path} is a link that leads nowhere; {advice}") from None
@@ -117,6 +119,8 @@ def describe(path: str) -> InputFile:
         return InputFile(path=path, size_bytes=size_bytes, version=version)
     with reading(path):
         found = os.stat(path)
+    if is_special(found.st_mode):
+        raise FileError(f"{path} is a device, a pipe or a socket, expected a file; name another")
     return _described(path, found)
 
 
@@ -328,7 +332,7 @@ def _temporary_file(path: str, *, mode: int) -> Iterator[tuple[BinaryIO, str]]:
     """
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")
-    if (there := mode_of(path)) and not (stat.S_ISREG(there) or stat.S_ISDIR(there)):
+    if is_special(mode_of(path)):
         raise StorageError(f"cannot write {path}: it is a device or a pipe; choose another --out")
     with writing(path):
         _make_folder(folder)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from astroray.errors import FileError
 from astroray.storage.disk_errors import looking, reading
 
-__all__ = ["find_files", "is_hidden", "mode_of", "walk"]
+__all__ = ["find_files", "is_hidden", "is_special", "mode_of", "walk"]
 
 
 def find_files(location: str) -> list[str]:
@@ -31,6 +31,11 @@ def mode_of(path: str) -> int:
     with looking(path):
         return os.stat(path).st_mode
     return 0
+
+
+def is_special(mode: int) -> bool:
+    """Whether it is a device, a pipe or a socket, which to open may wait for ever."""
+    return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def walk(folder: str) -> Iterator[tuple[str, list[str]]]:

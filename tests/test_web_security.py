@@ -130,6 +130,8 @@ class Client:
             if not chunks:
                 await asyncio.sleep(3600)
             part = chunks.pop(0)
+            if part is None:
+                return {"type": "http.disconnect"}
             return {"type": "http.request", "body": part, "more_body": part is not body[-1]}
 
         async def send(message):
@@ -170,6 +172,15 @@ def test_every_answer_carries_the_security_headers(tokens, audit, key):
         assert headers.items() >= {**guard._HEADERS, "x-run": "r1"}.items()
         assert not any(name.startswith("access-control") for name in headers)
         assert len(headers["x-astroray-request"]) == 16
+
+
+def test_half_of_a_body_is_not_handed_on(tokens, audit, key):
+    status, _, body = Client(tokens, audit).ask(authorization=key, body=(b"half", None))
+    assert (status, json.loads(body)["detail"]) == (
+        400,
+        "the client left before its body was whole",
+    )
+    assert audit.tail(1)[0]["status"] == 400
 
 
 @pytest.mark.parametrize(

@@ -68,10 +68,13 @@ for command in [
 
 
 @cli.command(short_help="Find the unusual objects of a survey.")
-@click.argument("survey", default="hdf")
-@click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
+@click.argument("survey", type=click.Path(), default="hdf")
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="DIR", help="Run directory, local or s3://."
+)
 @click.option(
     "--encoder",
+    type=click.Path(),
     metavar="NAME|PATH",
     help="rings (default for images), waves (for light curves), vit-tiny, ..., a model file, "
     "an earlier run, or a network of your own, mine.onnx.",
@@ -87,7 +90,13 @@ for command in [
     type=float,
     help="Share of rows or shards that may be rejected before the exit code is 1.  [default: 0.01]",
 )
-@click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(),
+    metavar="FILE",
+    help="YAML file of settings; flags go first.",
+)
 @click.option(
     "--set",
     "settings",
@@ -128,8 +137,14 @@ def scan(
 
 
 @cli.command()
-@click.argument("survey")
-@click.option("--out", required=True, metavar="DIR", help="Folder for shards/ and truth.parquet.")
+@click.argument("survey", type=click.Path())
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder for shards/ and truth.parquet.",
+)
 def simulate(survey: str, out: str) -> None:
     """Write a simulated survey to disk as shards.
 
@@ -142,7 +157,7 @@ def simulate(survey: str, out: str) -> None:
 
 
 @cli.command(short_help="Say how far a run or a submitted job is.")
-@click.argument("run", metavar="RUN_DIR|SUBMISSION_ID")
+@click.argument("run", type=click.Path(), metavar="RUN_DIR|SUBMISSION_ID")
 @click.option("--address", metavar="URL", help=ADDRESS_HELP)
 def status(run: str, address: str | None) -> None:
     """Say how far a run is, from its ledger, or a job that was submitted, from its cluster.
@@ -167,7 +182,7 @@ def status(run: str, address: str | None) -> None:
 
 
 @cli.command(short_help="Check a run: what it counts, checksums, schema.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=click.Path())
 @click.option(
     "--repair",
     is_flag=True,
@@ -189,7 +204,7 @@ def verify(run_dir: str, repair: bool) -> None:
 
 
 @cli.command("retry-rejects", short_help="Redo shards whose rejects may pass now.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=click.Path())
 def retry_rejects(run_dir: str) -> None:
     """Redo the shards of RUN_DIR with rejects whose cause may have gone, then the catalog."""
     from astroray.inspection import reopen_rejected

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from astroray import __version__
@@ -29,6 +30,17 @@ def test_what_a_verb_does_is_said_whole_in_one_line(group):
     for line in listed:
         assert line.endswith("."), line
         assert not line.endswith("..."), line
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [(["report"], "file"), (["scan"], "file"), (["scan", "a", "--out"], "file"), ([], "plain")],
+)
+def test_tab_completes_verbs_and_paths(words, kind):
+    found = ShellComplete(cli, {}, "astroray", "_ASTRORAY_COMPLETE").get_completions(words, "st")
+    assert {(item.value, item.type) for item in found} == {
+        ("status" if kind == "plain" else "st", kind)
+    }
 
 
 def test_version_is_the_package_s():

@@ -30,14 +30,21 @@ def evaluate() -> None:
     "setting; with :w8a8o, :osc-w4a4, :bf16, ... behind it on fewer bits, beside float32. The "
     "trivial baselines come anyway.",
 )
-@click.option("--data", metavar="DIR", help="Folder with galaxies/efigi/... (not for sim).")
+@click.option(
+    "--data", type=click.Path(), metavar="DIR", help="Folder with galaxies/efigi/... (not for sim)."
+)
 @click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
 @click.option("--k", default=10, show_default=True, help="Neighbors of each object.")
 @click.option("--scores", default="kth", show_default=True, metavar="NAME,...")
 @click.option("--budget", default=60.0, show_default=True, metavar="MINUTES")
 @click.option("--full", is_flag=True, help="sim at the published size of 17,778 objects.")
 @click.option("--contamination", type=float, help="Share of outliers.  [default: the protocol's]")
-@click.option("--out", metavar="DIR", help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]")
+@click.option(
+    "--out",
+    type=click.Path(),
+    metavar="DIR",
+    help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]",
+)
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def outliers(
     protocol: str,
@@ -89,7 +96,10 @@ def outliers(
     "of TESS and Kepler, or ways of tuning and what is left out, on few simulated ones.",
 )
 @click.option(
-    "--data", metavar="DIR", help="Folder with lightcurves/... for records and light-curves."
+    "--data",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder with lightcurves/... for records and light-curves.",
 )
 @click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")
 @click.option("--folds", default=5, show_default=True, help="Folds of stars.")
@@ -98,7 +108,10 @@ def outliers(
 )
 @click.option("--seed", default=0, show_default=True)
 @click.option(
-    "--out", metavar="DIR", help="For rows.json.  [default: runs/evaluate-flares-TRACK...]"
+    "--out",
+    type=click.Path(),
+    metavar="DIR",
+    help="For rows.json.  [default: runs/evaluate-flares-TRACK...]",
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def evaluate_flares(

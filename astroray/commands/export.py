@@ -8,10 +8,10 @@ __all__ = ["export"]
 
 
 @click.command(short_help="Write the catalog as one file for other programs.")
-@click.argument("run")
+@click.argument("run", type=click.Path())
 @click.option("--format", "kind", type=click.Choice(["votable", "fits", "csv", "onnx"]))
 @click.option("--self-contained", is_flag=True, help="A run directory with all it refers to.")
-@click.option("--out", required=True, metavar="FILE|DIR")
+@click.option("--out", required=True, type=click.Path(), metavar="FILE|DIR")
 @click.option("--overwrite", is_flag=True)
 def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
     """Write the catalog of the directory RUN as one file for other programs.

@@ -15,8 +15,10 @@ def flares() -> None:
 
 
 @flares.command(short_help="Find flares, with energies and completeness.")
-@click.argument("survey")
-@click.option("--out", required=True, metavar="DIR", help="Run directory, local or s3://.")
+@click.argument("survey", type=click.Path())
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="DIR", help="Run directory, local or s3://."
+)
 @click.option("--sigma", default=3.0, show_default=True, help="Height of a flare's points.")
 @click.option(
     "--injections",
@@ -75,9 +77,13 @@ def find(
 
 
 @flares.command(short_help="Forecast flares within 24 h.")
-@click.argument("survey")
-@click.option("--model", required=True, metavar="MODEL", help="Of `astroray train flares`.")
-@click.option("--out", required=True, metavar="DIR", help="Folder, local or s3://.")
+@click.argument("survey", type=click.Path())
+@click.option(
+    "--model", required=True, type=click.Path(), metavar="MODEL", help="Of `astroray train flares`."
+)
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="DIR", help="Folder, local or s3://."
+)
 def forecast(survey: str, model: str, out: str) -> None:
     """Forecast flares within 24 h for every window of the light curves of SURVEY.
 

@@ -9,7 +9,7 @@ __all__ = ["label"]
 
 
 @click.command(short_help="Open a page to say what objects are.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=click.Path())
 @click.option(
     "--user",
     "users",
@@ -20,7 +20,13 @@ __all__ = ["label"]
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, help="[default: one that is free]")
-@click.option("--export", "table", metavar="FILE", help="Write the labels as a table, and end.")
+@click.option(
+    "--export",
+    "table",
+    type=click.Path(),
+    metavar="FILE",
+    help="Write the labels as a table, and end.",
+)
 @click.option(
     "--format",
     "kind",

@@ -7,8 +7,12 @@ __all__ = ["explain", "nightly", "prune"]
 
 @click.command(short_help="Add last night's files, and prove the list again.")
 @click.option("--survey", required=True, metavar="URI", help="The same with more files, or those.")
-@click.option("--reference", required=True, metavar="RUN", help="A finished scan or night.")
-@click.option("--out", required=True, metavar="DIR", help="Run directory of this night.")
+@click.option(
+    "--reference", required=True, type=click.Path(), metavar="RUN", help="A finished scan or night."
+)
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="DIR", help="Run directory of this night."
+)
 @click.option("--finish-by", metavar="HH:MM", help="When the catalog has to stand, local time.")
 @click.option("--top", type=int, help="Length of the certified list.  [default: the reference's]")
 @click.option("--workers", default="auto", show_default=True, metavar="auto|N|MIN..MAX")
@@ -36,7 +40,7 @@ def nightly(
 
 
 @click.command(short_help="Trace one object, and score it once more.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=click.Path())
 @click.argument("object_id")
 def explain(run_dir: str, object_id: str) -> None:
     """Trace OBJECT_ID of the scan or night in RUN_DIR to its file, and compute its score again.
@@ -53,9 +57,13 @@ def explain(run_dir: str, object_id: str) -> None:
 
 
 @click.command(short_help="Delete what a newer version does not need.")
-@click.argument("old")
+@click.argument("old", type=click.Path())
 @click.option(
-    "--keep", required=True, metavar="RUN", help="The newer version that must stay whole."
+    "--keep",
+    required=True,
+    type=click.Path(),
+    metavar="RUN",
+    help="The newer version that must stay whole.",
 )
 @click.option("--yes", is_flag=True, help="Delete; without it they are only shown.")
 def prune(old: str, keep: str, yes: bool) -> None:

@@ -10,9 +10,15 @@ SCHEMES = ("auto", "w8a8", "w8a8o", "osc-w4a4", "osc-mxfp4", "osc-nvfp4")
 
 
 @click.command(short_help="Put a model on 8 or 4 bits where that is faster.")
-@click.argument("model")
+@click.argument("model", type=click.Path())
 @click.option("--observe", required=True, metavar="SURVEY", help="Objects to measure ranges on.")
-@click.option("--out", required=True, metavar="MODEL", help="New model file, local or s3://.")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(),
+    metavar="MODEL",
+    help="New model file, local or s3://.",
+)
 @click.option(
     "--scheme",
     type=click.Choice(SCHEMES),

@@ -6,7 +6,7 @@ __all__ = ["report"]
 
 
 @click.command(short_help="Open the page of a result in the browser.")
-@click.argument("result", metavar="RUN_DIR|MODEL")
+@click.argument("result", type=click.Path(), metavar="RUN_DIR|MODEL")
 @click.option(
     "--again",
     is_flag=True,

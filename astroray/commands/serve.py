@@ -11,14 +11,28 @@ TOKENS = "~/.config/astroray/tokens.json"
 
 
 @click.command(short_help="Answer questions about a run over HTTP.")
-@click.argument("run_dir")
+@click.argument("run_dir", type=click.Path())
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=int, help="[default: 8000]")
 @click.option(
-    "--flares", metavar="MODEL", help="Model file of `astroray train flares` to forecast by."
+    "--flares",
+    type=click.Path(),
+    metavar="MODEL",
+    help="Model file of `astroray train flares` to forecast by.",
 )
-@click.option("--tokens", metavar="FILE", help=f"File of hashed tokens.  [default: {TOKENS}]")
-@click.option("--config", "file", metavar="FILE", help="YAML file of settings; flags go first.")
+@click.option(
+    "--tokens",
+    type=click.Path(),
+    metavar="FILE",
+    help=f"File of hashed tokens.  [default: {TOKENS}]",
+)
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(),
+    metavar="FILE",
+    help="YAML file of settings; flags go first.",
+)
 @click.option(
     "--set",
     "settings",
@@ -76,7 +90,9 @@ def token() -> None:
     """Issue, list and revoke the tokens that requests carry."""
 
 
-_FILE = click.option("--tokens", default=TOKENS, show_default=True, metavar="FILE")
+_FILE = click.option(
+    "--tokens", default=TOKENS, show_default=True, type=click.Path(), metavar="FILE"
+)
 
 
 @token.command(short_help="Issue a token and print it, once.")

@@ -11,8 +11,8 @@ __all__ = ["similar"]
 
 
 @click.command(short_help="List what is nearest to an object or a file.")
-@click.argument("run_dir")
-@click.argument("query", metavar="OBJECT_ID|FILE")
+@click.argument("run_dir", type=click.Path())
+@click.argument("query", type=click.Path(), metavar="OBJECT_ID|FILE")
 @click.option("--n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--bands", default="", metavar="g,r,i", help="Planes of a FITS file, if unnamed.")
 @click.option("--row", type=click.IntRange(0), help="Which light curve of a file, from 0.")

@@ -14,9 +14,11 @@ def train() -> None:
 
 
 @train.command(short_help="Train an encoder on a sample of a survey.")
-@click.argument("survey")
+@click.argument("survey", type=click.Path())
 @click.option("--model", required=True, metavar="NAME", help="vit-tiny, attcae, cae, ...")
-@click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="MODEL", help="Model file, local or s3://."
+)
 @click.option("--passes", type=int, help="Passes over the sample at most.")
 @click.option(
     "--budget",
@@ -67,8 +69,10 @@ def encoder(
 
 
 @train.command("flares", short_help="Train a forecaster of flares.")
-@click.argument("survey")
-@click.option("--out", required=True, metavar="MODEL", help="Model file, local or s3://.")
+@click.argument("survey", type=click.Path())
+@click.option(
+    "--out", required=True, type=click.Path(), metavar="MODEL", help="Model file, local or s3://."
+)
 @click.option(
     "--method",
     default="lora",
@@ -82,6 +86,7 @@ def encoder(
 )
 @click.option(
     "--backbone",
+    type=click.Path(),
     metavar="FOLDER",
     help="Tune this Hugging Face causal language model, told of the star in words.",
 )

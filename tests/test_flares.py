@@ -185,6 +185,34 @@ def test_the_shoulders_of_a_transit_as_long_as_half_the_window_are_no_flares():
     assert not flares_of(time_d, flux)
 
 
+@pytest.mark.parametrize("depth", [0.01, 0.05])
+def test_the_shoulders_of_a_dip_of_two_days_are_steps_and_a_flare_outside_it_stays(depth):
+    cadence_d = 29.4 * MINUTE_D
+    planted = [(6.0, 60.0, 0.03)]
+    time_d, flux = star(days=30, cadence_d=cadence_d, noise=0.0003, spots=0.0, flares=planted)
+    flux *= 1 - depth * np.clip((1.1 - np.abs(time_d - 1515)) / 0.2, 0, 1)
+    (flare,) = flares_of(time_d, flux)
+    assert flare.peak_d - 1500 == pytest.approx(6.0, abs=0.03)
+    assert "step" in {event.refused for event in refused_of(time_d, flux)}
+
+
+def test_what_recurs_at_the_firings_of_thrusters_is_no_flare_and_a_flare_between_them_is():
+    cadence_d = 29.4 * MINUTE_D
+    planted = [(20.05, 60.0, 0.05), (41.3, 60.0, 0.08)]
+    time_d, flux = star(days=60, cadence_d=cadence_d, noise=0.0003, flares=planted, seed=4)
+    number_T = np.arange(len(time_d))
+    fired_T = number_T % 12 == 0
+    draw = np.random.default_rng(5)
+    size_T = draw.uniform(0.002, 0.006, number_T[-1] // 12 + 1)[number_T // 12]
+    flux *= 1 + size_T * (number_T % 12 / 6 - 1)  # a roll of another size after each firing
+    flux[fired_T] = np.nan
+    peaks_d = [flare.peak_d - 1500 for flare in flares_of(time_d, flux)]
+    assert len(peaks_d) > 8
+    events = find_events(time_d, detrend(time_d, flux, fired_T=fired_T))
+    peaks_d = [flare.peak_d - 1500 for flare in events if not flare.refused]
+    assert peaks_d == pytest.approx([20.05, 41.3], abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("period_d", "spots", "seed"), [(0.8, 0.03, 0), (1.17, 0.02, 0), (1.5, 0.03, 0)]
 )

@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astroray.errors import DataError
-from astroray.flares.detrend import SIGMA_OF_MAD, detrend
-from astroray.flares.events import Event, find_events
-from astroray.flares.found_flares import LOOK_D, find_record, known_properties, known_record
+from astroray.flares.detrend import SIGMA_OF_MAD
+from astroray.flares.events import Event
+from astroray.flares.found_flares import (
+    LOOK_D,
+    candidates_of,
+    find_record,
+    known_properties,
+    known_record,
+)
 from astroray.flares.records import StarRecord
 from astroray.flares.windows import WindowRule, Windows, describe_windows, join_windows
 
@@ -88,7 +94,7 @@ def events_for_windows(curve: "LightCurve", rule: WindowRule) -> list[Event]:
     Raises DataError where it cannot be detrended, or is sampled too coarsely.
     """
     _check_cadence(curve, rule)
-    return find_events(curve.time_d, detrend(curve.time_d, curve.flux))
+    return candidates_of(curve)
 
 
 def _sift(

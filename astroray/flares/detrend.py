@@ -13,6 +13,7 @@ import scipy.fft
 import scipy.ndimage
 
 from astroray.errors import DataError
+from astroray.flares.thrusters import thruster_pattern
 
 __all__ = ["DetrendConfig", "Detrended", "detrend"]
 
@@ -60,11 +61,19 @@ class Detrended:
     """Median spacing."""
 
 
-def detrend(time_d: np.ndarray, flux: np.ndarray, config: DetrendConfig | None = None) -> Detrended:
+def detrend(
+    time_d: np.ndarray,
+    flux: np.ndarray,
+    config: DetrendConfig | None = None,
+    *,
+    fired_T: np.ndarray | None = None,
+) -> Detrended:
     """The light curve relative to its trend, with its local noise.
 
-    time_d  [T]  float64, d, strictly ascending
-    flux    [T]  any unit; NaN where missing
+    time_d   [T]  float64, d, strictly ascending
+    flux     [T]  any unit; NaN where missing
+    fired_T  [T]  bool, cadences in which thrusters fired: what is alike at all firings around is
+                  of the trend, what differs there is noise
 
     Raises DataError where time does not ascend, no piece is long enough, or the median flux is
     not above 0, so that relative flux has no meaning.
@@ -94,7 +103,12 @@ def detrend(time_d: np.ndarray, flux: np.ndarray, config: DetrendConfig | None =
             break
     assert best is not None
     _, window_d, trend_P, noise_P = best
-    relative_P = np.where(trend_P > 0, scaled_P / np.where(trend_P > 0, trend_P, 1.0) - 1, np.nan)
+    relative_P = _over(scaled_P, trend_P)
+    if fired_T is not None:
+        fired_d_H = time_d[fired_T]
+        center_P, spread_P = thruster_pattern(time_d[use_P], relative_P, fired_d_H, cadence_d)
+        trend_P, noise_P = trend_P * (1 + center_P), np.fmax(noise_P, SIGMA_OF_MAD * spread_P)
+        relative_P = _over(scaled_P, trend_P)
     known_P = np.isfinite(relative_P)
     return Detrended(
         relative_T=_spread(relative_P, use_P, len(flux), np.nan),
@@ -104,6 +118,11 @@ def detrend(time_d: np.ndarray, flux: np.ndarray, config: DetrendConfig | None =
         window_d=window_d,
         cadence_d=cadence_d,
     )
+
+
+def _over(scaled_P: np.ndarray, trend_P: np.ndarray) -> np.ndarray:
+    """[P] flux over trend, minus 1; NaN where the trend is not above 0."""
+    return np.where(trend_P > 0, scaled_P / np.where(trend_P > 0, trend_P, 1.0) - 1, np.nan)
 
 
 def _pieces(

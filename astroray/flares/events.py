@@ -16,10 +16,15 @@ SHORT_CADENCE_S = 150.0
 """Up to this spacing a flare of one or two points shows its decay in the points after them."""
 CERTAIN_SNR = 8.0
 """Signal-to-noise at which confidence loses its first 1/e."""
+STEP_LENGTH = 0.25
+"""Share of the window of the trend from which on an event may be the shoulder of a step."""
+STEP_SHARE, STEP_SIGMA, STEP_POINTS = 0.5, 4.0, 12
+"""From such a share of its height, and so sure, a flux that does not come back to where it was
+before is a step; points on either side that tell."""
 MIRROR_MARGIN = 0.2
 """How much more of an event the mirrored template may explain before its shape is refused."""
 
-Refusal = Literal["", "single", "short", "gap", "slow", "shape", "doubtful"]
+Refusal = Literal["", "single", "short", "gap", "slow", "step", "shape", "doubtful"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +71,14 @@ class Event:
     """0..1: (1 - exp(-(snr / 8)^2)) r^2 w. r^2 is the share of the squared flux of the event and
     its surroundings that the best Davenport (2014) template explains, w = min(1, 2 r^2 / (r^2 +
     r_m^2)) with r_m^2 that of the template mirrored in time. A ranking, not a probability; 0 where
-    it was refused as single, short, gap or slow."""
+    it was refused as single, short, gap, slow or step."""
     flags: int
     """Bits of schema.FlareFlag."""
     refused: Refusal
     """"" for a flare; else single or short (one or two points high and no decay seen), gap (more
-    than half of its cadences are missing), slow (longer than the trend can follow), shape (rises
-    more slowly than it decays), doubtful (confidence below the rule's)."""
+    than half of its cadences are missing), slow (longer than the trend can follow), step (the
+    shoulder of a step of the flux), shape (rises more slowly than it decays), doubtful (confidence
+    below the rule's)."""
 
 
 def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = None) -> list[Event]:
@@ -87,11 +93,13 @@ def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = N
     """
     rule = rule or FlareRule()
     point_P = np.flatnonzero(curve.segment_T >= 0)
+    level = float(np.median(curve.trend_T[point_P])) if point_P.size else 1.0
     points = _Points(
         index_P=point_P,
         time_P=time_d[point_P],
         relative_P=curve.relative_T[point_P],
         noise_P=curve.noise_T[point_P],
+        flux_P=(1 + curve.relative_T[point_P]) * curve.trend_T[point_P] / level,
         segment_P=curve.segment_T[point_P],
         cadence_d=curve.cadence_d,
         window_d=curve.window_d,
@@ -116,6 +124,8 @@ class _Points:
     time_P: np.ndarray
     relative_P: np.ndarray
     noise_P: np.ndarray
+    flux_P: np.ndarray
+    """Over the median of the trend."""
     segment_P: np.ndarray
     cadence_d: float
     window_d: float
@@ -212,7 +222,44 @@ def _refusal(
         return "gap"
     if length_d > rule.max_share * points.window_d:
         return "slow"
-    return ""
+    is_long = length_d >= STEP_LENGTH * points.window_d
+    return "step" if is_long and _is_step(points, first, peak, last) else ""
+
+
+def _is_step(points: _Points, first: int, peak: int, last: int) -> bool:
+    """Whether the flux stays on one side of an event as high as in it: at the edges of a dip that
+    is longer than the trend can tell, the side outside is the star, and the event its shoulder."""
+    height = STEP_SHARE * points.relative_P[peak]
+    around_P = [points.flux_P[max(0, first - 3) : first], points.flux_P[last + 1 : last + 4]]
+    sides = [float(side_P.mean()) for side_P in around_P if side_P.size]
+    if points.flux_P[peak] - max(sides, default=-np.inf) > height:
+        return False
+    step, step_err = _step(points, first, last)
+    return step > height and step > STEP_SIGMA * step_err
+
+
+def _step(points: _Points, first: int, last: int) -> tuple[float, float]:
+    """How much further up or down the flux goes on after an event, and one sigma of that.
+
+    The points before and after it are fitted by a cubic and a step between them; the event itself
+    is left out. 0 where too few are in its segment.
+    """
+    reach = max(STEP_POINTS, last - first + 1)
+    before_N = np.arange(max(0, first - 1 - reach), max(0, first - 1))
+    after_N = np.arange(last + 2, min(last + 2 + reach, len(points.time_P)))
+    is_same = points.segment_P == points.segment_P[first]
+    before_N, after_N = before_N[is_same[before_N]], after_N[is_same[after_N]]
+    if min(len(before_N), len(after_N)) < STEP_POINTS // 2:
+        return 0.0, 0.0
+    at_N = np.concatenate([before_N, after_N])
+    time_N = points.time_P[at_N] - (points.time_P[first] + points.time_P[last]) / 2
+    time_N /= np.abs(time_N).max()
+    model_NM = np.stack([*(time_N**power for power in range(4)), np.sign(time_N) / 2], axis=1)
+    inverse_MM = np.linalg.pinv(model_NM.T @ model_NM)
+    value_M = inverse_MM @ (model_NM.T @ points.flux_P[at_N])
+    left_N = points.flux_P[at_N] - model_NM @ value_M
+    noise = float(np.sqrt(left_N @ left_N / (len(at_N) - len(value_M))))
+    return abs(float(value_M[-1])), noise * float(np.sqrt(inverse_MM[-1, -1]))
 
 
 def _decays(points: _Points, peak: int, num_high: int, rule: FlareRule) -> bool:

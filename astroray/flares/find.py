@@ -37,6 +37,7 @@ REFUSALS = {
     "short": "two cadences stand out and no decay follows",
     "gap": "more than half of its cadences are missing",
     "slow": "lasts so long that the trend cannot be told from it",
+    "step": "the flux stays as high beside it as in it: the shoulder of a step or of a long dip",
     "shape": "rises more slowly than it decays",
     "doubtful": "confidence is {confidence:.2f}, expected at least {limit:.2f}",
 }
@@ -74,7 +75,7 @@ def find_in_light_curve(curve: "LightCurve", plan: FindPlan, *, shard: str) -> C
     The made flares depend on the seed of the plan, the shard and the row, on nothing else.
     Raises DataError where the light curve cannot be detrended.
     """
-    detrended = detrend(curve.time_d, curve.flux)
+    detrended = detrend(curve.time_d, curve.flux, fired_T=curve.fired_T)
     events = find_events(curve.time_d, detrended, plan.rule)
     digest = int(hashlib.sha256(shard.encode()).hexdigest()[:8], 16)
     injected_E = recovered_E = np.zeros(len(ED_EDGES_S) - 1, np.int64)
@@ -86,13 +87,15 @@ def find_in_light_curve(curve: "LightCurve", plan: FindPlan, *, shard: str) -> C
             num_flares=plan.num_injections,
             seed=[plan.seed, digest, curve.row],
             rule=plan.rule,
+            fired_T=curve.fired_T,
         )
         injected_E, recovered_E = recovery.num_injected_E, recovery.num_recovered_E
     num_cadences = int((detrended.segment_T >= 0).sum())
     num_refused = sum(bool(event.refused) for event in events)
     sketch = sketch_curve(curve.time_d, curve.flux) if len(events) > num_refused else (None, None)
     upside_down = 2 * np.nanmedian(curve.flux) - curve.flux
-    mirrored = find_events(curve.time_d, detrend(curve.time_d, upside_down), plan.rule)
+    turned = detrend(curve.time_d, upside_down, fired_T=curve.fired_T)
+    mirrored = find_events(curve.time_d, turned, plan.rule)
     return CurveFlares(
         events=events,
         profiles=[_profile(event, curve.time_d, detrended.relative_T) for event in events],

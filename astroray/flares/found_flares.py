@@ -1,9 +1,9 @@
 """Which flares of a star the finder sees: with all of its light curves, or by a moment in time.
 
-The finder looks beyond a cadence: its trend by half a window, up to 0.6 d, its noise by 1.2 d, and
-which window the trend has all that it is given decides. That is right for an answer, which may
-know what came later, and wrong for what a forecast is told. So flares are also looked for day by
-day, each time in the last days alone:
+The finder looks beyond a cadence: its trend by half a window, up to 0.6 d, its noise by 1.2 d, by
+2.5 d where K2's thrusters fire; which window the trend has all that it is given decides. That is
+right for an answer, which may know what came later, and wrong for what a forecast is told. So
+flares are also looked for day by day, each time in the last days alone:
 
     a flare is on record from the first look on that sees its end behind it
     until it lies so far back that what came later no longer reaches it, each look replaces what
@@ -28,7 +28,7 @@ from astroray.flares.records import PROPERTIES, StarRecord
 if TYPE_CHECKING:
     from astroray.surveys.light_curves import LightCurve
 
-__all__ = ["LOOK_D", "find_record", "known_properties", "known_record"]
+__all__ = ["LOOK_D", "candidates_of", "find_record", "known_properties", "known_record"]
 
 LOOK_D = 1.0
 """From one look to the next, about."""
@@ -38,6 +38,11 @@ SETTLED_D = 1.2
 """So far back a flare is when its record is final."""
 META = ("teff_k", "logg", "metallicity_dex", "radius_sun", "period_d")
 """Where LightCurve.meta has records.PROPERTIES."""
+
+
+def candidates_of(curve: "LightCurve") -> list[Event]:
+    """What the finder sees in a light curve; raises DataError where it cannot be detrended."""
+    return find_events(curve.time_d, detrend(curve.time_d, curve.flux, fired_T=curve.fired_T))
 
 
 def find_record(
@@ -55,11 +60,7 @@ def find_record(
     Raises DataError where a light curve cannot be detrended.
     """
     if events is None:
-        events = [
-            event
-            for curve in curves
-            for event in find_events(curve.time_d, detrend(curve.time_d, curve.flux))
-        ]
+        events = [event for curve in curves for event in candidates_of(curve)]
     return _record(curves, _once(events), observed_S2)
 
 
@@ -105,10 +106,11 @@ def _look(curve: "LightCurve", moment_d: float) -> Iterator[Event]:
     """The flares of the last days before a moment that ended before it."""
     first, stop = np.searchsorted(curve.time_d, [moment_d - BACK_D, moment_d])
     time_d, flux = curve.time_d[first:stop], curve.flux[first:stop]
+    fired_T = curve.fired_T[first:stop]
     if len(time_d) < 2:
         return
     try:
-        detrended = detrend(time_d, flux)
+        detrended = detrend(time_d, flux, fired_T=fired_T)
     except DataError:  # too little has been seen; the light curve as a whole is judged elsewhere
         return
     ended_d = moment_d - FlareRule().merge_points * detrended.cadence_d

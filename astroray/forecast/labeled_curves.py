@@ -10,8 +10,8 @@ from astroray.errors import ConfigError
 from astroray.evaluation.curve_labels import csv_rows
 from astroray.flares.agreement import Labels, spans_of_runs
 from astroray.flares.curve_windows import curve_windows, rule_for
-from astroray.flares.detrend import detrend
-from astroray.flares.events import Event, find_events
+from astroray.flares.events import Event
+from astroray.flares.found_flares import candidates_of
 from astroray.flares.windows import Windows, join_windows
 from astroray.surveys.light_curves import LightCurve, read_light_curves
 
@@ -64,7 +64,7 @@ def find_in_curves(data: str, name: str) -> list[FoundCurve]:
             f"{where} is not there; --data DIR must hold the data set as lightcurves/NAME/..."
         )
     found = [
-        FoundCurve(curve=item, events=find_events(item.time_d, detrend(item.time_d, item.flux)))
+        FoundCurve(curve=item, events=candidates_of(item))
         for shard in surveys.list_shards(storage.join(where, survey)).shards
         for item in read_light_curves(shard)
         if isinstance(item, LightCurve)

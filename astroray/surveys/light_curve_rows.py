@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from astroray.errors import SchemaError
-from astroray.surveys.quality import Mission, explain_mask, mask_bits
+from astroray.surveys.quality import Mission, explain_mask, mask_bits, thrusters_fired
 from astroray.surveys.shards import Reject, Rows
 
 FluxKind = Literal["pdcsap", "sap", "flux"]
@@ -73,6 +73,11 @@ class LightCurve:
     """teff_k, logg, radius_sun, metallicity_dex, kepler_mag, tess_mag, quarter, campaign, sector
     where the header has them; always cadences_read, cadences_no_time, cadences_duplicate and
     cadences_masked (of those kept)."""
+
+    @property
+    def fired_T(self) -> np.ndarray:
+        """[T] bool, cadences in which the thrusters of K2 fired."""
+        return thrusters_fired(self.quality, self.mission)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -161,6 +161,16 @@ def mask_bits(asked: str, mission: Mission) -> int:
     return bits
 
 
+def thrusters_fired(quality_T: np.ndarray, mission: Mission) -> np.ndarray:
+    """[T] bool: cadences in which the thrusters of K2 fired; elsewhere none did.
+
+    quality_T  [T]  int32, the bits as read
+    """
+    if mission != "k2":
+        return np.zeros(len(quality_T), bool)
+    return (quality_T & np.int32(KeplerQuality.THRUSTER_FIRING)) != 0
+
+
 def explain_mask(quality_T: np.ndarray, bits: int, mission: Mission) -> str:
     """Which of `bits` mask how many cadences and why, the most frequent first; for a reject.
 

@@ -18,10 +18,13 @@ enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
-  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; else [N64/64][K/8][64][4] bytes,
-                           // low nibbles the first four channels of eight, high ones the others
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; else
+                           // [N64/64][K/8][64][4] bytes, low nibbles the first four channels of eight,
+                           // high ones the others; for tiles [N64/32][K32/8][2][16][2] words, nibble j
+                           // of pair i the channel 2 j + i of eight
   const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum
-  const float* scale;      // [N64/64][G][64] with the unit of both codes in it
+  const float* scale;      // [N64/64][G][64] with the unit of both codes in it; E2M1 for tiles: [N64/64][64]
+  const float* lower;      // E2M1 for tiles: [N64/64][K32/K G][64], bfloat16 times codes; null: none
   const float* bias;       // [N64]
   const uint16_t* kept;    // [K16/16] bit of each channel: 0 = outlier, or beyond K
   const int32_t* outlier;  // [O]
@@ -44,6 +47,6 @@ struct Linear {
 
 int linear_avx512(Linear& call);      // outliers times float32. 0: done; 1: no memory
 int linear_avx512bf16(Linear& call);  // outliers times bfloat16
-int linear_amx(Linear& call);         // the same, and kInt8 alone, by tiles
+int linear_amx(Linear& call);         // the same, and all else by tiles
 
 }  // namespace astroray

@@ -5,6 +5,7 @@
 
 #include "osc_quantize.h"
 #include "osc_tiles.h"
+#include "osc_unpack.h"
 
 namespace astroray {
 namespace {
@@ -37,14 +38,20 @@ struct Gelu {
   }
 };
 
+// Of a code of the tokens.
+template <class Way>
+inline int64_t code_bytes(int kind) {
+  return Way::kHasNumbers && kind != kInt8 ? 2 : 1;
+}
+
 // What a thread works in.
 struct Space {
   uint8_t* codes;  // [block, stride], a block in whole tiles
-  float* scale;    // [block, G]
+  float* scale;    // [block, num_scales]
   char* outlier;   // [block, outlier stride]
   float* c;        // [rows of a tile][64]
   float* row;      // [K64] a token after its norm
-  int8_t* panel;   // [K4/4][64][4] weights of 4 bits, unpacked
+  int8_t* panel;   // weights of 4 bits, unpacked
 };
 
 // Where the results of a block go: those of its first token.
@@ -56,23 +63,26 @@ struct Results {
   int64_t width() const { return dtype == kFloat32 ? 4 : 2; }
 };
 
-template <class Outlier>
+template <class Way>
 struct Layer {
   const Linear& call;
-  int64_t block, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns, bytes;
-  bool has_groups;
+  int64_t block, num_scales, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns;
+  int64_t bytes;
+  bool is_packed;
 
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
-    has_groups = c.kind != kInt8;
-    rows = has_groups ? 3 : Outlier::kTileRows;
+    const int64_t row_bytes = c.num_in * code_bytes<Way>(c.kind);
+    is_packed = c.kind != kInt8;
+    num_scales = Way::kHasNumbers && c.kind != kInt4 ? 1 : c.num_groups;
+    rows = is_packed ? Way::kPackedRows : Way::kTileRows;
     room = up(block, rows);
-    steps = up((c.num_in + 3) / 4, Outlier::kWholeSteps);
-    stride = up(c.num_in, 64);
+    steps = up((row_bytes + 3) / 4, Way::kWholeSteps);
+    stride = up(row_bytes, 64);
     outlier_steps =
-        up((c.num_outliers + Outlier::kPerStep - 1) / Outlier::kPerStep, Outlier::kWholeSteps);
+        up((c.num_outliers + Way::kPerStep - 1) / Way::kPerStep, Way::kWholeSteps);
     outlier_stride = 4 * outlier_steps;
     num_columns = (c.num_out + kColumns - 1) / kColumns;
-    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (has_groups ? steps * 256 : 0);
+    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (is_packed ? steps * 256 : 0);
   }
 
   Space space(char* begin) const {
@@ -84,9 +94,9 @@ struct Layer {
       return taken;
     };
     s.codes = reinterpret_cast<uint8_t*>(take(room * stride));
-    s.scale = reinterpret_cast<float*>(take(room * call.num_groups * 4));
+    s.scale = reinterpret_cast<float*>(take(room * num_scales * 4));
     s.outlier = take(room * outlier_stride + 4);
-    s.c = reinterpret_cast<float*>(take(Outlier::kTileRows * kColumns * 4));
+    s.c = reinterpret_cast<float*>(take(Way::kTileRows * kColumns * 4));
     s.row = reinterpret_cast<float*>(take(call.norm == nullptr ? 0 : stride * 4));
     s.panel = reinterpret_cast<int8_t*>(take(0));
     return s;
@@ -109,57 +119,41 @@ struct Layer {
     normal.dtype = kFloat32;
     normal.stride = 0;
     // What a tile's step has beyond the outliers must be finite, for it is multiplied with zeros.
-    if (Outlier::kWholeSteps > 1) memset(s.outlier, 0, count * outlier_stride);
+    if (Way::kWholeSteps > 1) memset(s.outlier, 0, count * outlier_stride);
     for (int64_t row = 0; row < count; ++row) {
       const bool has_norm = call.norm != nullptr;
       if (has_norm) normalize_token(from, first + row, s.row);
-      quantize_token<kKind, Outlier::kPerStep>(
+      quantize_token<kKind, Way>(
           has_norm ? normal : from, has_norm ? 0 : first + row, s.codes + row * stride,
-          s.scale + row * call.num_groups, s.outlier + row * outlier_stride);
+          s.scale + row * num_scales, s.outlier + row * outlier_stride);
     }
     for (int64_t row = count; row < up(count, rows); ++row) {  // of no token: numbers, unused
       memset(s.codes + row * stride, 0, stride);
-      memset(s.scale + row * call.num_groups, 0, 4 * call.num_groups);
+      memset(s.scale + row * num_scales, 0, 4 * num_scales);
       memset(s.outlier + row * outlier_stride, 0, outlier_stride);
-    }
-  }
-
-  // Nibbles to bytes: the whole numbers that 16 codes stand for.
-  void unpack(const Space& s, int64_t column) const {
-    const __m128i values =
-        call.kind == kInt4 ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
-                           : _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-    const __m512i table = _mm512_broadcast_i32x4(values), low = _mm512_set1_epi8(15);
-    const int8_t* from = call.weight + column * steps * 128;
-    for (int64_t i = 0; i < steps / 2 * 4; ++i) {
-      const __m512i both = _mm512_loadu_si512(from + 64 * i);
-      int8_t* to = s.panel + i / 4 * 512 + i % 4 * 64;
-      _mm512_store_si512(to, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
-      const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-      _mm512_store_si512(to + 256, _mm512_shuffle_epi8(table, upper));
     }
   }
 
   void multiply_block(const Space& s, const Results& to, int64_t count, int64_t column) const {
     Tile tile{};
     tile.stride = stride;
-    tile.b = has_groups ? s.panel : call.weight + column * steps * 256;
-    tile.steps = steps / call.num_groups;
-    tile.groups = call.num_groups;
+    tile.b = is_packed ? s.panel : call.weight + column * steps * 256;
+    tile.steps = steps / num_scales;
+    tile.groups = num_scales;
     tile.start = call.start + column * call.num_groups * kColumns;
-    tile.scale = call.scale + column * call.num_groups * kColumns;
-    tile.token_scale_stride = 4 * call.num_groups;
+    tile.scale = call.scale + column * num_scales * kColumns;
+    tile.token_scale_stride = 4 * num_scales;
     tile.bias = call.bias + column * kColumns;
     tile.outlier_stride = outlier_stride;
     tile.outlier_weight =
         static_cast<const char*>(call.outlier_weight) + column * outlier_steps * 256;
     tile.outlier_steps = outlier_steps;
-    if (has_groups) unpack(s, column);
+    if (is_packed) Way::unpack(call, column, steps, s.panel);
     const bool is_direct = to.dtype == kFloat32 && call.gelu == nullptr &&
                            (column + 1) * kColumns <= call.num_out;
     for (int64_t row = 0; row < count; row += rows) {
       tile.a = s.codes + row * stride;
-      tile.token_scale = s.scale + row * call.num_groups;
+      tile.token_scale = s.scale + row * num_scales;
       tile.outlier = s.outlier + row * outlier_stride;
       const bool straight = is_direct && row + rows <= count;
       char* y = to.y + (row * to.stride + column * kColumns) * to.width();
@@ -167,7 +161,7 @@ struct Layer {
       tile.c_stride = straight ? 4 * to.stride : 4 * kColumns;
       tile.rows = count - row < rows ? count - row : rows;
       fetch(to, y, tile.rows);
-      has_groups ? Outlier::tile3(tile) : Outlier::tile(tile);
+      Way::multiply(tile, call.kind);
       if (!straight) finish(s, to, row, tile.rows, column);
     }
   }
@@ -209,10 +203,10 @@ struct Layer {
     const int64_t num_in = call.num_in, offset = offset_of(call.kind);
     for (int64_t row = 0; row < count; ++row) {
       const uint8_t* from = s.codes + row * stride;
-      uint8_t* to = call.codes + (first + row) * (has_groups ? num_in / 2 : num_in);
+      uint8_t* to = call.codes + (first + row) * (is_packed ? num_in / 2 : num_in);
       for (int64_t k = 0; k < num_in; ++k) {
         const int code = from[k] - offset;
-        if (!has_groups)
+        if (!is_packed)
           to[k] = static_cast<uint8_t>(code);
         else if (k % 2)
           to[k / 2] |= nibble(code) << 4;
@@ -223,7 +217,7 @@ struct Layer {
     memcpy(call.token_scale + first * call.num_groups, s.scale, 4 * count * call.num_groups);
     for (int64_t row = 0; row < count; ++row)
       for (int64_t i = 0; i < call.num_outliers; ++i) {
-        constexpr int64_t width = 4 / Outlier::kPerStep;  // of a float32 the upper half
+        constexpr int64_t width = 4 / Way::kPerStep;  // of a float32 the upper half
         memcpy(call.token_outlier + (first + row) * call.num_outliers + i,
                s.outlier + row * outlier_stride + (i + 1) * width - 2, 2);
       }

@@ -15,9 +15,9 @@ constexpr float kZeroBelow = 0x1p-100f;
 // Codes are stored with this added, so that they are unsigned.
 constexpr int offset_of(int kind) { return kind == kInt8 ? 128 : 16; }
 
-// A scale, and what numbers are multiplied with before they are rounded.
+// A scale, what numbers are multiplied with before they are rounded, and the scale over the upper one.
 struct Step {
-  float scale, inverse;
+  float scale, inverse, lower = 1.0f;
 };
 
 inline Step integer_step(float top, float largest) {
@@ -54,7 +54,17 @@ inline Step two_level_step(float top, float upper) {
   const __m128 steps = _mm_div_ss(_mm_set_ss(wanted), step);
   const float whole = static_cast<float>(_mm_cvtss_si32(steps));
   const float scale = whole * _mm_cvtss_f32(step) * upper;
-  return {scale, 1.0f / scale};
+  return {scale, 1.0f / scale, whole * _mm_cvtss_f32(step)};
+}
+
+// of a group whose largest magnitude is top
+template <int kKind>
+inline Step step_of(float top, float upper) {
+  if constexpr (kKind == kNvE2m1) return two_level_step(top, upper);
+  if constexpr (kKind != kE2m1) return integer_step(top, kKind == kInt8 ? 127 : 7);
+  Step step = power_step(top);
+  step.lower = step.scale / upper;
+  return step;
 }
 
 // Of 16 numbers those in the mask; 0 for the others.
@@ -196,6 +206,21 @@ inline void write_codes(const Linear& call, int64_t row_at, int64_t chunk, int64
   }
 }
 
+// Whole numbers of the channels of chunks as bfloat16, times the lower scale, which is exact.
+template <int kKind>
+inline void write_numbers(const Linear& call, int64_t row_at, int64_t chunk, int64_t end,
+                          const Step& step, uint16_t* to) {
+  const __m512 inverse = _mm512_set1_ps(step.inverse), lower = _mm512_set1_ps(step.lower);
+  for (; chunk < end; ++chunk) {
+    const __m512i codes = round_codes<kKind>(load_kept(call, row_at, chunk), inverse);
+    __m512 numbers = _mm512_cvtepi32_ps(codes);
+    if constexpr (kKind != kInt4) numbers = _mm512_mul_ps(numbers, lower);
+    const __m512i upper_half = _mm512_srli_epi32(_mm512_castps_si512(numbers), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + 16 * chunk),
+                        _mm512_cvtepi32_epi16(upper_half));
+  }
+}
+
 // A token's outliers as kPerStep of them are multiplied in a step: pairs of bfloat16, or float32.
 // Returns whether all are finite.
 template <int kPerStep>
@@ -216,38 +241,61 @@ inline bool place_outliers(const Linear& call, int64_t row_at, void* to) {
   return infinite == 0;
 }
 
+// How a kind of codes is laid out for tiles. kIsWide: as bfloat16 numbers; kHasUpper: of which the
+// scales of groups are a part, so that a token has one scale.
+template <int kKind, class Way>
+struct Codes {
+  static constexpr bool kIsWide = Way::kHasNumbers && kKind != kInt8;
+  static constexpr bool kHasUpper = kIsWide && kKind != kInt4;
+};
+
+// What the scales of a token's groups are multiples of, by its largest magnitude.
+template <int kKind>
+inline float upper_of(float top) {
+  return kKind == kNvE2m1 ? upper_scale(top) : power_step(top).scale;
+}
+
+inline float from_bits(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
 // One token. Where it is not finite its scales are NaN and its codes zero.
 //
-// codes    [K64] bytes, offset added
-// scale    [G]
+// codes    [K64] bytes, offset added, or [K32] bfloat16
+// scale    [G], or [1]
 // outlier  as place_outliers has them
-template <int kKind, int kPerStep>
+template <int kKind, class Way>
 void quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* scale,
                     void* outlier) {
+  using Form = Codes<kKind, Way>;
   const int64_t row_at = token * call.stride, chunks = (call.num_in + 15) / 16;
   const int64_t per_group = kKind == kInt8 ? chunks : chunks / call.num_groups;
-  bool good = place_outliers<kPerStep>(call, row_at, outlier);
+  bool good = place_outliers<Way::kPerStep>(call, row_at, outlier);
   float upper = 1.0f;
-  if constexpr (kKind == kNvE2m1) {
+  if constexpr (kKind == kNvE2m1 || Form::kHasUpper) {
     const uint32_t bits = top_bits(call, row_at, 0, chunks);
-    memcpy(&upper, &bits, 4);
-    upper = upper_scale(upper);
+    upper = upper_of<kKind>(from_bits(bits));
     good = good && bits < kInfinity;
   }
   for (int64_t g = 0; good && g < call.num_groups; ++g) {
-    const uint32_t bits = top_bits(call, row_at, g * per_group, (g + 1) * per_group);
+    const int64_t from = g * per_group, to = from + per_group;
+    const uint32_t bits = top_bits(call, row_at, from, to);
     good = bits < kInfinity;
-    float top;
-    memcpy(&top, &bits, 4);
-    const Step step = kKind == kE2m1     ? power_step(top)
-                      : kKind == kNvE2m1 ? two_level_step(top, upper)
-                                         : integer_step(top, kKind == kInt8 ? 127 : 7);
-    scale[g] = step.scale;
-    write_codes<kKind>(call, row_at, g * per_group, (g + 1) * per_group, step.inverse, codes);
+    const Step step = step_of<kKind>(from_bits(bits), upper);
+    if constexpr (!Form::kHasUpper) scale[g] = step.scale;
+    if constexpr (Form::kIsWide)
+      write_numbers<kKind>(call, row_at, from, to, step, reinterpret_cast<uint16_t*>(codes));
+    else
+      write_codes<kKind>(call, row_at, from, to, step.inverse, codes);
   }
+  if (Form::kHasUpper) scale[0] = upper;
+  if (Form::kIsWide && chunks % 2) memset(codes + 32 * chunks, 0, 32);  // what a step has beyond K
   if (good) return;
-  memset(codes, offset_of(kKind), 16 * chunks);
-  for (int64_t g = 0; g < call.num_groups; ++g) scale[g] = __builtin_nanf("");
+  memset(codes, Form::kIsWide ? 0 : offset_of(kKind), (Form::kIsWide ? 32 : 16) * chunks);
+  const int64_t num_scales = Form::kHasUpper ? 1 : call.num_groups;
+  for (int64_t g = 0; g < num_scales; ++g) scale[g] = __builtin_nanf("");
 }
 
 }  // namespace

@@ -20,8 +20,8 @@ inline int64_t hidden_stride(const Linear& call) {  // no power of two: all sets
 }
 
 // rows: of a tile
-inline int64_t tokens_of_block(const Linear& call, int64_t rows) {
-  int64_t tokens = up(kCodeBytes / up(call.num_in, 64), rows) + rows;
+inline int64_t tokens_of_block(const Linear& call, int64_t rows, int64_t code_bytes) {
+  int64_t tokens = up(kCodeBytes / up(call.num_in * code_bytes, 64), rows) + rows;
   if (call.next != nullptr) {
     const int64_t fit = kHiddenBytes / (4 * hidden_stride(call)) / rows * rows;
     if (tokens > fit) tokens = fit < kFewTokens ? kFewTokens : fit;
@@ -33,16 +33,16 @@ inline int64_t tokens_of_block(const Linear& call, int64_t rows) {
 }
 
 // Sizes of a call, the same for all threads.
-template <class Outlier>
+template <class Way>
 struct Plan {
   const Linear& call;
   int64_t block;
-  Layer<Outlier> first, last;  // the same where there is one
+  Layer<Way> first, last;  // the same where there is one
   int64_t num_blocks, num_shares, per_task, hidden_bytes, bytes;
 
   explicit Plan(const Linear& c)
       : call(c),
-        block(tokens_of_block(c, Outlier::kTileRows)),
+        block(tokens_of_block(c, Way::kTileRows, code_bytes<Way>(c.kind))),
         first(c, block),
         last(c.next == nullptr ? c : *c.next, block) {
     num_blocks = (c.num_tokens + block - 1) / block;
@@ -80,9 +80,9 @@ struct Plan {
   }
 };
 
-template <class Outlier>
+template <class Way>
 int linear(Linear& call) {
-  const Plan<Outlier> plan(call);
+  const Plan<Way> plan(call);
   char* memory = static_cast<char*>(aligned_alloc(4096, plan.bytes * call.threads));
   if (memory == nullptr) return 1;
   const int64_t num_tasks = plan.num_blocks * plan.num_shares;

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 
+#include "osc_unpack.h"
 #include "tiles.h"
 
 namespace astroray {
@@ -146,13 +147,21 @@ static_assert(offsetof(Tile, token_scale_stride) == 120, "the assembly knows the
       OSC_STORE4("%%rdi", 20, 21, 22, 23)                                                      \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
-// How a layer is multiplied. kPerStep: outliers of a token that one step takes.
+// How a layer is multiplied. kPerStep: outliers of a token that one step takes. kPackedRows: of a tile
+// of 4 bits. kHasNumbers: whether codes of 4 bits become bfloat16; else they become bytes.
 #define OSC_OUTLIER(NAME, OP, PER_STEP)                            \
   struct NAME {                                                    \
     static constexpr int kPerStep = PER_STEP;                      \
-    static constexpr int kTileRows = 6, kWholeSteps = 1;           \
-    static void tile(const Tile& tile) { OSC_TILE6(OP); }          \
-    static void tile3(const Tile& tile) { OSC_TILE3(OP); }         \
+    static constexpr int kTileRows = 6, kPackedRows = 3;           \
+    static constexpr int kWholeSteps = 1;                          \
+    static constexpr bool kHasNumbers = false;                     \
+    static constexpr auto unpack = unpack_bytes;                   \
+    static void multiply(const Tile& tile, int kind) {             \
+      if (kind == kInt8)                                           \
+        OSC_TILE6(OP);                                             \
+      else                                                         \
+        OSC_TILE3(OP);                                             \
+    }                                                              \
   };
 
 }  // namespace

@@ -1,36 +1,107 @@
 // Tiles of a quantized linear layer on AMX: 32 rows by 64 columns, as 2 by 2 tiles of sums for each half
 // of the columns, so that a tile of A or B is multiplied twice for each time it is loaded.
 #pragma once
+#include <cstring>
+
 #include "osc_tiles.h"
 
 namespace astroray {
 namespace {
 
 struct Tiles {
-  static constexpr int kPerStep = 2;     // bfloat16 of a token that 32 bits take
-  static constexpr int kTileRows = 32;
+  static constexpr int kPerStep = 2;  // bfloat16 of a token that 32 bits take
+  static constexpr int kTileRows = 32, kPackedRows = 32;
   static constexpr int kWholeSteps = 16;  // of 32 bits, in a step of a tile
-  static constexpr int kHalf = kColumns / 2;
+  static constexpr bool kHasNumbers = true;
 
-  // C = token scale * (start + A B) * scale + bias + outliers.
-  static void tile(const Tile& t) {
-    alignas(64) int32_t sums[kTileRows * kHalf];
-    alignas(64) float outliers[kTileRows * kHalf];
-    const bool is_tall = t.rows > 16;
-    for (int half = 0; half < 2; ++half) {
-      is_tall ? multiply<true>(t, half, sums) : multiply<false>(t, half, sums);
-      if (t.outlier_steps > 0) {
-        is_tall ? add<true>(t, half, outliers) : add<false>(t, half, outliers);
-        finish<true>(t, half, sums, outliers);
-      } else {
-        finish<false>(t, half, sums, outliers);
-      }
+  static void unpack(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
+    call.kind == kInt4 ? unpack_numbers<false>(call, column, steps, panel)
+                       : unpack_numbers<true>(call, column, steps, panel);
+  }
+
+  static void multiply(const Tile& t, int kind) {
+    for (int half = 0; half < 2; ++half)
+      t.rows > 16 ? multiply_half<true>(t, kind, half) : multiply_half<false>(t, kind, half);
+  }
+
+ private:
+  static constexpr int kHalf = kColumns / 2, kSums = kTileRows * kHalf;
+  static constexpr int kGroups = 4;  // whose sums lie in the L1 before they are scaled
+
+  template <bool kIsTall>
+  static void multiply_half(const Tile& t, int kind, int half) {
+    alignas(64) char sums[4 * kSums];
+    alignas(64) float outliers[kSums];
+    if (t.outlier_steps > 0)
+      by_numbers<kIsTall>(static_cast<const char*>(t.outlier), t.outlier_stride,
+                          half_of(t.outlier_weight, t.outlier_steps, half), t.outlier_steps,
+                          reinterpret_cast<char*>(outliers));
+    else
+      memset(outliers, 0, sizeof(outliers));
+    const char* a = static_cast<const char*>(t.a);
+    if (kind == kInt4) {
+      multiply_groups<kIsTall>(t, half, outliers);
+    } else if (kind == kInt8) {
+      by_bytes<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, sums);
+      finish<true>(t, half, sums, outliers);
+    } else {
+      by_numbers<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, sums);
+      finish<false>(t, half, sums, outliers);
     }
   }
 
-  static void tile3(const Tile&) {}  // there are no groups
+  static const char* half_of(const void* b, int64_t steps, int half) {
+    return static_cast<const char*>(b) + 128 * steps * half;
+  }
 
- private:
+  // C = bias + sum over groups of token scale * A B * scale + outliers, which `sums` holds at first.
+  template <bool kIsTall>
+  static void multiply_groups(const Tile& t, int half, float* sums) {
+    alignas(64) float group_sums[kGroups * kSums];
+    const char *a = static_cast<const char*>(t.a), *b = half_of(t.b, t.steps * t.groups, half);
+    for (int64_t group = 0; group < t.groups; group += kGroups) {
+      const int64_t count = t.groups - group < kGroups ? t.groups - group : kGroups;
+      for (int64_t i = 0; i < count; ++i, a += 4 * t.steps, b += 128 * t.steps)
+        by_numbers<kIsTall>(a, t.stride, b, t.steps,
+                            reinterpret_cast<char*>(group_sums + i * kSums));
+      for (int64_t row = 0; row < t.rows; row += kRowsAtOnce)
+        scale_groups(t, half, group, count, row, group_sums, sums);
+    }
+  }
+
+  // The sums of `count` groups times their scales, added to those of 8 rows, which registers hold.
+  static constexpr int kRowsAtOnce = 8;
+  static void scale_groups(const Tile& t, int half, int64_t first, int64_t count, int64_t row,
+                           const float* group_sums, float* sums) {
+    const int64_t stride = t.token_scale_stride / 4;
+    const float* token = t.token_scale + row * stride + first;
+    const float* scale = t.scale + first * kColumns + half * kHalf;
+    const float* from = group_sums + row * kHalf;
+    __m512 all[kRowsAtOnce][2];
+    for (int r = 0; r < kRowsAtOnce; ++r)
+      for (int i = 0; i < 2; ++i) all[r][i] = _mm512_load_ps(sums + (row + r) * kHalf + 16 * i);
+    for (int64_t g = 0; g < count; ++g, ++token, scale += kColumns, from += kSums) {
+      const __m512 by[2] = {_mm512_loadu_ps(scale), _mm512_loadu_ps(scale + 16)};
+      for (int r = 0; r < kRowsAtOnce; ++r) {
+        const __m512 of_token = _mm512_set1_ps(token[r * stride]);
+        for (int i = 0; i < 2; ++i) {
+          const __m512 sum = _mm512_mul_ps(by[i], _mm512_load_ps(from + r * kHalf + 16 * i));
+          all[r][i] = _mm512_fmadd_ps(sum, of_token, all[r][i]);
+        }
+      }
+    }
+    const bool is_last = first + count == t.groups;
+    const float* bias = t.bias + half * kHalf;
+    for (int r = 0; r < kRowsAtOnce; ++r)
+      for (int i = 0; i < 2; ++i) {
+        if (!is_last)
+          _mm512_store_ps(sums + (row + r) * kHalf + 16 * i, all[r][i]);
+        else if (row + r < t.rows)
+          _mm512_storeu_ps(reinterpret_cast<char*>(t.c) + (row + r) * t.c_stride + 128 * half + 64 * i,
+                           _mm512_add_ps(all[r][i], _mm512_loadu_ps(bias + 16 * i)));
+      }
+  }
+
 #define OSC_TILES(NAME, OP)                                                                  \
   template <bool kIsTall>                                                                    \
   static void NAME(const char* a, int64_t stride, const char* b, int64_t steps, char* c) {   \
@@ -60,30 +131,18 @@ struct Tiles {
       ASTRORAY_TILE_STORE(3, c + 16 * kTo + 64, kTo);                                        \
     }                                                                                        \
   }
-  OSC_TILES(multiply_bytes, "tdpbusd")
-  OSC_TILES(multiply_outliers, "tdpbf16ps")
+  OSC_TILES(by_bytes, "tdpbusd")
+  OSC_TILES(by_numbers, "tdpbf16ps")
 
-  template <bool kIsTall>
-  static void multiply(const Tile& t, int half, int32_t* sums) {
-    multiply_bytes<kIsTall>(static_cast<const char*>(t.a), t.stride,
-                            static_cast<const char*>(t.b) + 128 * t.steps * half, t.steps,
-                            reinterpret_cast<char*>(sums));
-  }
 
-  template <bool kIsTall>
-  static void add(const Tile& t, int half, float* outliers) {
-    multiply_outliers<kIsTall>(static_cast<const char*>(t.outlier), t.outlier_stride,
-                               static_cast<const char*>(t.outlier_weight) + 128 * t.outlier_steps * half,
-                               t.outlier_steps, reinterpret_cast<char*>(outliers));
-  }
-
-  template <bool kHasOutliers>
-  static void finish(const Tile& t, int half, const int32_t* sums, const float* outliers) {
+  // C = token scale * (start + A B) * scale + bias + outliers; of numbers there is no start.
+  template <bool kIsWhole>
+  static void finish(const Tile& t, int half, const char* sums, const float* outliers) {
     __m512i start[2];
     __m512 scale[2], bias[2];
     for (int i = 0; i < 2; ++i) {
       const int64_t at = half * kHalf + 16 * i;
-      start[i] = _mm512_loadu_si512(t.start + at);
+      if constexpr (kIsWhole) start[i] = _mm512_loadu_si512(t.start + at);
       scale[i] = _mm512_loadu_ps(t.scale + at);
       bias[i] = _mm512_loadu_ps(t.bias + at);
     }
@@ -92,11 +151,11 @@ struct Tiles {
       const __m512 token = _mm512_set1_ps(t.token_scale[row]);
       for (int i = 0; i < 2; ++i) {
         const int64_t at = row * kHalf + 16 * i;
-        const __m512i sum = _mm512_add_epi32(_mm512_load_si512(sums + at), start[i]);
-        const __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), token);
-        __m512 y = _mm512_fmadd_ps(x, scale[i], bias[i]);
-        if constexpr (kHasOutliers) y = _mm512_add_ps(y, _mm512_load_ps(outliers + at));
-        _mm512_storeu_ps(c + 64 * i, y);
+        __m512 sum = _mm512_load_ps(sums + 4 * at);
+        if constexpr (kIsWhole)
+          sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_castps_si512(sum), start[i]));
+        const __m512 y = _mm512_fmadd_ps(_mm512_mul_ps(sum, token), scale[i], bias[i]);
+        _mm512_storeu_ps(c + 64 * i, _mm512_add_ps(y, _mm512_load_ps(outliers + at)));
       }
     }
   }

@@ -2,8 +2,11 @@
 
 Whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers, so they
 are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as bfloat16
-on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster. Layers of 8
-bits are multiplied by AMX where the CPU has it, outliers as bfloat16.
+on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+
+Where the CPU has AMX, it multiplies 8 bits by `tdpbusd`, outliers by `tdpbf16ps`, and 4 bits by
+`tdpbf16ps` too: as bfloat16 they are exact, E2M1 with the scales of its groups in them, and their
+sums come as float32.
 """
 
 import ctypes
@@ -37,8 +40,8 @@ _FLOAT32, _BFLOAT16, _TILES = 0, 1, 2  # LinearPath
 
 class _Call(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale", "bias")),
-        *((name, ctypes.c_void_p) for name in ("kept", "outlier", "outlier_weight", "norm")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale")),
+        *((name, ctypes.c_void_p) for name in ("lower", "bias", "kept", "outlier", "outlier_weight", "norm")),
         *((name, ctypes.c_void_p) for name in ("next", "gelu")),
         *((name, ctypes.c_void_p) for name in ("codes", "token_scale", "token_outlier")),
         *((name, ctypes.c_int64) for name in ("num_tokens", "num_in", "num_out", "num_groups")),
@@ -56,6 +59,7 @@ class _Layout:
     weight: Tensor
     start: Tensor
     scale: Tensor
+    lower: Tensor | None
     bias: Tensor
     kept: Tensor
     outlier: Tensor
@@ -86,7 +90,7 @@ def quantize_activations(
         outlier_MO=torch.empty((num_tokens, len(packed.outlier_O)), dtype=torch.bfloat16),
     )
     _check(x_MK, packed)
-    path = _path(packed)
+    path = _path(has_tiles=False)  # which are for products alone
     call = _layer(packed, path, norm=norm)
     call.codes, call.token_scale = quantized.codes.data_ptr(), quantized.scale_MG.data_ptr()
     call.token_outlier = quantized.outlier_MO.data_ptr()
@@ -108,7 +112,7 @@ def osc_linear(
     """
     _check(x_MK, packed)
     y_MN = x_MK.new_empty((len(x_MK), packed.num_out))
-    path = _path(packed)
+    path = _path()
     _run(_layer(packed, path, activation=activation, norm=norm), path, x_MK, y_MN)
     return y_MN
 
@@ -128,7 +132,7 @@ def osc_mlp(
     _check(x_MK, first)
     _check(x_MK, second)
     y_MN = x_MK.new_empty((len(x_MK), second.num_out))
-    path = _path(first, second)
+    path = _path()
     call = _layer(first, path, activation=activation, norm=norm)
     following = _layer(second, path)
     call.next = ctypes.addressof(following)
@@ -165,6 +169,8 @@ def _layer(
     )  # fmt: skip
     if activation == "gelu":
         call.gelu = _gelu_pieces().data_ptr()
+    if layout.lower is not None:
+        call.lower = layout.lower.data_ptr()
     if norm is not None:
         call.norm = _norm_rows(norm, packed.num_in).data_ptr()
         call.norm_epsilon, call.norm_centers = norm.epsilon, norm.takes_mean
@@ -197,9 +203,9 @@ def _run(call: _Call, path: int, x_MK: Tensor, y_MN: Tensor | None = None) -> No
         )
 
 
-def _path(*layers: PackedWeights) -> int:
-    """How a call with these layers is computed."""
-    if library.features() & library.HAS_AMX and all(one.format == "int8" for one in layers):
+def _path(*, has_tiles: bool = True) -> int:
+    """How a call is computed."""
+    if has_tiles and library.features() & library.HAS_AMX:
         return _TILES
     return _BFLOAT16 if library.value_format() == "bfloat16" else _FLOAT32
 
@@ -212,29 +218,56 @@ def _layout(packed: PackedWeights, path: int) -> _Layout:
 
 
 def _make_layout(packed: PackedWeights, path: int) -> _Layout:
-    form, unit = FORMATS[packed.format], formats.unit(packed.format)
+    form = FORMATS[packed.format]
     whole_NK = formats.integers(packed.codes, packed.format)
     num_groups = packed.scale_NG.shape[1]
     sum_NG = whole_NK.reshape(packed.num_out, num_groups, -1).sum(dim=2, dtype=torch.int32)
     offset = 128 if form.bits == 8 else 16
-    numbers_NK = whole_NK if form.bits == 8 else formats.unpack_nibbles(packed.codes)
-    weight = _blocks(numbers_NK, 4, path)
-    if form.bits == 4:
-        weight = weight[:, 0::2] | (weight[:, 1::2] << 4)
+    scale_NG, lower_NG = _levels(packed, path)
     bias_N = torch.zeros(packed.num_out) if packed.bias_N is None else packed.bias_N
     kept_K = pad(torch.ones(packed.num_in, dtype=torch.int32), (0, -packed.num_in % 16))
     kept_K[packed.outlier_O] = 0
     bits = 2 ** torch.arange(16, dtype=torch.int32)
     outlier_NO = packed.outlier_ON.T.float() if path == _FLOAT32 else packed.outlier_ON.T
     return _Layout(
-        weight=weight.contiguous(),
+        weight=_weights(packed, path).contiguous(),
         start=_blocks(-offset * sum_NG, 1).contiguous(),
-        scale=_blocks(packed.scale_NG * unit**2, 1).contiguous(),
+        scale=_blocks(scale_NG * formats.unit(packed.format) ** 2, 1).contiguous(),
+        lower=None if lower_NG is None else _blocks(lower_NG, 1).contiguous(),
         bias=pad(bias_N, (0, -packed.num_out % _COLUMNS)),
         kept=(kept_K.reshape(-1, 16) * bits).sum(dim=1).to(torch.uint16),
         outlier=packed.outlier_O.to(torch.int32),
         outlier_weight=_blocks(outlier_NO, 1 if path == _FLOAT32 else 2, path).contiguous(),
     )
+
+
+def _weights(packed: PackedWeights, path: int) -> Tensor:
+    """Codes as native/osc.h has them; of 4 bits two a byte, for tiles four a word."""
+    if FORMATS[packed.format].bits == 8:
+        return _blocks(packed.codes, 4, path)
+    codes_NK = formats.unpack_nibbles(packed.codes)
+    if path != _TILES:
+        blocks = _blocks(codes_NK, 4)
+        return blocks[:, 0::2] | (blocks[:, 1::2] << 4)
+    pairs = _blocks(codes_NK, 2, path)  # [N64 / 32, K32 / 2, 32, 2]
+    fours = pairs.reshape(len(pairs), -1, 4, 2, 32).to(torch.int32)
+    words = (fours << torch.tensor([0, 4, 8, 12]).reshape(4, 1, 1)).sum(dim=2)
+    return words.to(torch.int16)
+
+
+def _levels(packed: PackedWeights, path: int) -> tuple[Tensor, Tensor | None]:
+    """Scales after the products, and of groups before them: E2M1 times the latter is exact in
+    bfloat16. The latter are filled to 32 channels."""
+    form, scale_NG = FORMATS[packed.format], packed.scale_NG
+    if path != _TILES or not form.is_float:
+        return scale_NG, None
+    if form.has_levels:
+        lower_NG, upper_N = formats.levels(scale_NG, is_whole=True)
+    else:
+        upper_N = scale_NG.amax(dim=1)
+        lower_NG = scale_NG / upper_N[:, None]  # powers of two
+    num_fill = -packed.num_in % 32 * scale_NG.shape[1] // packed.num_in
+    return upper_N[:, None], pad(lower_NG.float(), (0, num_fill))
 
 
 def _norm_rows(norm: Norm, num_in: int) -> Tensor:

@@ -89,6 +89,11 @@ def weighs(loop):
     return "vscalefps" in names(loop) or {"vroundps", "vpslld"} <= names(loop).keys()
 
 
+def scales_groups(loop):
+    """Whether a loop scales the sums that AMX's tiles left of groups of 4-bit numbers."""
+    return names(loop)["vbroadcastss"] >= 8 and names(loop)["vmulps"] >= 16
+
+
 @pytest.fixture(scope="module")
 def stack_uses(code):
     """A function that gives the instructions of a loop which read or write the stack."""
@@ -110,7 +115,7 @@ def test_register_tiles_hold_their_sums_in_registers(loops, stack_uses):
     for loop in loops:
         counts = names(loop)
         products = {name: counts[name] for name in PRODUCTS if counts[name]}
-        if sum(products.values()) < 12 or weighs(loop):
+        if sum(products.values()) < 12 or weighs(loop) or scales_groups(loop):
             continue
         where = f"{loop[0].function} at {loop[0].address:#x}: {counts}"
         assert len(products) == 1, where
@@ -137,6 +142,18 @@ def test_exponentials_are_computed_without_the_stack(loops, stack_uses):
         assert is_avx2 or not [one for one in stack_uses(loop) if "mm" in one.operands], where
         assert not names(loop).keys() & {"call", "callq"}, where
         assert is_avx2 or "vmaxps" not in names(loop), where
+
+
+@needs_code
+def test_groups_are_scaled_without_the_stack(loops, stack_uses):
+    found = [loop for loop in loops if scales_groups(loop)]
+    if not library.features() & library.HAS_AMX:
+        pytest.skip("this CPU, or the compiler of the library, has no AMX")
+    assert found
+    for loop in found:
+        where = f"{loop[0].function} at {loop[0].address:#x}"
+        spilled = [one for one in stack_uses(loop) if re.search(r"%zmm\d+,.*\(%rsp", one.operands)]
+        assert not spilled, where
 
 
 @needs_code

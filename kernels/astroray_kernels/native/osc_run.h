@@ -11,7 +11,6 @@
 namespace astroray {
 namespace {
 
-constexpr int64_t kCodeBytes = 192 * 1024;    // codes of a block of tokens: a fifth of the L2
 constexpr int64_t kHiddenBytes = 448 * 1024;  // results between two layers
 constexpr int64_t kMostTokens = 192, kFewTokens = 48;  // whole tiles of 6, or of 32 with half of one
 
@@ -20,8 +19,9 @@ inline int64_t hidden_stride(const Linear& call) {  // no power of two: all sets
 }
 
 // rows: of a tile
-inline int64_t tokens_of_block(const Linear& call, int64_t rows, int64_t code_bytes) {
-  int64_t tokens = up(kCodeBytes / up(call.num_in * code_bytes, 64), rows) + rows;
+inline int64_t tokens_of_block(const Linear& call, int64_t rows, int64_t code_bytes,
+                               int64_t most_bytes) {
+  int64_t tokens = up(most_bytes / up(call.num_in * code_bytes, 64), rows) + rows;
   if (call.next != nullptr) {
     const int64_t fit = kHiddenBytes / (4 * hidden_stride(call)) / rows * rows;
     if (tokens > fit) tokens = fit < kFewTokens ? kFewTokens : fit;
@@ -42,7 +42,7 @@ struct Plan {
 
   explicit Plan(const Linear& c)
       : call(c),
-        block(tokens_of_block(c, Way::kTileRows, code_bytes<Way>(c.kind))),
+        block(tokens_of_block(c, Way::kTileRows, code_bytes<Way>(c.kind), Way::kCodeBytes)),
         first(c, block),
         last(c.next == nullptr ? c : *c.next, block) {
     num_blocks = (c.num_tokens + block - 1) / block;

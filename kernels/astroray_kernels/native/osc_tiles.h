@@ -148,12 +148,13 @@ static_assert(offsetof(Tile, token_scale_stride) == 120, "the assembly knows the
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
 // How a layer is multiplied. kPerStep: outliers of a token that one step takes. kPackedRows: of a tile
-// of 4 bits. kHasNumbers: whether codes of 4 bits become bfloat16; else they become bytes.
+// of 4 bits. kCodeBytes: codes of a block of tokens, a part of the L2. kHasNumbers: whether codes of 4 bits become bfloat16; else they become bytes.
 #define OSC_OUTLIER(NAME, OP, PER_STEP)                            \
   struct NAME {                                                    \
     static constexpr int kPerStep = PER_STEP;                      \
     static constexpr int kTileRows = 6, kPackedRows = 3;           \
     static constexpr int kWholeSteps = 1;                          \
+    static constexpr int64_t kCodeBytes = 192 * 1024;              \
     static constexpr bool kHasNumbers = false;                     \
     static constexpr auto unpack = unpack_bytes;                   \
     static void multiply(const Tile& tile, int kind) {             \

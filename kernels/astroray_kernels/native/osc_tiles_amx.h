@@ -12,6 +12,7 @@ struct Tiles {
   static constexpr int kPerStep = 2;  // bfloat16 of a token that 32 bits take
   static constexpr int kTileRows = 32, kPackedRows = 32;
   static constexpr int kWholeSteps = 16;  // of 32 bits, in a step of a tile
+  static constexpr int64_t kCodeBytes = 768 * 1024;  // every CPU with AMX has an L2 of 2 MB
   static constexpr bool kHasNumbers = true;
 
   static void unpack(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
@@ -34,7 +35,7 @@ struct Tiles {
     alignas(64) float outliers[kSums];
     if (t.outlier_steps > 0)
       by_numbers<kIsTall>(static_cast<const char*>(t.outlier), t.outlier_stride,
-                          half_of(t.outlier_weight, t.outlier_steps, half), t.outlier_steps,
+                          half_of(t.outlier_weight, t.outlier_steps, half), t.outlier_steps, 1,
                           reinterpret_cast<char*>(outliers));
     else
       memset(outliers, 0, sizeof(outliers));
@@ -42,10 +43,10 @@ struct Tiles {
     if (kind == kInt4) {
       multiply_groups<kIsTall>(t, half, outliers);
     } else if (kind == kInt8) {
-      by_bytes<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, sums);
+      by_bytes<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, 1, sums);
       finish<true>(t, half, sums, outliers);
     } else {
-      by_numbers<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, sums);
+      by_numbers<kIsTall>(a, t.stride, half_of(t.b, t.steps, half), t.steps, 1, sums);
       finish<false>(t, half, sums, outliers);
     }
   }
@@ -58,12 +59,12 @@ struct Tiles {
   template <bool kIsTall>
   static void multiply_groups(const Tile& t, int half, float* sums) {
     alignas(64) float group_sums[kGroups * kSums];
-    const char *a = static_cast<const char*>(t.a), *b = half_of(t.b, t.steps * t.groups, half);
+    const char* a = static_cast<const char*>(t.a);
+    const char* b = half_of(t.b, t.steps * t.groups, half);
     for (int64_t group = 0; group < t.groups; group += kGroups) {
       const int64_t count = t.groups - group < kGroups ? t.groups - group : kGroups;
-      for (int64_t i = 0; i < count; ++i, a += 4 * t.steps, b += 128 * t.steps)
-        by_numbers<kIsTall>(a, t.stride, b, t.steps,
-                            reinterpret_cast<char*>(group_sums + i * kSums));
+      by_numbers<kIsTall>(a + 4 * t.steps * group, t.stride, b + 128 * t.steps * group, t.steps,
+                          count, reinterpret_cast<char*>(group_sums));
       for (int64_t row = 0; row < t.rows; row += kRowsAtOnce)
         scale_groups(t, half, group, count, row, group_sums, sums);
     }
@@ -102,38 +103,63 @@ struct Tiles {
       }
   }
 
+  // Tiles 4 and 5 are of A, 6 and 7 of B.
+  template <bool kIsTall>
+  static void load(const char* a, int64_t stride, const char* b) {
+    constexpr int64_t kRow = kHalf * 4;
+    ASTRORAY_TILE_LOAD(4, a, stride);
+    ASTRORAY_TILE_LOAD(6, b, kRow);
+    ASTRORAY_TILE_LOAD(7, b + 64, kRow);
+    if constexpr (kIsTall) ASTRORAY_TILE_LOAD(5, a + 16 * stride, stride);
+  }
+
+  template <bool kIsTall>
+  static void clear() {
+    ASTRORAY_TILE_CLEAR(0);
+    ASTRORAY_TILE_CLEAR(1);
+    if constexpr (kIsTall) {
+      ASTRORAY_TILE_CLEAR(2);
+      ASTRORAY_TILE_CLEAR(3);
+    }
+  }
+
+  template <bool kIsTall>
+  static void store(char* c) {
+    constexpr int64_t kRow = kHalf * 4;
+    ASTRORAY_TILE_STORE(0, c, kRow);
+    ASTRORAY_TILE_STORE(1, c + 64, kRow);
+    if constexpr (kIsTall) {
+      ASTRORAY_TILE_STORE(2, c + 16 * kRow, kRow);
+      ASTRORAY_TILE_STORE(3, c + 16 * kRow + 64, kRow);
+    }
+  }
+
+  // Sums of `groups` groups of `steps`, one behind the other. The next tiles are loaded before sums are
+  // stored: a load waits for stores whose addresses look like its own, and those of four tiles have
+  // all 4096 remainders.
 #define OSC_TILES(NAME, OP)                                                                  \
   template <bool kIsTall>                                                                    \
-  static void NAME(const char* a, int64_t stride, const char* b, int64_t steps, char* c) {   \
-    constexpr int64_t kRow = kHalf * 4, kTo = kHalf * 4;                                      \
-    ASTRORAY_TILE_CLEAR(0);                                                                  \
-    ASTRORAY_TILE_CLEAR(1);                                                                  \
-    if constexpr (kIsTall) {                                                                 \
-      ASTRORAY_TILE_CLEAR(2);                                                                \
-      ASTRORAY_TILE_CLEAR(3);                                                                \
-    }                                                                                        \
-    for (; steps > 0; steps -= kWholeSteps, a += 64, b += kWholeSteps * kRow) {              \
-      ASTRORAY_TILE_LOAD(4, a, stride);                                                      \
-      ASTRORAY_TILE_LOAD(6, b, kRow);                                                        \
-      ASTRORAY_TILE_LOAD(7, b + 64, kRow);                                                   \
-      ASTRORAY_TILE_PRODUCT(OP, 0, 4, 6);                                                    \
-      ASTRORAY_TILE_PRODUCT(OP, 1, 4, 7);                                                    \
-      if constexpr (kIsTall) {                                                               \
-        ASTRORAY_TILE_LOAD(5, a + 16 * stride, stride);                                      \
-        ASTRORAY_TILE_PRODUCT(OP, 2, 5, 6);                                                  \
-        ASTRORAY_TILE_PRODUCT(OP, 3, 5, 7);                                                  \
+  static void NAME(const char* a, int64_t stride, const char* b, int64_t steps,              \
+                   int64_t groups, char* c) {                                                \
+    load<kIsTall>(a, stride, b);                                                             \
+    for (; groups > 0; --groups, c += 4 * kSums) {                                           \
+      clear<kIsTall>();                                                                      \
+      for (int64_t left = steps; left > 0; left -= kWholeSteps) {                            \
+        ASTRORAY_TILE_PRODUCT(OP, 0, 4, 6);                                                  \
+        ASTRORAY_TILE_PRODUCT(OP, 1, 4, 7);                                                  \
+        if constexpr (kIsTall) {                                                             \
+          ASTRORAY_TILE_PRODUCT(OP, 2, 5, 6);                                                \
+          ASTRORAY_TILE_PRODUCT(OP, 3, 5, 7);                                                \
+        }                                                                                    \
+        a += 64;                                                                             \
+        b += kWholeSteps * kHalf * 4;                                                        \
+        if (groups > 1 || left > kWholeSteps) load<kIsTall>(a, stride, b);                   \
       }                                                                                      \
-    }                                                                                        \
-    ASTRORAY_TILE_STORE(0, c, kTo);                                                          \
-    ASTRORAY_TILE_STORE(1, c + 64, kTo);                                                     \
-    if constexpr (kIsTall) {                                                                 \
-      ASTRORAY_TILE_STORE(2, c + 16 * kTo, kTo);                                             \
-      ASTRORAY_TILE_STORE(3, c + 16 * kTo + 64, kTo);                                        \
+      store<kIsTall>(c);                                                                     \
     }                                                                                        \
   }
   OSC_TILES(by_bytes, "tdpbusd")
   OSC_TILES(by_numbers, "tdpbf16ps")
-
 
   // C = token scale * (start + A B) * scale + bias + outliers; of numbers there is no start.
   template <bool kIsWhole>

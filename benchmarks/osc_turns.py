@@ -152,6 +152,9 @@ def _linear(shape: tuple[int, int], num_tokens: int, threads: int, rounds: int) 
             packed = _packed(layer, format, outliers)
             name = format + " with outliers" * outliers
             calls[name] = partial(osc_linear, x_MK, packed, backend="native")
+        if format == "int8":  # the last one, with outliers
+            name = f"{name}, tokens of bfloat16"
+            calls[name] = partial(osc_linear, x_half_MK, packed, backend="native")
     if importlib.util.find_spec("onnxruntime"):
         calls["onnxruntime int8"] = _onnx(layer, x_MK, threads)
     exact_MN = x_MK.double() @ layer.weight.double().T + layer.bias.double()

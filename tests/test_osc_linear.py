@@ -134,6 +134,16 @@ def test_any_shape_stride_and_table_gives_what_the_reference_gives(data):
         torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("format", [one for one in FORMATS if FORMATS[one].bits == 4])
+@pytest.mark.parametrize(("size", "size_of_weights"), [(1e30, 1.0), (1e-28, 1.0), (1.0, 1e-25)])
+def test_large_and_small_numbers_lose_nothing(backend, format, size, size_of_weights):
+    x, weight = numbers(9, 256) * size, numbers(20, 256, seed=1) * size_of_weights
+    x[3, :128] *= 1e-8  # groups that are small beside others of their token
+    packed = pack_weights(weight, format=format)
+    expected = osc_linear(x.double(), packed, backend="reference")
+    assert relative_error(osc_linear(x, packed, backend=backend), expected) < 1e-6
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_empty_table_is_the_plain_format(backend, format):
     x = numbers(20, 128)

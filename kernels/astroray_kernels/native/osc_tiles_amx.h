@@ -27,7 +27,7 @@ struct Tiles {
 
  private:
   static constexpr int kHalf = kColumns / 2, kSums = kTileRows * kHalf;
-  static constexpr int kGroups = 4;  // whose sums lie in the L1 before they are scaled
+  static constexpr int kGroups = 2;  // whose sums wait to be scaled: more would leave the L1
 
   template <bool kIsTall>
   static void multiply_half(const Tile& t, int kind, int half) {

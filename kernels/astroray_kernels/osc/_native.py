@@ -40,9 +40,9 @@ _FLOAT32, _BFLOAT16, _TILES = 0, 1, 2  # LinearPath
 
 class _Call(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale")),
-        *((name, ctypes.c_void_p) for name in ("lower", "bias", "kept", "outlier", "outlier_weight", "norm")),
-        *((name, ctypes.c_void_p) for name in ("next", "gelu")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale", "lower")),
+        *((name, ctypes.c_void_p) for name in ("bias", "kept", "outlier", "outlier_weight")),
+        *((name, ctypes.c_void_p) for name in ("norm", "next", "gelu")),
         *((name, ctypes.c_void_p) for name in ("codes", "token_scale", "token_outlier")),
         *((name, ctypes.c_int64) for name in ("num_tokens", "num_in", "num_out", "num_groups")),
         *((name, ctypes.c_int64) for name in ("num_outliers", "stride")),

@@ -18,7 +18,7 @@ from astroray.neighbors.blocks import Block, Lists, merge_lists
 from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import parts
-from astroray.neighbors.partitions import Partition, open_batches, open_some, write_batches
+from astroray.neighbors.partitions import Partition, open_batches, write_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores.gaussian import LARGEST_GAUSSIAN, Gaussian, squares_from
 from astroray.scores.statistics import Moments
@@ -195,15 +195,20 @@ def score_vectors(plan: JoinPlan, number: int, gaussian: Gaussian | None) -> np.
 
 
 class Vectors:
-    """The vectors of a survey, wherever they lie, by their number or by that of an object."""
+    """The vectors of a survey, wherever they lie, by their number or by that of an object.
+
+    A file of a partition is opened when it is first asked for, and once.
+    """
 
     def __init__(self, plan: JoinPlan) -> None:
         self.plan = plan
-        self.partitions = list(plan.opened(range(len(plan.partitions))))
         self.vector_N = read_column(plan.file("places"), "vector")
-        sizes = [len(partition.cell_V) for partition in self.partitions]
-        self.end_P = np.cumsum(sizes)
-        self.start_P = self.end_P - sizes
+        size_P = read_column(plan.file("sizes"), "size")
+        self.end_P = np.cumsum(size_P)
+        self.start_P = self.end_P - size_P
+        self._partition = functools.cache(lambda number: Partition(plan.partitions[number]))
+        self._near = functools.cache(lambda number: read_lists(plan.near(number)))
+        self._scores = functools.cache(lambda number, name: read_column(plan.scores(number), name))
 
     @functools.cached_property
     def dim(self) -> int:
@@ -218,7 +223,7 @@ class Vectors:
         """Embeddings, float32 [B, D], of vectors by their number."""
         embedding_BD = np.empty((len(vector_B), self.dim), np.float32)
         for number, place_B, row_B in self.by_partition(vector_B):
-            embedding_BD[place_B] = self.partitions[number].vector_VD[row_B]
+            embedding_BD[place_B] = self._partition(number).vector_VD[row_B]
         return embedding_BD
 
     def of_objects(self, number_B: np.ndarray) -> np.ndarray:
@@ -229,7 +234,7 @@ class Vectors:
         """The lists of vectors, exact ones where they were made."""
         found = no_lists(len(vector_B), self.plan.width)
         for number, place_B, row_B in self.by_partition(vector_B):
-            for whole, part in zip(found, read_lists(self.plan.near(number)), strict=True):
+            for whole, part in zip(found, self._near(number), strict=True):
                 whole[place_B] = part[row_B]
         return self._with_exact(found, vector_B)
 
@@ -237,12 +242,17 @@ class Vectors:
         """The lists of vectors that were searched exactly, and nothing for others."""
         return self._with_exact(no_lists(len(vector_B), self.plan.width), vector_B)
 
+    @functools.cached_property
+    def _exact(self) -> tuple[np.ndarray, Lists]:
+        """The vectors that were searched exactly, ascending, and their lists."""
+        path = self.plan.file("exact")
+        return read_column(path, "vector"), read_lists(path)
+
     def _with_exact(self, found: Lists, vector_B: np.ndarray) -> Lists:
-        exact = self.plan.file("exact")
-        vector_R = read_column(exact, "vector")
+        vector_R, lists = self._exact
         place_B = np.searchsorted(vector_R, vector_B)
         is_exact_B = np.append(vector_R, -1)[place_B] == vector_B
-        for whole, part in zip(found, read_lists(exact), strict=True):
+        for whole, part in zip(found, lists, strict=True):
             whole[is_exact_B] = part[place_B[is_exact_B]]
         return found
 
@@ -251,7 +261,7 @@ class Vectors:
         found = {name: np.empty(len(vector_B)) for name in ("mean_shift", "mahalanobis_distance")}
         for number, place_B, row_B in self.by_partition(vector_B):
             for name, value_B in found.items():
-                value_B[place_B] = read_column(self.plan.scores(number), name)[row_B]
+                value_B[place_B] = self._scores(number, name)[row_B]
         return found
 
     def by_partition(self, vector_B: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
@@ -265,7 +275,7 @@ class Vectors:
 
 def read_column(path: str, name: str) -> np.ndarray:
     """A column of a file of one batch, read-only; numbers are read where they lie."""
-    column = open_some(path, [name]).get_batch(0).column(name)
+    column = open_batches(path).get_batch(0).column(name)
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 

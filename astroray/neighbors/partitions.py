@@ -30,6 +30,7 @@ import pyarrow as pa
 from astroray import storage
 from astroray.errors import FileError, LedgerError
 from astroray.neighbors.blocks import Block
+from astroray.storage.kept_copies import find_copy, kept_copy
 from astroray.storage.ranges import Ranges
 
 __all__ = [
@@ -195,19 +196,35 @@ class Partition:
 
     def __init__(self, path: str, numbers: np.ndarray | None = None) -> None:
         self.path, self.numbers = path, numbers
-        self._batch = batch = open_some(path, ["cell", "away", "objects"]).get_batch(0)
-        lists = batch.column("objects")
-        self.cell_V = batch.column("cell").to_numpy(zero_copy_only=True)
-        self.away_V = batch.column("away").to_numpy(zero_copy_only=True)
-        self.stored_N = lists.flatten().to_numpy(zero_copy_only=True)
-        self.start_V1 = lists.offsets.to_numpy(zero_copy_only=True)
+
+    @functools.cached_property
+    def _facts(self) -> pa.RecordBatch:
+        return open_some(self.path, ["cell", "away", "objects"]).get_batch(0)
+
+    @functools.cached_property
+    def cell_V(self) -> np.ndarray:
+        """[V] int32, the cell of each vector, ascending."""
+        return np.asarray(self._facts.column("cell").to_numpy(zero_copy_only=True))
+
+    @functools.cached_property
+    def away_V(self) -> np.ndarray:
+        """[V] float32, its distance from the centroid of its cell."""
+        return np.asarray(self._facts.column("away").to_numpy(zero_copy_only=True))
+
+    @functools.cached_property
+    def stored_N(self) -> np.ndarray:
+        """[N] int64, objects by vector, as their layer numbers them."""
+        return np.asarray(self._facts.column("objects").flatten().to_numpy(zero_copy_only=True))
+
+    @functools.cached_property
+    def start_V1(self) -> np.ndarray:
+        """[V + 1] int64, where the objects of each vector begin, and where the last ones end."""
+        return np.asarray(self._facts.column("objects").offsets.to_numpy(zero_copy_only=True))
 
     @functools.cached_property
     def vector_VD(self) -> np.ndarray:
         """[V, D] float32, the vectors; a remote file is copied when they are first asked for."""
-        has_all = "embedding" in self._batch.schema.names  # a local file's, which is mapped
-        batch = self._batch if has_all else open_batches(self.path).get_batch(0)
-        column = batch.column("embedding")
+        column = open_batches(self.path).get_batch(0).column("embedding")
         flat = column.flatten().to_numpy(zero_copy_only=True)
         return np.asarray(flat.reshape(len(column), column.type.list_size))
 
@@ -292,24 +309,26 @@ class _Hashing(io.RawIOBase):
 
 
 def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
-    """The batches of a file, memory-mapped; of a remote one a copy that goes with them.
+    """The batches of a file, memory-mapped; of a remote one the copy that this machine keeps.
 
     Raises LedgerError where it is missing or damaged.
     """
     with _named_errors(path):
         if storage.is_remote(path):
-            return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(storage.mapped_copy(path))))
+            return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(kept_copy(path))))
         return pa.ipc.open_file(pa.memory_map(path))
 
 
 def open_some(path: str, columns: Sequence[str] | None = None) -> pa.ipc.RecordBatchFileReader:
-    """The same where little is wanted: of a remote file only what is asked for is read.
+    """The same where little is wanted: of a remote file without a copy what is asked for is read.
 
     columns  of the batches; None: all
     """
     if not storage.is_remote(path):
         return open_batches(path)
     with _named_errors(path):
+        if (copy := find_copy(path)) is not None:
+            return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(copy)))
         file = Ranges(path)
         names = pa.ipc.open_file(pa.PythonFile(file, mode="r")).schema.names
         places = [names.index(name) for name in columns or names]

@@ -44,7 +44,7 @@ class Places:
 
     @classmethod
     def of(cls, plan: JoinPlan) -> "Places":
-        """Those of a search; the first is published, so that tasks find the vectors of objects."""
+        """Those of a search; the first and the sizes of partitions are published for the tasks."""
         vector_N = np.zeros(plan.num_objects, np.int64)
         firsts, cells, start = [], [], 0
         for partition in plan.opened(range(len(plan.partitions))):
@@ -55,6 +55,7 @@ class Places:
             cells.append(partition.cell_V)
             start += len(partition.cell_V)
         write_columns(plan.file("places"), vector=vector_N)
+        write_columns(plan.file("sizes"), size=np.array([len(cell_V) for cell_V in cells]))
         return cls(vector_N=vector_N, first_V=np.concatenate(firsts), cell_V=np.concatenate(cells))
 
 
@@ -165,7 +166,7 @@ def _share(vectors: Vectors) -> list[range]:
     """The partitions of each task of a round: neighbors in order, about as many vectors."""
     size = max(-(-int(vectors.end_P[-1]) // TASKS_A_ROUND), LEAST_VECTORS)
     _, first_T = np.unique(vectors.start_P // size, return_index=True)
-    ends = [*first_T[1:].tolist(), len(vectors.partitions)]
+    ends = [*first_T[1:].tolist(), len(vectors.end_P)]
     return [range(first, end) for first, end in zip(first_T.tolist(), ends, strict=True)]
 
 

@@ -146,7 +146,10 @@ def search_once(run_dir: str) -> dict[str, float]:
 
 
 def write_once(run_dir: str) -> dict[str, float]:
-    """The same of what follows: scores, NEIGHBORS, CATALOG, and the rows of the report."""
+    """The same of what follows: scores, NEIGHBORS, CATALOG, and the rows of the report.
+
+    Beside it the files of the run directory, and their megabytes.
+    """
     searched = ShardedSearch(plan_search(run_dir, k=K, top=TOP), in_turn, reason="asked for")
     certified = searched.certify()
 
@@ -154,7 +157,9 @@ def write_once(run_dir: str) -> dict[str, float]:
         searched.publish(certified)
         read_rows(run_dir, read_top(run_dir, TOP), [])
 
-    return watched(write)[1]
+    facts = watched(write)[1]
+    sizes = [path.stat().st_size for path in Path(run_dir).rglob("*") if path.is_file()]
+    return {**facts, "files": float(len(sizes)), "run_mb": sum(sizes) / 2**20}
 
 
 def find(run_dir: str) -> Certified:
@@ -180,7 +185,7 @@ def scaling(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
 
 
 def writing(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
-    """How memory grows while a catalog is written; the facts hold each size."""
+    """How memory grows while a catalog is written, to the second size; the facts hold each."""
     facts: dict[str, float] = {"dim": float(dim)}
     for size in sizes:
         run_dir = make_embedded(
@@ -189,14 +194,14 @@ def writing(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
         )  # fmt: skip
         got = run_fresh(write_once, run_dir, environment=ONE_THREAD).value()
         facts |= {f"{name}_{size}": value for name, value in got.items()}
-    value = facts[f"memory_mb_{sizes[-1]}"] / facts[f"memory_mb_{sizes[0]}"]
+    value = facts[f"memory_mb_{sizes[1]}"] / facts[f"memory_mb_{sizes[0]}"]
     return [{"value": value, "runs": 1, "facts": facts}]
 
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows; what is written goes to `scratch`."""
     peers, workers_size = (10_000, 50_000) if quick else (50_000, 300_000)
-    written = [10_000, 40_000] if quick else [100_000, 400_000]
+    written = [10_000, 40_000] if quick else [100_000, 400_000, 1_000_000]
     sizes = [20_000, 60_000] if quick else [100_000, 300_000, 1_000_000]
 
     def against() -> list[dict[str, Any]]:

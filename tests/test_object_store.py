@@ -442,4 +442,4 @@ def test_of_a_file_of_which_little_is_wanted_little_is_read(s3):
     np.testing.assert_array_equal(partition.block(slice(3, 5)).vector_UD, vector_VD[3:5])
     assert storage.METER.bytes_read == between
     with pytest.raises(LedgerError, match="is missing or damaged"):
-        Partition(f"{path}.gone")
+        Partition(f"{path}.gone").member_N.sum()

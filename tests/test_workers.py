@@ -228,3 +228,11 @@ def test_what_several_tasks_are_told_is_stored_once_and_reaches_each_of_them(ray
     each = workers.each_remotely(num_cpus=0.5, at_once=2)
     found = dict(each(lambda plan, number, text: (len(plan["shards"]), number, text), told))
     assert found == {0: (1000, 3, "x"), 1: (1000, 3, "x"), 2: (1, 3, None)}
+
+
+@pytest.mark.ray
+def test_a_function_is_called_on_each_machine_and_its_error_is_told(ray_cluster, tmp_path):
+    workers.on_each_machine(lambda: (tmp_path / "called").touch())
+    assert (tmp_path / "called").exists()
+    with pytest.raises(ZeroDivisionError):
+        workers.on_each_machine(lambda: 1 / 0)

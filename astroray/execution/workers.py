@@ -364,6 +364,16 @@ def each_remotely(
     return run
 
 
+def on_each_machine(function: Callable[[], object]) -> None:
+    """Calls a function once on every machine of the cluster, whatever else runs there."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in _alive()]
+    task = ray.remote(num_cpus=0)(function)
+    ray.get([task.options(scheduling_strategy=place).remote() for place in places])
+
+
 def _put_once(arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """The same arguments; what more than one task has, but for plain values, in Ray's store."""
     import ray

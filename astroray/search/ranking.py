@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from astroray import storage
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.catalog import versions
@@ -11,6 +12,7 @@ from astroray.neighbors.search import choose_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from astroray.search.stages import Note
+from astroray.storage import kept_copies
 
 __all__ = ["rank_run"]
 
@@ -37,7 +39,10 @@ def rank_run(
     if index == "sharded" and num_rows:
         each = workers.each_remotely(num_cpus=plan_of_workers.num_cpus, at_once=threads)
         in_parts = rank_night_sharded if is_night else rank_sharded
-        return in_parts(plan, each, reason=reason, note=note)
+        outcome = in_parts(plan, each, reason=reason, note=note)
+        if storage.is_remote(plan.run_dir):
+            workers.on_each_machine(kept_copies.clear)
+        return outcome
     threads = min(threads, workers.cpus_of_one_machine())
     alone = "auto" if index == "sharded" else plan.search.index  # what one process can do
     search = dataclasses.replace(plan.search, index=alone, num_threads=threads)

@@ -20,8 +20,9 @@ import tempfile
 from pathlib import Path
 
 from astroray.errors import FileError
-from astroray.storage import METER, TEMPORARY_PLACE, mapped_copy, object_store
+from astroray.storage import TEMPORARY_PLACE, mapped_copy, object_store
 from astroray.storage.disk_errors import writing
+from astroray.storage.meter import METER
 
 __all__ = ["clear", "find_copy", "kept_copy"]
 
@@ -92,7 +93,7 @@ def _fetch(path: str, copy: Path) -> None:
         file.truncate(0)  # what a process has left that was killed
         object_store.get_file(path, file)
         file.flush()
-        METER.bytes_read += file.tell()
+        METER.add(file.tell())
         with contextlib.suppress(FileNotFoundError):  # somebody has cleared up
             os.replace(part, copy)
 
@@ -143,6 +144,7 @@ def _remove_if_last(folder: Path, lock: int) -> None:
 
 
 def _remove_all(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name != _LOCK:
-            path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink(missing_ok=True)

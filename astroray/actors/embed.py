@@ -175,13 +175,17 @@ def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
 
 def shard_to_json(shard: Shard) -> str:
     """A shard as text, the way it travels to a worker."""
-    return json.dumps(dataclasses.asdict(shard))
+    inputs = [(file.path, file.size_bytes, file.version) for file in shard.inputs]
+    return json.dumps({**vars(shard), "inputs": inputs})
 
 
 def shard_from_json(text: str) -> Shard:
     """The shard of `shard_to_json`."""
     values = json.loads(text)
-    values["inputs"] = tuple(storage.InputFile(**file) for file in values["inputs"])
+    values["inputs"] = tuple(
+        storage.InputFile(path=path, size_bytes=size_bytes, version=version)
+        for path, size_bytes, version in values["inputs"]
+    )
     return Shard(**values)
 
 

@@ -88,8 +88,11 @@ def _fetch(path: str, copy: Path) -> None:
     part = copy.with_suffix(_PART)
     with open(part, "ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if copy.exists() or not os.fstat(file.fileno()).st_nlink:
-            return  # it was fetched while we waited, and may be gone again
+        if copy.exists():  # it was fetched while we waited
+            part.unlink(missing_ok=True)
+            return
+        if not os.fstat(file.fileno()).st_nlink:  # and is gone again
+            return
         file.truncate(0)  # what a process has left that was killed
         object_store.get_file(path, file)
         file.flush()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from astroray import inspection, storage
+from astroray.actors import join
 from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import LedgerError
@@ -100,7 +101,7 @@ def test_a_night_of_objects_that_are_known_already_writes_no_partition(ref, tmp_
     assert night(tmp_path / "again", tmp_path / "night", NEW).older[1].num_duplicates == 9
 
 
-@pytest.mark.parametrize("name", ["partition", "cells", "objects", "manifest"])
+@pytest.mark.parametrize("name", ["partition", "cells", "objects", "ranking", "manifest"])
 @pytest.mark.parametrize("damage", ["missing", "flipped"])
 def test_a_damaged_index_of_the_reference_is_named_and_the_night_builds_its_own(
     ref, tmp_path, caplog, name, damage
@@ -157,7 +158,7 @@ def test_older_embeddings_that_are_gone_are_named_though_nobody_reads_them(ref, 
         rank_night_sharded(plan_of(str(tmp_path / "night"), CONFIG), in_turn, reason="asked for")
 
 
-def test_an_index_whose_objects_the_catalog_does_not_have_is_refused(ref, tmp_path):
+def test_an_index_that_took_the_place_of_the_reference_s_is_not_used(ref, tmp_path, caplog):
     begin_night(str(ref), str(tmp_path / "night"))
     inherited = versions.read_inherited(str(tmp_path / "night"))
     other = {"u": shard("u", np.zeros((240, 3), np.float32))}
@@ -166,8 +167,17 @@ def test_an_index_whose_objects_the_catalog_does_not_have_is_refused(ref, tmp_pa
     shutil.rmtree(ref / "index")
     shutil.copytree(tmp_path / "other" / "index", ref / "index")
     assert inherited.num_rows == 240
-    with pytest.raises(LedgerError, match="names rows that the older catalogs do not have"):
-        rank_night_sharded(plan_of(str(tmp_path / "night"), CONFIG), in_turn, reason="asked for")
+    rank_night_sharded(plan_of(str(tmp_path / "night"), CONFIG), in_turn, reason="asked for")
+    assert "was not there when the night began" in caplog.text
+    assert Manifest.load(str(tmp_path / "night")).older == ()
+
+
+def test_scores_that_another_version_left_otherwise_are_not_used(ref, tmp_path, caplog):
+    (ranking,) = (ref / "index").glob("ranking-*")
+    columns = {name: join.read_column(str(ranking), name) for name in ("score", "rank")}
+    join.write_columns(str(ranking), **columns)
+    assert night(tmp_path / "night", ref, NEW).older == ()
+    assert f"{ranking} has no certified: another version of astroray left it" in caplog.text
 
 
 @pytest.mark.ray

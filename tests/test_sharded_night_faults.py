@@ -29,7 +29,7 @@ plan_of_search = plan_of(sys.argv[1], {CONFIG!r})
 """
 CALL = 'sharded_night.rank_night_sharded(plan_of_search, in_turn, reason="asked for")'
 DEATHS = (
-    ("publish.renamed", "before-"), ("publish.written", "objects"), ("index.routed", "1"),
+    ("publish.renamed", "layer-"), ("publish.written", "objects"), ("index.routed", "1"),
     ("index.partition", "4"), ("index.built", ""), ("index.manifest", ""),
     ("search.partitions", "queries-00001"), ("search.found", ""), ("search.file", ".parquet"),
 )  # fmt: skip

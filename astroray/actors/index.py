@@ -107,8 +107,15 @@ def number_objects(plan: IndexPlan) -> Numbering:
     paths = [plan.scratch(f"identity-{group:05d}") for group in range(plan.num_groups)]
     numbers = Numbers([open_batches(path).read_all() for path in paths])
     write_batches(plan.path("objects"), numbers.objects())
+    return publish_numbers(plan, numbers)
+
+
+def publish_numbers(plan: IndexPlan, numbers: Numbers) -> Numbering:
+    """Writes what `numbers` knows once it was asked for all objects: `numbers`, the rejects."""
     ledger.write_rejects(plan.run_dir, "duplicates", numbers.rejects, attempt=1)
-    write_numbers(plan, np.split(numbers.number_R, numbers.ends[1:-1]))
+    groups = np.split(numbers.number_R, numbers.ends[1:-1])
+    batches = (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups)
+    write_batches(plan.scratch("numbers"), batches)
     return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
 
 
@@ -173,14 +180,6 @@ def numbered_vectors(
     tables = [embedding_matrix(read_shard(*stored, ["embedding"])) for stored in shards]
     kept_B = np.flatnonzero(number_B >= 0)
     return number_B[kept_B], np.concatenate(tables)[kept_B]
-
-
-def write_numbers(plan: IndexPlan, groups: Sequence[np.ndarray]) -> None:
-    """Writes the numbers of the rows of some groups, each [B], a batch a group."""
-    write_batches(
-        plan.scratch("numbers"),
-        (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups),
-    )
 
 
 def build(plan: IndexPlan, number: int) -> PartitionEntry:

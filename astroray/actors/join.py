@@ -279,6 +279,12 @@ def read_column(path: str, name: str) -> np.ndarray:
     return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
+def write_columns(path: str, **columns: np.ndarray) -> None:
+    """Publishes what is known of all objects, by number, so that tasks can read it."""
+    arrays = {name: pa.array(values) for name, values in columns.items()}
+    write_batches(path, [pa.record_batch(arrays)])
+
+
 def write_lists(path: str, lists: Lists, **columns: np.ndarray) -> None:
     """Publishes lists, with further columns of theirs."""
     width = lists[0].shape[1]

@@ -3,7 +3,8 @@
 Older layers of the index stand with their objects, numbered by themselves; the night's own layer
 is built as an index is. All are numbered together here, by name. Other files lie in the folder of
 the index, under names that depend on the plan alone, until the night is done. What a task holds
-of all objects is a few numbers each. N objects, M of them searched, R rows of all groups.
+of all objects is a few numbers each. N objects, M of them searched; a place counts the objects
+through all layers, the oldest first.
 """
 
 import dataclasses
@@ -13,28 +14,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, schema, storage
-from astroray.actors.index import IDENTITY, IndexPlan, Numbering, write_numbers
-from astroray.actors.join import JoinPlan, Vectors, read_column
-from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night, unique_new
-from astroray.actors.numbering import Numbers, place_of, with_places
+from astroray import schema, storage
+from astroray.actors.before import Before, ByName, ByNumber
+from astroray.actors.index import IDENTITY, IndexPlan, Numbering, publish_numbers
+from astroray.actors.join import JoinPlan, Vectors, read_column, write_columns
+from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night
+from astroray.actors.numbering import Numbers, with_places
 from astroray.actors.publish import Objects
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
 from astroray.catalog.versions import Inherited
-from astroray.errors import LedgerError
-from astroray.neighbors.distances import parts, spread
+from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import open_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
 from astroray.scores import drift
-from astroray.scores.outliers import Unique
 
 __all__ = ["NightPlan", "finish_night", "number_night", "read_before"]
 
 COLUMNS = (*IDENTITY, *GROUPS)
-ROWS_AT_ONCE = 65_536
-_NO_ROWS = schema.CATALOG.empty_table().select(BEFORE)
 _NO_IDENTITY = with_places(schema.embeddings(1).empty_table().select(COLUMNS))
 
 
@@ -46,8 +44,10 @@ class NightPlan:
     """Of the night's own layer."""
     older: tuple[str, ...]
     """Where it lies who the objects of the older layers are, the oldest first."""
+    rankings: tuple[str, ...]
+    """Where it lies what the search of each older layer's version gave."""
     num_catalogs: int
-    """Files of the older catalogs."""
+    """Files of the older catalogs that are read, where there is no older layer."""
 
     def before(self, place: int) -> str:
         """Where the rows of a file of the older catalogs lie, by name."""
@@ -58,9 +58,26 @@ class NightPlan:
         return self.index.scratch(f"layer-{place:05d}")
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Where it lies who the objects of all layers are, its own last."""
+        return (*self.older, self.index.path("objects"))
+
+    @property
+    def own(self) -> str:
+        """Where it lies who the objects of its own layer are, with GROUPS."""
+        return self.index.scratch("own")
+
+    @property
     def objects(self) -> str:
-        """Where it lies who the objects are, and what their scores were, by number."""
+        """Where it lies which place each object has, and what was known of it, by number."""
         return self.index.scratch("objects")
+
+    def known_before(self) -> Before:
+        """What the older versions say."""
+        if self.older:
+            return ByNumber(self.older, self.rankings)
+        files = [self.before(place) for place in range(self.num_catalogs)]
+        return ByName(files, versions.read_inherited(self.index.run_dir))
 
     @property
     def listed(self) -> str:
@@ -68,74 +85,70 @@ class NightPlan:
         return self.index.scratch("listed")
 
 
-def read_before(plan: NightPlan, place: int, version: str, path: str, sha256: str) -> None:
+def read_before(plan: NightPlan, place: int, file: tuple[str, str, str]) -> None:
     """What a file of the older catalogs says of its objects, sorted by name.
+
+    file  one of `Inherited.catalogs`
 
     Raises LedgerError where the file is missing or differs.
     """
     if storage.exists(plan.before(place)):
         return
-    rows = versions.read_file(version, path, sha256, BEFORE)
+    rows = versions.read_file(*file, BEFORE)
     _write(plan.before(place), rows.sort_by("object_id").combine_chunks())
 
 
 def number_night(plan: NightPlan) -> Numbering:
     """Numbers all objects in the order of `object_id`; an object of the reference keeps its row.
 
-    Holds a number of each row, and the rows of a range of names. Writes `objects`, a row an object
-    by number, with its score before; of each layer the numbers of its objects; of the night's own
-    layer who its objects are, and `numbers`, those of its layer, a batch a group, -1 for a row
-    that was dropped; the certified rows of the reference; the rejects.
+    Holds a few numbers of each object, and the rows of a range of names of the night's own layer.
+    Writes of that layer who its objects are, and `numbers`, a batch a group, -1 for a row that was
+    dropped; of each layer the numbers of its objects; what was known of all objects, by number;
+    the certified rows of the reference; the rejects.
     """
-    index = plan.index
-    older = [with_places(open_batches(path).read_all()) for path in plan.older]
-    own = [
+    index, before = plan.index, plan.known_before()
+    groups = [
         open_batches(index.scratch(f"identity-{group:05d}")).read_all()
         for group in range(index.num_groups)
     ] or [_NO_IDENTITY]
-    inherited = versions.read_inherited(index.run_dir)
-    before = _Before.of(plan, inherited)
-    old = pa.array(list(inherited.receipts), pa.string())
-    numbers = Numbers([*older, *own], lambda rows: _unique(rows, before, old))
-    listed = [_NO_ROWS]
-
-    def described() -> Iterator[pa.RecordBatch]:
-        for batch in numbers.objects():
-            known = before.between(batch["object_id"][0].as_py(), batch["object_id"][-1].as_py())
-            listed.append(known.filter(known["certified"]))
-            yield _described(batch, known)
-
-    write_batches(plan.objects, described())
-    _write(plan.listed, pa.concat_tables(listed))
-    ledger.write_rejects(index.run_dir, "duplicates", numbers.rejects, attempt=1)
-    _write_layers(plan, np.split(numbers.number_R, numbers.ends[1:-1]))
-    return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
+    numbers = Numbers(groups, before.unique)
+    write_batches(plan.own, _some(numbers.objects(), COLUMNS))
+    write_batches(index.path("objects"), _some(_batches(plan.own), IDENTITY))
+    own = publish_numbers(index, numbers)
+    place_N = _merge(plan)
+    known = before.scores(index.path("objects"), own.num_objects)
+    write_columns(plan.objects, place=place_N, **{name: of[place_N] for name, of in known.items()})
+    listed_L = place_N[known["certified"][place_N]]
+    rows = Objects(*plan.layers).take(listed_L, ["object_id", "shard", "row"])
+    for name, column in (("outlier_score", "score"), ("rank",) * 2, ("certified",) * 2):
+        rows = rows.append_column(schema.CATALOG.field(name), pa.array(known[column][listed_L]))
+    _write(plan.listed, rows.select(BEFORE))
+    return dataclasses.replace(own, num_objects=len(place_N))
 
 
-def _write_layers(plan: NightPlan, groups: Sequence[np.ndarray]) -> None:
-    """Writes who is who in each layer from the numbers of all groups, older layers first."""
-    num_older, is_old_N = len(plan.older), read_objects(plan, "is_old")
-    for place, number_L in enumerate(groups[:num_older]):
-        if (number_L < 0).any() or not is_old_N[number_L].all():
-            raise LedgerError(
-                f"{plan.older[place]} names rows that the older catalogs do not have, expected "
-                "the objects of a version; delete the manifest beside it, then the same command "
-                "builds an index from the embeddings"
-            )
-        write_batches(plan.layer(place), [pa.record_batch({"number": pa.array(number_L)})])
-    all_R = np.concatenate([np.zeros(0, np.int64), *groups[num_older:]])
-    number_L = np.sort(all_R[all_R >= 0])
-    write_batches(plan.layer(num_older), [pa.record_batch({"number": pa.array(number_L)})])
-    of_layer = [
-        np.where(number_B < 0, -1, np.searchsorted(number_L, number_B))
-        for number_B in groups[num_older:]
-    ]
-    write_numbers(plan.index, of_layer)
-    objects = Objects(plan.objects)
-    some = (objects.take(number_L[p], IDENTITY) for p in parts(len(number_L), ROWS_AT_ONCE))
-    batches = (batch for rows in some for batch in rows.combine_chunks().to_batches())
-    nothing = pa.RecordBatch.from_pylist([], schema=_NO_IDENTITY.select(IDENTITY).schema)
-    write_batches(plan.index.path("objects"), batches if len(number_L) else [nothing])
+def _merge(plan: NightPlan) -> np.ndarray:
+    """Writes the numbers of the objects of each layer; returns the place of each object, [N]."""
+    layers = [[batch.column("object_id") for batch in _batches(path)] for path in plan.layers]
+    names = pa.chunked_array([ids for layer in layers for ids in layer], pa.string())
+    place_N = pc.sort_indices(names).to_numpy().astype(np.int64)
+    number_S = np.empty(len(place_N), np.int64)
+    number_S[place_N] = np.arange(len(place_N))
+    ends = np.cumsum([sum(map(len, layer)) for layer in layers])[:-1]
+    for place, number_L in enumerate(np.split(number_S, ends)):
+        write_columns(plan.layer(place), number=number_L)
+    return place_N
+
+
+def _batches(path: str) -> Iterator[pa.RecordBatch]:
+    reader = open_batches(path)
+    return map(reader.get_batch, range(reader.num_record_batches))
+
+
+def _some(batches: Iterator[pa.RecordBatch], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Some columns of batches; a batch without rows where there is none."""
+    nothing = pa.RecordBatch.from_pylist([], schema=_NO_IDENTITY.schema)
+    yield next(batches, nothing).select(list(columns))
+    yield from (batch.select(list(columns)) for batch in batches)
 
 
 def finish_night(
@@ -146,13 +159,12 @@ def finish_night(
     found  proof and index; its arrays are empty
     """
     inherited = versions.read_inherited(search.run_dir)
-    vectors, objects = Vectors(join), Objects(plan.objects)
-    is_old_N = read_objects(plan, "is_old")
+    vectors, objects = Vectors(join), Objects(*plan.layers)
+    place_N, is_old_N = (read_column(plan.objects, name) for name in ("place", "is_old"))
     number_M = np.flatnonzero(read_column(join.ranking, "is_searched"))
-    table = objects.take(number_M, COLUMNS)
-    number_O, number_F = _old_objects(objects, inherited)
+    number_O, number_F = _old_objects(objects, inherited, place_N)
     searched = Searched(
-        table=table,
+        table=_with_groups(plan, objects.take(place_N[number_M], IDENTITY), place_N[number_M]),
         number_M=number_M,
         found=_found(join, vectors, found, number_M),
         is_new_M=~is_old_N[number_M],
@@ -161,106 +173,31 @@ def finish_night(
         num_positions=sum(len(b) - b.column("ra").null_count for b in objects.batches),
         num_duplicates=num_duplicates,
         vectors=vectors.of_objects,
-        rows_of=objects.take,
+        rows_of=lambda number_B, columns: objects.take(place_N[number_B], columns),
         first_SD=vectors.of_objects(number_F[spread(len(number_F), drift.SAMPLE)]),
-        before_score_N=read_objects(plan, "score_before")[number_O],
+        before_score_N=read_column(plan.objects, "score")[number_O],
     )
     return publish_night(search, inherited.versions, searched)
 
 
-def read_objects(plan: NightPlan, name: str) -> np.ndarray:
-    """A column of `objects`, by number, [N]."""
-    reader = open_batches(plan.objects)
-    batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
-    return np.concatenate([batch.column(name).to_numpy(zero_copy_only=False) for batch in batches])
+def _with_groups(plan: NightPlan, rows: pa.Table, place_M: np.ndarray) -> pa.Table:
+    """Rows of objects with GROUPS, which are null where an older layer has the object."""
+    own = open_batches(plan.own).read_all()
+    first_own = sum(open_batches(path).read_all().num_rows for path in plan.older)
+    row_M = pa.array(place_M - first_own, mask=place_M < first_own)
+    for name in GROUPS:
+        rows = rows.append_column(name, own[name].take(row_M))
+    return rows
 
 
-class _Before:
-    """The older catalogs by name: of an object that several have, the row of the latest."""
-
-    def __init__(self, first: Sequence[pa.Table], later: Sequence[pa.Table]) -> None:
-        self.first, self.later = first, later
-        self._last: tuple[tuple[str, str], pa.Table] | None = None
-
-    @classmethod
-    def of(cls, plan: NightPlan, inherited: Inherited) -> "_Before":
-        """Those of a night; files of the first version, most of all, have an object once."""
-        files = [open_batches(plan.before(n)).read_all() for n in range(plan.num_catalogs)]
-        first = inherited.versions[:1]
-        num_first = sum([version] == first for version, _, _ in inherited.catalogs)
-        return cls(files[:num_first], files[num_first:])
-
-    def between(self, first: str, last: str) -> pa.Table:
-        """The rows of names from `first` to `last`."""
-        if self._last is None or self._last[0] != (first, last):
-            self._last = (first, last), self._latest(first, last)
-        return self._last[1]
-
-    def _latest(self, first: str, last: str) -> pa.Table:
-        later, rows = (
-            pa.concat_tables([_NO_ROWS, *(_rows_between(f, first, last) for f in reversed(files))])
-            for files in (self.later, self.first)
-        )
-        if len(later):
-            code_T = later["object_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-            later = later.take(pa.array(np.unique(code_T, return_index=True)[1]))
-            is_later = pc.is_in(rows["object_id"], value_set=later["object_id"].combine_chunks())
-            rows = pa.concat_tables([later, rows.filter(pc.invert(is_later))])
-        return rows.combine_chunks()
-
-
-def _rows_between(file: pa.Table, first: str, last: str) -> pa.Table:
-    start, stop = place_of(file, first), place_of(file, last)
-    has_last = stop < len(file) and file["object_id"][stop].as_py() == last
-    return file.slice(start, stop + has_last - start)
-
-
-def _unique(rows: pa.Table, before: _Before, old: pa.Array) -> Unique:
-    """Which rows of a range of names are objects.
-
-    old  the shards of older versions, whose dropped rows are no rejects of this night
-    """
-    ends = pc.min_max(rows["object_id"]).as_py()
-    known = before.between(ends["min"] or "", ends["max"] or "")
-    place_R = pc.index_in(rows["object_id"], value_set=known["object_id"].combine_chunks())
-    same = [pc.equal(rows[name], known[name].take(place_R)) for name in ("shard", "row")]
-    is_kept_R = _plain(pc.fill_null(pc.and_(*same), False))
-    new_Q = np.flatnonzero(~_plain(pc.is_in(rows["shard"], value_set=old)))
-    unique = unique_new(rows.take(pa.array(new_Q)), known["object_id"])
-    is_kept_R[new_Q[unique.kept_M]] = True
-    return Unique(
-        kept_M=np.flatnonzero(is_kept_R),
-        dropped_R=new_Q[unique.dropped_R],
-        rejects=unique.rejects,
-    )
-
-
-def _described(batch: pa.RecordBatch, known: pa.Table) -> pa.RecordBatch:
-    """Objects with what the older catalogs say of them."""
-    place = pc.index_in(batch["object_id"], value_set=known["object_id"].combine_chunks())
-    columns = {name: batch[name] for name in batch.schema.names} | {
-        "is_old": place.is_valid(),
-        "was_listed": pc.fill_null(_taken(known, "certified", place), False),
-        "score_before": _taken(known, "outlier_score", place),
-    }
-    return pa.record_batch(columns)
-
-
-def _taken(table: pa.Table, name: str, place: pa.Array) -> pa.Array:
-    return table[name].combine_chunks().take(place)
-
-
-def _plain(values: pa.ChunkedArray) -> np.ndarray:
-    """Truth values that may be changed."""
-    return np.array(values.to_numpy(), bool)
-
-
-def _old_objects(objects: Objects, inherited: Inherited) -> tuple[np.ndarray, np.ndarray]:
+def _old_objects(
+    objects: Objects, inherited: Inherited, place_N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The older objects in the order of their embeddings, [O], and those of the first reference."""
     known = pa.array(list(inherited.receipts), pa.string())
-    nothing = np.zeros(0, np.int64)
-    shard_N = np.concatenate([nothing, *(_shards(batch, known) for batch in objects.batches)])
-    row_N = np.concatenate([nothing, *(batch["row"].to_numpy() for batch in objects.batches)])
+    shard_S = np.concatenate([_shards(batch, known) for batch in objects.batches])
+    row_S = np.concatenate([batch.column("row").to_numpy() for batch in objects.batches])
+    shard_N, row_N = shard_S[place_N], row_S[place_N]
     number_O = np.flatnonzero(shard_N >= 0)
     number_O = number_O[np.lexsort((row_N[number_O], shard_N[number_O]))]
     first = inherited.versions[:1]

@@ -1,8 +1,9 @@
 """Which files make up a version of a survey: its own, and those of older versions it refers to.
 
 A night's run directory holds what is new. The rest stays where an older version wrote it, and
-`ledger/inherited.parquet` names each such file with its checksum: the embeddings, and the catalog
-of every older version, oldest first. A row of a later catalog takes the place of an earlier one.
+`ledger/inherited.parquet` names each such file with its checksum: the embeddings, the catalog of
+every older version, oldest first, and what their indexes have of it by number. A row of a later
+catalog takes the place of an earlier one.
 """
 
 import dataclasses
@@ -32,6 +33,7 @@ Receipts = Mapping[str, tuple[str, Receipt]]
 """By shard: the run directory that embedded it, and its receipt."""
 
 _FILE = "inherited.parquet"
+_RANKING = "index/ranking-"
 _RANKED = pa.schema([("object_id", pa.large_string()), ("outlier_score", pa.float64())])
 _FIELDS = pa.schema(
     [
@@ -51,12 +53,14 @@ class Inherited:
     """By shard: the run directory that embedded it, and its receipt."""
     catalogs: Sequence[tuple[str, str, str]]
     """Run directory, path in it and sha256 of each catalog file, oldest version first."""
+    rankings: Sequence[tuple[str, str, str]] = ()
+    """The same of what searches left in an index; the manifest of the index says which count."""
 
     def publish(self, run_dir: str) -> None:
         """Writes the manifest of `run_dir`."""
         rows = [
             {"version": version, "path": path, "sha256": sha256, "receipt": None}
-            for version, path, sha256 in self.catalogs
+            for version, path, sha256 in [*self.catalogs, *self.rankings]
         ]
         for name in sorted(self.receipts):
             version, receipt = self.receipts[name]
@@ -125,27 +129,33 @@ def read_inherited(run_dir: str) -> Inherited:
 
 
 def _inherited(rows: Sequence[Mapping[str, Any]]) -> Inherited:
-    receipts, catalogs = {}, []
+    receipts: dict[str, tuple[str, Receipt]] = {}
+    catalogs: list[tuple[str, str, str]] = []
+    rankings: list[tuple[str, str, str]] = []
     for row in rows:
         if row["receipt"] is None:
-            catalogs.append((row["version"], row["path"], row["sha256"]))
+            files = rankings if row["path"].startswith(_RANKING) else catalogs
+            files.append((row["version"], row["path"], row["sha256"]))
         else:
             receipt = Receipt(**json.loads(row["receipt"]))
             receipts[receipt.shard] = (row["version"], receipt)
-    return Inherited(receipts=receipts, catalogs=catalogs)
+    return Inherited(receipts=receipts, catalogs=catalogs, rankings=rankings)
 
 
 def describe_version(run_dir: str) -> Inherited:
     """What the next version takes over from a finished `run_dir`: its own files and older ones."""
     older = read_inherited(run_dir)
     own = read_receipts(run_dir)
-    files = [
-        (run_dir, path, storage.checksum(storage.join(run_dir, path)))
-        for path in catalog.catalog_files(run_dir)
-    ]
+    of_index = storage.list_names(storage.join(run_dir, "index"))
+    rankings = [f"index/{n}" for n in of_index if f"index/{n}".startswith(_RANKING)]
+
+    def named(paths: Sequence[str]) -> list[tuple[str, str, str]]:
+        return [(run_dir, path, storage.checksum(storage.join(run_dir, path))) for path in paths]
+
     return Inherited(
         receipts={**older.receipts, **{name: (run_dir, receipt) for name, receipt in own.items()}},
-        catalogs=[*older.catalogs, *files],
+        catalogs=[*older.catalogs, *named(catalog.catalog_files(run_dir))],
+        rankings=[*older.rankings, *named(rankings)],
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from astroray.actors import join
-from astroray.actors.join import JoinPlan, Vectors
+from astroray.actors.join import JoinPlan, Vectors, write_columns
 from astroray.neighbors.blocks import Lists
 from astroray.neighbors.candidates import has_native
 from astroray.neighbors.certificate import Proof, score_of
@@ -23,7 +23,7 @@ from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
 from astroray.search.stages import Each, Note, noted
 
-__all__ = ["TASKS_A_ROUND", "ExactLists", "Places", "write_columns"]
+__all__ = ["TASKS_A_ROUND", "ExactLists", "Places"]
 
 TASKS_A_ROUND = 64
 """Tasks that share the partitions in a round, at most."""
@@ -180,9 +180,3 @@ def _homes(vectors: Vectors, tasks: Sequence[range], cell_V: np.ndarray) -> np.n
         home_C[count_C > most_C] = place
         most_C = np.maximum(most_C, count_C)
     return home_C
-
-
-def write_columns(path: str, **columns: np.ndarray) -> None:
-    """Publishes what is known of all objects, by number, so that tasks can read it."""
-    arrays = {name: pa.array(values) for name, values in columns.items()}
-    write_batches(path, [pa.record_batch(arrays)])

@@ -8,6 +8,7 @@ index, or one that is damaged, the night's own layer holds all objects, built fr
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 
 from astroray import ledger, storage
 from astroray.actors import index
@@ -18,7 +19,7 @@ from astroray.catalog import versions
 from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, Stored, grouped, rows_of_partition
-from astroray.neighbors.partitions import VERSION, Manifest
+from astroray.neighbors.partitions import VERSION, Manifest, open_some
 from astroray.receipts import read_receipts
 from astroray.search.indexing import build_partitions, find_damage, lay_cells, publish_manifest
 from astroray.search.stages import Each
@@ -64,7 +65,8 @@ class NightIndex:
                 num_partitions=max(1, -(-self.num_rows // self.rows_each)) if self.older else 0,
             ),
             older=tuple(layer.objects for layer in self.older.layers) if self.older else (),
-            num_catalogs=len(inherited.catalogs),
+            rankings=tuple(layer.ranking for layer in self.older.layers) if self.older else (),
+            num_catalogs=0 if self.older else len(inherited.catalogs),
         )
 
     def build(self, num_all: int, *, reason: str) -> Manifest:
@@ -107,7 +109,7 @@ class NightIndex:
             self.search.model_id,
             self.search.search.seed,
             self.rows_each,
-            [sha256 for _, _, sha256 in inherited.catalogs],
+            [sha256 for _, _, sha256 in [*inherited.catalogs, *inherited.rankings]],
             [sha256 for _, sha256 in self.older.files] if self.older else [],
             [(receipt.shard, receipt.checksum) for _, receipt in own],
         ]
@@ -123,12 +125,10 @@ def _older(search: SearchPlan, inherited: Inherited, each: Each) -> Manifest | N
         manifest = Manifest.load(reference)
         if manifest is None:
             return None
-        fault = _misfit(manifest, search, inherited)
+        fault = _misfit(manifest, search, inherited, reference)
+        fault = fault or _damage(manifest, inherited, reference, each)
     except LedgerError as error:
         manifest, fault = None, str(error)
-    if manifest and not fault:
-        wrong = find_damage(manifest, reference, manifest.files, each)
-        fault = "; ".join(wrong.values())
     if manifest is None or fault:
         _log.warning(
             "the index of the reference is not used, and this night builds one of all embeddings "
@@ -139,13 +139,42 @@ def _older(search: SearchPlan, inherited: Inherited, each: Each) -> Manifest | N
     return manifest.located(lambda uri: manifest.path(reference, uri))
 
 
-def _misfit(manifest: Manifest, search: SearchPlan, inherited: Inherited) -> str:
+def _misfit(
+    manifest: Manifest, search: SearchPlan, inherited: Inherited, reference: str
+) -> str:
     """Why an index that stands is not that of the reference's embeddings; "" where it is."""
     if manifest.model_id != search.model_id:
         return f"it is of model {manifest.model_id}, expected {search.model_id}"
     num_rows = sum(layer.num_objects + layer.num_duplicates for layer in manifest.layers)
     if num_rows != inherited.num_rows:
         return f"it is of {num_rows} embeddings, expected {inherited.num_rows}"
+    for path in set(_rankings(manifest, reference)) - set(_noted(inherited)):
+        return f"{path} was not there when the night began, expected the scores of each layer"
+    return ""
+
+
+def _rankings(manifest: Manifest, reference: str) -> list[str]:
+    """Where it lies what the search of each layer's version gave."""
+    return [manifest.path(reference, layer.ranking) for layer in manifest.layers]
+
+
+def _noted(inherited: Inherited) -> dict[str, str]:
+    """The sha256 of each such file, by path, when the night began."""
+    return {storage.join(version, path): sha256 for version, path, sha256 in inherited.rankings}
+
+
+def _damage(manifest: Manifest, inherited: Inherited, reference: str, each: Each) -> str:
+    """What is wrong with the files of an index, in words; "" where nothing is.
+
+    Raises LedgerError where one was damaged before the night began.
+    """
+    noted, rankings = _noted(inherited), _rankings(manifest, reference)
+    files = [*manifest.files, *((path, noted[path]) for path in rankings)]
+    if wrong := find_damage(manifest, reference, files, each):
+        return "; ".join(wrong.values())
+    for path in rankings:
+        if missing := {"score", "rank", "certified"} - set(open_some(path).schema.names):
+            return f"{path} has no {', '.join(sorted(missing))}: another version of astroray left it"
     return ""
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from astroray.actors import index, join, publish, write
-from astroray.actors.join import JoinPlan
+from astroray.actors.join import JoinPlan, write_columns
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.neighbors.candidates import (
@@ -24,7 +24,7 @@ from astroray.neighbors.partitions import Partition, open_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores.gaussian import LARGEST_GAUSSIAN
 from astroray.scores.statistics import Moments
-from astroray.search.exact_rounds import ExactLists, Places, write_columns
+from astroray.search.exact_rounds import ExactLists, Places
 from astroray.search.indexing import build_index
 from astroray.search.stages import Each, Note, noted, run_all
 

@@ -7,14 +7,14 @@ known of all objects at once: a few numbers each, never an embedding. Nothing he
 import numpy as np
 
 from astroray.actors import index, night_parts
-from astroray.actors.join import JoinPlan, read_column
+from astroray.actors.join import JoinPlan, read_column, write_columns
 from astroray.actors.night_parts import COLUMNS, NightPlan
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
 from astroray.neighbors.certificate import Certified, certify_top
 from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import Neighbors
-from astroray.search.exact_rounds import ExactLists, Places, write_columns
+from astroray.search.exact_rounds import ExactLists, Places
 from astroray.search.night_index import NightIndex
 from astroray.search.stages import Each, Note, noted, run_all
 
@@ -35,9 +35,8 @@ def rank_night_sharded(
     every = noted(each, note)
     night = NightIndex(search, every)
     plan = night.plan
-    catalogs = versions.read_inherited(search.run_dir).catalogs
-    befores = [(plan, place, *file) for place, file in enumerate(catalogs)]
-    run_all(every, night_parts.read_before, befores)
+    catalogs = versions.read_inherited(search.run_dir).catalogs[: plan.num_catalogs]
+    run_all(every, night_parts.read_before, [(plan, *file) for file in enumerate(catalogs)])
     tasks = [(plan.index, *group, COLUMNS) for group in enumerate(night.groups)]
     run_all(every, index.identify, tasks)
     (numbering,) = run_all(every, night_parts.number_night, [(plan,)])
@@ -64,7 +63,7 @@ def _join_plan(
         partitions=tuple(path for _, path in named),
         layers=tuple(place for place, _ in named),
         cells=plan.index.cells,
-        objects=plan.objects,
+        objects=plan.index.path("objects"),
         ranking=plan.index.scratch("ranking"),
         scratch=plan.index.scratch("").removesuffix(".arrow"),
         num_objects=num_objects,
@@ -103,30 +102,31 @@ def _bounds(plan: NightPlan, k: int) -> np.ndarray:
     A distance to the last of fewer than k neighbors bounds nothing: with more objects the k-th
     of them lies further out.
     """
-    is_old_N = night_parts.read_objects(plan, "is_old")
-    is_bound_N = is_old_N & ~night_parts.read_objects(plan, "was_listed")
-    is_bound_N &= is_old_N.sum() > k
-    return np.where(is_bound_N, night_parts.read_objects(plan, "score_before"), np.inf)
+    score_N, is_old_N, was_listed_N = (
+        read_column(plan.objects, name) for name in ("score", "is_old", "certified")
+    )
+    is_bound_N = is_old_N & ~was_listed_N & (is_old_N.sum() > k)
+    return np.where(is_bound_N, score_N, np.inf)
 
 
 def _write_ranking(
     plan: NightPlan, join: JoinPlan, certified: Certified, bound_N: np.ndarray
 ) -> None:
-    """Publishes what is known of all objects, and which the night writes; for later their scores.
+    """Publishes what is known of all objects, and which the night writes; for later those alone.
 
-    Later an object goes by its number in its layer and those of the layers before.
+    Later an object goes by its place, which further layers do not change.
     """
     is_searched_N = certified.is_exact_N | np.isinf(bound_N)
+    columns = {
+        "score": certified.score_N,
+        "rank": certified.rank_N,
+        "certified": certified.certified_N,
+    }
     write_columns(
-        join.ranking,
-        score=certified.score_N,
-        is_exact=certified.is_exact_N,
-        rank=certified.rank_N,
-        certified=certified.certified_N,
-        is_searched=is_searched_N,
+        join.ranking, **columns, is_exact=certified.is_exact_N, is_searched=is_searched_N
     )
-    layers = [read_column(join.layer(place), "number") for place in range(len(plan.older) + 1)]
-    number_N = np.concatenate(layers)
-    later_M = np.flatnonzero(is_searched_N[number_N] | (not plan.older))
-    score_M = certified.score_N[number_N[later_M]]
-    write_columns(plan.index.path("ranking"), number=later_M, score=score_M)
+    place_N = read_column(plan.objects, "place")
+    number_M = np.flatnonzero(is_searched_N | (not plan.older))
+    number_M = number_M[np.argsort(place_N[number_M])]
+    later = {name: of[number_M] for name, of in columns.items()}
+    write_columns(plan.index.path("ranking"), number=place_N[number_M], **later)

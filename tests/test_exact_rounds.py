@@ -80,7 +80,7 @@ def test_so_are_the_lists_of_a_search_in_parts_which_looks_no_farther_than_it_mu
     search = ShardedSearch(plan_search(run_dir, k=k), in_turn, reason="asked for")
     exact, seen = search.exact, []
     monkeypatch.setattr(
-        Block, "nearest", _seen(Block.nearest, lambda within_G: seen.append(within_G))
+        join, "nearest_in", _seen(join.nearest_in, lambda within_G: seen.append(within_G))
     )
     assert len(exact.tasks) > 2
     number_N = np.arange(600)
@@ -93,8 +93,8 @@ def test_so_are_the_lists_of_a_search_in_parts_which_looks_no_farther_than_it_mu
 
 
 def _seen(nearest, see):
-    def run(block, query_GD, width, *, within_G=None, centroid_CD=None):
+    def run(blocks, query_GD, width, *, within_G=None, centroid_CD=None):
         see(within_G)
-        return nearest(block, query_GD, width, within_G=within_G, centroid_CD=centroid_CD)
+        return nearest(blocks, query_GD, width, within_G=within_G, centroid_CD=centroid_CD)
 
     return run

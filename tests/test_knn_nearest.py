@@ -68,6 +68,16 @@ def test_embeddings_that_carry_a_gradient_are_searched_without_one(backend):
     assert not distance_GK.requires_grad
 
 
+@every_backend
+def test_several_tensors_of_vectors_are_searched_as_one(backend):
+    vector_VD = torch.randn(90, 5, generator=torch.Generator().manual_seed(3))
+    pieces = [vector_VD[:1], vector_VD[1:1], vector_VD[1:70], vector_VD[70:]]
+    cells = torch.arange(90) % 2, vector_VD[:2]
+    got = nearest_vectors(vector_VD, pieces, 4, cells=cells, backend=backend)
+    expected = nearest_vectors(vector_VD, vector_VD, 4, backend=backend)
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
 GOOD = torch.zeros(4, 3)
 HOLED = torch.zeros(4, 3)
 HOLED[2, 1] = torch.nan
@@ -86,6 +96,8 @@ ENDLESS[1, 0] = -torch.inf
         ((GOOD, GOOD.to("meta"), 1), ValueError, "vector_VD is on meta, expected query_GD's cpu"),
         ((HOLED, GOOD, 1), ValueError, r"query_GD has a NaN or infinite number in row 2 \(1 such"),
         ((GOOD, ENDLESS, 1), ValueError, "vector_VD has a NaN or infinite number in row 1"),
+        ((GOOD, [GOOD, ENDLESS], 1), ValueError, "vector_VD has a NaN or infinite number in row 1"),
+        ((GOOD, [], 1), ValueError, "vector_VD is an empty sequence, expected at least one"),
         ((GOOD, GOOD, 0), ValueError, "k is 0, expected an integer of at least 1"),
         ((GOOD, GOOD, 2.0), ValueError, "k is 2.0, expected an integer"),
     ],

@@ -13,10 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import schema
+from astroray.actors.join import read_ranking
 from astroray.actors.night_rows import BEFORE, unique_new
 from astroray.actors.numbering import place_of
 from astroray.catalog.versions import Inherited
-from astroray.neighbors.partitions import open_batches, open_some
+from astroray.neighbors.partitions import open_batches
 from astroray.scores.outliers import Unique
 
 __all__ = ["Before", "ByName", "ByNumber", "Scores"]
@@ -68,7 +69,7 @@ class ByNumber:
             "certified": np.zeros(num_older + num_own, bool),
         }
         for path in self.rankings:
-            batch = open_some(path).get_batch(0)
+            batch = read_ranking(path)
             is_some = "number" in batch.schema.names
             place = batch.column("number").to_numpy() if is_some else slice(batch.num_rows)
             for name, values in found.items():

@@ -7,14 +7,16 @@ vector without itself. R vectors that are searched exactly.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from astroray import faults, scores, storage
 from astroray.actors.index import read_cells
-from astroray.neighbors.blocks import Block, Lists, merge_lists
+from astroray.errors import LedgerError
+from astroray.neighbors.blocks import Block, Lists, merge_lists, nearest_in
 from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import parts
@@ -23,8 +25,8 @@ from astroray.neighbors.twins import without_itself
 from astroray.scores.gaussian import LARGEST_GAUSSIAN, Gaussian, squares_from
 from astroray.scores.statistics import Moments
 
-NUMBERS_AT_ONCE = 2**23
-"""Float32 of vectors that are compared with all queries at once, 32 MB."""
+NUMBERS_AT_ONCE = 2**24
+"""Numbers of vectors that are compared with all queries at once; packed for it they are 32 MB."""
 ROWS_AT_ONCE = 65_536
 
 
@@ -128,9 +130,9 @@ def search_partitions(
         )
     found = no_lists(len(query_BD), plan.width)
     centroid_CD, _ = read_cells(plan.cells)
-    for block in _blocks(plan, numbers, NUMBERS_AT_ONCE // query_BD.shape[1]):
+    for blocks in _blocks(plan, numbers, NUMBERS_AT_ONCE // query_BD.shape[1]):
         limit_B = np.fmin(within_B, found[1][:, -1])  # NaN where the list is not full
-        lists = block.nearest(query_BD, plan.width, within_G=limit_B, centroid_CD=centroid_CD)
+        lists = nearest_in(blocks, query_BD, plan.width, within_G=limit_B, centroid_CD=centroid_CD)
         add_lists(found, lists)
     return found
 
@@ -145,19 +147,19 @@ def add_lists(whole: Lists, some: Lists, row_B: np.ndarray | None = None) -> Non
         lists[row_B] = part
 
 
-def _blocks(plan: JoinPlan, numbers: Sequence[int], most: int) -> Iterator[Block]:
-    """Some partitions, in blocks of at most so many vectors: small ones are joined."""
+def _blocks(plan: JoinPlan, numbers: Sequence[int], most: int) -> Iterator[list[Block]]:
+    """Some partitions, in parts of at most so many vectors: small ones go together."""
     some: list[Block] = []
     num = 0
     for partition in plan.opened(numbers):
         for part in parts(len(partition.cell_V), most):
             if some and num + part.stop - part.start > most:
-                yield Block.join(some)
+                yield some
                 some, num = [], 0
             some.append(partition.block(part))
             num += part.stop - part.start
     if some:
-        yield Block.join(some)
+        yield some
 
 
 def measure_moments(plan: JoinPlan, number: int) -> Moments:
@@ -281,8 +283,39 @@ def read_column(path: str, name: str) -> np.ndarray:
 
 def write_columns(path: str, **columns: np.ndarray) -> None:
     """Publishes what is known of all objects, by number, so that tasks can read it."""
-    arrays = {name: pa.array(values) for name, values in columns.items()}
-    write_batches(path, [pa.record_batch(arrays)])
+    write_batches(path, [_columns(columns)])
+
+
+def write_ranking(path: str, **columns: np.ndarray) -> None:
+    """The same of scores that later nights take for bounds; with a checksum of them."""
+    batch = _columns(columns)
+    write_batches(path, [batch.replace_schema_metadata({"sha256": _checksum(batch)})])
+
+
+def read_ranking(path: str) -> pa.RecordBatch:
+    """What a search left of the objects: `score`, `rank`, `certified`; `number` where not of all.
+
+    Raises LedgerError where the file is missing or damaged, or of another version of astroray.
+    """
+    batch = open_some(path).get_batch(0)
+    if missing := {"score", "rank", "certified"} - set(batch.schema.names):
+        raise LedgerError(
+            f"{path} has no {', '.join(sorted(missing))}, as another version of astroray wrote it"
+        )
+    if (batch.schema.metadata or {}).get(b"sha256", b"").decode() != _checksum(batch):
+        raise LedgerError(f"{path} has other scores than were written")
+    return batch
+
+
+def _columns(columns: Mapping[str, np.ndarray]) -> pa.RecordBatch:
+    return pa.record_batch({name: pa.array(values) for name, values in columns.items()})
+
+
+def _checksum(batch: pa.RecordBatch) -> str:
+    digest = hashlib.sha256()
+    for column in batch.columns:
+        digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)))
+    return digest.hexdigest()
 
 
 def write_lists(path: str, lists: Lists, **columns: np.ndarray) -> None:

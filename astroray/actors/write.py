@@ -45,9 +45,10 @@ def write_part(
 
     groups  the rows of `file.row_groups`
     """
+    options = {"compression": "zstd", "use_dictionary": False}  # of names it takes more room
     with (
         storage.publishing(_part(run_dir, place)) as sink,
-        pq.ParquetWriter(sink, schema.NEIGHBORS, compression="zstd") as writer,
+        pq.ParquetWriter(sink, schema.NEIGHBORS, **options) as writer,
     ):
 
         def rows() -> Iterator[pa.Table]:

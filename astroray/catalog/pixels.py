@@ -14,6 +14,7 @@ itself. The same rows always make the same bytes; only hats.properties holds a d
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,13 @@ NO_POSITION = "no_position.parquet"
 PARTITION_INFO = "partition_info.csv"
 ROWS_PER_PIXEL = 1_000_000
 ROW_GROUP_SIZE = 100_000  # as hats writes it
+_OPTIONS: Mapping[str, Any] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "write_page_checksum": True,
+    # Of names and measurements a dictionary would take more room than they do, and longer.
+    "use_dictionary": ["shard", "model_id", "score_kind", "processing_flags"],
+}
 
 _SKYMAP = "skymap.fits"
 _METADATA = "dataset/_metadata"
@@ -119,10 +127,9 @@ def write_rows(run_dir: str, file: CatalogFile, pieces: Iterable[pa.Table]) -> p
     """
     path = storage.join(run_dir, FOLDER, file.name)
     footers: list[pq.FileMetaData] = []
-    options = {"compression": "zstd", "compression_level": 3, "write_page_checksum": True}
     with (
         storage.publishing(path) as sink,
-        pq.ParquetWriter(sink, schema.CATALOG, metadata_collector=footers, **options) as writer,
+        pq.ParquetWriter(sink, schema.CATALOG, metadata_collector=footers, **_OPTIONS) as writer,
     ):
         for piece in pieces:  # chunks would show in the bytes of the file
             writer.write_table(piece.combine_chunks(), row_group_size=ROW_GROUP_SIZE)

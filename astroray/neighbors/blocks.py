@@ -85,44 +85,60 @@ class Block:
         within_G: np.ndarray | None = None,
         centroid_CD: np.ndarray | None = None,
     ) -> Lists:
-        """The `width` nearest objects of each query, float32 [G, D]; nothing is left out.
+        """The `width` nearest objects of each query, as `nearest_in` of this block alone."""
+        return nearest_in([self], query_GD, width, within_G=within_G, centroid_CD=centroid_CD)
 
-        within_G     [G]     the largest distance that is looked for; None: any
-        centroid_CD  [C, D]  centroids of all cells; what they rule out is not compared
 
-        The nearest `width` vectors hold them, since a tie between vectors is decided by their
-        first objects.
-        """
-        first_U = self.member_N[self.start_U]
-        near_GV, distance_GV = nearest_by_kernel(
-            query_GD,
-            self.vector_UD,
-            width,
-            within_G=within_G,
-            cells=None if centroid_CD is None else self._cells(centroid_CD),
-            label_V=first_U,
-        )
-        if len(self.count_U) == len(self.member_N):
-            return near_GV, distance_GV
-        order_U = np.argsort(first_U)
-        row_GV = order_U[np.searchsorted(first_U[order_U], near_GV)]
-        near_GV = np.where(near_GV >= 0, row_GV, -1)
-        found = [
-            first_members(
-                self.member_N, self.start_U, self.count_U, near_GV[part], distance_GV[part], width
-            )
-            for part in parts(len(query_GD), ROWS_AT_ONCE)
-        ]
-        return _stack(found, width)
+def nearest_in(
+    blocks: Sequence[Block],
+    query_GD: np.ndarray,
+    width: int,
+    *,
+    within_G: np.ndarray | None = None,
+    centroid_CD: np.ndarray | None = None,
+) -> Lists:
+    """The `width` nearest objects of each query, float32 [G, D], in blocks without common objects.
 
-    def _cells(self, centroid_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """The cells that there are, counted from 0, of each vector, and their centroids."""
-        held_H = np.flatnonzero(np.bincount(self.cell_U, minlength=len(centroid_CD)))
-        if len(self.cell_U) < LEAST_IN_A_CELL * len(held_H):
-            return None
-        place_C = np.zeros(len(centroid_CD), np.int64)
-        place_C[held_H] = np.arange(len(held_H))
-        return place_C[self.cell_U], centroid_CD[held_H]
+    within_G     [G]     the largest distance that is looked for; None: any
+    centroid_CD  [C, D]  centroids of all cells; what they rule out is not compared
+
+    Vectors are read where they lie. The nearest `width` vectors hold the objects, since a tie
+    between vectors is decided by their first objects.
+    """
+    member_N, count_U, cell_U = (
+        np.concatenate([getattr(block, name) for block in blocks])
+        for name in ("member_N", "count_U", "cell_U")
+    )
+    start_U = np.cumsum(count_U) - count_U
+    first_U = member_N[start_U]
+    near_GV, distance_GV = nearest_by_kernel(
+        query_GD,
+        [block.vector_UD for block in blocks],
+        width,
+        within_G=within_G,
+        cells=None if centroid_CD is None else _cells(cell_U, centroid_CD),
+        label_V=first_U,
+    )
+    if len(count_U) == len(member_N):
+        return near_GV, distance_GV
+    order_U = np.argsort(first_U)
+    row_GV = order_U[np.searchsorted(first_U[order_U], near_GV)]
+    near_GV = np.where(near_GV >= 0, row_GV, -1)
+    found = [
+        first_members(member_N, start_U, count_U, near_GV[part], distance_GV[part], width)
+        for part in parts(len(query_GD), ROWS_AT_ONCE)
+    ]
+    return _stack(found, width)
+
+
+def _cells(cell_U: np.ndarray, centroid_CD: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """The cells that there are, counted from 0, of each vector, and their centroids."""
+    held_H = np.flatnonzero(np.bincount(cell_U, minlength=len(centroid_CD)))
+    if len(cell_U) < LEAST_IN_A_CELL * len(held_H):
+        return None
+    place_C = np.zeros(len(centroid_CD), np.int64)
+    place_C[held_H] = np.arange(len(held_H))
+    return place_C[cell_U], centroid_CD[held_H]
 
 
 def merge_lists(first: Lists, second: Lists) -> Lists:

@@ -8,9 +8,11 @@ object_id; G queries among them; C candidates of each.
 """
 
 import contextlib
+import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +24,9 @@ from astroray.neighbors.distances import (
     slab_squares,
     spread,
 )
+
+if TYPE_CHECKING:
+    import torch
 
 PADS = (8, 100)
 """Candidates beyond k, so that the float32 error seldom reaches the k-th: first and second try."""
@@ -130,7 +135,7 @@ def why_products(products: str) -> str:
 
 def nearest_by_kernel(
     query_GD: np.ndarray,
-    vector_VD: np.ndarray,
+    vector_VD: np.ndarray | Sequence[np.ndarray],
     k: int,
     *,
     exclude_G: np.ndarray | None = None,
@@ -141,6 +146,7 @@ def nearest_by_kernel(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices [G, k] and published distances [G, k] of the nearest, ties by index; -1 and NaN.
 
+    vector_VD      one or several arrays, one after another, read where they lie
     within_G  [G]  float64, the largest distance that is looked for
     cells          the cell of each vector, int64 [V], and a center of each, float32 [C, D]: they
                    spare comparisons and change no result
@@ -152,25 +158,33 @@ def nearest_by_kernel(
 
     from astroray_kernels.nearest import nearest_vectors
 
-    def tensor(values: np.ndarray) -> torch.Tensor:  # of a copy where they are read-only
-        return torch.from_numpy(np.require(values, requirements="W"))
-
+    vectors = [vector_VD] if isinstance(vector_VD, np.ndarray) else vector_VD
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         near_GK, distance_GK = nearest_vectors(
-            tensor(query_GD),
-            tensor(vector_VD),
+            _tensor(query_GD),
+            [_tensor(some) for some in vectors],
             k,
-            exclude_G=None if exclude_G is None else tensor(exclude_G),
-            within_G=None if within_G is None else tensor(within_G),
-            cells=None if cells is None else (tensor(cells[0]), tensor(cells[1])),
-            label_V=None if label_V is None else tensor(label_V),
+            exclude_G=None if exclude_G is None else _tensor(exclude_G),
+            within_G=None if within_G is None else _tensor(within_G),
+            cells=None if cells is None else (_tensor(cells[0]), _tensor(cells[1])),
+            label_V=None if label_V is None else _tensor(label_V),
             backend="native" if has_native() else "reference",
         )
     finally:
         torch.set_num_threads(before)
     return near_GK.numpy(), distance_GK.numpy()
+
+
+def _tensor(values: np.ndarray) -> "torch.Tensor":
+    """Numbers that are read alone, where they lie; Torch knows none that may not be written."""
+    import torch
+
+    if not values.flags.writeable and values.flags.c_contiguous and values.size:
+        there = (ctypes.c_char * values.nbytes).from_address(values.ctypes.data)
+        values = np.frombuffer(there, values.dtype).reshape(values.shape)
+    return torch.from_numpy(np.require(values, requirements="W"))
 
 
 class Cells:

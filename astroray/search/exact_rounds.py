@@ -27,8 +27,8 @@ __all__ = ["TASKS_A_ROUND", "ExactLists", "Places"]
 
 TASKS_A_ROUND = 64
 """Tasks that share the partitions in a round, at most."""
-LEAST_VECTORS = 65_536
-"""Of a task, where there are as many: each costs a round the merging of its lists."""
+LEAST_VECTORS = 2**18
+"""Of a task, where there are as many: with several each packs its own twice, and merges lists."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

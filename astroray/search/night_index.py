@@ -8,18 +8,18 @@ index, or one that is damaged, the night's own layer holds all objects, built fr
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 
 from astroray import ledger, storage
 from astroray.actors import index
 from astroray.actors.index import IndexPlan
+from astroray.actors.join import read_ranking
 from astroray.actors.night_parts import NightPlan
 from astroray.actors.search import SearchPlan
 from astroray.catalog import versions
 from astroray.catalog.versions import Inherited
 from astroray.errors import LedgerError
 from astroray.grouping import Groups, Stored, grouped, rows_of_partition
-from astroray.neighbors.partitions import VERSION, Manifest, open_some
+from astroray.neighbors.partitions import VERSION, Manifest
 from astroray.receipts import read_receipts
 from astroray.search.indexing import build_partitions, find_damage, lay_cells, publish_manifest
 from astroray.search.stages import Each
@@ -139,9 +139,7 @@ def _older(search: SearchPlan, inherited: Inherited, each: Each) -> Manifest | N
     return manifest.located(lambda uri: manifest.path(reference, uri))
 
 
-def _misfit(
-    manifest: Manifest, search: SearchPlan, inherited: Inherited, reference: str
-) -> str:
+def _misfit(manifest: Manifest, search: SearchPlan, inherited: Inherited, reference: str) -> str:
     """Why an index that stands is not that of the reference's embeddings; "" where it is."""
     if manifest.model_id != search.model_id:
         return f"it is of model {manifest.model_id}, expected {search.model_id}"
@@ -173,8 +171,7 @@ def _damage(manifest: Manifest, inherited: Inherited, reference: str, each: Each
     if wrong := find_damage(manifest, reference, files, each):
         return "; ".join(wrong.values())
     for path in rankings:
-        if missing := {"score", "rank", "certified"} - set(open_some(path).schema.names):
-            return f"{path} has no {', '.join(sorted(missing))}: another version of astroray left it"
+        read_ranking(path)
     return ""
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import numpy as np
 
 from astroray.actors import index, join, publish, write
-from astroray.actors.join import JoinPlan, write_columns
+from astroray.actors.join import JoinPlan, write_columns, write_ranking
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.neighbors.candidates import (
@@ -87,7 +87,7 @@ class ShardedSearch:
         for path, reach_M in zip(self.plan.partitions, reach, strict=True):
             reach_N[Partition(path).member_N] = reach_M
         write_columns(self.plan.file("reach"), reach=reach_N)
-        write_columns(
+        write_ranking(
             self.plan.ranking,
             score=certified.score_N,
             is_exact=certified.is_exact_N,

@@ -7,7 +7,7 @@ known of all objects at once: a few numbers each, never an embedding. Nothing he
 import numpy as np
 
 from astroray.actors import index, night_parts
-from astroray.actors.join import JoinPlan, read_column, write_columns
+from astroray.actors.join import JoinPlan, read_column, write_columns, write_ranking
 from astroray.actors.night_parts import COLUMNS, NightPlan
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
@@ -122,11 +122,9 @@ def _write_ranking(
         "rank": certified.rank_N,
         "certified": certified.certified_N,
     }
-    write_columns(
-        join.ranking, **columns, is_exact=certified.is_exact_N, is_searched=is_searched_N
-    )
+    write_columns(join.ranking, **columns, is_exact=certified.is_exact_N, is_searched=is_searched_N)
     place_N = read_column(plan.objects, "place")
     number_M = np.flatnonzero(is_searched_N | (not plan.older))
     number_M = number_M[np.argsort(place_N[number_M])]
     later = {name: of[number_M] for name, of in columns.items()}
-    write_columns(plan.index.path("ranking"), number=place_N[number_M], **later)
+    write_ranking(plan.index.path("ranking"), number=place_N[number_M], **later)

@@ -1,9 +1,12 @@
 """The public search for nearest vectors: what it accepts, and what it finds."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from astroray_kernels.dispatch import select
+from astroray_kernels.knn.reference import pieces_of
 
 _OP = "nearest_vectors"
 
@@ -13,7 +16,7 @@ Cells = tuple[Tensor, Tensor]
 
 def nearest_vectors(
     query_GD: Tensor,
-    vector_VD: Tensor,
+    vector_VD: Tensor | Sequence[Tensor],
     k: int,
     *,
     exclude_G: Tensor | None = None,
@@ -25,7 +28,8 @@ def nearest_vectors(
     """The k nearest vectors of each query by Euclidean distance, exactly.
 
     query_GD   [G, D]  float32, finite, D >= 1; G may be 0
-    vector_VD  [V, D]  float32, finite, of the same device; V may be 0; need not be centered
+    vector_VD  [V, D]  float32, finite, of the same device; V may be 0; need not be centered; or
+                       several such, one after another: none is copied
     k          >= 1
     exclude_G  [G]     int64: the vector that a query may not find (itself), -1 for none
     label_V    [V]     int64, all different: what a vector is called here; without them its index
@@ -44,23 +48,25 @@ def nearest_vectors(
     Raises TypeError and ValueError on arguments that cannot work, BackendError where this machine
     cannot run what was asked for.
     """
-    _check_vectors(query_GD, vector_VD)
+    vectors = pieces_of(vector_VD)
+    _check_vectors(query_GD, *vectors)
+    num_vectors = sum(map(len, vectors))
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"{_OP}: k is {k!r}, expected an integer of at least 1")
     if label_V is not None:
-        _check_whole("label_V", label_V, vector_VD)
+        _check_whole("label_V", label_V, num_vectors, query_GD)
     if exclude_G is not None:
-        _check_whole("exclude_G", exclude_G, query_GD)
+        _check_whole("exclude_G", exclude_G, len(query_GD), query_GD)
         if label_V is None:
-            _check_exclude(exclude_G, len(vector_VD))
+            _check_exclude(exclude_G, num_vectors)
     if within_G is not None:
         _check_within(within_G, query_GD)
     if cells is not None:
-        _check_cells(cells, query_GD, vector_VD)
+        _check_cells(cells, query_GD, num_vectors)
     function = select(_OP, query_GD.device, backend)
     found: tuple[Tensor, Tensor] = function(
         query_GD.detach(),
-        vector_VD.detach(),
+        [some.detach() for some in vectors],
         k,
         exclude_G=exclude_G,
         within_G=within_G,
@@ -89,10 +95,10 @@ def _check_within(within_G: Tensor, query_GD: Tensor) -> None:
         )
 
 
-def _check_cells(cells: Cells, query_GD: Tensor, vector_VD: Tensor) -> None:
+def _check_cells(cells: Cells, query_GD: Tensor, num_vectors: int) -> None:
     cell_V, center_CD = cells
-    _check_vectors(query_GD, center_CD, names=("query_GD", "the centers of cells"))
-    _check_whole("the cell of each vector", cell_V, vector_VD)
+    _check_vectors(query_GD, center_CD, name="the centers of cells")
+    _check_whole("the cell of each vector", cell_V, num_vectors, query_GD)
     num_cells = len(center_CD)
     if len(cell_V) and not 0 <= int(cell_V.min()) <= int(cell_V.max()) < num_cells:
         raise ValueError(
@@ -101,41 +107,42 @@ def _check_cells(cells: Cells, query_GD: Tensor, vector_VD: Tensor) -> None:
         )
 
 
-def _check_vectors(
-    query_GD: Tensor, vector_VD: Tensor, names: tuple[str, str] = ("query_GD", "vector_VD")
-) -> None:
-    for name, x in zip(names, (query_GD, vector_VD), strict=True):
+def _check_vectors(query_GD: Tensor, *vectors: Tensor, name: str = "vector_VD") -> None:
+    if not vectors:
+        raise ValueError(f"{_OP}: {name} is an empty sequence, expected at least one tensor")
+    names = ["query_GD", *[name] * len(vectors)]
+    for said, x in zip(names, (query_GD, *vectors), strict=True):
         if not isinstance(x, Tensor) or x.dtype != torch.float32:
             got = f"dtype {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
             raise TypeError(
-                f"{_OP}: {name} has {got}, expected a tensor of torch.float32; convert it first"
+                f"{_OP}: {said} has {got}, expected a tensor of torch.float32; convert it first"
             )
         if x.ndim != 2 or x.shape[1] < 1 or x.shape[1] != query_GD.shape[1]:
             raise ValueError(
-                f"{_OP}: {name} has shape {list(x.shape)} and query_GD {list(query_GD.shape)}, "
+                f"{_OP}: {said} has shape {list(x.shape)} and query_GD {list(query_GD.shape)}, "
                 "expected [V, D] and [G, D] with one D >= 1"
             )
         if x.device != query_GD.device:
             raise ValueError(
-                f"{_OP}: {name} is on {x.device}, expected query_GD's {query_GD.device}; move it"
+                f"{_OP}: {said} is on {x.device}, expected query_GD's {query_GD.device}; move it"
             )
         if x.numel() and not torch.isfinite(torch.stack(x.aminmax())).all():
             bad_B = ~x.isfinite().all(dim=1)  # ten times as slow
             raise ValueError(
-                f"{_OP}: {name} has a NaN or infinite number in row {int(bad_B.nonzero()[0])} "
+                f"{_OP}: {said} has a NaN or infinite number in row {int(bad_B.nonzero()[0])} "
                 f"({int(bad_B.sum())} such rows of {len(x)}), expected finite; leave those out"
             )
 
 
-def _check_whole(name: str, number_B: Tensor, rows_BD: Tensor) -> None:
+def _check_whole(name: str, number_B: Tensor, num_rows: int, like: Tensor) -> None:
     if (
         number_B.dtype != torch.int64
-        or number_B.shape != rows_BD.shape[:1]
-        or number_B.device != rows_BD.device
+        or number_B.shape != (num_rows,)
+        or number_B.device != like.device
     ):
         raise ValueError(
             f"{_OP}: {name} is {number_B.dtype} {list(number_B.shape)} on {number_B.device}, "
-            f"expected torch.int64 [{len(rows_BD)}] on {rows_BD.device}"
+            f"expected torch.int64 [{num_rows}] on {like.device}"
         )
 
 

@@ -7,6 +7,7 @@ data few more than k pairs of a query are left to measure. native/knn_search.h h
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import pad
 
 from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
+from astroray_kernels.knn.reference import pieces_of
 
 PRECISIONS = ("fp32",)
 LARGEST_DIM = 2**17
@@ -54,7 +56,7 @@ class Counts(NamedTuple):
 
 def nearest_vectors(
     query_GD: Tensor,
-    vector_VD: Tensor,
+    vector_VD: Tensor | Sequence[Tensor],
     k: int,
     *,
     exclude_G: Tensor | None,
@@ -71,7 +73,7 @@ def nearest_vectors(
 
 def nearest_vectors_with_counts(
     query_GD: Tensor,
-    vector_VD: Tensor,
+    vector_VD: Tensor | Sequence[Tensor],
     k: int,
     *,
     exclude_G: Tensor | None = None,
@@ -84,26 +86,29 @@ def nearest_vectors_with_counts(
     Raises BackendError on a machine that cannot run it and on more vectors or dimensions
     than `LARGEST_NUM` and `LARGEST_DIM`.
     """
-    if reason := why_not(query_GD.device) or _too_large(vector_VD):
+    vectors = pieces_of(vector_VD)
+    num_vectors, dim = sum(map(len, vectors)), query_GD.shape[1]
+    if reason := why_not(query_GD.device) or _too_large(num_vectors, dim):
         raise BackendError(f"backend 'native' cannot run: {reason}; ask for backend='reference'")
-    query_GD, vector_VD = query_GD.contiguous(), vector_VD.contiguous()
+    query_GD, vectors = query_GD.contiguous(), [some.contiguous() for some in vectors]
     cell_V, center_CD = (None, None) if cells is None else (x.contiguous() for x in cells)
     exclude_G, within_G, label_V = (
         None if x is None else x.contiguous() for x in (exclude_G, within_G, label_V)
     )
-    most = min(k, len(vector_VD))
+    most = min(k, num_vectors)
     index_GK = torch.empty((len(query_GD), most), dtype=torch.int64)
     distance_GK = torch.empty((len(query_GD), most), dtype=torch.float64)
     counts = Counts(0, 0)
     if index_GK.numel():
-        middle_D, scale = _frame(query_GD, vector_VD, center_CD)
+        middle_D, scale = _frame(query_GD, vectors, center_CD)
+        pointer_V = torch.cat([_row_pointers(some) for some in vectors])
         call = _Call(
-            query=query_GD.data_ptr(), vector=vector_VD.data_ptr(), center=middle_D.data_ptr(),
+            query=query_GD.data_ptr(), vector=pointer_V.data_ptr(), center=middle_D.data_ptr(),
             label=_pointer(label_V), exclude=_pointer(exclude_G), within=_pointer(within_G),
             cell=_pointer(cell_V), centers=_pointer(center_CD),
             num_cells=0 if center_CD is None else len(center_CD),
             index=index_GK.data_ptr(), distance=distance_GK.data_ptr(),
-            num_queries=len(query_GD), num_vectors=len(vector_VD), dim=query_GD.shape[1], k=most,
+            num_queries=len(query_GD), num_vectors=num_vectors, dim=dim, k=most,
             scale=scale, threads=library.num_threads(),
         )  # fmt: skip
         _run(call)
@@ -116,8 +121,13 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _too_large(vector_VD: Tensor) -> str:
-    num, dim = vector_VD.shape
+def _row_pointers(vector_BD: Tensor) -> Tensor:
+    """Where each vector lies, int64 [B]."""
+    size = vector_BD.shape[1] * vector_BD.element_size()
+    return vector_BD.data_ptr() + size * torch.arange(len(vector_BD))
+
+
+def _too_large(num: int, dim: int) -> str:
     if num > LARGEST_NUM or dim > LARGEST_DIM:
         return (
             f"vector_VD has shape [{num}, {dim}], expected at most [{LARGEST_NUM}, {LARGEST_DIM}]"
@@ -125,15 +135,20 @@ def _too_large(vector_VD: Tensor) -> str:
     return ""
 
 
-def _frame(query_GD: Tensor, vector_VD: Tensor, center_CD: Tensor | None) -> tuple[Tensor, float]:
+def _frame(
+    query_GD: Tensor, vectors: Sequence[Tensor], center_CD: Tensor | None
+) -> tuple[Tensor, float]:
     """A middle of the vectors, float64 [D], and the power of two that brings norms to at most 1.
 
     Neither changes a result, only how many pairs are measured.
     """
-    step = -(-len(vector_VD) // CENTER_SAMPLE)
-    middle_D = vector_VD[::step].median(dim=0).values.double()  # no far outlier carries it away
+    step = -(-sum(map(len, vectors)) // CENTER_SAMPLE)
+    sample_MD = torch.cat([some[::step] for some in vectors])
+    middle_D = sample_MD.median(dim=0).values.double()  # no far outlier carries it away
     others = [] if center_CD is None else [center_CD]
-    ends = [float(end) for rows in (query_GD, vector_VD, *others) for end in rows.aminmax()]
+    ends = [
+        float(end) for rows in (query_GD, *vectors, *others) if len(rows) for end in rows.aminmax()
+    ]
     reach = 2.0 * max(map(abs, ends)) * math.sqrt(len(middle_D))
     return middle_D, 2.0 ** -math.frexp(reach)[1]
 

@@ -1,5 +1,7 @@
 """What the nearest vectors and their distances are, in plain PyTorch on any device; slow."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ def why_not(device: torch.device) -> str:
 
 def nearest_vectors(
     query_GD: Tensor,
-    vector_VD: Tensor,
+    vector_VD: Tensor | Sequence[Tensor],
     k: int,
     *,
     exclude_G: Tensor | None,
@@ -31,6 +33,7 @@ def nearest_vectors(
     that sums. Ties go to the smaller label, which is the index where there is none.
     """
     del cells  # every vector is compared
+    vector_VD = torch.cat(pieces_of(vector_VD))
     if label_V is None:
         label_V = torch.arange(len(vector_VD), device=query_GD.device)
     label_V, order_V = label_V.sort()
@@ -52,6 +55,11 @@ def nearest_vectors(
         index_GK[rows, :most] = label_V[index_BV[:, :k]].where(found_BV, -1)
         distance_GK[rows, :most] = distance_BV[:, :k].where(found_BV, torch.nan)
     return index_GK, distance_GK
+
+
+def pieces_of(vector_VD: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """One tensor of vectors, or several that follow one another, as a list."""
+    return [vector_VD] if isinstance(vector_VD, Tensor) else list(vector_VD)
 
 
 def _distances(query_BD: Tensor, vector_VD: Tensor) -> Tensor:

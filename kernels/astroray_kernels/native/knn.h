@@ -7,7 +7,7 @@ namespace astroray {
 // One call. Arrays are contiguous, all numbers finite.
 struct Nearest {
   const float* query;      // [G, D]
-  const float* vector;     // [V, D]
+  const float* const* vector;  // [V] where each lies, [D]
   const double* center;    // [D] any; products lose least near the middle
   const int64_t* label;    // [V] what each vector is called in results; null = its row
   const int64_t* exclude;  // [G] the label that a query may not find, or -1; null = none

@@ -95,7 +95,7 @@ struct Cells {
   // framed  [padded D]: scratch of the thread
   void measure(int64_t v, float* framed) {
     const int64_t dim = padded_dim(call.dim);
-    frame_row(call, call.vector + v * call.dim, framed);
+    frame_row(call, call.vector[v], framed);
     const float* center = rows + call.cell[v] * dim;
     Doubles squares(0.0);
     for (int64_t d = 0; d < dim; d += 8) {

@@ -123,7 +123,7 @@ struct Vectors {
     for (int j = 0; j < kBlock; ++j) {
       const int64_t place = at * kBlock + j;
       if (place < call.num_vectors) {
-        rows[j] = frame_row(call, call.vector + row(place) * call.dim, framed + j * dim);
+        rows[j] = frame_row(call, call.vector[row(place)], framed + j * dim);
         block.half[j] = static_cast<float>(rows[j].square * 0.5);
       } else {
         memset(framed + j * dim, 0, sizeof(float) * dim);

@@ -143,7 +143,7 @@ struct Group {
       const float* rows[8];
       double distance[8];
       for (int i = 0; i < 8; ++i)
-        rows[i] = call.vector + query.pending[at + (i < count ? i : 0)] * call.dim;
+        rows[i] = call.vector[query.pending[at + (i < count ? i : 0)]];
       measure8(from, rows, call.dim, distance);
       for (int i = 0; i < count; ++i)
         if (distance[i] <= query.within)
@@ -164,7 +164,7 @@ struct Group {
       const int64_t row = vectors.row(block * kBlock + __builtin_ctzll(hits));
       if (label(row) == query.exclude) continue;
       query.pending[query.num_pending++] = row;
-      const char* at = reinterpret_cast<const char*>(call.vector + row * call.dim);
+      const char* at = reinterpret_cast<const char*>(call.vector[row]);
       for (int64_t i = 0; i < call.dim * 4; i += 64) __builtin_prefetch(at + i);
     }
   }

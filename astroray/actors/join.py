@@ -297,7 +297,7 @@ def read_ranking(path: str) -> pa.RecordBatch:
 
     Raises LedgerError where the file is missing or damaged, or of another version of astroray.
     """
-    batch = open_some(path).get_batch(0)
+    batch = open_batches(path).get_batch(0)
     if missing := {"score", "rank", "certified"} - set(batch.schema.names):
         raise LedgerError(
             f"{path} has no {', '.join(sorted(missing))}, as another version of astroray wrote it"

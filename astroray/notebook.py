@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import ledger, storage
+from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
@@ -24,7 +25,6 @@ from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
 from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, progress_line
-from astroray.web.archive import Archive, draw_rows
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table

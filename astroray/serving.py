@@ -21,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from astroray import runs, storage
 from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel, model_of_run
+from astroray.archive import Archive
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import workers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
@@ -31,7 +32,6 @@ from astroray.settings import from_dict
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 from astroray.web.app import address_of, build_app
-from astroray.web.archive import Archive
 from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router

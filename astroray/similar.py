@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
+from astroray.archive import Archive
 from astroray.errors import ConfigError, DataError
 from astroray.ledger import RunRecord
 from astroray.runs import finished_run, version_of
 from astroray.search.nearby import open_indexed
-from astroray.web.archive import Archive
 from astroray.web.rows import Rows
 
 __all__ = ["Similar", "find_similar"]

@@ -93,8 +93,8 @@ async def _ask(app: Any, secret: str, route: str, bodies: Iterator[bytes]) -> Co
 
 
 def _app(run_dir: str, tokens: str) -> Any:
+    from astroray.archive import Archive
     from astroray.web.app import build_app
-    from astroray.web.archive import Archive
     from astroray.web.flares import build_flare_router
     from astroray.web.guard import Limits
     from astroray.web.security import Tokens

@@ -154,9 +154,9 @@ def _uploads(run_dir: str) -> Uploads:
     import torch
 
     from astroray.actors.answer import Answerer
+    from astroray.archive import Archive
     from astroray.encoders import read_model_file
     from astroray.preparation import Preparation
-    from astroray.web.archive import Archive
     from astroray.web.uploads import read_upload
 
     torch.set_num_threads(1)

@@ -13,11 +13,11 @@ import pytest
 import uvicorn
 
 from astroray import surveys
+from astroray.archive import Archive
 from astroray.cli import cli
 from astroray.settings import from_dict
 from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
-from astroray.web.archive import Archive
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
 from astroray.web.security import Tokens

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from astroray import serving
-from astroray.web.archive import Archive
+from astroray.archive import Archive
 from astroray.web.routes import BusyError
 from astroray.web.settings import ServeConfig
 from tests.served_run import make_run

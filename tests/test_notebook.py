@@ -13,10 +13,10 @@ import pytest
 
 import astroray
 from astroray import ledger, notebook
+from astroray.archive import Archive
 from astroray.catalog import pixels, versions
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.report.thumbnails import publish_thumbnails
-from astroray.web.archive import Archive
 from tests.served_run import make_run
 from tests.surveys_made import write_pictures
 from tests.test_catalog import THIRD_PARTY

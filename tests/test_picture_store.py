@@ -2,7 +2,7 @@
 
 import threading
 
-from astroray.web.picture_store import PictureStore
+from astroray.picture_store import PictureStore
 
 
 def test_pictures_are_kept_up_to_so_many_bytes_and_the_one_unused_for_longest_goes():

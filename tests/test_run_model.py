@@ -13,6 +13,7 @@ from astroray import serving, surveys
 from astroray.actors.answer import Answerer
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.run_model import RunModel, model_of_run
+from astroray.archive import Archive
 from astroray.cli import cli
 from astroray.config import ScanConfig, load_config
 from astroray.encoders import read_model_file
@@ -24,7 +25,6 @@ from astroray.settings import from_dict
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
 from astroray.terminal import parse_setting
-from astroray.web.archive import Archive
 from astroray.web.settings import ServeConfig
 from benchmarks.bad_uploads import fits_bytes
 from tests.scans import fit_model

@@ -12,12 +12,12 @@ import pytest
 import ray
 
 from astroray import serving, surveys
+from astroray.archive import Archive
 from astroray.errors import ConfigError
 from astroray.forecast.model_file import load_forecaster
 from astroray.ledger import open_run
 from astroray.settings import from_dict
 from astroray.surveys.shards import Cutouts
-from astroray.web.archive import Archive
 from astroray.web.security import Tokens
 from astroray.web.settings import ServeConfig
 from benchmarks.bad_uploads import curve_bytes, fits_bytes

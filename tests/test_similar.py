@@ -7,13 +7,13 @@ import pytest
 from click.testing import CliRunner
 
 from astroray import surveys
+from astroray.archive import Archive
 from astroray.catalog import versions
 from astroray.cli import cli
 from astroray.errors import ConfigError
 from astroray.explain import explain_object
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
-from astroray.web.archive import Archive
 from benchmarks.bad_uploads import fits_bytes, parquet_bytes
 from tests.light_curves_made import fluxes, times
 from tests.served_run import make_curve_run, make_run

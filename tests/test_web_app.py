@@ -11,10 +11,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from astroray import schema, sky, surveys
+from astroray.archive import Archive
 from astroray.errors import ConfigError
 from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
-from astroray.web.archive import Archive
 from astroray.web.guard import AuditLog
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
@@ -70,7 +70,7 @@ def test_the_rank_of_an_upload_is_behind_objects_whose_bound_is_infinite(archive
     score_N[:3] = np.inf
     place = table.column_names.index("outlier_score")
     stopped = table.set_column(place, table.schema.field(place), pa.array(score_N))
-    monkeypatch.setattr("astroray.web.archive.versions.read_version", lambda run_dir: stopped)
+    monkeypatch.setattr("astroray.archive.versions.read_version", lambda run_dir: stopped)
     assert Archive(archive.run_dir).rank_of(1e9) == 4
 
 
@@ -210,7 +210,7 @@ def test_a_picture_whose_file_comes_back_comes_back(archive, monkeypatch):
     def draw(shard, rows, **how):
         return {row: b"a picture" for row in rows if drawn.pop(0)}
 
-    monkeypatch.setattr("astroray.web.archive.draw_rows", draw)
+    monkeypatch.setattr("astroray.archive.draw_rows", draw)
     assert [archive.picture(3, 77) for _ in range(3)] == [None, b"a picture", b"a picture"]
 
 

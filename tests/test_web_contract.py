@@ -11,8 +11,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from astroray.archive import Archive
 from astroray.web.app import build_app
-from astroray.web.archive import Archive
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
 from astroray.web.guard import Limits

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from astroray.archive import Archive
 from astroray.forecast.predict import forecast_group
 from astroray.forecast.star_groups import StarGroup
 from astroray.forecast.train import flare_shards
 from astroray.web.app import build_app
-from astroray.web.archive import Archive
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
 from astroray.web.security import Tokens

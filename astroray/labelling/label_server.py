@@ -13,13 +13,13 @@ from fastapi import FastAPI
 
 from astroray import storage
 from astroray.actors.answer import Answerer
+from astroray.archive import Archive
 from astroray.catalog.exports import export_rows
 from astroray.catalog.versions import read_version
 from astroray.errors import ConfigError
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.runs import finished_run, version_of
 from astroray.web.app import address_of, build_app
-from astroray.web.archive import Archive
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.security import Tokens

@@ -9,9 +9,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 
 from astroray import __version__
+from astroray.archive import Archive
 from astroray.encoders import read_model_file
 from astroray.errors import LedgerError, StorageError
-from astroray.web.archive import Archive
 from astroray.web.guard import AuditLog, Guard, Limits
 from astroray.web.reference import render_reference
 from astroray.web.routes import Encoder, build_router

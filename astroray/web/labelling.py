@@ -18,6 +18,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, Field
 
 from astroray import storage
+from astroray.archive import Archive
 from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
 from astroray.labelling.label_queue import Next, next_objects
@@ -26,7 +27,6 @@ from astroray.report.page import FLAG_WORDS, survey_name
 from astroray.report.script import script_at_desk
 from astroray.run_files import report_file
 from astroray.templates import load_template
-from astroray.web.archive import Archive
 from astroray.web.security import Token, cookie_name, needs, secret_of
 
 __all__ = ["LOGIN_PATH", "build_label_router"]

@@ -12,11 +12,11 @@ import pyarrow as pa
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from astroray.archive import Archive, Nearest
 from astroray.errors import DataError
 from astroray.preparation.modalities import AnyPreparation
 from astroray.surveys.shards import ModalityName
 from astroray.web import answers, cone
-from astroray.web.archive import Archive, Nearest
 from astroray.web.guard import AuditLog, Limits
 from astroray.web.rows import Rows
 from astroray.web.security import needs

@@ -21,16 +21,16 @@ from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.lookup import nearest_of
+from astroray.picture_store import PictureStore
 from astroray.report.curve_pictures import render_curve
 from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import finished_run, version_of
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Shard
-from astroray.web.picture_store import PictureStore
 
 __all__ = ["Archive", "Nearest", "draw_rows"]
 
-_log = logging.getLogger("astroray.web")
+_log = logging.getLogger("astroray.archive")
 
 _MAX_PICTURE_BYTES = 64 * 2**20
 """Of pictures kept by one archive: some 4,000 small ones, or 200 large ones."""

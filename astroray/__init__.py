@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # so that editors and type checkers know them
     from astroray.encoders.store import load_model
     from astroray.notebook import Run, open_run, scan
+    from astroray.preview import look
     from astroray.surveys import list_shards, read_shard
 
 __version__ = "0.1.0"
@@ -17,11 +18,12 @@ _HOMES = {
     "Run": "notebook",
     "list_shards": "surveys",
     "load_model": "encoders.store",
+    "look": "preview",
     "open_run": "notebook",
     "read_shard": "surveys",
     "scan": "notebook",
 }
-__all__ = ["Run", "list_shards", "load_model", "open_run", "read_shard", "scan"]
+__all__ = ["Run", "list_shards", "load_model", "look", "open_run", "read_shard", "scan"]
 
 
 def __getattr__(name: str) -> object:

@@ -28,7 +28,7 @@ from astroray.runs import finished_run, version_of
 from astroray.surveys.light_curve_rows import LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Shard
 
-__all__ = ["Archive", "Nearest", "draw_rows"]
+__all__ = ["Archive", "Nearest", "draw_item", "draw_rows"]
 
 _log = logging.getLogger("astroray.archive")
 
@@ -263,17 +263,17 @@ def draw_rows(
                 continue
             for at, row in enumerate(item.row_B):
                 if int(row) in wanted:
-                    png = _draw_item(item, at, size_px=size_px, band=band, aspect=aspect)
+                    png = draw_item(item, at, size_px=size_px, band=band, aspect=aspect)
                     drawn |= {int(row): png} if png is not None else {}
     except DataError as error:
         _log.warning("no picture of some of %d rows of %s: %s", len(rows), shard.name, error)
     return drawn
 
 
-def _draw_item(
-    item: Cutouts | LightCurves, at: int, *, size_px: int, band: str, aspect: int
+def draw_item(
+    item: Cutouts | LightCurves, at: int, *, size_px: int, band: str = "", aspect: int = 1
 ) -> bytes | None:
-    """One of the objects of a slice; None where it has no band of that name."""
+    """PNG of one of the objects of a slice; None where it has no band of that name."""
     if isinstance(item, LightCurves):
         return render_curve(
             item.curve_B[at], width_px=aspect * size_px, height_px=size_px, format="PNG"

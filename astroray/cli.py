@@ -15,6 +15,7 @@ from astroray.commands.export import export
 from astroray.commands.flares import flares
 from astroray.commands.jobs import ADDRESS_HELP, cancel, submit
 from astroray.commands.label import label
+from astroray.commands.look import look
 from astroray.commands.nightly import explain, nightly, prune
 from astroray.commands.quantize import quantize
 from astroray.commands.report import report
@@ -61,7 +62,7 @@ def cli() -> None:
 
 
 for command in [
-    cancel, evaluate, explain, export, flares, label, nightly, prune, quantize, report, serve,
+    cancel, evaluate, explain, export, flares, label, look, nightly, prune, quantize, report, serve,
     similar, submit, token, train,
 ]:  # fmt: skip
     cli.add_command(command)

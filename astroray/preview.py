@@ -1,0 +1,209 @@
+"""What astroray makes of a survey's files, before any scan: some rows are read, nothing is kept."""
+
+import dataclasses
+import io
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from astroray import surveys
+from astroray.archive import draw_item
+from astroray.errors import ConfigError, DataError
+from astroray.surveys.light_curve_rows import LightCurve, LightCurves
+from astroray.surveys.shards import Cutouts, Reject, Rows, Shard
+
+__all__ = ["Look", "look", "save_sheet"]
+
+MAX_SHARDS = 3
+"""Shards that are opened: where none of them can be read, the others are hardly better."""
+PICTURE_PX = 96
+MAX_PICTURES = 48
+CURVE_ASPECT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Look:
+    """What was found; `print` it, and where a notebook shows it the pictures are below."""
+
+    facts: Mapping[str, str]
+    """Names and values for a person."""
+    slices: Sequence[Rows]
+    """What was read: Cutouts or LightCurves."""
+    rejects: Sequence[Reject]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name:<11}{value}" for name, value in self.facts.items())
+
+    __repr__ = __str__
+
+    def sheet(self) -> Image.Image:
+        """The objects that were read, first ones first, as one picture.
+
+        Raises DataError where none could be read.
+        """
+        is_curve = any(isinstance(rows, LightCurves) for rows in self.slices)
+        aspect = CURVE_ASPECT if is_curve else 1
+        drawn = [
+            draw_item(rows, at, size_px=PICTURE_PX, aspect=aspect)
+            for rows in self.slices
+            if isinstance(rows, Cutouts | LightCurves)
+            for at in range(len(rows.row_B))
+        ][:MAX_PICTURES]
+        pictures = [Image.open(io.BytesIO(png)) for png in drawn if png]
+        if not pictures:
+            raise DataError("there is no picture: no object of the first shards could be read")
+        width = PICTURE_PX * aspect
+        num_columns = min(len(pictures), 8 // aspect)
+        num_lines = math.ceil(len(pictures) / num_columns)
+        sheet = Image.new("RGB", (num_columns * width, num_lines * PICTURE_PX))
+        for number, picture in enumerate(pictures):
+            line, column = divmod(number, num_columns)
+            sheet.paste(picture, (column * width, line * PICTURE_PX))
+        return sheet
+
+    def _repr_png_(self) -> bytes | None:
+        if not self.slices:
+            return None
+        out = io.BytesIO()
+        self.sheet().save(out, "PNG")
+        return out.getvalue()
+
+
+def look(survey: str, *, n: int = 48) -> Look:
+    """Lists a survey and reads its first `n` objects, as a scan would; needs no Ray.
+
+    Raises ConfigError where nothing readable is found or an option is wrong.
+    """
+    if n < 1:
+        raise ConfigError(f"n is {n}, expected at least 1 object to read")
+    shards = list(surveys.list_shards(survey).shards)
+    slices, rejects = _read_some(shards, n)
+    facts = {**_describe_files(shards), **_describe_rows(slices), **_describe_rejects(rejects)}
+    return Look(facts=facts, slices=slices, rejects=rejects)
+
+
+def save_sheet(seen: Look, path: str) -> None:
+    """Writes the picture of what was read. Raises ConfigError where PIL knows no such suffix."""
+    sheet = seen.sheet()
+    try:
+        sheet.save(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be written as a picture: {error}; try look.png") from None
+
+
+def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject]]:
+    """The first `n` objects, as slices, and what was rejected before there were as many."""
+    slices: list[Rows] = []
+    rejects: list[Reject] = []
+    left = n
+    for shard in shards[:MAX_SHARDS]:
+        for item in _read(shard):
+            if isinstance(item, Reject):
+                rejects.append(item)
+            else:
+                rows = item.take(np.arange(min(left, len(item.row_B))))
+                slices.append(rows)
+                left -= len(rows.row_B)
+            if left <= 0 or len(rejects) >= n:
+                return slices, rejects
+    return slices, rejects
+
+
+def _read(shard: Shard) -> Iterator[Rows | Reject]:
+    try:
+        yield from surveys.read_shard(shard)
+    except DataError as error:
+        yield Reject.of_shard(error)
+
+
+def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:
+    files = {file.path: file.size_bytes for shard in shards for file in shard.inputs}
+    sizes = [shard.num_rows for shard in shards]
+    known = sum(size for size in sizes if size is not None)
+    objects = f"{known:,}" if None not in sizes else "known when all is read"
+    readers = ", ".join(sorted({shard.reader for shard in shards}))
+    held = f"{len(files):,}, {sum(files.values()) / 1e6:,.1f} MB, in {len(shards):,} shards"
+    return {"reader": readers, "files": held if files else "none", "objects": objects}
+
+
+def _describe_rows(slices: Sequence[Rows]) -> dict[str, str]:
+    """What the objects that were read have in common, and what not."""
+    if not slices:
+        return {"read": f"no object of the first {MAX_SHARDS} shards"}
+    ids = [name for rows in slices for name in rows.object_id_B]
+    facts = {"read": f"{len(ids)}: {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"}
+    if images := [rows for rows in slices if isinstance(rows, Cutouts)]:
+        facts |= _describe_images(images)
+    if curves := [one for rows in slices if isinstance(rows, LightCurves) for one in rows.curve_B]:
+        facts["curves"] = _describe_curves(curves)
+    facts["positions"] = _describe_positions(slices)
+    for name in ("field", "night", "detector"):
+        if values := sorted({getattr(rows, name) for rows in slices} - {None}):
+            facts[name] = ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")
+    return facts
+
+
+def _describe_positions(slices: Sequence[Rows]) -> str:
+    ra_deg_N = np.concatenate([rows.ra_deg_B for rows in slices])
+    dec_deg_N = np.concatenate([rows.dec_deg_B for rows in slices])
+    has_place_N = np.isfinite(ra_deg_N)
+    if not has_place_N.any():
+        return "none; a table can give them: docs/surveys.md"
+    ra, dec = ra_deg_N[has_place_N], dec_deg_N[has_place_N]
+    return (
+        f"{len(ra)} of {len(ra_deg_N)}, ra {ra.min():.4f} to {ra.max():.4f}, "
+        f"dec {dec.min():+.4f} to {dec.max():+.4f} deg"
+    )
+
+
+def _describe_curves(curves: Sequence[LightCurve]) -> str:
+    cadences = _spread([len(curve.flux) for curve in curves])
+    days = _spread([float(np.ptp(curve.time_d)) for curve in curves])
+    kinds = _counted([f"{curve.mission} {curve.flux_kind}" for curve in curves])
+    return f"{cadences} cadences, {days} days, {kinds}"
+
+
+def _describe_images(images: Sequence[Cutouts]) -> dict[str, str]:
+    kinds = [
+        f"{' '.join(rows.bands)}, {'display values' if rows.pixels == 'display' else 'flux'}"
+        for rows in images
+        for _ in rows.row_B
+    ]
+    heights, widths = zip(*(rows.image_BCYX.shape[2:] for rows in images), strict=True)
+    size = f"{_spread(widths)} x {_spread(heights)} px"
+    values = np.concatenate([rows.image_BCYX.ravel() for rows in images])
+    missing = 1.0 - float(np.isfinite(values).mean())
+    facts = {"images": f"{size}, {_counted(kinds)}"}
+    if missing < 1.0:
+        low, middle, high = np.nanpercentile(values[np.isfinite(values)], [1, 50, 99])
+        facts["values"] = f"{low:.4g}, {middle:.4g}, {high:.4g} (1, 50, 99 %)"
+    if missing:
+        facts["missing"] = f"{missing:.1%} of the pixels"
+    return facts
+
+
+def _describe_rejects(rejects: Sequence[Reject]) -> dict[str, str]:
+    first = {reject.kind: reject.reason for reject in reversed(rejects)}
+    counts = Counter(reject.kind for reject in rejects)
+    return {
+        f"reject {number}": f"{count} {kind}, first: {first[kind]}"
+        for number, (kind, count) in enumerate(counts.most_common(), start=1)
+    }
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    """Least to greatest, or the one that all are."""
+    low, high = (f"{number:,.4g}" for number in (min(numbers), max(numbers)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _counted(kinds: Sequence[str]) -> str:
+    """What there is, the most frequent first; how many of each where they differ."""
+    counts = Counter(kinds).most_common()
+    if len(counts) == 1:
+        return counts[0][0]
+    some = "; ".join(f"{count} of {kind}" for kind, count in counts[:4])
+    return some + ("; ..." if len(counts) > 4 else "")

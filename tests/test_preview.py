@@ -1,0 +1,101 @@
+"""A look at a survey says what a scan would read, and what it would reject."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+import astroray
+from astroray.cli import cli
+from astroray.errors import ConfigError, DataError
+from astroray.preview import CURVE_ASPECT, MAX_PICTURES, PICTURE_PX
+from tests.light_curves_made import write_mission
+from tests.surveys_made import write_pictures
+
+
+def test_pictures_are_described_and_a_broken_one_is_named(tmp_path):
+    paths = write_pictures(tmp_path, 5)
+    paths[1].write_bytes(b"no picture")
+    seen = astroray.look(str(tmp_path))
+    assert seen.facts["reader"] == "pictures"
+    assert seen.facts["files"].startswith("5, 0.0 MB, in 1 shards")
+    assert seen.facts["objects"] == "5"
+    assert seen.facts["read"] == "4: p0000, p0002, p0003, ..."
+    assert seen.facts["images"] == "24 x 24 px, R G B, display values"
+    assert seen.facts["positions"].startswith("none")
+    assert seen.facts["reject 1"].startswith("1 corrupt, first: ")
+    assert "p0001.jpg" in seen.facts["reject 1"]
+
+
+def test_only_as_many_are_read_as_asked_for(tmp_path):
+    write_pictures(tmp_path, 5)
+    seen = astroray.look(str(tmp_path), n=2)
+    assert sum(len(rows.row_B) for rows in seen.slices) == 2
+    assert seen.sheet().size == (2 * PICTURE_PX, PICTURE_PX)
+    with pytest.raises(ConfigError, match="n is 0"):
+        astroray.look(str(tmp_path), n=0)
+
+
+def test_sizes_values_and_missing_pixels_of_stamps(tmp_path):
+    small, large = np.ones((3, 8, 9), np.float32), np.full((3, 10, 9), 7.0, np.float32)
+    small[0, :4] = np.nan
+    for name, stamp in {"a": small, "b": large}.items():
+        np.savez(tmp_path / f"{name}.npz", image=stamp)
+    facts = astroray.look(str(tmp_path)).facts
+    assert facts["images"] == "9 x 8 to 10 px, b0 b1 b2, flux"
+    assert facts["values"] == "1, 7, 7 (1, 50, 99 %)"
+    assert facts["missing"] == f"{36 / (3 * 72 + 3 * 90):.1%} of the pixels"
+
+
+def test_positions_are_those_of_the_simulation():
+    facts = astroray.look("sim:galaxies?count=30").facts
+    assert facts["files"] == "none"
+    assert facts["positions"].startswith("30 of 30, ra ")
+
+
+def test_light_curves(tmp_path):
+    for number in (1, 2):
+        write_mission(tmp_path / f"{number}.fits", primary={"KEPLERID": number, "OBJECT": f"KIC {number}"})
+    seen = astroray.look(f"{tmp_path}/*.fits?format=light_curves")
+    assert seen.facts["curves"] == "200 cadences, 4.066 days, kepler pdcsap"
+    assert seen.sheet().size == (2 * CURVE_ASPECT * PICTURE_PX, PICTURE_PX)
+
+
+def test_a_survey_of_which_nothing_is_read_has_reasons_and_no_picture(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK broken")
+    seen = astroray.look(str(tmp_path))
+    assert seen.facts["read"].startswith("no object")
+    assert seen.facts["reject 1"].startswith("1 unreadable, first: ")
+    assert seen._repr_png_() is None
+    with pytest.raises(DataError, match="no picture"):
+        seen.sheet()
+
+
+def test_a_sheet_ends_somewhere_and_shows_in_notebooks():
+    png = astroray.look("sim:galaxies?count=60", n=60)._repr_png_()
+    sheet = Image.open(io.BytesIO(png))
+    assert sheet.size == (8 * PICTURE_PX, MAX_PICTURES // 8 * PICTURE_PX)
+    assert np.asarray(sheet).std() > 1
+
+
+def test_the_verb_prints_the_facts_and_draws(tmp_path):
+    write_pictures(tmp_path / "survey", 3)
+    out = tmp_path / "look.png"
+    done = CliRunner().invoke(cli, ["look", str(tmp_path / "survey"), "--picture", str(out)])
+    assert done.exit_code == 0
+    assert "objects    3\n" in done.output
+    with Image.open(out) as sheet:
+        assert sheet.size == (3 * PICTURE_PX, PICTURE_PX)
+    wrong = CliRunner().invoke(cli, ["look", str(tmp_path / "survey"), "--picture", "look.what"])
+    assert wrong.exit_code == 2
+    assert "try look.png" in wrong.output
+
+
+def test_a_look_loads_neither_torch_nor_ray():
+    code = "import sys, astroray; astroray.look('sim:galaxies?count=2', n=2).sheet(); "
+    code += "assert not {'torch', 'ray'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

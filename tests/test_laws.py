@@ -236,7 +236,7 @@ def test_law_3_a_finished_scan_reads_no_shard_again_and_new_files_cost_only_them
     changed = pictures / "p0013.jpg"
     data, stat = changed.read_bytes(), changed.stat()
     changed.write_bytes(data + b" ")
-    with pytest.raises(LedgerError, match=r"1 finished shards have other files .*p0013\.jpg"):
+    with pytest.raises(LedgerError, match=r"1 finished shard has other files .*p0013\.jpg"):
         scans.scan(survey, folder / "run")
     changed.write_bytes(data)
     os.utime(changed, ns=(stat.st_atime_ns, stat.st_mtime_ns))

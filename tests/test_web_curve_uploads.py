@@ -163,9 +163,9 @@ def test_what_all_sectors_of_a_star_or_all_quarters_cost_is_within_the_limit():
 def test_looks_take_no_more_than_what_is_counted(cadence_min, monkeypatch):
     looked = []
 
-    def spy(time_d, flux):
+    def spy(time_d, flux, **more):
         looked.append(len(time_d))
-        return detrend(time_d, flux)
+        return detrend(time_d, flux, **more)
 
     monkeypatch.setattr(found_flares, "detrend", spy)
     time_d, flux = star(days=20, cadence_d=cadence_min * MINUTE_D)

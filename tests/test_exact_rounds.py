@@ -1,5 +1,7 @@
 """Exact lists that tasks find in their partitions are those of a comparison with everything."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +20,7 @@ from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
 def small_tasks(monkeypatch):
     monkeypatch.setattr(indexing, "LEAST_ROWS", 50)
     monkeypatch.setattr(cells, "POINTS_PER_CELL", 10)
-    monkeypatch.setattr(exact_rounds, "LEAST_VECTORS", 120)
+    monkeypatch.setattr(exact_rounds, "MOST_VECTORS", 120)
     monkeypatch.setattr(blocks, "LEAST_IN_A_CELL", 1)
 
 
@@ -98,3 +100,16 @@ def _seen(nearest, see):
         return nearest(blocks, query_GD, width, within_G=within_G, centroid_CD=centroid_CD)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("num", "at_once", "tasks"),
+    [(100, 1, 1), (400, 1, 4), (100, 2, 2), (100, 50, 10), (9000, 1, 64)],
+)
+def test_there_are_as_many_tasks_as_run_at_once(monkeypatch, num, at_once, tasks):
+    monkeypatch.setattr(exact_rounds, "LEAST_VECTORS", 10)
+    monkeypatch.setattr(exact_rounds, "MOST_VECTORS", 100)
+    end_P = np.arange(1, num + 1)
+    shared = exact_rounds._share(SimpleNamespace(start_P=end_P - 1, end_P=end_P), at_once)
+    assert len(shared) == tasks
+    assert [place for task in shared for place in task] == list(range(num))

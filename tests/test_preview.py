@@ -59,7 +59,8 @@ def test_positions_are_those_of_the_simulation():
 
 def test_light_curves(tmp_path):
     for number in (1, 2):
-        write_mission(tmp_path / f"{number}.fits", primary={"KEPLERID": number, "OBJECT": f"KIC {number}"})
+        cards = {"KEPLERID": number, "OBJECT": f"KIC {number}"}
+        write_mission(tmp_path / f"{number}.fits", primary=cards)
     seen = astroray.look(f"{tmp_path}/*.fits?format=light_curves")
     assert seen.facts["curves"] == "200 cadences, 4.066 days, kepler pdcsap"
     assert seen.sheet().size == (2 * CURVE_ASPECT * PICTURE_PX, PICTURE_PX)

@@ -31,7 +31,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several partitions, few vectors at a time, rounds and samples of a few objects."""
     for module in (indexing, night_index):
         monkeypatch.setattr(module, "LEAST_ROWS", 40)
-    monkeypatch.setattr(exact_rounds, "LEAST_VECTORS", 30)
+    monkeypatch.setattr(exact_rounds, "MOST_VECTORS", 30)
     monkeypatch.setattr(cells, "POINTS_PER_CELL", 4)
     monkeypatch.setattr(blocks, "LEAST_IN_A_CELL", 1)
     monkeypatch.setattr(join, "NUMBERS_AT_ONCE", 64)

@@ -27,8 +27,9 @@ __all__ = ["TASKS_A_ROUND", "ExactLists", "Places"]
 
 TASKS_A_ROUND = 64
 """Tasks that share the partitions in a round, at most."""
-LEAST_VECTORS = 2**18
-"""Of a task, where there are as many: with several each packs its own twice, and merges lists."""
+LEAST_VECTORS, MOST_VECTORS = 2**16, 2**18
+"""Of a task. Each packs its own twice and merges lists, so there are no more tasks than are at work
+at once, unless they grew beyond the second; of many vectors `TASKS_A_ROUND` decides."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,12 +61,17 @@ class Places:
 
 
 class ExactLists:
-    """The lists of vectors; needs the published `Places`."""
+    """The lists of vectors; needs the published `Places`.
 
-    def __init__(self, plan: JoinPlan, places: Places, each: Each, note: Note) -> None:
+    at_once  tasks of `each` that run at once; no list depends on it
+    """
+
+    def __init__(
+        self, plan: JoinPlan, places: Places, each: Each, note: Note, *, at_once: int
+    ) -> None:
         self.plan, self.places, self.each, self.note = plan, places, each, note
         self.vectors = Vectors(plan)
-        self.tasks = _share(self.vectors)
+        self.tasks = _share(self.vectors, at_once)
         self.home_C = _homes(self.vectors, self.tasks, places.cell_V)
         self._place_V = np.full(len(places.first_V), -1, np.int64)
         """Place among the lists of all rounds, -1 where not searched yet."""
@@ -162,9 +168,11 @@ class ExactLists:
             join.add_lists(found, lists, asked[place][1])
 
 
-def _share(vectors: Vectors) -> list[range]:
+def _share(vectors: Vectors, at_once: int) -> list[range]:
     """The partitions of each task of a round: neighbors in order, about as many vectors."""
-    size = max(-(-int(vectors.end_P[-1]) // TASKS_A_ROUND), LEAST_VECTORS)
+    num_vectors = int(vectors.end_P[-1])
+    wanted = min(max(-(-num_vectors // at_once), LEAST_VECTORS), MOST_VECTORS)
+    size = max(-(-num_vectors // TASKS_A_ROUND), wanted)
     _, first_T = np.unique(vectors.start_P // size, return_index=True)
     ends = [*first_T[1:].tolist(), len(vectors.end_P)]
     return [range(first, end) for first, end in zip(first_T.tolist(), ends, strict=True)]

@@ -69,7 +69,7 @@ class ShardedSearch:
             width=num_neighbors + 1,
         )
         self.places = Places.of(self.plan)
-        self.exact = ExactLists(self.plan, self.places, each, note)
+        self.exact = ExactLists(self.plan, self.places, each, note, at_once=self.config.num_threads)
         self.reason = ""
 
     def certify(self) -> Certified:

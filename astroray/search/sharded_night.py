@@ -42,7 +42,8 @@ def rank_night_sharded(
     (numbering,) = run_all(every, night_parts.number_night, [(plan,)])
     manifest = night.build(numbering.num_objects, reason=reason)
     join = _join_plan(search, plan, manifest, numbering.num_objects)
-    found = _certify(search, plan, join, ExactLists(join, Places.of(join), each, note), reason)
+    exact = ExactLists(join, Places.of(join), each, note, at_once=search.search.num_threads)
+    found = _certify(search, plan, join, exact, reason)
     (outcome,) = run_all(
         every, night_parts.finish_night, [(plan, join, search, found, numbering.num_duplicates)]
     )

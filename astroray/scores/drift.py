@@ -114,6 +114,7 @@ def describe_drift(
     chance = (BINS - 1) * (1 / len(sample_MD) + 1 / num_night)
     limit = max(LARGE, TIMES_CHANCE * chance)
     of_score = stability(before_M[spread(len(before_M), SAMPLE)], score_N)
+    quantiles = zip(np.quantile(before_M, QUANTILES), np.quantile(score_N, QUANTILES), strict=True)
     return {
         "stability": [round(value, 4) for value in index_D],
         "stability_by_chance": round(chance, 4),
@@ -121,8 +122,8 @@ def describe_drift(
         "dimensions_adrift": [d for d, value in enumerate(index_D) if value > limit],
         "score_stability": round(of_score, 4),
         "score_quantiles": {
-            f"{q:g}": [float(np.quantile(before_M, q)), float(np.quantile(score_N, q))]
-            for q in QUANTILES
+            f"{q:g}": [float(before), float(now)]
+            for q, (before, now) in zip(QUANTILES, quantiles, strict=True)
         },
     }
 

@@ -25,7 +25,7 @@ from astroray.commands.train import train
 from astroray.console import show_scan
 from astroray.errors import BackendError, ConfigError
 from astroray.job_command import one_line_errors
-from astroray.terminal import parse_setting
+from astroray.terminal import config_option, parse_setting
 
 
 class _Group(click.Group):
@@ -91,13 +91,7 @@ for command in [
     type=float,
     help="Share of rows or shards that may be rejected before the exit code is 1.  [default: 0.01]",
 )
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(),
-    metavar="FILE",
-    help="YAML file of settings; flags go first.",
-)
+@config_option
 @click.option(
     "--set",
     "settings",

@@ -4,7 +4,7 @@ import dataclasses
 import io
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -100,7 +100,7 @@ def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject
     rejects: list[Reject] = []
     left = n
     for shard in shards[:MAX_SHARDS]:
-        for item in _read(shard):
+        for item in surveys.read_or_reject(shard):
             if isinstance(item, Reject):
                 rejects.append(item)
             else:
@@ -110,13 +110,6 @@ def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject
             if left <= 0 or len(rejects) >= n:
                 return slices, rejects
     return slices, rejects
-
-
-def _read(shard: Shard) -> Iterator[Rows | Reject]:
-    try:
-        yield from surveys.read_shard(shard)
-    except DataError as error:
-        yield Reject.of_shard(error)
 
 
 def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:

@@ -17,12 +17,21 @@ if TYPE_CHECKING:  # loads pyarrow
 
 __all__ = [
     "check_rejects",
+    "config_option",
     "echo_note",
     "echo_rejects",
     "parse_setting",
     "progress_line",
     "status_line",
 ]
+
+config_option = click.option(
+    "--config",
+    "file",
+    type=click.Path(),
+    metavar="FILE",
+    help="YAML file of settings; flags go first.",
+)
 
 REFRESH_S = 5.0
 """Seconds between lines where the output is no terminal."""

@@ -17,7 +17,7 @@ from astroray.actors.join import read_ranking
 from astroray.actors.night_rows import BEFORE, unique_new
 from astroray.actors.numbering import place_of
 from astroray.catalog.versions import Inherited
-from astroray.neighbors.partitions import open_batches
+from astroray.neighbors.partitions import open_batches, read_batches
 from astroray.scores.outliers import Unique
 
 __all__ = ["Before", "ByName", "ByNumber", "Scores"]
@@ -114,8 +114,7 @@ class ByName:
 
     def scores(self, objects: str, num_own: int) -> Scores:
         """Of an object that several catalogs have, the row of the latest."""
-        reader = open_batches(objects)
-        names = [reader.get_batch(n).column("object_id") for n in range(reader.num_record_batches)]
+        names = [batch.column("object_id") for batch in read_batches(objects)]
         rows = pa.concat_tables([_NO_ROWS, *(self._of(ids) for ids in names if len(ids))])
         return {
             "score": rows["outlier_score"].to_numpy(),

@@ -25,7 +25,7 @@ from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
 from astroray.catalog.versions import Inherited
 from astroray.neighbors.distances import spread
-from astroray.neighbors.partitions import open_batches, write_batches
+from astroray.neighbors.partitions import open_batches, read_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
 from astroray.scores import drift
@@ -113,7 +113,7 @@ def number_night(plan: NightPlan) -> Numbering:
     ] or [_NO_IDENTITY]
     numbers = Numbers(groups, before.unique)
     write_batches(plan.own, _some(numbers.objects(), COLUMNS))
-    write_batches(index.path("objects"), _some(_batches(plan.own), IDENTITY))
+    write_batches(index.path("objects"), _some(read_batches(plan.own), IDENTITY))
     own = publish_numbers(index, numbers)
     place_N = _merge(plan)
     known = before.scores(index.path("objects"), own.num_objects)
@@ -128,7 +128,7 @@ def number_night(plan: NightPlan) -> Numbering:
 
 def _merge(plan: NightPlan) -> np.ndarray:
     """Writes the numbers of the objects of each layer; returns the place of each object, [N]."""
-    layers = [[batch.column("object_id") for batch in _batches(path)] for path in plan.layers]
+    layers = [[batch.column("object_id") for batch in read_batches(path)] for path in plan.layers]
     names = pa.chunked_array([ids for layer in layers for ids in layer], pa.string())
     place_N = pc.sort_indices(names).to_numpy().astype(np.int64)
     number_S = np.empty(len(place_N), np.int64)
@@ -137,11 +137,6 @@ def _merge(plan: NightPlan) -> np.ndarray:
     for place, number_L in enumerate(np.split(number_S, ends)):
         write_columns(plan.layer(place), number=number_L)
     return place_N
-
-
-def _batches(path: str) -> Iterator[pa.RecordBatch]:
-    reader = open_batches(path)
-    return map(reader.get_batch, range(reader.num_record_batches))
 
 
 def _some(batches: Iterator[pa.RecordBatch], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -169,14 +169,11 @@ def _rejects(
 ) -> Iterator[Reject]:
     """What readers, and the preparation where there is one, reject of the shards."""
     for shard in shards:
-        try:
-            for item in surveys.read_shard(shard):
-                if isinstance(item, Reject):
-                    yield item
-                elif preparation is not None:
-                    yield from modality.prepare(item, preparation).rejects
-        except DataError as error:
-            yield Reject.of_shard(error)
+        for item in surveys.read_or_reject(shard):
+            if isinstance(item, Reject):
+                yield item
+            elif preparation is not None:
+                yield from modality.prepare(item, preparation).rejects
 
 
 def _quota(shards: Sequence[Shard], max_rows: int) -> int:

@@ -5,6 +5,8 @@ import threading
 
 import click
 
+from astroray.terminal import config_option, parse_setting
+
 __all__ = ["serve", "token"]
 
 TOKENS = "~/.config/astroray/tokens.json"
@@ -26,13 +28,7 @@ TOKENS = "~/.config/astroray/tokens.json"
     metavar="FILE",
     help=f"File of hashed tokens.  [default: {TOKENS}]",
 )
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(),
-    metavar="FILE",
-    help="YAML file of settings; flags go first.",
-)
+@config_option
 @click.option(
     "--set",
     "settings",
@@ -57,7 +53,6 @@ def serve(
     """
     from astroray.runs import finished_run
     from astroray.settings import load_settings
-    from astroray.terminal import parse_setting
     from astroray.web.security import Tokens
     from astroray.web.settings import ServeConfig
 

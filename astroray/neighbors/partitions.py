@@ -40,6 +40,7 @@ __all__ = [
     "PartitionEntry",
     "open_batches",
     "open_some",
+    "read_batches",
     "write_batches",
 ]
 
@@ -317,6 +318,12 @@ def open_batches(path: str) -> pa.ipc.RecordBatchFileReader:
         if storage.is_remote(path):
             return pa.ipc.open_file(pa.BufferReader(pa.py_buffer(kept_copy(path))))
         return pa.ipc.open_file(pa.memory_map(path))
+
+
+def read_batches(path: str) -> Iterator[pa.RecordBatch]:
+    """The batches of a file in their order, one at a time; raises as `open_batches`."""
+    reader = open_batches(path)
+    return map(reader.get_batch, range(reader.num_record_batches))
 
 
 def open_some(path: str, columns: Sequence[str] | None = None) -> pa.ipc.RecordBatchFileReader:

@@ -10,13 +10,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
 from astroray import storage
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, DataError
 from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.hats_catalogs import is_hats
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import count_kinds, table_paths
 
-__all__ = ["Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_shard"]
+__all__ = [
+    "Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_or_reject",
+    "read_shard",
+]  # fmt: skip
 
 SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
 """Surveys that are no files of the user's, and their reader."""
@@ -118,6 +121,14 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[R
     Raises ShardError where the shard cannot be read as a whole.
     """
     return _reader(shard.reader).read_shard(shard, rows=rows)
+
+
+def read_or_reject(shard: Shard) -> Iterator[Rows | Reject]:
+    """The same of all rows, and last, where the shard cannot be read further, its own reject."""
+    try:
+        yield from read_shard(shard)
+    except DataError as error:
+        yield Reject.of_shard(error)
 
 
 def _is_foreign(reader: str) -> bool:

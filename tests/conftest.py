@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.s3_server", "tests.job_cluster"]
+pytest_plugins = ["tests.s3_server", "tests.job_cluster", "tests.web_server"]
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -129,7 +129,7 @@ def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
     assert stat.S_ISFIFO((tmp_path / "out").stat().st_mode)
 
 
-@pytest.mark.parametrize("address", ["gs://sky/run", "S3://sky/run", "http://sky.org/run"])
+@pytest.mark.parametrize("address", ["gs://sky/run", "S3://sky/run", "ftp://sky.org/run"])
 def test_an_address_of_another_kind_is_not_taken_for_a_folder(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)
     for act in (

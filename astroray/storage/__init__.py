@@ -1,9 +1,10 @@
-"""Local paths and S3 behind one face: list, read, publish whole or absent.
+"""Local paths, S3 and web servers behind one face: list, read, publish whole or absent.
 
-A path is a string: local, or `s3://bucket/key`. A published file is there whole or not at all:
-on a disk it is written under a temporary name, synced and renamed; on an object store it is put
-in one request. An input file's own trouble (missing, forbidden) is a FileError, which rejects it;
-trouble of the store (full, read-only, down after the retries) is a StorageError, which stops.
+A path is a string: local, `s3://bucket/key`, or `https://server/path`, which is only read. A
+published file is there whole or not at all: on a disk it is written under a temporary name, synced
+and renamed; on an object store it is put in one request. An input file's own trouble (missing,
+forbidden) is a FileError, which rejects it; trouble of the store (full, read-only, down after the
+retries) is a StorageError, which stops.
 """
 
 import contextlib
@@ -17,17 +18,19 @@ import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
 from astroray import faults
-from astroray.errors import ConfigError, FileError, StorageError
-from astroray.storage import object_store
+from astroray.errors import FileError, StorageError
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
 from astroray.storage.meter import METER
+from astroray.storage.remote import is_remote as is_remote
+from astroray.storage.remote import is_web as is_web
+from astroray.storage.remote import store
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
@@ -45,21 +48,7 @@ class InputFile:
     path: str
     size_bytes: int
     version: str
-    """etag on S3, else modification time in ns."""
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` lies on an object store rather than on this machine's disks.
-
-    Raises ConfigError on an address of another kind, which would pass for a folder `gs:`.
-    """
-    scheme, mark, _ = path.partition("://")
-    if mark and scheme != "s3":
-        raise ConfigError(
-            f"{path}: {scheme}:// is not read: download the files, or copy them to S3; expected a "
-            "path of this machine or s3://bucket/key"
-        )
-    return bool(mark)
+    """etag on S3, time of the last change on a web server, on a disk that in ns."""
 
 
 def join(folder: str, *names: str) -> str:
@@ -91,7 +80,7 @@ def list_files(location: str) -> list[InputFile]:
     leads nowhere, StorageError where the disk does not say.
     """
     if is_remote(location):
-        found = object_store.list_objects(location)
+        found = store(location).list_objects(location)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
     files = map(_describe_found, find_files(absolute(location)))
     return [file for file in files if file]
@@ -115,7 +104,7 @@ def _describe_found(path: str) -> InputFile | None:
 def describe(path: str) -> InputFile:
     """Size and version of one file as it is now. Raises FileError where it is missing."""
     if is_remote(path):
-        size_bytes, version = object_store.head(path)
+        size_bytes, version = store(path).head(path)
         return InputFile(path=path, size_bytes=size_bytes, version=version)
     with reading(path):
         found = os.stat(path)
@@ -124,10 +113,16 @@ def describe(path: str) -> InputFile:
     return _described(path, found)
 
 
+def describe_each(paths: Iterable[str]) -> list[InputFile]:
+    """The same of many, several requests at a time."""
+    with ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="describe") as pool:
+        return list(pool.map(describe, paths))
+
+
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileError where it is missing or may not be read."""
     if is_remote(path):
-        data = object_store.get(path)
+        data = store(path).get(path)
     else:
         with reading(path):
             data = Path(path).read_bytes()
@@ -166,7 +161,7 @@ def local_copy(path: str) -> Iterator[Path]:
         with scratch_folder() as folder:
             copy = folder / path.rpartition("/")[2][-LONGEST_NAME:]
             with writing(str(copy), place=TEMPORARY_PLACE), open(copy, "wb") as file:
-                object_store.get_file(path, file)
+                store(path).get_file(path, file)
                 METER.add(file.tell())
             yield copy
         return
@@ -185,7 +180,7 @@ def mapped_copy(path: str) -> mmap.mmap | bytes:
         writing("a temporary file", place=TEMPORARY_PLACE),
         tempfile.TemporaryFile() as file,  # has no name, so that nobody needs to delete it
     ):
-        object_store.get_file(path, file)
+        store(path).get_file(path, file)
         file.flush()
         METER.add(file.tell())
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if file.tell() else b""
@@ -209,13 +204,13 @@ def scratch_folder() -> Iterator[Path]:
 
 def exists(path: str) -> bool:
     """Whether a file stands there. Raises StorageError where the disk or the store does not say."""
-    return object_store.exists(path) if is_remote(path) else stat.S_ISREG(mode_of(path))
+    return store(path).exists(path) if is_remote(path) else stat.S_ISREG(mode_of(path))
 
 
 def list_names(folder: str) -> list[str]:
     """Names of the files directly in `folder`, sorted; empty where there is no such folder."""
     if is_remote(folder):
-        return object_store.list_names(folder)
+        return store(folder).list_names(folder)
     names: list[str] = []
     with looking(folder), os.scandir(folder) as entries:
         names += (entry.name for entry in entries if entry.is_file())
@@ -225,7 +220,7 @@ def list_names(folder: str) -> list[str]:
 def list_versions(folder: str) -> list[InputFile]:
     """The same files with sizes and versions, below `folder` as it is spelt, sorted."""
     if is_remote(folder):
-        found = object_store.list_direct(folder)
+        found = store(folder).list_direct(folder)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
     files: list[InputFile] = []
     with looking(folder), os.scandir(folder) as entries:
@@ -247,7 +242,7 @@ def list_folders(folder: str) -> list[str]:
     """
     names: list[str] = []
     if is_remote(folder):
-        names = object_store.list_folders(folder)
+        names = store(folder).list_folders(folder)
     else:
         with looking(folder), os.scandir(folder) as entries:
             names += (entry.name for entry in entries if entry.is_dir())
@@ -261,7 +256,7 @@ def publish(path: str, data: bytes, *, is_secret: bool = False) -> None:
     StorageError where the disk is full or read-only, or the store refuses.
     """
     if is_remote(path):
-        object_store.put(path, data)
+        store(path).put(path, data)
         return
     with publishing(path, is_secret=is_secret) as file:
         file.write(data)
@@ -276,7 +271,7 @@ def publishing(path: str, *, is_secret: bool = False) -> Iterator[BinaryIO]:
     if is_remote(path):
         with writing("a temporary file", place=TEMPORARY_PLACE), tempfile.TemporaryFile() as copy:
             yield copy
-            object_store.put_file(path, copy)
+            store(path).put_file(path, copy)
         return
     with _temporary_file(path, mode=0o600 if is_secret else 0o666) as (file, temporary):
         yield file
@@ -290,7 +285,7 @@ def publishing(path: str, *, is_secret: bool = False) -> Iterator[BinaryIO]:
 def publish_new(path: str, data: bytes) -> bool:
     """Writes `data` only where nothing stands; False where a file already does."""
     if is_remote(path):
-        return object_store.put_new(path, data)
+        return store(path).put_new(path, data)
     try:
         with _temporary_file(path, mode=0o666) as (file, temporary):
             file.write(data)
@@ -305,7 +300,7 @@ def publish_new(path: str, data: bytes) -> bool:
 def delete(path: str) -> None:
     """Removes a file, before anything that is written later; none there is no error."""
     if is_remote(path):
-        object_store.delete(path)
+        store(path).delete(path)
         return
     with writing(path), contextlib.suppress(FileNotFoundError):
         os.unlink(path)

@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 
-from astroray.storage import is_remote, object_store, publishing
+from astroray.storage import is_remote, publishing
 from astroray.storage.disk_errors import reading
 from astroray.storage.meter import METER
+from astroray.storage.object_store import PIECE_BYTES
+from astroray.storage.remote import store
 
 __all__ = ["copy_file"]
 
@@ -13,18 +15,18 @@ __all__ = ["copy_file"]
 def copy_file(path: str, target: str) -> None:
     """`target` becomes a file of the same bytes, whole or absent; an older one is replaced.
 
-    From an object store to another place of one the bytes go through a file on this machine's
+    From one remote place to another the bytes go through a file on this machine's
     disk. Raises FileError where `path` is missing or may not be read, StorageError where `target`
     cannot be written.
     """
     if is_remote(target) and not is_remote(path):
         with reading(path), open(path, "rb") as source:
             METER.add(os.fstat(source.fileno()).st_size)
-            object_store.put_file(target, source)
+            store(target).put_file(target, source)
         return
     with publishing(target) as file:
         if is_remote(path):
-            object_store.get_file(path, file)
+            store(path).get_file(path, file)
         else:
             file.writelines(_pieces(path))
         METER.add(file.tell())
@@ -32,5 +34,5 @@ def copy_file(path: str, target: str) -> None:
 
 def _pieces(path: str) -> Iterator[bytes]:
     with reading(path), open(path, "rb") as source:
-        while data := source.read(object_store.PIECE_BYTES):
+        while data := source.read(PIECE_BYTES):
             yield data

@@ -20,9 +20,10 @@ import tempfile
 from pathlib import Path
 
 from astroray.errors import FileError
-from astroray.storage import TEMPORARY_PLACE, mapped_copy, object_store
+from astroray.storage import TEMPORARY_PLACE, mapped_copy
 from astroray.storage.disk_errors import writing
 from astroray.storage.meter import METER
+from astroray.storage.remote import store
 
 __all__ = ["clear", "find_copy", "kept_copy"]
 
@@ -39,7 +40,7 @@ def kept_copy(path: str) -> mmap.mmap | bytes:
     Where the disk has no room to keep it, the copy is this process's own. Raises FileError where
     the file is missing, StorageError where the disk is full.
     """
-    size_bytes, version = object_store.head(path)
+    size_bytes, version = store(path).head(path)
     if not size_bytes:
         return b""
     with writing("a temporary file", place=TEMPORARY_PLACE):
@@ -60,7 +61,7 @@ def find_copy(path: str) -> mmap.mmap | None:
     if folder is None or len(os.listdir(folder)) < 2:
         return None
     try:
-        version = object_store.head(path)[1]
+        version = store(path).head(path)[1]
     except FileError:
         return None
     return _mapped(_copy_in(folder, path, version))
@@ -94,7 +95,7 @@ def _fetch(path: str, copy: Path) -> None:
         if not os.fstat(file.fileno()).st_nlink:  # and is gone again
             return
         file.truncate(0)  # what a process has left that was killed
-        object_store.get_file(path, file)
+        store(path).get_file(path, file)
         file.flush()
         METER.add(file.tell())
         with contextlib.suppress(FileNotFoundError):  # somebody has cleared up

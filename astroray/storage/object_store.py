@@ -6,7 +6,6 @@ Endpoint and credentials are found the way boto3 finds them: environment, profil
 """
 
 import contextlib
-import fnmatch
 import functools
 import io
 import os
@@ -18,6 +17,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
+from astroray.storage.names import Found, has_hidden, matches
 
 MAX_ATTEMPTS = 11
 """Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each
@@ -29,9 +29,6 @@ MIN_PART_BYTES = 64 * 2**20
 PIECE_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-
-Found = tuple[str, int, str]
-"""Path, size in bytes and etag of one object."""
 
 
 def list_objects(location: str) -> list[Found]:
@@ -47,10 +44,10 @@ def list_objects(location: str) -> list[Found]:
     except FileError as error:  # what a folder gets too, where only some keys may be read
         forbidden = error
     folder = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
-    found = [f for f in _list(bucket, folder) if not _has_hidden(f[0].removeprefix(folder))]
+    found = [f for f in _list(bucket, folder) if not has_hidden(f[0].removeprefix(folder))]
     if not found and (literal := re.split(r"[*?[]", key, maxsplit=1)[0]) != key:
         patterns = key.split("/")
-        found = [f for f in _list(bucket, literal) if _matches(f[0].split("/"), patterns)]
+        found = [f for f in _list(bucket, literal) if matches(f[0].split("/"), patterns)]
     if forbidden and not found:
         raise forbidden
     return sorted((f"s3://{bucket}/{key}", size, etag) for key, size, etag in found)
@@ -269,24 +266,6 @@ def _list(bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[Found]:
             for item in page.get("Contents", ()):
                 if not item["Key"].endswith("/"):
                     yield item["Key"], item["Size"], item["ETag"].strip('"')
-
-
-def _has_hidden(key: str) -> bool:
-    return any(part.startswith((".", "_")) for part in key.split("/"))
-
-
-def _matches(parts: list[str], patterns: list[str]) -> bool:
-    """Whether a key matches a glob, folder by folder; `**` stands for any number of folders."""
-    if not patterns or not parts:
-        return not parts and all(pattern == "**" for pattern in patterns)
-    pattern, part = patterns[0], parts[0]
-    if pattern == part:
-        return _matches(parts[1:], patterns[1:])
-    if part.startswith((".", "_")):
-        return False
-    if pattern == "**":
-        return _matches(parts, patterns[1:]) or _matches(parts[1:], patterns)
-    return fnmatch.fnmatchcase(part, pattern) and _matches(parts[1:], patterns[1:])
 
 
 def _holds(path: str, data: bytes) -> bool:

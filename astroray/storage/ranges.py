@@ -1,9 +1,9 @@
-"""A file of an object store of which little is read: parts, by their bytes, when asked for."""
+"""A remote file of which little is read: parts, by their bytes, when asked for."""
 
 import io
 
-from astroray.storage import object_store
 from astroray.storage.meter import METER
+from astroray.storage.remote import store
 
 __all__ = ["Ranges"]
 
@@ -19,7 +19,7 @@ class Ranges(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         self.path, self.place = path, 0
-        tail, self.size = object_store.get_range(path, -LEAST_BYTES, LEAST_BYTES)
+        tail, self.size = store(path).get_range(path, -LEAST_BYTES, LEAST_BYTES)
         METER.add(len(tail))
         self._tail = self._last = (self.size - len(tail), tail)
 
@@ -46,7 +46,7 @@ class Ranges(io.RawIOBase):
         for first, data in (self._tail, self._last):
             if first <= start and start + size <= first + len(data):
                 return data[start - first : start - first + size]
-        data, _ = object_store.get_range(self.path, start, max(size, LEAST_BYTES))
+        data, _ = store(self.path).get_range(self.path, start, max(size, LEAST_BYTES))
         METER.add(len(data))
         self._last = start, data
         return data[:size]

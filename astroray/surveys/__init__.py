@@ -12,7 +12,7 @@ from typing import Protocol, cast, get_args
 from astroray import storage
 from astroray.errors import ConfigError, DataError
 from astroray.surveys.companions import warn_of_companions
-from astroray.surveys.hats_catalogs import is_hats
+from astroray.surveys.hats_catalogs import is_hats, list_files
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import count_kinds, table_paths
 
@@ -164,7 +164,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
     asked = uri.options.get("format") or ("tables" if is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     tables |= {file.path for file in _catalog_files(uri)}
-    files = [file for file in storage.list_files(uri.location) if file.path not in tables]
+    files = [file for file in list_files(uri.location) if file.path not in tables]
     readers = [_reader_of(file.path) for file in files]
     if asked in FORMATS:
         suffixes = FORMATS[asked]
@@ -205,7 +205,7 @@ def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:
     if _is_foreign(uri.options.get("format", "")):
         return []
     paths = table_paths(uri.location, uri.options.get("catalog", ""))
-    return [file for path in paths for file in storage.list_files(path)]
+    return [file for path in paths for file in list_files(path)]
 
 
 def _advice(location: str, paths: Sequence[str]) -> str:

@@ -1,7 +1,9 @@
 """Which files of a folder are the partitions of a HATS catalog, and where each lies on the sky."""
 
 import contextlib
+import csv
 import dataclasses
+import io
 import math
 import re
 from collections.abc import Sequence
@@ -9,9 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from astroray import storage
-from astroray.errors import StorageError
+from astroray.errors import FileError, StorageError
 
-__all__ = ["HatsCatalog", "find_pixel", "is_hats", "open_hats"]
+__all__ = ["HatsCatalog", "find_pixel", "is_hats", "list_files", "open_hats"]
 
 _PIXEL = re.compile(r"/Norder=(\d+)/(?:Dir=\d+/)?Npix=(\d+)[./]")
 _SUFFIXES = (".parquet", ".parq", ".pq")
@@ -39,6 +41,29 @@ def is_hats(location: str) -> bool:
     return False
 
 
+def list_files(location: str) -> list[storage.InputFile]:
+    """`storage.list_files`, but of a HATS catalog on a web server the partitions that it names.
+
+    A web server lists no folder, or page by page; `partition_info.csv` of the catalog has it all.
+    """
+    if not (storage.is_web(location) and is_hats(location)):
+        return storage.list_files(location)
+    folder, facts = _catalog_of(location)
+    table = storage.join(folder, "partition_info.csv")
+    suffix = facts.get("hats_npix_suffix", ".parquet")
+    if not storage.exists(table) or suffix == "/":
+        return storage.list_files(storage.join(folder, "dataset"))
+    rows = csv.DictReader(io.StringIO(storage.read_bytes(table).decode("utf-8", "replace")))
+    try:
+        pixels = sorted({(int(row["Norder"]), int(row["Npix"])) for row in rows})
+    except (KeyError, ValueError, csv.Error) as error:
+        raise FileError(f"{table} is no list of partitions ({error!r}); report it") from None
+    return storage.describe_each(
+        f"{folder}/dataset/Norder={order}/Dir={pixel // 10_000 * 10_000}/Npix={pixel}{suffix}"
+        for order, pixel in pixels
+    )
+
+
 def open_hats(location: str, files: Sequence[storage.InputFile]) -> HatsCatalog | None:
     """The catalog at `location`, whose files are `files`; None where there is none.
 
@@ -46,14 +71,10 @@ def open_hats(location: str, files: Sequence[storage.InputFile]) -> HatsCatalog 
     """
     if not is_hats(location):
         return None
-    folder, facts = location, _facts(storage.join(location, "hats.properties"))
-    collection = _facts(storage.join(location, "collection.properties"))
-    if not facts and "hats_primary_table_url" in collection:
-        folder = storage.join(location, collection["hats_primary_table_url"])
-        facts = _facts(storage.join(folder, "hats.properties"))
+    folder, facts = _catalog_of(location)
     if not facts:
         return None
-    part = "/" + folder.rstrip("/").rpartition("/")[2] if folder != location else ""
+    part = "/" + folder.rstrip("/").rpartition("/")[2] if folder != location.rstrip("/") else ""
     return HatsCatalog(
         partitions=[
             file
@@ -82,6 +103,16 @@ def find_pixel(path: str) -> tuple[np.ndarray, float] | None:
     side_rad = math.sqrt(4 * math.pi / 12) / 2**order
     center = np.array([math.cos(dec) * math.cos(ra), math.cos(dec) * math.sin(ra), math.sin(dec)])
     return center, min(_RADIUS_OF_SIDE * side_rad, math.pi)
+
+
+def _catalog_of(location: str) -> tuple[str, dict[str, str]]:
+    """Folder and properties of the catalog there, or of the primary one of a collection."""
+    facts = _facts(storage.join(location, "hats.properties"))
+    collection = _facts(storage.join(location, "collection.properties"))
+    if facts or "hats_primary_table_url" not in collection:
+        return location.rstrip("/"), facts
+    folder = storage.join(location, collection["hats_primary_table_url"])
+    return folder, _facts(storage.join(folder, "hats.properties"))
 
 
 def _facts(path: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
-from astroray.surveys.hats_catalogs import find_pixel, is_hats, open_hats
+from astroray.surveys.hats_catalogs import find_pixel, is_hats, list_files, open_hats
 from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects
 from astroray.surveys.parquet_columns import (
@@ -96,7 +96,7 @@ def find_catalog(location: str, names: str, columns: CatalogColumns) -> CatalogF
     num_in_hats = 0
     for path in table_paths(location, names):
         try:
-            found = storage.list_files(path)
+            found = list_files(path)
         except DataError as error:
             raise ConfigError(f"catalog {path} cannot be listed: {error}") from None
         hats = open_hats(path, found) if is_hats(path) else None

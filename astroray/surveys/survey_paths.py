@@ -41,7 +41,8 @@ def _resolve(name: str, folder: str) -> str:
         return path
     if not storage.is_remote(folder):
         return os.path.normpath(os.path.join(folder, path))
-    return "s3://" + posixpath.normpath(posixpath.join(folder.removeprefix("s3://"), path))
+    scheme, mark, place = folder.partition("://")
+    return scheme + mark + posixpath.normpath(posixpath.join(place, path))
 
 
 def count_kinds(paths_of: Mapping[str, Sequence[str]]) -> str:

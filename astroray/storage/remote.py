@@ -1,0 +1,53 @@
+"""Which store an address is in: S3, or a web server, which is only read."""
+
+from typing import BinaryIO, Protocol, cast
+
+from astroray.errors import ConfigError
+from astroray.storage import object_store, web_store
+from astroray.storage.names import Found
+
+__all__ = ["is_remote", "is_web", "store"]
+
+_WEB = ("http", "https")
+
+
+class Store(Protocol):
+    """What both offer; see `object_store`."""
+
+    def list_objects(self, location: str) -> list[Found]: ...
+    def list_direct(self, folder: str) -> list[Found]: ...
+    def list_names(self, folder: str) -> list[str]: ...
+    def list_folders(self, folder: str) -> list[str]: ...
+    def head(self, path: str) -> tuple[int, str]: ...
+    def exists(self, path: str) -> bool: ...
+    def get(self, path: str) -> bytes: ...
+    def get_range(self, path: str, start: int, size: int) -> tuple[bytes, int]: ...
+    def get_file(self, path: str, file: BinaryIO, span: str = "") -> int: ...
+    def put(self, path: str, data: bytes) -> None: ...
+    def put_file(self, path: str, file: BinaryIO) -> None: ...
+    def put_new(self, path: str, data: bytes) -> bool: ...
+    def delete(self, path: str) -> None: ...
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` lies on S3 or a web server rather than on this machine's disks.
+
+    Raises ConfigError on an address of another kind, which would pass for a folder `gs:`.
+    """
+    scheme, mark, _ = path.partition("://")
+    if mark and scheme not in ("s3", *_WEB):
+        raise ConfigError(
+            f"{path}: {scheme}:// is not read: download the files, or copy them to S3; expected a "
+            "path of this machine, s3://bucket/key or https://server/path"
+        )
+    return bool(mark)
+
+
+def is_web(path: str) -> bool:
+    """Whether `path` lies on a web server: nothing is written there, and folders have no list."""
+    return path.partition("://")[0] in _WEB
+
+
+def store(path: str) -> Store:
+    """What talks to the store of a remote path."""
+    return cast(Store, web_store if is_web(path) else object_store)

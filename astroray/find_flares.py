@@ -77,10 +77,12 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
     """
     config = dataclasses.replace(config, out=storage.absolute(config.out))
     with hold_lease(config.out) as lease:
+        fresh = _fresh_record(config)
+        ledger.find_owner(config.out, fresh)
         storage.remove_temporaries(config.out)
         known = ledger.read_listing(config.out)
         shards = _list(config, known)  # first, so that a mistaken survey leaves no run behind
-        record = ledger.open_run(config.out, _fresh_record(config))
+        record = ledger.open_run(config.out, fresh)
         if shards != known:
             ledger.write_listing(config.out, shards)
         started = time.monotonic()

@@ -115,6 +115,25 @@ def fingerprint(science: Mapping[str, Any]) -> str:
 def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
     """The record to go on with: `fresh` in a new directory, the old one where the run matches.
 
+    Raises LedgerError as `find_owner` does.
+    """
+    old = find_owner(run_dir, fresh)
+    if old is None:
+        fresh.publish(run_dir)
+        return fresh
+    return dataclasses.replace(
+        old,
+        state="running",
+        error="",
+        config=fresh.config,
+        versions=fresh.versions,
+        begun=fresh.created if old.state == "done" else old.begun,
+    )
+
+
+def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
+    """The record of the run in a directory, which `fresh` goes on with; None where it is free.
+
     A run that ended before it had listed its shards left nothing, and its directory is free.
     Raises LedgerError where the directory belongs to a run of another fingerprint, or holds shards
     of a run whose record is gone.
@@ -126,8 +145,7 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
             "restore that file, or choose another --out"
         )
     if old is None or (old.fingerprint != fresh.fingerprint and is_bare(run_dir)):
-        fresh.publish(run_dir)
-        return fresh
+        return None
     if old.fingerprint != fresh.fingerprint:
         was, now_is = (
             {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
@@ -139,14 +157,7 @@ def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
             f"{fresh.fingerprint}): {'; '.join(changed) or 'other versions or another backend'}; "
             "choose another --out, or repeat that run's settings to resume it"
         )
-    return dataclasses.replace(
-        old,
-        state="running",
-        error="",
-        config=fresh.config,
-        versions=fresh.versions,
-        begun=fresh.created if old.state == "done" else old.begun,
-    )
+    return old
 
 
 def is_bare(run_dir: str, record: str = "run.json") -> bool:

@@ -4,17 +4,17 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from astroray import faults, ledger, provenance, receipts, runs, storage, surveys
+from astroray import faults, ledger, provenance, receipts, runs, storage
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.catalog.versions import Night
 from astroray.config import ScanConfig
-from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, choose_encoder, read_model_file
+from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
 from astroray.execution.metrics import RunMetrics
@@ -28,7 +28,7 @@ from astroray.neighbors.search import check_faiss
 from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
-from astroray.run_files import model_file
+from astroray.run_files import listing_file, model_file
 from astroray.search.ranking import rank_run
 from astroray.settings import to_dict
 from astroray.storage.leases import Lease, hold_lease
@@ -51,13 +51,13 @@ def scan(
     run = _Run(config, show, night)
     with contextlib.ExitStack() as held:
         lease = run.lease = held.enter_context(hold_lease(config.out))
-        run.list_early()
+        run.list()
         log_dir = runs.log_folder(config.out)
         show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
         held.enter_context(workers.cluster(log_dir=log_dir))
         run.open()
         try:
-            run.list()
+            run.keep_listing()
             run.fit()
             run.embed(session=f"S{lease.epoch:06d}")
             lease.check()
@@ -81,18 +81,29 @@ class _Run:
         self.model_path = model_file(config.out)
         name = config.encoder.name
         self.given = read_model_file(name) if config.encoder.is_fitted else None
-        self.early: list[Shard] | None = None
+        self.listed_s = 0.0
+        self.known: list[Shard] = []  # as it was listed before
         self.lease: Lease
         self.record: RunRecord
         self.plan: WorkerPlan
         self.metrics: RunMetrics
         self.shards: list[Shard] = []
 
-    def list_early(self) -> None:
-        """Lists a survey that was not listed yet, before Ray is started."""
-        if not self.night:
-            kind = self.given.encoder if self.given else self.config.encoder.name
-            self.early = runs.list_early(self.config.survey, self.out, kind)
+    def list(self) -> None:
+        """Lists the survey: the listing that stands first, then new files as shards.
+
+        Ray is not started yet, so that a mistake costs no time. Raises LedgerError where the
+        directory is another run's or the bytes of a finished shard changed, ConfigError on a
+        survey that cannot be read, or by this encoder.
+        """
+        self.show(Progress(stage="list"))
+        self.known = runs.read_known(self.out, self._fresh_record)
+        before = self.known or (list(self.night.listing) if self.night else [])
+        stay = self.night.must_stay(self.config.survey) if self.night else ()
+        self.shards = runs.list_again(self.config.survey, self.out, before, self._done(), stay=stay)
+        kind = self.given.encoder if self.given else self.config.encoder.name
+        runs.check_encoder(kind, self.shards)
+        self.listed_s = time.monotonic() - self.started
 
     def open(self) -> None:
         """Plans the workers, checks that the directory belongs to this run, notes the settings."""
@@ -104,19 +115,29 @@ class _Run:
             num_gpus=config.num_gpus,
             machines=workers.machines(),
         )
-        model_id = self.given.model_id if self.given else ""
-        science = config.science(model_id=model_id, device=self.plan.device)
-        backends: Mapping[str, str] = {"device": self.plan.device}
+        if self.night and (before := self.night.backends["device"]) != self.plan.device:
+            raise ConfigError(
+                f"{self.night.reference} was embedded on {before}, this plan embeds on "
+                f"{self.plan.device}: embeddings of two devices differ by rounding; set "
+                "num_gpus as there, or begin a new reference"
+            )
+        fresh = self._fresh_record(self.plan.device)
+        runs.forget_failed(self.out, fresh)
+        self.record = ledger.open_run(self.out, fresh)
+        if self.night:
+            self._inherit(self.night)
+        log_context(run=self.record.run_id)
+        self.metrics = RunMetrics(self.record.run_id, num_workers=self.plan.max_workers)
+        self._note(seconds={"start": time.monotonic() - self.started - self.listed_s})
+
+    def _fresh_record(self, device: str) -> RunRecord:
+        """The record of a run that begins now, whose workers embed on `device`."""
+        config, model_id = self.config, self.given.model_id if self.given else ""
+        science, backends = config.science(model_id=model_id, device=device), {"device": device}
         if self.night:
             science["inherits"] = self.night.identity
             backends = {**self.night.backends, **backends}
-            if (before := self.night.backends["device"]) != self.plan.device:
-                raise ConfigError(
-                    f"{self.night.reference} was embedded on {before}, this plan embeds on "
-                    f"{self.plan.device}: embeddings of two devices differ by rounding; set "
-                    "num_gpus as there, or begin a new reference"
-                )
-        fresh = RunRecord(
+        return RunRecord(
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
             config=to_dict(config),
@@ -125,13 +146,6 @@ class _Run:
             machine=provenance.machine(),
             backends=backends,
         )
-        runs.forget_failed(self.out, fresh)
-        self.record = ledger.open_run(self.out, fresh)
-        if self.night:
-            self._inherit(self.night)
-        log_context(run=self.record.run_id)
-        self.metrics = RunMetrics(self.record.run_id, num_workers=self.plan.max_workers)
-        self._note(seconds={"start": time.monotonic() - self.started})
 
     def _inherit(self, night: Night) -> None:
         """Writes what the night refers to, and takes over what is measured by."""
@@ -143,24 +157,12 @@ class _Run:
         self._note(night=facts)
         faults.reach("inherited")
 
-    def list(self) -> None:
-        """Lists the survey, or takes the listing that stands and appends new files as shards.
-
-        Raises LedgerError where the bytes of a finished shard have changed, ConfigError where the
-        given model is for rows of another kind.
-        """
-        with self._stage("list"):
-            known = ledger.read_listing(self.out)
-            before = known or (list(self.night.listing) if self.night else [])
-            stay = self.night.must_stay(self.config.survey) if self.night else ()
-            self.shards = (not before and self.early) or runs.list_again(
-                self.config.survey, self.out, before, self._done(), stay=stay
-            )
-            if self.given and self.shards:
-                choose_encoder(self.given.encoder, surveys.modality_of(self.shards[0]))
-            if self.shards != known:
-                ledger.write_listing(self.out, self.shards)
-            faults.reach("listed")
+    def keep_listing(self) -> None:
+        """Writes the listing where it has new shards or files."""
+        if self.shards != self.known or not storage.exists(listing_file(self.out)):
+            ledger.write_listing(self.out, self.shards)
+        self._end_stage("list", self.listed_s)
+        faults.reach("listed")
 
     def _done(self) -> set[str]:
         """Shards that are done, here or in an older version."""
@@ -379,7 +381,9 @@ class _Run:
         self.show(Progress(stage=name, note=note, shards_done=shards_done, shards_total=total))
         started = time.monotonic()
         yield started
-        seconds = time.monotonic() - started
+        self._end_stage(name, time.monotonic() - started)
+
+    def _end_stage(self, name: str, seconds: float) -> None:
         self._note(seconds={name: seconds})
         _log.info("stage done", extra={"facts": {"stage": name, "seconds": round(seconds, 3)}})
 

@@ -4,10 +4,10 @@ import contextlib
 import dataclasses
 import os
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from astroray import ledger, storage, surveys
-from astroray.encoders import AUTO, choose_encoder, is_onnx_file
+from astroray.encoders import AUTO, choose_encoder
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.ledger import RunRecord
@@ -18,8 +18,8 @@ from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "count_outside", "finished_run", "forget_failed", "list_again", "list_early", "log_folder",
-    "newest_version", "note_failure", "version_of",
+    "check_encoder", "count_outside", "finished_run", "forget_failed", "list_again", "log_folder",
+    "newest_version", "note_failure", "read_known", "version_of",
 ]  # fmt: skip
 
 
@@ -81,23 +81,6 @@ def log_folder(run_dir: str) -> str:
     return os.path.join(run_dir, "logs")
 
 
-def list_early(survey: str, run_dir: str, encoder: str) -> list[Shard] | None:
-    """The shards of a survey that `run_dir` has not listed yet; None where it has.
-
-    It is called before Ray is started, so that a mistyped survey or encoder costs no time. Raises
-    ConfigError where nothing readable is found, or the encoder is none or takes something else.
-    """
-    if is_onnx_file(encoder) and not storage.exists(encoder):
-        raise ConfigError(f"{encoder} is missing; give the path of an ONNX file")
-    if storage.exists(listing_file(run_dir)):
-        return None
-    folder = ledger.objects_folder(run_dir)
-    shards = list(surveys.list_shards(survey, objects_folder=folder).shards)
-    if shards:
-        choose_encoder(encoder, surveys.modality_of(shards[0]))
-    return shards
-
-
 def count_outside(run_dir: str, shards: Sequence[Shard]) -> dict[str, int]:
     """`outside`: objects of a catalog that lie on none of the images that they were cut from.
 
@@ -114,19 +97,42 @@ def encoder_of(name: str, shards: Sequence[Shard]) -> str:
     return choose_encoder(name, surveys.modality_of(shards[0])) if name == AUTO and shards else name
 
 
+def check_encoder(name: str, shards: Sequence[Shard]) -> None:
+    """Raises ConfigError where an encoder is none, or takes rows of another kind than these."""
+    if shards:
+        choose_encoder(name, surveys.modality_of(shards[0]))
+
+
+def read_known(run_dir: str, fresh_on: Callable[[str], RunRecord]) -> list[Shard]:
+    """The listing that a run goes on with; empty where the directory is free.
+
+    fresh_on  the record of a run that begins now, by its device: here that of the run before
+
+    Raises LedgerError where the directory belongs to another run.
+    """
+    old = RunRecord.load(run_dir)
+    fresh = fresh_on(old.backends.get("device", "cpu") if old else "cpu")
+    if _is_given_up(run_dir, old, fresh):
+        return []
+    ledger.find_owner(run_dir, fresh)
+    return ledger.read_listing(run_dir)
+
+
 def forget_failed(run_dir: str, fresh: RunRecord) -> None:
     """Gives the directory of a scan that failed before it had a model to one of other settings.
 
     Its listing and the sample that was drawn are taken back, since both belong to its settings.
     """
-    old = RunRecord.load(run_dir)
+    if _is_given_up(run_dir, RunRecord.load(run_dir), fresh):
+        storage.delete(storage.join(run_dir, "model", "fit", "sample.json"))
+        storage.delete(listing_file(run_dir))
+        fresh.publish(run_dir)
+
+
+def _is_given_up(run_dir: str, old: RunRecord | None, fresh: RunRecord) -> bool:
     if old is None or old.state != "failed" or old.fingerprint == fresh.fingerprint or old.night:
-        return
-    if storage.exists(model_file(run_dir)) or done_shards(run_dir):
-        return
-    storage.delete(storage.join(run_dir, "model", "fit", "sample.json"))
-    storage.delete(listing_file(run_dir))
-    fresh.publish(run_dir)
+        return False
+    return not storage.exists(model_file(run_dir)) and not done_shards(run_dir)
 
 
 def list_again(

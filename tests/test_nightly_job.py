@@ -140,7 +140,10 @@ def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(referen
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_changed_withdrawn_and_unfinished_references_are_refused(reference, tmp_path):
+def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_starts(
+    reference, tmp_path, monkeypatch
+):
+    monkeypatch.delattr("astroray.execution.workers.cluster")
     sky, ref, new = reference
     first = sorted(sky.glob("*.parquet"))[0]
     aside, stat = tmp_path / "aside", first.stat()
@@ -162,6 +165,8 @@ def test_changed_withdrawn_and_unfinished_references_are_refused(reference, tmp_
     dataclasses.replace(record, state="failed").publish(str(unfinished))
     with pytest.raises(ConfigError, match="is failed, expected a finished scan"):
         run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
+    with pytest.raises(LedgerError, match="belongs to another run"):
+        run_night(night_of(reference, unfinished))
     with pytest.raises(ConfigError, match="expected two folders"):
         night_of(reference, ref)
 

@@ -26,6 +26,17 @@ def test_a_number_that_is_always_the_same_is_stable_and_nothing_has_no_index():
     assert np.isnan(stability(np.ones(0), np.ones(3)))
 
 
+def test_equal_numbers_of_the_reference_share_a_bin():
+    reference_M, night_N = np.repeat([0.0, 1.0, 2.0], [60, 10, 30]), np.repeat([0.0, 2.0], [5, 5])
+    share_before = (np.array([60, 10, 30, 0]) + 0.5) / 102
+    share_now = (np.array([5, 0, 5, 0]) + 0.5) / 12
+    expected = ((share_now - share_before) * np.log(share_now / share_before)).sum()
+    assert stability(reference_M, night_N) == pytest.approx(expected, rel=1e-12)
+    several_MD = np.stack([reference_M, np.arange(100.0)], axis=1)
+    found = describe_drift(several_MD, [several_MD[:50], several_MD[50:]], reference_M, night_N)
+    assert found["stability"] == [0, 0]
+
+
 def test_the_dimension_that_drifts_is_named_and_chance_is_not_drift():
     draw = np.random.default_rng(1)
     reference_MD, night_ND = draw.normal(size=(3000, 5)), draw.normal(size=(60, 5))

@@ -199,7 +199,8 @@ def test_law_3_a_resumed_scan_does_only_what_is_left(halved):
     """Law 3."""
     out, before, shown = halved
     first = {progress.stage: progress for progress in reversed(shown)}
-    assert shown[0].note == f"Ray, whose messages go to {out}/logs"
+    assert [progress.stage for progress in shown[:2]] == ["list", "start"]
+    assert first["start"].note == f"Ray, whose messages go to {out}/logs"
     assert first["fit"].note.endswith(", fitted before")
     assert (first["embed"].shards_done, first["embed"].shards_total) == (3, len(marks(out)))
     assert (len(before), len(marks(out))) == (3, 6)

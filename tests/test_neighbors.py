@@ -535,3 +535,12 @@ def test_the_settings_of_faiss_are_put_back():
     before = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()
     search(DATA["plain"], make_ids(500), SearchConfig(num_threads=before[1] + 1))
     assert (faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()) == before
+
+
+def test_ranks_descend_by_score_then_in_row_order_and_no_score_comes_last():
+    draw = np.random.default_rng(5)
+    score_N = draw.integers(0, 40, 5000).astype(float)
+    score_N[draw.integers(0, 5000, 300)] = np.nan
+    found = certify_top(score_N, np.ones(5000, bool), lambda row_B: row_B, top=9, k=3, score="kth")
+    expected_N = np.argsort(np.nan_to_num(-score_N, nan=np.inf), kind="stable")
+    assert np.array_equal(np.argsort(found.rank_N), expected_N)

@@ -269,6 +269,7 @@ class Vectors:
     def by_partition(self, vector_B: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
         """Number of each partition with some of the vectors, their places in [B], its rows."""
         partition_B = np.searchsorted(self.end_P, vector_B, side="right")
+        partition_B = partition_B.astype(np.min_scalar_type(len(self.end_P)))  # sorted by radix
         order_B = np.argsort(partition_B, kind="stable")
         number_Q, start_Q = np.unique(partition_B[order_B], return_index=True)
         for number, place_B in zip(number_Q.tolist(), np.split(order_B, start_Q[1:]), strict=False):

@@ -170,6 +170,7 @@ class Objects:
     def take(self, number_B: np.ndarray, columns: Sequence[str] | None = None) -> pa.Table:
         """Identity, shard, row and flags, in the order of the numbers; or some columns."""
         batch_B = np.searchsorted(self.end_Q, number_B, side="right")
+        batch_B = batch_B.astype(np.min_scalar_type(len(self.end_Q)))  # sorted by radix
         order_B = np.argsort(batch_B, kind="stable")
         tables = []
         for place in np.unique(batch_B).tolist():
@@ -181,7 +182,8 @@ class Objects:
         if not tables:
             empty = pa.Table.from_batches([self.batches[0]]).slice(0, 0)
             return empty if columns is None else empty.select(columns)
-        back_B = np.argsort(order_B)  # places among the rows as they were found
+        back_B = np.empty_like(order_B)  # places among the rows as they were found
+        back_B[order_B] = np.arange(len(order_B))
         return pa.concat_tables(tables).combine_chunks().take(pa.array(back_B)).combine_chunks()
 
     def find(self, object_id: str) -> int | None:

@@ -94,7 +94,7 @@ def certify_top(
     score_N, is_exact_N = score_N.astype(np.float64), is_exact_N.copy()
     num_top = min(top, int((~np.isnan(score_N)).sum()))
     todo_N = np.flatnonzero(~is_exact_N & ~np.isnan(score_N))
-    todo_N = todo_N[np.argsort(-score_N[todo_N], kind="stable")]
+    todo_N = todo_N[_descending(score_N[todo_N])]
     num_infinite = int(np.isinf(score_N[todo_N]).sum())  # no threshold spares them
     size = max(FIRST_BLOCK, num_top)
     threshold = _best(score_N[is_exact_N], num_top)
@@ -133,7 +133,7 @@ def _certified(
     k: int,
 ) -> Certified:
     """Ranks and the proof; `todo_N` are the rows left, by descending bound."""
-    order_N = np.lexsort((np.arange(len(score_N)), -score_N))  # NaN sorts last
+    order_N = _descending(score_N)
     rank_N = np.empty(len(score_N), np.int64)
     rank_N[order_N] = np.arange(1, len(score_N) + 1)
     outside = score_N[todo_N] if len(todo_N) else score_N[order_N[num_top:]]
@@ -156,6 +156,20 @@ def _certified(
         rank_N=rank_N,
         proof=proof,
     )
+
+
+def _descending(score_N: np.ndarray) -> np.ndarray:
+    """Rows by descending score, ties in row order, NaN last; a stable sort takes longer.
+
+    Scores are not negative.
+    """
+    key_N = np.where(np.isnan(score_N), 1.0, -score_N)
+    order_N = np.argsort(key_N)
+    is_next_N = key_N[order_N[1:]] == key_N[order_N[:-1]]
+    tied_T = np.flatnonzero(np.append(is_next_N, False) | np.append(False, is_next_N))
+    some_T = order_N[tied_T]
+    order_N[tied_T] = some_T[np.lexsort((some_T, key_N[some_T]))]
+    return order_N
 
 
 def score_of(distance_BK: np.ndarray, score: str) -> np.ndarray:

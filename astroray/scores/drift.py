@@ -57,31 +57,45 @@ def stability(reference_M: np.ndarray, night_N: np.ndarray) -> float:
     """
     if not len(reference_M) or not len(night_N):
         return float("nan")
-    bins = _Bins(reference_M)
-    bins.add(night_N)
-    return bins.stability()
+    bins = _Bins(reference_M[:, None])
+    bins.add(night_N[:, None])
+    return bins.stability()[0]
 
 
 class _Bins:
-    """Bins of ten equal parts of a reference, and how many of a night fall into each."""
+    """Bins of ten equal parts of each column of a reference, and how many of a night fall there."""
 
-    def __init__(self, reference_M: np.ndarray) -> None:
+    def __init__(self, reference_MD: np.ndarray) -> None:
         quantiles = np.arange(1, BINS) / BINS
-        self.inner = np.unique(np.quantile(reference_M, quantiles, method="inverted_cdf"))
-        self.before = self._counts(reference_M)
-        self.now = np.zeros_like(self.before)
+        reference_DM = np.ascontiguousarray(reference_MD.T)
+        self.inner_QD = np.quantile(reference_DM, quantiles, axis=1, method="inverted_cdf")
+        self.before_BD = self._counts(reference_MD)
+        self.now_BD = np.zeros_like(self.before_BD)
 
-    def add(self, night_B: np.ndarray) -> None:
+    def add(self, night_ND: np.ndarray) -> None:
         """Counts more of a night."""
-        self.now += self._counts(night_B)
+        self.now_BD += self._counts(night_ND)
 
-    def stability(self) -> float:
-        """The index of all that were counted."""
-        before, now = ((count + 0.5) / (count + 0.5).sum() for count in (self.before, self.now))
-        return float(((now - before) * np.log(now / before)).sum())
+    def stability(self) -> list[float]:
+        """The index of each column, of all that were counted."""
+        is_bin_BD = np.ones_like(self.before_BD, bool)
+        is_bin_BD[1:-1] = self.inner_QD[1:] != self.inner_QD[:-1]  # between equal numbers is none
+        columns = zip(self.before_BD.T, self.now_BD.T, is_bin_BD.T, strict=True)
+        return [
+            _stability(before_B[is_bin_B], now_B[is_bin_B]) for before_B, now_B, is_bin_B in columns
+        ]
 
-    def _counts(self, value: np.ndarray) -> np.ndarray:
-        return np.bincount(np.searchsorted(self.inner, value), minlength=len(self.inner) + 1)
+    def _counts(self, value_ND: np.ndarray) -> np.ndarray:
+        above_QD = np.array(
+            [np.count_nonzero(value_ND > inner_D, axis=0) for inner_D in self.inner_QD]
+        )
+        none_D = np.zeros_like(above_QD[0])
+        return -np.diff(above_QD, axis=0, prepend=[none_D + len(value_ND)], append=[none_D])
+
+
+def _stability(before_B: np.ndarray, now_B: np.ndarray) -> float:
+    before, now = ((count_B + 0.5) / (count_B + 0.5).sum() for count_B in (before_B, now_B))
+    return float(((now - before) * np.log(now / before)).sum())
 
 
 def describe_drift(
@@ -103,14 +117,13 @@ def describe_drift(
     if not len(reference_MD) or not len(before_M) or not len(score_N):
         return {}
     sample_MD = reference_MD[spread(len(reference_MD), SAMPLE)]
-    bins_D, num_night = [_Bins(sample_M) for sample_M in sample_MD.T], 0
+    bins, num_night = _Bins(sample_MD), 0
     for night_BD in night:
         num_night += len(night_BD)
-        for bins, night_B in zip(bins_D, night_BD.T, strict=True):
-            bins.add(night_B)
+        bins.add(night_BD)
     if not num_night:
         return {}
-    index_D = [bins.stability() for bins in bins_D]
+    index_D = bins.stability()
     chance = (BINS - 1) * (1 / len(sample_MD) + 1 / num_night)
     limit = max(LARGE, TIMES_CHANCE * chance)
     of_score = stability(before_M[spread(len(before_M), SAMPLE)], score_N)

@@ -144,20 +144,20 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
             f"{run_dir} holds shards of a run, and no run.json that says which settings made them; "
             "restore that file, or choose another --out"
         )
-    if old is None or (old.fingerprint != fresh.fingerprint and is_bare(run_dir)):
+    if old is None or old.fingerprint == fresh.fingerprint:
+        return old
+    if is_bare(run_dir):
         return None
-    if old.fingerprint != fresh.fingerprint:
-        was, now_is = (
-            {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
-            for record in (old, fresh)
-        )
-        changed = list(differences(was, now_is))
-        raise LedgerError(
-            f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
-            f"{fresh.fingerprint}): {'; '.join(changed) or 'other versions or another backend'}; "
-            "choose another --out, or repeat that run's settings to resume it"
-        )
-    return old
+    was, now_is = (
+        {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
+        for record in (old, fresh)
+    )
+    changed = "; ".join(differences(was, now_is)) or "other versions or another backend"
+    raise LedgerError(
+        f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
+        f"{fresh.fingerprint}): {changed}; choose another --out, or repeat that run's settings to "
+        "resume it"
+    )
 
 
 def is_bare(run_dir: str, record: str = "run.json") -> bool:

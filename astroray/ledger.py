@@ -113,10 +113,7 @@ def fingerprint(science: Mapping[str, Any]) -> str:
 
 
 def open_run(run_dir: str, fresh: RunRecord) -> RunRecord:
-    """The record to go on with: `fresh` in a new directory, the old one where the run matches.
-
-    Raises LedgerError as `find_owner` does.
-    """
+    """The record to go on with: `fresh` in a free directory, else that of `find_owner`."""
     old = find_owner(run_dir, fresh)
     if old is None:
         fresh.publish(run_dir)

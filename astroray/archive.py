@@ -84,7 +84,7 @@ class Archive:
     @property
     def model_id(self) -> str:
         """Content hash of the model that made the embeddings."""
-        return str(self.record.model["model_id"])
+        return self.record.fitted.model_id
 
     @functools.cached_property
     def model(self) -> RunModel:
@@ -94,7 +94,7 @@ class Archive:
     @property
     def modality(self) -> ModalityName:
         """What its objects are."""
-        return "light_curves" if self.record.model.get("modality") == "light_curves" else "images"
+        return self.record.fitted.modality
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -197,15 +197,15 @@ class Archive:
     def _scores(self) -> np.ndarray:
         """Scores of the catalog by the stored embeddings, those that are known, ascending."""
         score_N = _floats(self.table["outlier_score"])
-        if "selected_by" in self.record.proof:
-            num_listed = int(self.record.proof["num_rescored"])  # the first ones are the shortlist
+        if self.record.proven.selected_by:
+            num_listed = self.record.proven.num_rescored  # the first ones are the shortlist
             score_N[:num_listed] = _floats(self.table[f"{self.score}_distance"][:num_listed])
         return np.sort(score_N[~np.isnan(score_N)])
 
     def _embeddings(self) -> np.ndarray:
         """Embeddings of the catalog's rows, [N, D] float32, each file checked by its receipt."""
         receipts = versions.read_all_receipts(self.run_dir)
-        embedding_ND = np.zeros((len(self.table), int(self.record.model["dim"])), np.float32)
+        embedding_ND = np.zeros((len(self.table), self.record.fitted.dim), np.float32)
         for name, (row_S, place_S) in self._rows_by_shard().items():
             if name not in receipts:
                 raise self._without_embeddings(name, len(row_S))

@@ -186,7 +186,7 @@ def status(run: str, address: str | None) -> None:
 def verify(run_dir: str, repair: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
     from astroray.inspection import verify_run
-    from astroray.ledger import RunRecord
+    from astroray.run_record import RunRecord
 
     faults = verify_run(run_dir, repair=repair)
     for fault in faults:

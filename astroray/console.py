@@ -10,8 +10,8 @@ from astroray.terminal import check_rejects, echo_rejects, progress_line, status
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.config import ScanConfig
     from astroray.forecast.train import TrainConfig
-    from astroray.ledger import RunRecord
     from astroray.nightly import NightConfig
+    from astroray.run_record import RunRecord
 
 __all__ = ["show_flare_training", "show_night", "show_scan", "show_training"]
 
@@ -28,14 +28,14 @@ def show_scan(config: "ScanConfig") -> None:
 
     with progress_line() as show:
         record = scan(config, show=show)
-    counts = record.counts
-    click.echo(f"{_number(counts['catalog'], 'object')} scored, {_losses(record)}")
-    if counts.get("outside"):
-        click.echo(f"{counts['outside']} objects of the catalog lie on none of the images")
+    num_objects, outside = record.counts.catalog or 0, record.counts.outside
+    click.echo(f"{_number(num_objects, 'object')} scored, {_losses(record)}")
+    if outside:
+        click.echo(f"{outside} objects of the catalog lie on none of the images")
     echo_rejects(record)
-    click.echo(f"proof    {record.proof['sentence']}")
-    if counts["catalog"] <= config.search.k:
-        click.echo(f"note     {_few_objects(config, counts['catalog'])}")
+    click.echo(f"proof    {record.proven.sentence}")
+    if num_objects <= config.search.k:
+        click.echo(f"note     {_few_objects(config, num_objects)}")
     click.echo(f"catalog  {config.out}/catalog\nreport   {_page_of(config.out)}")
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 
@@ -67,32 +67,30 @@ def show_night(config: "NightConfig") -> None:
     with progress_line() as show:
         record = run_night(config, show=show)
     counts, night = record.counts, record.night
+    assert night is not None
+    found, coverage = night.found, night.coverage
+    assert found is not None
+    assert coverage is not None
     click.echo(
-        f"{_number(night['objects_new'], 'new object')}, {counts['catalog']} in all, "
-        f"{_losses(record)}"
+        f"{_number(found.objects_new, 'new object')}, {counts.catalog} in all, {_losses(record)}"
     )
     echo_rejects(record)
-    if counts["duplicates"]:
-        click.echo(f"lost     {_describe_lost(config, counts['rows_embedded'])}")
-    if night["shards_left"]:
-        click.echo(f"coverage {night['shards_left']} of {night['shards_new']} new shards are left")
-    changes = ", ".join(f"{number} {name}" for name, number in night["changes"].items())
-    click.echo(f"list     {changes}\nproof    {record.proof['sentence']}")
+    if counts.duplicates:
+        click.echo(f"lost     {_describe_lost(config, counts.rows_embedded)}")
+    if coverage.shards_left:
+        click.echo(f"coverage {coverage.shards_left} of {coverage.shards_new} new shards are left")
+    changes = ", ".join(f"{number} {name}" for name, number in vars(found.changes).items())
+    click.echo(f"list     {changes}\nproof    {record.proven.sentence}")
     click.echo(f"changes  {config.out}/changes.parquet\nreport   {_page_of(config.out)}")
     check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
 
 
 def _losses(record: "RunRecord") -> str:
     """What did not come into the catalog, and what it cost to know."""
-    rows, shards, twice = (
-        _number(record.counts[key], noun)
-        for key, noun in (
-            ("rows_rejected", "row"),
-            ("shards_rejected", "shard"),
-            ("duplicates", "duplicate"),
-        )
-    )
-    return f"{rows} and {shards} rejected, {twice}, {sum(record.seconds.values()):.0f} s"
+    counts = record.counts
+    rows, shards = _number(counts.rows_rejected, "row"), _number(counts.shards_rejected, "shard")
+    twice = _number(counts.duplicates or 0, "duplicate")
+    return f"{rows} and {shards} rejected, {twice}, {record.spent_s:.0f} s"
 
 
 def _number(count: int, noun: str) -> str:

@@ -28,10 +28,10 @@ class Finding:
 def examine() -> list[Finding]:
     """All findings, required ones first."""
     machine = provenance.machine()
-    cores, memory_bytes = machine["cores"], machine["memory_bytes"]
+    cores, memory_bytes = machine.cores, machine.memory_bytes
     free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
     return [
-        _finding("processor", True, f"{machine['cpu']}, {cores} cores"),
+        _finding("processor", True, f"{machine.cpu}, {cores} cores"),
         _finding(
             "workers",
             cores >= 1,

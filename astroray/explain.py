@@ -135,11 +135,11 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             f"{some}; it may be among the rejects"
         )
     row = chosen.to_pylist()[0]
-    numbers = record.proof.get("selected_by")
-    if numbers and row["rank"] <= record.proof["num_rescored"]:  # the shortlist
+    numbers = record.proven.selected_by
+    if numbers and row["rank"] <= record.proven.num_rescored:  # the shortlist
         raise LedgerError(
             f"{object_id} was encoded again by model {row['model_id']} in float32 for its rank, "
-            f"and only the embeddings of {record.model['model_id']} in {numbers}, which selected "
+            f"and only the embeddings of {record.fitted.model_id} in {numbers}, which selected "
             "it, are stored: its score cannot be computed again; scan with encoder.quantize none "
             "to have it explained"
         )
@@ -148,7 +148,7 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
     own_D = _stored(receipts, row)
     names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)
     model = model_of_run(run_dir, record)
-    batch_size = config.batch_size_on(record.backends["device"])
+    batch_size = config.batch_size_on(record.backends.device or "cpu")
     encoded_distance, encoded = _encode(model, batch_size, shard, row["row"], own_D)
     return Explanation(
         row=row,

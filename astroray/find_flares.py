@@ -26,8 +26,8 @@ from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
 from astroray.flares.page import write_page
 from astroray.flares.stars import split_candidates, stars_of, stars_table
-from astroray.ledger import RunRecord
 from astroray.receipts import Receipt, done_shards, pack_receipts, read_receipts
+from astroray.run_record import Backends, Counts, RunRecord
 from astroray.storage.leases import Lease, hold_lease
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard, SurveyUri
@@ -108,7 +108,7 @@ def _fresh_record(config: FindConfig) -> RunRecord:
         created=ledger.now(),
         versions=provenance.versions(),
         machine=provenance.machine(),
-        backends={"device": "cpu"},
+        backends=Backends(device="cpu"),
     )
 
 
@@ -211,17 +211,23 @@ def _counts(
     flares: pa.Table,
     refused: pa.Table,
     num_stars: int,
-) -> dict[str, int]:
+) -> Counts:
     """Counts of the run; raises LedgerError where light curves are not conserved."""
-    counts = ledger.total(receipts.values())
-    if counts["rows_embedded"] != len(curves):
+    counts = ledger.total(
+        receipts.values(),
+        Counts(
+            stars=num_stars,
+            flares=len(flares),
+            refused=len(refused),
+            mirrored=sum(curves["num_mirrored"].to_pylist()),
+        ),
+    )
+    if counts.rows_embedded != len(curves):
         raise LedgerError(
-            f"light curves are not conserved: {counts['rows_embedded']} searched, {len(curves)} "
+            f"light curves are not conserved: {counts.rows_embedded} searched, {len(curves)} "
             "in the tables; report this as a bug"
         )
-    found = {"stars": num_stars, "flares": len(flares), "refused": len(refused)}
-    found["mirrored"] = sum(curves["num_mirrored"].to_pylist())
-    return {**counts, **found}
+    return counts
 
 
 def _read_parts(out: str, table: str, names: Sequence[str], promised: pa.Schema) -> pa.Table:

@@ -13,9 +13,10 @@ from astroray.config import ScanConfig
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution.progress import read_steps
 from astroray.flares.verification import check_flare_shard, check_flare_tables
-from astroray.ledger import RETRYABLE_KINDS, RunRecord
+from astroray.ledger import RETRYABLE_KINDS
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
+from astroray.run_record import RunRecord
 from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
@@ -37,23 +38,24 @@ def read_status(run_dir: str) -> dict[str, str]:
         "survey": record.survey,
         "state": record.state,
         "model": _model_words(record),
-        "shards done": f"{counts['shards']} of {num_shards}",
-        "objects": str(counts["rows_embedded"]),
-        "rejects": f"{counts['rows_rejected']} rows, {counts['shards_rejected']} shards",
+        "shards done": f"{counts.shards} of {num_shards}",
+        "objects": str(counts.rows_embedded),
+        "rejects": f"{counts.rows_rejected} rows, {counts.shards_rejected} shards",
         "seconds": spent,
     }
-    if _is_of_flares(record):
+    if record.is_of_flares:
         del status["model"]
-        status["flares"] = str(record.counts.get("flares", "not gathered yet"))
+        found = record.counts.flares
+        status["flares"] = "not gathered yet" if found is None else str(found)
     if record.state == "running":
         nobody = "nobody: it was killed or lost; the same command goes on with it"
         status["writer"] = str(find_holder(run_dir) or nobody)
         if steps := read_steps(run_dir):
             status["search"] = steps
     if record.night:
-        status["night"] = f"{record.night['number']} after {record.night['reference']}"
+        status["night"] = f"{record.night.number} after {record.night.reference}"
     if record.proof:
-        status["proof"] = str(record.proof["sentence"])
+        status["proof"] = record.proof.sentence
     if record.error:
         status["error"] = record.error
     return status
@@ -79,9 +81,10 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
         unlisted &= done_shards(run_dir)
     faults += [f"shard {name} is done but not listed" for name in sorted(unlisted)]
     missing = sorted(listed - set(receipts))
-    if record.state == "done" and len(missing) != record.night.get("shards_left", 0):
+    coverage = record.night and record.night.coverage
+    if record.state == "done" and len(missing) != (coverage.shards_left if coverage else 0):
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[:1]}")
-    check = check_flare_shard if _is_of_flares(record) else _check_embeddings
+    check = check_flare_shard if record.is_of_flares else _check_embeddings
     damaged = {name: check(*found) for name, found in receipts.items()}
     damaged = {name: fault for name, fault in sorted(damaged.items()) if fault}
     faults += damaged.values()
@@ -89,7 +92,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
         with hold_lease(run_dir):
             for name in damaged:
                 undo_shard(run_dir, name)
-    if record.state == "done" and _is_of_flares(record):
+    if record.state == "done" and record.is_of_flares:
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
     elif record.state == "done":
@@ -105,7 +108,7 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
     a scan with it does them again.
     """
     record = _record(run_dir)
-    if _is_of_flares(record):
+    if record.is_of_flares:
         raise ConfigError(
             f"{run_dir} is a run of flares find, expected one of a scan; search the mended "
             "files with flares find and another --out"
@@ -144,13 +147,9 @@ def _record(run_dir: str) -> RunRecord:
 
 def _model_words(record: RunRecord) -> str:
     """The model by its id, and in which numbers it encodes the survey, once that is known."""
-    numbers = record.backends.get("quantize", "")
-    words = f" in {'float32' if numbers == 'none' else numbers}" if numbers else ""
-    return f"{record.model.get('model_id', 'not fitted yet')}{words}"
-
-
-def _is_of_flares(record: RunRecord) -> bool:
-    return "rule" in record.config  # of FindConfig; a scan has none
+    backends = record.backends
+    words = f" in {backends.fewer_bits or 'float32'}" if backends.quantize else ""
+    return f"{record.model.model_id if record.model else 'not fitted yet'}{words}"
 
 
 def _check_embeddings(run_dir: str, receipt: Receipt) -> str:
@@ -199,22 +198,17 @@ def _check_catalog(run_dir: str, record: RunRecord) -> list[str]:
         num_rows = by_rank.num_rows
         is_ranked, is_unique = _are_ranks(by_rank), _are_unique(by_name)
     faults = []
-    embedded = ledger.total(read_receipts(run_dir).values())["rows_embedded"]
-    counts = {**record.counts, "rows_embedded": embedded, "catalog": num_rows}
-    if not ledger.is_conserved(counts):
-        faults.append(
-            f"{embedded} rows embedded and {counts.get('inherited', 0)} inherited, {num_rows} in "
-            f"the catalog + {counts['duplicates']} twice"
-        )
+    counts = ledger.total(read_receipts(run_dir).values(), record.counts)
+    counts = dataclasses.replace(counts, catalog=num_rows)
+    if not counts.is_conserved:
+        faults.append(counts.balance)
     if not is_ranked:
         faults.append("the catalog's ranks are not 1..N")
     if not is_unique:
         faults.append("the catalog has an object_id twice")
-    if num_certified != record.proof.get("num_certified"):
-        faults.append(
-            f"{num_certified} rows are certified, the proof is for "
-            f"{record.proof.get('num_certified')}"
-        )
+    num_proven = record.proof and record.proof.num_certified
+    if num_certified != num_proven:
+        faults.append(f"{num_certified} rows are certified, the proof is for {num_proven}")
     return faults
 
 

@@ -3,7 +3,7 @@
 A run directory belongs to one fingerprint. A shard is done when its done mark stands, and the
 mark is written last; so whatever is killed, listing the marks tells what is left to do.
 
-    run.json                     the run record
+    run.json                     the run record; see `run_record`
     ledger/shards.parquet        the listing; membership of a shard never changes
     ledger/objects/              identifiers and positions of its rows; see `object_files`
     ledger/attempts/             which shards were begun; see `attempts`
@@ -16,7 +16,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -26,9 +25,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from astroray import faults, schema, storage
-from astroray.errors import ConfigError, LedgerError
+from astroray.errors import LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
-from astroray.run_files import listing_file, record_file
+from astroray.run_files import listing_file
+from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.storage import InputFile
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.object_files import moved
@@ -38,67 +38,6 @@ FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "nu
 """Settings that change nothing in a catalog: a run may go on with others."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """All that is known of a run, as `run.json` holds it."""
-
-    survey: str
-    fingerprint: str
-    config: Mapping[str, Any]
-    created: str
-    begun: str = ""
-    """When the work on its catalog began, where that was later: the run was done before then."""
-    state: str = "running"
-    """running, done or failed."""
-    finished: str = ""
-    schema_version: int = schema.SCHEMA_VERSION
-    versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    machine: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    backends: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    counts: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    rejects: Sequence[Mapping[str, Any]] = ()
-    seconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    proof: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Of a night: its reference, coverage, changes and drift; see `nightly`."""
-    error: str = ""
-
-    @property
-    def run_id(self) -> str:
-        """What logs, metrics and served answers call this run and its catalog.
-
-        It outlives kills and resumes; a run that was done and is scanned again has another one.
-        """
-        return f"{self.fingerprint}-{re.sub('[-:]', '', self.begun or self.created)}"
-
-    def publish(self, run_dir: str) -> None:
-        """Writes `run.json`, whole or absent."""
-        text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
-        storage.publish(record_file(run_dir), text.encode() + b"\n")
-
-    @classmethod
-    def of(cls, run_dir: str, *, expected: str = "scan or night") -> "RunRecord":
-        """The record of a directory that somebody named as a run; ConfigError where it is none."""
-        record = cls.load(run_dir)
-        if record is None:
-            raise ConfigError(
-                f"{run_dir} holds no run.json, expected the --out of a {expected}; check the path"
-            )
-        return record
-
-    @classmethod
-    def load(cls, run_dir: str) -> "RunRecord | None":
-        """The record of a run directory; None without one, LedgerError where it is damaged."""
-        if not storage.exists(path := record_file(run_dir)):
-            return None
-        try:
-            return cls(**json.loads(storage.read_bytes(path)))
-        except (ValueError, TypeError) as error:
-            advice = "use the version that wrote it, or choose another folder"
-            raise LedgerError(f"{path} is no record of a run ({error}); {advice}") from None
 
 
 def now() -> str:
@@ -341,43 +280,36 @@ def read_rejects_of(run_dir: str, name: str) -> pa.Table:
     return _read_table(path) if storage.exists(path) else schema.REJECTS.empty_table()
 
 
-def summarize_rejects(rejects: pa.Table) -> list[dict[str, Any]]:
-    """Stage, class, rows, shards and one example reason of each kind of reject."""
-    kinds: dict[tuple[str, str], dict[str, Any]] = {}
+def summarize_rejects(rejects: pa.Table) -> tuple[RejectCount, ...]:
+    """How many there are of each kind of reject, by stage and class."""
+    kinds: dict[tuple[str, str], RejectCount] = {}
     for row in rejects.select(["stage", "class", "reason", "row"]).to_pylist():
-        key = (row["stage"], row["class"])
-        kind = kinds.setdefault(
-            key,
-            {"stage": key[0], "class": key[1], "reason": row["reason"], "rows": 0, "shards": 0},
+        key = row["stage"], row["class"]
+        first = RejectCount(stage=key[0], kind=key[1], reason=row["reason"], rows=0, shards=0)
+        kind, is_row = kinds.get(key, first), row["row"] is not None
+        kinds[key] = dataclasses.replace(
+            kind, rows=kind.rows + is_row, shards=kind.shards + (not is_row)
         )
-        kind["rows" if row["row"] is not None else "shards"] += 1
-    return [kinds[key] for key in sorted(kinds)]
+    return tuple(kinds[key] for key in sorted(kinds))
 
 
-def summarize_rejects_of(run_dir: str, receipt: Receipt) -> list[dict[str, Any]]:
+def summarize_rejects_of(run_dir: str, receipt: Receipt) -> tuple[RejectCount, ...]:
     """The same of one shard, whose rejects are read only where it has some."""
     has_some = receipt.rows_rejected or receipt.shard_rejected
-    return summarize_rejects(read_rejects_of(run_dir, receipt.shard)) if has_some else []
+    return summarize_rejects(read_rejects_of(run_dir, receipt.shard)) if has_some else ()
 
 
-def total(receipts: Iterable[Receipt]) -> dict[str, int]:
-    """Counts over all shards, as the run record holds them."""
-    counts = dict.fromkeys(
-        ["shards", "shards_rejected", "rows_read", "rows_embedded", "rows_rejected"], 0
+def total(receipts: Iterable[Receipt], counts: Counts | None = None) -> Counts:
+    """Counts over all shards; the others as `counts` has them."""
+    receipts = list(receipts)
+    return dataclasses.replace(
+        counts or Counts(),
+        shards=len(receipts),
+        shards_rejected=sum(receipt.shard_rejected for receipt in receipts),
+        rows_read=sum(receipt.rows_read for receipt in receipts),
+        rows_embedded=sum(receipt.rows_embedded for receipt in receipts),
+        rows_rejected=sum(receipt.rows_rejected for receipt in receipts),
     )
-    for receipt in receipts:
-        counts["shards"] += 1
-        counts["shards_rejected"] += receipt.shard_rejected
-        counts["rows_read"] += receipt.rows_read
-        counts["rows_embedded"] += receipt.rows_embedded
-        counts["rows_rejected"] += receipt.rows_rejected
-    return counts
-
-
-def is_conserved(counts: Mapping[str, int]) -> bool:
-    """Whether embedded + inherited = catalog + duplicates, as the run record counts them."""
-    found = counts["rows_embedded"] + counts.get("inherited", 0)
-    return found == counts["catalog"] + counts["duplicates"]
 
 
 def publish_table(path: str, table: pa.Table) -> None:

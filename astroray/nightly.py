@@ -20,8 +20,8 @@ from astroray.config import ScanConfig, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
-from astroray.ledger import RunRecord
 from astroray.run_files import model_file
+from astroray.run_record import Backends, RunRecord
 from astroray.runs import newest_version
 from astroray.settings import from_dict
 
@@ -99,7 +99,7 @@ def plan_night(series: SeriesConfig) -> NightConfig:
     """
     out = storage.join(series.folder, series.night)
     begun = RunRecord.load(out)
-    known = str(begun.night.get("reference", "")) if begun else ""
+    known = begun.night.reference if begun and begun.night else ""
     return NightConfig(
         survey=series.survey,
         reference=series.reference or known or _newest_version(series),
@@ -136,12 +136,8 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
         inherited=versions.describe_version(config.reference),
         listing=ledger.read_listing(config.reference),
         survey=reference.survey,
-        backends={
-            name: value
-            for name, value in reference.backends.items()
-            if name in ("device", "attention")
-        },
-        number=int(reference.night.get("number", 0)) + 1,
+        backends=Backends(device=reference.backends.device, attention=reference.backends.attention),
+        number=reference.night.number + 1 if reference.night else 1,
         embed_until_s=_embed_until_s(config, reference),
         finish_by_s=config.finish_by_s,
     )
@@ -181,8 +177,8 @@ def _check_reference(reference: str) -> RunRecord:
             f"the reference {reference} has schema version {record.schema_version}, expected "
             f"{schema.SCHEMA_VERSION}; bounds never cross versions: scan the survey anew"
         )
-    numbers = record.backends.get("quantize", "none")
-    if numbers != "none":  # its list has scores of another space than its embeddings
+    if numbers := record.backends.fewer_bits:
+        # its list has scores of another space than its embeddings
         raise ConfigError(
             f"the reference {reference} was selected on fewer bits ({numbers}) and its list was "
             "encoded again, expected one model throughout; scan with encoder.quantize none"
@@ -191,7 +187,7 @@ def _check_reference(reference: str) -> RunRecord:
 
 
 def _check_same(done: RunRecord, night: versions.Night, config: NightConfig) -> None:
-    if done.night.get("inherits") != night.identity:
+    if done.night is None or done.night.inherits != night.identity:
         raise LedgerError(
             f"{config.out} is a finished run of something else, expected an empty folder; choose "
             "another --out"

@@ -20,9 +20,9 @@ from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
-from astroray.ledger import RunRecord
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
+from astroray.run_record import RunRecord
 from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, progress_line
 
@@ -221,8 +221,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: counts, proof, and the most unusual objects that have pictures."""
-        esc = html.escape
-        num_rejected = sum(kind["rows"] + kind["shards"] for kind in self.record.rejects)
+        esc, record = html.escape, self.record
         figures = "".join(
             f'<figure style="margin:0;width:104px;font-size:12px;overflow-wrap:anywhere">'
             f'<img width="104" alt="Picture of {esc(object_id)}" style="border-radius:4px" '
@@ -231,9 +230,9 @@ class Run:
             for rank, object_id, jpeg in self._shown()
         )
         return (
-            f"<p><b>{esc(self.record.survey)}</b>: {len(self.table):,} objects, {num_rejected:,} "
-            f"rejects, encoder {esc(str(self.record.model['encoder']))}<br>"
-            f"{esc(str(self.record.proof['sentence']))}<br><code>{esc(self.report)}</code>, "
+            f"<p><b>{esc(record.survey)}</b>: {len(self.table):,} objects, "
+            f"{record.num_rejects:,} rejects, encoder {esc(record.fitted.encoder)}<br>"
+            f"{esc(record.proven.sentence)}<br><code>{esc(self.report)}</code>, "
             "here by <code>.show()</code></p>"
             f'<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div>'
         )

@@ -23,12 +23,12 @@ from astroray.execution.streams import embed_shards, map_rows
 from astroray.execution.structured_logs import log_context
 from astroray.execution.workers import WorkerPlan
 from astroray.fitting.train_encoder import fit_model
-from astroray.ledger import RunRecord
 from astroray.neighbors.search import check_faiss
 from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.run_files import listing_file, model_file
+from astroray.run_record import Backends, Coverage, RunRecord
 from astroray.search.ranking import rank_run
 from astroray.settings import to_dict
 from astroray.storage.leases import Lease, hold_lease
@@ -115,7 +115,7 @@ class _Run:
             num_gpus=config.num_gpus,
             machines=workers.machines(),
         )
-        if self.night and (before := self.night.backends["device"]) != self.plan.device:
+        if self.night and (before := self.night.backends.device) != self.plan.device:
             raise ConfigError(
                 f"{self.night.reference} was embedded on {before}, this plan embeds on "
                 f"{self.plan.device}: embeddings of two devices differ by rounding; set "
@@ -133,10 +133,11 @@ class _Run:
     def _fresh_record(self, device: str) -> RunRecord:
         """The record of a run that begins now, whose workers embed on `device`."""
         config, model_id = self.config, self.given.model_id if self.given else ""
-        science, backends = config.science(model_id=model_id, device=device), {"device": device}
+        science = config.science(model_id=model_id, device=device)
+        backends = Backends(device=device)
         if self.night:
             science["inherits"] = self.night.identity
-            backends = {**self.night.backends, **backends}
+            backends = self.night.backends.joined(backends)
         return RunRecord(
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
@@ -153,8 +154,7 @@ class _Run:
         gaussian = storage.join(night.reference, GAUSSIAN_PATH)
         if storage.exists(gaussian):
             storage.publish(storage.join(self.out, GAUSSIAN_PATH), storage.read_bytes(gaussian))
-        facts = {"reference": night.reference, "number": night.number, "inherits": night.identity}
-        self._note(night=facts)
+        self._note(night=night.describe())
         faults.reach("inherited")
 
     def keep_listing(self) -> None:
@@ -206,9 +206,9 @@ class _Run:
                     break
             receipts.pack_receipts(self.out)
             left = {shard.name for shard in todo} - done_shards(self.out)
-            if self.night:
-                coverage = {"shards_new": len(todo), "shards_left": len(left)}
-                self._note(night={**self.record.night, **coverage})
+            if self.record.night:
+                coverage = Coverage(shards_new=len(todo), shards_left=len(left))
+                self._note(night=dataclasses.replace(self.record.night, coverage=coverage))
             if left and not is_late:
                 raise LedgerError(
                     f"{len(left)} shards have no done mark after the embed stage, first "
@@ -242,23 +242,24 @@ class _Run:
     def _resolve_backends(self) -> None:
         """Notes with which attention and which numbers the workers compute; a run keeps to them."""
         encoder = self.config.encoder
+        model = self.record.fitted
         found = {"quantize": "none"}
-        if KINDS[self.record.model["encoder"]].has_attention:
+        if KINDS[model.encoder].has_attention:
             found["attention"] = "sdpa"
-        is_plain = encoder.quantize in ("none", "auto") and "quantized" not in self.record.model
+        is_plain = encoder.quantize in ("none", "auto") and not model.quantized
         if encoder.attention not in PLAIN_ATTENTION or not is_plain:
             from astroray.actors.encode import resolve_backends
 
             resolve = workers.remotely(resolve_backends, num_cpus=1, num_gpus=self.plan.num_gpus)
             found = resolve(self.model_path, encoder.attention, encoder.quantize, self.plan.device)
         for what, name in found.items():
-            before = self.record.backends.get(what, name)
-            if name != before:
+            before = getattr(self.record.backends, what)
+            if before not in (None, name):
                 raise LedgerError(
                     f"{self.out} was begun with {what} {before}, here it is {name}: the rest would "
                     f"not repeat; set encoder.{what}, or use a machine like the first"
                 )
-        self._note(backends={**self.record.backends, **found})
+        self._note(backends=dataclasses.replace(self.record.backends, **found))
 
     def _embed_plan(self, session: str) -> EmbedPlan:
         return EmbedPlan(
@@ -275,29 +276,27 @@ class _Run:
     def search(self) -> SearchOutcome:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         with self._stage("search") as started:
-            counts = ledger.total(read_receipts(self.out).values())
+            receipts = read_receipts(self.out).values()
             outcome = rank_run(
                 self._search_plan(),
                 self.plan,
-                num_own=counts["rows_embedded"],
-                dim=self.record.model["dim"],
+                num_own=ledger.total(receipts).rows_embedded,
+                dim=self.record.fitted.dim,
                 is_night=self.night is not None,
                 note=Steps(self.show, self.out),
             )
             self.metrics.certified(outcome.proof, seconds=time.monotonic() - started)
-            counts |= {**outcome.counts, **runs.count_outside(self.out, self.shards)}
-            if not ledger.is_conserved(counts):
-                raise LedgerError(
-                    f"rows are not conserved: {counts['rows_embedded']} embedded, "
-                    f"{counts.get('inherited', 0)} inherited, {counts['catalog']} in the catalog, "
-                    f"{counts['duplicates']} duplicates; report this as a bug"
-                )
+            outside = runs.count_outside(self.out, self.shards)
+            counts = dataclasses.replace(ledger.total(receipts, outcome.counts), outside=outside)
+            if not counts.is_conserved:
+                raise LedgerError(f"rows are not conserved: {counts.balance}; report this as a bug")
+            night = self.record.night
             self._note(
                 counts=counts,
                 rejects=ledger.summarize_rejects(ledger.read_rejects(self.out)),
                 proof=outcome.proof,
-                night={**self.record.night, **outcome.night},
-                backends={**self.record.backends, **outcome.backends},
+                night=night and dataclasses.replace(night, found=outcome.night),
+                backends=self.record.backends.joined(outcome.backends),
             )
             faults.reach("searched")
         return outcome
@@ -307,7 +306,7 @@ class _Run:
             run_dir=self.out,
             name=self.config.survey,
             created=self.record.created,
-            model_id=self.record.model["model_id"],
+            model_id=self.record.fitted.model_id,
             search=dataclasses.replace(self.config.search, num_threads=self.plan.max_workers),
             num_random=self.config.num_random,
             seed=self.config.seed,
@@ -319,15 +318,12 @@ class _Run:
 
         The shortlist and its neighbors are read and encoded again; nothing else is.
         """
-        numbers = self.record.backends.get("quantize", "none")
-        if numbers == "none":
+        if not (numbers := self.record.backends.fewer_bits):
             return selected
         from ray.data import ActorPoolStrategy
 
+        reference_id = self.record.fitted.reference_id
         with self._stage("refine", note=f"shortlist of {numbers}"):
-            reference_id = self.record.model.get("quantized", self.record.model).get(
-                "reference_id", self.record.model["model_id"]
-            )
             again = map_rows(
                 self.shards,
                 workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
@@ -343,7 +339,8 @@ class _Run:
             outcome = workers.remotely(rank_shortlist, num_cpus=1)(
                 self._search_plan(), encoded, reference_id=reference_id, selected_by=numbers
             )
-            self._note(proof=outcome.proof, counts={**self.record.counts, **outcome.counts})
+            counts = dataclasses.replace(self.record.counts, reencoded=outcome.counts.reencoded)
+            self._note(proof=outcome.proof, counts=counts)
         return outcome
 
     def show_pictures(self, outcome: SearchOutcome) -> None:

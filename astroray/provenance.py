@@ -1,5 +1,6 @@
 """What a run record, a benchmark or an evaluation says of where and with what it was made."""
 
+import dataclasses
 import functools
 import platform
 import subprocess
@@ -28,14 +29,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
-    """Processor of this machine, and the cores and memory that a process may use of it."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": allowance.num_cores(),
-        "memory_bytes": allowance.memory_bytes(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A processor, and the cores and memory that a process may use of it."""
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    """0 where unknown."""
+    system: str
+    """Of operation, and its instruction set: Linux x86_64."""
+
+
+def machine() -> Machine:
+    """This machine."""
+    return Machine(
+        cpu=_cpu_name(),
+        cores=allowance.num_cores(),
+        memory_bytes=allowance.memory_bytes(),
+        system=f"{platform.system()} {platform.machine()}",
+    )
 
 
 def document(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -43,8 +56,7 @@ def document(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     where = machine()
     return {
         "name": name,
-        "device": f"{where['cpu']}, {where['cores']} cores, "
-        f"{where['memory_bytes'] / 2**30:.0f} GiB",
+        "device": f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.0f} GiB",
         "versions": versions(),
         "commit": _commit(Path(__file__).parents[1]),
         "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),

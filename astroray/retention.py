@@ -10,10 +10,10 @@ import pyarrow as pa
 from astroray import catalog, ledger, schema, storage
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
-from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.receipts import Receipt, publish_receipt, read_receipt
 from astroray.report.page import add_report
+from astroray.run_record import RunRecord
 from astroray.storage import InputFile
 from astroray.storage.copying import copy_file
 from astroray.storage.leases import find_holder, hold_lease
@@ -51,13 +51,9 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         num_duplicates = _copy_duplicates(run_dir, out)
         pieces = (piece.read(schema.CATALOG.names) for piece in versions.read_pieces(run_dir))
         catalog.write_catalog(pieces, out, name=record.survey, created=record.created)
-        counts = {
-            **record.counts,
-            **ledger.total(receipt for _, receipt in receipts.values()),
-            "inherited": 0,
-            "duplicates": num_duplicates,
-        }
-        alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night={})
+        counts = dataclasses.replace(record.counts, inherited=0, duplicates=num_duplicates)
+        counts = ledger.total((receipt for _, receipt in receipts.values()), counts)
+        alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night=None)
         dataclasses.replace(alone, state="running").publish(out)
         add_report(out)
         lease.check()

@@ -10,9 +10,9 @@ from astroray import ledger, storage, surveys
 from astroray.encoders import AUTO, choose_encoder
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
-from astroray.ledger import RunRecord
 from astroray.receipts import done_shards
 from astroray.run_files import listing_file, model_file, record_file
+from astroray.run_record import RunRecord
 from astroray.storage.leases import Lease
 from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard
@@ -35,7 +35,7 @@ def newest_version(folder: str, *, besides: str = "") -> str:
         record = RunRecord.load(run_dir)
         if record is not None and record.state == "done" and record.proof:
             found.append((record.finished, record.begun, run_dir))
-            references.add(str(record.night.get("reference", "")).rstrip("/"))
+            references |= {record.night.reference.rstrip("/")} if record.night else set()
     last = [one for one in found if storage.absolute(one[2]).rstrip("/") not in references]
     return max(last or found)[2] if found else ""
 
@@ -81,15 +81,14 @@ def log_folder(run_dir: str) -> str:
     return os.path.join(run_dir, "logs")
 
 
-def count_outside(run_dir: str, shards: Sequence[Shard]) -> dict[str, int]:
-    """`outside`: objects of a catalog that lie on none of the images that they were cut from.
+def count_outside(run_dir: str, shards: Sequence[Shard]) -> int | None:
+    """Objects of a catalog that lie on none of the images that they were cut from.
 
-    Empty where there is no catalog, or where images came later: then nobody has counted.
+    None where there is no catalog, or where images came later: then nobody has counted.
     """
     num_images = sum("rivals" in shard.params for shard in shards)
     folder = ledger.objects_folder(run_dir)
-    num_outside = read_outside(folder, num_images=num_images) if num_images else None
-    return {} if num_outside is None else {"outside": num_outside}
+    return read_outside(folder, num_images=num_images) if num_images else None
 
 
 def encoder_of(name: str, shards: Sequence[Shard]) -> str:
@@ -111,7 +110,7 @@ def read_known(run_dir: str, fresh_on: Callable[[str], RunRecord]) -> list[Shard
     Raises LedgerError where the directory belongs to another run.
     """
     old = RunRecord.load(run_dir)
-    fresh = fresh_on(old.backends.get("device", "cpu") if old else "cpu")
+    fresh = fresh_on((old and old.backends.device) or "cpu")
     if _is_given_up(run_dir, old, fresh):
         return []
     ledger.find_owner(run_dir, fresh)

@@ -12,7 +12,7 @@ from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
 from astroray.errors import ConfigError, DataError
-from astroray.ledger import RunRecord
+from astroray.run_record import RunRecord
 from astroray.runs import finished_run, version_of
 from astroray.search.nearby import open_indexed
 from astroray.web.rows import Rows
@@ -143,7 +143,7 @@ def _unknown(run: _Searched, query: str) -> str:
     some = ", ".join(run.rows(np.arange(min(3, run.num_objects)))["object_id"].to_pylist())
     file = (
         "a FITS or Parquet file of a light curve"
-        if run.record.model.get("modality") == "light_curves"
+        if run.record.fitted.modality == "light_curves"
         else "a FITS, PNG or JPEG file of a cutout"
     )
     return (

@@ -13,7 +13,7 @@ from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.execution.progress import Progress
-    from astroray.ledger import RunRecord
+    from astroray.run_record import RunRecord
 
 __all__ = [
     "check_rejects",
@@ -113,10 +113,7 @@ def echo_note(text: str) -> None:
 def echo_rejects(record: "RunRecord") -> None:
     """Writes a line for each kind of reject, with an example of its reason."""
     for kind in record.rejects:
-        click.echo(
-            f"  {kind['class']}: {kind['rows']} rows, {kind['shards']} shards; "
-            f"e.g. {kind['reason']}"
-        )
+        click.echo(f"  {kind.kind}: {kind.rows} rows, {kind.shards} shards; e.g. {kind.reason}")
 
 
 def check_rejects(record: "RunRecord", limit: float, *, rows: str, result: str) -> None:
@@ -125,9 +122,7 @@ def check_rejects(record: "RunRecord", limit: float, *, rows: str, result: str) 
     rows    what a row of the survey is called
     result  what is there all the same, with its verb
     """
-    counts = record.counts
-    share = counts["rows_rejected"] / max(counts["rows_read"], 1)
-    of_shards = counts["shards_rejected"] / max(counts["shards"], 1)
+    share, of_shards = record.counts.rejected_share, record.counts.shards_rejected_share
     if max(share, of_shards) > limit:
         raise AstrorayError(
             f"{share:.1%} of the {rows} and {of_shards:.1%} of the shards were rejected, expected "

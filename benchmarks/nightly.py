@@ -94,7 +94,7 @@ def night_against_rescan(folder: str, num_objects: int, index: Any, runs: int) -
     begun = rank_night(plan_of(night, search))  # untimed: libraries are loaded here
     turns = Turns(
         night_cpu_s=[], whole_cpu_s=[], night_wall_s=[], whole_wall_s=[],
-        rescored=begun.proof["num_rescored"], num_objects=begun.counts["catalog"],
+        rescored=begun.proof.num_rescored, num_objects=begun.proof.num_objects,
     )  # fmt: skip
     for _ in range(runs):
         for rank, run_dir, wall_s, cpu_s in (

@@ -108,15 +108,15 @@ def measure_scan(count: int, scratch: Path) -> BenchRow:
         rows = catalog.read_catalog(str(scratch / name))
         lists.append(rows["object_id"].to_pylist()[:top])
     plain, quantized = records
-    per_s = [record.counts["rows_embedded"] / record.seconds["embed"] for record in records]
+    per_s = [record.counts.rows_embedded / record.seconds["embed"] for record in records]
     return BenchRow(
         what="scan with vit-tiny, encoder.attention vfa, encoder.quantize osc-w4a4: of the list of "
         f"float32, as long as {LIST_SHARE:.0%} of the survey",
         goal=None, value=len(set(lists[0]) & set(lists[1])) / top, unit="share", runs=1,
         peer="the same scan in float32",
         facts={
-            "objects": float(quantized.counts["rows_embedded"]), "list": float(top),
-            "certified": float(quantized.proof["num_certified"]),
+            "objects": float(quantized.counts.rows_embedded), "list": float(top),
+            "certified": float(quantized.proven.num_certified),
             "embed_per_s": per_s[1], "embed_float32_per_s": per_s[0],
             "refine_s": quantized.seconds["refine"],
             "whole_s": sum(quantized.seconds.values()),

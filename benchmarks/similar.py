@@ -18,6 +18,7 @@ import numpy as np
 
 from astroray import ledger
 from astroray.actors.search import SearchOutcome
+from astroray.run_record import ModelRef, RunRecord
 from astroray.search.nearby import IndexedRun, open_indexed
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
@@ -104,7 +105,7 @@ def make_night(folder: str, num_objects: int) -> str:
     ids = [_name(num_objects + row) for row in range(num_new)]
     write_shard(night, "shard-new", make_embeddings(num_new, DIM, seed=6), ids)
     outcome = rank_night_sharded(plan_search(night, k=10, top=500), in_turn, reason="asked for")
-    _finish(night, outcome, {"number": 1})
+    _finish(night, outcome)
     return night
 
 
@@ -112,7 +113,7 @@ def answer(run_dir: str, num_queries: int) -> dict[str, float]:
     """Milliseconds of queries at the median and peak private memory, opening the run included."""
 
     def ask() -> list[float]:
-        run = open_indexed(run_dir, ledger.RunRecord.of(run_dir))
+        run = open_indexed(run_dir, RunRecord.of(run_dir))
         if run is None:
             raise MeasurementError(f"{run_dir} has no index")
         seconds = []
@@ -166,26 +167,25 @@ def _indexed(folder: str, embedding_ND: np.ndarray) -> IndexedRun:
     ids = [_name(row) for row in range(len(embedding_ND))]
     run_dir = make_embedded(Path(folder), embedding_ND, ids, rows_each=10_000)
     outcome = rank_sharded(plan_search(run_dir, k=10, top=500), in_turn, reason="asked for")
-    record = _finish(run_dir, outcome, {})
+    record = _finish(run_dir, outcome)
     run = open_indexed(run_dir, record)
     if run is None:
         raise MeasurementError("the run has no index")
     return run
 
 
-def _finish(run_dir: str, outcome: SearchOutcome, night: dict[str, Any]) -> ledger.RunRecord:
+def _finish(run_dir: str, outcome: SearchOutcome) -> RunRecord:
     """Publishes the record of a run that was searched."""
-    record = ledger.RunRecord(
+    record = RunRecord(
         survey="made",
         fingerprint="f",
         config={"search": {"k": 10}},
         created=ledger.now(),
         state="done",
-        model={"model_id": "m0", "dim": DIM},
+        model=ModelRef(model_id="m0", encoder="pca", dim=DIM),
         proof=outcome.proof,
         counts=outcome.counts,
-        backends=dict(outcome.backends),
-        night=night,
+        backends=outcome.backends,
     )
     record.publish(run_dir)
     return record

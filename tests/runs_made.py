@@ -4,14 +4,27 @@ import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import catalog, ledger, schema, storage
+from astroray.provenance import Machine
 from astroray.report.page import write_report
 from astroray.report.thumbnails import publish_thumbnails, render_thumbnail
+from astroray.run_record import (
+    Backends,
+    CatalogProof,
+    Changes,
+    Counts,
+    Coverage,
+    ModelRef,
+    NightFound,
+    NightRecord,
+    RunRecord,
+)
 
 NUM_TOP = 4
 K = 6
@@ -108,14 +121,41 @@ def write_embeddings(run_dir: str, rows: dict[str, pa.Array], embedding_ND: np.n
         storage.publish(ledger.embeddings_path(run_dir, shard), sink.getvalue())
 
 
-def make_record(num_objects: int, scores: list[float], **facts: object) -> ledger.RunRecord:
-    proof = {"num_certified": NUM_TOP, "num_objects": num_objects, "num_rescored": num_objects}
-    proof |= {"score": "kth", "k": K, "model_id": "m0", "sentence": "exact: all re-scored"}
-    if num_objects > NUM_TOP:
-        proof |= {"threshold": scores[NUM_TOP - 1], "next_bound": scores[NUM_TOP]}
-    else:
-        proof |= {"num_certified": num_objects, "threshold": None, "next_bound": None}
-    counts = {"shards": 2, "rows_read": num_objects, "rows_embedded": num_objects}
+def make_model(model_id: str, *, dim: int = 5) -> ModelRef:
+    return ModelRef(model_id=model_id, encoder="pca", dim=dim)
+
+
+def make_proof(num_certified: int, num_objects: int = 100, **facts: Any) -> CatalogProof:
+    known = {"threshold": 0.5, "next_bound": 0.4, "sentence": "exact: all re-scored"}
+    return CatalogProof(
+        num_certified=num_certified, num_objects=num_objects, num_rescored=num_objects,
+        score="kth", k=K, model_id="m0", **{**known, **facts},
+    )  # fmt: skip
+
+
+def make_night(reference: str, *, shards_left: int = 0, objects_new: int = 3) -> NightRecord:
+    return NightRecord(
+        reference=reference,
+        number=1,
+        inherits="0",
+        coverage=Coverage(shards_new=2, shards_left=shards_left),
+        found=NightFound(
+            objects_new=objects_new,
+            rows_written=objects_new,
+            changes=Changes(entered=2, left=0, moved=0),
+        ),
+    )
+
+
+def make_record(num_objects: int, scores: list[float], **facts: object) -> RunRecord:
+    has_more = num_objects > NUM_TOP
+    proof = make_proof(
+        min(NUM_TOP, num_objects),
+        num_objects,
+        threshold=scores[NUM_TOP - 1] if has_more else None,
+        next_bound=scores[NUM_TOP] if has_more else None,
+    )
+    counts = Counts(shards=2, rows_read=num_objects, rows_embedded=num_objects)
     known: dict[str, object] = {
         "survey": "s3://sky/cutouts/*.fits?size_px=32",
         "fingerprint": "f00d",
@@ -123,11 +163,11 @@ def make_record(num_objects: int, scores: list[float], **facts: object) -> ledge
         "created": "2026-01-01T05:00:00Z",
         "state": "running",
         "versions": {"astroray": "0.1.0"},
-        "machine": {"cores": 2},
-        "backends": {"device": "cpu", "index": "flat", "index_reason": "few objects"},
-        "model": {"model_id": "m0", "encoder": "pca", "dim": 5},
+        "machine": Machine(cpu="a processor", cores=2, memory_bytes=2**33, system="Linux x86_64"),
+        "backends": Backends(device="cpu", index="flat", index_reason="few objects"),
+        "model": make_model("m0"),
         "counts": counts,
         "seconds": {"embed": 30.0, "search": 10.0},
         "proof": proof,
     }
-    return ledger.RunRecord(**{**known, **facts})  # type: ignore[arg-type]
+    return RunRecord(**{**known, **facts})  # type: ignore[arg-type]

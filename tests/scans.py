@@ -19,8 +19,8 @@ from astroray.config import ScanConfig, load_config
 from astroray.encoders import ENCODERS
 from astroray.fitting.fit_state import FitConfig
 from astroray.fitting.passes import run_passes
-from astroray.ledger import RunRecord
 from astroray.preparation import Wishes
+from astroray.run_record import RunRecord
 
 SCAN_TIMEOUT_S = 240
 COMMAND = "from astroray.cli import cli; cli()"

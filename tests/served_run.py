@@ -21,7 +21,7 @@ from astroray.encoders import PLAIN_NUMBERS, AttentionName, QuantizeName, read_m
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.model import Forecaster, ForecasterConfig
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster, save_forecaster
-from astroray.ledger import RunRecord
+from astroray.run_record import Backends, RunRecord
 from astroray.settings import to_dict
 from astroray.surveys.shards import Shard
 from benchmarks.embedded_runs import begin_night
@@ -87,7 +87,7 @@ def make_run(
         survey=survey, fingerprint="f00d", config=to_dict(config), created="2026-01-01T00:00:00Z",
         state="done", finished="2026-01-01T01:00:00Z", model=model.describe(),
         proof=outcome.proof, counts=outcome.counts,
-        backends={**outcome.backends, "device": "cpu", **embedder.encoder.backends},
+        backends=Backends(device="cpu", **embedder.encoder.backends).joined(outcome.backends),
     ).publish(run_dir)  # fmt: skip
     return run_dir
 

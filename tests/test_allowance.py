@@ -76,4 +76,4 @@ def test_doctor_and_the_run_record_say_what_is_allowed(monkeypatch):
     assert "3 cores" in found["processor"].text
     assert not found["memory"].ok
     assert found["memory"].text.startswith("1.0 GiB")
-    assert provenance.machine()["memory_bytes"] == GIB
+    assert provenance.machine().memory_bytes == GIB

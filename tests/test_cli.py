@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from astroray import __version__
 from astroray.cli import cli
 from astroray.errors import BackendError
-from astroray.ledger import RunRecord
+from astroray.run_record import RunRecord
 
 
 def run(*arguments):

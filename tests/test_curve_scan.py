@@ -39,10 +39,10 @@ def survey(tmp_path_factory):
 @pytest.mark.timeout(180)
 def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp_path, ray_cluster):
     record = scans.scan(survey, tmp_path, encoder__name="auto", encoder__size_px=None)
-    assert record.model["encoder"] == "waves"
-    assert record.counts["rows_read"] == NUM_STARS + 2
-    assert record.counts["rows_embedded"] == record.counts["catalog"] == NUM_STARS + 1
-    assert [row["class"] for row in record.rejects] == ["empty"]
+    assert record.model.encoder == "waves"
+    assert record.counts.rows_read == NUM_STARS + 2
+    assert record.counts.rows_embedded == record.counts.catalog == NUM_STARS + 1
+    assert [row.kind for row in record.rejects] == ["empty"]
     catalog = read_catalog(str(tmp_path))
     assert catalog["object_id"][0].as_py() == f"KIC {NUM_STARS} Q2"
     shown = pq.read_table(tmp_path / "thumbnails" / "thumbnails.parquet")
@@ -59,7 +59,7 @@ def test_a_network_of_one_s_own_ranks_light_curves(survey, tmp_path, ray_cluster
     program = str(tmp_path / "mine.onnx")
     export_onnx(model, out=program)
     record = scans.scan(survey, tmp_path / "run", encoder__name=program, encoder__size_px=None)
-    assert record.model["encoder"] == "onnx-light-curves"
+    assert record.model.encoder == "onnx-light-curves"
     assert read_catalog(str(tmp_path / "run"))["object_id"][0].as_py() == f"KIC {NUM_STARS} Q2"
 
 

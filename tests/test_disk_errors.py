@@ -10,6 +10,7 @@ import pytest
 
 from astroray import catalog, ledger, storage
 from astroray.errors import ConfigError, StorageError
+from astroray.run_record import RunRecord
 from astroray.storage import leases
 from tests.catalogs_made import make_catalog
 from tests.runs_made import make_record
@@ -64,7 +65,7 @@ def test_a_record_that_cannot_be_looked_at_is_not_taken_for_none(tmp_path, monke
     with pytest.raises(StorageError, match=r"cannot look for .*run\.json"):
         ledger.open_run(run_dir, make_record(3, [1.0], fingerprint="another"))
     monkeypatch.undo()
-    assert ledger.RunRecord.load(run_dir).fingerprint == "f00d"
+    assert RunRecord.load(run_dir).fingerprint == "f00d"
 
 
 @pytest.mark.parametrize("look", [storage.list_names, storage.list_folders])

@@ -23,8 +23,8 @@ from astroray.catalog import read_catalog
 from astroray.cli import cli
 from astroray.errors import LedgerError, StorageError
 from astroray.inspection import reopen_rejected, verify_run
-from astroray.ledger import RunRecord
 from astroray.receipts import done_shards, read_receipt
+from astroray.run_record import RunRecord
 from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
 from tests import scans
@@ -239,9 +239,9 @@ def test_nothing_else_of_a_broken_survey_is_lost(broken, broken_rejects):
     assert set(read_catalog(str(folder / "run"))["object_id"].to_pylist()) == expected
     assert len(broken_rejects) == 8
     counts = record.counts
-    assert (counts["shards"], counts["shards_rejected"]) == (10, 4)
-    assert (counts["rows_read"], counts["rows_rejected"]) == (37, 2)
-    assert (counts["rows_embedded"], counts["duplicates"], counts["catalog"]) == (35, 2, 33)
+    assert (counts.shards, counts.shards_rejected) == (10, 4)
+    assert (counts.rows_read, counts.rows_rejected) == (37, 2)
+    assert (counts.rows_embedded, counts.duplicates, counts.catalog) == (35, 2, 33)
     empty = next(n for n in done_shards(str(folder / "run")) if n.startswith("f-empty"))
     assert read_receipt(str(folder / "run"), empty).rows_read == 0
     assert verify_run(str(folder / "run")) == []
@@ -448,12 +448,12 @@ def test_a_worker_that_cannot_write_stops_the_scan_with_one_sentence_and_it_resu
     (out / "embeddings").write_text("a file where a folder should be")
     with pytest.raises(StorageError, match=r"^cannot write .*: a part of the path is a file.*$"):
         scans.scan(SIMULATED, out, encoder__name=model)
-    record = ledger.RunRecord.load(str(out))
+    record = RunRecord.load(str(out))
     assert record.state == "failed"
     assert record.error.startswith("cannot write")
     assert "\n" not in record.error
     (out / "embeddings").unlink()
-    assert scans.scan(SIMULATED, out, encoder__name=model).counts["catalog"] == 90
+    assert scans.scan(SIMULATED, out, encoder__name=model).counts.catalog == 90
     assert verify_run(str(out)) == []
 
 

@@ -23,14 +23,14 @@ def test_a_scan_of_a_catalog_has_each_object_once_and_says_what_it_has_not(tmp_p
     run = tmp_path / "run"
     record = scans.scan(survey, run)
     counts = record.counts
-    assert counts["outside"] + counts["rows_read"] == len(ids)
-    assert [row["class"] for row in record.rejects] == ["position"]
-    assert counts["duplicates"] == 0
+    assert counts.outside + counts.rows_read == len(ids)
+    assert [row.kind for row in record.rejects] == ["position"]
+    assert counts.duplicates == 0
     catalog = read_catalog(str(run))
     place = {name: (ra, dec) for name, ra, dec in zip(ids, ra_N, dec_N, strict=True)}
     rows = catalog.select(["object_id", "ra", "dec"]).to_pylist()
-    assert len(rows) == counts["catalog"] > 30
+    assert len(rows) == counts.catalog > 30
     assert all((row["ra"], row["dec"]) == place[row["object_id"]] for row in rows)
     page = (run / "report" / "index.html").read_text()
-    assert f"{counts['outside']} objects of the catalog lie on none of the images" in page
+    assert f"{counts.outside} objects of the catalog lie on none of the images" in page
     assert inspection.verify_run(str(run)) == []

@@ -200,20 +200,22 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_c
     record = find_flares(config)
     find_flares(other)
     assert record.state == "done"
-    assert {name: record.counts[name] for name in ("shards", "rows_read", "stars", "flares")} == {
+    assert {
+        name: getattr(record.counts, name) for name in ("shards", "rows_read", "stars", "flares")
+    } == {
         "shards": 2,
         "rows_read": 4,
         "stars": 3,
         "flares": 4,
     }
-    assert record.counts["rows_rejected"] == 1
+    assert record.counts.rows_rejected == 1
     for name in ("flares", "refused", "light_curves", "stars", "rejects"):
         path = f"{name}.parquet"
         assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "two" / path).read_bytes()
     before = sorted((tmp_path / "one" / "ledger" / "attempts").rglob("*"))
     write_star(folder, 9)
     again = find_flares(config)
-    assert again.counts["flares"] == 6
+    assert again.counts.flares == 6
     assert len(sorted((tmp_path / "one" / "ledger" / "attempts").rglob("*.*"))) == 3
     assert set(before) <= set((tmp_path / "one" / "ledger" / "attempts").rglob("*"))
     page = (tmp_path / "one" / "index.html").read_text()

@@ -1,5 +1,6 @@
 """`astroray verify` finds what is wrong with a catalog, in as much memory whatever its size."""
 
+import dataclasses
 import os
 import re
 from functools import partial
@@ -7,12 +8,14 @@ from functools import partial
 import pyarrow as pa
 import pytest
 
-from astroray import catalog, inspection, ledger, schema
+from astroray import catalog, inspection, schema
 from astroray.catalog import pixels
 from astroray.receipts import Receipt, publish_receipt
+from astroray.run_record import Counts, RunRecord
 from astroray.storage.leases import hold_lease
 from tests.catalogs_made import make_catalog
 from tests.memory_used import peak_bytes
+from tests.runs_made import make_proof
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +33,9 @@ def finished(folder, table: pa.Table) -> str:
     )  # fmt: skip
     publish_receipt(str(folder), receipt)
     catalog.write_catalog(table, str(folder), name="n", created="c", rows_per_pixel=500)
-    ledger.RunRecord(
+    RunRecord(
         survey="made", fingerprint="f", config={}, created="2026", state="done",
-        counts={"duplicates": 0, "inherited": 0}, proof={"num_certified": num_certified},
+        counts=Counts(duplicates=0, inherited=0), proof=make_proof(num_certified),
     ).publish(str(folder))  # fmt: skip
     return str(folder)
 
@@ -72,10 +75,8 @@ def test_ranks_and_names_that_cannot_be_are_found(tmp_path, name, value, words):
 
 def test_rows_that_are_certified_without_proof_are_counted(tmp_path):
     run_dir = finished(tmp_path, make_catalog(300))
-    record = ledger.RunRecord.load(run_dir)
-    (fault,) = inspection._check_catalog(
-        run_dir, ledger.dataclasses.replace(record, proof={"num_certified": 2})
-    )
+    record = RunRecord.load(run_dir)
+    (fault,) = inspection._check_catalog(run_dir, dataclasses.replace(record, proof=make_proof(2)))
     assert fault.endswith("rows are certified, the proof is for 2")
 
 
@@ -108,7 +109,7 @@ def test_a_catalog_is_written_from_pieces_in_as_much_memory(tmp_path, monkeypatc
 
 def test_a_run_says_who_writes_to_it_and_that_nobody_does_where_it_was_killed(tmp_path):
     run_dir = str(tmp_path)
-    ledger.RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(run_dir)
+    RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(run_dir)
     with hold_lease(run_dir):
         assert re.match(
             rf"process {os.getpid()} on .+ since 20", inspection.read_status(run_dir)["writer"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from astroray.inspection import verify_run
-from astroray.ledger import RunRecord
+from astroray.run_record import RunRecord
 from astroray.storage.leases import find_holder
 from tests import scans
 from tests.job_cluster import ROOT

@@ -107,8 +107,8 @@ def test_law_1_every_row_that_was_read_is_in_the_catalog_or_rejected_with_a_reas
     """Law 1."""
     folder, _, record = imperfect
     counts = record.counts
-    assert counts["rows_read"] == 24 == counts["rows_embedded"] + counts["rows_rejected"]
-    assert counts["rows_embedded"] == counts["catalog"] + counts["duplicates"]
+    assert counts.rows_read == 24 == counts.rows_embedded + counts.rows_rejected
+    assert counts.rows_embedded == counts.catalog + counts.duplicates
     rejects = ledger.read_rejects(str(folder / "run")).to_pylist()
     assert sorted((row["stage"], row["class"]) for row in rejects) == [
         ("catalog", "duplicate"),
@@ -232,7 +232,7 @@ def test_law_3_a_finished_scan_reads_no_shard_again_and_new_files_cost_only_them
     assert {name: after[name] for name in before} == before
     (new,) = set(after) - set(before)
     assert json.loads(after[new])["bytes_read"] == (pictures / "z.jpg").stat().st_size
-    assert record.counts["catalog"] == 22
+    assert record.counts.catalog == 22
 
     changed = pictures / "p0013.jpg"
     data, stat = changed.read_bytes(), changed.stat()
@@ -344,9 +344,9 @@ def test_law_5_the_certified_list_is_that_of_brute_force_over_the_published_embe
     got = [row["outlier_score"] for row in rows]
     np.testing.assert_allclose(got, [by_id[row["object_id"]] for row in rows], rtol=1e-12)
     assert {row["score_kind"] for row in rows} == {"exact"}
-    assert record.proof["threshold"] == got[-1]
-    assert record.proof["next_bound"] < record.proof["threshold"]
-    assert record.proof["model_id"] == record.model["model_id"] == rows[0]["model_id"]
+    assert record.proof.threshold == got[-1]
+    assert record.proof.next_bound < record.proof.threshold
+    assert record.proof.model_id == record.model.model_id == rows[0]["model_id"]
 
 
 @pytest.mark.parametrize("index", ["flat", "ivf-flat"])
@@ -375,7 +375,7 @@ def test_law_6_a_later_scan_uses_the_frozen_model_and_keeps_yesterday_s_numbers(
     record = scans.scan(LONGER, out, search__top=TOP, encoder__name=model_path)
     model = out / "model" / "model.safetensors"
     assert model.read_bytes() == Path(model_path).read_bytes()
-    assert record.model["model_id"] == first[1].model["model_id"]
+    assert record.model.model_id == first[1].model.model_id
     old = {path.name: path.read_bytes() for path in (first[0] / "embeddings").iterdir()}
     new = {path.name: path.read_bytes() for path in (out / "embeddings").iterdir()}
     assert len(new) > len(old)

@@ -6,8 +6,8 @@ import pytest
 
 from astroray import ledger, storage
 from astroray.errors import LedgerError
-from astroray.ledger import RunRecord
 from astroray.receipts import Receipt, done_shards, read_receipt, undo_shard
+from astroray.run_record import RunRecord
 from astroray.surveys.shards import Reject, Shard
 
 
@@ -161,11 +161,11 @@ def test_rejects_are_summed_by_kind_with_an_example(run_dir):
     ledger.write_rejects(run_dir, "a", rows, attempt=1)
     ledger.write_rejects(run_dir, "b", [whole], attempt=1)
     summary = ledger.summarize_rejects(ledger.read_rejects(run_dir))
-    assert [(kind["class"], kind["rows"], kind["shards"]) for kind in summary] == [
+    assert [(kind.kind, kind.rows, kind.shards) for kind in summary] == [
         ("corrupt", 3, 0),
         ("unreadable", 0, 1),
     ]
-    assert summary[0]["reason"] == "r0"
+    assert summary[0].reason == "r0"
 
 
 def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
@@ -190,4 +190,4 @@ def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
 def test_a_record_that_cannot_be_read_is_said_so(run_dir, text):
     storage.publish(f"{run_dir}/run.json", text.encode())
     with pytest.raises(LedgerError, match=r"run\.json is no record of a run"):
-        ledger.RunRecord.load(run_dir)
+        RunRecord.load(run_dir)

@@ -1,11 +1,14 @@
 """What a run tells Prometheus."""
 
+import dataclasses
 from typing import ClassVar
 
 import pytest
 
 from astroray.execution import metrics
 from astroray.receipts import Receipt
+from astroray.run_record import RejectCount
+from tests.runs_made import make_proof
 
 
 class Series:
@@ -56,7 +59,10 @@ def values(name):
 
 
 def test_objects_rates_idle_time_and_rejects_by_reason_are_counted(run):
-    run.add(receipt(50, 3, 10.0), [{"class": "missing", "rows": 2, "shards": 1}])
+    run.add(
+        receipt(50, 3, 10.0),
+        [RejectCount(stage="read", kind="missing", reason="", rows=2, shards=1)],
+    )
     run.add(receipt(0, 0, 30.0), [])
     assert values("astroray_objects") == [50]
     assert values("astroray_shards") == [1, 1]
@@ -66,7 +72,7 @@ def test_objects_rates_idle_time_and_rejects_by_reason_are_counted(run):
 
 
 def test_the_cost_of_the_certificate_is_told(run):
-    run.certified({"num_rescored": 30, "num_objects": 120}, seconds=7.5)
+    run.certified(dataclasses.replace(make_proof(5, 120), num_rescored=30), seconds=7.5)
     assert values("astroray_certificate_rescored") == [30]
     assert values("astroray_certificate_share") == [0.25]
     assert values("astroray_search_seconds") == [7.5]

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from astroray import ledger, similar
+from astroray import similar
 from astroray.actors.search import SearchPlan, embedding_matrix, rank_survey, read_embeddings
 from astroray.catalog import read_catalog, versions
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Partition
 from astroray.neighbors.search import SearchConfig
+from astroray.run_record import RunRecord
 from astroray.search import indexing, layer_scores, night_index
 from astroray.search.nearby import open_indexed
 from astroray.search.sharded import rank_sharded
@@ -21,6 +22,7 @@ from benchmarks.embedded_runs import (
     plan_search,
     publish_shard,
 )
+from tests.runs_made import make_model
 from tests.test_sharded import names, strays
 
 
@@ -30,10 +32,10 @@ def searched(folder, embedding_ND, ids, monkeypatch, **options):
     monkeypatch.setattr("astroray.neighbors.cells.POINTS_PER_CELL", 4)
     run_dir = make_embedded(folder, embedding_ND, ids)
     outcome = rank_sharded(plan_search(run_dir, k=4, **options), in_turn, reason="asked for")
-    record = ledger.RunRecord(
+    record = RunRecord(
         survey="made", fingerprint="f", config={}, created="2026", state="done",
         proof=outcome.proof, counts=outcome.counts, backends=outcome.backends,
-        model={"model_id": "m0", "dim": embedding_ND.shape[1]},
+        model=make_model("m0", dim=embedding_ND.shape[1]),
     )  # fmt: skip
     return run_dir, record
 
@@ -147,9 +149,9 @@ def test_a_night_is_searched_over_its_layers_and_is_what_a_whole_reading_finds(
         is_whole = base == "none" and not night
         rank = rank_survey if is_whole else rank_night if night else rank_scan
         outcome = rank(plan_of(run_dir, config))
-    record = ledger.RunRecord(
-        survey="made", fingerprint="f", config={}, created="2026", state="done", night={"n": 2},
-        proof=outcome.proof, backends=outcome.backends, model={"model_id": "m0"},
+    record = RunRecord(
+        survey="made", fingerprint="f", config={}, created="2026", state="done",
+        proof=outcome.proof, backends=outcome.backends, model=make_model("m0"),
     )  # fmt: skip
     run = open_indexed(folders[2], record)
     assert run.num_objects == 270

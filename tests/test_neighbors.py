@@ -170,7 +170,7 @@ def test_no_object_one_object_and_two(index):
     assert np.isnan(one.score_N).all()
     assert one.rank_N.tolist() == [1]
     assert not one.certified_N.any()
-    assert "nothing to certify" in one.proof.sentence()
+    assert "nothing to certify" in one.proof.in_words()
     two = search(np.array([[0.0], [3.0]], np.float32), ["b", "a"], config)
     assert two.score_N.tolist() == [3.0, 3.0]
     assert two.rank_N.tolist() == [2, 1]
@@ -403,7 +403,7 @@ def test_rescoring_stops_only_at_a_bound_strictly_below_the_threshold(monkeypatc
     assert done.certified_N.tolist() == [True, True, False, False, False]
     assert done.rank_N.tolist() == [1, 2, 3, 4, 5]
     assert done.proof.next_bound == 4
-    assert "next bound 4 < threshold 5" in done.proof.sentence()
+    assert "next bound 4 < threshold 5" in done.proof.in_words()
 
 
 def test_an_infinite_bound_is_always_rescored(monkeypatch):
@@ -425,7 +425,7 @@ def test_bounds_that_say_nothing_cost_a_full_search_but_stay_right():
     done = certify([np.inf] * 1000, exact_N.tolist(), top=10)
     assert done.proof.num_rescored == 1000
     assert done.proof.next_bound == np.sort(exact_N)[-11]
-    assert "1000 of 1000 re-scored, next score" in done.proof.sentence()
+    assert "1000 of 1000 re-scored, next score" in done.proof.in_words()
 
 
 def test_random_bounds_always_give_the_exact_top(monkeypatch):

@@ -212,7 +212,7 @@ def test_a_version_keeps_what_the_newest_refers_to_and_a_copy_has_all_layers(
     name = versions.read_version(copy)["object_id"][0].as_py()
     assert len(find_similar(copy, name, 5).neighbors) == 5
     record = run_night(night_config(tmp_path, "copy", "next", survey=str(new)))
-    assert record.night["objects_new"] == 0
+    assert record.night.found.objects_new == 0
     layers = Manifest.load(str(tmp_path / "next")).layers
     assert [layer.num_objects for layer in layers] == [40, 20, 0]
     partition = sorted((tmp_path / "copy" / "index").glob("partition-*"))[0]

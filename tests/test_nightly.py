@@ -19,6 +19,7 @@ from astroray.catalog import exports, pixels, versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.neighbors.search import SearchConfig, search
 from astroray.nightly import parse_finish_by
+from astroray.run_record import Changes
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 
 Shards = Mapping[str, tuple[list[str], np.ndarray]]
@@ -64,14 +65,14 @@ def test_two_nights_prove_the_list_of_a_scan_of_all(tmp_path, score):
     two = night(tmp_path / "n2", tmp_path / "n1", third, config)
     scan(tmp_path / "all", parts, config)
     assert certified(tmp_path / "n2").equals(certified(tmp_path / "all"))
-    assert one.proof["num_rescored"] < 600
-    assert two.proof["num_rescored"] < 720
+    assert one.proof.num_rescored < 600
+    assert two.proof.num_rescored < 720
     assert files_of(tmp_path / "ref") == before
     whole = versions.read_version(str(tmp_path / "n2"))
     assert len(whole) == 720
     assert whole["rank"].to_pylist() == list(range(1, 721))
     own = catalog.read_catalog(str(tmp_path / "n2"))
-    assert len(own) == two.proof["num_rescored"]
+    assert len(own) == two.proof.num_rescored
     bounds = whole.filter(pa.compute.equal(whole["score_kind"], "bound"))
     exact = versions.read_version(str(tmp_path / "all"))
     exact_of = dict(
@@ -108,7 +109,7 @@ def test_a_night_equals_a_scan_of_all_with_twins_and_more_neighbors_than_objects
     outcome = night(tmp_path / "night", tmp_path / "ref", second, config)
     scan(tmp_path / "all", first | second, config)
     assert certified(tmp_path / "night").equals(certified(tmp_path / "all"))
-    assert outcome.proof["num_objects"] == len(old) + len(new)
+    assert outcome.proof.num_objects == len(old) + len(new)
 
 
 @settings(max_examples=150)
@@ -143,7 +144,7 @@ def test_scores_of_fewer_than_k_neighbors_bound_nothing(tmp_path):
     scan(tmp_path / "ref", {"a": shard("a", near)}, config)
     far = np.array([[50], [90]], np.float32)
     outcome = night(tmp_path / "night", tmp_path / "ref", {"b": shard("b", far)}, config)
-    assert outcome.proof["num_rescored"] == 5
+    assert outcome.proof.num_rescored == 5
 
 
 def test_the_clock_leaves_a_valid_catalog_and_certifies_only_what_is_proven(tmp_path):
@@ -153,8 +154,8 @@ def test_the_clock_leaves_a_valid_catalog_and_certifies_only_what_is_proven(tmp_
     publish_shard(str(tmp_path / "night"), "b", *shard("b", cloud(9, seed=1)))
     plan = dataclasses.replace(plan_of(str(tmp_path / "night"), config), finish_by_s=1.0)
     outcome = rank_night(plan)
-    assert outcome.proof["num_certified"] == 0
-    assert outcome.proof["sentence"].startswith("stopped by the clock with 0 of 69")
+    assert outcome.proof.num_certified == 0
+    assert outcome.proof.sentence.startswith("stopped by the clock with 0 of 69")
     table = versions.read_version(str(tmp_path / "night"))
     assert len(table) == 69
     assert not any(table["certified"].to_pylist())
@@ -167,8 +168,8 @@ def test_an_object_of_the_reference_stays_and_its_second_row_is_a_counted_duplic
     ids, again = ["m-3", "new-0", "new-0"], cloud(3, seed=2)
     outcome = night(tmp_path / "night", tmp_path / "ref", {"a": (ids, again)}, config)
     counts = outcome.counts
-    assert (counts["inherited"], counts["duplicates"], counts["catalog"]) == (20, 2, 21)
-    assert ledger.is_conserved({**counts, "rows_embedded": 3})
+    assert (counts.inherited, counts.duplicates, counts.catalog) == (20, 2, 21)
+    assert dataclasses.replace(counts, rows_embedded=3).is_conserved
     reasons = ledger.read_rejects(str(tmp_path / "night"))["reason"].to_pylist()
     assert any("m-3 is in the reference already" in reason for reason in reasons)
     table = versions.read_version(str(tmp_path / "night"))
@@ -200,7 +201,7 @@ def test_the_change_list_says_who_entered_left_and_moved(tmp_path):
         ("a-3", "moved", 3, 2),
         ("a-2", "left", 4, 3),
     ]
-    assert outcome.night["changes"] == {"entered": 1, "left": 1, "moved": 2}
+    assert outcome.night.changes == Changes(entered=1, left=1, moved=2)
 
 
 def test_an_older_file_that_has_changed_or_gone_is_named(tmp_path):
@@ -231,7 +232,7 @@ def test_the_catalog_of_a_night_opens_in_hats_and_lsdb(tmp_path):
     assert is_valid_catalog(folder, strict=True)
     opened = lsdb.open_catalog(folder)
     assert len(opened.query("certified").compute()) == 6
-    assert len(opened.compute()) == outcome.night["rows_written"]
+    assert len(opened.compute()) == outcome.night.rows_written
 
 
 def test_a_night_is_read_a_row_group_at_a_time_with_the_rows_of_its_version(tmp_path, monkeypatch):

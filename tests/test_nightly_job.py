@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, inspection, ledger
+from astroray import faults, inspection
 from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
-from astroray.ledger import RunRecord
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
+from astroray.run_record import RunRecord
 from astroray.storage.leases import hold_lease
 from astroray.surveys.simulated import write_survey
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
@@ -63,10 +63,10 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
     sky, ref, new = reference
     shutil.copytree(sky, tmp_path / "sky")
     night, record = night_after
-    assert record.night["shards_new"] == 1
-    assert record.night["objects_new"] == 20
-    assert record.counts["catalog"] == 60
-    assert record.counts["inherited"] == 40
+    assert record.night.coverage.shards_new == 1
+    assert record.night.found.objects_new == 20
+    assert record.counts.catalog == 60
+    assert record.counts.inherited == 40
     shutil.copy2(new, tmp_path / "sky")
     model = str(ref / "model" / "model.safetensors")
     scans.scan(tmp_path / "sky", tmp_path / "all", encoder__name=model)
@@ -103,11 +103,11 @@ def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(
     scans.scan(sky, by_parts, encoder__name=model, search__index="sharded")
     again = night_of(reference, tmp_path / "night", survey=str(new), reference=str(by_parts))
     record = run_night(again)
-    assert record.backends["index"] == "sharded"
-    assert record.backends["index_reason"].startswith("asked for; ")
+    assert record.backends.index == "sharded"
+    assert record.backends.index_reason.startswith("asked for; ")
     assert inspection.verify_run(str(tmp_path / "night")) == []
     same, record = night_after
-    assert record.backends["index"] == "flat"
+    assert record.backends.index == "flat"
     assert certified(tmp_path / "night").equals(certified(Path(same.out)))
 
 
@@ -123,7 +123,7 @@ def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(referen
     assert "run.json" not in needed
     assert not {path.name for path in Path(old, "embeddings").iterdir()} & needed
     record = export_version(night, copy)
-    assert (record.counts["rows_embedded"], record.counts["catalog"]) == (60, 60)
+    assert (record.counts.rows_embedded, record.counts.catalog) == (60, 60)
     whole = versions.read_version(copy)
     assert whole.equals(versions.read_version(night))
     assert inspection.verify_run(copy) == []
@@ -133,8 +133,8 @@ def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(referen
         versions.read_version(night)
     again = night_of(reference, tmp_path / "next", survey=str(new), reference=copy)
     record = run_night(again)
-    assert record.night["objects_new"] == 0
-    assert record.proof["num_certified"] == 5
+    assert record.night.found.objects_new == 0
+    assert record.proof.num_certified == 5
     assert explain_object(copy, whole["object_id"][0].as_py()).verdict.startswith("equal to")
 
 
@@ -161,7 +161,7 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
         run_night(night_of(reference, tmp_path / "night", reference=str(tmp_path / "none")))
     unfinished = tmp_path / "unfinished"
     shutil.copytree(ref, unfinished)
-    record = ledger.RunRecord.load(str(unfinished))
+    record = RunRecord.load(str(unfinished))
     dataclasses.replace(record, state="failed").publish(str(unfinished))
     with pytest.raises(ConfigError, match="is failed, expected a finished scan"):
         run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
@@ -177,16 +177,16 @@ def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_p
     _, _, new = reference
     late = night_of(reference, tmp_path / "late", survey=str(new), finish_by_s=1.0)
     record = run_night(late)
-    assert record.night["shards_left"] == 1
-    assert record.counts["catalog"] == 40
-    assert record.proof["num_certified"] == 0
+    assert record.night.coverage.shards_left == 1
+    assert record.counts.catalog == 40
+    assert record.proof.num_certified == 0
     assert inspection.verify_run(str(tmp_path / "late")) == []
     after = night_of(
         reference, tmp_path / "after", survey=str(new), reference=str(tmp_path / "late")
     )
     record = run_night(after)
-    assert record.night["objects_new"] == 20
-    assert record.proof["num_certified"] == 5
+    assert record.night.found.objects_new == 20
+    assert record.proof.num_certified == 5
 
 
 def test_two_nights_at_once_are_not_let_in(reference, tmp_path):

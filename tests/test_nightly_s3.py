@@ -9,16 +9,17 @@ from astroray.actors.night import rank_night
 from astroray.actors.search import rank_survey
 from astroray.catalog import versions
 from astroray.errors import LedgerError
-from astroray.ledger import RunRecord
 from astroray.neighbors.partitions import Manifest
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
+from astroray.run_record import Backends, RunRecord
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
 from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests import scans
+from tests.runs_made import make_proof
 from tests.test_nightly import EXACT, cloud, shard
 
 pytestmark = pytest.mark.s3
@@ -55,7 +56,7 @@ def test_a_night_on_s3_proves_the_list_of_a_scan_of_all_and_leaves_its_reference
     publish(whole, OLD | NEW)
     rank_survey(plan_of(whole, CONFIG))
     assert certified(night).equals(certified(whole))
-    assert outcome.proof["num_rescored"] < 180
+    assert outcome.proof.num_rescored < 180
     assert seen(reference) == before
 
 
@@ -97,7 +98,7 @@ def test_of_two_nights_into_one_folder_on_s3_the_second_is_refused(s3, tmp_path)
     known = to_dict(scans.small_config(SURVEY, reference))
     RunRecord(
         survey=SURVEY, fingerprint="f", config=known, created="2026-01-01T00:00:00Z",
-        state="done", proof={"num_certified": 1}, backends={"device": "cpu"},
+        state="done", proof=make_proof(1), backends=Backends(device="cpu"),
     ).publish(reference)  # fmt: skip
     config = NightConfig(survey=SURVEY, reference=reference, out=night)
     with hold_lease(night), pytest.raises(LedgerError, match="is being written by"):

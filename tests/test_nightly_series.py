@@ -14,14 +14,14 @@ from astroray.actors.night_rows import unique_new
 from astroray.errors import ConfigError
 from astroray.execution.streams import embed_shards
 from astroray.execution.workers import WorkerPlan
-from astroray.ledger import RunRecord
 from astroray.nightly import SeriesConfig, parse_finish_by, plan_night
+from astroray.run_record import Counts, RunRecord
 from astroray.storage import InputFile
 from astroray.surveys.shards import Shard
 from astroray.terminal import parse_setting
+from tests.runs_made import make_night, make_proof
 
 JOB = Path(__file__).parents[1] / "jobs" / "nightly.py"
-PROOF = {"sentence": "exact"}
 
 
 def series(folder, **changes):
@@ -33,7 +33,7 @@ def publish(folder, name, finished, **changes):
     known = {
         "survey": "sky", "fingerprint": "f00d", "config": {"max_rejected": 0.01},
         "created": "2026-01-01T00:00:00Z", "finished": finished,
-        "state": "done" if finished else "running", "proof": PROOF if finished else {},
+        "state": "done" if finished else "running", "proof": make_proof(1) if finished else None,
     }  # fmt: skip
     RunRecord(**{**known, **changes}).publish(str(folder / name))
 
@@ -43,7 +43,7 @@ def test_the_reference_is_the_finished_version_that_ended_last(tmp_path):
     assert plan_night(series(tmp_path)).reference == str(tmp_path / "a-reference")
     publish(tmp_path, "2026-11-26", "2026-11-26T20:00:00Z")
     publish(tmp_path, "2026-11-27", "")
-    publish(tmp_path, "flares", "2026-11-27T20:00:00Z", proof={})
+    publish(tmp_path, "flares", "2026-11-27T20:00:00Z", proof=None)
     publish(tmp_path, ".hidden", "2026-11-27T21:00:00Z")
     (tmp_path / "notes").mkdir()
     night = plan_night(series(tmp_path))
@@ -61,7 +61,7 @@ def test_a_self_contained_copy_goes_before_what_it_was_made_of(tmp_path):
 @pytest.mark.parametrize("finished", ["", "2026-11-28T20:00:00Z"])
 def test_a_night_that_has_begun_keeps_its_reference(tmp_path, finished):
     publish(tmp_path, "reference", "2026-11-20T00:00:00Z")
-    publish(tmp_path, "2026-11-28", finished, night={"reference": str(tmp_path / "reference")})
+    publish(tmp_path, "2026-11-28", finished, night=make_night(str(tmp_path / "reference")))
     publish(tmp_path, "by-hand", "2026-11-28T10:00:00Z")
     assert plan_night(series(tmp_path)).reference == str(tmp_path / "reference")
     named = series(tmp_path, reference=str(tmp_path / "by-hand"))
@@ -98,11 +98,9 @@ def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
 
     def run_night(config, *, show):
         asked.append(config)
-        counts = dict.fromkeys(("shards", "shards_rejected", "rows_read", "rows_rejected"), 0)
-        night = {"objects_new": 3, "shards_left": 1, "shards_new": 2, "changes": {"entered": 2}}
         publish(
-            tmp_path, "2026-11-28", "2026-11-28T10:00:00Z", night=night,
-            counts={**counts, "catalog": 9, "duplicates": 0},
+            tmp_path, "2026-11-28", "2026-11-28T10:00:00Z",
+            night=make_night("reference", shards_left=1), counts=Counts(catalog=9, duplicates=0),
         )  # fmt: skip
         return RunRecord.load(config.out)
 

@@ -80,9 +80,9 @@ def test_neighbors_and_embeddings_are_those_of_the_catalog(run):
     assert list(near["object_id"]) == list(first["neighbor_id"][:3])
     np.testing.assert_array_equal(near["distance"], first["neighbor_distance"][:3])
     embedding_ND = run.embeddings()
-    assert embedding_ND.shape == (120, run.record.model["dim"])
+    assert embedding_ND.shape == (120, run.record.model.dim)
     np.testing.assert_array_equal(embedding_ND, Archive(run.path).embedding_ND)
-    assert astroray.load_model(run.path).model_id == run.record.model["model_id"]
+    assert astroray.load_model(run.path).model_id == run.record.model.model_id
     assert "equal to the last bit" in run.explain(first["object_id"]).verdict
 
 
@@ -109,7 +109,7 @@ def test_a_number_that_is_no_count_and_an_identifier_that_is_a_number_are_said(r
 
 def test_a_notebook_shows_proof_and_pictures_and_no_foreign_markup(run):
     shown = run._repr_html_()
-    assert run.record.proof["sentence"].replace("<", "&lt;") in shown
+    assert run.record.proof.sentence.replace("<", "&lt;") in shown
     assert "<img" not in shown
     first, second = run.table["object_id"].slice(0, 2).to_pylist()
     publish_thumbnails(run.path, {first: b"jpeg", second: b"jpeg"})

@@ -15,9 +15,9 @@ from astroray import ledger, storage, surveys
 from astroray.catalog import read_catalog
 from astroray.errors import ConfigError, LedgerError
 from astroray.inspection import verify_run
-from astroray.ledger import RunRecord
 from astroray.receipts import undo_shard
 from astroray.retention import export_version, find_prunable
+from astroray.run_record import RunRecord
 from astroray.surveys import object_files
 from astroray.surveys.object_files import files_of
 from astroray.surveys.shards import Shard
@@ -207,7 +207,7 @@ def names_of_scan(survey: str, run_dir: str) -> set[str]:
     record = scans.scan(survey, run_dir)
     assert verify_run(run_dir) == []
     names = read_catalog(run_dir)["object_id"].to_pylist()
-    assert len(names) == record.counts["catalog"]
+    assert len(names) == record.counts.catalog
     return set(names)
 
 
@@ -235,9 +235,7 @@ def test_a_scan_with_a_table_on_s3_resumes_takes_a_new_file_and_holds(s3, ray_cl
 def test_files_of_a_reference_are_kept_for_its_night_and_copied_for_a_copy(tmp_path):
     known = tuple(list_into(tmp_path / "run", pictures(tmp_path / "sky", 0, 8)))
     list_into(tmp_path / "night", pictures(tmp_path / "sky", 8, 12), known)
-    record = RunRecord(
-        survey="s", fingerprint="f", config={}, created="2026", state="done", counts={}
-    )
+    record = RunRecord(survey="s", fingerprint="f", config={}, created="2026", state="done")
     for name in ("run", "night"):
         record.publish(str(tmp_path / name))
     prunable = find_prunable(str(tmp_path / "run"), str(tmp_path / "night"))

@@ -10,6 +10,7 @@ from astroray.explain import explain_object
 from astroray.inspection import verify_run
 from astroray.nightly import NightConfig, run_night
 from astroray.receipts import read_receipts
+from astroray.run_record import QuantizedRef, RunRecord
 from astroray_kernels.dispatch import why_not
 from tests import scans
 from tests.served_run import make_run
@@ -30,7 +31,7 @@ def scan(out, **settings):
 def plain(tmp_path_factory):
     """The run of the reference, made in this process: its numbers are those of a scan."""
     out = make_run(tmp_path_factory.mktemp("plain"), SURVEY, encoder="vit-tiny", k=3)
-    return out, ledger.RunRecord.load(out)
+    return out, RunRecord.load(out)
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +52,17 @@ def embeddings(out):
 def test_the_run_names_the_numbers_the_attention_and_both_models(plain, quantized):
     record = quantized[1]
     assert record.state == "done"
-    assert record.backends["quantize"].startswith("osc-w4a4 ")
-    assert record.backends["attention"].startswith("vfa ")
-    assert plain[1].backends["quantize"] == "none"
-    reference_id = plain[1].model["model_id"]
-    assert record.model["quantized"] == {
-        "choice": "osc-w4a4", "attention": "auto", "reference_id": reference_id
-    }  # fmt: skip
-    assert record.model["model_id"] != reference_id
-    assert record.proof["model_id"] == reference_id
-    assert record.proof["sentence"].endswith(f"encoded again by model {reference_id}")
-    assert f"of 120 objects that {record.backends['quantize']} selected" in record.proof["sentence"]
+    assert record.backends.quantize.startswith("osc-w4a4 ")
+    assert record.backends.attention.startswith("vfa ")
+    assert plain[1].backends.quantize == "none"
+    reference_id = plain[1].model.model_id
+    assert record.model.quantized == QuantizedRef(
+        choice="osc-w4a4", attention="auto", reference_id=reference_id
+    )
+    assert record.model.model_id != reference_id
+    assert record.proof.model_id == reference_id
+    assert record.proof.sentence.endswith(f"encoded again by model {reference_id}")
+    assert f"of 120 objects that {record.backends.quantize} selected" in record.proof.sentence
 
 
 def test_the_pass_itself_ran_on_fewer_bits(plain, quantized):
@@ -75,9 +76,9 @@ def test_the_pass_itself_ran_on_fewer_bits(plain, quantized):
 def test_the_shortlist_is_ranked_by_distances_of_the_reference(plain, quantized):
     exact = embeddings(plain[0])
     rows = catalog.read_catalog(quantized[0]).to_pylist()
-    reference_id = plain[1].model["model_id"]
+    reference_id = plain[1].model.model_id
     ids = [row["model_id"] for row in rows]
-    assert ids == [reference_id] * 2 * TOP + [quantized[1].model["model_id"]] * (120 - 2 * TOP)
+    assert ids == [reference_id] * 2 * TOP + [quantized[1].model.model_id] * (120 - 2 * TOP)
     assert [row["certified"] for row in rows] == [True] * TOP + [False] * (120 - TOP)
     for row in rows[: 2 * TOP]:
         found = [
@@ -103,7 +104,7 @@ def test_it_can_be_verified_and_its_report_says_what_was_done(quantized):
     out, record = quantized
     assert verify_run(out) == []
     with open(f"{out}/report/index.html", encoding="utf-8") as page:
-        assert f"A pass in {record.backends['quantize']} selected" in page.read()
+        assert f"A pass in {record.backends.quantize} selected" in page.read()
     assert len(pq.read_table(f"{out}/neighbors")) == 120
 
 
@@ -119,12 +120,12 @@ def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag
     model = scans.decide_model(SURVEY, tmp_path / "m.safetensors", choice="w8a8o", attention="vfa")
     record = scans.scan(SURVEY, tmp_path / "run", encoder__name=model, search__top=TOP)
     assert record.state == "done"
-    assert record.backends["quantize"].startswith("w8a8o ")
+    assert record.backends.quantize.startswith("w8a8o ")
     if not why_not("vfa_attention", "native", "cpu"):
-        assert record.backends["attention"] == "vfa native bf16"
-    held = record.model["quantized"]
+        assert record.backends.attention == "vfa native bf16"
+    held = record.model.quantized
     assert (held["choice"], held["attention"]) == ("w8a8o", "vfa")
-    assert record.proof["model_id"] == held["reference_id"]
+    assert record.proof.model_id == held.reference_id
 
 
 def test_a_list_of_two_spaces_bounds_no_night_and_its_scores_are_not_explained(quantized, tmp_path):
@@ -135,4 +136,4 @@ def test_a_list_of_two_spaces_bounds_no_night_and_its_scores_are_not_explained(q
     first, *_, last = catalog.read_catalog(out)["object_id"].to_pylist()
     with pytest.raises(LedgerError, match=r"only the embeddings of .*, which selected it"):
         explain_object(out, first)
-    assert explain_object(out, last).row["model_id"] == record.model["model_id"]
+    assert explain_object(out, last).row["model_id"] == record.model.model_id

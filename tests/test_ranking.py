@@ -40,8 +40,8 @@ def index_of(run_dir: str, index: str, *, num_own: int, is_night: bool) -> tuple
         is_night=is_night,
         note=lambda *_: None,
     )
-    assert outcome.counts["catalog"] == num_own + (80 if is_night else 0)
-    return outcome.backends["index"], outcome.backends["index_reason"]
+    assert outcome.counts.catalog == num_own + (80 if is_night else 0)
+    return outcome.backends.index, outcome.backends.index_reason
 
 
 def test_a_night_counts_the_embeddings_of_older_versions(begun):

@@ -9,7 +9,6 @@ import pytest
 from astroray import inspection, ledger, pipeline, receipts, runs, storage, surveys
 from astroray.config import load_config
 from astroray.errors import LedgerError
-from astroray.ledger import RunRecord
 from astroray.receipts import (
     pack_receipts,
     publish_receipt,
@@ -18,10 +17,12 @@ from astroray.receipts import (
     undo_shard,
 )
 from astroray.retention import find_prunable
+from astroray.run_record import RunRecord
 from astroray.settings import to_dict
 from astroray.storage.leases import Owner, find_holder, hold_lease
 from astroray.surveys import Listing
 from astroray.surveys.shards import Shard
+from tests.runs_made import make_night, make_proof
 from tests.test_ledger import receipt, record
 
 NUM_SHARDS = 6
@@ -142,8 +143,8 @@ def test_the_newest_version_is_the_last_of_its_line_where_a_clock_was_set_back(t
         ("night-1", "2026-03-02", "scan"),
         ("night-2", "2026-03-03", "night-1"),
     ):
-        night = {"reference": str(tmp_path / reference)} if reference else {}
-        made = record(state="done", finished=finished, proof={"k": 1}, night=night)
+        night = make_night(str(tmp_path / reference)) if reference else None
+        made = record(state="done", finished=finished, proof=make_proof(1), night=night)
         made.publish(str(tmp_path / name))
     assert runs.newest_version(str(tmp_path)) == str(tmp_path / "night-2")
     assert runs.newest_version(str(tmp_path), besides="night-2") == str(tmp_path / "night-1")

@@ -16,9 +16,10 @@ from astroray.errors import LedgerError, StorageError
 from astroray.report import rows as report_rows
 from astroray.report.page import add_report, survey_name, write_report
 from astroray.report.thumbnails import render_thumbnail
+from astroray.run_record import Backends, Counts, RejectCount, RunRecord
 from astroray.surveys.shards import Reject
 from tests.browser import find_browser
-from tests.runs_made import NUM_TOP, K, make_run
+from tests.runs_made import NUM_TOP, K, make_model, make_proof, make_run
 
 
 class Page(html.parser.HTMLParser):
@@ -113,7 +114,7 @@ def test_the_certificate_is_stated_with_threshold_and_bound(tmp_path):
 
 
 def test_without_a_certificate_none_is_claimed(tmp_path):
-    text = make_run(tmp_path, 40, proof={}).report()
+    text = make_run(tmp_path, 40, proof=None).report()
     assert "this list carries no certificate" in text
     assert "What is proven" not in text
 
@@ -203,8 +204,8 @@ def test_text_of_the_survey_can_not_become_markup(tmp_path):
         error=evil,
         state="failed",
         config={evil: evil},
-        backends={"device": evil},
-        rejects=[{"stage": "read", "class": "shape", "reason": evil, "rows": 1, "shards": 0}],
+        backends=Backends(device=evil),
+        rejects=(RejectCount(stage="read", kind="shape", reason=evil, rows=1, shards=0),),
     )
     page = Page(run.report())
     assert len(page.all("script")) == 1
@@ -226,11 +227,11 @@ def test_the_page_asks_nothing_of_the_network(tmp_path, sky):
 
 
 def test_shards_that_could_not_be_read_are_named_with_their_reason(tmp_path):
-    counts = {"shards": 3, "shards_rejected": 3, "rows_read": 0, "rows_embedded": 0}
+    counts = Counts(shards=3, shards_rejected=3)
     run = make_run(tmp_path, 0, counts=counts)
     reject = Reject(row=None, stage="read", kind="unreadable", reason="a.fits ends early")
     ledger.write_rejects(run.path, "a-shard", [reject], attempt=1)
-    record = ledger.RunRecord.load(run.path)
+    record = RunRecord.load(run.path)
     rejects = ledger.summarize_rejects(ledger.read_rejects(run.path))
     dataclasses.replace(record, rejects=rejects).publish(run.path)
     text = Page(run.report()).text
@@ -241,9 +242,11 @@ def test_shards_that_could_not_be_read_are_named_with_their_reason(tmp_path):
 
 
 def test_rejects_and_their_reasons_are_tabled_with_counts(tmp_path):
-    counts = {"shards": 2, "rows_read": 1240, "rows_embedded": 40, "rows_rejected": 1200}
-    rejects = [{"stage": "prepare", "class": "constant", "reason": "row 7 is blank", "rows": 1200}]
-    text = Page(make_run(tmp_path, 40, counts=counts, rejects=rejects).report()).text
+    counts = Counts(shards=2, rows_read=1240, rows_embedded=40, rows_rejected=1200)
+    reject = RejectCount(
+        stage="prepare", kind="constant", reason="row 7 is blank", rows=1200, shards=0
+    )
+    text = Page(make_run(tmp_path, 40, counts=counts, rejects=(reject,)).report()).text
     assert "1,240 = 40 + 1,200" in text
     assert "constant 1,200 row 7 is blank" in text
 
@@ -263,12 +266,10 @@ def test_the_run_is_described_so_that_it_can_be_repeated(tmp_path):
 
 
 def test_the_loss_is_drawn_where_there_was_a_fit_and_not_without(tmp_path):
-    model = {"model_id": "m0", "encoder": "cae", "dim": 5}
+    model = make_model("m0")
     fit = {"num_passes": 3, "seconds": 9.0, "num_rows": 12, "loss": [0.5, 0.2, 0.1]}
-    assert (
-        "How the encoder learned"
-        in make_run(tmp_path / "a", 12, model={**model, "fit": fit}).report()
-    )
+    fitted = dataclasses.replace(model, fit=fit)
+    assert "How the encoder learned" in make_run(tmp_path / "a", 12, model=fitted).report()
     assert "How the encoder learned" not in make_run(tmp_path / "b", 12, model=model).report()
 
 
@@ -278,8 +279,7 @@ def noisy_thumbnail() -> bytes:
 
 
 def test_a_thousand_pictures_of_noise_fit_ten_megabytes_and_outliers_come_first(tmp_path):
-    proof = {"num_certified": 100, "num_objects": 1000, "k": K, "score": "kth"}
-    run = make_run(tmp_path, 1000, picture=noisy_thumbnail(), proof=proof)
+    run = make_run(tmp_path, 1000, picture=noisy_thumbnail(), proof=make_proof(100, 1000))
     text = run.report()
     assert len(text.encode()) < 10_000_000
     page = Page(text)

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import astroray
-from astroray import catalog, ledger, schema
+from astroray import catalog, schema
 from astroray.report import map as report_map
 from astroray.report import rows as report_rows
 from astroray.report.groups import read_groups
 from astroray.report.map import layouts, read_map
 from astroray.report.sky_view import SkyView
+from astroray.run_record import RunRecord
 from tests.browser import open_page
-from tests.runs_made import NUM_TOP, make_run
+from tests.runs_made import NUM_TOP, make_night, make_run
 
 
 def told(text):
@@ -98,7 +99,7 @@ def test_east_is_left_on_the_map_of_the_sky_and_an_unknown_position_is_nowhere(t
 
 
 def test_objects_are_told_apart_by_detector_and_by_what_a_night_changed(tmp_path):
-    run = make_run(tmp_path, 120, night={"reference": "none", "changes": {}})
+    run = make_run(tmp_path, 120, night=make_night("none"))
     for name, shard in (("east", "ccd 12"), ("west", None)):
         path = Path(run.path) / "embeddings" / f"{name}.parquet"
         table = pq.read_table(path)
@@ -109,14 +110,14 @@ def test_objects_are_told_apart_by_detector_and_by_what_a_night_changed(tmp_path
         pa.table({"object_id": list(changes), "change": list(changes.values())}),
         Path(run.path) / "changes.parquet",
     )
-    placed, record = read_map(run.path), ledger.RunRecord.load(run.path)
+    placed, record = read_map(run.path), RunRecord.load(run.path)
     assert placed["detector"].to_pylist() == ["ccd 12", None] * 60
     change, detector = read_groups(run.path, record, placed)
     assert detector.values == ["ccd 12"]
     assert detector.value_of == [0, None] * 60
     assert change.values == ["entered the list", "left the list", "known before"]
     assert [i for i, value in enumerate(change.value_of) if value != 2] == [3, 70]
-    record = dataclasses.replace(record, night={})
+    record = dataclasses.replace(record, night=None)
     assert [group.name for group in read_groups(run.path, record, placed)] == ["detector"]
 
 

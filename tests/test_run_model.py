@@ -19,14 +19,15 @@ from astroray.config import ScanConfig, load_config
 from astroray.encoders import read_model_file
 from astroray.errors import BackendError, LedgerError
 from astroray.explain import explain_object
-from astroray.ledger import RunRecord
 from astroray.report.night import list_commands
+from astroray.run_record import Backends, RunRecord
 from astroray.settings import from_dict
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
 from astroray.terminal import parse_setting
 from astroray.web.settings import ServeConfig
 from benchmarks.bad_uploads import fits_bytes
+from tests.runs_made import make_model
 from tests.scans import fit_model
 from tests.served_run import make_run
 
@@ -190,7 +191,8 @@ def test_an_exported_program_is_the_reference_and_says_in_what_the_run_differs(r
 )
 def test_what_auto_became_is_read_from_the_record(backends, numbers, attention):
     record = RunRecord(
-        survey="x", fingerprint="x", created="x", model={"model_id": "m"}, backends=backends,
+        survey="x", fingerprint="x", created="x", model=make_model("m"),
+        backends=Backends(**backends),
         config={"encoder": {"attention": "vsa", "quantize": "auto"}},
     )  # fmt: skip
     model = model_of_run("RUN", record)
@@ -218,7 +220,7 @@ def test_another_model_in_the_place_of_the_run_s_is_refused(tmp_path):
 def test_a_run_in_numbers_that_the_replicas_lack_is_not_served(ray_cluster, run_of, tmp_path):
     archive = Archive(run_of("w8a8o"))
     (tmp_path / "model").symlink_to(f"{archive.run_dir}/model")
-    backends = archive.record.backends | {"quantize": "osc-mxfp4 native"}
+    backends = dataclasses.replace(archive.record.backends, quantize="osc-mxfp4 native")
     dataclasses.replace(archive.record, backends=backends).publish(str(tmp_path))
     config = from_dict(ServeConfig, {"run_dir": str(tmp_path)}, where="the test")
     with pytest.raises(BackendError, match=r"in osc-mxfp4 with .* but the model holds w8a8o"):

@@ -16,6 +16,7 @@ from astroray.execution.progress import Steps, read_steps
 from astroray.inspection import verify_run
 from astroray.neighbors import partitions
 from astroray.neighbors.partitions import Manifest, Partition
+from astroray.run_record import RunRecord
 from astroray.search import indexing
 from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
@@ -97,7 +98,7 @@ def test_a_search_over_partitions_equals_one_process_bit_for_bit(
     )
     assert many.counts == one.counts
     assert_same_top(got, expected, top)
-    assert many.proof["threshold"] == one.proof["threshold"]
+    assert many.proof.threshold == one.proof.threshold
     if num_probes == 1000:  # all cells: nothing is a bound
         assert got.equals(expected)
         assert many.proof == one.proof
@@ -108,10 +109,10 @@ def test_bad_bounds_still_give_the_exact_top_list(tmp_path, score):
     options = {"k": 5, "top": 20, "score": score, "num_probes": 1}
     (one, expected), (many, got) = both(tmp_path, strays(), names(600), **options)
     assert_same_top(got, expected, 20)
-    assert many.proof["threshold"] == one.proof["threshold"]
-    assert many.proof["num_rescored"] < 300
-    assert many.proof["next_bound"] < many.proof["threshold"]
-    assert many.backends["index"] == "sharded"
+    assert many.proof.threshold == one.proof.threshold
+    assert many.proof.num_rescored < 300
+    assert many.proof.next_bound < many.proof.threshold
+    assert many.backends.index == "sharded"
     exact = expected.select(["object_id", "outlier_score"]).to_pylist()
     exact_score = {row["object_id"]: row["outlier_score"] for row in exact}
     for row in got.to_pylist():
@@ -126,7 +127,7 @@ def test_duplicates_of_an_object_are_dropped_as_in_one_process(tmp_path):
     options = {"k": 3, "num_probes": 1000}
     (one, expected), (many, got) = both(tmp_path, strays(200), ids, on_sky=True, **options)
     assert many.counts == one.counts
-    assert many.counts["duplicates"] == 2
+    assert many.counts.duplicates == 2
     assert got.equals(expected)
     rejects = [ledger.read_rejects(str(tmp_path / name)) for name in ("one", "many")]
     assert rejects[0].equals(rejects[1])
@@ -137,7 +138,7 @@ def test_all_objects_equal_have_score_zero_and_are_ranked_by_name(tmp_path):
     (_, expected), (many, got) = both(tmp_path, embedding_ND, names(90), k=3, top=5)
     assert got.equals(expected)
     assert set(got["outlier_score"].to_pylist()) == {0.0}
-    assert many.proof["threshold"] == 0.0
+    assert many.proof.threshold == 0.0
 
 
 def test_two_million_duplicates_of_one_vector_are_one_row_of_their_partition(tmp_path):
@@ -175,7 +176,7 @@ def test_neither_order_nor_size_of_groups_changes_the_list(tmp_path, monkeypatch
 def test_cells_that_find_too_little_give_way_to_all_of_them(tmp_path):
     noise = np.random.default_rng(0).normal(size=(500, 30)).astype(np.float32)
     (one, expected), (many, got) = both(tmp_path, noise, names(500), k=5)
-    assert "; cells would not help: 4 of 16 cells" in many.backends["index_reason"]
+    assert "; cells would not help: 4 of 16 cells" in many.backends.index_reason
     assert got.equals(expected)
     assert many.proof == one.proof
 
@@ -252,7 +253,7 @@ def test_a_damaged_file_of_the_index_is_named_and_built_anew(tmp_path, caplog, d
 def test_verify_names_what_is_wrong_with_an_index_and_what_mends_it(tmp_path, damage):
     run_dir = make_embedded(tmp_path, strays(200), names(200))
     outcome = rank_sharded(plan_search(run_dir, k=5), in_turn, reason="asked for")
-    ledger.RunRecord(
+    RunRecord(
         survey="made", fingerprint="f", config={}, created="2026", state="done",
         counts=outcome.counts, proof=outcome.proof,
     ).publish(run_dir)  # fmt: skip

@@ -112,17 +112,17 @@ def results_at(folder: Path) -> dict[str, bytes]:
 def test_two_nights_in_parts_are_those_of_one_process(tmp_path, score, has_index):
     config = SearchConfig(k=3, top=15, score=score)
     one, many = both(tmp_path, OLD, NEW, config, has_index=has_index)
-    assert many.backends["index"] == "sharded"
-    assert many.backends["index_reason"].startswith("asked for; 8 partitions")
-    assert 75 < many.proof["num_rescored"] < 315
-    assert many.night["drift"]["stability"]
-    assert len(many.night["drift"]["score_quantiles"]) == 6
+    assert many.backends.index == "sharded"
+    assert many.backends.index_reason.startswith("asked for; 8 partitions")
+    assert 75 < many.proof.num_rescored < 315
+    assert many.night.drift.stability
+    assert len(many.night.drift.score_quantiles) == 6
     later = {f"t{n}": strays(f"t{n}", 30, seed=10 + n) for n in range(2)}
     _, second = nights(tmp_path, "many-ref", later, config)
-    assert second.counts["inherited"] == 315
+    assert second.counts.inherited == 315
     scan(tmp_path / "all", {**OLD, **NEW, **later}, config)
     assert certified(tmp_path / "many-many-ref").equals(certified(tmp_path / "all"))
-    assert one.proof["num_certified"] == 15
+    assert one.proof.num_certified == 15
 
 
 @pytest.mark.parametrize("num_rounds", [0, 1, 5, 11])
@@ -137,8 +137,8 @@ def test_a_night_that_the_clock_stops_between_rounds_is_that_of_one_process(
 
     monkeypatch.setattr(SearchPlan, "is_late", is_late)
     _, many = both(tmp_path, OLD, NEW, CONFIG)
-    assert many.proof["is_cut"]
-    assert many.proof["num_rescored"] == 8 * num_rounds
+    assert many.proof.is_cut
+    assert many.proof.num_rescored == 8 * num_rounds
     assert set(asked.values()) == {num_rounds + 1}
     table = versions.read_version(str(tmp_path / "many-ref"))
     assert len(table) == 315
@@ -163,7 +163,7 @@ def test_so_is_one_of_few_objects_with_twins_and_more_neighbors_than_objects(
     config = SearchConfig(k=k, top=top)
     folder = tmp_path_factory.mktemp("few")
     _, many = both(folder, halves, {"a": second}, config)
-    assert many.proof["num_objects"] == len(old) + len(new)
+    assert many.proof.num_objects == len(old) + len(new)
 
 
 def test_rows_that_are_no_objects_are_dropped_as_in_one_process(tmp_path):
@@ -176,21 +176,21 @@ def test_rows_that_are_no_objects_are_dropped_as_in_one_process(tmp_path):
     }
     config = SearchConfig(k=2, top=5)
     _, many = both(tmp_path, old, new, config)
-    assert many.counts["duplicates"] == 5
-    assert many.counts["inherited"] == 43
-    assert many.counts["catalog"] == 46
+    assert many.counts.duplicates == 5
+    assert many.counts.inherited == 43
+    assert many.counts.catalog == 46
     rejects = ledger.read_rejects(str(tmp_path / "many-ref"))
     assert rejects["shard"].to_pylist() == ["c", "c", "d", "d", "e"]
     # The next night drops what both have dropped, and speaks of its own alone.
     _, many = nights(tmp_path, "many-ref", {"f": shard("f", cloud(3, seed=7))}, config)
-    assert many.counts["duplicates"] == 0
-    assert many.counts["inherited"] == 46
+    assert many.counts.duplicates == 0
+    assert many.counts.inherited == 46
 
 
 def test_a_night_without_anything_new_proves_the_list_again(tmp_path):
     _, many = both(tmp_path, OLD, {}, CONFIG)
-    assert many.night["objects_new"] == 0
-    assert many.night["rows_written"] == many.proof["num_rescored"] == 16  # and the highest bound
+    assert many.night.objects_new == 0
+    assert many.night.rows_written == many.proof.num_rescored == 16  # and the highest bound
 
 
 def test_no_scratch_stays_and_what_stood_is_not_made_again(tmp_path):

@@ -126,7 +126,7 @@ def test_light_curves_are_searched_and_explained_by_name_and_by_a_file(curves, t
 
 
 def test_a_run_without_a_search_is_refused(tmp_path):
-    from astroray.ledger import RunRecord
+    from astroray.run_record import RunRecord
 
     record = RunRecord(
         survey="k2", fingerprint="f", config={}, created="2026-01-01T00:00:00Z", state="done"

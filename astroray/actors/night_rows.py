@@ -6,7 +6,6 @@ numbering. M objects that were searched, or would have been had the clock not st
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +26,7 @@ from astroray.neighbors.distances import parts
 from astroray.neighbors.search import Neighbors
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import changes_file
+from astroray.run_record import Changes, Counts, Drift, NightFound, Suspect
 from astroray.scores import drift, outliers
 from astroray.scores.gaussian import Gaussian
 from astroray.scores.outliers import Unique
@@ -85,12 +85,23 @@ def publish_night(plan: SearchPlan, versions: Sequence[str], searched: Searched)
     versions  run directories that the night refers to, oldest first
     """
     faults.reach("search.found")
-    seen, suspect_of = _look(searched)
+    drifted, suspects, suspect_of = _look(searched)
     changes = change_list(searched.before, _listed(plan, searched), suspect_of)
     ledger.publish_table(changes_file(plan.run_dir), changes)
     further = _further(searched, _gaussian(plan))
     publish_rows(plan, searched.table, searched.found, further, searched.names_of)
-    return _outcome(plan, versions, searched, changes, seen)
+    night = NightFound(
+        objects_new=int(searched.is_new_M.sum()),
+        rows_written=len(searched.number_M),
+        changes=Changes(**{kind: _count(changes, kind) for kind in ("entered", "left", "moved")}),
+        drift=drifted,
+        suspects=suspects,
+    )
+    return _outcome(plan, versions, searched, changes, night)
+
+
+def _count(changes: pa.Table, kind: str) -> int:
+    return pc.sum(pc.equal(changes["change"], kind)).as_py() or 0
 
 
 def unique_new(rows: pa.Table, known: pa.ChunkedArray) -> Unique:
@@ -165,7 +176,7 @@ def _further(searched: Searched, gaussian: Gaussian | None) -> dict[str, np.ndar
     return {name: np.concatenate([none, *(of[name] for of in some)]) for name in scores.COLUMNS}
 
 
-def _look(searched: Searched) -> tuple[dict[str, Any], dict[str, str]]:
+def _look(searched: Searched) -> tuple[Drift | None, tuple[Suspect, ...], dict[str, str]]:
     """Drift and suspects for the record, and why an outlier of the night is suspect, by its id."""
     found, new_Q = searched.found, np.flatnonzero(searched.is_new_M)
     num_new, num_top = len(new_Q), found.proof.num_certified
@@ -185,10 +196,9 @@ def _look(searched: Searched) -> tuple[dict[str, Any], dict[str, str]]:
     whole = drift.suspect_night(num_new, searched.num_objects, in_list, num_top)
     ids = new["object_id"].to_pylist()
     suspect_of = {
-        ids[row]: suspects[suspect_Q[row]].sentence() for row in np.flatnonzero(suspect_Q >= 0)
+        ids[row]: suspects[suspect_Q[row]].sentence for row in np.flatnonzero(suspect_Q >= 0)
     }
-    named = [{**dataclasses.asdict(s), "sentence": s.sentence()} for s in [*whole, *suspects]]
-    return {"drift": described, "suspects": named}, suspect_of
+    return described, (*whole, *suspects), suspect_of
 
 
 def _outcome(
@@ -196,28 +206,20 @@ def _outcome(
     versions: Sequence[str],
     searched: Searched,
     changes: pa.Table,
-    seen: Mapping[str, Any],
+    night: NightFound,
 ) -> SearchOutcome:
     shown = searched.rows_of(_shown(plan, searched, changes), ["object_id", "shard", "row"])
     pictures = _pictures(versions[-1], set(shown["object_id"].to_pylist())) if versions else {}
     is_missing = pc.invert(pc.is_in(shown["object_id"], pa.array(list(pictures), pa.string())))
-    counts = {
-        "duplicates": searched.num_duplicates,
-        "inherited": searched.num_old,
-        "catalog": searched.num_objects,
-        "positions": searched.num_positions,
-    }
+    counts = Counts(
+        duplicates=searched.num_duplicates,
+        inherited=searched.num_old,
+        catalog=searched.num_objects,
+        positions=searched.num_positions,
+    )
     wanted = rows_by_shard(shown.filter(is_missing))
     outcome = outcome_of(plan, searched.found, counts=counts, wanted=wanted)
-    night: dict[str, Any] = {
-        "objects_new": int(searched.is_new_M.sum()),
-        "rows_written": len(searched.number_M),
-        "changes": {
-            name: pc.sum(pc.equal(changes["change"], name)).as_py() or 0
-            for name in ("entered", "left", "moved")
-        },
-    }
-    return dataclasses.replace(outcome, pictures=pictures, night={**night, **seen})
+    return dataclasses.replace(outcome, pictures=pictures, night=night)
 
 
 def _shown(plan: SearchPlan, searched: Searched, changes: pa.Table) -> np.ndarray:

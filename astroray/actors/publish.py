@@ -30,6 +30,7 @@ from astroray.neighbors.distances import parts
 from astroray.neighbors.partitions import Partition, open_batches, write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself
+from astroray.run_record import Counts
 from astroray.scores import outliers
 
 __all__ = ["PublishPlan", "finish", "lay_out", "measure_reach", "write_file"]
@@ -95,11 +96,11 @@ def finish(
         search.run_dir, files, footers, healpix_29_N[is_placed_N],
         name=search.name, created=search.created,
     )  # fmt: skip
-    counts = {
-        "duplicates": plan.num_duplicates,
-        "catalog": len(is_placed_N),
-        "positions": int(is_placed_N.sum()),
-    }
+    counts = Counts(
+        duplicates=plan.num_duplicates,
+        catalog=len(is_placed_N),
+        positions=int(is_placed_N.sum()),
+    )
     return outcome_of(search, plan.found, counts=counts, wanted=_wanted(plan))
 
 

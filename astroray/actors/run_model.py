@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, cast
 
 from astroray.encoders import PLAIN_ATTENTION, AttentionName, QuantizeName
 from astroray.errors import BackendError, ConfigError, LedgerError
-from astroray.ledger import RunRecord
 from astroray.run_files import model_file
+from astroray.run_record import RunRecord
 
 if TYPE_CHECKING:
     from astroray.actors.encode import BatchEncoder
@@ -82,12 +82,12 @@ def model_of_run(run_dir: str, record: RunRecord) -> RunModel:
     Kernels do not count: what a scan computed with Triton is computed natively here.
     """
     asked = str(record.config.get("encoder", {}).get("attention", "auto"))
-    numbers = record.backends.get("quantize", "none").split()[0]
-    attention = record.backends.get("attention", asked).split()
+    numbers = (record.backends.fewer_bits or "none").split()[0]
+    attention = (record.backends.attention or asked).split()
     name = "vfa-int8-qk" if attention[-1] == "int8_qk" else attention[0]
     return RunModel(
         path=model_file(run_dir),
-        model_id=str(record.model["model_id"]),
+        model_id=record.fitted.model_id,
         quantize=cast(QuantizeName, numbers),
         attention=cast(AttentionName, name),
     )

@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ from astroray.errors import LedgerError
 from astroray.neighbors.candidates import why_products
 from astroray.neighbors.search import Neighbors, SearchConfig, search
 from astroray.receipts import Receipt, read_receipts
+from astroray.run_record import Backends, CatalogProof, Counts, NightFound
 from astroray.scores import outliers
 from astroray.scores.gaussian import Gaussian
 
@@ -51,14 +51,16 @@ class SearchPlan:
 class SearchOutcome:
     """What the search stage found, without the rows themselves."""
 
-    counts: Mapping[str, int]
-    proof: Mapping[str, Any]
-    backends: Mapping[str, str]
+    counts: Counts
+    """Of objects; those of shards are zero."""
+    proof: CatalogProof
+    backends: Backends
+    """Of the search alone."""
     wanted: Mapping[str, Sequence[int]]
     """Rows by shard whose pictures the report shows."""
     pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     """Of them, those that a night has from its reference, by object_id."""
-    night: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    night: NightFound | None = None
     """What a night found besides."""
 
 
@@ -77,7 +79,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
         embedding_ND,
         objects["object_id"],
         plan.search,
-        memory_bytes=provenance.machine()["memory_bytes"],
+        memory_bytes=provenance.machine().memory_bytes,
     )
     faults.reach("search.found")
     gaussian = Gaussian.of(embedding_ND)
@@ -85,11 +87,11 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     further = scores.further_scores(embedding_ND, found, gaussian)
     publish_rows(plan, objects, found, further)
     wanted_M = shown_objects(plan, np.argsort(found.rank_N), found.neighbor_NK.__getitem__)
-    counts = {
-        "duplicates": len(unique.rejects),
-        "catalog": len(objects),
-        "positions": len(objects) - objects["ra"].null_count,
-    }
+    counts = Counts(
+        duplicates=len(unique.rejects),
+        catalog=len(objects),
+        positions=len(objects) - objects["ra"].null_count,
+    )
     wanted = rows_by_shard(objects.select(["shard", "row"]).take(pa.array(wanted_M)))
     return outcome_of(plan, found, counts=counts, wanted=wanted)
 
@@ -139,21 +141,19 @@ def outcome_of(
     plan: SearchPlan,
     found: Neighbors,
     *,
-    counts: Mapping[str, int],
+    counts: Counts,
     wanted: Mapping[str, Sequence[int]],
 ) -> SearchOutcome:
     """What the run record needs of a search."""
-    proof = dataclasses.asdict(found.proof)
-    proof |= {"sentence": found.proof.sentence(), "model_id": plan.model_id}
     return SearchOutcome(
         counts=counts,
-        proof=proof,
-        backends={
-            "index": found.index,
-            "index_reason": found.index_reason,
-            "products": found.products,
-            "products_reason": why_products(found.products),
-        },
+        proof=CatalogProof.of(found.proof, model_id=plan.model_id),
+        backends=Backends(
+            index=found.index,
+            index_reason=found.index_reason,
+            products=found.products,
+            products_reason=why_products(found.products),
+        ),
         wanted=wanted,
     )
 

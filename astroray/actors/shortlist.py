@@ -29,6 +29,7 @@ from astroray.catalog.ordering import order_rows
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.certificate import Proof
 from astroray.neighbors.search import Neighbors, search
+from astroray.run_record import Backends, CatalogProof, Counts
 
 __all__ = ["Reencoder", "find_shortlist", "rank_shortlist"]
 
@@ -107,17 +108,17 @@ def rank_shortlist(
             name=plan.name, created=plan.created,
         )  # fmt: skip
     return SearchOutcome(
-        counts={"reencoded": len(ids)},
-        proof={
-            **dataclasses.asdict(proof),
-            "sentence": f"{proof.sentence()}, among {len(ids)} of {num_rows} objects that "
+        counts=Counts(reencoded=len(ids)),
+        proof=CatalogProof(
+            **vars(proof),
+            sentence=f"{proof.in_words()}, among {len(ids)} of {num_rows} objects that "
             f"{selected_by} selected, encoded again by model {reference_id}",
-            "model_id": reference_id,
-            "selected_by": selected_by,
-            "num_reencoded": len(ids),
-            "num_survey": num_rows,
-        },
-        backends={},
+            model_id=reference_id,
+            selected_by=selected_by,
+            num_reencoded=len(ids),
+            num_survey=num_rows,
+        ),
+        backends=Backends(),
         wanted=_wanted(plan, ranked, num_rows),
     )
 

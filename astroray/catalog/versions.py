@@ -21,6 +21,7 @@ from astroray import catalog, ledger, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.receipts import Receipt, read_receipts
+from astroray.run_record import Backends, NightRecord
 from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
@@ -93,7 +94,7 @@ class Night:
     """The shards that the reference lists; those it has not embedded are embedded now."""
     survey: str
     """The reference's; where the night's is the same, its shards must still be there."""
-    backends: Mapping[str, str]
+    backends: Backends
     """Device and attention that the reference was embedded with."""
     number: int
     """1 for the first night after a scan."""
@@ -105,6 +106,10 @@ class Night:
     def must_stay(self, survey: str) -> Collection[str]:
         """Shards whose files a night of this survey has to find: the reference's, of the same."""
         return self.inherited.receipts if survey == self.survey else ()
+
+    def describe(self) -> NightRecord:
+        """What a run record says of it before anything is embedded."""
+        return NightRecord(reference=self.reference, number=self.number, inherits=self.identity)
 
     @property
     def identity(self) -> str:

@@ -41,13 +41,13 @@ def _export_version(run: str, out: str) -> None:
     from astroray.retention import export_version
 
     record = export_version(run, out)
-    click.echo(f"{record.counts['catalog']} rows  {out}")
+    click.echo(f"{record.counts.catalog} rows  {out}")
 
 
 def _export_model(source: str, out: str, overwrite: bool) -> None:
     from astroray.actors.run_model import model_of_run
     from astroray.encoders.onnx_export import export_onnx
-    from astroray.ledger import RunRecord
+    from astroray.run_record import RunRecord
 
     done = export_onnx(source, out=out, overwrite=overwrite)
     shape = ", ".join(str(number) for number in done.shape)

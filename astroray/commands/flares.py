@@ -64,12 +64,12 @@ def find(
         record = find_flares(config, show=show)
     counts = record.counts
     click.echo(
-        f"{counts['flares']} flares of {counts['stars']} stars in {counts['rows_embedded']} light "
-        f"curves, {counts['refused']} candidates refused, {counts['rows_rejected']} light curves "
-        f"and {counts['shards_rejected']} shards rejected, {sum(record.seconds.values()):.0f} s"
+        f"{counts.flares} flares of {counts.stars} stars in {counts.rows_embedded} light curves, "
+        f"{counts.refused} candidates refused, {counts.rows_rejected} light curves and "
+        f"{counts.shards_rejected} shards rejected, {record.spent_s:.0f} s"
     )
     click.echo(
-        f"  {counts['mirrored']} more in the same light curves upside down: about as many are false"
+        f"  {counts.mirrored} more in the same light curves upside down: about as many are false"
     )
     echo_rejects(record)
     click.echo(f"flares   {out}/flares.parquet\npage     {out}/index.html")

@@ -18,6 +18,7 @@ from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError, FileError
 from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.run_files import model_file
+from astroray.run_record import ModelRef, QuantizedRef
 from astroray.surveys.shards import ModalityName
 
 __all__ = [
@@ -160,18 +161,20 @@ class ModelFile:
     quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of a quantized model: `choice`, `attention`, `reference_id`, `schemes`; else empty."""
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> ModelRef:
         """What a run record says of the model."""
         known = {name: value for name, value in self.quantized.items() if name != "schemes"}
-        return {
-            "model_id": self.model_id,
-            **({"quantized": known} if known else {}),
-            "encoder": self.encoder,
-            "modality": KINDS[self.encoder].modality,
-            "dim": self.dim,
-            **self.preparation.describe(),
-            "fit": dict(self.fit),
-        }
+        facts = self.preparation.describe()
+        return ModelRef(
+            model_id=self.model_id,
+            quantized=QuantizedRef(**known) if known else None,
+            encoder=self.encoder,
+            modality=KINDS[self.encoder].modality,
+            dim=self.dim,
+            input=facts.pop("input"),
+            preparation=facts,
+            fit=self.fit,
+        )
 
 
 def read_model_file(path: str) -> ModelFile:

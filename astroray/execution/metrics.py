@@ -5,9 +5,10 @@ Every series has the label `run`, the run id. Ray puts `ray_` before each name.
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from astroray.neighbors.certificate import Proof
 from astroray.receipts import Receipt
+from astroray.run_record import RejectCount
 
 __all__ = ["GAUGES", "SUMS", "RunMetrics"]
 
@@ -48,7 +49,7 @@ class RunMetrics:
         self._num_objects = 0
         self._busy_s = 0.0
 
-    def add(self, receipt: Receipt, rejects: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, receipt: Receipt, rejects: Sequence[RejectCount]) -> None:
         """Counts a finished shard; `rejects` as `ledger.summarize_rejects` gives them."""
         self._num_objects += receipt.rows_embedded
         self._busy_s += receipt.seconds
@@ -57,15 +58,15 @@ class RunMetrics:
         if receipt.rows_embedded:  # Ray refuses to add nothing
             self._sums["astroray_objects"].inc(receipt.rows_embedded)
         for kind in rejects:
-            number = kind["rows"] + kind["shards"]
-            self._sums["astroray_rejects"].inc(number, tags={"reason": kind["class"]})
+            number = kind.rows + kind.shards
+            self._sums["astroray_rejects"].inc(number, tags={"reason": kind.kind})
         busy_share = self._busy_s / (self._num_workers * elapsed_s)
         self._gauges["astroray_objects_per_second"].set(self._num_objects / elapsed_s)
         self._gauges["astroray_worker_idle_share"].set(max(0.0, 1.0 - busy_share))
 
-    def certified(self, proof: Mapping[str, Any], *, seconds: float) -> None:
+    def certified(self, proof: Proof, *, seconds: float) -> None:
         """What the proof of the list cost."""
-        num_rescored, num_objects = proof["num_rescored"], proof["num_objects"]
-        self._gauges["astroray_certificate_rescored"].set(num_rescored)
-        self._gauges["astroray_certificate_share"].set(num_rescored / max(num_objects, 1))
+        share = proof.num_rescored / max(proof.num_objects, 1)
+        self._gauges["astroray_certificate_rescored"].set(proof.num_rescored)
+        self._gauges["astroray_certificate_share"].set(share)
         self._gauges["astroray_search_seconds"].set(seconds)

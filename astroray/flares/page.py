@@ -16,7 +16,7 @@ from astroray.flares.figures import (
 )
 from astroray.flares.find import REFUSALS
 from astroray.flares.stars import Star
-from astroray.ledger import RunRecord
+from astroray.run_record import RunRecord
 from astroray.schema import FlareFlag
 from astroray.templates import load_template
 

@@ -8,8 +8,8 @@ import pyarrow as pa
 from astroray import schema, storage
 from astroray.errors import AstrorayError
 from astroray.flares.find import part_path
-from astroray.ledger import RunRecord
 from astroray.receipts import Receipt
+from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["check_flare_shard", "check_flare_tables"]
@@ -68,11 +68,8 @@ def check_flare_tables(
             faults.append(f"{name}.parquet has {len(tables[name])} rows, expected {count}")
     if sum(stars["num_flares"].to_pylist()) != len(tables["flares"]):
         faults.append("the stars' flares are not those of flares.parquet")
-    if record.counts.get("flares") != len(tables["flares"]):
-        faults.append(
-            f"run.json counts {record.counts.get('flares')} flares, flares.parquet has "
-            f"{len(tables['flares'])}"
-        )
+    if (counted := record.counts.flares) != (num_flares := len(tables["flares"])):
+        faults.append(f"run.json counts {counted} flares, flares.parquet has {num_flares}")
     return faults
 
 

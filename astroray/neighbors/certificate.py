@@ -34,7 +34,7 @@ class Proof:
     is_cut: bool = False
     """The clock stopped it before the list had its full length: what is certified is proven."""
 
-    def sentence(self) -> str:
+    def in_words(self) -> str:
         """The proof in one line."""
         kind = f"(k={self.k}, {'mean' if self.score == 'mean' else 'kth'} distance)"
         if self.is_cut:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from astroray import ledger
 from astroray.catalog import versions
 from astroray.report.night import read_change_of
+from astroray.run_record import RunRecord
 
 __all__ = ["Group", "read_groups"]
 
@@ -28,7 +28,7 @@ class Group:
     """[M] of each object the place of its part in `values`; None where it is unknown."""
 
 
-def read_groups(run_dir: str, record: ledger.RunRecord, placed: pa.Table) -> list[Group]:
+def read_groups(run_dir: str, record: RunRecord, placed: pa.Table) -> list[Group]:
     """The groups that part the objects of MAP: those of which there are two parts at least."""
     found = [_group(name, words, placed[name].to_pylist()) for name, words in WORDS.items()]
     if record.night:

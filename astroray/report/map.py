@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from astroray import ledger, schema
+from astroray import schema
 from astroray.errors import LedgerError
 from astroray.report.groups import Group
 from astroray.report.neighbor_map import MIN_OBJECTS, neighbor_map
@@ -16,6 +16,7 @@ from astroray.report.plane import drawn_nearer, principal_plane
 from astroray.report.rows import GROUPS, num_top, read_embeddings, read_rows, read_top
 from astroray.report.sky_view import view_of
 from astroray.report.thumbnails import read_thumbnails
+from astroray.run_record import RunRecord
 
 __all__ = ["layouts", "map_data", "missing_layouts", "place_objects", "read_map"]
 
@@ -29,7 +30,7 @@ def read_map(run_dir: str) -> pa.Table:
 
     Raises LedgerError where there is no run or no complete catalog.
     """
-    record = ledger.RunRecord.load(run_dir)
+    record = RunRecord.load(run_dir)
     if record is None:
         raise LedgerError(f"no run record in {run_dir}, expected the folder named with --out")
     top = read_top(run_dir, num_top(record))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from astroray import ledger, storage
+from astroray import storage
 from astroray.run_files import changes_file, model_file
+from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["list_commands", "read_change_of", "read_changes"]
@@ -51,10 +52,10 @@ def read_change_of(run_dir: str) -> dict[str, str]:
     return dict(zip(table["object_id"].to_pylist(), table["change"].to_pylist(), strict=True))
 
 
-def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
+def list_commands(run_dir: str, record: RunRecord) -> list[tuple[str, str]]:
     """What to type next; with the same model file a run repeats to the byte."""
     if record.night:
-        return _commands_of_night(run_dir, record)
+        return _commands_of_night(run_dir, record.survey, record.night.reference)
     out, survey = shlex.quote(run_dir), shlex.quote(record.survey)
     model = shlex.quote(model_file(run_dir))
     scan = f"astroray scan {survey} --out NEW_FOLDER --encoder {model}{_flags(record.config)}"
@@ -65,7 +66,7 @@ def list_commands(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str
     return [
         ("Repeat it with the same model: the catalog must come out the same", scan),
         ("Check the files and the counts", f"astroray verify {out}"),
-        *([] if "selected_by" in record.proof else [night]),  # which has to have one model
+        *([] if record.backends.fewer_bits else [night]),  # which has to have one model
         _labelling(out),
         ("Hand the catalog on", f"astroray export {out} --format votable --out outliers.vot"),
     ]
@@ -83,9 +84,8 @@ def _flags(config: Mapping[str, Any]) -> str:
     return flags
 
 
-def _commands_of_night(run_dir: str, record: ledger.RunRecord) -> list[tuple[str, str]]:
-    out, survey = shlex.quote(run_dir), shlex.quote(record.survey)
-    reference = shlex.quote(record.night["reference"])
+def _commands_of_night(run_dir: str, survey: str, reference: str) -> list[tuple[str, str]]:
+    out, survey, reference = map(shlex.quote, (run_dir, survey, reference))
     return [
         (
             "Add the next night",

@@ -22,6 +22,7 @@ from astroray.report.rows import ReportRows, num_top, read_rows, read_top
 from astroray.report.script import render_script
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
+from astroray.run_record import RunRecord
 from astroray.templates import load_template
 
 _log = logging.getLogger("astroray.report")
@@ -84,7 +85,7 @@ def write_report(run_dir: str) -> str:
 
     Raises LedgerError where there is no run record or no complete catalog.
     """
-    record = ledger.RunRecord.load(run_dir)
+    record = RunRecord.load(run_dir)
     if record is None:
         raise LedgerError(
             f"no run record in {run_dir}: run.json is not there, expected a run directory; "
@@ -122,7 +123,7 @@ def _drop_report(run_dir: str) -> None:
     storage.delete(report_file(run_dir))
 
 
-def _render(run_dir: str, record: ledger.RunRecord) -> str:
+def _render(run_dir: str, record: RunRecord) -> str:
     top = read_top(run_dir, num_top(record))
     top_rows = top.rows.to_pylist()
     wanted = [*_wanted_ids(top_rows), *night.read_change_of(run_dir)]
@@ -229,9 +230,9 @@ def _shown(
     )
 
 
-def _further(outliers: Sequence[_Shown], record: ledger.RunRecord) -> dict[str, str]:
+def _further(outliers: Sequence[_Shown], record: RunRecord) -> dict[str, str]:
     """Words, by name, for the scores that can put the outliers in another order."""
-    ranking = f"{record.proof.get('score', 'kth')}_distance"
+    ranking = f"{record.proof.score if record.proof else 'kth'}_distance"
     known = {name for shown in outliers for name in shown.further}
     return {name: words for name, words in _SCORE_WORDS.items() if name in known - {ranking}}
 
@@ -244,17 +245,17 @@ def _others(others: pa.Table, picture_of: Mapping[str, str]) -> list[_Shown]:
 
 
 def _figures(
-    record: ledger.RunRecord,
+    record: RunRecord,
     rows: ReportRows,
     mapped: pa.Table,
     drawn: Mapping[str, np.ndarray],
     named: Sequence[_Shown],
 ) -> dict[str, Any]:
-    fit = record.model.get("fit") or {}
+    fit = record.model.fit if record.model else {}
     places_M2 = drawn.get("likeness", drawn.get("plane", np.zeros((0, 2))))
     return {
         "scores": figures.score_histogram(
-            rows.count_B, rows.edge_B, threshold=record.proof.get("threshold")
+            rows.count_B, rows.edge_B, threshold=record.proof.threshold if record.proof else None
         ),
         "embedding": figures.embedding_map(places_M2, _dots(mapped, named)),
         "num_mapped": len(mapped),
@@ -283,9 +284,9 @@ def _dots(sample: pa.Table, named: Sequence[_Shown]) -> list[Dot]:
     ]
 
 
-def _rejected_shards(run_dir: str, record: ledger.RunRecord) -> list[dict[str, Any]]:
+def _rejected_shards(run_dir: str, record: RunRecord) -> list[dict[str, Any]]:
     """Rejects of whole shards, at most 50."""
-    if not record.counts.get("shards_rejected"):
+    if not record.counts.shards_rejected:
         return []
     rejects = ledger.read_rejects(run_dir)
     return rejects.filter(pc.is_null(rejects["row"])).slice(0, 50).to_pylist()

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from astroray import ledger, schema, storage
 from astroray.catalog import versions
+from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["ReportRows", "Top", "num_top", "read_embeddings", "read_rows", "read_top"]
@@ -59,9 +60,10 @@ class ReportRows:
     """[B + 1] edges of the bins."""
 
 
-def num_top(record: ledger.RunRecord) -> int:
+def num_top(record: RunRecord) -> int:
     """Outliers that the report of a run shows: those proven, at most MAX_OUTLIERS."""
-    return min(int(record.proof.get("num_certified") or DEFAULT_OUTLIERS), MAX_OUTLIERS)
+    proven = record.proof.num_certified if record.proof else 0
+    return min(proven or DEFAULT_OUTLIERS, MAX_OUTLIERS)
 
 
 def read_top(run_dir: str, num_top: int) -> Top:

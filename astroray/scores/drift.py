@@ -5,17 +5,16 @@ sum (q - p) ln(q / p); above 0.25 two populations are taken to differ (Siddiqi 2
 Scorecards). Without any drift it is about (bins - 1) (1 / n + 1 / m) by chance.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.neighbors.distances import spread
+from astroray.run_record import Drift, Suspect
 
-__all__ = ["Suspect", "describe_drift", "find_suspects", "stability", "suspect_night"]
+__all__ = ["describe_drift", "find_suspects", "stability", "suspect_night"]
 
 SAMPLE = 5_000
 """Objects of the reference that its bins are made of."""
@@ -26,28 +25,6 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 CHANCE = 1e-3
 """How often, all groups together, a night without any artefact has a suspect."""
 LEAST_OUTLIERS = 3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Suspect:
-    """A detector, field or night with more outliers than its share of the objects explains."""
-
-    kind: str
-    """detector, field or night."""
-    value: str
-    num_outliers: int
-    num_objects: int
-    share_of_outliers: float
-    share_of_objects: float
-    chance: float
-    """Probability of so many by chance, times the number of groups that were looked at."""
-
-    def sentence(self) -> str:
-        """What a person reads."""
-        return (
-            f"{self.kind} {self.value} has {self.share_of_outliers:.0%} of the outliers and "
-            f"{self.share_of_objects:.0%} of the objects: likely artefacts"
-        )
 
 
 def stability(reference_M: np.ndarray, night_N: np.ndarray) -> float:
@@ -103,7 +80,7 @@ def describe_drift(
     night: Iterable[np.ndarray],
     before_M: np.ndarray,
     score_N: np.ndarray,
-) -> dict[str, Any]:
+) -> Drift | None:
     """Stability of every dimension and of the score, and quantiles of the scores, for the record.
 
     reference_MD  [M, D]  embeddings of the first reference; a sample is taken
@@ -111,34 +88,35 @@ def describe_drift(
     before_M      [M]     scores of the objects before
     score_N       [N]     scores of the night's objects
 
-    `dimensions_adrift` have an index above 0.25 and above three times what chance makes.
+    `dimensions_adrift` have an index above 0.25 and above three times what chance makes. None
+    where one side has no objects.
     """
     before_M, score_N = before_M[np.isfinite(before_M)], score_N[np.isfinite(score_N)]
     if not len(reference_MD) or not len(before_M) or not len(score_N):
-        return {}
+        return None
     sample_MD = reference_MD[spread(len(reference_MD), SAMPLE)]
     bins, num_night = _Bins(sample_MD), 0
     for night_BD in night:
         num_night += len(night_BD)
         bins.add(night_BD)
     if not num_night:
-        return {}
+        return None
     index_D = bins.stability()
     chance = (BINS - 1) * (1 / len(sample_MD) + 1 / num_night)
     limit = max(LARGE, TIMES_CHANCE * chance)
     of_score = stability(before_M[spread(len(before_M), SAMPLE)], score_N)
     quantiles = zip(np.quantile(before_M, QUANTILES), np.quantile(score_N, QUANTILES), strict=True)
-    return {
-        "stability": [round(value, 4) for value in index_D],
-        "stability_by_chance": round(chance, 4),
-        "stability_limit": round(limit, 4),
-        "dimensions_adrift": [d for d, value in enumerate(index_D) if value > limit],
-        "score_stability": round(of_score, 4),
-        "score_quantiles": {
-            f"{q:g}": [float(before), float(now)]
+    return Drift(
+        stability=tuple(round(value, 4) for value in index_D),
+        stability_by_chance=round(chance, 4),
+        stability_limit=round(limit, 4),
+        dimensions_adrift=tuple(d for d, value in enumerate(index_D) if value > limit),
+        score_stability=round(of_score, 4),
+        score_quantiles={
+            f"{q:g}": (float(before), float(now))
             for q, (before, now) in zip(QUANTILES, quantiles, strict=True)
         },
-    }
+    )
 
 
 def find_suspects(
@@ -198,12 +176,15 @@ def _too_many(hits: int, num_outliers: int, size: int, num_objects: int) -> floa
 def _suspect(
     kind: str, value: str, hits: int, num_outliers: int, size: int, num_objects: int, chance: float
 ) -> Suspect:
+    of_outliers, of_objects = hits / num_outliers, size / num_objects
     return Suspect(
         kind=kind,
         value=value,
         num_outliers=hits,
         num_objects=size,
-        share_of_outliers=hits / num_outliers,
-        share_of_objects=size / num_objects,
+        share_of_outliers=of_outliers,
+        share_of_objects=of_objects,
         chance=min(chance, 1.0),
+        sentence=f"{kind} {value} has {of_outliers:.0%} of the outliers and {of_objects:.0%} of "
+        "the objects: likely artefacts",
     )

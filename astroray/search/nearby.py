@@ -18,9 +18,9 @@ from astroray.actors.publish import Objects
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
 from astroray.errors import LedgerError
-from astroray.ledger import RunRecord
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Manifest, Partition
+from astroray.run_record import RunRecord
 from astroray.search.layer_scores import LayerScores
 
 __all__ = ["IndexedRun", "open_indexed"]
@@ -38,12 +38,10 @@ def open_indexed(run_dir: str, record: RunRecord) -> "IndexedRun | None":
     An older version may have left no scores by number, and the shortlist of a run on fewer bits
     was ranked by another model.
     """
-    if record.backends.get("index") != "sharded":
-        return None
-    if record.backends.get("quantize", "none") != "none":
+    if record.backends.index != "sharded" or record.backends.fewer_bits:
         return None
     manifest = Manifest.load(run_dir)
-    if manifest is None or manifest.model_id != record.model["model_id"]:
+    if manifest is None or manifest.model_id != record.fitted.model_id:
         return None
     if not all(storage.exists(manifest.path(run_dir, one.ranking)) for one in manifest.layers):
         return None

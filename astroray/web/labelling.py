@@ -315,7 +315,7 @@ class _Desk:
 
     @functools.cached_property
     def _bands(self) -> list[str]:
-        bands: list[str] = self.archive.record.model.get("bands", [])
+        bands: list[str] = self.archive.record.fitted.preparation.get("bands", [])
         return bands
 
     def _learn(self, log: Standing) -> Learnt | None:

@@ -190,12 +190,12 @@ class _View:
         record = self.archive.record
         return self.origin | {
             "survey": record.survey,
-            "encoder": str(record.model["encoder"]),
+            "encoder": record.fitted.encoder,
             "finished": record.finished,
             "num_objects": len(self.archive.table),
             "k": self.archive.k,
             "score": self.archive.score,
-            "proof": str(record.proof.get("sentence", "")),
+            "proof": record.proven.sentence,
             "modality": self.archive.modality,
             "input": self.preparation.describe()["input"],
             "bands": list(getattr(self.preparation, "bands", ())),

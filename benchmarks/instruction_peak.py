@@ -91,7 +91,7 @@ def _native_peak() -> Callable[[int, int], int]:
 
     from astroray_kernels import library
 
-    if reason := library.why_not(torch.device("cpu"), "astroray_peak", library.HAS_AVX512):
+    if reason := library.why_not(torch.device("cpu"), library.HAS_AVX512):
         raise MeasurementError(f"native kernels cannot run: {reason}")
     types = (ctypes.c_int32, ctypes.c_int64)
     return library.function("astroray_peak", *types, result=ctypes.c_int64)

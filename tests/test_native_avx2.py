@@ -27,7 +27,7 @@ from tests.test_knn_native import CASES
 from tests.test_vfa_native import BARS, calls
 
 CPU = torch.device("cpu")
-WHY_NOT = library.why_not(CPU, "astroray_nearest", library.HAS_AVX2)
+WHY_NOT = library.why_not(CPU, library.HAS_AVX2)
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"native code on AVX2: {WHY_NOT}")
 needs_avx512 = pytest.mark.skipif(
     library.instructions() != "avx512", reason="this CPU, or this run, has no AVX-512 to compare"

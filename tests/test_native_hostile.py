@@ -7,7 +7,7 @@ from astroray_kernels import library, nearest_vectors, vfa_attention
 from tests.attention_inputs import exact, make_inputs, relative_error
 from tests.test_native_avx2 import limited_to
 
-WHY_NOT = library.why_not(torch.device("cpu"), "astroray_nearest")
+WHY_NOT = library.why_not(torch.device("cpu"))
 pytestmark = pytest.mark.skipif(bool(WHY_NOT), reason=f"native code: {WHY_NOT}")
 
 

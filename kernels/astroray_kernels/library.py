@@ -14,6 +14,9 @@ LIBRARY = Path(__file__).parent / "_native_kernels.so"
 # Codes of native/features.h, and what the library's functions return when there is no memory.
 HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD, HAS_AVX2, HAS_AMX = 1, 2, 4, 8, 16, 32
 NO_MEMORY = 1
+INTERFACE = 2
+"""Of the library's functions, the structures that they take and what these point to, as
+native/features.h numbers them: another number is of another version."""
 
 INSTRUCTIONS = "ASTRORAY_INSTRUCTIONS"
 """An environment variable for tests: instructions beyond those it names are not used."""
@@ -34,8 +37,8 @@ _pid = os.getpid()
 """Of the process that loaded this module; another one was forked from it."""
 
 
-def why_not(device: torch.device, name: str, needs: int = HAS_AVX512 | HAS_AVX2) -> str:
-    """Why the library's function `name` cannot run on that device, in words; "" where it can.
+def why_not(device: torch.device, needs: int = HAS_AVX512 | HAS_AVX2) -> str:
+    """Why the library cannot run on that device, in words; "" where it can.
 
     needs  features, one of which it must have
     """
@@ -49,13 +52,17 @@ def why_not(device: torch.device, name: str, needs: int = HAS_AVX512 | HAS_AVX2)
             "failed; install g++ and run pip install again"
         )
     try:
-        found = features()
+        interface = _interface()
     except OSError as error:
         return f"{LIBRARY.name} cannot be loaded ({error}); run pip install again on this machine"
-    if not found & needs:
+    if interface != INTERFACE:
+        return (
+            f"{LIBRARY.name} is of another version: its interface is {interface or 'older'}, "
+            f"expected {INTERFACE}; run pip install again, or in a checkout "
+            "python setup.py build_ext --inplace"
+        )
+    if not features() & needs:
         return _lacking(HAS_AVX2 if needs & HAS_AVX2 else HAS_AVX512)
-    if not hasattr(_loaded(), name):
-        return f"{LIBRARY.name} is of an older installation; run pip install again"
     return ""
 
 
@@ -130,6 +137,12 @@ def _lacking(feature: int) -> str:
     return (
         f"this {platform.machine()} CPU, or the compiler of the library, has no {_WORDS[feature]}"
     )
+
+
+@functools.cache
+def _interface() -> int:
+    """The number of the library's interface; 0 of those that had none."""
+    return function("astroray_interface")() if hasattr(_loaded(), "astroray_interface") else 0
 
 
 @functools.cache

@@ -42,7 +42,7 @@ class _Call(ctypes.Structure):
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    return library.why_not(device, "astroray_nearest")
+    return library.why_not(device)
 
 
 class Counts(NamedTuple):

@@ -90,6 +90,8 @@ int32_t features() {
 
 }  // namespace astroray
 
+ASTRORAY_EXPORT int32_t astroray_interface() { return astroray::kInterface; }
+
 // What this CPU has and the compiler of this library knew, as bits of Feature.
 ASTRORAY_EXPORT int32_t astroray_features() { return astroray::features(); }
 

@@ -44,6 +44,12 @@ inline __m256i first8(int64_t count) {
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kFirst + 8 - most));
 }
 
+// The lanes whose bit is set.
+inline __m256i lanes8(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+}
+
 struct Doubles {  // [8]
   __m256d low, high;
   Doubles() = default;
@@ -82,6 +88,8 @@ struct Doubles {  // [8]
 LANES_BINARY(Floats, operator+, _mm256_add_ps)
 LANES_BINARY(Floats, operator-, _mm256_sub_ps)
 LANES_BINARY(Floats, operator*, _mm256_mul_ps)
+LANES_BINARY(Floats, operator/, _mm256_div_ps)
+LANES_UNARY(Floats, Floats, root, _mm256_sqrt_ps)
 LANES_TERNARY(Floats, multiply_add, _mm256_fmadd_ps)
 LANES_TERNARY(Floats, multiply_subtract, _mm256_fmsub_ps)
 LANES_BINARY(Floats, max, _mm256_max_ps)  // b where one is NaN
@@ -90,7 +98,9 @@ LANES_BINARY(Ints, operator+, _mm256_add_epi32)
 LANES_BINARY(Ints, operator&, _mm256_and_si256)
 LANES_BINARY(Ints, operator|, _mm256_or_si256)
 LANES_BINARY(Ints, max, _mm256_max_epi32)
+LANES_BINARY(Ints, min, _mm256_min_epi32)
 LANES_UNARY(Floats, Ints, rounded, _mm256_cvtps_epi32)  // half to even
+LANES_UNARY(Floats, Ints, truncated, _mm256_cvttps_epi32)
 LANES_UNARY(Ints, Floats, to_floats, _mm256_cvtepi32_ps)
 LANES_UNARY(Ints, Floats, as_floats, _mm256_castsi256_ps)
 LANES_UNARY(Floats, Ints, as_ints, _mm256_castps_si256)
@@ -144,6 +154,13 @@ inline int32_t sum(Ints x) {
   four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
 }
+inline int32_t largest(Ints x) {
+  const __m256i eight = _mm256_max_epi32(x.low, x.high);
+  __m128i four =
+      _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
 inline double sum(Doubles x) {
   const __m256d four = _mm256_add_pd(x.low, x.high);
   const __m128d two =
@@ -169,9 +186,7 @@ inline uint32_t is_nan(Floats x) {
   return signs(_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q));
 }
 inline __m256 choose8(uint32_t bits, __m256 yes, __m256 no) {
-  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  const __m256i chosen = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
-  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(_mm256_cmpeq_epi32(chosen, lane)));
+  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(lanes8(bits)));
 }
 inline Floats choose(uint32_t bits, Floats yes, Floats no) {
   return {choose8(bits, yes.low, no.low), choose8(bits >> 8, yes.high, no.high)};
@@ -199,6 +214,76 @@ inline Floats load_float16(const void* p) {
 inline void store_float16(void* p, Floats x) {
   _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_cvtps_ph(x.low, 0));
   _mm_storeu_si128(static_cast<__m128i*>(p) + 1, _mm256_cvtps_ph(x.high, 0));
+}
+
+// Numbers in memory of the lanes whose bit is set, zeros in the others; nothing beyond the last of them
+// is read.
+inline Floats load_lanes(const float* p, uint32_t bits) {
+  return {_mm256_maskload_ps(p, lanes8(bits)), _mm256_maskload_ps(p + 8, lanes8(bits >> 8))};
+}
+inline Floats keep_lanes(Floats x, uint32_t bits) {
+  return {_mm256_and_ps(x.low, _mm256_castsi256_ps(lanes8(bits))),
+          _mm256_and_ps(x.high, _mm256_castsi256_ps(lanes8(bits >> 8)))};
+}
+// 16 numbers that may be read in place of those at p, which are copied where the last is not wanted.
+inline const uint16_t* readable(const uint16_t* p, uint32_t bits, uint16_t* copy) {
+  if (bits >> 15) return p;
+  for (int i = 0; i < 16; ++i) copy[i] = bits >> i ? p[i] : 0;
+  return copy;
+}
+inline Floats load_bfloat16(const uint16_t* p, uint32_t bits) {
+  alignas(32) uint16_t copy[16];
+  return keep_lanes(as_floats(load_halves(readable(p, bits, copy)) << 16), bits);
+}
+inline Floats load_float16(const uint16_t* p, uint32_t bits) {
+  alignas(32) uint16_t copy[16];
+  return keep_lanes(load_float16(readable(p, bits, copy)), bits);
+}
+// The first `count` numbers, at most 16, to memory.
+inline void store_first(float* p, Floats x, int64_t count) {
+  if (count >= 16) return x.store(p);
+  _mm256_maskstore_ps(p, first8(count), x.low);
+  _mm256_maskstore_ps(p + 8, first8(count - 8), x.high);
+}
+inline void store_first(uint16_t* p, Ints x, int64_t count) {  // their lower halves
+  if (count >= 16) return store_low_halves(p, x);
+  alignas(32) uint16_t copy[16];
+  store_low_halves(copy, x);
+  for (int64_t i = 0; i < count; ++i) p[i] = copy[i];
+}
+// Numbers at the first `count` of 16 places, zeros beyond.
+inline Floats gather(const float* p, const int32_t* places, int64_t count) {
+  alignas(32) float found[16] = {};
+  for (int64_t i = 0; i < 16 && i < count; ++i) found[i] = p[places[i]];
+  return Floats::load(found);
+}
+
+// Saturated to bytes, and a byte added to each: 16 numbers, or 64.
+inline void store_bytes(uint8_t* to, Ints x, int8_t offset) {
+  const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
+  const __m128i bytes =
+      _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi8(bytes, _mm_set1_epi8(offset)));
+}
+inline void store_bytes(uint8_t* to, const Ints* x, int8_t offset) {
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  for (int i = 0; i < 2; ++i, to += 32) {
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(x[2 * i].low, x[2 * i].high),
+                                             _mm256_packs_epi32(x[2 * i + 1].low, x[2 * i + 1].high));
+    _mm256_storeu_si256(
+        reinterpret_cast<__m256i*>(to),
+        _mm256_add_epi8(_mm256_permutevar8x32_epi32(bytes, order), _mm256_set1_epi8(offset)));
+  }
+}
+// Of 64 bytes, each below 16, the values at those places.
+inline Ints look_up(__m128i values, Ints places) {
+  const __m256i table = _mm256_broadcastsi128_si256(values);
+  return {_mm256_shuffle_epi8(table, places.low), _mm256_shuffle_epi8(table, places.high)};
+}
+// 32 signed bytes as integers of 16 bits.
+inline Ints widen_bytes(const void* p) {
+  const __m128i* x = static_cast<const __m128i*>(p);
+  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(x)), _mm256_cvtepi8_epi16(_mm_loadu_si128(x + 1))};
 }
 
 inline Doubles lower(Floats x) { return Doubles(x.low); }

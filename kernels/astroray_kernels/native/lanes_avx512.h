@@ -50,6 +50,8 @@ struct Doubles {  // [8]
 inline Floats operator+(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats operator-(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
 inline Floats operator*(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+inline Floats operator/(Floats a, Floats b) { return _mm512_div_ps(a, b); }
+inline Floats root(Floats x) { return _mm512_sqrt_ps(x); }
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 inline Floats multiply_subtract(Floats a, Floats b, Floats c) { return _mm512_fmsub_ps(a, b, c); }
 inline Floats subtract_product(Floats c, Floats a, Floats b) { return _mm512_fnmadd_ps(a, b, c); }
@@ -72,8 +74,11 @@ inline Ints operator|(Ints a, Ints b) { return _mm512_or_si512(a, b); }
 inline Ints operator<<(Ints a, int by) { return _mm512_slli_epi32(a, by); }
 inline Ints operator>>(Ints a, int by) { return _mm512_srli_epi32(a, by); }  // of bits
 inline Ints max(Ints a, Ints b) { return _mm512_max_epi32(a, b); }
+inline Ints min(Ints a, Ints b) { return _mm512_min_epi32(a, b); }
+inline int32_t largest(Ints x) { return _mm512_reduce_max_epi32(x); }
 inline int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x); }
 inline Ints rounded(Floats x) { return _mm512_cvtps_epi32(x); }  // half to even
+inline Ints truncated(Floats x) { return _mm512_cvttps_epi32(x); }
 inline Floats to_floats(Ints x) { return _mm512_cvtepi32_ps(x); }
 inline Floats as_floats(Ints bits) { return _mm512_castsi512_ps(bits); }
 inline Ints as_ints(Floats bits) { return _mm512_castps_si512(bits); }
@@ -93,6 +98,51 @@ inline Floats load_float16(const void* p) {
 }
 inline void store_float16(void* p, Floats x) {
   _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtps_ph(x, 0));
+}
+
+// Numbers in memory of the lanes whose bit is set, zeros in the others; nothing beyond the last of them
+// is read.
+inline Floats load_lanes(const float* p, uint32_t bits) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>(bits), p);
+}
+inline __m256i load_half_lanes(const uint16_t* p, uint32_t bits) {
+  return _mm256_maskz_loadu_epi16(static_cast<__mmask16>(bits), p);
+}
+inline Floats load_bfloat16(const uint16_t* p, uint32_t bits) {
+  return as_floats(Ints(_mm512_cvtepu16_epi32(load_half_lanes(p, bits))) << 16);
+}
+inline Floats load_float16(const uint16_t* p, uint32_t bits) {
+  return _mm512_cvtph_ps(load_half_lanes(p, bits));
+}
+// The first `count` numbers, at most 16, to memory.
+inline __mmask16 first16(int64_t count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
+inline void store_first(float* p, Floats x, int64_t count) {
+  _mm512_mask_storeu_ps(p, first16(count), x);
+}
+inline void store_first(uint16_t* p, Ints x, int64_t count) {  // their lower halves
+  _mm256_mask_storeu_epi16(p, first16(count), _mm512_cvtepi32_epi16(x));
+}
+// Numbers at the first `count` of 16 places, zeros beyond.
+inline Floats gather(const float* p, const int32_t* places, int64_t count) {
+  const __m512i at = _mm512_maskz_loadu_epi32(first16(count), places);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), first16(count), at, p, 4);
+}
+
+// Saturated to bytes, and a byte added to each: 16 numbers, or 64.
+inline void store_bytes(uint8_t* to, Ints x, int8_t offset) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
+                   _mm_add_epi8(_mm512_cvtsepi32_epi8(x), _mm_set1_epi8(offset)));
+}
+inline void store_bytes(uint8_t* to, const Ints* x, int8_t offset) {
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i bytes =
+      _mm512_packs_epi16(_mm512_packs_epi32(x[0], x[1]), _mm512_packs_epi32(x[2], x[3]));
+  _mm512_storeu_si512(
+      to, _mm512_add_epi8(_mm512_permutexvar_epi32(order, bytes), _mm512_set1_epi8(offset)));
+}
+// Of 64 bytes, each below 16, the values at those places.
+inline Ints look_up(__m128i values, Ints places) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), places);
 }
 
 inline Doubles operator+(Doubles a, Doubles b) { return _mm512_add_pd(a, b); }

@@ -16,6 +16,9 @@ ASTRORAY_EXPORT int32_t astroray_linear(astroray::Linear* call, int32_t path) {
 #ifdef ASTRORAY_HAVE_AVX512
   if (path == kLinearFloat32 && found & kHasAvx512) return linear_avx512(*call);
 #endif
+#ifdef ASTRORAY_HAVE_AVX2
+  if (path == kLinearAvx2 && found & kHasAvx2) return linear_avx2(*call);
+#endif
   (void)call;
   (void)path;
   (void)found;

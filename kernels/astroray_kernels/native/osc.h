@@ -4,11 +4,16 @@
 
 namespace astroray {
 
-constexpr int kColumns = 64;     // output channels of a packed block of weights
+#if defined(__AVX2__) && !defined(__AVX512F__)
+constexpr int kColumns = 16;     // output channels of a packed block of weights
+#else
+constexpr int kColumns = 64;
+#endif
 constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
 
-// How a call is computed, and its layers laid out: outliers as float32, as bfloat16, all by AMX's tiles.
-enum LinearPath : int32_t { kLinearFloat32 = 0, kLinearBfloat16 = 1, kLinearTiles = 2 };
+// How a call is computed, and its layers laid out: outliers as float32, as bfloat16, all by AMX's tiles,
+// or by AVX2, where the 64 output channels of a block below are 16.
+enum LinearPath : int32_t { kLinearFloat32 = 0, kLinearBfloat16 = 1, kLinearTiles = 2, kLinearAvx2 = 3 };
 
 // kNvE2m1: its scales have two levels.
 enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
@@ -18,11 +23,13 @@ enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
-  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; else
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4], by AVX2
+                           // [N16/16][K2/2][16][2]; else
                            // [N64/64][K/8][64][4] bytes, low nibbles the first four channels of eight,
                            // high ones the others; for tiles [N64/32][K32/8][2][16][2] words, nibble j
                            // of pair i the channel 2 j + i of eight
-  const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum
+  const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum; by AVX2
+                           // the lower 16 bits of it
   const float* scale;      // [N64/64][G][64] with the unit of both codes in it; E2M1 for tiles: [N64/64][64]
   const float* lower;      // E2M1 for tiles: [N64/64][K32/K G][64], bfloat16 times codes; null: none
   const float* bias;       // [N64]
@@ -32,7 +39,8 @@ struct Linear {
                                // [N64/64][O][64] float32
   const float* norm;       // [2][K64] weight and bias of the norm of a token; null: no norm
   const Linear* next;      // a layer of as many input channels as this one has output channels
-  const float* gelu;       // [4][kGeluPieces], coefficients of falling degree; null: no activation
+  const float* gelu;       // [4][kGeluPieces], coefficients of falling degree, by AVX2 [kGeluPieces][4];
+                           // null: no activation
   uint8_t* codes;          // out, where y is null: [M, K], packed two a byte but for kInt8
   float* token_scale;      // out, where y is null: [M, G]
   uint16_t* token_outlier;  // out, where y is null: [M, O] bfloat16
@@ -45,6 +53,7 @@ struct Linear {
   int32_t threads;
 };
 
+int linear_avx2(Linear& call);
 int linear_avx512(Linear& call);      // outliers times float32. 0: done; 1: no memory
 int linear_avx512bf16(Linear& call);  // outliers times bfloat16
 int linear_amx(Linear& call);         // the same, and all else by tiles

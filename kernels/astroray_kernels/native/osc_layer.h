@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdlib>
 
+#include "osc_gelu.h"
 #include "osc_quantize.h"
 #include "osc_tiles.h"
 #include "osc_unpack.h"
@@ -14,34 +15,10 @@ inline int64_t up(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
 }
 
-// Half of x (1 + erf(x / sqrt 2)) as max(x, 0) less a cubic of |x|, by the piece that it lies in.
-struct Gelu {
-  __m512 low[4], high[4], per_piece, end;
-
-  explicit Gelu(const Linear& call) {
-    for (int i = 0; i < 4; ++i) {
-      low[i] = _mm512_loadu_ps(call.gelu + i * kGeluPieces);
-      high[i] = _mm512_loadu_ps(call.gelu + i * kGeluPieces + 16);
-    }
-    per_piece = _mm512_set1_ps(kGeluPieces / call.gelu_end);
-    end = _mm512_set1_ps(kGeluPieces * 0.9999999f);
-  }
-
-  __m512 operator()(__m512 x) const {
-    const __m512 at = _mm512_min_ps(_mm512_mul_ps(_mm512_abs_ps(x), per_piece), end);
-    const __m512i piece = _mm512_cvttps_epi32(at);
-    const __m512 u = _mm512_sub_ps(at, _mm512_cvtepi32_ps(piece));
-    __m512 cubic = _mm512_permutex2var_ps(low[0], piece, high[0]);
-    for (int i = 1; i < 4; ++i)
-      cubic = _mm512_fmadd_ps(cubic, u, _mm512_permutex2var_ps(low[i], piece, high[i]));
-    return _mm512_sub_ps(_mm512_max_ps(_mm512_setzero_ps(), x), cubic);  // of NaN: NaN
-  }
-};
-
 // Of a code of the tokens.
 template <class Way>
-inline int64_t code_bytes(int kind) {
-  return Way::kHasNumbers && kind != kInt8 ? 2 : 1;
+constexpr int64_t code_bytes(int kind) {
+  return Way::stored(kind) == kBytes ? 1 : 2;
 }
 
 // What a thread works in.
@@ -49,9 +26,9 @@ struct Space {
   uint8_t* codes;  // [block, stride], a block in whole tiles
   float* scale;    // [block, num_scales]
   char* outlier;   // [block, outlier stride]
-  float* c;        // [rows of a tile][64]
+  float* c;        // [rows of a tile][kColumns]
   float* row;      // [K64] a token after its norm
-  int8_t* panel;   // weights of 4 bits, unpacked
+  int8_t* panel;   // weights of a block, unpacked
 };
 
 // Where the results of a block go: those of its first token.
@@ -68,12 +45,13 @@ struct Layer {
   const Linear& call;
   int64_t block, num_scales, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns;
   int64_t bytes;
-  bool is_packed;
+  bool is_packed, has_panel;
 
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
     const int64_t row_bytes = c.num_in * code_bytes<Way>(c.kind);
     is_packed = c.kind != kInt8;
-    num_scales = Way::kHasNumbers && c.kind != kInt4 ? 1 : c.num_groups;
+    has_panel = Way::unpacks(c.kind);
+    num_scales = Way::stored(c.kind) == kNumbers && c.kind != kInt4 ? 1 : c.num_groups;
     rows = is_packed ? Way::kPackedRows : Way::kTileRows;
     room = up(block, rows);
     steps = up((row_bytes + 3) / 4, Way::kWholeSteps);
@@ -82,7 +60,7 @@ struct Layer {
         up((c.num_outliers + Way::kPerStep - 1) / Way::kPerStep, Way::kWholeSteps);
     outlier_stride = 4 * outlier_steps;
     num_columns = (c.num_out + kColumns - 1) / kColumns;
-    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (is_packed ? steps * 256 : 0);
+    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (has_panel ? steps * kStepBytes : 0);
   }
 
   Space space(char* begin) const {
@@ -137,7 +115,7 @@ struct Layer {
   void multiply_block(const Space& s, const Results& to, int64_t count, int64_t column) const {
     Tile tile{};
     tile.stride = stride;
-    tile.b = is_packed ? s.panel : call.weight + column * steps * 256;
+    tile.b = has_panel ? s.panel : call.weight + column * steps * kStepBytes;
     tile.steps = steps / num_scales;
     tile.groups = num_scales;
     tile.start = call.start + column * call.num_groups * kColumns;
@@ -146,9 +124,9 @@ struct Layer {
     tile.bias = call.bias + column * kColumns;
     tile.outlier_stride = outlier_stride;
     tile.outlier_weight =
-        static_cast<const char*>(call.outlier_weight) + column * outlier_steps * 256;
+        static_cast<const char*>(call.outlier_weight) + column * outlier_steps * kStepBytes;
     tile.outlier_steps = outlier_steps;
-    if (is_packed) Way::unpack(call, column, steps, s.panel);
+    if (has_panel) Way::unpack(call, column, steps, s.panel);
     const bool is_direct = to.dtype == kFloat32 && call.gelu == nullptr &&
                            (column + 1) * kColumns <= call.num_out;
     for (int64_t row = 0; row < count; row += rows) {
@@ -179,33 +157,31 @@ struct Layer {
     const int64_t width = left < kColumns ? left : kColumns;
     if (call.gelu != nullptr) {
       const Gelu gelu(call);
-      for (int64_t i = 0; i < count * kColumns; i += 16)
-        _mm512_store_ps(s.c + i, gelu(_mm512_load_ps(s.c + i)));
+      for (int64_t i = 0; i < count * kColumns; i += 16) gelu(Floats::load(s.c + i)).store(s.c + i);
     }
     for (int64_t row = 0; row < count; ++row) {
       const int64_t at = (first + row) * to.stride + column * kColumns;
-      for (int64_t i = 0; i < width; i += 16) {
-        const __mmask16 in = first_of_16(width - i);
-        const __m512 y = _mm512_load_ps(s.c + row * kColumns + i);
-        if (to.dtype == kFloat32) {
-          _mm512_mask_storeu_ps(reinterpret_cast<float*>(to.y) + at + i, in, y);
-        } else {
-          const __m256i half = to.dtype == kBfloat16 ? _mm512_cvtepi32_epi16(to_bfloat16(y))
-                                                     : _mm512_cvtps_ph(y, 0);
-          _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(to.y) + at + i, in, half);
-        }
-      }
+      for (int64_t i = 0; i < width; i += 16)
+        store_results(to, at + i, Floats::load(s.c + row * kColumns + i), width - i);
     }
+  }
+
+  static void store_results(const Results& to, int64_t at, Floats y, int64_t count) {
+    if (count >= 16) return store16(to.y, to.dtype, at, y);
+    alignas(64) char all[64];
+    store16(all, to.dtype, 0, y);
+    memcpy(to.y + at * to.width(), all, count * to.width());
   }
 
   // Codes as a caller wants them: one a byte, or the nibbles of two.
   void give(const Space& s, int64_t first, int64_t count) const {
-    const int64_t num_in = call.num_in, offset = offset_of(call.kind);
+    constexpr bool kIsWide = Way::stored(kInt8) == kShorts;  // of 4 bits bytes are given alone
+    const int64_t num_in = call.num_in, offset = offset_of(call.kind, Way::stored(call.kind));
     for (int64_t row = 0; row < count; ++row) {
       const uint8_t* from = s.codes + row * stride;
       uint8_t* to = call.codes + (first + row) * (is_packed ? num_in / 2 : num_in);
       for (int64_t k = 0; k < num_in; ++k) {
-        const int code = from[k] - offset;
+        const int code = from[kIsWide && !is_packed ? 2 * k : k] - offset;  // the lower byte
         if (!is_packed)
           to[k] = static_cast<uint8_t>(code);
         else if (k % 2)

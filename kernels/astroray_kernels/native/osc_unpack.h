@@ -1,4 +1,4 @@
-// Weights of 4 bits: one packed block of 64 output channels becomes what its products take.
+// Weights of 4 bits: one packed block of output channels becomes what its products take.
 #pragma once
 #include "core.h"
 #include "osc.h"
@@ -6,29 +6,34 @@
 namespace astroray {
 namespace {
 
-// Nibbles to bytes [steps][64][4]: the whole numbers that codes stand for.
-inline void unpack_bytes(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
-  const __m128i values =
-      call.kind == kInt4 ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
-                         : _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-  const __m512i table = _mm512_broadcast_i32x4(values), low = _mm512_set1_epi8(15);
-  const int8_t* from = call.weight + column * steps * 128;
-  for (int64_t i = 0; i < steps / 2 * 4; ++i) {
-    const __m512i both = _mm512_loadu_si512(from + 64 * i);
-    int8_t* to = panel + i / 4 * 512 + i % 4 * 64;
-    _mm512_store_si512(to, _mm512_shuffle_epi8(table, _mm512_and_si512(both, low)));
-    const __m512i upper = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
-    _mm512_store_si512(to + 256, _mm512_shuffle_epi8(table, upper));
-  }
+constexpr int64_t kStepBytes = 4 * kColumns;  // of a block, in a step
+
+// The whole numbers that the codes 0 to 15 stand for.
+inline __m128i whole_numbers(int kind) {
+  return kind == kInt4 ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
+                       : _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
 }
 
-// The whole numbers that the codes 0 to 15 stand for, as bfloat16. Twice, since the index of a word has
+// Nibbles to bytes [steps][kColumns][4].
+inline void unpack_bytes(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
+  const __m128i values = whole_numbers(call.kind);
+  const Ints low(0x0f0f0f0f);
+  const int8_t* from = call.weight + column * steps * (kStepBytes / 2);
+  for (int64_t step = 0; step < steps; step += 2)
+    for (int64_t i = 0; i < kStepBytes; i += 64, from += 64) {
+      const Ints both = Ints::load(from);
+      int8_t* to = panel + step * kStepBytes + i;
+      look_up(values, both & low).store(to);
+      look_up(values, both >> 4 & low).store(to + kStepBytes);
+    }
+}
+
+#ifdef __AVX512F__
+
+// The same as bfloat16. Twice, since the index of a word has
 // five bits, the fifth of which is of the next nibble.
 inline __m512i bfloat16_values(int kind) {
-  const __m128i bytes =
-      kind == kInt4 ? _mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1)
-                    : _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
-  const __m512 numbers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+  const __m512 numbers = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(whole_numbers(kind)));
   const __m512i upper_half = _mm512_srli_epi32(_mm512_castps_si512(numbers), 16);
   return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(upper_half));
 }
@@ -63,6 +68,8 @@ inline void unpack_numbers(const Linear& call, int64_t column, int64_t steps, in
         }
       }
 }
+
+#endif
 
 }  // namespace
 }  // namespace astroray

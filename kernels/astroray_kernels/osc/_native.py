@@ -1,8 +1,11 @@
-"""Quantized linear layers on a CPU with AVX-512 and VNNI, by the compiled library.
+"""Quantized linear layers on a CPU with AVX2, or AVX-512 and VNNI, by the compiled library.
 
-Whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers, so they
-are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as bfloat16
-on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+With VNNI whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers,
+so they are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as
+bfloat16 on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+
+AVX2 multiplies 4 bits by `vpmaddubsw`, whose sums of 16 bits hold those of a group, and 8 bits, for
+which they are too narrow, as integers of 16 bits by `vpmaddwd`, at half the speed.
 
 Where the CPU has AMX, it multiplies 8 bits by `tdpbusd`, outliers by `tdpbf16ps`, and 4 bits by
 `tdpbf16ps` too: as bfloat16 they are exact, E2M1 with the scales of its groups in them, and their
@@ -34,8 +37,11 @@ GELU_PIECES, GELU_END = 32, 5.5
 """A cubic for each piece of 0 to the end: off by at most 6e-7, as much as float32's erf."""
 
 # Codes of native/osc.h and native/vfa.h.
+_FLOAT32, _BFLOAT16, _TILES, _AVX2 = range(4)  # LinearPath
 _COLUMNS = 64
-_FLOAT32, _BFLOAT16, _TILES = 0, 1, 2  # LinearPath
+"""What output channels are filled up to."""
+_BLOCK_COLUMNS = {_FLOAT32: 64, _BFLOAT16: 64, _TILES: 32, _AVX2: 16}
+"""Output channels of a packed block of weights, by path."""
 
 
 class _Call(ctypes.Structure):
@@ -76,7 +82,7 @@ _norms: "weakref.WeakKeyDictionary[Norm, Tensor]" = weakref.WeakKeyDictionary()
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    return library.why_not(device, "astroray_linear", needs=library.HAS_AVX512)
+    return library.why_not(device)
 
 
 def quantize_activations(
@@ -168,7 +174,7 @@ def _layer(
         threads=library.num_threads(),
     )  # fmt: skip
     if activation == "gelu":
-        call.gelu = _gelu_pieces().data_ptr()
+        call.gelu = _gelu_pieces(path).data_ptr()
     if layout.lower is not None:
         call.lower = layout.lower.data_ptr()
     if norm is not None:
@@ -207,6 +213,8 @@ def _path(*, has_tiles: bool = True) -> int:
     """How a call is computed."""
     if has_tiles and library.features() & library.HAS_AMX:
         return _TILES
+    if not library.features() & library.HAS_AVX512:
+        return _AVX2
     return _BFLOAT16 if library.value_format() == "bfloat16" else _FLOAT32
 
 
@@ -222,34 +230,42 @@ def _make_layout(packed: PackedWeights, path: int) -> _Layout:
     whole_NK = formats.integers(packed.codes, packed.format)
     num_groups = packed.scale_NG.shape[1]
     sum_NG = whole_NK.reshape(packed.num_out, num_groups, -1).sum(dim=2, dtype=torch.int32)
-    offset = 128 if form.bits == 8 else 16
     scale_NG, lower_NG = _levels(packed, path)
+    columns = 16 if path == _AVX2 else _COLUMNS  # of scales and what else is not multiplied by tiles
     bias_N = torch.zeros(packed.num_out) if packed.bias_N is None else packed.bias_N
     kept_K = pad(torch.ones(packed.num_in, dtype=torch.int32), (0, -packed.num_in % 16))
     kept_K[packed.outlier_O] = 0
     bits = 2 ** torch.arange(16, dtype=torch.int32)
-    outlier_NO = packed.outlier_ON.T.float() if path == _FLOAT32 else packed.outlier_ON.T
+    per_step = 1 if path in (_FLOAT32, _AVX2) else 2
+    outlier_NO = packed.outlier_ON.T.float() if per_step == 1 else packed.outlier_ON.T
     return _Layout(
         weight=_weights(packed, path).contiguous(),
-        start=_blocks(-offset * sum_NG, 1).contiguous(),
-        scale=_blocks(scale_NG * formats.unit(packed.format) ** 2, 1).contiguous(),
-        lower=None if lower_NG is None else _blocks(lower_NG, 1).contiguous(),
+        start=_blocks(_start(sum_NG, form, path), 1, columns).contiguous(),
+        scale=_blocks(scale_NG * formats.unit(packed.format) ** 2, 1, columns).contiguous(),
+        lower=None if lower_NG is None else _blocks(lower_NG, 1, columns).contiguous(),
         bias=pad(bias_N, (0, -packed.num_out % _COLUMNS)),
         kept=(kept_K.reshape(-1, 16) * bits).sum(dim=1).to(torch.uint16),
         outlier=packed.outlier_O.to(torch.int32),
-        outlier_weight=_blocks(outlier_NO, 1 if path == _FLOAT32 else 2, path).contiguous(),
+        outlier_weight=_blocks(outlier_NO, per_step, *_block(path)).contiguous(),
     )
+
+
+def _start(sum_NG: Tensor, form: Format, path: int) -> Tensor:
+    """What sums begin with, so that the offset of the tokens' codes falls out of them."""
+    if path == _AVX2:  # where codes of 8 bits have none, and sums of 4 bits have 16
+        return torch.zeros_like(sum_NG) if form.bits == 8 else -16 * sum_NG & 0xFFFF
+    return -128 * sum_NG if form.bits == 8 else -16 * sum_NG
 
 
 def _weights(packed: PackedWeights, path: int) -> Tensor:
     """Codes as native/osc.h has them; of 4 bits two a byte, for tiles four a word."""
     if FORMATS[packed.format].bits == 8:
-        return _blocks(packed.codes, 4, path)
+        return _blocks(packed.codes, 2 if path == _AVX2 else 4, *_block(path))
     codes_NK = formats.unpack_nibbles(packed.codes)
     if path != _TILES:
-        blocks = _blocks(codes_NK, 4)
+        blocks = _blocks(codes_NK, 4, *_block(path))
         return blocks[:, 0::2] | (blocks[:, 1::2] << 4)
-    pairs = _blocks(codes_NK, 2, path)  # [N64 / 32, K32 / 2, 32, 2]
+    pairs = _blocks(codes_NK, 2, *_block(path))  # [N64 / 32, K32 / 2, 32, 2]
     fours = pairs.reshape(len(pairs), -1, 4, 2, 32).to(torch.int32)
     words = (fours << torch.tensor([0, 4, 8, 12]).reshape(4, 1, 1)).sum(dim=2)
     return words.to(torch.int16)
@@ -281,21 +297,22 @@ def _norm_rows(norm: Norm, num_in: int) -> Tensor:
     return _norms[norm]
 
 
-def _blocks(x_NK: Tensor, size: int, path: int = _FLOAT32) -> Tensor:
-    """[N64 / 64, K / size, 64, size]: both axes filled with zeros.
+def _block(path: int) -> tuple[int, int]:
+    """Columns of a block of weights, and the number that its steps are a multiple of."""
+    return _BLOCK_COLUMNS[path], 16 if path == _TILES else 1
 
-    For tiles [N64 / 32, K / size, 32, size], K / size to a multiple of 16.
-    """
+
+def _blocks(x_NK: Tensor, size: int, columns: int, steps: int = 1) -> Tensor:
+    """[N64 / columns, K / size, columns, size]: both axes filled with zeros, K / size to `steps`."""
     num_out, num_in = x_NK.shape
-    columns, steps = (32, 16) if path == _TILES else (_COLUMNS, 1)
     x_NK = pad(x_NK, (0, -num_in % (size * steps), 0, -num_out % _COLUMNS))
     blocks = (len(x_NK) // columns, columns, x_NK.shape[1] // size, size)
     return x_NK.reshape(blocks).transpose(1, 2)
 
 
 @functools.cache
-def _gelu_pieces() -> Tensor:
-    """float32 [4, GELU_PIECES]: x Phi(-x) as cubics through four Chebyshev nodes of each piece.
+def _gelu_pieces(path: int) -> Tensor:
+    """float32 [4, GELU_PIECES], by AVX2 transposed: x Phi(-x) as cubics through four Chebyshev nodes of each piece.
 
     Coefficients of falling degree in the place 0 to 1 within the piece.
     """
@@ -303,4 +320,5 @@ def _gelu_pieces() -> Tensor:
     x_P4 = (torch.arange(GELU_PIECES)[:, None] + node_4) * (GELU_END / GELU_PIECES)
     value_P4 = x_P4 * torch.special.ndtr(-x_P4)
     powers_44 = node_4[:, None] ** torch.arange(3, -1, -1)
-    return torch.linalg.solve(powers_44, value_P4.T).float().contiguous()
+    pieces_4P = torch.linalg.solve(powers_44, value_P4.T).float()
+    return (pieces_4P.T if path == _AVX2 else pieces_4P).contiguous()

@@ -48,7 +48,7 @@ class _Call(ctypes.Structure):
 
 def why_not(device: torch.device) -> str:
     """Why the native code cannot run on that device, in words; "" where it can."""
-    return library.why_not(device, "astroray_attention")
+    return library.why_not(device)
 
 
 def refuses(precision: str) -> str:

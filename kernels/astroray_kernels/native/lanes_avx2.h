@@ -45,9 +45,12 @@ inline __m256i first8(int64_t count) {
 }
 
 // The lanes whose bit is set.
-inline __m256i lanes8(uint32_t bits) {
-  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-  return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+inline Ints lanes_of(uint32_t bits) {
+  const __m256i all = _mm256_set1_epi32(static_cast<int>(bits));
+  const __m256i low = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i high = _mm256_slli_epi32(low, 8);
+  return {_mm256_cmpeq_epi32(_mm256_and_si256(all, low), low),
+          _mm256_cmpeq_epi32(_mm256_and_si256(all, high), high)};
 }
 
 struct Doubles {  // [8]
@@ -185,11 +188,10 @@ inline uint32_t at_least(Floats a, Floats b) {
 inline uint32_t is_nan(Floats x) {
   return signs(_mm256_cmp_ps(x.low, x.low, _CMP_UNORD_Q), _mm256_cmp_ps(x.high, x.high, _CMP_UNORD_Q));
 }
-inline __m256 choose8(uint32_t bits, __m256 yes, __m256 no) {
-  return _mm256_blendv_ps(no, yes, _mm256_castsi256_ps(lanes8(bits)));
-}
 inline Floats choose(uint32_t bits, Floats yes, Floats no) {
-  return {choose8(bits, yes.low, no.low), choose8(bits >> 8, yes.high, no.high)};
+  const Floats chosen = as_floats(lanes_of(bits));
+  return {_mm256_blendv_ps(no.low, yes.low, chosen.low),
+          _mm256_blendv_ps(no.high, yes.high, chosen.high)};
 }
 
 // 16 numbers of 16 bits, in memory.
@@ -219,11 +221,11 @@ inline void store_float16(void* p, Floats x) {
 // Numbers in memory of the lanes whose bit is set, zeros in the others; nothing beyond the last of them
 // is read.
 inline Floats load_lanes(const float* p, uint32_t bits) {
-  return {_mm256_maskload_ps(p, lanes8(bits)), _mm256_maskload_ps(p + 8, lanes8(bits >> 8))};
+  const Ints lanes = lanes_of(bits);
+  return {_mm256_maskload_ps(p, lanes.low), _mm256_maskload_ps(p + 8, lanes.high)};
 }
 inline Floats keep_lanes(Floats x, uint32_t bits) {
-  return {_mm256_and_ps(x.low, _mm256_castsi256_ps(lanes8(bits))),
-          _mm256_and_ps(x.high, _mm256_castsi256_ps(lanes8(bits >> 8)))};
+  return as_floats(as_ints(x) & lanes_of(bits));
 }
 // 16 numbers that may be read in place of those at p, which are copied where the last is not wanted.
 inline const uint16_t* readable(const uint16_t* p, uint32_t bits, uint16_t* copy) {
@@ -258,7 +260,8 @@ inline Floats gather(const float* p, const int32_t* places, int64_t count) {
   return Floats::load(found);
 }
 
-// Saturated to bytes, and a byte added to each: 16 numbers, or 64.
+// Saturated to bytes, and a byte added to each: 16 numbers, or kPacked times 16.
+constexpr int kPacked = 2;
 inline void store_bytes(uint8_t* to, Ints x, int8_t offset) {
   const __m256i halves = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.low, x.high), 0xd8);
   const __m128i bytes =
@@ -266,14 +269,12 @@ inline void store_bytes(uint8_t* to, Ints x, int8_t offset) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm_add_epi8(bytes, _mm_set1_epi8(offset)));
 }
 inline void store_bytes(uint8_t* to, const Ints* x, int8_t offset) {
-  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  for (int i = 0; i < 2; ++i, to += 32) {
-    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(x[2 * i].low, x[2 * i].high),
-                                             _mm256_packs_epi32(x[2 * i + 1].low, x[2 * i + 1].high));
-    _mm256_storeu_si256(
-        reinterpret_cast<__m256i*>(to),
-        _mm256_add_epi8(_mm256_permutevar8x32_epi32(bytes, order), _mm256_set1_epi8(offset)));
-  }
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(x[0].low, x[0].high),
+                                           _mm256_packs_epi32(x[1].low, x[1].high));
+  const __m256i ordered =
+      _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_add_epi8(ordered, _mm256_set1_epi8(offset)));
 }
 // Of 64 bytes, each below 16, the values at those places.
 inline Ints look_up(__m128i values, Ints places) {

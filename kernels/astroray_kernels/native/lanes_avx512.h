@@ -128,7 +128,8 @@ inline Floats gather(const float* p, const int32_t* places, int64_t count) {
   return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), first16(count), at, p, 4);
 }
 
-// Saturated to bytes, and a byte added to each: 16 numbers, or 64.
+// Saturated to bytes, and a byte added to each: 16 numbers, or kPacked times 16.
+constexpr int kPacked = 4;
 inline void store_bytes(uint8_t* to, Ints x, int8_t offset) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                    _mm_add_epi8(_mm512_cvtsepi32_epi8(x), _mm_set1_epi8(offset)));

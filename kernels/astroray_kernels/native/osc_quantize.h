@@ -143,15 +143,17 @@ inline Floats gather_outliers(const Linear& call, int64_t row_at, int64_t i) {
 }
 
 // The largest magnitude as bits: NaN above infinity above all numbers.
-inline uint32_t top_bits(const Linear& call, int64_t row_at, int64_t chunk, int64_t end) {
-  const Ints magnitude(kMagnitude), zero(0);
-  Ints top[4] = {zero, zero, zero, zero};
-  for (; chunk + 4 <= end; chunk += 4)
-    for (int i = 0; i < 4; ++i)
-      top[i] = max(top[i], magnitude & as_ints(load_kept(call, row_at, chunk + i)));
-  for (; chunk < end; ++chunk)
-    top[0] = max(top[0], magnitude & as_ints(load_kept(call, row_at, chunk)));
-  return static_cast<uint32_t>(largest(max(max(top[0], top[1]), max(top[2], top[3]))));
+ASTRORAY_INLINE uint32_t top_bits(const Linear& call, int64_t row_at, int64_t chunk, int64_t end) {
+  const auto size = [&](int64_t i) {
+    return Ints(kMagnitude) & as_ints(load_kept(call, row_at, i));
+  };
+  Ints even(0), odd(0);
+  for (; chunk + 2 <= end; chunk += 2) {
+    even = max(even, size(chunk));
+    odd = max(odd, size(chunk + 1));
+  }
+  if (chunk < end) even = max(even, size(chunk));
+  return static_cast<uint32_t>(largest(max(even, odd)));
 }
 
 // Twice the E2M1 number next to x * inverse, ties to the even code: a multiple of 1 below 4, of 2
@@ -178,9 +180,9 @@ inline void write_bytes(const Linear& call, int64_t row_at, int64_t chunk, int64
                         const Step& step, uint8_t* to) {
   const Floats inverse(step.inverse);
   constexpr int8_t kOffset = static_cast<int8_t>(offset_of(kKind, kBytes));
-  for (; chunk + 4 <= end; chunk += 4) {
-    Ints codes[4];
-    for (int i = 0; i < 4; ++i)
+  for (; chunk + kPacked <= end; chunk += kPacked) {
+    Ints codes[kPacked];
+    for (int i = 0; i < kPacked; ++i)
       codes[i] = round_codes<kKind>(load_kept(call, row_at, chunk + i), inverse);
     store_bytes(to + 16 * chunk, codes, kOffset);
   }

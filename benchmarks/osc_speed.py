@@ -34,6 +34,7 @@ LARGEST_ERROR_RATIO = 2.0
 """Of W8A8 with outlier channels, to torch's bfloat16."""
 
 BFLOAT16, INT8, ONNX = "torch bfloat16", "torch dynamic int8", "onnxruntime int8"
+FLOAT32 = "torch float32"
 W8A8O = "int8 with outliers"
 HALF = "int8 with outliers, tokens of bfloat16"
 """Reads and writes half of what the others do, as torch's bfloat16."""
@@ -46,6 +47,10 @@ LAYER_GOALS: dict[tuple[str, str], float | None] = {
     ("int4_g32 with outliers", INT8): None,
     ("int4_g128 with outliers", INT8): None,
     ("mxfp4 with outliers", INT8): None,
+    (W8A8O, FLOAT32): None,
+    ("int4_g32 with outliers", FLOAT32): None,
+    ("int4_g128 with outliers", FLOAT32): None,
+    ("mxfp4 with outliers", FLOAT32): None,
 }
 BLOCK_GOALS: dict[tuple[str, int], float] = {
     (BFLOAT16, 256): 1.9, (INT8, 256): 1.4, (BFLOAT16, 4096): 3.8, (INT8, 4096): 3.5,
@@ -73,6 +78,8 @@ class Claim:
     def fields(self, taken: Sequence["Turns"]) -> dict[str, Any]:
         """What was measured, as fields of the row. Raises MeasurementError on wrong results."""
         turns = [one for one in taken if one.name == self.block or not self.block]
+        if any(self.ours not in one.seconds for one in turns):
+            raise MeasurementError(f"this CPU has no {self.ours}")
         if any(self.peer not in one.seconds for one in turns):
             raise MeasurementError(f"{self.peer} is not installed; pip install onnx onnxruntime")
         for one in turns:
@@ -83,9 +90,10 @@ class Claim:
             name = one.name.replace(" ", "_")
             rates = {who: one.operations / min(one.seconds[who]) / 1e9 for who in self._names()}
             facts |= {f"{name}_gops": rates[self.ours], f"{name}_peer_gops": rates[self.peer]}
-            facts[f"{name}_share_of_peak"] = rates[self.ours] / one.peak_gops
+            facts[f"{name}_share_of_peak"] = rates[self.ours] / one.peak_of(self.ours)
         shares = [
-            one.operations / min(one.seconds[self.peer]) / 1e9 / one.peak_gops for one in turns
+            one.operations / min(one.seconds[self.peer]) / 1e9 / one.peak_of(self.ours)
+            for one in turns
         ]
         return {
             **spread(np.exp(np.mean(logs, axis=0)).tolist()),
@@ -126,7 +134,7 @@ def block_claims() -> list[Claim]:
         )
         for length in BLOCK_LENGTHS
         for ours in BLOCKS
-        for peer in (BFLOAT16, INT8)
+        for peer in (FLOAT32, BFLOAT16, INT8)
     ]  # fmt: skip
 
 

@@ -1,7 +1,5 @@
 """The native code on AVX2 alone, and without AMX: neighbors to the bit, the rest to its bars."""
 
-import contextlib
-
 import numpy as np
 import pytest
 import torch
@@ -20,8 +18,10 @@ from astroray_kernels import (
 )
 from astroray_kernels.knn import _native as knn
 from astroray_kernels.knn import reference
+from astroray_kernels.osc.formats import FORMATS
 from astroray_kernels.vfa import _native
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
+from tests.instructions import limited_to
 from tests.test_knn_cells import cells_of
 from tests.test_knn_native import CASES
 from tests.test_vfa_native import BARS, calls
@@ -35,20 +35,6 @@ needs_avx512 = pytest.mark.skipif(
 needs_amx = pytest.mark.skipif(
     not library.features() & library.HAS_AMX, reason="this CPU, or this run, has no AMX to compare"
 )
-
-
-@contextlib.contextmanager
-def limited_to(instructions):
-    """Native code has these instructions and no wider ones; afterwards what it had before."""
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv(library.INSTRUCTIONS, instructions)
-            library.features.cache_clear()
-            dispatch._auto.cache_clear()
-            yield
-    finally:
-        library.features.cache_clear()
-        dispatch._auto.cache_clear()
 
 
 @pytest.fixture
@@ -172,11 +158,27 @@ def test_8_bits_are_refused_with_the_reason(avx2, precision):
     assert dispatch.resolved("vfa_attention", "cpu", need=need) == "reference"
 
 
-def test_quantized_layers_say_what_they_need(avx2):
-    reason = dispatch.why_not("osc_linear", "native", "cpu")
-    assert reason == (
-        "AVX-512 with VNNI, VBMI and VBMI2 is needed, and ASTRORAY_INSTRUCTIONS=avx2 allows less"
-    )
+@needs_avx512
+@pytest.mark.parametrize("format", FORMATS)
+def test_quantized_layers_are_those_of_avx512_to_the_last_bit(format):
+    for num_tokens, num_in, num_out in [(1, 128, 16), (7, 384, 65), (200, 256, 130)]:
+        x_MK = torch.randn(num_tokens, num_in, generator=torch.Generator().manual_seed(num_in))
+        weight_NK = torch.randn(num_out, num_in, generator=torch.Generator().manual_seed(1))
+        packed = pack_weights(weight_NK, torch.arange(num_out) / 7.0, format=format)
+        for activation in ("none", "gelu"):
+            found = []
+            for instructions in ("avx512", "avx2"):
+                with limited_to(instructions):
+                    found.append(osc_linear(x_MK, packed, activation=activation, backend="native"))
+            assert torch.equal(*found), (num_tokens, activation)
+
+
+def test_quantized_layers_run_and_say_what_they_need(avx2):
+    for op in ("osc_linear", "osc_mlp", "quantize_activations"):
+        assert dispatch.resolved(op, "cpu") == "native"
+    with limited_to("none"):
+        reason = dispatch.why_not("osc_linear", "native", "cpu")
+    assert reason == "AVX2 with FMA and F16C is needed, and ASTRORAY_INSTRUCTIONS=none allows less"
 
 
 def test_a_run_record_and_the_doctor_say_which_path_and_why(avx2):

@@ -8,8 +8,16 @@ from hypothesis import strategies as st
 
 from astroray_kernels import dispatch, osc_linear, pack_weights, quantize_activations
 from astroray_kernels.osc.formats import FORMATS, TINY
+from tests.instructions import SETS, limited_to
 
 BACKENDS = [name for name in dispatch.BACKENDS["osc_linear"] if name != "triton"]
+
+
+@pytest.fixture(scope="module", params=SETS, autouse=True)
+def instructions(request):
+    """Native code by the widest vectors of this CPU, then by AVX2's."""
+    with limited_to(request.param):
+        yield
 
 
 @pytest.fixture(params=BACKENDS)
@@ -77,6 +85,16 @@ def test_whole_numbers_of_four_bits_are_multiplied_exactly(backend, format):
     packed = pack_weights(weight, format=format)
     assert packed.scale_NG.eq(size).all()
     assert torch.equal(osc_linear(x, packed, backend=backend), x @ weight.T)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_sums_of_the_largest_numbers_do_not_saturate(backend, format):
+    signs = torch.tensor([[1.0], [-1.0]])
+    x = (7.0 if format.startswith("int4") else 6.0) * signs.expand(2, 256)
+    packed = pack_weights(x, format=format)
+    weight_NK = packed.numbers_NK().double()
+    got = osc_linear(x, packed, backend=backend)
+    torch.testing.assert_close(got.double(), weight_NK @ weight_NK.T, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("format", FORMATS)

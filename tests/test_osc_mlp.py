@@ -8,11 +8,19 @@ from hypothesis import strategies as st
 
 from astroray_kernels import Norm, dispatch, osc_linear, osc_mlp, quantize_activations
 from astroray_kernels.osc.formats import FORMATS
+from tests.instructions import SETS, limited_to
 from tests.test_osc_linear import BACKENDS, layer, numbers, relative_error, same_bits, with_outliers
 
 RUNNING = [name for name in BACKENDS if not dispatch.why_not("osc_mlp", name, "cpu")]
 """Backends that run on this CPU."""
 FAST = [name for name in RUNNING if name != "reference"]
+
+
+@pytest.fixture(scope="module", params=SETS, autouse=True)
+def instructions(request):
+    """Native code by the widest vectors of this CPU, then by AVX2's."""
+    with limited_to(request.param):
+        yield
 
 
 def norm_of(num_in, *, takes_mean=True):

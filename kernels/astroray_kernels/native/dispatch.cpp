@@ -138,5 +138,8 @@ ASTRORAY_EXPORT int64_t astroray_peak(int32_t kind, int64_t rounds) {
 #ifdef ASTRORAY_HAVE_AMX
   if (flops == 0 && found & kHasAmx) flops = peak_amx(kind, rounds);
 #endif
+#ifdef ASTRORAY_HAVE_AVX2
+  if (flops == 0 && found & kHasAvx2) flops = peak_avx2(kind, rounds);
+#endif
   return flops;
 }

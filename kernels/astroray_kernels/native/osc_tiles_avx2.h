@@ -10,10 +10,8 @@
 namespace astroray {
 namespace {
 
-// TO += A B; ymm15 is free.
-#define OSC_SUM_BYTES(A, B, TO)                          \
-  "vpmaddubsw %%ymm" #A ", %%ymm" #B ", %%ymm15\n"       \
-  "vpaddw %%ymm15, %%ymm" #TO ", %%ymm" #TO "\n"
+#define OSC_CLOBBERS \
+  ASTRORAY_CLOBBERS, "rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11"
 
 // FROM begins with a number.
 #define OSC_LOAD2(FROM, A0, A1) \
@@ -94,10 +92,10 @@ namespace {
       "4:\n mov 24(%[t]), %%rdi\n"                                                             \
       OSC_LOAD2("0(%%r9)", 0, 1) OSC_COPY2(0, 1, 2, 3) OSC_COPY2(0, 1, 4, 5)                    \
       ".p2align 5\n1:\n"                                                                       \
-      OSC_STEP3(OSC_SUM_BYTES, "0", "", 0, 1, 2, 3, 4, 5)                                       \
-      OSC_STEP3(OSC_SUM_BYTES, "64", "4", 0, 1, 2, 3, 4, 5)                                   \
-      OSC_STEP3(OSC_SUM_BYTES, "128", "8", 0, 1, 2, 3, 4, 5)                                  \
-      OSC_STEP3(OSC_SUM_BYTES, "192", "12", 0, 1, 2, 3, 4, 5)                                 \
+      OSC_STEP3(ASTRORAY_SUM_BYTES, "0", "", 0, 1, 2, 3, 4, 5)                                       \
+      OSC_STEP3(ASTRORAY_SUM_BYTES, "64", "4", 0, 1, 2, 3, 4, 5)                                   \
+      OSC_STEP3(ASTRORAY_SUM_BYTES, "128", "8", 0, 1, 2, 3, 4, 5)                                  \
+      OSC_STEP3(ASTRORAY_SUM_BYTES, "192", "12", 0, 1, 2, 3, 4, 5)                                 \
       "add $256, %%rsi\n add $16, %%rax\n sub $4, %%rdi\n jnz 1b\n"                            \
       OSC_LOAD2("0(%%r10)", 12, 13)                                                             \
       "vpcmpeqw %%ymm15, %%ymm15, %%ymm15\n vpsrlw $15, %%ymm15, %%ymm15\n"                    \
@@ -113,11 +111,6 @@ namespace {
       OSC_STORE2("(%%rax)", 6, 7) OSC_STORE2("(%%rax,%%rcx)", 8, 9)                            \
       OSC_STORE2("(%%rax,%%rcx,2)", 10, 11)                                                    \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
-
-#define OSC_CLOBBERS                                                                         \
-  "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10",   \
-      "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc", "rax", "rcx", "rdx", "rsi", \
-      "rdi", "r8", "r9", "r10", "r11"
 
 // 8 bits as integers of 16, 4 bits as bytes; outliers as float32.
 struct Pairs {

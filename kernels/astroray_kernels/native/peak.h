@@ -13,11 +13,14 @@ enum PeakKind : int32_t {
   kPeakFloat16 = 4,   // vfmadd231ph
   kPeakTileInt8 = 5,      // tdpbusd
   kPeakTileBfloat16 = 6,  // tdpbf16ps
+  kPeakPairs = 7,         // vpmaddwd and its vpaddd
+  kPeakBytes = 8,         // vpmaddubsw and its vpaddw
 };
 
 // Runs an instruction 24 times `rounds`, on the 24 sums of a register tile; those of AMX, which do more, a
 // quarter of `rounds` times, on 4 sums. Returns the flops of
 // that (a product and a sum are two); 0: the set has no such instruction.
+int64_t peak_avx2(int kind, int64_t rounds);
 int64_t peak_avx512(int kind, int64_t rounds);
 int64_t peak_avx512bf16(int kind, int64_t rounds);
 int64_t peak_avx512fp16(int kind, int64_t rounds);

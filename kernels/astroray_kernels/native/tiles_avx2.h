@@ -10,12 +10,20 @@ namespace {
 #define ASTRORAY_SUM_INT16(A, B, TO)                        \
   "vpmaddwd %%ymm" #A ", %%ymm" #B ", %%ymm15\n"            \
   "vpaddd %%ymm15, %%ymm" #TO ", %%ymm" #TO "\n"
+// Sums of 16 bits, which saturate.
+#define ASTRORAY_SUM_BYTES(A, B, TO)                        \
+  "vpmaddubsw %%ymm" #A ", %%ymm" #B ", %%ymm15\n"          \
+  "vpaddw %%ymm15, %%ymm" #TO ", %%ymm" #TO "\n"
 #define ASTRORAY_ROW1(SUM, ADDRESS, A0, A1) \
   "vbroadcastss " ADDRESS ", %%ymm14\n" SUM(12, 14, A0) SUM(13, 14, A1)
 #define ASTRORAY_COPY2(A0, A1) \
   "vmovaps %%ymm0, %%ymm" #A0 "\n vmovaps %%ymm1, %%ymm" #A1 "\n"
 #define ASTRORAY_STORE2(A0, A1) \
   "vmovups %%ymm" #A0 ", (%[c])\n vmovups %%ymm" #A1 ", 32(%[c])\n add %[step], %[c]\n"
+
+#define ASTRORAY_CLOBBERS                                                                 \
+  "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9", "ymm10", \
+      "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc"
 
 #define ASTRORAY_TILE1(SUM)                                                                 \
   asm volatile(                                                                             \
@@ -35,8 +43,7 @@ namespace {
       ASTRORAY_STORE2(6, 7) ASTRORAY_STORE2(8, 9) ASTRORAY_STORE2(10, 11)                   \
       : [a] "+r"(a), [a3] "+r"(a3), [b] "+r"(b), [steps] "+r"(steps), [c] "+r"(c)           \
       : [s] "r"(stride), [init] "r"(init), [step] "i"(64 * W)                               \
-      : "ymm0", "ymm1", "ymm2", "ymm3", "ymm4", "ymm5", "ymm6", "ymm7", "ymm8", "ymm9",     \
-        "ymm10", "ymm11", "ymm12", "ymm13", "ymm14", "ymm15", "memory", "cc")
+      : ASTRORAY_CLOBBERS)
 
 // The widths of one product, vector after vector.
 #define ASTRORAY_PRODUCT(NAME, SUM)                                                           \

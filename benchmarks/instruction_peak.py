@@ -1,9 +1,9 @@
 """How fast this CPU runs the instructions that attention's products are made of, and nothing else.
 
 24 sums that do not wait for one another, operands in registers: the most that a kernel made of
-them could reach; on AVX2, whose vpmaddwd and vpmaddubsw are followed by an instruction that adds, 12.
-The native library runs the instructions; time is taken here. A product and a sum are two operations,
-of integers too.
+them could reach. Of AVX2 12, and vpmaddwd and vpmaddubsw are followed by what adds their products.
+The native library runs the instructions; time is taken here. A product and a sum are two
+operations, of integers too.
 """
 
 import ctypes

@@ -227,7 +227,9 @@ def _products() -> tuple[str, str]:
     """The instructions that 8 bits are multiplied by here, and 4 bits where theirs is another."""
     if library.features() & library.HAS_AMX:
         return "tdpbusd", ""
-    return ("vpdpbusd", "") if library.features() & library.HAS_AVX512 else ("vpmaddwd", "vpmaddubsw")
+    return (
+        ("vpdpbusd", "") if library.features() & library.HAS_AVX512 else ("vpmaddwd", "vpmaddubsw")
+    )
 
 
 def _onnx(layer: nn.Linear, x_MK: Tensor, threads: int) -> Callable[[], Tensor]:

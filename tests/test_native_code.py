@@ -134,8 +134,8 @@ def test_register_tiles_hold_their_sums_in_registers(loops, stack_uses):
         assert not any(re.match(r"%.mm\d+,.*\)$", one.operands) for one in loop), where  # stores
         sizes.setdefault(name, set()).add(count)
     for name, counts in sizes.items():
-        # int16 is for scores alone, whose tiles are 6 rows by 64 keys; AVX2 takes 16 at a time, and of
-        # bytes 3 rows by 16 columns, four steps in a turn, beside the loop that measures its peak.
+        # int16 is for scores alone, whose tiles are 6 rows by 64 keys. AVX2 takes 16 at a time, and
+        # of bytes 3 rows by 16, four steps in a turn, beside the loop that measures its peak.
         only = {"vpdpwssd": {24}, "vpmaddwd": {12}, "vpmaddubsw": {12, 24}}
         assert counts == only.get(name, {12, 18, 24}), name
 
@@ -217,7 +217,8 @@ def test_a_library_of_another_version_is_refused_and_says_what_to_do(monkeypatch
     assert "python setup.py build_ext --inplace" in dispatch.why_not("osc_linear", "native", "cpu")
     older = Path(_ctypes.__file__)  # a library without a number
     monkeypatch.setattr(library, "LIBRARY", older)
-    library._loaded.cache_clear(), library._interface.cache_clear()
+    library._loaded.cache_clear()
+    library._interface.cache_clear()
     assert "its interface is older" in dispatch.why_not("nearest_vectors", "native", "cpu")
 
 

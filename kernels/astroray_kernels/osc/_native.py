@@ -1,8 +1,9 @@
 """Quantized linear layers on a CPU with AVX2, or AVX-512 and VNNI, by the compiled library.
 
-With VNNI whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit numbers,
-so they are unpacked on the way, and what 4 bits save is memory. Outlier channels are multiplied as
-bfloat16 on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is no faster.
+With VNNI whole numbers are multiplied by `vpdpbusd`, of 4 bits too: no CPU multiplies 4-bit
+numbers, so they are unpacked on the way, and what 4 bits save is memory. Outlier channels are
+multiplied as bfloat16 on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is
+no faster.
 
 AVX2 multiplies 4 bits by `vpmaddubsw`, whose sums of 16 bits hold those of a group, and 8 bits, for
 which they are too narrow, as integers of 16 bits by `vpmaddwd`, at half the speed.
@@ -231,7 +232,7 @@ def _make_layout(packed: PackedWeights, path: int) -> _Layout:
     num_groups = packed.scale_NG.shape[1]
     sum_NG = whole_NK.reshape(packed.num_out, num_groups, -1).sum(dim=2, dtype=torch.int32)
     scale_NG, lower_NG = _levels(packed, path)
-    columns = 16 if path == _AVX2 else _COLUMNS  # of scales and what else is not multiplied by tiles
+    columns = 16 if path == _AVX2 else 64  # of what is not multiplied
     bias_N = torch.zeros(packed.num_out) if packed.bias_N is None else packed.bias_N
     kept_K = pad(torch.ones(packed.num_in, dtype=torch.int32), (0, -packed.num_in % 16))
     kept_K[packed.outlier_O] = 0
@@ -303,7 +304,7 @@ def _block(path: int) -> tuple[int, int]:
 
 
 def _blocks(x_NK: Tensor, size: int, columns: int, steps: int = 1) -> Tensor:
-    """[N64 / columns, K / size, columns, size]: both axes filled with zeros, K / size to `steps`."""
+    """[N64 / columns, K / size, columns, size]: filled with zeros, K / size up to `steps`."""
     num_out, num_in = x_NK.shape
     x_NK = pad(x_NK, (0, -num_in % (size * steps), 0, -num_out % _COLUMNS))
     blocks = (len(x_NK) // columns, columns, x_NK.shape[1] // size, size)
@@ -312,9 +313,10 @@ def _blocks(x_NK: Tensor, size: int, columns: int, steps: int = 1) -> Tensor:
 
 @functools.cache
 def _gelu_pieces(path: int) -> Tensor:
-    """float32 [4, GELU_PIECES], by AVX2 transposed: x Phi(-x) as cubics through four Chebyshev nodes of each piece.
+    """float32 [4, GELU_PIECES], by AVX2 transposed: x Phi(-x) as a cubic for each piece.
 
-    Coefficients of falling degree in the place 0 to 1 within the piece.
+    Through four Chebyshev nodes. Coefficients of falling degree in the place 0 to 1 within the
+    piece.
     """
     node_4 = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(4, dtype=torch.float64) + 0.5) / 4)
     x_P4 = (torch.arange(GELU_PIECES)[:, None] + node_4) * (GELU_END / GELU_PIECES)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from astroray.errors import ConfigError, DataError, StorageError
+from astroray.errors import BackendError, ConfigError, DataError, StorageError
 from astroray.execution import workers
 from astroray.execution.workers import plain_errors, plan_workers, remotely
 
@@ -236,3 +236,15 @@ def test_a_function_is_called_on_each_machine_and_its_error_is_told(ray_cluster,
     assert (tmp_path / "called").exists()
     with pytest.raises(ZeroDivisionError):
         workers.on_each_machine(lambda: 1 / 0)
+
+
+def test_a_machine_that_is_too_busy_for_ray_is_an_error_in_one_sentence(monkeypatch):
+    def init(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "x")
+    words = r"Ray does not start: .* timed out .*astroray doctor"
+    with pytest.raises(BackendError, match=words), workers.cluster():
+        pass

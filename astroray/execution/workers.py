@@ -39,6 +39,7 @@ ENVIRONMENT = {
 
 PLAIN_VALUES = (str, int, float, bool, type(None))
 SCRATCH_PREFIX = "astroray-ray-"
+REFUSALS = (RuntimeError, ValueError, OSError)  # or a plain Exception, where a machine is too busy
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
 """Begins what Ray Data adds to the message of an error that passes through it."""
@@ -159,8 +160,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     log_dir   where Ray's own messages go; "" for nowhere
     num_cpus  logical CPUs of a local cluster; None: the cores of this machine
 
-    A local cluster listens on the loopback address, asks for a token made for it alone, and
-    sends no usage statistics.
+    A local cluster listens on loopback, has a token of its own, and sends no usage statistics.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -181,8 +181,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
 def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
     import ray
 
-    joined = bool(os.environ.get("RAY_ADDRESS"))
-    if not joined:
+    if not (joined := bool(os.environ.get("RAY_ADDRESS"))):
         _require_token()
     with _scratch() as scratch:
         try:
@@ -268,7 +267,9 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
     try:
         with keep_handlers():
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:
+        if type(error) is not Exception and not isinstance(error, REFUSALS):
+            raise
         raise BackendError(
             f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
         ) from error

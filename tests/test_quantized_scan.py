@@ -124,7 +124,7 @@ def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag
     if not why_not("vfa_attention", "native", "cpu"):
         assert record.backends.attention == "vfa native bf16"
     held = record.model.quantized
-    assert (held["choice"], held["attention"]) == ("w8a8o", "vfa")
+    assert (held.choice, held.attention) == ("w8a8o", "vfa")
     assert record.proof.model_id == held.reference_id
 
 

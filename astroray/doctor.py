@@ -8,10 +8,15 @@ import shutil
 import tempfile
 
 from astroray import provenance
+from astroray.execution import session_folder
 from astroray.execution.workers import CPUS_PER_WORKER
 
 NEEDED_MEMORY_BYTES = 4 * 2**30
 NEEDED_SHM_BYTES = 256 * 2**20
+NEEDED_SCRATCH_BYTES = 2**30
+COPIES_OF_INDEX = 2
+"""Sizes of an index that a machine needs for what it keeps of it."""
+EXAMPLE_DIM = 256
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,6 @@ def examine() -> list[Finding]:
     """All findings, required ones first."""
     machine = provenance.machine()
     cores, memory_bytes = machine.cores, machine.memory_bytes
-    free_bytes = shutil.disk_usage(tempfile.gettempdir()).free
     return [
         _finding("processor", True, f"{machine.cpu}, {cores} cores"),
         _finding(
@@ -43,11 +47,8 @@ def examine() -> list[Finding]:
             memory_bytes >= NEEDED_MEMORY_BYTES,
             f"{memory_bytes / 2**30:.1f} GiB, a scan wants {NEEDED_MEMORY_BYTES / 2**30:.0f}",
         ),
-        _finding(
-            "scratch",
-            free_bytes > 2**30,
-            f"{free_bytes / 2**30:.1f} GiB free in {tempfile.gettempdir()}",
-        ),
+        _finding("scratch", *_scratch()),
+        _optional("temporary files", *_temporary_files()),
         _finding("shared memory", *_shared_memory()),
         _finding("FAISS", *_faiss()),
         _finding("torch", *_package("torch")),
@@ -122,6 +123,23 @@ def _kernel(op: str, device: str) -> tuple[bool, str]:
         return True, f"{backend}, on {device}{path}"
     reason = why_not(op, fast, device)
     return False, f"{backend}, on {device}; not {fast}: {reason}"
+
+
+def _scratch() -> tuple[bool, str]:
+    folder = session_folder.parent()
+    free_bytes = shutil.disk_usage(folder).free
+    return free_bytes > NEEDED_SCRATCH_BYTES, f"{free_bytes / 2**30:.1f} GiB free in {folder}"
+
+
+def _temporary_files() -> tuple[bool, str]:
+    """Whether sorted tables, and a search's copies of an index on S3, have room here."""
+    folder = tempfile.gettempdir()
+    free_bytes = shutil.disk_usage(folder).free
+    objects = free_bytes // (COPIES_OF_INDEX * 4 * EXAMPLE_DIM)
+    return free_bytes > NEEDED_SCRATCH_BYTES, (
+        f"{free_bytes / 2**30:.1f} GiB free in {folder} (TMPDIR): the index of a run on S3 is "
+        f"copied here, of about {objects / 1e6:.0f} million objects at {EXAMPLE_DIM} numbers each"
+    )
 
 
 def _shared_memory() -> tuple[bool, str]:

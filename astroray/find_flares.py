@@ -87,11 +87,11 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
             ledger.write_listing(config.out, shards)
         started = time.monotonic()
         try:
-            log_dir = runs.log_folder(config.out)
-            show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
-            with workers.cluster(log_dir=log_dir):
-                workers.refuse_local(config.out)
-                _search(config, shards, f"S{lease.epoch:06d}", show)
+            with runs.logs_of(config.out) as log_dir:
+                show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
+                with workers.cluster(log_dir=log_dir):
+                    workers.refuse_local(config.out)
+                    _search(config, shards, f"S{lease.epoch:06d}", show)
             return _gather(config, shards, record, lease, started)
         except AstrorayError as error:
             runs.note_failure(record, config.out, error, lease)

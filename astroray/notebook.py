@@ -6,7 +6,6 @@ import functools
 import html
 import io
 import os
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
 from astroray.run_record import RunRecord
 from astroray.runs import finished_run, version_of
-from astroray.terminal import check_rejects, echo_note, progress_line
+from astroray.terminal import check_rejects, echo_note, in_notebook, progress_line
 
 if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table
@@ -155,7 +154,7 @@ class Run:
         from astroray.pages import find_page, open_page
 
         page = find_page(self.path)
-        if not _in_notebook():
+        if not in_notebook():
             if not open_page(page):
                 warnings.warn(f"no browser can be opened here; the page is {page}", stacklevel=2)
             return None
@@ -329,12 +328,6 @@ def _check_count(name: str, value: int) -> None:
     """Raises ConfigError where it is no whole number from 1: a slice would take -1 for another."""
     if not isinstance(value, int | np.integer) or value < 1:
         raise ConfigError(f"{name} is {value!r}, expected a whole number from 1")
-
-
-def _in_notebook() -> bool:
-    """Whether a kernel runs this, which shows what a cell gives."""
-    ipython = sys.modules.get("IPython")
-    return hasattr(ipython and ipython.get_ipython(), "kernel")
 
 
 def _to_pandas(table: pa.Table) -> "pandas.DataFrame":

@@ -52,7 +52,7 @@ def scan(
     with contextlib.ExitStack() as held:
         lease = run.lease = held.enter_context(hold_lease(config.out))
         run.list()
-        log_dir = runs.log_folder(config.out)
+        log_dir = held.enter_context(runs.logs_of(config.out))
         show(Progress(stage="start", note=f"Ray, whose messages go to {log_dir}"))
         held.enter_context(workers.cluster(log_dir=log_dir))
         run.open()

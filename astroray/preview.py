@@ -1,6 +1,8 @@
 """What astroray makes of a survey's files, before any scan: some rows are read, nothing is kept."""
 
+import base64
 import dataclasses
+import html
 import io
 import math
 from collections import Counter
@@ -64,12 +66,18 @@ class Look:
             sheet.paste(picture, (column * width, line * PICTURE_PX))
         return sheet
 
-    def _repr_png_(self) -> bytes | None:
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the facts, and below them the picture."""
+        facts = f"<pre>{html.escape(str(self))}</pre>"
         if not self.slices:
-            return None
+            return facts
         out = io.BytesIO()
         self.sheet().save(out, "PNG")
-        return out.getvalue()
+        picture = base64.b64encode(out.getvalue()).decode()
+        return (
+            f'{facts}<img alt="The objects that were read" style="max-width:100%" '
+            f'src="data:image/png;base64,{picture}">'
+        )
 
 
 def look(survey: str, *, n: int = 48) -> Look:
@@ -144,7 +152,7 @@ def _describe_positions(slices: Sequence[Rows]) -> str:
     dec_deg_N = np.concatenate([rows.dec_deg_B for rows in slices])
     has_place_N = np.isfinite(ra_deg_N)
     if not has_place_N.any():
-        return "none; a table can give them: docs/surveys.md"
+        return f"none of these {len(ra_deg_N)}; a table can give them: docs/surveys.md"
     ra, dec = ra_deg_N[has_place_N], dec_deg_N[has_place_N]
     return (
         f"{len(ra)} of {len(ra_deg_N)}, ra {ra.min():.4f} to {ra.max():.4f}, "

@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from astroray import ledger, storage, surveys
 from astroray.encoders import AUTO, choose_encoder
@@ -19,7 +20,7 @@ from astroray.surveys.shards import Shard
 
 __all__ = [
     "check_encoder", "count_outside", "finished_run", "forget_failed", "list_again", "log_folder",
-    "newest_version", "note_failure", "read_known", "version_of",
+    "logs_of", "newest_version", "note_failure", "read_known", "version_of",
 ]  # fmt: skip
 
 
@@ -79,6 +80,15 @@ def log_folder(run_dir: str) -> str:
     if storage.is_remote(run_dir):
         return tempfile.mkdtemp(prefix="astroray-logs-")
     return os.path.join(run_dir, "logs")
+
+
+@contextlib.contextmanager
+def logs_of(run_dir: str) -> Iterator[str]:
+    """`log_folder`; one outside of the run stays only where the block fails, to be read then."""
+    folder = log_folder(run_dir)
+    yield folder
+    if storage.is_remote(run_dir):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def count_outside(run_dir: str, shards: Sequence[Shard]) -> int | None:

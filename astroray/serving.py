@@ -64,9 +64,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
     BackendError where they could not compute in the numbers of the run.
     """
     finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
-    log_dir = runs.log_folder(config.run_dir)
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
-    with workers.cluster(log_dir=log_dir):
+    with runs.logs_of(config.run_dir) as log_dir, workers.cluster(log_dir=log_dir):
         check_room(config, workers.machines())
         check_model(config)
         https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}

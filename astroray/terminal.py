@@ -20,6 +20,7 @@ __all__ = [
     "config_option",
     "echo_note",
     "echo_rejects",
+    "in_notebook",
     "parse_setting",
     "progress_line",
     "status_line",
@@ -33,37 +34,96 @@ config_option = click.option(
     help="YAML file of settings; flags go first.",
 )
 
-REFRESH_S = 5.0
-"""Seconds between lines where the output is no terminal."""
+NOTEBOOK_REFRESH_S = 1.0
+"""Seconds between two states of a line in a notebook, which keeps them all."""
+LOG_REFRESH_S = (5.0, 60.0)
+"""Seconds between lines of a log: least, and most, when the stage has gone on for long."""
+LOG_LINES = 50
+"""Lines of a log in which a stage has come twice as far, about."""
+
+
+class _Status:
+    """Shows each stage's first text and last one, and of those between as many as are due.
+
+    write   a text, and whether it begins a stage
+    wait_s  seconds until another one is due, by the seconds since the stage began
+    """
+
+    def __init__(
+        self, write: Callable[[str, bool], None], wait_s: Callable[[float], float]
+    ) -> None:
+        self.write, self.wait_s = write, wait_s
+        self.stage = self.held = ""
+        self.begun_s = self.shown_s = 0.0
+
+    def show(self, stage: str, text: str) -> None:
+        now_s = time.monotonic()
+        if stage != self.stage:
+            self.flush()
+            self.stage, self.begun_s = stage, now_s
+            self._write(text, now_s, is_new=True)
+        elif now_s - self.shown_s >= self.wait_s(now_s - self.begun_s):
+            self._write(text, now_s, is_new=False)
+        else:
+            self.held = text
+
+    def flush(self) -> None:
+        """The text that was not due, if it is the last one of its stage."""
+        if self.held:
+            self._write(self.held, self.shown_s, is_new=False)
+
+    def _write(self, text: str, now_s: float, *, is_new: bool) -> None:
+        self.write(text, is_new)
+        self.held, self.shown_s = "", now_s
 
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str, str], None]]:
-    """A function of stage and text: rewrites one line a stage on a terminal's standard error.
+    """A function of stage and text, which rewrites one line a stage of standard error.
 
-    Elsewhere it writes a line when a stage begins, and then every few seconds.
+    So on a terminal and in a notebook. Elsewhere each line has its time, UTC, and the longer a
+    stage takes, the fewer there are: from one in 5 s to one in a minute.
     """
-    terminal = sys.stderr.isatty()
-    last_stage, last_s = "", 0.0
-
-    def show(stage: str, text: str) -> None:
-        nonlocal last_stage, last_s
-        now_s = time.monotonic()
-        is_new = stage != last_stage
-        if terminal:
-            end = "\n" if is_new and last_stage else ""
-            click.echo(f"{end}\r\033[K{text}", nl=False, err=True)
-        elif is_new or now_s - last_s >= REFRESH_S:
-            click.echo(text, err=True)
-        else:
-            return
-        last_stage, last_s = stage, now_s
-
+    if sys.stderr.isatty():
+        status, is_line = _Status(_Rewritten("\033[K").write, lambda _: 0.0), True
+    elif in_notebook():
+        status, is_line = _Status(_Rewritten("").write, lambda _: NOTEBOOK_REFRESH_S), True
+    else:
+        status, is_line = _Status(_write_logged, _log_wait_s), False
     try:
-        yield show
+        yield status.show
     finally:
-        if terminal and last_stage:
+        status.flush()
+        if is_line and status.stage:
             click.echo("", err=True)
+
+
+def in_notebook() -> bool:
+    """Whether a kernel runs this, which shows what a cell gives."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython and ipython.get_ipython(), "kernel")
+
+
+class _Rewritten:
+    """A line that is written over; `erase` clears it, else spaces cover what was longer."""
+
+    def __init__(self, erase: str) -> None:
+        self.erase, self.last = erase, ""
+
+    def write(self, text: str, is_new: bool) -> None:
+        begins = "\n" if is_new and self.last else ""
+        covered = text if self.erase or is_new else text.ljust(len(self.last))
+        click.echo(f"{begins}\r{self.erase}{covered}", nl=False, err=True)
+        self.last = text
+
+
+def _write_logged(text: str, is_new: bool) -> None:
+    click.echo(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} {text}", err=True)
+
+
+def _log_wait_s(since_begun_s: float) -> float:
+    least, most = LOG_REFRESH_S
+    return min(max(least, since_begun_s / LOG_LINES), most)
 
 
 def parse_setting(text: str) -> tuple[str, Any]:

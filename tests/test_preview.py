@@ -1,5 +1,6 @@
 """A look at a survey says what a scan would read, and what it would reject."""
 
+import base64
 import io
 import subprocess
 import sys
@@ -71,14 +72,17 @@ def test_a_survey_of_which_nothing_is_read_has_reasons_and_no_picture(tmp_path):
     seen = astroray.look(str(tmp_path))
     assert seen.facts["read"].startswith("no object")
     assert seen.facts["reject 1"].startswith("1 unreadable, first: ")
-    assert seen._repr_png_() is None
+    assert "<img" not in seen._repr_html_()
+    assert "1 unreadable, first: " in seen._repr_html_()
     with pytest.raises(DataError, match="no picture"):
         seen.sheet()
 
 
 def test_a_sheet_ends_somewhere_and_shows_in_notebooks():
-    png = astroray.look("sim:galaxies?count=60", n=60)._repr_png_()
-    sheet = Image.open(io.BytesIO(png))
+    page = astroray.look("sim:galaxies?count=60", n=60)._repr_html_()
+    assert "<pre>reader     simulated\n" in page
+    png = page.partition("base64,")[2].partition('"')[0]
+    sheet = Image.open(io.BytesIO(base64.b64decode(png)))
     assert sheet.size == (8 * PICTURE_PX, MAX_PICTURES // 8 * PICTURE_PX)
     assert np.asarray(sheet).std() > 1
 

@@ -1,6 +1,7 @@
 """Ray Data's messages reach the log of their run, and no file of theirs stays open."""
 
 import errno
+import io
 import logging
 import os
 import shutil
@@ -67,6 +68,17 @@ def test_a_thread_that_logs_too_late_opens_nothing(tmp_path):
     handler.handle(logging.makeLogRecord({"msg": "too late"}))
     assert (tmp_path / "ray-data.log").read_text(encoding="utf-8") == "in time\n"
     assert open_logs() == []
+
+
+def test_a_stream_that_leads_elsewhere_keeps_its_place_while_ray_is_noisy(tmp_path, monkeypatch):
+    ours = io.StringIO()  # as a notebook's, it has no descriptor
+    monkeypatch.setattr(sys, "stderr", ours)
+    with ray_logs.noise_to(str(tmp_path)):
+        sys.stderr.write("progress\n")
+        os.write(2, b"noise\n")
+    assert sys.stderr is ours
+    assert ours.getvalue() == "progress\n"
+    assert (tmp_path / "ray.log").read_text(encoding="utf-8") == "noise\n"
 
 
 def test_afterwards_ray_data_logs_as_it_did_before(tmp_path, monkeypatch):

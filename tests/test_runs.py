@@ -3,6 +3,8 @@
 import os
 import stat
 
+import pytest
+
 from astroray import runs
 from astroray.surveys import list_shards
 
@@ -20,6 +22,21 @@ def test_the_logs_of_a_run_on_s3_have_a_new_folder_each_time_that_its_owner_alon
     for folder in (first, second):
         assert os.path.dirname(folder) == str(tmp_path)
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+
+
+def test_the_logs_of_a_run_on_s3_stay_where_it_failed_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with runs.logs_of("s3://runs/images") as folder:
+        assert os.path.isdir(folder)
+    assert not os.path.exists(folder)
+    with pytest.raises(ValueError), runs.logs_of("s3://runs/images") as folder:
+        raise ValueError
+    assert os.path.isdir(folder)
+    local = tmp_path / "logs"
+    local.mkdir()
+    with runs.logs_of(str(tmp_path)) as folder:
+        pass
+    assert os.path.isdir(folder)
 
 
 def test_the_encoder_that_is_chosen_by_the_survey_is_called_by_its_name():

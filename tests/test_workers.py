@@ -2,16 +2,18 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import types
 from pathlib import Path
 
 import pytest
 
 from astroray.errors import BackendError, ConfigError, DataError, StorageError
-from astroray.execution import workers
+from astroray.execution import session_folder, workers
 from astroray.execution.workers import plain_errors, plan_workers, remotely
 
 
@@ -129,8 +131,8 @@ def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
 
 
 HOLD_SCRATCH = """
-from astroray.execution import workers
-with workers._scratch() as folder:
+from astroray.execution import session_folder
+with session_folder.scratch() as folder:
     print(folder, flush=True)
     input()
 """
@@ -138,7 +140,7 @@ with workers._scratch() as folder:
 
 def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays():
     """A process may live where nobody here can see its id, as in another container."""
-    left = Path(tempfile.mkdtemp(prefix=workers.SCRATCH_PREFIX, dir="/tmp"))
+    left = Path(tempfile.mkdtemp(prefix=session_folder.SCRATCH_PREFIX, dir="/tmp"))
     with contextlib.suppress(FileNotFoundError):  # whatever starts beside this test may clear it up
         (left / "session").mkdir()
     with subprocess.Popen(
@@ -148,14 +150,14 @@ def test_the_scratch_of_dead_processes_is_removed_and_that_of_living_ones_stays(
         text=True,
     ) as process:
         of_another = Path(process.stdout.readline().strip())
-        with workers._scratch() as mine, workers._scratch() as other:
+        with session_folder.scratch() as mine, session_folder.scratch() as other:
             assert_removed(left)
             assert of_another.is_dir()
             assert os.path.isdir(mine)
             assert os.path.isdir(other)
         assert not os.path.exists(mine)
         process.kill()
-    with workers._scratch():
+    with session_folder.scratch():
         assert_removed(of_another)
 
 
@@ -168,7 +170,7 @@ def assert_removed(folder: Path) -> None:
 
 
 def test_a_scratch_that_is_taken_for_left_before_it_is_locked_is_made_anew(monkeypatch):
-    lock, taken = workers._locked, []
+    lock, taken = session_folder._locked, []
 
     @contextlib.contextmanager
     def late(folder):
@@ -178,8 +180,8 @@ def test_a_scratch_that_is_taken_for_left_before_it_is_locked_is_made_anew(monke
         with lock(folder):
             yield
 
-    monkeypatch.setattr(workers, "_locked", late)
-    with workers._scratch() as mine:
+    monkeypatch.setattr(session_folder, "_locked", late)
+    with session_folder.scratch() as mine:
         assert os.path.isdir(mine)
         assert mine != taken[0]
 
@@ -189,6 +191,40 @@ def nodes_at(*addresses):
         {"Alive": True, "NodeManagerAddress": address, "Resources": {"CPU": 4.0}}
         for address in addresses
     ]
+
+
+def starts_of(monkeypatch, errors):
+    """What Ray's start raises each time, and the list of what has not been asked for yet."""
+    left = list(errors)
+
+    def init(**options):
+        if left and (error := left.pop(0)):
+            raise error
+
+    monkeypatch.setitem(sys.modules, "ray", types.SimpleNamespace(init=init))
+    return left
+
+
+def test_a_start_that_took_too_long_is_tried_again_and_leaves_no_process(monkeypatch, tmp_path):
+    starts_of(monkeypatch, [Exception("The current node timed out during startup.")])
+    held = [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]
+    with subprocess.Popen(held) as process:
+        workers._init(joined=True, num_cpus=None, scratch=str(tmp_path))
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_ray_that_never_starts_is_the_machine_s_error(monkeypatch, tmp_path):
+    left = starts_of(monkeypatch, [Exception("timed out")] * (workers.NUM_STARTS + 1))
+    with pytest.raises(BackendError, match="Ray does not start: timed out; run `astroray doctor`"):
+        workers._init(joined=True, num_cpus=None, scratch=str(tmp_path))
+    assert len(left) == 1
+
+
+def test_another_error_of_ray_s_start_is_not_tried_again(monkeypatch, tmp_path):
+    left = starts_of(monkeypatch, [KeyError("a bug"), None])
+    with pytest.raises(KeyError):
+        workers._init(joined=True, num_cpus=None, scratch=str(tmp_path))
+    assert len(left) == 1
 
 
 def test_a_local_folder_on_several_machines_is_refused(monkeypatch):

@@ -5,8 +5,10 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from astroray.storage.disk_errors import writing
 
@@ -19,7 +21,10 @@ RAY_DATA_CONFIG = Path(__file__).with_name("ray_data_logging.yaml")
 
 @contextlib.contextmanager
 def noise_to(log_dir: str) -> Iterator[None]:
-    """What Ray's native code writes to standard error goes to `ray.log`; ours still appears."""
+    """What Ray's native code writes to standard error goes to `ray.log`; ours still appears.
+
+    A stream that does not lead to the descriptor, such as a notebook's, is left in its place.
+    """
     if not log_dir:
         yield
         return
@@ -28,14 +33,23 @@ def noise_to(log_dir: str) -> Iterator[None]:
         ours, noise = sys.stderr, os.dup(2)
         os.dup2(log.fileno(), 2)
     try:
-        sys.stderr = open(os.dup(noise), "w", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
+        if _is_descriptor_2(ours):
+            sys.stderr = open(os.dup(noise), "w", buffering=1, encoding="utf-8", errors="replace")  # noqa: SIM115
         yield
     finally:
-        with contextlib.suppress(ValueError, OSError):  # nobody may read it any more
-            sys.stderr.close()
-        sys.stderr = ours
+        if sys.stderr is not ours:
+            with contextlib.suppress(ValueError, OSError):  # nobody may read it any more
+                sys.stderr.close()
+            sys.stderr = ours
         os.dup2(noise, 2)
         os.close(noise)
+
+
+def _is_descriptor_2(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # it has none, or is closed
+        return False
 
 
 @contextlib.contextmanager
@@ -48,8 +62,7 @@ def ray_data_to(log_dir: str) -> Iterator[None]:
     """
     before = os.environ.get(RAY_DATA_SETTING)
     os.environ[RAY_DATA_SETTING] = str(RAY_DATA_CONFIG)
-    import ray.data  # noqa: F401  (configures its loggers, by the setting, when it is imported)
-
+    _load_ray_data()
     handler = _handler(log_dir)
     level = os.environ.get("RAY_DATA_LOG_LEVEL") or "INFO"  # Ray's own switch still holds
     try:
@@ -65,6 +78,19 @@ def ray_data_to(log_dir: str) -> Iterator[None]:
             del os.environ[RAY_DATA_SETTING]
         else:
             os.environ[RAY_DATA_SETTING] = before
+
+
+def _load_ray_data() -> None:
+    """Imports it, by which it configures its loggers, without word of widgets that we do not use.
+
+    In a notebook Ray and tqdm would each ask for them.
+    """
+    with (
+        _logger_as("ray.widgets.util", level="WARNING", handlers=[], propagate=True),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import ray.data  # noqa: F401
 
 
 def keep_worker_logs(scratch: str, log_dir: str) -> None:

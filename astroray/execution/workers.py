@@ -2,21 +2,17 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import itertools
 import logging
 import os
 import secrets
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar, cast
 
 from astroray import allowance, faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
-from astroray.execution import ray_logs
+from astroray.execution import ray_logs, session_folder
 from astroray.execution.worker_bounds import parse_workers
 from astroray.interrupts import keep_handlers
 
@@ -38,8 +34,8 @@ ENVIRONMENT = {
 """What every worker is started with."""
 
 PLAIN_VALUES = (str, int, float, bool, type(None))
-SCRATCH_PREFIX = "astroray-ray-"
-REFUSALS = (RuntimeError, ValueError, OSError)  # or a plain Exception, where a machine is too busy
+NUM_STARTS = 3
+"""Ray gives up a start after 30 s, which on a machine that is busy with other work is not long."""
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
 """Begins what Ray Data adds to the message of an error that passes through it."""
@@ -183,7 +179,7 @@ def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
 
     if not (joined := bool(os.environ.get("RAY_ADDRESS"))):
         _require_token()
-    with _scratch() as scratch:
+    with session_folder.scratch() as scratch:
         try:
             with ray_logs.noise_to(log_dir):
                 _init(joined=joined, num_cpus=num_cpus, scratch=scratch)
@@ -195,47 +191,6 @@ def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
         finally:
             if log_dir:
                 ray_logs.keep_worker_logs(scratch, log_dir)
-
-
-@contextlib.contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for Ray's session, removed afterwards, as are those that dead processes have left.
-
-    A living process holds a lock on its folder, which the kernel releases when it ends; unlike a
-    process id, that means the same in every container that shares the folder above. It is in /tmp,
-    since the paths of Ray's sockets may have 107 characters and no more.
-    """
-    parent = "/tmp" if os.path.isdir("/tmp") else tempfile.gettempdir()
-    for left in Path(parent).glob(f"{SCRATCH_PREFIX}*"):
-        with contextlib.suppress(OSError), _locked(str(left)):
-            shutil.rmtree(left, ignore_errors=True)
-    with contextlib.ExitStack() as held:
-        folder = _claim_folder(parent, held)
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _claim_folder(parent: str, held: contextlib.ExitStack) -> str:
-    while True:
-        folder = tempfile.mkdtemp(prefix=SCRATCH_PREFIX, dir=parent)
-        # Before it is locked, one who clears up may take it for left.
-        with contextlib.suppress(BlockingIOError, FileNotFoundError):
-            held.enter_context(_locked(folder))
-            if os.path.isdir(folder):
-                return folder
-
-
-@contextlib.contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    """Holds the lock of a folder. Raises OSError where another process does, or it is no folder."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _require_token() -> None:
@@ -264,15 +219,25 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
             "object_store_memory": 256 * 2**20,
             "_temp_dir": scratch,
         }
-    try:
-        with keep_handlers():
-            ray.init(**options)
-    except Exception as error:
-        if type(error) is not Exception and not isinstance(error, REFUSALS):
-            raise
-        raise BackendError(
-            f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
-        ) from error
+    for starts_left in reversed(range(NUM_STARTS)):
+        try:
+            with keep_handlers():
+                ray.init(**options)
+            return
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise _not_started(error) from error
+        except Exception as error:
+            if type(error) is not Exception:  # that one is of a start that took over 30 s
+                raise
+            session_folder.end_processes_of(scratch)
+            if not starts_left:
+                raise _not_started(error) from error
+
+
+def _not_started(error: Exception) -> BackendError:
+    return BackendError(
+        f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
+    )
 
 
 def _set_up_ray_data() -> None:

@@ -2,12 +2,11 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from astroray import allowance, faults, ledger, storage, surveys
+from astroray import allowance, faults, ledger, runs, storage, surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, ScanConfig, load_config
 from astroray.encoders import (
@@ -77,9 +76,7 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
         if _is_done(config, path):
             return read_model_file(path)
         storage.remove_temporaries(config.out)
-        log_dir = storage.join(config.out, "logs")
-        if storage.is_remote(config.out):
-            log_dir = stack.enter_context(tempfile.TemporaryDirectory(prefix="astroray-logs-"))
+        log_dir = stack.enter_context(runs.logs_of(config.out))
         stack.enter_context(workers.cluster(log_dir=log_dir))
         workers.refuse_local(config.out, path)
         show(Progress(stage="list", note=config.survey))

@@ -1,0 +1,66 @@
+"""The line of long work: rewritten where somebody looks, few lines with their times in a log."""
+
+import io
+import re
+import sys
+import types
+
+import pytest
+
+from astroray import terminal
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that pass when a test says so."""
+    now = types.SimpleNamespace(s=1000.0)
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now.s)
+    return now
+
+
+def shown(clock, capsys, *, seconds: int) -> str:
+    with terminal.status_line() as show:
+        show("list", "list")
+        for second in range(seconds):
+            show("embed", f"embed {second} objects")
+            clock.s += 1.0
+    return capsys.readouterr().err
+
+
+def test_a_log_has_the_time_of_each_line_and_the_last_state_of_each_stage(clock, capsys):
+    lines = shown(clock, capsys, seconds=8).splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", line) for line in lines)
+    said = [line.partition(" ")[2] for line in lines]
+    assert said == ["list", "embed 0 objects", "embed 5 objects", "embed 7 objects"]
+
+
+def test_a_log_of_many_hours_has_about_a_line_a_minute(clock, capsys):
+    lines = shown(clock, capsys, seconds=12 * 3600).splitlines()
+    assert 12 * 60 < len(lines) < 12 * 60 + 150
+
+
+def test_a_notebook_has_one_line_a_stage_that_is_written_over(clock, capsys, monkeypatch):
+    kernel = types.SimpleNamespace(get_ipython=lambda: types.SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", kernel)
+    text = shown(clock, capsys, seconds=3)
+    assert text.count("\n") == 2, "a line each of list and embed"
+    assert text.splitlines()[-1].split("\r")[-1] == "embed 2 objects"
+
+
+def test_what_is_shorter_covers_what_it_is_written_over(clock, capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "in_notebook", lambda: True)
+    with terminal.status_line() as show:
+        show("fit", "fit with a long note")
+        clock.s += 5.0
+        show("fit", "fit")
+    assert capsys.readouterr().err.endswith("\r" + "fit".ljust(len("fit with a long note")) + "\n")
+
+
+def test_a_terminal_shows_each_state(clock, monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", stream)
+    with terminal.status_line() as show:
+        for number in range(3):
+            show("embed", f"embed {number}")
+    assert re.findall(r"embed (\d)", stream.getvalue()) == ["0", "1", "2"]

@@ -29,8 +29,8 @@ def test_the_logs_of_a_run_on_s3_stay_where_it_failed_alone(tmp_path, monkeypatc
     with runs.logs_of("s3://runs/images") as folder:
         assert os.path.isdir(folder)
     assert not os.path.exists(folder)
-    with pytest.raises(ValueError), runs.logs_of("s3://runs/images") as folder:
-        raise ValueError
+    with pytest.raises(KeyError), runs.logs_of("s3://runs/images") as folder:
+        raise KeyError
     assert os.path.isdir(folder)
     local = tmp_path / "logs"
     local.mkdir()

@@ -14,8 +14,10 @@ from PIL import Image
 from astroray import surveys
 from astroray.archive import draw_item
 from astroray.errors import ConfigError, DataError
+from astroray.preparation import Preparation, Wishes, not_prepared
+from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
-from astroray.surveys.shards import Cutouts, Reject, Rows, Shard
+from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard
 
 __all__ = ["Look", "look", "save_sheet"]
 
@@ -89,6 +91,8 @@ def look(survey: str, *, n: int = 48) -> Look:
         raise ConfigError(f"n is {n}, expected at least 1 object to read")
     shards = list(surveys.list_shards(survey).shards)
     slices, rejects = _read_some(shards, n)
+    if slices:
+        rejects += _not_prepared(slices, surveys.modality_of(shards[0]))
     facts = {**_describe_files(shards), **_describe_rows(slices), **_describe_rejects(rejects)}
     return Look(facts=facts, slices=slices, rejects=rejects)
 
@@ -118,6 +122,27 @@ def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject
             if left <= 0 or len(rejects) >= n:
                 return slices, rejects
     return slices, rejects
+
+
+def _not_prepared(slices: Sequence[Rows], name: ModalityName) -> list[Reject]:
+    """What the preparation that a scan would measure rejects of the objects that were read.
+
+    Empty where it cannot be measured: then a scan says so, and has nothing to prepare.
+    """
+    modality = MODALITIES[name]
+    try:
+        preparation = modality.measure(iter(slices), Wishes())
+    except ConfigError:
+        return []
+    return [
+        one
+        for rows in slices
+        for one in (
+            not_prepared(rows, preparation)
+            if isinstance(rows, Cutouts) and isinstance(preparation, Preparation)
+            else modality.prepare(rows, preparation).rejects
+        )
+    ]
 
 
 def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:

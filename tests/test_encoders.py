@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from astroray.actors.fit import freeze_frame
-from astroray.encoders import ENCODERS
+from astroray.encoders import ENCODERS, read_model_file
 from astroray.encoders.pca import Pca, fit_pca
 from astroray.encoders.store import Model, build_network, load_model, save_model
 from astroray.errors import ConfigError
@@ -167,6 +167,12 @@ def test_a_later_format_is_refused_with_advice(tmp_path, preparation):
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'resnet', expected one of .*'pixels'"):
         build_network("resnet", {})
+
+
+def test_a_path_without_a_model_is_called_a_path():
+    for name in ("runs/hdf2", "fast.safetensors"):
+        with pytest.raises(ConfigError, match=f"the path {name}, where there is neither a model"):
+            read_model_file(name)
 
 
 def test_pca_finds_the_directions_that_a_survey_varies_in():

@@ -107,6 +107,8 @@ def test_options_are_checked_by_name_and_type():
         deep: bool = False
 
     assert parse_options(Options, {"size": "64", "deep": "yes"}) == Options(size=64, deep=True)
+    with pytest.raises(ConfigError, match=r"'top' is unknown, .*--set search\.top=\.\.\."):
+        parse_options(Options, {"top": "64"})
     with pytest.raises(ConfigError, match="'sise' is unknown"):
         parse_options(Options, {"sise": "64"})
     with pytest.raises(ConfigError, match="size is 'big', expected int"):

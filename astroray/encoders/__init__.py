@@ -276,6 +276,11 @@ def content_id(meaning: str, data: bytes) -> str:
 
 def unknown_encoder(name: str) -> ConfigError:
     """The error for an encoder that is neither a name nor a model file."""
+    if "/" in name or name.endswith(".safetensors"):
+        return ConfigError(
+            f"encoder is the path {name}, where there is neither a model file (.safetensors), nor "
+            "a run that has one, nor an ONNX file (.onnx); check the path"
+        )
     return ConfigError(
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
         "(model.safetensors), of a run that has one, or of an ONNX file (.onnx)"

@@ -113,11 +113,7 @@ def prepare(rows: Rows, preparation: Preparation) -> Prepared:
     cutouts = cast(Cutouts, rows)
     image_BCYX, flags_B, reasons = _usable(cutouts, preparation)
     kept_B = np.array([reason is None for reason in reasons], bool)
-    rejects = tuple(
-        Reject(row=int(row), stage="prepare", kind=reason[0], reason=reason[1])
-        for row, reason in zip(cutouts.row_B, reasons, strict=True)
-        if reason is not None
-    )
+    rejects = _rejects(cutouts, reasons)
     index_B = np.flatnonzero(kept_B)
     if image_BCYX is None or not index_B.size:
         shape = (0, len(preparation.bands), preparation.size_px, preparation.size_px)
@@ -132,6 +128,19 @@ def prepare(rows: Rows, preparation: Preparation) -> Prepared:
     image_BCYX = stretch(resample(image_BCYX, preparation.size_px), preparation)
     return Prepared(
         index_B=index_B, input_BCYX=image_BCYX, flags_B=flags_B[index_B], rejects=rejects
+    )
+
+
+def not_prepared(cutouts: Cutouts, preparation: Preparation) -> tuple[Reject, ...]:
+    """The rejects of `prepare` alone, without its work on the other rows."""
+    return _rejects(cutouts, _usable(cutouts, preparation)[2])
+
+
+def _rejects(cutouts: Cutouts, reasons: Sequence[tuple[str, str] | None]) -> tuple[Reject, ...]:
+    return tuple(
+        Reject(row=int(row), stage="prepare", kind=reason[0], reason=reason[1])
+        for row, reason in zip(cutouts.row_B, reasons, strict=True)
+        if reason is not None
     )
 
 

@@ -13,7 +13,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import quote, unquote
 
@@ -180,12 +180,9 @@ def parse_options(cls: type[Options], options: Mapping[str, str]) -> Options:
     values: dict[str, Any] = {}
     for key, text in options.items():
         if key not in fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            advice = (
-                f"did you mean {near[0]}=?" if near else "options stand after the question mark"
-            )
             raise ConfigError(
-                f"survey option {key!r} is unknown, expected one of {sorted(fields)}; {advice}"
+                f"survey option {key!r} is unknown, expected one of {sorted(fields)}; "
+                f"{_advice(key, fields)}"
             )
         kind = type(fields[key].default)
         try:
@@ -197,6 +194,22 @@ def parse_options(cls: type[Options], options: Mapping[str, str]) -> Options:
     return cls(**values)
 
 
+def _advice(key: str, fields: Iterable[str]) -> str:
+    """What whoever named an unknown option may have meant."""
+    if setting := _SETTINGS.get(key):
+        return f"a setting of the scan is meant? --set {setting}=..."
+    near = difflib.get_close_matches(key, fields, n=1)
+    return f"did you mean {near[0]}=?" if near else "options stand after the question mark"
+
+
+_SETTINGS = {
+    "size": "encoder.size_px",
+    "size_px": "encoder.size_px",
+    "max_missing": "encoder.max_missing",
+    "k": "search.k",
+    "top": "search.top",
+}
+"""Settings that are taken for options of a survey."""
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 _PARSERS: dict[type, Any] = {
     str: str,

@@ -79,11 +79,11 @@ def test_a_survey_of_which_nothing_is_read_has_reasons_and_no_picture(tmp_path):
 
 
 def test_what_the_preparation_of_a_scan_rejects_is_said_too(tmp_path):
-    image_NYX = np.random.default_rng(5).normal(size=(4, 32, 32)).astype(np.float32)
+    image_NYX = np.random.default_rng(5).normal(size=(8, 32, 32)).astype(np.float32)
     image_NYX[1], image_NYX[2, :20] = 7.0, np.nan
     np.save(tmp_path / "stack.npy", image_NYX)
     seen = astroray.look(str(tmp_path))
-    assert seen.facts["read"].startswith("4: ")
+    assert seen.facts["read"].startswith("8: ")
     assert {one.kind: (one.row, one.stage) for one in seen.rejects} == {
         "constant": (1, "prepare"),
         "missing": (2, "prepare"),

@@ -136,7 +136,7 @@ def not_prepared(cutouts: Cutouts, preparation: Preparation) -> tuple[Reject, ..
     return _rejects(cutouts, _usable(cutouts, preparation)[2])
 
 
-def _rejects(cutouts: Cutouts, reasons: Sequence[tuple[str, str] | None]) -> tuple[Reject, ...]:
+def _rejects(cutouts: Cutouts, reasons: Sequence["Reason | None"]) -> tuple[Reject, ...]:
     return tuple(
         Reject(row=int(row), stage="prepare", kind=reason[0], reason=reason[1])
         for row, reason in zip(cutouts.row_B, reasons, strict=True)

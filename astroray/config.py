@@ -17,6 +17,7 @@ from astroray.encoders import (
     QuantizeName,
     fixed_numbers,
     is_onnx_file,
+    is_own,
 )
 from astroray.errors import ConfigError
 from astroray.execution.worker_bounds import parse_workers
@@ -81,7 +82,7 @@ class EncoderConfig:
     @property
     def is_file(self) -> bool:
         """Whether `name` is a path."""
-        return self.name not in (AUTO, *ENCODERS)
+        return not (self.name in (AUTO, *ENCODERS) or is_own(self.name))
 
     @property
     def is_fitted(self) -> bool:
@@ -153,6 +154,10 @@ class ScanConfig:
 
             program = read_onnx(self.encoder.name, output=self.encoder.output)
             settings["encoder"]["name"] = f"onnx:{program.content_id}"
+        elif is_own(self.encoder.name):
+            from astroray.encoders.own import own_code
+
+            settings["encoder"]["name"] = f"{self.encoder.name} {own_code(self.encoder.name)}"
         settings["encoder"].pop("output", None)
         settings["search"].pop("num_threads", None)
         settings |= {"device": device, "batch_size": self.batch_size_on(device)}

@@ -14,7 +14,7 @@ from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.actors.show import render_rows
 from astroray.catalog.versions import Night
 from astroray.config import ScanConfig
-from astroray.encoders import KINDS, PLAIN_ATTENTION, PLAIN_NUMBERS, read_model_file
+from astroray.encoders import PLAIN_ATTENTION, PLAIN_NUMBERS, kind_of, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
 from astroray.execution.metrics import RunMetrics
@@ -244,7 +244,7 @@ class _Run:
         encoder = self.config.encoder
         model = self.record.fitted
         found = {"quantize": "none"}
-        if KINDS[model.encoder].has_attention:
+        if kind_of(model.encoder).has_attention:
             found["attention"] = "sdpa"
         is_plain = encoder.quantize in ("none", "auto") and not model.quantized
         if encoder.attention not in PLAIN_ATTENTION or not is_plain:

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from astroray import storage
 from astroray.actors.sample import Sample
-from astroray.encoders import KINDS
+from astroray.encoders import kind_of
 from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import Model, build_network, save_model
+from astroray.errors import ConfigError
 from astroray.preparation import Preparation
 from astroray.scores.statistics import Moments
 
@@ -40,6 +41,7 @@ def finish_model(
     Returns the model_id.
     """
     torch.set_num_threads(num_threads)
+    torch.manual_seed(seed)  # a class of the user's own may draw weights, and keep them
     network = build_network(encoder, config)
     facts = dict(fit)
     if weights is None and (shipped := load_pretrained(encoder)) is not None:
@@ -52,7 +54,7 @@ def finish_model(
         if weights is not None:
             network.load_state_dict(dict(weights))
         output_ND = _outputs(network, sample_NCYX)
-    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=KINDS[encoder].standardize)
+    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=kind_of(encoder).standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     model = Model(
         encoder=encoder,
@@ -92,6 +94,10 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     chosen_NCYX = sample_NCYX[::step]
     batches = [batch.float() for batch in torch.split(chosen_NCYX, FRAME_BATCH)]
-    return torch.cat(
-        [network(batch.to(memory_format=torch.channels_last)).float() for batch in batches]
-    )
+    outputs = [network(batch.to(memory_format=torch.channels_last)).float() for batch in batches]
+    if outputs[0].ndim != 2:
+        raise ConfigError(
+            f"{type(network).__name__} makes {tuple(outputs[0].shape)} of {len(batches[0])} "
+            "objects, expected [B, D]: a vector of each; flatten what it returns"
+        )
+    return torch.cat(outputs)

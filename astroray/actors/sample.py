@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from astroray import storage, surveys
-from astroray.encoders import KINDS
+from astroray.encoders import kind_of
 from astroray.errors import ConfigError, DataError
 from astroray.preparation import Wishes
 from astroray.preparation.modalities import MODALITIES, AnyPreparation, Modality
@@ -121,7 +121,7 @@ def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[
     """
     config = sample.preparation.network
     if latent is not None:
-        if not KINDS[encoder].has_latent:
+        if not kind_of(encoder).has_latent:
             raise ConfigError(
                 f"encoder.latent is {latent}, but the embedding of {encoder} has one length; "
                 "leave it out"

@@ -30,12 +30,15 @@ __all__ = [
     "PLAIN_NUMBERS",
     "PROGRAMS",
     "AttentionName",
+    "EncoderKind",
     "ModelFile",
     "QuantizeName",
     "choose_encoder",
     "content_id",
     "fixed_numbers",
     "is_onnx_file",
+    "is_own",
+    "kind_of",
     "read_metadata",
     "read_model_file",
     "unknown_encoder",
@@ -142,7 +145,7 @@ KINDS: Mapping[str, EncoderKind] = {
         for modality, name in PROGRAMS.items()
     },
 }
-"""Every encoder that a model file may hold."""
+"""Every encoder of astroray's that a model file may hold; see `kind_of`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -150,6 +153,8 @@ class ModelFile:
     """A model file as it was read, its id checked against its content."""
 
     encoder: str
+    modality: ModalityName
+    """What it encodes."""
     preparation: AnyPreparation
     network_config: Mapping[str, int]
     dim: int
@@ -161,6 +166,9 @@ class ModelFile:
     quantized: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Of a quantized model: `choice`, `attention`, `reference_id`, `schemes`; else empty."""
 
+    code: str = ""
+    """Hash of the code of a class of the user's own; else empty."""
+
     def describe(self) -> ModelRef:
         """What a run record says of the model."""
         known = {name: value for name, value in self.quantized.items() if name != "schemes"}
@@ -169,7 +177,7 @@ class ModelFile:
             model_id=self.model_id,
             quantized=QuantizedRef(**known) if known else None,
             encoder=self.encoder,
-            modality=KINDS[self.encoder].modality,
+            modality=self.modality,
             dim=self.dim,
             input=facts.pop("input"),
             preparation=facts,
@@ -204,16 +212,20 @@ def read_model_file(path: str) -> ModelFile:
             f"{path} is damaged: its content has id {model_id}, expected {metadata['model_id']}; "
             "restore it or fit again"
         )
-    modality = MODALITIES[KINDS[meaning["encoder"]].modality]
+    encoder = meaning["encoder"]
+    # of a class of somebody's own the file says it, so that no code of theirs is loaded to read it
+    name: ModalityName = meaning["own"]["modality"] if is_own(encoder) else KINDS[encoder].modality
     return ModelFile(
-        encoder=meaning["encoder"],
-        preparation=modality.preparation.from_json(meaning["preparation"]),
+        encoder=encoder,
+        modality=name,
+        preparation=MODALITIES[name].preparation.from_json(meaning["preparation"]),
         network_config=meaning["network"],
         dim=shapes["frame.live"][0],
         fit=json.loads(metadata["fit"]),
         model_id=model_id,
         data=data,
         quantized=meaning.get("quantized", {}),
+        code=meaning.get("own", {}).get("code", ""),
     )
 
 
@@ -237,15 +249,34 @@ def choose_encoder(name: str, modality: ModalityName) -> str:
     if name == AUTO:
         return MODALITIES[modality].default_encoder
     name = PROGRAMS[modality] if is_onnx_file(name) else name
-    if name not in KINDS:
-        raise unknown_encoder(name)
-    if KINDS[name].modality != modality:
+    if kind_of(name).modality != modality:
         suited = sorted(known for known, kind in ENCODERS.items() if kind.modality == modality)
         raise ConfigError(
-            f"encoder {name} takes {_words(KINDS[name].modality)}, the survey has "
+            f"encoder {name} takes {_words(kind_of(name).modality)}, the survey has "
             f"{_words(modality)}, expected one of {suited} or the path of a model file"
         )
     return name
+
+
+def kind_of(name: str) -> EncoderKind:
+    """What is known of an encoder, a class of the user's own too, whose module is then imported.
+
+    Raises ConfigError where there is none of that name.
+    """
+    if is_own(name):
+        from astroray.encoders.own import own_kind
+
+        return own_kind(name)
+    if name not in KINDS:
+        raise unknown_encoder(name)
+    return KINDS[name]
+
+
+def is_own(name: str) -> bool:
+    """Whether an encoder is a class of the user's own, `module:Class`."""
+    module, _, attribute = name.partition(":")
+    parts = [*module.split("."), attribute]
+    return all(part.isidentifier() for part in parts) and module not in ENCODERS
 
 
 def is_onnx_file(name: str) -> bool:
@@ -283,7 +314,8 @@ def unknown_encoder(name: str) -> ConfigError:
         )
     return ConfigError(
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
-        "(model.safetensors), of a run that has one, or of an ONNX file (.onnx)"
+        "(model.safetensors), of a run that has one, or of an ONNX file (.onnx), or a class of "
+        "your own (module:Class)"
     )
 
 

@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from astroray import storage
 from astroray.encoders import (
     FORMAT_VERSION,
-    KINDS,
     content_id,
+    is_own,
+    kind_of,
     read_model_file,
-    unknown_encoder,
 )
+from astroray.encoders.own import build_own, own_code
 from astroray.encoders.quantized import Quantized, read_quantized
+from astroray.errors import ConfigError
 from astroray.preparation import Prepared
 from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.surveys.shards import ModalityName, Rows
@@ -50,7 +52,7 @@ class Model:
     @property
     def modality(self) -> ModalityName:
         """What it encodes."""
-        return KINDS[self.encoder].modality
+        return kind_of(self.encoder).modality
 
     def prepare(self, rows: Rows) -> Prepared:
         """A slice of a survey as the network eats it; rejects what cannot be used."""
@@ -79,13 +81,14 @@ class Model:
 
 def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
     """The untrained network of an encoder. Raises ConfigError on an unknown name."""
-    if encoder not in KINDS:
-        raise unknown_encoder(encoder)
-    module, name = KINDS[encoder].network.split(":")
-    network = getattr(importlib.import_module(f"astroray.encoders.{module}"), name)
-    built: nn.Module = network(**network_config).eval()
+    if is_own(encoder):
+        built = build_own(encoder, dict(network_config))
+    else:
+        module, name = kind_of(encoder).network.split(":")
+        network = getattr(importlib.import_module(f"astroray.encoders.{module}"), name)
+        built = network(**network_config)
     # the order of memory in which convolutions are 1.5 times as fast on a CPU
-    return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return built.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def save_model(path: str, model: Model) -> str:
@@ -102,6 +105,8 @@ def save_model(path: str, model: Model) -> str:
         "preparation": dataclasses.asdict(model.preparation),
         "network": dict(model.network_config),
     }
+    if is_own(model.encoder):
+        meant["own"] = {"code": own_code(model.encoder), "modality": model.modality}
     if model.quantized is not None:
         tensors |= model.quantized.tensors()
         meant["quantized"] = model.quantized.meaning()
@@ -120,9 +125,16 @@ def save_model(path: str, model: Model) -> str:
 def load_model(path: str) -> Model:
     """The model of a file, on the CPU, its id checked against its content.
 
-    Raises ConfigError where the file is no model, is damaged, or is of another format version.
+    Raises ConfigError where the file is no model, is damaged, or is of another format version,
+    or where the code of a class of the user's own is another than when it was fitted.
     """
     file = read_model_file(path)
+    if is_own(file.encoder) and (code := own_code(file.encoder)) != file.code:
+        raise ConfigError(
+            f"{path} was fitted with the class {file.encoder} as its module was then (hash "
+            f"{file.code}), here it is {code}: embeddings would differ; restore it, or scan into a "
+            "new --out"
+        )
     tensors = safetensors.torch.load(file.data)
     network = build_network(file.encoder, file.network_config)
     prefix = "network."

@@ -7,7 +7,14 @@ from typing import Any
 import yaml
 
 from astroray.config import EncoderConfig
-from astroray.encoders import ENCODERS, QuantizeName, choose_encoder, read_model_file
+from astroray.encoders import (
+    ENCODERS,
+    QuantizeName,
+    choose_encoder,
+    is_own,
+    kind_of,
+    read_model_file,
+)
 from astroray.errors import ConfigError
 from astroray.evaluation.quantized import split_numbers
 from astroray.settings import from_dict
@@ -56,7 +63,8 @@ class Compared:
     def is_fitted_long(self) -> bool:
         """Whether its fit is gradient descent."""
         is_given = self.path is not None
-        return not is_given and self.name in ENCODERS and ENCODERS[self.name].is_descended()
+        is_fitted = self.name in ENCODERS or is_own(self.name)
+        return not is_given and is_fitted and kind_of(self.name).is_descended()
 
     def describe(self) -> dict[str, Any]:
         """What has to be asked for to have it again."""
@@ -92,7 +100,7 @@ def _given(text: str, modality: ModalityName) -> list[Compared]:
     uri = SurveyUri.parse(text)
     name = uri.location
     settings = _settings(text, uri.options)
-    if name in ENCODERS:
+    if name in ENCODERS or is_own(name):
         name = choose_encoder(name, modality)
         options = {key: str(value) for key, value in settings.given().items()}
         label = str(SurveyUri(location=name, options=options))

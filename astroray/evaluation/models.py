@@ -16,11 +16,10 @@ from astroray import allowance, storage
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import Sample, load_sample, network_config, publish_sample
 from astroray.encoders import (
-    ENCODERS,
-    KINDS,
     AttentionName,
     ModelFile,
     QuantizeName,
+    kind_of,
     read_model_file,
 )
 from astroray.encoders.pretrained import load_pretrained, object_hash
@@ -129,7 +128,7 @@ def fit_model(
     if storage.exists(path) and _is_whole(read_model_file(path)):
         return path
     weights, facts = None, dict[str, Any]()
-    if ENCODERS[encoder].is_descended():
+    if kind_of(encoder).is_descended():
         config = FitConfig(
             num_passes=NUM_PASSES,
             budget_s=_reopen(f"{stem}.fit") + max(budget_s, SHORTEST_S),
@@ -252,7 +251,7 @@ def _load(model_id: str, cached: str) -> Encoded:
 
 def _is_whole(file: ModelFile) -> bool:
     return (
-        KINDS[file.encoder].fit != "network"
+        kind_of(file.encoder).fit != "network"
         or "pretrained" in file.fit
         or "trained_on" in file.fit
         or file.fit.get("num_passes", 0) >= NUM_PASSES

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from astroray import faults, storage
-from astroray.encoders import ENCODERS, unknown_encoder
+from astroray.encoders import kind_of
 from astroray.encoders.recipe import Recipe
 from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
@@ -90,9 +90,7 @@ def find_recipe(encoder: str, config: FitConfig) -> Recipe:
 
     Raises ConfigError on an unknown encoder.
     """
-    if encoder not in ENCODERS:
-        raise unknown_encoder(encoder)
-    recipe = ENCODERS[encoder].recipe
+    recipe = kind_of(encoder).recipe
     if config.learning_rate is None:
         return recipe
     return dataclasses.replace(recipe, learning_rate=config.learning_rate)
@@ -120,7 +118,7 @@ class _Fit:
         self, sample_NCYX: Tensor, plan: Plan, place: Place, state: FitState | None
     ) -> None:
         self.sample_NCYX, self.plan, self.place, self.config = sample_NCYX, plan, place, plan.config
-        can_turn = MODALITIES[ENCODERS[plan.encoder].modality].can_turn
+        can_turn = MODALITIES[kind_of(plan.encoder).modality].can_turn
         self.threads = torch.get_num_threads()
         self.precision = _resolve_precision(self.config.precision, place.device)
         self.losses: list[float] = []
@@ -364,7 +362,7 @@ def _repeatable(threads: int, device: torch.device) -> Iterator[None]:
 
 
 def _check_sample(sample_NCYX: Tensor, plan: Plan) -> None:
-    expected = MODALITIES[ENCODERS[plan.encoder].modality].shape(plan.network)
+    expected = MODALITIES[kind_of(plan.encoder).modality].shape(plan.network)
     too_few = len(sample_NCYX) < plan.config.train_workers
     if sample_NCYX.ndim != 4 or tuple(sample_NCYX.shape[1:]) != expected or too_few:
         raise ConfigError(

@@ -11,10 +11,11 @@ from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_conf
 from astroray.config import EncoderConfig, ScanConfig, load_config
 from astroray.encoders import (
     ENCODERS,
-    KINDS,
     ModelFile,
     choose_encoder,
     is_onnx_file,
+    is_own,
+    kind_of,
     read_model_file,
 )
 from astroray.errors import ConfigError
@@ -118,7 +119,7 @@ def fit_model(
         network |= program.numbers(MODALITIES[modality].shape(network))
         weights = {"program": program.to_tensor()}
         facts["program"] = os.path.basename(program.path)
-    if KINDS[name].is_descended(pretrained=encoder.pretrained):
+    if kind_of(name).is_descended(pretrained=encoder.pretrained):
         from astroray.fitting.training import fit_network
 
         config.fit.num_held_out(sample.num_rows)  # refuses before the workers are started
@@ -156,7 +157,12 @@ def _read_program(encoder: EncoderConfig) -> "OnnxFile | None":
 def _check_encoder(name: str) -> None:
     trained = sorted(name for name, kind in ENCODERS.items() if kind.fit == "network")
     others = ", ".join(name for name, kind in ENCODERS.items() if kind.fit != "network")
-    if name not in trained:
+    if is_own(name):
+        if kind_of(name).fit != "network":
+            raise ConfigError(
+                f"{name} has no method loss, expected one: it is what training lowers"
+            )
+    elif name not in trained:
         raise ConfigError(
             f"model is {name!r}, expected one of {trained}; what needs no training ({others}) a "
             "scan fits at once"

@@ -1,0 +1,130 @@
+"""A class of the user's own as the encoder: the one in the documentation, and wrong ones."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from astroray.actors.fit import finish_model
+from astroray.actors.sample import SamplePlan, draw_sample, network_config
+from astroray.config import EncoderConfig, FitConfig, ScanConfig
+from astroray.encoders import choose_encoder, is_own, kind_of, read_model_file
+from astroray.encoders.store import build_network, load_model
+from astroray.errors import ConfigError
+from astroray.fitting.passes import run_passes
+from astroray.preparation import Wishes
+from astroray.surveys import list_shards
+
+PAGE = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()
+(SHOWN,) = re.findall(
+    r"^```python\n(\"\"\"A plain autoencoder.*?)^```", PAGE, re.DOTALL | re.MULTILINE
+)
+NAME = "shown_nets.small:Small"
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The module of the documentation, on the path."""
+    folder = tmp_path / "shown_nets"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "small.py").write_text(SHOWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shown_nets"]:
+        monkeypatch.delitem(sys.modules, name)
+    return folder / "small.py"
+
+
+@pytest.fixture
+def sample(tmp_path):
+    shards = list_shards("sim:galaxies?count=40&size=16").shards
+    plan = SamplePlan(folder=str(tmp_path / "fit"), max_rows=40, wishes=Wishes(), seed=0)
+    return draw_sample(shards, plan)
+
+
+def fitted(sample, path) -> str:
+    network = network_config(NAME, sample, latent=None)
+    config = FitConfig(num_passes=2, batch_size=8)
+    result = run_passes(sample.path, NAME, network, config, f"{path}.fit")
+    return finish_model(
+        sample,
+        path=path,
+        encoder=NAME,
+        config=network,
+        weights=result.state_dict,
+        fit=result.facts(),
+    )
+
+
+def test_the_documented_class_is_trained_kept_and_loaded(module, sample, tmp_path):
+    assert choose_encoder(NAME, "images") == NAME
+    assert kind_of(NAME).is_descended()
+    path = str(tmp_path / "model.safetensors")
+    model_id = fitted(sample, path)
+    model = load_model(path)
+    assert (model.model_id, model.encoder, model.dim) == (model_id, NAME, 16)
+    images = torch.rand(3, 3, 16, 16)
+    torch.testing.assert_close(model.embed(images), load_model(path).embed(images))
+    losses = read_model_file(path).fit["loss"]
+    assert losses[1] < losses[0]
+
+
+def test_a_model_file_is_read_without_its_class_and_loaded_with_the_same_code_only(
+    module, sample, tmp_path, monkeypatch
+):
+    path = str(tmp_path / "model.safetensors")
+    fitted(sample, path)
+    module.write_text(SHOWN.replace("GELU", "ReLU"))
+    with pytest.raises(ConfigError, match=r"as its module was then .* embeddings would differ"):
+        load_model(path)
+    module.unlink()
+    for name in ("shown_nets.small", "shown_nets"):
+        monkeypatch.delitem(sys.modules, name)
+    assert read_model_file(path).describe()["modality"] == "images"
+    with pytest.raises(ConfigError, match=r"cannot be imported: .*PYTHONPATH"):
+        load_model(path)
+
+
+def test_other_code_is_another_run(module):
+    def science():
+        config = ScanConfig(survey="hdf", out="run", encoder=EncoderConfig(name=NAME))
+        return config.science(model_id="", device="cpu")
+
+    before = science()
+    assert before["encoder"]["name"].startswith(f"{NAME} ")
+    module.write_text(SHOWN + "\n")
+    assert science() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nowhere_at_all:Net", r"cannot be imported: No module named .*PYTHONPATH"),
+        ("shown_nets.small:Large", "has nothing of that name, expected a torch.nn.Module"),
+        ("os:system", r"has builtin_function_or_method system .* expected a torch.nn.Module"),
+        ("pathlib:Path", "has type Path of that name, expected a torch.nn.Module"),
+    ],
+)
+def test_what_is_no_network_is_refused_before_it_is_called(module, name, message):
+    with pytest.raises(ConfigError, match=message):
+        choose_encoder(name, "images")
+
+
+def test_a_constructor_of_other_numbers_and_an_output_of_other_shape_are_refused(
+    module, sample, tmp_path
+):
+    with pytest.raises(ConfigError, match=r"is built with num_bands, depth: missing .*size_px"):
+        build_network(NAME, {"num_bands": 3, "depth": 2})
+    module.write_text(SHOWN.replace("return self.encode(image)", "return image"))
+    network = network_config(NAME, sample, latent=None)
+    with pytest.raises(ConfigError, match=r"makes \(32, 3, 16, 16\) of 32 .*, expected \[B, D\]"):
+        finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
+
+
+@pytest.mark.parametrize(
+    "name", ["rings", "rings:w8a8o", "s3://bucket/model", "mine.onnx", "runs/a:b", "auto"]
+)
+def test_names_and_paths_are_no_classes(name):
+    assert not is_own(name)

@@ -115,12 +115,12 @@ def test_what_is_no_network_is_refused_before_it_is_called(module, name, message
 def test_a_constructor_of_other_numbers_and_an_output_of_other_shape_are_refused(
     module, sample, tmp_path
 ):
-    with pytest.raises(ConfigError, match=r"is built with num_bands, depth: missing .*size_px"):
-        build_network(NAME, {"num_bands": 3, "depth": 2})
     module.write_text(SHOWN.replace("return self.encode(image)", "return image"))
     network = network_config(NAME, sample, latent=None)
     with pytest.raises(ConfigError, match=r"makes \(32, 3, 16, 16\) of 32 .*, expected \[B, D\]"):
         finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
+    with pytest.raises(ConfigError, match=r"is built with num_bands, depth: missing .*size_px"):
+        build_network(NAME, {"num_bands": 3, "depth": 2})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import inspect
 from pathlib import Path
-from typing import get_args
+from typing import Any, cast, get_args
 
 from torch import nn
 
@@ -28,7 +28,7 @@ def own_kind(name: str) -> EncoderKind:
     `standardize` and a keyword `latent` mean what EncoderKind says.
     """
     found = _class(name)
-    modality = getattr(found, "modality", "images")
+    modality: Any = getattr(found, "modality", "images")
     if modality not in get_args(ModalityName):
         raise ConfigError(
             f"modality of {name} is {modality!r}, expected one of {get_args(ModalityName)}"
@@ -41,7 +41,7 @@ def own_kind(name: str) -> EncoderKind:
         fit="network" if hasattr(found, "loss") else "none",
         standardize=bool(getattr(found, "standardize", False)),
         recipe=recipe,
-        modality=modality,
+        modality=cast(ModalityName, modality),
         has_latent="latent" in inspect.signature(found).parameters,
     )
 

@@ -78,7 +78,7 @@ for command in [
     type=click.Path(),
     metavar="NAME|PATH",
     help="rings (default for images), waves (for light curves), vit-tiny, ..., a model file, "
-    "an earlier run, or a network of your own, mine.onnx.",
+    "an earlier run, or a network of your own, mine.onnx or module:Class.",
 )
 @click.option("--k", type=int, help="Neighbors of each object.  [default: 10]")
 @click.option("--top", type=int, help="Length of the certified list.  [default: 100]")

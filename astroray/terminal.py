@@ -81,21 +81,25 @@ class _Status:
 def status_line() -> Iterator[Callable[[str, str], None]]:
     """A function of stage and text, which rewrites one line a stage of standard error.
 
-    So on a terminal and in a notebook. Elsewhere each line has its time, UTC, and the longer a
-    stage takes, the fewer there are: from one in 5 s to one in a minute.
+    So on a terminal; in a notebook, whose standard error is red, it is the output. Elsewhere each
+    line has its time, UTC, and the longer a stage takes, the fewer there are: from one in 5 s to
+    one in a minute.
     """
+    line: _Rewritten | None = None
     if sys.stderr.isatty():
-        status, is_line = _Status(_Rewritten("\033[K").write, lambda _: 0.0), True
+        line = _Rewritten("\033[K", err=True)
+        status = _Status(line.write, lambda _: 0.0)
     elif in_notebook():
-        status, is_line = _Status(_Rewritten("").write, lambda _: NOTEBOOK_REFRESH_S), True
+        line = _Rewritten("", err=False)
+        status = _Status(line.write, lambda _: NOTEBOOK_REFRESH_S)
     else:
-        status, is_line = _Status(_write_logged, _log_wait_s), False
+        status = _Status(_write_logged, _log_wait_s)
     try:
         yield status.show
     finally:
         status.flush()
-        if is_line and status.stage:
-            click.echo("", err=True)
+        if line and line.last:
+            click.echo("", err=line.err)
 
 
 def in_notebook() -> bool:
@@ -107,13 +111,13 @@ def in_notebook() -> bool:
 class _Rewritten:
     """A line that is written over; `erase` clears it, else spaces cover what was longer."""
 
-    def __init__(self, erase: str) -> None:
-        self.erase, self.last = erase, ""
+    def __init__(self, erase: str, *, err: bool) -> None:
+        self.erase, self.err, self.last = erase, err, ""
 
     def write(self, text: str, is_new: bool) -> None:
         begins = "\n" if is_new and self.last else ""
         covered = text if self.erase or is_new else text.ljust(len(self.last))
-        click.echo(f"{begins}\r{self.erase}{covered}", nl=False, err=True)
+        click.echo(f"{begins}\r{self.erase}{covered}", nl=False, err=self.err)
         self.last = text
 
 

@@ -66,7 +66,7 @@ def test_version_is_the_package_s():
             ["scan", "a/1.fits", "a/2.fits", "a/3.fits", "--out", "x"],
             "the next is a/2.fits. A glob",
         ),
-        (["scan", "http://sky.org/a.fits", "--out", "x"], "http:// is not read: download"),
+        (["scan", "gs://sky/a.fits", "--out", "x"], "gs:// is not read: download"),
         (["scan", "hdf?treshold=4", "--out", "x"], "; did you mean threshold=?"),
         (["scan", "sim:galaxie?count=9", "--out", "x"], "; did you mean sim:galaxies?"),
         (["scan", "hdf", "--out", "x", "--set", "=3"], "expected KEY=VALUE"),

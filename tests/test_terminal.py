@@ -24,7 +24,8 @@ def shown(clock, capsys, *, seconds: int) -> str:
         for second in range(seconds):
             show("embed", f"embed {second} objects")
             clock.s += 1.0
-    return capsys.readouterr().err
+    said = capsys.readouterr()
+    return said.err or said.out
 
 
 def test_a_log_has_the_time_of_each_line_and_the_last_state_of_each_stage(clock, capsys):
@@ -53,7 +54,7 @@ def test_what_is_shorter_covers_what_it_is_written_over(clock, capsys, monkeypat
         show("fit", "fit with a long note")
         clock.s += 5.0
         show("fit", "fit")
-    assert capsys.readouterr().err.endswith("\r" + "fit".ljust(len("fit with a long note")) + "\n")
+    assert capsys.readouterr().out.endswith("\r" + "fit".ljust(len("fit with a long note")) + "\n")
 
 
 def test_a_terminal_shows_each_state(clock, monkeypatch):

@@ -82,7 +82,7 @@ def test_a_model_file_is_read_without_its_class_and_loaded_with_the_same_code_on
     module.unlink()
     for name in ("shown_nets.small", "shown_nets"):
         monkeypatch.delitem(sys.modules, name)
-    assert read_model_file(path).describe()["modality"] == "images"
+    assert read_model_file(path).describe().modality == "images"
     with pytest.raises(ConfigError, match=r"cannot be imported: .*PYTHONPATH"):
         load_model(path)
 

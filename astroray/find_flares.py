@@ -25,6 +25,7 @@ from astroray.flares.energy import FLARE_TEMPERATURE_K
 from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_shard, part_path
 from astroray.flares.page import write_page
+from astroray.flares.shared import mark_shared
 from astroray.flares.stars import split_candidates, stars_of, stars_table
 from astroray.receipts import Receipt, done_shards, pack_receipts, read_receipts
 from astroray.run_record import Backends, Counts, RunRecord
@@ -176,9 +177,8 @@ def _gather(
     searched = [shard.name for shard in shards]
     curves = _read_parts(out, "light_curves", searched, schema.FLARE_CURVES)
     curves = curves.sort_by([(name, "ascending") for name in ("object_id", "shard", "row")])
-    flares, refused = split_candidates(
-        _read_parts(out, "candidates", searched, schema.REFUSED_FLARES)
-    )
+    candidates = _read_parts(out, "candidates", searched, schema.REFUSED_FLARES)
+    flares, refused = split_candidates(mark_shared(candidates, curves))
     stars = list(stars_of(curves, flares))
     rejects = ledger.read_rejects(out)
     lease.check()

@@ -109,6 +109,7 @@ class FlareFlag:
     GAP = 2  # cadences are missing inside, so that flux is missing too
     SHORT = 4  # fewer points above the threshold than the rule asks for, but a decay after them
     COMPLEX = 8  # several peaks, likely several flares
+    SHARED = 16  # other stars of the run have a candidate at the same moment: see num_shared
 
 
 def embedding_column(dim: int) -> pa.Field:
@@ -210,7 +211,16 @@ FLARE_EVENT = [
         "confidence", pa.float64(), "", "0 to 1, from signal-to-noise and shape; a ranking, not a "
         "probability", ucd="stat.likelihood",
     ),
-    column("flare_flags", pa.int32(), "", "bits of schema.FlareFlag", ucd="meta.code.qual"),
+    column(
+        "flare_flags", pa.int32(), "", "sum of 1 edge: beside a gap or an end, 2 gap: cadences are "
+        "missing inside, 4 short: fewer points than the rule asks for but a decay, 8 complex: "
+        "several peaks, 16 shared: see num_shared", ucd="meta.code.qual",
+    ),
+    column(
+        "num_shared", pa.int32(), "", "other stars of the run with a candidate within 0.01 d or a "
+        "cadence, where chance does not give so many: likely of the spacecraft; else 0",
+        ucd="meta.number",
+    ),
     column(
         "profile_time", pa.list_(pa.float32()), "d", "times of the cadences in and around the "
         "flare, after its peak; null where it was refused", ucd="time.relative",

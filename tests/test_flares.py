@@ -179,9 +179,9 @@ def test_the_shoulders_of_a_transit_as_long_as_half_the_window_are_no_flares():
     time_d, flux = star(days=36, cadence_d=cadence_d, noise=0.0003, spots=0.0, seed=2)
     far_h = 24 * np.abs((time_d - 1500 + 0.3) % 9 - 4.5)  # four transits, 14 h at half their depth
     flux *= 1 - 0.01 * np.clip((8.05 - far_h) / 2.1, 0, 1)
-    detrended = detrend(time_d, flux)
-    assert detrended.window_d == 1.2
+    detrended = detrend(time_d, flux, DetrendConfig(windows_d=(1.2,)))
     assert (detrended.trend_T > 995).all()  # the floor is at 990
+    assert not [event for event in find_events(time_d, detrended) if not event.refused]
     assert not flares_of(time_d, flux)
 
 

@@ -187,6 +187,24 @@ def check_that_damage_is_found(folder, config):
     assert any("flares.parquet has" in fault for fault in inspection.verify_run(config.out))
 
 
+def check_that_its_flares_are_exported(folder):
+    """As FITS that astropy reads, with units; what is not known is NaN, profiles are left out."""
+    from astropy.table import QTable
+
+    out = folder / "flares.fits"
+    words = ["export", str(folder / "one"), "--format", "fits", "--out", str(out)]
+    result = CliRunner().invoke(cli, words)
+    assert result.output == f"6 rows  {out}\n"
+    got, flares = QTable.read(out), pq.read_table(folder / "one" / "flares.parquet")
+    assert got.colnames == [name for name in flares.schema.names if "profile" not in name]
+    assert got["energy"].unit == "erg"
+    assert got["equivalent_duration"].to_value("s").tolist() == (
+        flares["equivalent_duration"].to_pylist()
+    )
+    assert set(got["time_zero"]) == {"BTJD"}
+    assert "already there" in CliRunner().invoke(cli, words).output
+
+
 @pytest.mark.ray
 def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_cluster, tmp_path):
     folder = tmp_path / "in"
@@ -224,6 +242,7 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_c
     assert inspection.verify_run(config.out) == inspection.verify_run(other.out) == []
     status = inspection.read_status(config.out)
     assert (status["shards done"], status["objects"], status["flares"]) == ("3 of 3", "4", "6")
+    check_that_its_flares_are_exported(tmp_path)
     with pytest.raises(ConfigError, match=r"is a run of flares find"):
         inspection.reopen_rejected(config.out)
     check_that_damage_is_found(tmp_path / "two", other)

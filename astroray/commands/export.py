@@ -16,7 +16,8 @@ __all__ = ["export"]
 def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite: bool) -> None:
     """Write the catalog of the directory RUN as one file for other programs.
 
-    votable, fits and csv are its rows, with units and UCDs where the format has them. onnx is its
+    votable, fits and csv are its rows, with units and UCDs where the format has them; of a run of
+    `astroray flares find` they are its flares. onnx is its
     encoder instead, as a program for ONNX Runtime and others whose embeddings were found equal;
     RUN may then be a model file too. With --self-contained a night is copied with the files of
     the older versions that it refers to: one HATS catalog, all embeddings, and a reference for
@@ -29,12 +30,20 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
     elif kind == "onnx":
         _export_model(run, out, overwrite)
     else:
-        from astroray.catalog.exports import export_catalog
-        from astroray.runs import finished_run, version_of
+        click.echo(f"{_export_rows(run, kind, out, overwrite)} rows  {out}")
 
-        finished_run(run)
-        num_rows = export_catalog(version_of(run), format=kind, out=out, overwrite=overwrite)
-        click.echo(f"{num_rows} rows  {out}")
+
+def _export_rows(run: str, kind: str, out: str, overwrite: bool) -> int:
+    from astroray.catalog.exports import export_catalog
+    from astroray.flares.flare_file import export_flares, holds_flares
+    from astroray.ledger import RunRecord
+    from astroray.runs import finished_run, version_of
+
+    folder = version_of(run)
+    if holds_flares(RunRecord.of(folder)):
+        return export_flares(folder, format=kind, out=out, overwrite=overwrite)
+    finished_run(run)
+    return export_catalog(folder, format=kind, out=out, overwrite=overwrite)
 
 
 def _export_version(run: str, out: str) -> None:

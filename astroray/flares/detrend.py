@@ -32,8 +32,9 @@ MIN_WEIGHT = 0.1
 class DetrendConfig:
     """How far a trend looks."""
 
-    windows_d: tuple[float, ...] = (1.2, 0.8, 0.5, 0.3, 0.2)
-    """Full widths of the windows that are tried, falling."""
+    windows_d: tuple[float, ...] = (2.4, 1.2, 0.8, 0.5, 0.3, 0.2)
+    """Full widths of the windows that are tried, falling. Where the first can be kept, a dip of 12
+    to 20 h leaves fewer shoulders that look like flares than where the second has to be."""
     max_excess: float = 1.1
     """Scatter of the residuals over point-to-point noise up to which a window is kept."""
     max_gap_d: float = 0.125

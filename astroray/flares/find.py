@@ -246,6 +246,7 @@ class _Rows:
                 "num_points": event.num_points,
                 "confidence": event.confidence,
                 "flare_flags": event.flags,
+                "num_shared": 0,  # known when all shards are searched
                 "profile_time": profile and profile[0].astype(np.float32),
                 "profile_flux": profile and profile[1].astype(np.float32),
                 "class": event.refused or None,

@@ -1,9 +1,10 @@
 """Which flares of a star the finder sees: with all of its light curves, or by a moment in time.
 
-The finder looks beyond a cadence: its trend by half a window, up to 0.6 d, its noise by 1.2 d, by
+The finder looks beyond a cadence: its trend by half a window, up to 1.2 d, its noise by 2.4 d, by
 2.5 d where K2's thrusters fire; which window the trend has all that it is given decides. That is
 right for an answer, which may know what came later, and wrong for what a forecast is told. So
-flares are also looked for day by day, each time in the last days alone:
+flares are also looked for day by day, each time in the last days alone, and with windows of up to
+1.2 d, which see half as far:
 
     a flare is on record from the first look on that sees its end behind it
     until it lies so far back that what came later no longer reaches it, each look replaces what
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from astroray.errors import DataError
-from astroray.flares.detrend import detrend
+from astroray.flares.detrend import DetrendConfig, detrend
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.records import PROPERTIES, StarRecord
 
@@ -35,7 +36,8 @@ LOOK_D = 1.0
 BACK_D = 4.0
 """Of the light curve in each: a day, and on either side of it as far as the finder looks."""
 SETTLED_D = 1.2
-"""So far back a flare is when its record is final."""
+"""So far back a flare is when its record is final: as far as the noise of LOOK sees."""
+LOOK = DetrendConfig(windows_d=tuple(d for d in DetrendConfig().windows_d if d <= SETTLED_D))
 META = ("teff_k", "logg", "metallicity_dex", "radius_sun", "period_d")
 """Where LightCurve.meta has records.PROPERTIES."""
 
@@ -110,7 +112,7 @@ def _look(curve: "LightCurve", moment_d: float) -> Iterator[Event]:
     if len(time_d) < 2:
         return
     try:
-        detrended = detrend(time_d, flux, fired_T=fired_T)
+        detrended = detrend(time_d, flux, LOOK, fired_T=fired_T)
     except DataError:  # too little has been seen; the light curve as a whole is judged elsewhere
         return
     ended_d = moment_d - FlareRule().merge_points * detrended.cadence_d

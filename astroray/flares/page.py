@@ -57,6 +57,7 @@ def write_page(
             for row in listed[:NUM_PROFILES]
         ],
         refusals=[(kind, count, MEANINGS[kind]) for kind, count in kinds.most_common()],
+        num_shared=sum(others > 0 for others in flares["num_shared"].to_pylist()),
         observed_d=sum(star.observed_d for star in stars),
     )
     path = storage.join(folder, "index.html")

@@ -1,7 +1,8 @@
 """What the flare finder is worth against labels, beside the plainest finder, in words and rows."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,24 @@ class FinderSkill:
 
 
 def judge_finders(
-    data: str, name: str, found: Sequence[FoundCurve], num_resamples: int, seed: int
+    data: str,
+    name: str,
+    found: Sequence[FoundCurve],
+    num_resamples: int,
+    seed: int,
+    *,
+    others: Mapping[str, Sequence[np.ndarray]] = MappingProxyType({}),
 ) -> list[FinderSkill]:
-    """The finder and the plainest one against each list of labels of a set of light curves."""
+    """The finder and the plainest one against each list of labels of a set of light curves.
+
+    others  further finders by name, and the spans [F, 2] in d that each finds in each light curve
+    """
     curves = [one.curve for one in found]
     tolerance_d = TOLERANCE_CADENCES * float(np.median([c.cadence_s for c in curves])) / 86400
     spans = {
         FINDER: [one.found_F2 for one in found],
         FLOOR: [find_plainly(curve.time_d, curve.flux) for curve in curves],
+        **others,
     }
     skills = []
     for title, labels in read_labels(data, name, curves).items():

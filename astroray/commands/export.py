@@ -36,7 +36,7 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
 def _export_rows(run: str, kind: str, out: str, overwrite: bool) -> int:
     from astroray.catalog.exports import export_catalog
     from astroray.flares.flare_file import export_flares, holds_flares
-    from astroray.ledger import RunRecord
+    from astroray.run_record import RunRecord
     from astroray.runs import finished_run, version_of
 
     folder = version_of(run)

@@ -5,7 +5,7 @@ import pyarrow as pa
 from astroray import schema, storage
 from astroray.catalog.exports import export_rows
 from astroray.errors import ConfigError
-from astroray.ledger import RunRecord
+from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
 __all__ = ["export_flares", "holds_flares"]

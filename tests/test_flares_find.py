@@ -201,7 +201,7 @@ def check_that_its_flares_are_exported(folder):
     assert got["equivalent_duration"].to_value("s").tolist() == (
         flares["equivalent_duration"].to_pylist()
     )
-    assert set(got["time_zero"]) == {"BTJD"}
+    assert set(got["time_zero"].astype(str)) == {"BTJD"}
     assert "already there" in CliRunner().invoke(cli, words).output
 
 

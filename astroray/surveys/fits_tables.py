@@ -1,4 +1,4 @@
-"""How single columns of a FITS binary table are read without astropy's cost for every header card.
+"""How columns and images of FITS files are read without astropy's cost for every header card.
 
 A light-curve file holds some 300 cards and twenty columns, of which a dozen cards and four columns
 are needed; here cards are cut at every 80 bytes and parsed when they are asked for, and a column
@@ -24,6 +24,7 @@ _END = b"END" + b" " * 77
 _GZIP_MAGIC = b"\x1f\x8b"
 _TEXT = re.compile(r"\s*'((?:[^']|'')*)'")
 _FORM = re.compile(r"(\d*)([A-Z])")
+_IMAGE_DTYPES = {"8": "u1", "16": ">i2", "32": ">i4", "64": ">i8", "-32": ">f4", "-64": ">f8"}
 _DTYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8"}
 _BYTES = {"L": 1, "A": 1, "B": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8,
           "Q": 16}  # fmt: skip
@@ -75,6 +76,8 @@ class Hdu:
     row_bytes: int
     first_byte: int
     data: bytes
+    shape: tuple[int, ...] = ()
+    """Of the array, slowest axis first."""
 
     def unit(self, column: str) -> str:
         """TUNIT of a column; empty where there is none."""
@@ -91,27 +94,76 @@ class Hdu:
                 f"column {column} of {self.path} has the format {chosen.repeat}{chosen.code}, "
                 "expected one number a row"
             )
-        if not self.num_rows:
-            return np.zeros(0)
-        stored = np.ndarray(
-            (self.num_rows,),
-            np.dtype(_DTYPES[chosen.code]),
-            self.data,
-            self.first_byte + chosen.first_byte,
-            (self.row_bytes,),
-        )
-        null, scale, zero = (
-            self.header.number(f"{key}{chosen.place}") for key in ("TNULL", "TSCAL", "TZERO")
-        )
-        with np.errstate(invalid="ignore", over="ignore"):  # damaged floats become NaN or infinite
-            values = stored.astype(np.float64)
-            if stored.dtype.kind in "iu" and not math.isnan(null):
-                values[stored == null] = np.nan
-            if not math.isnan(scale):
-                values *= scale
-            if not math.isnan(zero):
-                values += zero
-        return values
+        return self.vectors(column)[:, 0]
+
+    def vectors(self, column: str) -> np.ndarray:
+        """A column [T, M] of M numbers a row, as `numbers` has them.
+
+        Raises SchemaError where the column holds no numbers.
+        """
+        stored = self._stored(column, _DTYPES)
+        place = self.columns[column].place
+        keys = (f"{key}{place}" for key in ("TNULL", "TSCAL", "TZERO"))
+        return _to_float64(stored, *(self.header.number(key) for key in keys))
+
+    def integers(self, column: str) -> np.ndarray:
+        """A column [T] of whole numbers without a scale, int64: float64 has not all of them.
+
+        Raises SchemaError where the column holds anything else.
+        """
+        return self._stored(column, {"I": ">i2", "J": ">i4", "K": ">i8"})[:, 0].astype(np.int64)
+
+    def texts(self, column: str) -> list[str]:
+        """A column [T] of text, without blanks around. Raises SchemaError where it is none."""
+        stored = self._stored(column, {"A": "u1"})
+        width = self.columns[column].repeat
+        rows = np.ascontiguousarray(stored).tobytes()
+        cells = (rows[i * width : (i + 1) * width] for i in range(self.num_rows))
+        return [cell.split(b"\0")[0].decode("latin-1").strip() for cell in cells]
+
+    def pixels(self) -> np.ndarray:
+        """The image, [..., Y, X] as native float64, scaled; NaN where it is NaN or BLANK.
+
+        Raises SchemaError where the HDU holds none.
+        """
+        bits = self.header.text("BITPIX")
+        if self.columns or not self.shape or bits not in _IMAGE_DTYPES:
+            raise SchemaError(f"HDU {self.name!r} of {self.path} is no image, expected one")
+        stored = np.ndarray(self.shape, np.dtype(_IMAGE_DTYPES[bits]), self.data, self.first_byte)
+        keys = ("BLANK", "BSCALE", "BZERO")
+        return _to_float64(stored, *(self.header.number(key) for key in keys))
+
+    def _stored(self, column: str, dtypes: Mapping[str, str]) -> np.ndarray:
+        """A column [T, M] as a view of the file's bytes; raises SchemaError on other formats."""
+        if column not in self.columns:
+            raise SchemaError(
+                f"{self.path} has no column {column}, it has {', '.join(self.columns) or 'none'}"
+            )
+        chosen = self.columns[column]
+        if chosen.code not in dtypes:
+            raise SchemaError(
+                f"column {column} of {self.path} has the format {chosen.repeat}{chosen.code}, "
+                f"expected one of {', '.join(dtypes)}"
+            )
+        dtype = np.dtype(dtypes[chosen.code])
+        shape = (self.num_rows, chosen.repeat)
+        if not self.num_rows or not chosen.repeat:
+            return np.zeros(shape, dtype)
+        first_byte = self.first_byte + chosen.first_byte
+        return np.ndarray(shape, dtype, self.data, first_byte, (self.row_bytes, dtype.itemsize))
+
+
+def _to_float64(stored: np.ndarray, null: float, scale: float, zero: float) -> np.ndarray:
+    """Stored numbers, scaled where the header says so; NaN where they are the integer `null`."""
+    with np.errstate(invalid="ignore", over="ignore"):  # damaged floats become NaN or infinite
+        values = stored.astype(np.float64)
+        if stored.dtype.kind in "iu" and not math.isnan(null):
+            values[stored == null] = np.nan
+        if not math.isnan(scale):
+            values *= scale
+        if not math.isnan(zero):
+            values += zero
+    return values
 
 
 def read_hdus(path: str, data: bytes | None = None) -> list[Hdu]:
@@ -197,6 +249,7 @@ def _describe(header: Header, first_byte: int, data: bytes, path: str) -> tuple[
         row_bytes=lengths[0] if is_table else 0,
         first_byte=first_byte,
         data=data,
+        shape=tuple(reversed(lengths)),
     )
     return hdu, int(bits) // 8 * num_groups * (heap + num_elements)
 

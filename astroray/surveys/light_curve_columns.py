@@ -11,18 +11,20 @@ from typing import get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import SchemaError
 from astroray.surveys.light_curve_rows import FluxKind, RawCurve, TimeZero, reject
-from astroray.surveys.nested_columns import (
-    find_nested,
-    is_numbers,
-    list_leaves,
-    open_rows,
-    take_lists,
+from astroray.surveys.list_rows import (
+    IDENTITY,
+    ListColumns,
+    find_name,
+    name_and_place,
+    plain_columns,
+    plain_name,
+    read_cells,
 )
+from astroray.surveys.nested_columns import find_nested, is_numbers, open_rows
 from astroray.surveys.quality import Mission
 from astroray.surveys.shards import Reject
 
@@ -42,21 +44,11 @@ _NAMES = {
     "mag_err": ("magerr", "magerror", "error", "err"),
     "quality": ("quality", "sapquality", "flags", "catflags"),
     "band": ("band", "passband", "filter", "filtercode", "filterid", "fid"),
-    "id": (
-        "objectid", "objid", "sourceid", "targetid", "diaobjectid", "ps1objid", "ticid", "kepid",
-        "kic", "tic", "id",
-    ),
-    "ra": ("ra", "radeg", "raobj", "raicrs", "objra", "ramean", "meanra", "coordra"),
-    "dec": ("dec", "decdeg", "decobj", "deicrs", "objdec", "decmean", "meandec", "coorddec"),
 }  # fmt: skip
 """Names that are tried; case, blanks and underscores do not matter."""
 _STAR = re.compile(r"(?<![a-z])(tic|kic|epic|kplr|ktwo)[ _-]?0*(\d+)", re.IGNORECASE)
 _CATALOGS = {"kplr": "KIC", "ktwo": "EPIC"}
-_BAD_TABLE = (pa.ArrowException, OSError, ValueError)
 _MAG_TO_LN = 0.4 * float(np.log(10.0))
-_BATCH_ROWS = 64
-_PLAIN_ROLES = ("id", "ra", "dec")
-"""They are one value a row, in a column of their own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,31 +64,6 @@ class Stated:
     """The band whose cadences are taken where a file has several; empty: all, if of one band."""
     curve: str = ""
     """The column that the light curves are nested in, where a file has several such."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """Where the roles of a Parquet file are."""
-
-    columns: Mapping[str, str]
-    """By role: columns, or parts of the nested one."""
-    nested: str
-    """The column that the cadences are nested in; empty where they have columns of their own."""
-
-    def read(self, batch: pa.RecordBatch, role: str) -> pa.Array:
-        """What a batch has for a role; lists of numbers as float64."""
-        name = self.columns[role]
-        is_part = self.nested and role not in _PLAIN_ROLES
-        lists = take_lists(batch.column(self.nested if is_part else name), name if is_part else "")
-        if not is_numbers(lists.type):
-            return lists
-        return lists.cast(pa.large_list(pa.float64()), safe=False)
-
-    def leaves(self, file: pq.ParquetFile) -> list[str]:
-        """Paths of the Parquet columns that are read."""
-        own = {n for role, n in self.columns.items() if not self.nested or role in _PLAIN_ROLES}
-        parts = set(self.columns.values()) - own
-        return list_leaves(file, own, self.nested, parts or set(self.columns.values()))
 
 
 def star_of_file(path: str) -> str:
@@ -127,67 +94,31 @@ def read_rows(
     """
     with open_rows(path, data) as file:
         chosen = _choose_lists(file.schema_arrow, stated, path)
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            wanted = set(range(start, stop)) & set(range(start, stop) if rows is None else rows)
-            if wanted:
-                yield from _read_group(file, group, start, wanted, chosen, stated, path, name)
-            start = stop
-
-
-def _read_group(
-    file: pq.ParquetFile,
-    group: int,
-    start: int,
-    wanted: set[int],
-    chosen: _Chosen,
-    stated: Stated,
-    path: str,
-    name: str,
-) -> Iterator[tuple[int, RawCurve | Reject]]:
-    batches = file.iter_batches(_BATCH_ROWS, [group], chosen.leaves(file), use_threads=False)
-    row = start
-    while row <= max(wanted):
-        try:
-            batch = next(batches)
-            batch.validate(full=True)  # text of damaged pages may not be UTF-8
-            lists = {role: chosen.read(batch, role) for role in chosen.columns}
-        except (*_BAD_TABLE, StopIteration) as error:
-            reason = f"row group {group} of {path} cannot be decoded: {error}"
-            left = sorted(bad for bad in wanted if bad >= row)
-            yield from ((bad, reject(bad, "corrupt", reason)) for bad in left)
-            return
-        for place in range(batch.num_rows):
-            if row + place in wanted:
-                curve = _row(lists, place, row + place, chosen.columns, stated, path, name)
-                yield row + place, curve
-        row += batch.num_rows
+        for row, cells in read_cells(file, path, chosen, rows):
+            if isinstance(cells, Reject):
+                yield row, cells
+            else:
+                yield row, _row(cells, row, chosen.columns, stated, path, name)
 
 
 def _row(
-    lists: Mapping[str, pa.Array],
-    place: int,
+    cells: dict[str, pa.Scalar],
     row: int,
     chosen: Mapping[str, str],
     stated: Stated,
     path: str,
     name: str,
 ) -> RawCurve | Reject:
-    cells = {role: column[place] for role, column in lists.items()}
     bands = cells.pop("band").as_py() if "band" in cells else None
     needed = [role for role in ("time", "flux", "mag") if role in cells]
     null = [chosen[role] for role in needed if not cells[role].is_valid]
     if null:
         return reject(row, "missing", f"row {row} of {path} has no {', '.join(null)}: it is null")
-    own = cells["id"].as_py() if "id" in cells else None
-    object_id = "" if own is None else str(own).strip()
-    ra, dec = (_degrees(cells, role) for role in ("ra", "dec"))
-    is_place = -180 <= ra <= 360 and -90 <= dec <= 90
+    object_id, ra_deg, dec_deg = name_and_place(cells, f"{name}:{row}")
     columns = {
         role: np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float64)
         for role, cell in cells.items()
-        if role not in ("id", "ra", "dec") and cell.is_valid
+        if role not in IDENTITY and cell.is_valid
     }
     if bands is not None:
         try:
@@ -199,13 +130,8 @@ def _row(
                 row, "shape", f"row {row} of {path} has {len(seen_T)} bands, expected one a cadence"
             )
         columns = {role: column[seen_T] for role, column in columns.items()}
-    raw = make_raw(columns, chosen, stated, object_id or f"{name}:{row}")
-    return dataclasses.replace(raw, ra_deg=ra % 360.0, dec_deg=dec) if is_place else raw
-
-
-def _degrees(cells: Mapping[str, pa.Scalar], role: str) -> float:
-    value = cells[role].as_py() if role in cells else None
-    return np.nan if value is None else float(value)
+    raw = make_raw(columns, chosen, stated, object_id)
+    return dataclasses.replace(raw, ra_deg=ra_deg, dec_deg=dec_deg)
 
 
 def make_raw(
@@ -219,8 +145,8 @@ def make_raw(
     kind: FluxKind = "flux"
     if flux is None:
         flux, flux_err = _relative_flux(columns["mag"], columns.get("mag_err"))
-    elif _plain(chosen["flux"]) in ("pdcsapflux", "sapflux"):
-        kind = "pdcsap" if _plain(chosen["flux"]) == "pdcsapflux" else "sap"
+    elif plain_name(chosen["flux"]) in ("pdcsapflux", "sapflux"):
+        kind = "pdcsap" if plain_name(chosen["flux"]) == "pdcsapflux" else "sap"
     return RawCurve(
         object_id=object_id,
         ra_deg=np.nan,
@@ -252,7 +178,7 @@ def _zero(column: str, stated: Stated, where: str) -> TimeZero:
 
     A column of BJD may count from a zero of its own, which only the user knows.
     """
-    by_name = _ZEROS_BY_NAME.get(_plain(column), "")
+    by_name = _ZEROS_BY_NAME.get(plain_name(column), "")
     is_after_bjd = by_name == "BJD" and stated.time in ("BKJD", "BTJD")
     if stated.time and by_name not in ("", stated.time) and not is_after_bjd:
         raise SchemaError(
@@ -269,7 +195,7 @@ def _zero(column: str, stated: Stated, where: str) -> TimeZero:
     )
 
 
-def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> _Chosen:
+def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> ListColumns:
     """Raises SchemaError where columns are missing or hold no lists of numbers."""
     nested = _choose_nested(schema, stated, path)
     parts = find_nested(schema)[nested] if nested else schema
@@ -284,11 +210,7 @@ def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> _Chosen:
                 f"column {name!r} of {path} has type {kind}, expected lists of numbers: a row is "
                 "one light curve"
             )
-    for role in _PLAIN_ROLES:
-        found = _find(schema.names, role)
-        if found and not pa.types.is_nested(schema.field(found).type):
-            chosen[role] = found
-    return _Chosen(columns=chosen, nested=nested)
+    return ListColumns(columns={**chosen, **plain_columns(schema, IDENTITY)}, nested=nested)
 
 
 def _choose_nested(schema: pa.Schema, stated: Stated, path: str) -> str:
@@ -380,9 +302,4 @@ def _band(value: object) -> str:
 
 
 def _find(names: Sequence[str], role: str) -> str | None:
-    known = {_plain(name): name for name in reversed(names)}
-    return next((known[name] for name in _NAMES[role] if name in known), None)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace(" ", "")
+    return find_name(names, _NAMES[role])

@@ -13,13 +13,13 @@ Rules, the same for every format:
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from astroray.errors import SchemaError
 from astroray.surveys.quality import Mission, explain_mask, mask_bits, thrusters_fired
-from astroray.surveys.shards import Reject, Rows
+from astroray.surveys.shards import ModalityName, Reject, Rows
 
 FluxKind = Literal["pdcsap", "sap", "flux"]
 TimeZero = Literal["BKJD", "BTJD", "BJD", "MJD"]
@@ -83,6 +83,8 @@ class LightCurve:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LightCurves(Rows):
     """Rows of one shard, a light curve each, of any lengths."""
+
+    modality: ClassVar[ModalityName] = "light_curves"
 
     curve_B: Sequence[LightCurve]
     """[B]."""

@@ -41,8 +41,8 @@ from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
 from astroray.surveys.objects import Objects
 from astroray.surveys.quality import Mission, mask_bits
 from astroray.surveys.shards import Reject, Shard, SurveyUri
-from astroray.surveys.slices import fault_kind
-from astroray.surveys.survey_paths import count_kinds, survey_folder
+from astroray.surveys.slices import fault_kind, gather_lists, identity_of
+from astroray.surveys.survey_paths import one_kind, survey_folder
 
 __all__ = ["ZERO_JD", "LightCurve", "list_shards", "read_light_curves", "read_shard"]
 
@@ -55,8 +55,6 @@ _KINDS = {
 FLUXES = ("pdcsap", "sap")
 _MIN_WINDOW = 16
 _VISITS = ("quarter", "campaign", "sector")
-_SLICE_CADENCES = 500_000
-"""Cadences of a slice, 14 MB, unless one curve has more."""
 _TABLES = ("parquet", "measurements")  # of many objects each
 
 
@@ -122,7 +120,13 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     hats = open_hats(uri.location, inputs)  # other files lie beside its partitions
     if hats and not hats.partitions:
         return []
-    kind, files = _one_kind(hats.partitions if hats else inputs, uri.location)
+    kind, files = one_kind(
+        hats.partitions if hats else inputs,
+        uri.location,
+        _KINDS,
+        noun="light curves",
+        format="light_curves",
+    )
     if kind != "fits" and options.flux not in FLUXES:
         raise ConfigError(
             f"flux is {options.flux!r}, expected one of {FLUXES}: only of FITS files it names a "
@@ -202,25 +206,13 @@ def read_shard(
     `contents` are as `read_light_curves` has them.
     Raises ShardError as `read_light_curves` does.
     """
-    pending: list[LightCurve] = []
-    num_values = 0
     window = int(shard.params.get("window", 0))
-    for found in (
+    found = (
         _read_windows(shard, window, rows, contents)
         if window
         else read_light_curves(shard, rows=rows, contents=contents)
-    ):
-        size = len(found.flux) if isinstance(found, LightCurve) else _SLICE_CADENCES
-        if pending and num_values + size > _SLICE_CADENCES:
-            yield _slice(pending)
-            pending, num_values = [], 0
-        if isinstance(found, Reject):
-            yield found
-        else:
-            pending.append(found)
-            num_values += size
-    if pending:
-        yield _slice(pending)
+    )
+    yield from gather_lists(found, _slice)
 
 
 def _nameless(raw: RawCurve, row: int, path: str, options: LightCurveOptions) -> Reject:
@@ -248,14 +240,8 @@ def _read_windows(
 
 
 def _slice(curves: Sequence[LightCurve]) -> LightCurves:
-    return LightCurves(
-        row_B=np.array([curve.row for curve in curves], np.int64),
-        object_id_B=[_row_name(curve) for curve in curves],
-        ra_deg_B=np.array([curve.ra_deg for curve in curves], np.float64),
-        dec_deg_B=np.array([curve.dec_deg for curve in curves], np.float64),
-        flags_B=np.zeros(len(curves), np.int32),
-        curve_B=tuple(curves),
-    )
+    names = [_row_name(curve) for curve in curves]
+    return LightCurves(**identity_of(curves, names), curve_B=tuple(curves))
 
 
 def _row_name(curve: LightCurve) -> str:
@@ -317,23 +303,6 @@ def _stated(options: LightCurveOptions) -> columns.Stated:
         band=options.band,
         curve=options.curve,
     )
-
-
-def _one_kind(
-    inputs: Sequence[storage.InputFile], location: str
-) -> tuple[str, list[storage.InputFile]]:
-    found: dict[str, list[storage.InputFile]] = {}
-    for file in sorted(inputs, key=lambda file: file.path):
-        for kind, suffixes in _KINDS.items():
-            if file.path.lower().endswith(suffixes):
-                found.setdefault(kind, []).append(file)
-    paths = {kind: [file.path for file in files] for kind, files in found.items()}
-    if len(found) != 1:
-        raise ConfigError(
-            f"{location} has {count_kinds(paths) or 'no light curves'}, expected one kind of "
-            f"{', '.join(_KINDS)}; name one kind with a glob: 'folder/*.fits?format=light_curves'"
-        )
-    return next(iter(found.items()))
 
 
 def _check_first(files: Sequence[storage.InputFile], kind: str, options: LightCurveOptions) -> None:

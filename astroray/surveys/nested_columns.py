@@ -1,7 +1,7 @@
-"""How the light curves of a Parquet file lie in its columns: as lists, or nested in one column.
+"""How light curves or spectra lie in the columns of a Parquet file: as lists, or nested in one.
 
-A row is one light curve. Its cadences are lists in columns of their own, or in one column that is a
-struct of lists, as nested-pandas and LSDB write it, or a list of structs.
+A row is one of them. Its cadences or pixels are lists in columns of their own, or in one column
+that is a struct of lists, as nested-pandas and LSDB write it, or a list of structs.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 from astroray import storage
 from astroray.errors import ShardError
 
-__all__ = ["find_nested", "is_numbers", "list_leaves", "open_rows", "take_lists"]
+__all__ = ["find_nested", "is_flags", "is_numbers", "list_leaves", "open_rows", "take_lists"]
 
 _BAD_TABLE = (pa.ArrowException, OSError, ValueError)
 
 
 def find_nested(schema: pa.Schema) -> dict[str, pa.Schema]:
-    """Columns that hold whole light curves, and what is in them, each part a list."""
+    """Columns that hold whole light curves or spectra, and what is in them, each part a list."""
     found = {field.name: _parts(field.type) for field in schema}
     return {name: pa.schema(parts) for name, parts in found.items() if parts}
 
@@ -31,6 +31,11 @@ def is_numbers(kind: pa.DataType) -> bool:
         return False
     value = kind.value_type
     return bool(pa.types.is_floating(value) or pa.types.is_integer(value))
+
+
+def is_flags(kind: pa.DataType) -> bool:
+    """Whether a type is lists of true and false."""
+    return _is_list(kind) and bool(pa.types.is_boolean(kind.value_type))
 
 
 def list_leaves(

@@ -14,7 +14,8 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Self, TypeVar
+from itertools import chain
+from typing import Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -24,7 +25,7 @@ from astroray.errors import ConfigError, DataError, FileError
 
 MAX_FILES_PER_SHARD = 512
 
-ModalityName = Literal["images", "light_curves"]
+ModalityName = Literal["images", "light_curves", "spectra"]
 """What the rows of a survey are; `modalities.MODALITIES` says what each needs on its way."""
 
 Pixels = Literal["display", "flux"]
@@ -101,6 +102,8 @@ class Shard:
 class Rows:
     """Who the rows of a slice are, of whatever modality; a shard is read as a few slices."""
 
+    modality: ClassVar[ModalityName] = "images"
+
     row_B: np.ndarray
     """[B] int64, row within the shard, from 0."""
     object_id_B: Sequence[str]
@@ -123,11 +126,27 @@ class Rows:
     def take(self, index_B: np.ndarray) -> Self:
         """The same slice with some of its rows."""
         chosen: dict[str, Any] = {}
-        for name in (field.name for field in dataclasses.fields(self) if "_B" in field.name):
+        for name in self._of_rows():
             values = getattr(self, name)
             is_array = isinstance(values, np.ndarray)
             chosen[name] = values[index_B] if is_array else [values[i] for i in index_B]
         return dataclasses.replace(self, **chosen)
+
+    @classmethod
+    def joined(cls, slices: Sequence[Self]) -> Self:
+        """Several slices as one; what is not of rows is that of the first."""
+        joined: dict[str, Any] = {}
+        for name in cls._of_rows():
+            parts = [getattr(rows, name) for rows in slices]
+            is_array = isinstance(parts[0], np.ndarray)
+            joined[name] = (
+                np.concatenate(parts) if is_array else [x for part in parts for x in part]
+            )
+        return dataclasses.replace(slices[0], **joined)
+
+    @classmethod
+    def _of_rows(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls) if "_B" in field.name]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

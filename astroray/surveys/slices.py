@@ -1,16 +1,69 @@
-"""How images that are read one by one become slices of equal shape."""
+"""How objects that are read one by one become slices: images of one shape, lists of any length."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from astroray import storage
 from astroray.errors import FileError
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Cutouts, Pixels, Reject
+from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows
 
 MAX_SLICE_ROWS = 64
 MAX_SLICE_BYTES = 64 * 2**20
+MAX_SLICE_VALUES = 500_000
+"""Cadences or pixels of a slice of lists, 14 MB, unless one object has more."""
+
+
+class _Listed(Protocol):
+    """A light curve or spectrum."""
+
+    @property
+    def flux(self) -> np.ndarray: ...
+    @property
+    def row(self) -> int: ...
+    @property
+    def object_id(self) -> str: ...
+    @property
+    def ra_deg(self) -> float: ...
+    @property
+    def dec_deg(self) -> float: ...
+
+
+Item = TypeVar("Item", bound=_Listed)
+Slice = TypeVar("Slice", bound=Rows)
+
+
+def gather_lists(
+    found: Iterable[Item | Reject], make: Callable[[Sequence[Item]], Slice]
+) -> Iterator[Slice | Reject]:
+    """Light curves or spectra as slices of a few, and rejects, in row order."""
+    pending: list[Item] = []
+    num_values = 0
+    for item in found:
+        size = MAX_SLICE_VALUES if isinstance(item, Reject) else len(item.flux)
+        if pending and num_values + size > MAX_SLICE_VALUES:
+            yield make(pending)
+            pending, num_values = [], 0
+        if isinstance(item, Reject):
+            yield item
+        else:
+            pending.append(item)
+            num_values += size
+    if pending:
+        yield make(pending)
+
+
+def identity_of(items: Sequence[Item], names: Sequence[str] | None = None) -> dict[str, Any]:
+    """What Rows says of light curves or spectra: who they are; `names` in place of their own."""
+    return {
+        "row_B": np.array([item.row for item in items], np.int64),
+        "object_id_B": [item.object_id for item in items] if names is None else names,
+        "ra_deg_B": np.array([item.ra_deg for item in items], np.float64),
+        "dec_deg_B": np.array([item.dec_deg for item in items], np.float64),
+        "flags_B": np.zeros(len(items), np.int32),
+    }
 
 
 def gather(

@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Mapping, Sequence
 
 from astroray import storage
-from astroray.errors import StorageError
+from astroray.errors import ConfigError, StorageError
 
 
 def table_paths(location: str, names: str) -> list[str]:
@@ -51,3 +51,30 @@ def count_kinds(paths_of: Mapping[str, Sequence[str]]) -> str:
         f"{kind}: {len(paths)} such as {posixpath.basename(paths[0])}"
         for kind, paths in sorted(paths_of.items())
     )
+
+
+def one_kind(
+    inputs: Sequence[storage.InputFile],
+    location: str,
+    kinds: Mapping[str, tuple[str, ...]],
+    *,
+    noun: str,
+    format: str,
+) -> tuple[str, list[storage.InputFile]]:
+    """The only kind of file that `inputs` hold, by its suffixes, and those files in order of path.
+
+    Files of no known suffix are left out. Raises ConfigError where there are none or several
+    kinds, calling what they hold `noun` and their reader `format`.
+    """
+    found: dict[str, list[storage.InputFile]] = {}
+    for file in sorted(inputs, key=lambda file: file.path):
+        for kind, suffixes in kinds.items():
+            if file.path.lower().endswith(suffixes):
+                found.setdefault(kind, []).append(file)
+    paths = {kind: [file.path for file in files] for kind, files in found.items()}
+    if len(found) != 1:
+        raise ConfigError(
+            f"{location} has {count_kinds(paths) or f'no {noun}'}, expected one kind of "
+            f"{', '.join(kinds)}; name one kind with a glob: 'folder/*.fits?format={format}'"
+        )
+    return next(iter(found.items()))

@@ -1,0 +1,138 @@
+"""How rows of a Parquet file are read whose numbers are lists: cells by role.
+
+A row is one object. Its lists have columns of their own, or are nested in one column; who it is
+stands in plain columns beside them.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
+from astroray.surveys.shards import Reject
+
+__all__ = [
+    "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "plain_name",
+    "read_cells",
+]  # fmt: skip
+
+IDENTITY: Mapping[str, Sequence[str]] = {
+    "id": (
+        "objectid", "objid", "sourceid", "targetid", "diaobjectid", "ps1objid", "ticid", "kepid",
+        "kic", "tic", "specobjid", "obsid", "id",
+    ),
+    "ra": ("ra", "radeg", "raobj", "raicrs", "objra", "ramean", "meanra", "coordra", "targetra"),
+    "dec": (
+        "dec", "decdeg", "decobj", "deicrs", "objdec", "decmean", "meandec", "coorddec",
+        "targetdec",
+    ),
+}  # fmt: skip
+"""Names of columns that say who a row is; case, blanks and underscores do not matter."""
+_BAD_TABLE = (pa.ArrowException, OSError, ValueError)
+_BATCH_ROWS = 64
+
+Cells = dict[str, pa.Scalar]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ListColumns:
+    """Where the roles of a Parquet file are."""
+
+    columns: Mapping[str, str]
+    """By role: columns, or parts of the nested one."""
+    nested: str = ""
+    """The column that the lists are nested in; empty where they have columns of their own."""
+    plain: Collection[str] = tuple(IDENTITY)
+    """Roles that are one value a row, in a column of their own."""
+
+    def read(self, batch: pa.RecordBatch, role: str) -> pa.Array:
+        """What a batch has for a role; lists of numbers as float64."""
+        name = self.columns[role]
+        is_part = self.nested and role not in self.plain
+        lists = take_lists(batch.column(self.nested if is_part else name), name if is_part else "")
+        if not is_numbers(lists.type):
+            return lists
+        return lists.cast(pa.large_list(pa.float64()), safe=False)
+
+    def leaves(self, file: pq.ParquetFile) -> list[str]:
+        """Paths of the Parquet columns that are read."""
+        own = {n for role, n in self.columns.items() if not self.nested or role in self.plain}
+        parts = set(self.columns.values()) - own
+        return list_leaves(file, own, self.nested, parts or set(self.columns.values()))
+
+
+def read_cells(
+    file: pq.ParquetFile, path: str, chosen: ListColumns, rows: Sequence[int] | None
+) -> Iterator[tuple[int, Cells | Reject]]:
+    """The cells of each row, or only of `rows`, in order; a reject where one cannot be decoded."""
+    start = 0
+    for group in range(file.num_row_groups):
+        stop = start + file.metadata.row_group(group).num_rows
+        wanted = set(range(start, stop)) & set(range(start, stop) if rows is None else rows)
+        if wanted:
+            yield from _read_group(file, path, group, start, wanted, chosen)
+        start = stop
+
+
+def _read_group(
+    file: pq.ParquetFile,
+    path: str,
+    group: int,
+    start: int,
+    wanted: set[int],
+    chosen: ListColumns,
+) -> Iterator[tuple[int, Cells | Reject]]:
+    batches = file.iter_batches(_BATCH_ROWS, [group], chosen.leaves(file), use_threads=False)
+    row = start
+    while row <= max(wanted):
+        try:
+            batch = next(batches)
+            batch.validate(full=True)  # text of damaged pages may not be UTF-8
+            lists = {role: chosen.read(batch, role) for role in chosen.columns}
+        except (*_BAD_TABLE, StopIteration) as error:
+            reason = f"row group {group} of {path} cannot be decoded: {error}"
+            for bad in sorted(bad for bad in wanted if bad >= row):
+                yield bad, Reject(row=bad, stage="read", kind="corrupt", reason=reason)
+            return
+        for place in range(batch.num_rows):
+            if row + place in wanted:
+                yield row + place, {role: column[place] for role, column in lists.items()}
+        row += batch.num_rows
+
+
+def name_and_place(cells: Cells, otherwise: str) -> tuple[str, float, float]:
+    """Identifier, right ascension and declination, deg; `otherwise` and NaN where unknown."""
+    own = cells["id"].as_py() if "id" in cells else None
+    object_id = "" if own is None else str(own).strip()
+    ra, dec = (_degrees(cells, role) for role in ("ra", "dec"))
+    is_place = -180 <= ra <= 360 and -90 <= dec <= 90
+    return object_id or otherwise, ra % 360.0 if is_place else np.nan, dec if is_place else np.nan
+
+
+def _degrees(cells: Cells, role: str) -> float:
+    value = cells[role].as_py() if role in cells else None
+    return np.nan if value is None else float(value)
+
+
+def plain_columns(schema: pa.Schema, names: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The columns of those roles that hold one value a row."""
+    found = {role: find_name(schema.names, known) for role, known in names.items()}
+    return {
+        role: name
+        for role, name in found.items()
+        if name and not pa.types.is_nested(schema.field(name).type)
+    }
+
+
+def find_name(names: Sequence[str], known: Sequence[str]) -> str | None:
+    """The first of the known names that is there, as it is written there."""
+    written = {plain_name(name): name for name in reversed(names)}
+    return next((written[name] for name in known if name in written), None)
+
+
+def plain_name(name: str) -> str:
+    """A column's name without what does not matter in it."""
+    return name.lower().replace("_", "").replace(" ", "")

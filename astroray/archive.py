@@ -22,11 +22,10 @@ from astroray.catalog import versions
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.lookup import nearest_of
 from astroray.picture_store import PictureStore
-from astroray.report.curve_pictures import render_curve
+from astroray.preparation.modalities import MODALITIES
 from astroray.report.thumbnails import render_thumbnail
 from astroray.runs import finished_run, version_of
-from astroray.surveys.light_curve_rows import LightCurves
-from astroray.surveys.shards import Cutouts, ModalityName, Shard
+from astroray.surveys.shards import Cutouts, ModalityName, Rows, Shard
 
 __all__ = ["Archive", "Nearest", "draw_item", "draw_rows"]
 
@@ -259,7 +258,7 @@ def draw_rows(
     wanted = set(rows)
     try:
         for item in surveys.read_shard(shard, rows=list(rows)):
-            if not isinstance(item, Cutouts | LightCurves):
+            if not isinstance(item, Rows):
                 continue
             for at, row in enumerate(item.row_B):
                 if int(row) in wanted:
@@ -271,13 +270,12 @@ def draw_rows(
 
 
 def draw_item(
-    item: Cutouts | LightCurves, at: int, *, size_px: int, band: str = "", aspect: int = 1
+    item: Rows, at: int, *, size_px: int, band: str = "", aspect: int = 1
 ) -> bytes | None:
     """PNG of one of the objects of a slice; None where it has no band of that name."""
-    if isinstance(item, LightCurves):
-        return render_curve(
-            item.curve_B[at], width_px=aspect * size_px, height_px=size_px, format="PNG"
-        )
+    if not isinstance(item, Cutouts):
+        modality = MODALITIES[item.modality]
+        return modality.draw_wide(item, at, width_px=aspect * size_px, height_px=size_px)
     planes = [i for i, name in enumerate(item.bands) if band in ("", name)]
     if not planes:
         return None

@@ -18,6 +18,7 @@ from astroray.preparation import Preparation, Wishes, not_prepared
 from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard
+from astroray.surveys.spectrum_rows import Spectra, Spectrum
 
 __all__ = ["Look", "look", "save_sheet"]
 
@@ -25,7 +26,8 @@ MAX_SHARDS = 3
 """Shards that are opened: where none of them can be read, the others are hardly better."""
 PICTURE_PX = 96
 MAX_PICTURES = 48
-CURVE_ASPECT = 2
+DRAWN_ASPECT = 2
+"""Width over height of what is drawn: light curves and spectra."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Look:
     facts: Mapping[str, str]
     """Names and values for a person."""
     slices: Sequence[Rows]
-    """What was read: Cutouts or LightCurves."""
+    """What was read: Cutouts, LightCurves or Spectra."""
     rejects: Sequence[Reject]
 
     def __str__(self) -> str:
@@ -48,12 +50,11 @@ class Look:
 
         Raises DataError where none could be read.
         """
-        is_curve = any(isinstance(rows, LightCurves) for rows in self.slices)
-        aspect = CURVE_ASPECT if is_curve else 1
+        is_drawn = any(rows.modality != "images" for rows in self.slices)
+        aspect = DRAWN_ASPECT if is_drawn else 1
         drawn = [
             draw_item(rows, at, size_px=PICTURE_PX, aspect=aspect)
             for rows in self.slices
-            if isinstance(rows, Cutouts | LightCurves)
             for at in range(len(rows.row_B))
         ][:MAX_PICTURES]
         pictures = [Image.open(io.BytesIO(png)) for png in drawn if png]
@@ -165,6 +166,8 @@ def _describe_rows(slices: Sequence[Rows]) -> dict[str, str]:
         facts |= _describe_images(images)
     if curves := [one for rows in slices if isinstance(rows, LightCurves) for one in rows.curve_B]:
         facts["curves"] = _describe_curves(curves)
+    if spectra := [one for rows in slices if isinstance(rows, Spectra) for one in rows.spectrum_B]:
+        facts["spectra"] = _describe_spectra(spectra)
     facts["positions"] = _describe_positions(slices)
     for name in ("field", "night", "detector"):
         if values := sorted({getattr(rows, name) for rows in slices} - {None}):
@@ -190,6 +193,15 @@ def _describe_curves(curves: Sequence[LightCurve]) -> str:
     days = _spread([float(np.ptp(curve.time_d)) for curve in curves])
     kinds = _counted([f"{curve.mission} {curve.flux_kind}" for curve in curves])
     return f"{cadences} cadences, {days} days, {kinds}"
+
+
+def _describe_spectra(spectra: Sequence[Spectrum]) -> str:
+    seen = [one.wavelength[one.seen_T] for one in spectra]
+    low, high = _spread([one[0] for one in seen]), _spread([one[-1] for one in seen])
+    missing = 1 - float(np.mean([one.seen_T.mean() for one in spectra]))
+    pixels = _spread([len(one.flux) for one in spectra])
+    kinds = _counted([one.origin for one in spectra])
+    return f"{pixels} pixels from {low} Å up to {high} Å, {missing:.1%} of them missing, {kinds}"
 
 
 def _describe_images(images: Sequence[Cutouts]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
 from astroray.errors import ConfigError, DataError
+from astroray.preparation.modalities import MODALITIES
 from astroray.run_record import RunRecord
 from astroray.runs import finished_run, version_of
 from astroray.search.nearby import open_indexed
@@ -22,7 +23,8 @@ __all__ = ["Similar", "find_similar"]
 MAX_PIXELS = 2**26
 """Of a picture, over all bands: what does not look like a cutout is not decoded."""
 MAX_CURVES, MAX_CADENCES = 100_000, 50_000_000
-"""Of a file of light curves, which may be one of a survey's own: all of it is read for one row."""
+"""Of a file of light curves or spectra, which may be one of a survey's own: all of it is read
+for one row."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,10 @@ def find_similar(
 ) -> Similar:
     """The `n` objects of a scan or night nearest to one of its objects, or to a file.
 
-    query  object_id of the catalog; else a file of one cutout (FITS, PNG, JPEG) or light curve
-           (FITS, Parquet), local or s3://
+    query  object_id of the catalog; else a file of one cutout (FITS, PNG, JPEG), light curve or
+           spectrum (FITS, Parquet), local or s3://
     bands  names of the planes of a FITS image, `g,r,i`, where its header does not say them
-    row    which of several light curves of a file, from 0
+    row    which of several light curves or spectra of a file, from 0
 
     An object does not find itself. Raises ConfigError where the run is not done, and where there
     is neither such an object nor such a file; DataError where the file cannot be used.
@@ -114,7 +116,7 @@ def _open(run_dir: str) -> _Searched:
 
 
 def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | None) -> np.ndarray:
-    """Embedding [D] of the cutout or light curve in a file, by the run's model on the CPU."""
+    """Embedding [D] of what is in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.encoders import read_model_file
     from astroray.web.curve_uploads import CurveLimits
@@ -141,10 +143,11 @@ def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | No
 
 def _unknown(run: _Searched, query: str) -> str:
     some = ", ".join(run.rows(np.arange(min(3, run.num_objects)))["object_id"].to_pylist())
+    modality = run.record.fitted.modality
     file = (
-        "a FITS or Parquet file of a light curve"
-        if run.record.fitted.modality == "light_curves"
-        else "a FITS, PNG or JPEG file of a cutout"
+        "a FITS, PNG or JPEG file of a cutout"
+        if modality == "images"
+        else f"a FITS or Parquet file of a {MODALITIES[modality].noun}"
     )
     return (
         f"{query!r} is neither an object of {run.run_dir} nor a file, expected one of its "

@@ -14,7 +14,7 @@ from tests import scans
 
 SIZES = {"num_bands": 2, "size_px": 32}
 SURVEY = "sim:galaxies?count=40&seed=3&size=32"
-SIZES_OF = {"images": SIZES, "light_curves": {"num_windows": 2}}
+SIZES_OF = {"images": SIZES, "light_curves": {"num_windows": 2}, "spectra": {"num_windows": 2}}
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from astroray import inspection
 from astroray.catalog import read_catalog
 from astroray.encoders.onnx_export import export_onnx
 from astroray.errors import ConfigError
-from astroray.report.curve_pictures import SIZE_PX, render_curve
+from astroray.report.plots import SIZE_PX, render_curve
 from tests import scans
 from tests.light_curves_made import fluxes, times, write_mission
 from tests.test_curve_preparation import curve, noise

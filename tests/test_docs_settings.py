@@ -21,6 +21,8 @@ from astroray.surveys.object_tables import TableOptions
 from astroray.surveys.parquet_columns import ParquetOptions
 from astroray.surveys.pictures import PictureOptions
 from astroray.surveys.simulated import _Options as SimulatedOptions
+from astroray.surveys.simulated_spectra import SimulatedSpectrumOptions
+from astroray.surveys.spectra import SpectrumOptions
 from astroray.web.settings import ServeConfig
 
 PATH = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -41,7 +43,9 @@ SURVEYS = {
     "FITS fields, `format=fields`": FieldOptions,
     "Parquet and HATS, `format=tables`": ParquetOptions,
     "Light curves, `format=light_curves`": LightCurveOptions,
+    "Spectra, `format=spectra`": SpectrumOptions,
     "sim:galaxies": SimulatedOptions,
+    "sim:spectra": SimulatedSpectrumOptions,
 }
 HIDDEN = {"survey", "out", "run_dir", "fault_plan", "format"}
 """Named by the command itself, in a heading, or of tests."""

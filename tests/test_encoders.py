@@ -15,9 +15,13 @@ from astroray.errors import ConfigError
 from astroray.preparation import measure
 from astroray.preparation.light_curves import CurvePreparation
 from astroray.preparation.modalities import MODALITIES
+from astroray.preparation.spectra import SpectrumPreparation
 from tests.surveys_made import cutouts
 
-CURVES = CurvePreparation(cadence_s=60.0, num_windows=1, is_relative=True, scale=1.0)
+OTHERS = {
+    "light_curves": CurvePreparation(cadence_s=60.0, num_windows=1, is_relative=True, scale=1.0),
+    "spectra": SpectrumPreparation(first=4000.0, step=1e-4, num_bins=512, num_windows=1, scale=1.0),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +41,8 @@ def preparation():
 
 def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, changed=None):
     config = {"num_bands": 1, "size_px": 16}
-    if ENCODERS[encoder].modality == "light_curves":
-        config, preparation = {"num_windows": 1}, CURVES
+    if ENCODERS[encoder].modality != "images":
+        config, preparation = {"num_windows": 1}, OTHERS[ENCODERS[encoder].modality]
     torch.manual_seed(seed)
     network = build_network(encoder, config)
     if changed is not None:
@@ -63,7 +67,7 @@ def build(encoder, num_rows, *, num_bands=2):
     """A network, and inputs that suit it."""
     modality = MODALITIES[ENCODERS[encoder].modality]
     config = {"num_bands": num_bands, "size_px": 32}
-    if ENCODERS[encoder].modality == "light_curves":
+    if ENCODERS[encoder].modality != "images":
         config = {"num_windows": 2}
     torch.manual_seed(0)
     return build_network(encoder, config), draw_input(modality, config, num_rows)
@@ -71,7 +75,7 @@ def build(encoder, num_rows, *, num_bands=2):
 
 def draw_input(modality, config, num_rows):
     input_BCYX = torch.rand(num_rows, *modality.shape(config))
-    if modality.noun == "light curve":
+    if modality.noun != "image":
         input_BCYX[:, 1] = (input_BCYX[:, 1] > 0.2).float()
         input_BCYX[:, 0] *= input_BCYX[:, 1]
     return input_BCYX

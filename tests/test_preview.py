@@ -13,7 +13,7 @@ from PIL import Image
 import astroray
 from astroray.cli import cli
 from astroray.errors import ConfigError, DataError
-from astroray.preview import CURVE_ASPECT, MAX_PICTURES, PICTURE_PX
+from astroray.preview import DRAWN_ASPECT, MAX_PICTURES, PICTURE_PX
 from tests.light_curves_made import write_mission
 from tests.surveys_made import write_pictures
 
@@ -64,7 +64,7 @@ def test_light_curves(tmp_path):
         write_mission(tmp_path / f"{number}.fits", primary=cards)
     seen = astroray.look(f"{tmp_path}/*.fits?format=light_curves")
     assert seen.facts["curves"] == "200 cadences, 4.066 days, kepler pdcsap"
-    assert seen.sheet().size == (2 * CURVE_ASPECT * PICTURE_PX, PICTURE_PX)
+    assert seen.sheet().size == (2 * DRAWN_ASPECT * PICTURE_PX, PICTURE_PX)
 
 
 def test_a_survey_of_which_nothing_is_read_has_reasons_and_no_picture(tmp_path):

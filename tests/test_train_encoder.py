@@ -103,7 +103,8 @@ def test_too_few_rows_for_a_validation_part_are_refused_before_the_training(ray_
         (["--model", "vit-huge"], "model is 'vit-huge', expected one of ['attcae', 'cae'"),
         (
             ["--model", "pca"],
-            "what needs no training (pixels, pca, rings, rings-fine, waves, lc-pca)",
+            "what needs no training (pixels, pca, rings, rings-fine, waves, lc-pca, lines, "
+            "spec-pca)",
         ),
         (["--passes", "0"], "num_passes of a fit is 0, expected more than 0"),
         (["--budget", "-1"], "budget_s of a fit is -60.0, expected more than 0"),

@@ -127,10 +127,16 @@ ENCODERS: Mapping[str, EncoderKind] = {
         has_attention=True,
         has_latent=False,
     ),
+    "lines": EncoderKind(network="lines:Lines", fit="pca", modality="spectra"),
+    "spec-pca": EncoderKind(network="pca:FluxPca", fit="pca", modality="spectra"),
 }
 """Every encoder by name. A new one is a file in this folder and a line here."""
 
-PROGRAMS: Mapping[ModalityName, str] = {"images": "onnx", "light_curves": "onnx-light-curves"}
+PROGRAMS: Mapping[ModalityName, str] = {
+    "images": "onnx",
+    "light_curves": "onnx-light-curves",
+    "spectra": "onnx-spectra",
+}
 """What a model file calls a network that came as an ONNX file, which has a path and no name."""
 
 KINDS: Mapping[str, EncoderKind] = {
@@ -293,7 +299,7 @@ def fixed_numbers(asked: QuantizeName) -> ConfigError:
 
 
 def _words(modality: ModalityName) -> str:
-    return f"{MODALITIES[modality].noun}s"
+    return MODALITIES[modality].nouns
 
 
 def content_id(meaning: str, data: bytes) -> str:

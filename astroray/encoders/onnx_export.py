@@ -161,7 +161,7 @@ def _objects(model: Model, batch: int) -> Tensor:
     shape = MODALITIES[model.modality].shape(model.network_config)
     generator = torch.Generator().manual_seed(batch)
     input_BCYX = torch.rand(batch, *shape, generator=generator)
-    if model.modality == "light_curves":
+    if model.modality != "images":
         input_BCYX[:, 1] = (input_BCYX[:, 1] > 0.1).float()
         input_BCYX[:, 0] *= input_BCYX[:, 1]
     return input_BCYX

@@ -14,6 +14,7 @@ from astroray import storage
 from astroray.errors import BackendError, ConfigError, FileError
 from astroray.preparation import Wishes
 from astroray.preparation.light_curves import WINDOW
+from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.shards import ModalityName
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ class OnnxFile:
         Raises ConfigError where it takes no objects of the modality, or others than the user.
         """
         planes, height, width = self.shape
-        if modality == "light_curves":
+        if modality != "images":
             if planes not in (None, 2) or width not in (None, WINDOW):
+                wanted = MODALITIES[modality].nouns
                 raise ConfigError(
-                    f"{self.path} takes objects of {_words(self.shape)}, expected light curves: 2 "
+                    f"{self.path} takes objects of {_words(self.shape)}, expected {wanted}: 2 "
                     f"(flux; 1 where observed), windows, {WINDOW} bins; export it so"
                 )
             return dataclasses.replace(wishes, num_windows=height)

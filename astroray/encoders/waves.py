@@ -12,7 +12,7 @@ from torch import Tensor
 from astroray.encoders.pca import Components
 from astroray.preparation.light_curves import WINDOW
 
-__all__ = ["Waves"]
+__all__ = ["Waves", "means_over", "of_steps"]
 
 LEVELS = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 """Quantiles of the flux, and their distances from the median."""
@@ -79,12 +79,10 @@ class Waves(Components):
         features = []
         for octave in range(self.num_octaves):
             length = 2**octave
-            padded_2BT = F.pad(F.pad(sums_2BT, (length, 0)), (0, length - 1), mode="replicate")
-            total_BT, number_BT = padded_2BT[:, :, length:] - padded_2BT[:, :, :-length]
-            mean_BT = (total_BT / number_BT.clamp(min=1)).float()
+            mean_BT, number_BT = means_over(sums_2BT, length)
             step_BT = mean_BT[:, length:] - mean_BT[:, :-length]
             is_known_BT = (number_BT[:, length:] > 0) & (number_BT[:, :-length] > 0)
-            features.append(_of_steps(step_BT, is_known_BT))
+            features.append(of_steps(step_BT, is_known_BT))
         return torch.cat(features, 1)
 
     def _memory(self, unit_BT: Tensor, seen_BT: Tensor) -> Tensor:
@@ -123,7 +121,18 @@ def _shape(unit_BT: Tensor, seen_BT: Tensor, count_B: Tensor) -> Tensor:
     return torch.stack([_cube_root(unit_BT.pow(3).sum(1) / count_B), *shares], 1)
 
 
-def _of_steps(step_BT: Tensor, is_known_BT: Tensor) -> Tensor:
+def means_over(sums_2BT: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Means of the observed among `length` bins up to each place, and how many those are.
+
+    sums_2BT  cumulative sums of the values, 0 where missing, and of where they were observed;
+              float64, so that their differences are those of the values
+    """
+    padded_2BT = F.pad(F.pad(sums_2BT, (length, 0)), (0, length - 1), mode="replicate")
+    total_BT, number_BT = padded_2BT[:, :, length:] - padded_2BT[:, :, :-length]
+    return (total_BT / number_BT.clamp(min=1)).float(), number_BT
+
+
+def of_steps(step_BT: Tensor, is_known_BT: Tensor) -> Tensor:
     """Root mean square, largest rise, largest fall, cube root of the mean cube, [B, 4]."""
     step_BT = torch.where(is_known_BT, step_BT, torch.zeros_like(step_BT))
     number_B = is_known_BT.sum(1).clamp(min=1)

@@ -6,13 +6,13 @@ exactly as the first.
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
 from astroray import schema
 from astroray.errors import ConfigError
-from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows
+from astroray.surveys.shards import Cutouts, ModalityName, Pixels, Reject, Rows
 
 Stretch = Literal["none", "asinh"]
 MIN_SIZE_PX, MAX_SIZE_PX = 8, 512
@@ -29,12 +29,20 @@ class Wishes:
     bands: tuple[str, ...] | None = None
     max_missing: float = 0.5
     num_windows: int | None = None
-    """Of light curves."""
+    """Of light curves and spectra."""
+
+    def refuse_those_of_images(self, found: str) -> None:
+        """Raises ConfigError on wishes for images where the survey has something else."""
+        name = "size_px" if self.size_px is not None else "bands"
+        if self.size_px is not None or self.bands is not None:
+            raise ConfigError(f"encoder.{name} is for images, the survey has {found}; leave it out")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Preparation:
     """What a model expects of its cutouts. Bands are [C]; their limits are in the survey's unit."""
+
+    modality: ClassVar[ModalityName] = "images"
 
     size_px: int
     """Edge of the square that the encoder sees."""

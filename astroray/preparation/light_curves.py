@@ -8,7 +8,7 @@ would not suffice or would stay nearly empty.
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from astroray import schema
 from astroray.errors import ConfigError
 from astroray.preparation import Prepared, Wishes
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
-from astroray.surveys.shards import Reject, Rows
+from astroray.surveys.shards import ModalityName, Reject, Rows
 
 __all__ = ["WINDOW", "CurvePreparation", "measure_curves", "prepare_curves"]
 
@@ -37,6 +37,8 @@ SECONDS_PER_DAY = 86400.0
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurvePreparation:
     """What a model expects of its light curves."""
+
+    modality: ClassVar[ModalityName] = "light_curves"
 
     cadence_s: float
     """Width of a bin."""
@@ -127,11 +129,7 @@ def measure_curves(slices: Iterator[Rows], wishes: Wishes) -> CurvePreparation:
 
     Raises ConfigError where the sample is empty, and on wishes that only images can have.
     """
-    if wishes.size_px is not None or wishes.bands is not None:
-        name = "size_px" if wishes.size_px is not None else "bands"
-        raise ConfigError(
-            f"encoder.{name} is for images, the survey has light curves; leave it out"
-        )
+    wishes.refuse_those_of_images("light curves")
     curves = [curve for rows in slices for curve in cast(LightCurves, rows).curve_B]
     if not curves:
         raise ConfigError("no readable light curve in the sample of the survey")

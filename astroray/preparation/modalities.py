@@ -16,11 +16,12 @@ from astroray.preparation.light_curves import (
     measure_curves,
     prepare_curves,
 )
+from astroray.preparation.spectra import SpectrumPreparation, measure_spectra, prepare_spectra
 from astroray.surveys.shards import ModalityName, Rows
 
 __all__ = ["MODALITIES", "AnyPreparation", "Modality"]
 
-AnyPreparation = Preparation | CurvePreparation
+AnyPreparation = Preparation | CurvePreparation | SpectrumPreparation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,9 +30,11 @@ class Modality:
 
     noun: str
     """What a row is called: an image, a light curve."""
+    nouns: str
+    """What several are called."""
     default_encoder: str
     """Name of `encoders.ENCODERS` where the user names none."""
-    preparation: type[Preparation] | type[CurvePreparation]
+    preparation: type[Preparation] | type[CurvePreparation] | type[SpectrumPreparation]
     measure: Callable[[Iterator[Rows], Wishes], AnyPreparation]
     """The preparation of a survey, from slices of a sample of it."""
     prepare: Callable[[Rows, Any], Prepared]
@@ -42,13 +45,25 @@ class Modality:
     """Whether a row turned by quarters and mirrored is as likely as the row itself."""
     picture: str
     """`module:function` below astroray that renders a slice as JPEGs; loaded where it is used."""
+    draw: str = ""
+    """The same that draws one row of a slice as wide as asked, as PNG; empty where pixels are shown
+    as they are."""
 
     def render(self, rows: Rows) -> list[bytes]:
         """A picture of each row of a slice, [B] JPEG."""
-        module, name = self.picture.split(":")
-        pictures: list[bytes]
-        pictures = getattr(importlib.import_module(f"astroray.{module}"), name)(rows)
+        pictures: list[bytes] = _load(self.picture)(rows)
         return pictures
+
+    def draw_wide(self, rows: Rows, at: int, *, width_px: int, height_px: int) -> bytes:
+        """One row of a slice, PNG, of a kind that is drawn."""
+        png: bytes = _load(self.draw)(rows, at, width_px=width_px, height_px=height_px)
+        return png
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, function = name.split(":")
+    loaded: Callable[..., Any] = getattr(importlib.import_module(f"astroray.{module}"), function)
+    return loaded
 
 
 def _image_shape(network: Mapping[str, int]) -> tuple[int, int, int]:
@@ -62,6 +77,7 @@ def _curve_shape(network: Mapping[str, int]) -> tuple[int, int, int]:
 MODALITIES: Mapping[ModalityName, Modality] = {
     "images": Modality(
         noun="image",
+        nouns="images",
         default_encoder="rings",
         preparation=Preparation,
         measure=measure_cutouts,
@@ -72,13 +88,27 @@ MODALITIES: Mapping[ModalityName, Modality] = {
     ),
     "light_curves": Modality(
         noun="light curve",
+        nouns="light curves",
         default_encoder="waves",
         preparation=CurvePreparation,
         measure=measure_curves,
         prepare=prepare_curves,
         shape=_curve_shape,
         can_turn=False,
-        picture="report.curve_pictures:render_curves",
+        picture="report.plots:render_curves",
+        draw="report.plots:draw_curve",
+    ),
+    "spectra": Modality(
+        noun="spectrum",
+        nouns="spectra",
+        default_encoder="lines",
+        preparation=SpectrumPreparation,
+        measure=measure_spectra,
+        prepare=prepare_spectra,
+        shape=_curve_shape,
+        can_turn=False,
+        picture="report.plots:render_spectra",
+        draw="report.plots:draw_spectrum",
     ),
 }
 """By the name that readers and encoders give; a new kind of survey is a line here."""

@@ -29,7 +29,7 @@ _log = logging.getLogger("astroray.report")
 
 _PLAIN_NAMES = frozenset([
     "catalog", "cutouts", "data", "files", "fits", "image", "images", "jpg", "light_curves",
-    "lightcurves", "png", "shards", "stamps", "tiles",
+    "lightcurves", "png", "spectra", "shards", "stamps", "tiles",
 ])  # fmt: skip
 """Folders in any survey, whose name says nothing of it."""
 MAX_NEIGHBORS = 5

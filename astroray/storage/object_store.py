@@ -26,8 +26,6 @@ MAX_PUT_BYTES = 5 * 1024**3
 """What S3 takes in one request; more goes up in parts, and stands there once all of them do."""
 MIN_PART_BYTES = 64 * 2**20
 """As many of these, or larger ones, as 10,000 parts hold."""
-MAX_COPY_BYTES = 2**30
-"""What the store copies in one request, whose answer must come before READ_TIMEOUT_S are over."""
 PIECE_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
@@ -163,29 +161,14 @@ def put_file(path: str, file: BinaryIO) -> None:
             _put_parts(bucket, key, file)
 
 
-def copy(path: str, target: str) -> None:
-    """`target` becomes the object at `path`; the store copies it, no byte comes here."""
-    size_bytes, _ = head(path)
-    source = dict(zip(("Bucket", "Key"), _split(path), strict=True))
-    bucket, key = _split(target)
-    with _errors(target, "write"):
-        if size_bytes <= MAX_COPY_BYTES:
-            _client().copy_object(CopySource=source, Bucket=bucket, Key=key)
-        else:
-            _client().copy(source, bucket, key, Config=_in_parts())
-
-
 def _put_parts(bucket: str, key: str, file: BinaryIO) -> None:
     """Writes an object in parts, one of them in memory at a time; what fails leaves none behind."""
-    _client().upload_fileobj(file, bucket, key, Config=_in_parts())
-
-
-def _in_parts() -> Any:
     from boto3.s3.transfer import TransferConfig
 
-    return TransferConfig(
+    config = TransferConfig(
         multipart_threshold=1, multipart_chunksize=MIN_PART_BYTES, use_threads=False
     )
+    _client().upload_fileobj(file, bucket, key, Config=config)
 
 
 def put_new(path: str, data: bytes) -> bool:

@@ -21,7 +21,7 @@ __all__ = [
     "read_shard",
 ]  # fmt: skip
 
-SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated"}
+SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated", "sim:spectra": "simulated_spectra"}
 """Surveys that are no files of the user's, and their reader."""
 
 SUFFIXES = {
@@ -45,11 +45,18 @@ FORMATS = {
         ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".parquet", ".parq", ".pq", ".csv",
         ".csv.gz", ".dat", ".dat.gz",
     ),
+    "spectra": (
+        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".parquet", ".parq", ".pq",
+    ),
 }  # fmt: skip
 """Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""
 
 
-MODALITIES: Mapping[str, ModalityName] = {"light_curves": "light_curves"}
+MODALITIES: Mapping[str, ModalityName] = {
+    "light_curves": "light_curves",
+    "spectra": "spectra",
+    "simulated_spectra": "spectra",
+}
 """What the rows of a reader are; of those not named here, images."""
 
 
@@ -211,7 +218,7 @@ def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:
 def _advice(location: str, paths: Sequence[str]) -> str:
     """What to do about a location with files of no reader, if any."""
     if any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
-        return "say ?format=light_curves if they hold light curves"
+        return "say ?format=light_curves or ?format=spectra if they hold such"
     if paths:
         kinds = Counter(posixpath.splitext(path)[1] or "no suffix" for path in paths)
         some = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3))

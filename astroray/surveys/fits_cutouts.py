@@ -12,7 +12,7 @@ bands at one place are one stamp, other images a stamp each; one image of at mos
 most 6 planes) is a stamp, more planes are a cube. Images above 512 px are wide fields: the reader
 `fields` finds the sources in them. `layout=`, `format=fits_cutouts` and `format=fields` overrule
 that. Files that Kepler, K2 or TESS published as light curves go to the reader `light_curves`,
-though each holds an image of its aperture.
+though each holds an image of its aperture, those of SDSS, LAMOST and DESI to the reader `spectra`.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
-from astroray.surveys import fields, fits_stamps, light_curves, shards
+from astroray.surveys import fields, fits_stamps, light_curves, shards, spectra
 from astroray.surveys.band_files import bear_bands, group_band_files
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.light_curve_fits import is_light_curve
@@ -37,6 +37,7 @@ from astroray.surveys.object_tables import (
 )
 from astroray.surveys.objects import describe_objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
+from astroray.surveys.spectrum_fits import is_spectrum
 from astroray.surveys.survey_paths import survey_folder
 
 LAYOUTS = ("auto", "cube", "mef", "stamp", "band")
@@ -80,7 +81,8 @@ class FitsCutoutOptions(TableOptions):
 
 
 def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
-    """Shards of the cutouts in `inputs`; wide fields and light curves go to their own readers.
+    """Shards of the cutouts in `inputs`; wide fields, light curves and spectra go to
+    their own readers.
 
     Only headers are read, of the first file, and of each cube for its length.
     Raises ConfigError on bad options, a table that does not fit, or a first file without images.
@@ -90,6 +92,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     found = _sniff(files, uri.options.get("hdu", "")) if asked == "auto" else asked
     if found == "light_curves":
         return light_curves.list_shards(files, uri)
+    if found == "spectra":
+        return spectra.list_shards(files, uri)
     if found == "fields" and uri.options.get("format") != "fits_cutouts":
         return fields.list_shards(files, uri)
     _refuse_field_options(uri, files)
@@ -151,13 +155,15 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
 
 def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
     """The layout of the first file that can be opened, or the reader of files that are no cutouts:
-    "fields" for wide fields, "light_curves".
+    "fields" for wide fields, "light_curves", "spectra".
     """
     for file in files[:_MAX_SNIFFED]:
         try:
             with open_fits(file.path) as opened:
                 if is_light_curve(opened.hdus):
                     return "light_curves"
+                if is_spectrum(opened.hdus):
+                    return "spectra"
                 images = opened.sciences(hdu)
                 shapes = [image.plain_shape for image in images]
                 lengths = {opened.num_rows(index) for index in opened.tables}
@@ -167,7 +173,7 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
             raise ConfigError(
                 f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
                 "name the files of cutouts with a glob, or another reader with format=, "
-                "format=light_curves for light curves"
+                "format=light_curves for light curves, format=spectra for spectra"
             )
         found = _layout_of(shapes, lengths)
         return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found

@@ -62,7 +62,7 @@ class Run(OfRun):
     k: int = Field(description="neighbors that the score looks at")
     score: str = Field(description="kth: distance to the k-th neighbor; mean: mean of the k")
     proof: str = Field(description="what is proven of the top of the list")
-    modality: str = Field(description="images or light_curves: what an upload is")
+    modality: str = Field(description="images, light_curves or spectra: what an upload is")
     input: str = Field(description="what the model makes of an upload")
     bands: list[str] = Field(description="of images: what an upload needs to have")
     pixels: str | None = Field(description="of images: flux, upload FITS; display, pictures")

@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import numpy as np
-
 from astroray.errors import DataError
 from astroray.storage import InputFile
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves, TimeZero, reject
@@ -19,7 +17,10 @@ from astroray.surveys.shards import Reject, Shard
 from astroray.web.fits_limits import check_fits, unpack
 from astroray.web.parquet_limits import PARQUET_MAGIC, check_parquet
 
-__all__ = ["CurveLimits", "Stated", "UnknownFormatError", "read_curves", "read_rows"]
+__all__ = [
+    "CurveLimits", "Stated", "UnknownFormatError", "open_upload", "read_curves",
+    "read_rows",
+]  # fmt: skip
 
 _MAX_APERTURE_PX = 1_000_000
 _BYTES_A_CADENCE = 128
@@ -35,12 +36,12 @@ class UnknownFormatError(DataError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurveLimits:
-    """How much one upload of light curves may hold."""
+    """How much one upload of light curves or spectra may hold."""
 
     curves: int = 64
-    """Light curves, that is rows of a Parquet file."""
+    """Light curves or spectra, that is rows of a Parquet file."""
     cadences: int = 300_000
-    """Over all light curves."""
+    """Over all light curves, or pixels over all spectra."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,10 @@ class Stated:
                     f"{name} is {getattr(self, name)[:40]!r}, expected one of {', '.join(known)}"
                 )
 
+    def given(self) -> dict[str, str]:
+        """What was said."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+
 
 def read_curves(
     data: bytes,
@@ -76,7 +81,7 @@ def read_curves(
 
     Raises DataError where it cannot be used as a whole.
     """
-    shard, contents = _open(data, stated, limits, params or {}, name)
+    shard, contents = open_upload(data, limits, {**(params or {}), **stated.given()}, name)
     return _read(shard, contents, limits)
 
 
@@ -92,7 +97,7 @@ def read_rows(
 
     Raises DataError where there is none.
     """
-    shard, contents = _open(data, stated, limits, params, name)
+    shard, contents = open_upload(data, limits, {**params, **stated.given()}, name)
     items = _read(shard, contents, limits)
     rejects = [item for item in items if isinstance(item, Reject)]
     good = [item.row for item in items if isinstance(item, LightCurve)]
@@ -107,18 +112,16 @@ def read_rows(
     if not slices:
         reason = rejects[0].reason if rejects else "it has no row"
         raise DataError(f"no light curve of {name} can be used: {reason}")
-    return LightCurves(
-        row_B=np.concatenate([rows.row_B for rows in slices]),
-        object_id_B=[object_id for rows in slices for object_id in rows.object_id_B],
-        ra_deg_B=np.concatenate([rows.ra_deg_B for rows in slices]),
-        dec_deg_B=np.concatenate([rows.dec_deg_B for rows in slices]),
-        flags_B=np.concatenate([rows.flags_B for rows in slices]),
-        curve_B=[curve for rows in slices for curve in rows.curve_B],
-    )
+    return LightCurves.joined(slices)
 
 
-def _open(
-    data: bytes, stated: Stated, limits: CurveLimits, params: Mapping[str, Any], name: str
+def open_upload(
+    data: bytes,
+    limits: CurveLimits,
+    params: Mapping[str, Any],
+    name: str,
+    *,
+    reader: str = "light_curves",
 ) -> tuple[Shard, dict[str, bytes]]:
     """The upload as a shard of one file, and the bytes of that, after a look at its claims."""
     max_bytes = _BYTES_A_CADENCE * limits.cadences
@@ -134,12 +137,11 @@ def _open(
             f"{name} begins with {data[:8]!r}, expected a FITS file (plain or gzip) or a Parquet "
             "file"
         )
-    said = {key: value for key, value in dataclasses.asdict(stated).items() if value}
     shard = Shard(
         name=name,
-        reader="light_curves",
+        reader=reader,
         inputs=(InputFile(path=name, size_bytes=len(data), version=""),),
-        params={**params, **said, "kind": kind, "folder": ""},
+        params={**params, "kind": kind, "folder": ""},
     )
     return shard, {name: data}
 

@@ -23,6 +23,7 @@ from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
 from astroray.labelling.label_queue import Next, next_objects
 from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
+from astroray.preparation.modalities import MODALITIES
 from astroray.report.page import FLAG_WORDS, survey_name
 from astroray.report.script import script_at_desk
 from astroray.run_files import report_file
@@ -40,7 +41,7 @@ ASKED = "map"
 """Why an object was shown that somebody chose on the map of the report."""
 PICTURE_SIZES = (96, 480)
 ASPECT = 2
-"""Of the wide picture of a light curve, width over height."""
+"""Width over height of the wide picture of what is drawn: a light curve, a spectrum."""
 _POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; form-action 'none'; base-uri 'none'; "
@@ -153,7 +154,8 @@ class _Desk:
             survey=survey_name(record.survey),
             num_objects=len(self.archive.table),
             bands=self._bands,
-            is_curves=self.archive.modality == "light_curves",
+            is_drawn=self.archive.modality != "images",
+            noun=MODALITIES[self.archive.modality].noun.capitalize(),
             aspect=ASPECT,
             has_report=storage.exists(self._report_path),
             key=self._key(caller),
@@ -291,7 +293,7 @@ class _Desk:
         band: Annotated[str, Query(max_length=40)] = "",
         wide: bool = False,
     ) -> Response:
-        """PNG of an object; with `band` of that band alone; of a light curve wide where asked."""
+        """PNG of an object; with `band` of that band alone; wide where asked, of what is drawn."""
         if not 0 <= row < len(self.archive.table) or size not in PICTURE_SIZES:
             raise HTTPException(404, f"no picture {row} of size {size}")
         png = self.archive.picture(row, size, band, ASPECT if wide else 1)

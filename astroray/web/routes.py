@@ -46,7 +46,7 @@ def _beside(
     ] = "",
     row: Annotated[
         int | None,
-        Query(ge=0, le=10**9, description="of light curves: which one of a file, from 0"),
+        Query(ge=0, le=10**9, description="of light curves, spectra: which one of a file, from 0"),
     ] = None,
     time: Annotated[
         str,
@@ -260,7 +260,8 @@ class _View:
         object_id: ObjectId,
         size: Annotated[int, Query(ge=16, le=1024, description="edge, px")] = 256,
     ) -> Response:
-        """The picture of an object, PNG, from the survey's own file; a light curve is drawn."""
+        """The picture of an object, PNG, from the survey's own file; light curves and spectra
+        are drawn."""
         picture = self.archive.picture(self._find(object_id), size)
         if picture is None:
             raise HTTPException(404, "the survey's file of this object can no longer be read")

@@ -8,30 +8,31 @@ import numpy as np
 
 from astroray.errors import DataError, ShardError
 from astroray.preparation import Preparation, Prepared, prepare
-from astroray.preparation.light_curves import CurvePreparation, prepare_curves
-from astroray.preparation.modalities import AnyPreparation
+from astroray.preparation.light_curves import CurvePreparation
+from astroray.preparation.modalities import MODALITIES, AnyPreparation
 from astroray.surveys.fits_files import FitsFile, open_fits_bytes
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.fits_stamps import read_stamp
 from astroray.surveys.pictures import decode_picture
-from astroray.surveys.shards import Cutouts, ModalityName, Pixels, Reject
+from astroray.surveys.shards import Cutouts, ModalityName, Pixels, Reject, Rows
 from astroray.web.curve_uploads import CurveLimits, Stated, UnknownFormatError, read_rows
 from astroray.web.fits_limits import check_fits, unpack
+from astroray.web.spectrum_uploads import read_spectra
 
 __all__ = ["FORMATS", "MEDIA_TYPES", "Beside", "UnknownFormatError", "read_upload"]
 
+_LISTS = ("application/fits", "application/vnd.apache.parquet", "application/octet-stream")
+
 MEDIA_TYPES: Mapping[ModalityName, tuple[str, ...]] = {
     "images": ("application/fits", "image/png", "image/jpeg", "application/octet-stream"),
-    "light_curves": (
-        "application/fits",
-        "application/vnd.apache.parquet",
-        "application/octet-stream",
-    ),
+    "light_curves": _LISTS,
+    "spectra": _LISTS,
 }
 """What an upload may call itself; what it is, its first bytes say."""
 FORMATS: Mapping[ModalityName, str] = {
     "images": "FITS (plain or gzip), PNG or JPEG",
     "light_curves": "FITS (plain or gzip) or Parquet",
+    "spectra": "FITS (plain or gzip) or Parquet",
 }
 _PICTURES = (b"\x89PNG", b"\xff\xd8")
 _MAX_BYTES_A_PIXEL = 8
@@ -44,7 +45,7 @@ class Beside:
     bands: str = ""
     """Names of the planes of a FITS image, `g,r,i`."""
     row: int | None = None
-    """Which of several light curves or windows of a file is meant, from 0."""
+    """Which of several light curves, windows or spectra of a file is meant, from 0."""
     time: str = ""
     """From when the times of a light curve count; see `Stated`."""
     mission: str = ""
@@ -61,50 +62,53 @@ def read_upload(
     curves: CurveLimits | None = None,
     name: str = "the upload",
 ) -> Prepared:
-    """One row as the model expects it: a cutout (FITS, PNG, JPEG) or light curve (FITS, Parquet).
+    """One row as the model expects it: a cutout (FITS, PNG, JPEG), light curve or spectrum.
 
-    params      of a shard of the survey: how its light curves are read, and FITS files of a
-                cutout each
+    params      of a shard of the survey: how its light curves or spectra are read, and FITS
+                files of a cutout each
     max_pixels  over all planes; more are refused before they are decoded
-    curves      how much of light curves is taken
+    curves      how much of light curves or spectra is taken
     name        what errors call it
 
     Raises DataError with what is wrong with it.
     """
     beside = beside or Beside()
-    if isinstance(preparation, CurvePreparation):
-        return _light_curve(name, data, preparation, beside, params or {}, curves or CurveLimits())
-    if beside.row is not None or beside.time or beside.mission:
-        raise DataError("row, time and mission are of light curves, this run is one of images")
-    return _cutout(name, data, preparation, beside.bands, params or {}, max_pixels)
-
-
-def _light_curve(
-    name: str,
-    data: bytes,
-    preparation: CurvePreparation,
-    beside: Beside,
-    params: Mapping[str, Any],
-    limits: CurveLimits,
-) -> Prepared:
+    params, curves = params or {}, curves or CurveLimits()
+    if isinstance(preparation, Preparation):
+        if beside.row is not None or beside.time or beside.mission:
+            raise DataError(
+                "row, time and mission are of light curves and spectra, this run is one of images"
+            )
+        return _cutout(name, data, preparation, beside.bands, params, max_pixels)
+    modality = MODALITIES[preparation.modality]
     if beside.bands:
-        raise DataError("bands are of images, this run is one of light curves")
-    stated = Stated(time=beside.time, mission=beside.mission)
-    rows = read_rows(data, stated, limits=limits, params=params, name=name)
+        raise DataError(f"bands are of images, this run is one of {modality.nouns}")
+    if isinstance(preparation, CurvePreparation):
+        stated = Stated(time=beside.time, mission=beside.mission)
+        rows: Rows = read_rows(data, stated, limits=curves, params=params, name=name)
+    else:
+        if beside.time or beside.mission:
+            raise DataError("time and mission are of light curves, this run is one of spectra")
+        rows = read_spectra(data, limits=curves, params=params, name=name)
+    prepared = modality.prepare(_one_of(rows, beside.row, name), preparation)
+    if prepared.rejects:
+        raise DataError(f"the {modality.noun} cannot be used: {prepared.rejects[0].reason}")
+    return prepared
+
+
+def _one_of(rows: Rows, row: int | None, name: str) -> Rows:
+    """The row of a file that is meant."""
     count = len(rows.object_id_B)
-    if beside.row is None and count > 1:
+    if row is None and count > 1:
         first, last = rows.object_id_B[0], rows.object_id_B[-1]
         raise DataError(
             f"{name} holds {count} rows, {first!r} to {last!r}; say which one with row=0 to "
             f"row={count - 1}"
         )
-    row = beside.row or 0
+    row = row or 0
     if not 0 <= row < count:
         raise DataError(f"row is {row}, expected 0..{count - 1}: {name} holds {count} rows")
-    prepared = prepare_curves(rows.take(np.array([row])), preparation)
-    if prepared.rejects:
-        raise DataError(f"the light curve cannot be used: {prepared.rejects[0].reason}")
-    return prepared
+    return rows.take(np.array([row]))
 
 
 def _cutout(

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.spectra_made import LOGLAM, fluxes, write_lamost
+
 SIZE_PX = 16
 ATTRIBUTES = {
     "usual": (-3, 0.0, 0.0, 0.0),
@@ -125,3 +127,32 @@ def write_table(path: Path, columns: tuple, rows: list) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerows([columns, *rows])
+
+
+def make_lamost(folder: Path, *, num_each: int = 4) -> Path:
+    """`folder` with spectra/lamost_lrs: stars of types G, dM and A, and galaxies."""
+    base = folder / "spectra" / "lamost_lrs"
+    (base / "fits").mkdir(parents=True)
+    lines = ["file,cls,subclass"]
+    for kind, (cls, subclass) in enumerate(
+        [("STAR", "G5"), ("STAR", "G2"), ("STAR", "dM3"), ("STAR", "A1V"), ("GALAXY", "Non")]
+    ):
+        for i in range(num_each):
+            name = f"spec-{kind}{i}.fits"
+            write_lamost(base / "fits" / name, cards={"OBSID": 10 * kind + i})
+            (base / "fits" / name).rename(base / "fits" / f"{name}.gz")
+            lines.append(f"{name}.gz,{cls},{subclass}")
+    (base / "index.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def make_types(folder: Path, *, num_each: int = 4) -> Path:
+    """`folder` with spectra/sdss_templates_spt: mean spectra of types F, L and B in one file."""
+    base = folder / "spectra" / "sdss_templates_spt"
+    base.mkdir(parents=True)
+    names = [f"{letter}{i}" for letter in "FLB" for i in range(num_each)]
+    flux = [fluxes(seed) for seed in range(len(names))]
+    np.savez(base / "sdss_templates.npz", wave=10**LOGLAM, flux=np.array(flux), name=names)
+    rows = "".join(f"{name},{name},,\n" for name in names)
+    (base / "labels.csv").write_text(f"name,spt,feh,lum\n{rows}")
+    return folder

@@ -23,6 +23,8 @@ def data(tmp_path):
     labelled_made.make_gz2(tmp_path)
     labelled_made.make_tess(tmp_path)
     labelled_made.make_crts(tmp_path)
+    labelled_made.make_lamost(tmp_path)
+    labelled_made.make_types(tmp_path)
     return labelled_made.make_mirabest(tmp_path)
 
 
@@ -250,6 +252,16 @@ def test_windows_with_a_high_flare_are_rare_and_those_with_a_low_one_unused(prot
     names = np.array(protocols["tess"].object_ids)
     assert [name.split()[-1] for name in names[subset.candidate_O]] == ["W1", "W4"] * 3
     assert {name.split()[-1] for name in names[subset.inlier_I]} == {"W0", "W2", "W3", "W5", "W7"}
+
+
+def test_spectra_are_usual_or_rare_by_their_type(protocols):
+    cool, hot, other = protocols["lamost"].subsets
+    names = np.array(protocols["lamost"].object_ids)
+    assert names[cool.candidate_O].tolist() == [f"LAMOST {20 + i}" for i in range(4)]
+    assert names[hot.candidate_O].tolist() == [f"LAMOST {30 + i}" for i in range(4)]
+    assert [len(cool.inlier_I), len(other.candidate_O)] == [8, 4]
+    names = np.array(protocols["types"].object_ids)
+    assert [names[s.candidate_O][0] for s in protocols["types"].subsets] == ["L0", "B0"]
 
 
 def test_a_transient_that_was_seen_too_seldom_is_unused(protocols):

@@ -25,6 +25,7 @@ __all__ = ["ALWAYS", "Compared", "FitSettings", "compared_encoders"]
 ALWAYS: Mapping[ModalityName, tuple[str, ...]] = {
     "images": ("size", "brightness", "pixels", "pca"),
     "light_curves": ("amplitude", "scatter", "lc-pca"),
+    "spectra": ("amplitude", "scatter", "spec-pca"),
 }
 """Trivial baselines that every table shows."""
 

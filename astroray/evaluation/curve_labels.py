@@ -82,7 +82,8 @@ def csv_rows(path: str) -> Iterator[dict[str, str]]:
     """Rows of a CSV file of a labelled set, gzipped or not; raises ConfigError where it is not."""
     if not storage.exists(path):
         raise ConfigError(
-            f"{path} is not there; --data DIR must hold the data set as lightcurves/NAME/..."
+            f"{path} is not there; --data DIR must hold the data set as lightcurves/NAME/... or "
+            "spectra/NAME/..."
         )
     data = storage.read_bytes(path)
     text = gzip.decompress(data) if path.endswith(".gz") else data

@@ -14,6 +14,7 @@ from astroray import storage
 from astroray.errors import ConfigError, FileError
 from astroray.evaluation.curve_labels import crts_pools, tess_pools
 from astroray.evaluation.protocols import PROTOCOLS, Protocol, Subset
+from astroray.evaluation.spectrum_labels import lamost_pools, type_pools
 from astroray.surveys.simulated import truth_table
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ __all__ = ["open_protocol"]
 CONTAMINATION = 0.1
 RARE_CONTAMINATION = 0.01
 TAILS_CONTAMINATION = 0.06
+SPECTRA_CONTAMINATION = 0.05
 SIM_OBJECTS, SIM_OBJECTS_FULL = 4_000, 17_778
 SIM_POOL = 1.75
 """Objects simulated for each object of a draw: outliers of every kind are drawn from more."""
@@ -36,7 +38,8 @@ def open_protocol(
 ) -> Protocol:
     """The protocol `name` of PROTOCOLS with the objects that are there.
 
-    data           folder of the layout `galaxies/efigi/...`, `lightcurves/...`; not read for sim
+    data           folder of the layout `galaxies/efigi/...`, `lightcurves/...`, `spectra/...`; not
+                   read for sim
     full           sim at the published size, 17,778 objects a draw instead of 4,000
     contamination  share of outliers; None: the protocol's own
 
@@ -162,6 +165,27 @@ def _crts(folder: str, contamination: float | None) -> Protocol:
         _Wanted("S2", "cataclysmic variables among supernovae", "SN", ("CV",), has_bar=False),
     ]
     return _protocol("crts", survey, pools, wanted, contamination, fitted="S1")
+
+
+def _lamost(folder: str, contamination: float | None) -> Protocol:
+    """Spectra of LAMOST (Luo et al. 2015, RAA 15, 1095) by what its pipeline took them for."""
+    return _of_spectra("lamost", *lamost_pools(folder), contamination)
+
+
+def _types(folder: str, contamination: float | None) -> Protocol:
+    """Mean spectra of SDSS by spectral type and metallicity."""
+    return _of_spectra("types", *type_pools(folder), contamination)
+
+
+def _of_spectra(name: str, survey: str, pools: _Pools, contamination: float | None) -> Protocol:
+    """Rare spectra among stars of types F, G and K: 5 % unless told otherwise."""
+    titles = {"cool": "M and L", "hot": "A, B and O", "other": "no stars, or unknown"}
+    wanted = [
+        _Wanted(f"S{number}", f"{titles[pool]} among F, G and K", "usual", (pool,), has_bar=False)
+        for number, pool in enumerate((pool for pool in titles if pool in pools), start=1)
+    ]
+    few = SPECTRA_CONTAMINATION if contamination is None else contamination
+    return _protocol(name, survey, pools, wanted, few, fitted="S1")
 
 
 def _sim(full: bool, contamination: float | None) -> Protocol:
@@ -312,6 +336,8 @@ _FOLDERS = {
     "mirabest": "galaxies/radio_mirabest",
     "tess": "lightcurves/tess_young_stars",
     "crts": "lightcurves/other_variables",
+    "lamost": "spectra/lamost_lrs",
+    "types": "spectra/sdss_templates_spt",
 }
 _READERS: Mapping[str, Callable[[str, float | None], Protocol]] = {
     "efigi": _efigi,
@@ -319,4 +345,6 @@ _READERS: Mapping[str, Callable[[str, float | None], Protocol]] = {
     "mirabest": _mirabest,
     "tess": _tess,
     "crts": _crts,
+    "lamost": _lamost,
+    "types": _types,
 }

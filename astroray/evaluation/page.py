@@ -28,6 +28,8 @@ TITLES = {
     "sim": "simulated galaxies",
     "tess": "windows of young stars of TESS",
     "crts": "transients of the Catalina survey",
+    "lamost": "spectra of LAMOST",
+    "types": "mean spectra of stars by type",
 }
 
 

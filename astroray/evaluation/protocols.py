@@ -10,7 +10,7 @@ from astroray.errors import ConfigError
 
 __all__ = ["NUM_DRAWS", "PROTOCOLS", "Draw", "Protocol", "Subset"]
 
-PROTOCOLS = ("efigi", "gz2", "mirabest", "sim", "tess", "crts")
+PROTOCOLS = ("efigi", "gz2", "mirabest", "sim", "tess", "crts", "lamost", "types")
 """Names of the protocols; `label_tables.open_protocol` opens them."""
 NUM_DRAWS = 20
 """Draws of the outliers per seed."""

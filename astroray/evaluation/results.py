@@ -13,7 +13,8 @@ from astroray.preparation.modalities import MODALITIES
 
 __all__ = ["PEERS", "Difference", "Line", "Results"]
 
-PEERS = ("attcae", "pixels", "lc-pca", *(kind.default_encoder for kind in MODALITIES.values()))
+_BASELINES = ("attcae", "pixels", "lc-pca", "spec-pca")
+PEERS = (*_BASELINES, *(kind.default_encoder for kind in MODALITIES.values()))
 """Encoders that every other one is compared with, by the same score: the published one, the
 baselines and the defaults."""
 

@@ -19,6 +19,7 @@ REFERENCES = (
     "amplitude",
     "scatter",
     "lc-pca",
+    "spec-pca",
 )
 """Encoders that no bar is set for: the baselines and the published ones."""
 GAIN_GOAL = 0.10

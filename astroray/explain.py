@@ -21,6 +21,7 @@ from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.runs import finished_run, version_of
 from astroray.settings import from_dict
+from astroray.sky import describe_position
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
 
@@ -79,7 +80,7 @@ class Explanation:
         again = "" if self.encoded_distance is None else f", distance {self.encoded_distance:.3g}"
         return "\n".join(
             [
-                f"object    {row['object_id']}  {_position(row)}",
+                f"object    {row['object_id']}  {describe_position(row['ra'], row['dec'])}",
                 f"shard     {row['shard']}, row {row['row']}, embedded in {self.embedded_in}",
                 *(
                     f"file      {f.path}, {f.size_bytes} bytes, version {f.version}"
@@ -107,10 +108,6 @@ class Explanation:
             if key not in of_all and value not in ("", None)
         ]
         return [f"read with {' '.join(part)}"] if part else []
-
-
-def _position(row: dict[str, Any]) -> str:
-    return "no position" if row["ra"] is None else f"ra {row['ra']:.6f}, dec {row['dec']:.6f} deg"
 
 
 def _scored(version: str, score: float | None, kind: str, is_certified: bool) -> str:

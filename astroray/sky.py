@@ -25,6 +25,13 @@ def healpix_29(ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> np.ndarray:
     return index_N.astype(np.int64)
 
 
+def describe_position(ra_deg: float | None, dec_deg: float | None) -> str:
+    """A position in words; that there is none where either is None."""
+    if ra_deg is None or dec_deg is None:
+        return "no position"
+    return f"ra {ra_deg:.6f}, dec {dec_deg:+.6f} deg"
+
+
 def parent_pixel(healpix_29_N: np.ndarray, order: int) -> np.ndarray:
     """The pixel of `order` that holds each order-29 pixel, int64 [N]."""
     return np.asarray(healpix_29_N, np.int64) >> (2 * (HATS_ORDER - order))

@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import click
 
@@ -25,6 +23,7 @@ def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_js
     run's model encodes it.
     """
     from astroray.similar import find_similar
+    from astroray.sky import describe_position
 
     found = find_similar(run_dir, query, n, bands=bands, row=row)
     if as_json:
@@ -34,19 +33,13 @@ def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_js
     if "path" in about:
         click.echo(f"file    {about['path']}")
     else:
-        click.echo(f"object  {about['object_id']}  {_position(about)}, rank {about['rank']}")
+        position = describe_position(about["ra"], about["dec"])
+        click.echo(f"object  {about['object_id']}  {position}, rank {about['rank']}")
     click.echo(f"model   {found.model_id} in {found.numbers}\n")
     width = max([9, *(len(one["object_id"]) for one in found.neighbors)])
     click.echo(f"{'':>4}  {'distance':>10}  {'object_id':<{width}}  {'rank':>9}  position")
     for place, one in enumerate(found.neighbors, start=1):
         click.echo(
             f"{place:>4}  {one['distance']:>10.6g}  {one['object_id']:<{width}}  "
-            f"{one['rank']:>9}  {_position(one)}"
+            f"{one['rank']:>9}  {describe_position(one['ra'], one['dec'])}"
         )
-
-
-def _position(row: Mapping[str, Any]) -> str:
-    """Degrees, ICRS, in words."""
-    if row["ra"] is None:
-        return "no position"
-    return f"ra {row['ra']:.6f}, dec {row['dec']:+.6f} deg"

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Search:
 
 def search_ours(curves: Sequence[FoundCurve]) -> Search:
     """`astroray flares find`, without what it tells beside the flares."""
-    runs = [timed(lambda one=one: candidates_of(one.curve)) for one in (curves[0], *curves)][1:]
+    runs = [timed(partial(candidates_of, one.curve)) for one in (curves[0], *curves)][1:]
     rows = [
         [(e.start_d, e.stop_d, e.equivalent_duration_s) for e in run.result if not e.refused]
         for run in runs
@@ -82,7 +83,7 @@ def search_ours(curves: Sequence[FoundCurve]) -> Search:
 
 def search_plainly(curves: Sequence[FoundCurve]) -> Search:
     """The plainest finder; it measures no durations."""
-    runs = [timed(lambda one=one: find_plainly(one.curve.time_d, one.curve.flux)) for one in curves]
+    runs = [timed(partial(find_plainly, one.curve.time_d, one.curve.flux)) for one in curves]
     return Search(
         flares=[np.pad(run.result, ((0, 0), (0, 1)), constant_values=np.nan) for run in runs],
         wall_s_N=np.array([run.wall_s for run in runs]),
@@ -126,7 +127,7 @@ def _ask(
     with tempfile.TemporaryDirectory(dir=keep) as folder:
         running = []
         for place, part in enumerate(parts):
-            of_part = {
+            of_part: dict[str, Any] = {
                 f"{kind}_{at}": given[f"{kind}_{row}"]
                 for at, row in enumerate(part)
                 for kind in ("time", "flux")
@@ -181,7 +182,7 @@ def with_made_flares(
     for at, one in enumerate(curves):
         curve = one.curve
         taken = [find_plainly(curve.time_d, curve.flux)]
-        taken += [marked[at].any_L2 for marked in labels.values() if marked[at] is not None]
+        taken += [marks.any_L2 for marked in labels.values() if (marks := marked[at])]
         free_T = np.isfinite(curve.flux)
         for first_d, last_d in np.concatenate(taken):
             free_T &= (curve.time_d < first_d - CLEARANCE_D) | (curve.time_d > last_d + CLEARANCE_D)

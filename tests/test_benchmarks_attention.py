@@ -6,12 +6,15 @@ import pytest
 import torch
 
 from astroray_kernels import why_not
+from astroray_kernels.vfa import _native
 from benchmarks import attention, attention_turns, instruction_peak, processes
 from benchmarks.attention_turns import Case, Turns
 from benchmarks.rows import MeasurementError
 
 NATIVE = why_not("vfa_attention", "native", "cpu")
 needs_native = pytest.mark.skipif(bool(NATIVE), reason=NATIVE or "native kernels run")
+NO_INT8 = NATIVE or _native.refuses("int8_qk")
+needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=NO_INT8 or "all precisions run")
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def test_memory_is_compared_by_position():
         attention.memory_fields([0, 100])
 
 
-@needs_native
+@needs_int8
 def test_all_take_part_in_turns_and_are_right(one_thread):
     contenders = (
         *attention.TORCH, "fp32", "bf16", "int8_qk", "int8",
@@ -107,7 +110,7 @@ def test_all_take_part_in_turns_and_are_right(one_thread):
     assert found.facts["bf16"]["online_share"] == 0
 
 
-@needs_native
+@needs_int8
 def test_vsa_skips_on_peaked_inputs_and_adds_little(one_thread):
     contenders = ("bf16", "bf16 skip")
     peaked = Case(heads=1, length=1024, inputs="peaked", contenders=contenders)
@@ -116,7 +119,7 @@ def test_vsa_skips_on_peaked_inputs_and_adds_little(one_thread):
     assert 0 < found.error["bf16 skip"] <= 0.005
 
 
-@needs_native
+@needs_int8
 def test_the_products_of_each_precision_have_a_peak():
     from benchmarks import attention_cases
 

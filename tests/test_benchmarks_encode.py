@@ -92,6 +92,7 @@ def test_all_ways_take_turns_on_the_same_objects(tmp_path, monkeypatch):
     assert found.error.pop("torch float32") == 0
     onnx = {"onnxruntime float32", ONNX} if importlib.util.find_spec("onnxruntime") else set()
     assert set(found.error) == set(ways) - {"torch float32"} | onnx
+    assert found.error.pop("onnxruntime float32", 0) < 1e-5  # on some CPUs none at all
+    assert found.error.pop(ONNX, 0) < 0.5  # by AVX2 its products saturate
     assert all(0 < error < 0.2 for error in found.error.values())
-    assert found.error.get("onnxruntime float32", 0) < 1e-5
     assert all(len(times) == 1 and times[0] > 0 for times in found.cpu_s.values())

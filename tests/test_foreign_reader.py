@@ -52,7 +52,7 @@ def test_the_documented_reader_reads_its_files(survey):
         (None, r"reader shown\.broken cannot be imported: No module named .* PYTHONPATH"),
         ("import nowhere_to_be_found", "cannot be imported: No module named 'nowhere"),
         ("def list_shards(inputs, uri): return []", r"has no read_shard, expected list_shards\("),
-        (SHOWN + "\nMODALITY = 'spectra'\n", "MODALITY of the reader .* is 'spectra', expected"),
+        (SHOWN + "\nMODALITY = 'movies'\n", "MODALITY of the reader .* is 'movies', expected"),
     ],
 )
 def test_a_module_that_is_no_reader_is_refused_with_what_it_lacks(survey, text, message):

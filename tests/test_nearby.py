@@ -9,7 +9,7 @@ from astroray.catalog import read_catalog, versions
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Partition
 from astroray.neighbors.search import SearchConfig
-from astroray.run_record import RunRecord
+from astroray.run_record import Backends, RunRecord
 from astroray.search import indexing, layer_scores, night_index
 from astroray.search.nearby import open_indexed
 from astroray.search.sharded import rank_sharded
@@ -110,9 +110,9 @@ def test_runs_that_an_index_does_not_describe_are_not_searched_by_it(tmp_path, m
 
     run_dir, record = searched(tmp_path, strays(200), names(200), monkeypatch)
     for change in (
-        {"backends": {"index": "flat"}},
-        {"backends": {"index": "sharded", "quantize": "w8a8o"}},
-        {"model": {"model_id": "another"}},
+        {"backends": Backends(index="flat")},
+        {"backends": Backends(index="sharded", quantize="w8a8o")},
+        {"model": dataclasses.replace(record.fitted, model_id="another")},
     ):
         assert open_indexed(run_dir, dataclasses.replace(record, **change)) is None
 

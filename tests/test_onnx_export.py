@@ -17,6 +17,7 @@ from astroray.encoders.store import Model, build_network, load_model, save_model
 from astroray.errors import BackendError, ConfigError
 from astroray.preparation import Preparation
 from astroray.preparation.light_curves import CurvePreparation
+from astroray.preparation.spectra import SpectrumPreparation
 from tests import scans
 from tests.onnx_made import write_program
 
@@ -29,12 +30,18 @@ IMAGES = Preparation(
     noise_C=(0.01, 0.02),
     peak_C=(5.0, 7.0),
 )
-CURVES = CurvePreparation(cadence_s=1800, num_windows=2, is_relative=True, scale=0.01)
+PREPARATIONS = {
+    "images": IMAGES,
+    "light_curves": CurvePreparation(cadence_s=1800, num_windows=2, is_relative=True, scale=0.01),
+    "spectra": SpectrumPreparation(
+        first=4000.0, step=1e-4, num_bins=1000, num_windows=2, scale=0.1
+    ),
+}
 
 
 def model_file(path, encoder):
     """A model whose network, center, scale and live dimensions are all drawn."""
-    preparation = IMAGES if ENCODERS[encoder].modality == "images" else CURVES
+    preparation = PREPARATIONS[ENCODERS[encoder].modality]
     torch.manual_seed(1)
     network = build_network(encoder, preparation.network)
     for tensor in (*network.parameters(), *network.buffers()):

@@ -24,7 +24,7 @@ def test_a_store_that_does_not_answer_is_no_damaged_index(monkeypatch):
         source="s", model_id="m", dim=5, num_objects=0, num_duplicates=0, cells="c",
         cells_sha256="", objects="o", objects_sha256="", partitions=(),
     )  # fmt: skip
-    for name in ("get", "get_file", "head"):
+    for name in ("get_file", "head"):
         monkeypatch.setattr(storage.object_store, name, down)
     for look in (
         lambda: manifest.damage("s3://sky/run", "c", ""),  # what is damaged is deleted

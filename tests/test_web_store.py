@@ -15,7 +15,7 @@ from PIL import Image
 from astroray import storage, surveys
 from astroray.cli import cli
 from astroray.errors import ConfigError, FileError, StorageError
-from astroray.storage import web_store
+from astroray.storage import remote
 from astroray.storage.ranges import Ranges
 from astroray.surveys import hats_catalogs
 
@@ -139,15 +139,15 @@ def test_parts_of_a_file_are_read(web, has_ranges):
     data = np.random.default_rng(1).bytes(300_000)
     path = web.put("a.bin", data)
     web.has_ranges = has_ranges
-    assert web_store.get_range(path, 5, 7) == (data[5:12], len(data))
-    assert web_store.get_range(path, -3, 3) == (data[-3:], len(data))
-    assert web_store.get_range(path, 299_999, 10) == (data[-1:], len(data))
-    assert web_store.get_range(path, 300_000, 10)[0] == b""
+    assert remote.get_range(path, 5, 7) == (data[5:12], len(data))
+    assert remote.get_range(path, -3, 3) == (data[-3:], len(data))
+    assert remote.get_range(path, 299_999, 10) == (data[-1:], len(data))
+    assert remote.get_range(path, 300_000, 10)[0] == b""
     file = Ranges(path)
     file.seek(100_000)
     assert file.read(50) == data[100_000:100_050]
     assert file.read() == data[100_050:]
-    assert web_store.get_range(web.put("empty", b""), 0, 10)[0] == b""
+    assert remote.get_range(web.put("empty", b""), 0, 10)[0] == b""
 
 
 def test_a_server_that_knows_no_head_is_asked_for_a_byte(web):

@@ -28,9 +28,9 @@ from astroray.errors import FileError, StorageError
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
 from astroray.storage.meter import METER
+from astroray.storage.remote import get, store
 from astroray.storage.remote import is_remote as is_remote
 from astroray.storage.remote import is_web as is_web
-from astroray.storage.remote import store
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
@@ -122,7 +122,7 @@ def describe_each(paths: Iterable[str]) -> list[InputFile]:
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileError where it is missing or may not be read."""
     if is_remote(path):
-        data = store(path).get(path)
+        data = get(path)
     else:
         with reading(path):
             data = Path(path).read_bytes()

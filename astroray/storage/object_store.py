@@ -93,30 +93,12 @@ def exists(path: str) -> bool:
     return bool(key) and not key.endswith("/") and _head(path, "look for") is not None
 
 
-def get(path: str) -> bytes:
-    """The whole object. Raises FileError where it is missing or forbidden."""
-    data = io.BytesIO()
-    get_file(path, data)
-    return data.getvalue()
-
-
-def get_range(path: str, start: int, size: int) -> tuple[bytes, int]:
-    """At most so many bytes of an object from `start`, and the size of all; raises as `get`.
-
-    A negative start counts from the end, which is then read to.
-    """
-    span = f"bytes={start}" if start < 0 else f"bytes={start}-{start + size - 1}"
-    data = io.BytesIO()
-    whole = get_file(path, data, span)
-    return data.getvalue(), whole
-
-
 def get_file(path: str, file: BinaryIO, span: str = "") -> int:
-    """Writes the whole object to an open file that is empty, a piece at a time; raises as `get`.
+    """Writes the whole object to an open file that is empty, a piece at a time.
 
     span  which bytes, as HTTP's Range has it; "": all
 
-    Returns the size of the whole object.
+    Returns the size of the whole object. Raises FileError where it is missing or forbidden.
     """
     from botocore.exceptions import BotoCoreError
 
@@ -269,10 +251,12 @@ def _list(bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[Found]:
 
 
 def _holds(path: str, data: bytes) -> bool:
+    found = io.BytesIO()
     try:
-        return get(path) == data
+        get_file(path, found)
     except FileError:
         return False
+    return found.getvalue() == data
 
 
 _CREDENTIALS = (

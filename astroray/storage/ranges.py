@@ -3,7 +3,7 @@
 import io
 
 from astroray.storage.meter import METER
-from astroray.storage.remote import store
+from astroray.storage.remote import get_range
 
 __all__ = ["Ranges"]
 
@@ -19,7 +19,7 @@ class Ranges(io.RawIOBase):
 
     def __init__(self, path: str) -> None:
         self.path, self.place = path, 0
-        tail, self.size = store(path).get_range(path, -LEAST_BYTES, LEAST_BYTES)
+        tail, self.size = get_range(path, -LEAST_BYTES, LEAST_BYTES)
         METER.add(len(tail))
         self._tail = self._last = (self.size - len(tail), tail)
 
@@ -46,7 +46,7 @@ class Ranges(io.RawIOBase):
         for first, data in (self._tail, self._last):
             if first <= start and start + size <= first + len(data):
                 return data[start - first : start - first + size]
-        data, _ = store(self.path).get_range(self.path, start, max(size, LEAST_BYTES))
+        data, _ = get_range(self.path, start, max(size, LEAST_BYTES))
         METER.add(len(data))
         self._last = start, data
         return data[:size]

@@ -1,12 +1,13 @@
 """Which store an address is in: S3, or a web server, which is only read."""
 
+import io
 from typing import BinaryIO, Protocol, cast
 
 from astroray.errors import ConfigError
 from astroray.storage import object_store, web_store
 from astroray.storage.names import Found
 
-__all__ = ["is_remote", "is_web", "store"]
+__all__ = ["get", "get_range", "is_remote", "is_web", "store"]
 
 _WEB = ("http", "https")
 
@@ -20,8 +21,6 @@ class Store(Protocol):
     def list_folders(self, folder: str) -> list[str]: ...
     def head(self, path: str) -> tuple[int, str]: ...
     def exists(self, path: str) -> bool: ...
-    def get(self, path: str) -> bytes: ...
-    def get_range(self, path: str, start: int, size: int) -> tuple[bytes, int]: ...
     def get_file(self, path: str, file: BinaryIO, span: str = "") -> int: ...
     def put(self, path: str, data: bytes) -> None: ...
     def put_file(self, path: str, file: BinaryIO) -> None: ...
@@ -51,3 +50,24 @@ def is_web(path: str) -> bool:
 def store(path: str) -> Store:
     """What talks to the store of a remote path."""
     return cast(Store, web_store if is_web(path) else object_store)
+
+
+def get(path: str) -> bytes:
+    """The whole file. Raises FileError where it is missing or forbidden."""
+    data = io.BytesIO()
+    store(path).get_file(path, data)
+    return data.getvalue()
+
+
+def get_range(path: str, start: int, size: int) -> tuple[bytes, int]:
+    """At most so many bytes of a file from `start`, and the size of all; raises as `get`.
+
+    A negative start counts from the end, which is then read to.
+    """
+    span = f"bytes={start}" if start < 0 else f"bytes={start}-{start + size - 1}"
+    data = io.BytesIO()
+    whole = store(path).get_file(path, data, span)
+    if len(data.getvalue()) == whole:  # all of it was sent, as by a server that knows no ranges
+        first = max(0, whole + start) if start < 0 else start
+        return data.getvalue()[first : first + size], whole
+    return data.getvalue(), whole

@@ -8,7 +8,6 @@ listing; a folder is what the page of links shows that Apache, nginx and others 
 import contextlib
 import functools
 import html.parser
-import io
 import os
 import random
 import re
@@ -97,33 +96,12 @@ def exists(path: str) -> bool:
     return not path.endswith("/") and _look(path) is not None
 
 
-def get(path: str) -> bytes:
-    """The whole file. Raises FileError where it is missing or forbidden."""
-    data = io.BytesIO()
-    get_file(path, data)
-    return data.getvalue()
-
-
-def get_range(path: str, start: int, size: int) -> tuple[bytes, int]:
-    """At most so many bytes of a file from `start`, and the size of all; raises as `get`.
-
-    A negative start counts from the end, which is then read to.
-    """
-    span = f"bytes={start}" if start < 0 else f"bytes={start}-{start + size - 1}"
-    data = io.BytesIO()
-    whole = get_file(path, data, span)
-    if len(data.getvalue()) == whole:  # of all, as from a server that knows no ranges
-        first = max(0, whole + start) if start < 0 else start
-        return data.getvalue()[first : first + size], whole
-    return data.getvalue(), whole
-
-
 def get_file(path: str, file: BinaryIO, span: str = "") -> int:
-    """Writes the whole file to an open one that is empty, a piece at a time; raises as `get`.
+    """Writes the whole file to an open one that is empty, a piece at a time.
 
     span  which bytes, as HTTP's Range has it; "": all. Servers may send all anyway.
 
-    Returns the size of the whole file.
+    Returns the size of the whole file. Raises FileError where it is missing or forbidden.
     """
     headers = {"Range": span} if span else {}
     for attempt in range(MAX_ATTEMPTS):

@@ -19,6 +19,7 @@ from astroray.encoders import (
     is_onnx_file,
     is_own,
 )
+from astroray.encoders.onnx_file import read_onnx
 from astroray.errors import ConfigError
 from astroray.execution.worker_bounds import parse_workers
 from astroray.fitting.fit_state import FitConfig
@@ -150,8 +151,6 @@ class ScanConfig:
                 "quantize": self.encoder.quantize,
             }
         elif is_onnx_file(self.encoder.name):  # so is the program, but a frame is fitted
-            from astroray.encoders.onnx_file import read_onnx
-
             program = read_onnx(self.encoder.name, output=self.encoder.output)
             settings["encoder"]["name"] = f"onnx:{program.content_id}"
         elif is_own(self.encoder.name):

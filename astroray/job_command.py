@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from astroray.errors import AstrorayError, BackendError, ConfigError
+from astroray.execution.structured_logs import log_as_json
 from astroray.interrupts import Interrupted, raise_on_signals
 from astroray.terminal import parse_setting
 
@@ -50,8 +52,6 @@ def job_command(
     @click.option("--out", required=True, help="Where the result goes: s3:// on several machines.")
     @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting.")
     def command(survey: str, out: str, settings: tuple[str, ...]) -> None:
-        from astroray.execution.structured_logs import log_as_json
-
         with one_line_errors():
             if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # set by Ray's job server
                 _check_out(out)
@@ -68,8 +68,6 @@ def read_job(script: Path, arguments: list[str]) -> tuple[JobConfig, str]:
     Raises ConfigError where the script is no job or a setting cannot work, click.UsageError
     where a flag is unknown or missing.
     """
-    import runpy
-
     command = runpy.run_path(str(script)).get("main")
     configure = getattr(getattr(command, "callback", None), "configure", None)
     if not isinstance(command, click.Command) or configure is None:

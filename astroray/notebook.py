@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 
 from astroray import ledger, storage
 from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
+from astroray.labelling.labels import LabelLog, labels_table
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
 from astroray.run_record import RunRecord
@@ -29,7 +31,6 @@ if TYPE_CHECKING:  # loaded where they are asked for
     import astropy.table
     import pandas
     from lsdb.catalog.catalog import Catalog
-    from PIL import Image
 
     from astroray.explain import Explanation
 
@@ -141,8 +142,6 @@ class Run:
 
         Of each person and object the last label that was not undone.
         """
-        from astroray.labelling.labels import LabelLog, labels_table
-
         return _to_pandas(labels_table(LabelLog(self.path).read(), self.table))
 
     def show(self, height_px: int = 900) -> "Framed | None":
@@ -194,13 +193,11 @@ class Run:
 
         return explain_object(self.path, _named(object_id))
 
-    def picture(self, object_id: str | int, size_px: int = 256) -> "Image.Image":
+    def picture(self, object_id: str | int, size_px: int = 256) -> Image.Image:
         """An object as it is drawn in the report, read from the survey's own file.
 
         Raises ConfigError without such an object, DataError where its file can no longer be read.
         """
-        from PIL import Image
-
         _check_count("size_px", size_px)
         object_id = _named(object_id)
         at = pc.index(self.table["object_id"], object_id).as_py()

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import ray
+import torch
 from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -192,8 +193,6 @@ class ModelHolder:
     """
 
     def __init__(self, config: ServeConfig) -> None:
-        import torch
-
         settings = config.encoder
         self.answerer = _answerer(config)
         self.encoding, self.forecasting = (
@@ -301,8 +300,6 @@ class WebApp:
     """Parses, searches and answers. Changes to another run by itself, between two requests."""
 
     def __init__(self, config: ServeConfig, encoders: DeploymentHandle) -> None:
-        import torch
-
         torch.set_num_threads(config.web.num_threads)
         self.config, self.encoders = config, encoders
         self.tokens = Tokens(config.tokens)

@@ -11,6 +11,7 @@ import pyarrow as pa
 from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
+from astroray.encoders import read_model_file
 from astroray.errors import ConfigError, DataError
 from astroray.preparation.modalities import MODALITIES
 from astroray.run_record import RunRecord
@@ -118,7 +119,6 @@ def _open(run_dir: str) -> _Searched:
 def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | None) -> np.ndarray:
     """Embedding [D] of what is in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
-    from astroray.encoders import read_model_file
     from astroray.web.curve_uploads import CurveLimits
     from astroray.web.uploads import Beside, read_upload  # loads astropy
 

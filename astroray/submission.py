@@ -6,6 +6,7 @@ failed or was stopped. Ids belong to one cluster: the lease of the run directory
 writers of different clusters apart.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -219,8 +220,6 @@ class JobServer:
 
     def _tail(self, submission_id: str, *, skip: int) -> Iterator[str]:
         """The pieces of a log as they come, without its first `skip` characters."""
-        import asyncio
-
         import aiohttp
 
         loop = asyncio.new_event_loop()

@@ -13,6 +13,7 @@ import pytest
 from astroray import schema, storage
 from astroray.catalog import read_catalog, read_pieces, write_catalog
 from astroray.errors import ConfigError, LedgerError, SchemaError
+from astroray.storage import object_store
 from tests.catalogs_made import by_rank, make_catalog
 
 CREATED = "2026-01-02T03:04UTC"
@@ -274,7 +275,7 @@ def test_an_object_store_gets_the_same_bytes_as_a_disk(tmp_path, monkeypatch):
         "delete": lambda path: store.pop(path, None),
         "list_objects": list_objects,
     }.items():
-        monkeypatch.setattr(storage.object_store, name, act)
+        monkeypatch.setattr(object_store, name, act)
     for seed, num_unplaced in ((1, 3), (2, 0), (3, 8)):
         table = make_catalog(90, num_unplaced=num_unplaced, seed=seed)
         options = {"name": "n", "created": CREATED, "rows_per_pixel": 9}

@@ -150,7 +150,10 @@ def test_the_doctor_says_what_there_is():
             "astroray, astroray.cli, astroray.surveys, astroray.catalog, astroray.ledger",
             ("torch", "ray", "faiss"),
         ),
-        ("astroray.pipeline", ("torch", "ray", "faiss", "astropy", "scipy.stats")),
+        (
+            "astroray.pipeline",
+            ("torch", "ray", "faiss", "astropy", "boto3", "requests", "scipy.stats"),
+        ),
     ],
     ids=["command", "driver"],
 )

@@ -6,6 +6,7 @@ from astroray import storage
 from astroray.catalog import versions
 from astroray.errors import LedgerError, StorageError
 from astroray.neighbors.partitions import Manifest, open_batches
+from astroray.storage import object_store
 
 
 @pytest.mark.parametrize("data", [b"", b"no table"])
@@ -25,7 +26,7 @@ def test_a_store_that_does_not_answer_is_no_damaged_index(monkeypatch):
         cells_sha256="", objects="o", objects_sha256="", partitions=(),
     )  # fmt: skip
     for name in ("get_file", "head"):
-        monkeypatch.setattr(storage.object_store, name, down)
+        monkeypatch.setattr(object_store, name, down)
     for look in (
         lambda: manifest.damage("s3://sky/run", "c", ""),  # what is damaged is deleted
         lambda: open_batches("s3://sky/run/index/c"),

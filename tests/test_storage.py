@@ -11,7 +11,7 @@ import pytest
 
 from astroray import storage
 from astroray.errors import FileError, StorageError
-from astroray.storage import object_store
+from astroray.storage import copying
 from astroray.storage.copying import copy_file
 
 
@@ -109,7 +109,7 @@ def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
 
 
 def test_a_copy_holds_a_piece_at_a_time_and_is_whole_or_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(object_store, "PIECE_BYTES", 4)
+    monkeypatch.setattr(copying, "PIECE_BYTES", 4)
     (tmp_path / "a").write_bytes(b"0123456789")
     before = storage.METER.bytes_read
     copy_file(str(tmp_path / "a"), str(tmp_path / "copy" / "a"))

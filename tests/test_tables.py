@@ -11,6 +11,7 @@ import pytest
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError, ShardError
+from astroray.storage import object_store
 from astroray.surveys import tables
 from astroray.surveys.shards import Cutouts, Reject, SurveyUri
 from tests.tables_made import NUM_ROWS, images, list_shards, only, read, survey, tensor
@@ -281,8 +282,8 @@ def test_on_an_object_store_only_the_first_footer_is_read_when_listing(tmp_path,
         fetched.append(path)
         file.write((tmp_path / path.rpartition("/")[2]).read_bytes())
 
-    monkeypatch.setattr(storage.object_store, "get_file", get_file)
-    monkeypatch.setattr(storage.object_store, "exists", lambda path: False)
+    monkeypatch.setattr(object_store, "get_file", get_file)
+    monkeypatch.setattr(object_store, "exists", lambda path: False)
     paths = ["s3://bucket/sky/a.parquet", "s3://bucket/sky/b.parquet"]
     inputs = [storage.InputFile(path=path, size_bytes=1, version="v") for path in paths]
     shards = tables.list_shards(inputs, SurveyUri.parse("s3://bucket/sky?shard_rows=2"))

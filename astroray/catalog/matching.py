@@ -3,9 +3,13 @@
 import contextlib
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import astropy.units as u
 import numpy as np
+import pandas
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
@@ -14,10 +18,6 @@ from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects, basename, stem
 from astroray.surveys.table_columns import Column, Columns, open_columns
 
-if TYPE_CHECKING:  # loaded where it is asked for
-    import astropy.table
-    import pandas
-
 __all__ = ["join_table"]
 
 _TEXT_TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -25,12 +25,12 @@ _CLASH = "_table"
 
 
 def join_table(
-    objects: "pandas.DataFrame",
-    table: "str | os.PathLike[str] | pandas.DataFrame | astropy.table.Table",
+    objects: pandas.DataFrame,
+    table: str | os.PathLike[str] | pandas.DataFrame | Table,
     options: TableOptions,
     *,
     radius_arcsec: float | None,
-) -> "pandas.DataFrame":
+) -> pandas.DataFrame:
     """`objects` in their order, the columns of `table` behind theirs, missing where it has no row.
 
     objects        has object_id, ra and dec
@@ -47,13 +47,13 @@ def join_table(
 
 
 def _join(
-    objects: "pandas.DataFrame",
+    objects: pandas.DataFrame,
     table: Any,
     source: Columns,
     where: str,
     options: TableOptions,
     radius_arcsec: float | None,
-) -> "pandas.DataFrame":
+) -> pandas.DataFrame:
     opened = ObjectTable.of(source, options, where)
     if opened is None:
         raise ConfigError(
@@ -134,10 +134,8 @@ def _rows_of(object_ids: Sequence[str], found: NamedRows, where: str) -> np.ndar
     return row_N
 
 
-def _frame(source: Columns, table: Any) -> "pandas.DataFrame":
+def _frame(source: Columns, table: Any) -> pandas.DataFrame:
     """All columns; integers as pandas' own Int64, which keeps its digits beside a missing one."""
-    import pandas
-
     if hasattr(table, "reset_index"):
         frame = table.reset_index(drop=True)
     else:
@@ -149,10 +147,8 @@ def _frame(source: Columns, table: Any) -> "pandas.DataFrame":
     return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
-def _numbers(text: "pandas.Series") -> "pandas.Series":
+def _numbers(text: pandas.Series) -> pandas.Series:
     """The column of a text file as numbers, if all of it are."""
-    import pandas
-
     try:
         return pandas.to_numeric(text.replace("", None))
     except (ValueError, TypeError):
@@ -160,12 +156,9 @@ def _numbers(text: "pandas.Series") -> "pandas.Series":
 
 
 def _nearest(
-    objects: "pandas.DataFrame", found: Objects, radius_arcsec: float
+    objects: pandas.DataFrame, found: Objects, radius_arcsec: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N] row within the radius of each object, -1 for none, and [N] how far it is, else NaN."""
-    import astropy.units as u
-    from astropy.coordinates import SkyCoord
-
     row_N = np.full(len(objects), -1)
     apart_arcsec_N = np.full(len(objects), np.nan)
     ra_deg_N, dec_deg_N = (objects[name].to_numpy(float) for name in ("ra", "dec"))
@@ -183,7 +176,7 @@ def _nearest(
 
 
 def _no_match(
-    objects: "pandas.DataFrame", found: Objects, where: str, radius_arcsec: float | None
+    objects: pandas.DataFrame, found: Objects, where: str, radius_arcsec: float | None
 ) -> str:
     if radius_arcsec is not None:
         ours = int(np.isfinite(objects["ra"].to_numpy(float)).sum())

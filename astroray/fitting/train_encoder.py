@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from astroray import allowance, faults, ledger, runs, storage, surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
@@ -18,6 +18,7 @@ from astroray.encoders import (
     kind_of,
     read_model_file,
 )
+from astroray.encoders.onnx_file import OnnxFile, read_onnx
 from astroray.errors import ConfigError
 from astroray.execution import workers
 from astroray.execution.progress import Progress, Show
@@ -28,9 +29,6 @@ from astroray.preparation.modalities import MODALITIES
 from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard
-
-if TYPE_CHECKING:
-    from astroray.encoders.onnx_file import OnnxFile
 
 __all__ = ["fit_model", "load_training", "train_encoder"]
 
@@ -145,12 +143,10 @@ def _finish(sample: Sample, told: Mapping[str, Any]) -> str:
     return finish_model(sample, **told)
 
 
-def _read_program(encoder: EncoderConfig) -> "OnnxFile | None":
+def _read_program(encoder: EncoderConfig) -> OnnxFile | None:
     """The ONNX file of an encoder that is one."""
     if not is_onnx_file(encoder.name):
         return None
-    from astroray.encoders.onnx_file import read_onnx
-
     return read_onnx(encoder.name, output=encoder.output)
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,10 +23,8 @@ from astroray.flares.inject import ED_EDGES_S, recover_flares
 from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
 from astroray.storage.meter import METER
+from astroray.surveys.light_curves import LightCurve, read_light_curves
 from astroray.surveys.shards import Reject, Shard
-
-if TYPE_CHECKING:
-    from astroray.surveys.light_curves import LightCurve
 
 __all__ = ["CurveFlares", "FindPlan", "find_in_light_curve", "find_in_shard", "part_path"]
 
@@ -69,7 +67,7 @@ class CurveFlares:
     """Columns of schema.FLARE_CURVES beyond identity, shard and row."""
 
 
-def find_in_light_curve(curve: "LightCurve", plan: FindPlan, *, shard: str) -> CurveFlares:
+def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> CurveFlares:
     """Flares and refused candidates of a light curve, and how complete they are.
 
     The made flares depend on the seed of the plan, the shard and the row, on nothing else.
@@ -178,8 +176,6 @@ def part_path(run_dir: str, table: str, shard: str) -> str:
 
 def _fill(rows: "_Rows", shard: Shard) -> Reject | None:
     """Searches every light curve of the shard; a reject where it is unreadable as a whole."""
-    from astroray.surveys.light_curves import read_light_curves
-
     try:
         for item in read_light_curves(shard):
             if isinstance(item, Reject):
@@ -211,7 +207,7 @@ class _Rows:
     def num_curves(self) -> int:
         return len(self._curves)
 
-    def add(self, curve: "LightCurve", found: CurveFlares) -> None:
+    def add(self, curve: LightCurve, found: CurveFlares) -> None:
         identity = {
             "object_id": curve.object_id,
             "ra": curve.ra_deg,
@@ -222,7 +218,7 @@ class _Rows:
         self._curves.append({**identity, **found.facts})
         self._candidates += [{**identity, **row} for row in self._describe(curve, found)]
 
-    def _describe(self, curve: "LightCurve", found: CurveFlares) -> Iterator[dict[str, Any]]:
+    def _describe(self, curve: LightCurve, found: CurveFlares) -> Iterator[dict[str, Any]]:
         for event, profile in zip(found.events, found.profiles, strict=True):
             energy = flare_energy_erg(
                 event.equivalent_duration_s,

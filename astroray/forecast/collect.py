@@ -3,7 +3,6 @@
 import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +12,8 @@ from astroray.flares.curve_windows import curve_windows, events_for_windows, rul
 from astroray.flares.events import Event
 from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.star_groups import StarGroup
+from astroray.surveys.light_curves import ZERO_JD, LightCurve, read_light_curves
 from astroray.surveys.shards import Reject
-
-if TYPE_CHECKING:
-    from astroray.surveys.light_curves import LightCurve
 
 __all__ = ["StarPlace", "collect_windows", "read_windows", "star_windows", "write_windows"]
 
@@ -42,7 +39,7 @@ def collect_windows(
 
 
 def star_windows(
-    items: Iterable[tuple[str, "LightCurve | Reject"]], *, unanswered: bool = False
+    items: Iterable[tuple[str, LightCurve | Reject]], *, unanswered: bool = False
 ) -> tuple[Windows | None, list[Reject], dict[str, StarPlace]]:
     """The same of light curves at hand, each with the name of its shard.
 
@@ -106,9 +103,7 @@ def read_windows(path: str) -> Windows:
     return Windows(star_ids=ids, dropped=dropped, **columns)
 
 
-def _items(group: StarGroup) -> Iterator[tuple[str, "LightCurve | Reject"]]:
-    from astroray.surveys.light_curves import read_light_curves
-
+def _items(group: StarGroup) -> Iterator[tuple[str, LightCurve | Reject]]:
     for shard, rows in group.parts:
         try:
             for item in read_light_curves(shard, rows=rows):
@@ -118,12 +113,11 @@ def _items(group: StarGroup) -> Iterator[tuple[str, "LightCurve | Reject"]]:
 
 
 def _in_one_time(
-    placed: Sequence[tuple[str, "LightCurve"]],
-) -> list[tuple[str, "LightCurve"]]:
+    placed: Sequence[tuple[str, LightCurve]],
+) -> list[tuple[str, LightCurve]]:
     """Light curves in order of their begin, with the zero point of time that the first one has."""
-    from astroray.surveys.light_curves import ZERO_JD
 
-    def begin_jd(one: tuple[str, "LightCurve"]) -> float:
+    def begin_jd(one: tuple[str, LightCurve]) -> float:
         return float(one[1].time_d[0]) + ZERO_JD[one[1].time_zero]
 
     ordered = sorted(placed, key=begin_jd)
@@ -137,6 +131,6 @@ def _in_one_time(
     return moved
 
 
-def _refuse(shard: str, curve: "LightCurve", error: DataError) -> Reject:
+def _refuse(shard: str, curve: LightCurve, error: DataError) -> Reject:
     reason = f"{curve.object_id}: {error}"
     return Reject(row=curve.row, stage="windows", kind="unusable", reason=reason, shard=shard)

@@ -17,8 +17,12 @@ from astroray.flares.windows import WindowRule, Windows, join_windows, record_wi
 from astroray.forecast.baselines import BASELINES, check_sklearn
 from astroray.forecast.comparison import Comparison, Judged, calibrate, compare
 from astroray.forecast.finders import FinderSkill, finder_rows, finder_table, judge_finders
+from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
 from astroray.forecast.labeled_curves import LABELED_SETS, find_in_curves, windows_of
+from astroray.forecast.model import ForecasterConfig
+from astroray.forecast.record_model import RecordConfig, fit_record_net, record_logits
 from astroray.forecast.rows import json_rows, text_table
+from astroray.forecast.simulated_stars import SimulatedStars, flare_chances, simulate_windows
 from astroray.forecast.splits import Split, split_by_star, split_by_time, split_in_order
 
 __all__ = ["Evaluation", "EvaluationConfig", "evaluate_flares"]
@@ -184,8 +188,6 @@ def _records(config: EvaluationConfig, show: Show) -> _Outcome:
 
 
 def _record_model(windows: Windows, split: Split, seed: int) -> np.ndarray:
-    from astroray.forecast.record_model import RecordConfig, fit_record_net, record_logits
-
     members = fit_record_net(
         windows.take(split.train_V), windows.take(split.validation_V), RecordConfig(seed=seed)
     )
@@ -193,8 +195,6 @@ def _record_model(windows: Windows, split: Split, seed: int) -> np.ndarray:
 
 
 def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
-    from astroray.forecast.simulated_stars import SimulatedStars, flare_chances, simulate_windows
-
     comparisons = []
     for name in config.splits:
         show(f"simulating stars {name}")
@@ -263,8 +263,6 @@ def _told(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
 
 
 def _methods(config: EvaluationConfig, show: Show) -> _Outcome:
-    from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
-
     few = SimulatedStars(has_precursor=True, num_stars=48, precursor_sigma=6.0, seed=config.seed)
     windows = simulate_windows(few)
     fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
@@ -288,9 +286,6 @@ def _curve_model(
     network: Mapping[str, Any] = MappingProxyType({}),
     plan: Mapping[str, Any] = MappingProxyType({}),
 ) -> np.ndarray:
-    from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
-    from astroray.forecast.model import ForecasterConfig
-
     model = fit_forecaster(
         windows.take(split.train_V),
         windows.take(split.validation_V),

@@ -20,6 +20,7 @@ from astroray.errors import ConfigError, DataError
 from astroray.execution import workers
 from astroray.flares.windows import Windows
 from astroray.forecast.collect import StarPlace, collect_windows, star_windows
+from astroray.forecast.fit import forecast_logits
 from astroray.forecast.forecast_record import ForecastRecord, describe_forecasts
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.page import write_page
@@ -102,8 +103,6 @@ def _forecast(
     found: tuple[Windows | None, list[Reject], Mapping[str, StarPlace]],
     trained: TrainedForecaster,
 ) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
-    from astroray.forecast.fit import forecast_logits
-
     windows, rejects, places = found
     if windows is None:
         return None, rejects, {}

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 
 from astroray.errors import DataError
+from astroray.surveys.light_curves import read_light_curves
 from astroray.surveys.shards import MAX_FILES_PER_SHARD, Reject, Shard
 
 __all__ = ["NamedRows", "StarGroup", "group_stars", "name_rows", "survey_groups"]
@@ -35,8 +36,6 @@ class NamedRows:
 
 def name_rows(shard: Shard) -> NamedRows:
     """The stars of a shard, for which it is read whole: a name may stand in a file's header."""
-    from astroray.surveys.light_curves import read_light_curves
-
     try:
         stars = tuple(
             (item.row or 0, "" if isinstance(item, Reject) else item.object_id)

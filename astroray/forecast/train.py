@@ -22,6 +22,7 @@ from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.skill import Threshold, measure_skill
 from astroray.forecast.star_groups import survey_groups
 from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard, SurveyUri
@@ -250,7 +251,6 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
     from astroray.forecast.fit import FitState, forecast_logits, restore
     from astroray.forecast.lora import save_adapter, save_base
     from astroray.forecast.model_file import save_forecaster
-    from astroray.forecast.skill import Threshold, measure_skill
 
     windows = read_windows(storage.join(config.folder, WINDOWS))
     part_W = deal_stars(windows, config.seed)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from astroray.storage import is_remote, publishing
 from astroray.storage.disk_errors import reading
 from astroray.storage.meter import METER
-from astroray.storage.object_store import PIECE_BYTES
-from astroray.storage.remote import store
+from astroray.storage.remote import PIECE_BYTES, store
 
 __all__ = ["copy_file"]
 

@@ -16,8 +16,15 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore import exceptions
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
 from astroray.storage.names import Found, has_hidden, matches
+from astroray.storage.remote import PIECE_BYTES
 
 MAX_ATTEMPTS = 11
 """Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each
@@ -26,7 +33,6 @@ MAX_PUT_BYTES = 5 * 1024**3
 """What S3 takes in one request; more goes up in parts, and stands there once all of them do."""
 MIN_PART_BYTES = 64 * 2**20
 """As many of these, or larger ones, as 10,000 parts hold."""
-PIECE_BYTES = 2**20
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 
@@ -100,8 +106,6 @@ def get_file(path: str, file: BinaryIO, span: str = "") -> int:
 
     Returns the size of the whole object. Raises FileError where it is missing or forbidden.
     """
-    from botocore.exceptions import BotoCoreError
-
     bucket, key = _split(path)
     with _errors(path, "read"):
         for attempt in range(MAX_ATTEMPTS):
@@ -145,8 +149,6 @@ def put_file(path: str, file: BinaryIO) -> None:
 
 def _put_parts(bucket: str, key: str, file: BinaryIO) -> None:
     """Writes an object in parts, one of them in memory at a time; what fails leaves none behind."""
-    from boto3.s3.transfer import TransferConfig
-
     config = TransferConfig(
         multipart_threshold=1, multipart_chunksize=MIN_PART_BYTES, use_threads=False
     )
@@ -159,8 +161,6 @@ def put_new(path: str, data: bytes) -> bool:
     True too where a reply was lost and the repeated request finds this very `data`: who must know
     whose object it is puts something unique into it.
     """
-    from botocore.exceptions import ClientError
-
     bucket, key = _split(path)
     for attempt in range(MAX_ATTEMPTS):
         with _errors(path, "write"):
@@ -198,9 +198,6 @@ def _client_of(pid: int, environment: Collection[tuple[str, str]]) -> Any:
 
     A new one where the AWS_* variables have changed: a notebook may set them after a first try.
     """
-    import boto3  # 0.3 s, which `astroray --help` need not pay
-    from botocore.config import Config
-
     # Not every store knows the checksums that boto3 adds unasked since 1.36. Ours are in the run
     # directory, and SHA-256 or TLS guards a request on its way.
     named = dict(environment)
@@ -227,8 +224,6 @@ def _split(path: str) -> tuple[str, str]:
 
 
 def _head(path: str, action: str) -> tuple[int, str] | None:
-    from botocore.exceptions import ClientError
-
     bucket, key = _split(path)
     with _errors(path, action):
         try:
@@ -275,8 +270,6 @@ _BAD_CREDENTIALS = {
 
 @contextlib.contextmanager
 def _errors(path: str, action: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
     except ClientError as error:
@@ -317,8 +310,6 @@ def _answered(path: str, action: str, error: Any) -> AstrorayError:
 
 def _unanswered(path: str, action: str, error: Any) -> AstrorayError:
     """The error for a request that got no answer, or was never sent."""
-    from botocore import exceptions
-
     if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
         return ConfigError(f"cannot {action} {path}: no credentials for S3; {_CREDENTIALS}")
     if isinstance(

@@ -18,8 +18,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NoReturn
 
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
+from astroray.provenance import versions
 from astroray.storage.names import Found, has_hidden, matches
+from astroray.storage.remote import PIECE_BYTES
 
 MAX_ATTEMPTS = 8
 """Tries of one request in all."""
@@ -27,11 +34,12 @@ WAIT_S = 0.5
 """Before a request is tried again; twice as long each time, unless the server says when."""
 TIMEOUT_S = (10, 60)
 """To connect, and between two pieces."""
-PIECE_BYTES = 2**20
 _BUSY = (408, 429, 500, 502, 503, 504)
 _NUM_REQUESTS = 16
 """At a time, where many files are looked up."""
 _MOST_PAGE_BYTES = 64 * 2**20
+_BROKEN = (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
+"""What a connection raises that ends within a body."""
 _PACKED = (".gz", ".tgz", ".z")
 """Names of what is packed in itself, which some servers call an encoding of its transport."""
 
@@ -113,7 +121,7 @@ def get_file(path: str, file: BinaryIO, span: str = "") -> int:
                 answer.raw.decode_content = not _is_packed(path)
                 shutil.copyfileobj(answer.raw, file, PIECE_BYTES)
                 return _whole_size(answer) if answer.status_code == 206 else file.tell()
-        except _broken() as error:  # within the body, which `requests` does not ask for again
+        except _BROKEN as error:  # within the body, which `requests` does not ask for again
             if attempt == MAX_ATTEMPTS - 1:
                 raise _unanswered(path, "read", error) from error
         file.seek(0)
@@ -236,8 +244,6 @@ def _is_packed(path: str) -> bool:
 @contextlib.contextmanager
 def _asked(method: str, path: str, **options: Any) -> Iterator[Any]:
     """The answer to a request, whatever it says; StorageError where there is none."""
-    import requests
-
     parts = urllib.parse.urlsplit(path)
     if not parts.hostname:
         raise ConfigError(f"{path} names no server, expected https://server/path")
@@ -258,12 +264,6 @@ def _session() -> Any:
 @functools.lru_cache(maxsize=1)
 def _session_of(pid: int) -> Any:
     """One session a process, whose connections must not be shared across a fork."""
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3.util.retry import Retry
-
-    from astroray.provenance import versions
-
     retries = Retry(
         total=MAX_ATTEMPTS - 1,
         backoff_factor=WAIT_S,
@@ -301,18 +301,9 @@ def _check(path: str, action: str, answer: Any) -> None:
     )
 
 
-def _broken() -> tuple[type[Exception], ...]:
-    """What a connection raises that ends within a body."""
-    import urllib3
-
-    return (urllib3.exceptions.HTTPError, ConnectionError, TimeoutError)
-
-
 def _unanswered(path: str, action: str, error: Exception) -> AstrorayError:
     """The error for a request that got no answer, or was never sent."""
-    from requests import exceptions
-
-    if isinstance(error, (exceptions.InvalidURL, exceptions.TooManyRedirects)):
+    if isinstance(error, (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects)):
         return ConfigError(f"cannot {action} {path}: {error}; check the address")
     return StorageError(
         f"cannot {action} {path}: {error} (tried up to {MAX_ATTEMPTS} times); check the network, "

@@ -4,6 +4,8 @@ import io
 from typing import Any
 
 import pyarrow as pa
+from astropy.io.votable import from_table
+from astropy.io.votable.tree import Info, Resource, VOTableFile
 
 from astroray.catalog.exports import to_astropy
 
@@ -16,8 +18,6 @@ _OLD_UCDS = {"object_id": "ID_MAIN", "ra": "POS_EQ_RA_MAIN", "dec": "POS_EQ_DEC_
 
 def cone_table(rows: pa.Table, *, overflow: bool, facts: dict[str, str]) -> bytes:
     """A VOTable of CATALOG rows; `overflow` says that there are more, `facts` stand as INFO."""
-    from astropy.io.votable import from_table
-
     table = to_astropy(rows)
     votable = from_table(table)
     resource = votable.resources[0]
@@ -32,8 +32,6 @@ def cone_table(rows: pa.Table, *, overflow: bool, facts: dict[str, str]) -> byte
 
 def cone_error(reason: str) -> bytes:
     """A VOTable that says why there is no answer; the standard sends it with status 200."""
-    from astropy.io.votable.tree import Resource, VOTableFile
-
     votable = VOTableFile()
     resource = Resource(type="results")
     votable.resources.append(resource)
@@ -42,8 +40,6 @@ def cone_error(reason: str) -> bytes:
 
 
 def _infos(votable: Any, facts: dict[str, str]) -> list[Any]:
-    from astropy.io.votable.tree import Info
-
     return [
         Info(ID=name, name=name, value=value, config=votable._config)
         for name, value in facts.items()

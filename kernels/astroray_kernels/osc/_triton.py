@@ -18,6 +18,7 @@ from astroray_kernels.osc.formats import FORMATS
 from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
 from astroray_kernels.osc.reference import QuantizedActivations
+from astroray_kernels.vfa import _triton
 
 PRECISIONS = tuple(FORMATS)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -49,8 +50,6 @@ def why_not(device: torch.device) -> str:
     """Why Triton cannot run on that device, in words; "" where it can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
-    from astroray_kernels.vfa import _triton
-
     return _triton.why_not(device)
 
 
@@ -176,12 +175,8 @@ def _power(size: int) -> int:
 
 
 def _arch(device: torch.device) -> int:
-    from astroray_kernels.vfa import _triton
-
     return _triton._arch(device)
 
 
 def _is_interpreting() -> bool:
-    from astroray_kernels.vfa import _triton
-
     return _triton._is_interpreting()

@@ -38,7 +38,7 @@ from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 
 __all__ = ["build", "serving"]
 

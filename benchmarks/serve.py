@@ -105,7 +105,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; the run, its tokens and logs are in `scratch`."""
     from astroray.settings import from_dict
     from astroray.web.security import Tokens
-    from astroray.web.settings import ServeConfig
+    from astroray.web.serve_config import ServeConfig
 
     run_dir = _make_run(scratch)
     tokens = str(scratch / "tokens.json")

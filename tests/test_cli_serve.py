@@ -6,7 +6,7 @@ from click.testing import CliRunner
 from astroray.cli import cli
 from astroray.commands.serve import TOKENS
 from astroray.web.security import Tokens
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from astroray.web.app import build_app
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
 from astroray.web.security import Tokens
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 from benchmarks.bad_uploads import curve_bytes, fits_bytes
 from tests.flares_made import star
 from tests.served_run import SURVEY, PlainEncoder, PlainForecaster, make_forecaster, make_run

@@ -23,7 +23,7 @@ from astroray.surveys.pictures import PictureOptions
 from astroray.surveys.simulated import _Options as SimulatedOptions
 from astroray.surveys.simulated_spectra import SimulatedSpectrumOptions
 from astroray.surveys.spectra import SpectrumOptions
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 
 PATH = Path(__file__).parents[1] / "docs" / "settings.md"
 

@@ -16,7 +16,7 @@ from astroray.flares.windows import Windows
 from astroray.forecast import backbone, language_model
 from astroray.forecast.backbone import check_backbone, fingerprint_of
 from astroray.forecast.calibration import Calibration
-from astroray.forecast.fit import FitPlan, FitState, fit_forecaster, forecast_logits, restore
+from astroray.forecast.fit import FitPlan, ForecasterState, fit_forecaster, forecast_logits, restore
 from astroray.forecast.language_model import LanguageConfig, LanguageForecaster
 from astroray.forecast.lora import adapter_state, attach
 from astroray.forecast.loss import forecast_loss
@@ -217,7 +217,7 @@ def test_what_is_pretrained_is_tuned_more_slowly_unless_a_rate_is_given(made, fo
     train, validation = (windows.take(np.arange(16)) for windows in made)
     plan = FitPlan(network=LanguageConfig.of(folders["gpt2"]), pretrain_passes=0, num_passes=1)
     for rate, expected in ((None, {2e-3, 2e-4}), (1e-3, {1e-3})):
-        states: list[FitState] = []
+        states: list[ForecasterState] = []
         fit_forecaster(
             train,
             validation,

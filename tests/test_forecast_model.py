@@ -10,7 +10,7 @@ from astroray.errors import ConfigError, SchemaError
 from astroray.forecast.fit import (
     TUNING_RATES,
     FitPlan,
-    FitState,
+    ForecasterState,
     fit_forecaster,
     forecast_logits,
 )
@@ -173,11 +173,11 @@ def test_a_state_comes_back_from_its_file(made, tmp_path):
     train, validation = made
     plan = dataclasses.replace(PLAN, pretrain_passes=1, num_passes=1)
     whole = fit_forecaster(train, validation, plan, keep=lambda state: state.save(str(tmp_path)))
-    state = FitState.load(str(tmp_path))
+    state = ForecasterState.load(str(tmp_path))
     assert len(state.losses) == len(state.auprcs) == 1
     again = fit_forecaster(train, validation, plan, state=state)
     assert np.array_equal(forecast_logits(again, validation), forecast_logits(whole, validation))
-    assert FitState.load(str(tmp_path / "nowhere")).model == {}
+    assert ForecasterState.load(str(tmp_path / "nowhere")).model == {}
 
 
 def test_pretraining_lowers_the_loss_and_lora_leaves_the_backbone_as_it_was(made):

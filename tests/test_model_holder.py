@@ -10,7 +10,7 @@ import pytest
 from astroray import serving
 from astroray.archive import Archive
 from astroray.web.routes import BusyError
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 from tests.served_run import make_run
 
 

@@ -25,7 +25,7 @@ from astroray.settings import from_dict
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
 from astroray.terminal import parse_setting
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 from benchmarks.bad_uploads import fits_bytes
 from tests.runs_made import make_model
 from tests.scans import fit_model

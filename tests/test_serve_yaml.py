@@ -17,7 +17,7 @@ from ray.serve.schema import (
 from astroray import serving
 from astroray.errors import ConfigError
 from astroray.settings import from_dict
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 
 TEXT = (Path(__file__).parents[1] / "cluster" / "serve.yaml").read_text()
 

@@ -19,7 +19,7 @@ from astroray.ledger import open_run
 from astroray.settings import from_dict
 from astroray.surveys.shards import Cutouts
 from astroray.web.security import Tokens
-from astroray.web.settings import ServeConfig
+from astroray.web.serve_config import ServeConfig
 from benchmarks.bad_uploads import curve_bytes, fits_bytes
 from tests.flares_made import star
 from tests.served_run import SURVEY, make_forecaster, make_run

@@ -89,16 +89,14 @@ def quantize_model(
     return _quantize(model, sample, plan, show)
 
 
-def quantize_prepared(
-    sample_NCYX: np.ndarray, plan: QuantizePlan, *, show: Callable[[str], None] = lambda _: None
-) -> Quantization:
+def quantize_prepared(sample_NCYX: np.ndarray, plan: QuantizePlan) -> Quantization:
     """Observes a model's layers on objects that are prepared for it, and writes it quantized.
 
     sample_NCYX  float16 [N, C, Y, X]
 
     Raises ConfigError as `quantize_model` does.
     """
-    return _quantize(_load_plain(plan.model_path), sample_NCYX, plan, show)
+    return _quantize(_load_plain(plan.model_path), sample_NCYX, plan, lambda text: None)
 
 
 def _quantize(

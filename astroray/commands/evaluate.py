@@ -129,10 +129,10 @@ def evaluate_flares(
     Stars of the test are never those of the training, or else its days are later; thresholds,
     calibration and early stop are chosen on a third part. Skills are those at the natural rate.
     """
-    from astroray.forecast.evaluate import EvaluationConfig
+    from astroray.forecast.evaluate import FlareEvaluationConfig
     from astroray.forecast.evaluate import evaluate_flares as evaluate
 
-    config = EvaluationConfig(
+    config = FlareEvaluationConfig(
         track=track,
         out=out or "-".join(["runs/evaluate-flares", track, *(split or "").split()]),
         data=data,

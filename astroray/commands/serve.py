@@ -54,7 +54,7 @@ def serve(
     from astroray.runs import finished_run
     from astroray.settings import load_settings
     from astroray.web.security import Tokens
-    from astroray.web.settings import ServeConfig
+    from astroray.web.serve_config import ServeConfig
 
     flags = {"host": host, "port": port, "flares": flares, "tokens": tokens}
     flags |= dict(parse_setting(text) for text in settings)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astroray.flares.detrend import DetrendConfig, detrend
+from astroray.flares.detrend import detrend
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.template import TEMPLATE_AREA, mean_flare_shape
 
@@ -101,7 +101,6 @@ def recover_flares(
     num_flares: int,
     seed: int | Sequence[int],
     rule: FlareRule | None = None,
-    config: DetrendConfig | None = None,
     fired_T: np.ndarray | None = None,
 ) -> Recovery:
     """Injects flares away from those `found`, round by round, detrends and looks for them again.
@@ -132,7 +131,7 @@ def recover_flares(
             ed_range_s=ed_range_s,
             free_T=free_T,
         )
-        events = find_events(time_d, detrend(time_d, made.flux_T, config, fired_T=fired_T), rule)
+        events = find_events(time_d, detrend(time_d, made.flux_T, fired_T=fired_T), rule)
         ed_s_J, found_ed_s_J = made.equivalent_duration_s_J, _match(made, events, cadence_d)
         is_found_J = np.isfinite(found_ed_s_J)
         injected_E += np.histogram(ed_s_J, ED_EDGES_S)[0]

@@ -25,7 +25,7 @@ from astroray.forecast.rows import json_rows, text_table
 from astroray.forecast.simulated_stars import SimulatedStars, flare_chances, simulate_windows
 from astroray.forecast.splits import Split, split_by_star, split_by_time, split_in_order
 
-__all__ = ["Evaluation", "EvaluationConfig", "evaluate_flares"]
+__all__ = ["FlareEvaluation", "FlareEvaluationConfig", "evaluate_flares"]
 
 KEPLER_VALIDATION_D, KEPLER_TEST_D = 1001.0, 1182.0
 """BKJD where quarters 11 and 13 begin: trained on Q0-10, validated on Q11-12, tested on Q13-17."""
@@ -73,7 +73,7 @@ Fit = Callable[[Windows, Split, int], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
+class FlareEvaluationConfig:
     """What to evaluate; raises ConfigError on values that cannot work."""
 
     track: str
@@ -110,7 +110,7 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class FlareEvaluation:
     """What came of it."""
 
     document: dict[str, Any]
@@ -119,7 +119,9 @@ class Evaluation:
     """Plain text."""
 
 
-def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None) -> Evaluation:
+def evaluate_flares(
+    config: FlareEvaluationConfig, *, show: Show = lambda text: None
+) -> FlareEvaluation:
     """Runs a track and writes its rows; `show` gets progress lines.
 
     Raises ConfigError where data are missing, BackendError without scikit-learn.
@@ -142,7 +144,7 @@ def evaluate_flares(config: EvaluationConfig, *, show: Show = lambda text: None)
     storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
     blocks = [text_table(outcome.comparisons, windows, models=MODELS)]
     blocks += [finder_table(outcome.finders)] if outcome.finders else []
-    return Evaluation(document=document, table="\n".join([*blocks, *outcome.remarks]))
+    return FlareEvaluation(document=document, table="\n".join([*blocks, *outcome.remarks]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,7 +162,7 @@ BARS: Mapping[str, Sequence[str]] = {"records": ("boosting (record)", "boosting 
 """Peers that the model has to beat, by track."""
 
 
-def _records(config: EvaluationConfig, show: Show) -> _Outcome:
+def _records(config: FlareEvaluationConfig, show: Show) -> _Outcome:
     if config.data is None:
         raise ConfigError(
             "the track of records reads lightcurves/catalogues; give its parent with --data DIR"
@@ -194,7 +196,7 @@ def _record_model(windows: Windows, split: Split, seed: int) -> np.ndarray:
     return record_logits(members, windows)
 
 
-def _simulated(config: EvaluationConfig, show: Show) -> _Outcome:
+def _simulated(config: FlareEvaluationConfig, show: Show) -> _Outcome:
     comparisons = []
     for name in config.splits:
         show(f"simulating stars {name}")
@@ -216,7 +218,7 @@ def _true_rate(chance_W: np.ndarray, windows: Windows, split: Split, seed: int) 
     return chance_W
 
 
-def _light_curves(config: EvaluationConfig, show: Show) -> _Outcome:
+def _light_curves(config: FlareEvaluationConfig, show: Show) -> _Outcome:
     if config.data is None:
         raise ConfigError(
             "the track of light curves reads lightcurves/tess_young_stars and others; give their "
@@ -262,7 +264,7 @@ def _told(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
     return "", True
 
 
-def _methods(config: EvaluationConfig, show: Show) -> _Outcome:
+def _methods(config: FlareEvaluationConfig, show: Show) -> _Outcome:
     few = SimulatedStars(has_precursor=True, num_stars=48, precursor_sigma=6.0, seed=config.seed)
     windows = simulate_windows(few)
     fold = next(split_by_star(windows, num_folds=3, seed=config.seed))
@@ -304,7 +306,7 @@ def _run_split(
     name: str,
     folds: Iterable[Split],
     fits: Mapping[str, Fit],
-    config: EvaluationConfig,
+    config: FlareEvaluationConfig,
     show: Show,
     *,
     chance_W: np.ndarray | None = None,
@@ -337,7 +339,7 @@ def _run_split(
     )
 
 
-TRACKS: Mapping[str, Callable[[EvaluationConfig, Show], _Outcome]] = {
+TRACKS: Mapping[str, Callable[[FlareEvaluationConfig, Show], _Outcome]] = {
     "records": _records,
     "simulated": _simulated,
     "light-curves": _light_curves,

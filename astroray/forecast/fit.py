@@ -29,7 +29,7 @@ from astroray.forecast.loss import RisingRate, forecast_loss
 from astroray.forecast.model import STRIDE, Forecaster, ForecasterConfig, ForecastInputs
 from astroray.forecast.skill import average_precision
 
-__all__ = ["Crew", "FitPlan", "FitState", "fit_forecaster", "restore"]
+__all__ = ["Crew", "FitPlan", "ForecasterState", "fit_forecaster", "restore"]
 
 HIDDEN, BLOCK = 0.4, 4
 """Share of patches that are hidden, in blocks: neighbors overlap and would give each other away."""
@@ -105,7 +105,7 @@ class Crew:
 
 
 @dataclasses.dataclass(kw_only=True)
-class FitState:
+class ForecasterState:
     """A fit after a pass: all that it needs to go on as if nothing had happened."""
 
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -125,7 +125,7 @@ class FitState:
         save_state(folder, vars(self))
 
     @classmethod
-    def load(cls, folder: str) -> "FitState":
+    def load(cls, folder: str) -> "ForecasterState":
         """The newest state in a folder; an empty one where a fit begins."""
         return cls(**load_state(folder))
 
@@ -135,9 +135,9 @@ def fit_forecaster(
     validation: Windows,
     plan: FitPlan,
     *,
-    state: FitState | None = None,
+    state: ForecasterState | None = None,
     crew: Crew | None = None,
-    keep: Callable[[FitState], None] = lambda state: None,
+    keep: Callable[[ForecasterState], None] = lambda state: None,
     show: Callable[[str], None] = lambda text: None,
 ) -> Network:
     """A forecaster with the weights of its best pass, from `state` on.
@@ -147,7 +147,7 @@ def fit_forecaster(
     Labels are not read in pre-training. The best pass of tuning has the largest AUPRC on the
     validation windows. Raises ConfigError where the loss is no longer finite.
     """
-    fit = _Fit(train, plan, state or FitState(), crew or Crew())
+    fit = _Fit(train, plan, state or ForecasterState(), crew or Crew())
     for text in fit.pretrain():
         show(text)
         fit.keep(keep)
@@ -158,7 +158,7 @@ def fit_forecaster(
     return fit.model.eval()
 
 
-def restore(state: FitState, plan: FitPlan) -> Network:
+def restore(state: ForecasterState, plan: FitPlan) -> Network:
     """The forecaster of a finished fit."""
     model = build_network(plan.network)
     model.load_state_dict(state.base, strict=isinstance(model, Forecaster))
@@ -184,7 +184,7 @@ def forecast_logits(model: Network, windows: Windows) -> np.ndarray:
 class _Fit:
     """A fit as one worker has it."""
 
-    def __init__(self, train: Windows, plan: FitPlan, state: FitState, crew: Crew) -> None:
+    def __init__(self, train: Windows, plan: FitPlan, state: ForecasterState, crew: Crew) -> None:
         self.plan, self.state, self.crew = plan, state, crew
         self.label_W = torch.from_numpy(train.label_W.astype(np.float32))
         torch.manual_seed(_seed(plan.seed, 0, 0))
@@ -248,7 +248,7 @@ class _Fit:
             state.auprcs.append(auprc)
             yield f"{plan.method}  pass {number + 1} of {plan.num_passes}  AUPRC {auprc:.4f}"
 
-    def keep(self, keep: Callable[[FitState], None]) -> None:
+    def keep(self, keep: Callable[[ForecasterState], None]) -> None:
         if self.crew.rank == 0:
             keep(self.state)
 

@@ -206,7 +206,7 @@ def work_in_worker(told: dict[str, TrainConfig]) -> None:
     import torch
 
     from astroray.fitting.training import find_place
-    from astroray.forecast.fit import Crew, FitState, fit_forecaster
+    from astroray.forecast.fit import Crew, ForecasterState, fit_forecaster
 
     config = told["plan"]
     rank, num_workers, threads = find_place()
@@ -222,7 +222,7 @@ def work_in_worker(told: dict[str, TrainConfig]) -> None:
         windows.take(np.flatnonzero(part_W > 1)),
         windows.take(np.flatnonzero(part_W == 0)),
         fit_plan(config),
-        state=FitState.load(config.folder),
+        state=ForecasterState.load(config.folder),
         crew=Crew(rank=rank, num_workers=num_workers),
         keep=lambda state: state.save(config.folder),
         show=show,
@@ -248,14 +248,14 @@ def fit_plan(config: TrainConfig) -> "FitPlan":
 
 def _finish(config: TrainConfig) -> dict[str, Any]:
     """Calibrates on validation, judges on the test stars, writes the files; returns the facts."""
-    from astroray.forecast.fit import FitState, forecast_logits, restore
+    from astroray.forecast.fit import ForecasterState, forecast_logits, restore
     from astroray.forecast.lora import save_adapter, save_base
     from astroray.forecast.model_file import save_forecaster
 
     windows = read_windows(storage.join(config.folder, WINDOWS))
     part_W = deal_stars(windows, config.seed)
     validation, test = (windows.take(np.flatnonzero(part_W == part)) for part in (0, 1))
-    state = FitState.load(config.folder)
+    state = ForecasterState.load(config.folder)
     model = restore(state, fit_plan(config))
     score_V = forecast_logits(model, validation)
     curve = Calibration.fit(score_V, validation.label_W)

@@ -44,9 +44,7 @@ class Learnt:
 class Reranker:
     """Learns from labels how interesting every object is; what needs no label is made once."""
 
-    def __init__(
-        self, embedding_ND: np.ndarray, outlier_score_N: np.ndarray, *, seed: int = 0
-    ) -> None:
+    def __init__(self, embedding_ND: np.ndarray, outlier_score_N: np.ndarray) -> None:
         """outlier_score_N  [N]  larger is more unusual; NaN where there is none"""
         self._embedding_ND = embedding_ND
         finite_N = np.isfinite(outlier_score_N)
@@ -57,7 +55,7 @@ class Reranker:
         self._outlier_N[finite_N] = place_M
         typical = np.median(outlier_score_N[finite_N]) if finite_N.any() else 0.0
         width = WIDTH * typical if typical > 0 else 1.0
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(0)
         dim = embedding_ND.shape[1]
         self._frequency_DF = (random.normal(size=(dim, NUM_FEATURES)) / width).astype(np.float32)
         self._phase_F = random.uniform(0, 2 * np.pi, NUM_FEATURES).astype(np.float32)

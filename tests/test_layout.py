@@ -1,6 +1,7 @@
 """Rules of the code base that no linter knows."""
 
 import ast
+import functools
 import re
 import subprocess
 import tomllib
@@ -14,34 +15,43 @@ import astroray_kernels
 from astroray.cli import cli
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(
-    path
-    for folder in ("astroray", "jobs", "kernels")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in (".py", ".cpp", ".h")
-)
-PYTHON = [path for path in SOURCES if path.suffix == ".py"]
 VAGUE = {"utils", "helpers", "common", "base", "manager", "misc"}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_files_are_short_and_say_what_they_decide(path):
-    text = path.read_text()
-    assert text.count("\n") <= 400, "split it: a file owns one decision"
-    if path.suffix == ".py":
-        assert ast.get_docstring(ast.parse(text)), "a file opens with one sentence"
-    else:
-        assert text.startswith(("//", "/*")), "a file opens with one sentence"
-    assert path.stem not in VAGUE
+@functools.cache
+def texts() -> dict[Path, str]:
+    """What the source files say."""
+    return {
+        path: path.read_text()
+        for folder in ("astroray", "jobs", "kernels")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".cpp", ".h")
+    }
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_functions_are_at_most_60_lines_and_triton_kernels_120(path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.FunctionDef):
-            is_kernel = any("jit" in ast.unparse(line) for line in node.decorator_list)
-            limit = 120 if is_kernel else 60
-            assert (node.end_lineno or 0) - node.lineno <= limit, node.name
+@functools.cache
+def trees() -> dict[Path, ast.Module]:
+    """Those in Python, parsed."""
+    return {path: ast.parse(text) for path, text in texts().items() if path.suffix == ".py"}
+
+
+def test_files_are_short_and_say_what_they_decide():
+    for path, text in texts().items():
+        assert text.count("\n") <= 400, f"{path}: split it, a file owns one decision"
+        assert path.stem not in VAGUE, path
+        if path.suffix == ".py":
+            assert ast.get_docstring(trees()[path]), f"{path}: a file opens with one sentence"
+        else:
+            assert text.startswith(("//", "/*")), f"{path}: a file opens with one sentence"
+
+
+def test_functions_are_at_most_60_lines_and_triton_kernels_120():
+    for path, tree in trees().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                is_kernel = any("jit" in ast.unparse(line) for line in node.decorator_list)
+                limit = 120 if is_kernel else 60
+                assert (node.end_lineno or 0) - node.lineno <= limit, f"{path}: {node.name}"
 
 
 def test_no_file_was_committed_by_mistake():
@@ -99,13 +109,13 @@ def test_every_dependency_is_pinned_for_ci():
     assert names <= pinned, names - pinned
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_serving_imports_ray_serve(path):
-    imports = [
-        name
-        for node in ast.walk(ast.parse(path.read_text()))
+def test_only_serving_imports_ray_serve():
+    imports = {
+        (path.name, line)
+        for path, tree in trees().items()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
-        for name in ast.unparse(node).splitlines()
-    ]
-    uses = [line for line in imports if "ray.serve" in line or line == "from ray import serve"]
-    assert not uses or path.name == "serving.py"
+        for line in ast.unparse(node).splitlines()
+        if "ray.serve" in line or line == "from ray import serve"
+    }
+    assert {name for name, _ in imports} == {"serving.py"}

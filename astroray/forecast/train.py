@@ -10,9 +10,10 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+import torch
 
 from astroray import storage, surveys
 from astroray.errors import ConfigError, DataError, FileError
@@ -22,14 +23,22 @@ from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.fit import (
+    Crew,
+    FitPlan,
+    ForecasterState,
+    fit_forecaster,
+    forecast_logits,
+    restore,
+)
+from astroray.forecast.language_model import LanguageConfig
+from astroray.forecast.lora import Method, save_adapter, save_base
+from astroray.forecast.model import ForecasterConfig
+from astroray.forecast.model_file import FORMAT, load_forecaster, save_forecaster
 from astroray.forecast.skill import Threshold, measure_skill
 from astroray.forecast.star_groups import survey_groups
 from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Shard, SurveyUri
-
-if TYPE_CHECKING:
-    from astroray.forecast.fit import FitPlan
-    from astroray.forecast.lora import Method
 
 __all__ = ["TrainConfig", "flare_shards", "train_flares"]
 
@@ -89,8 +98,6 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     The same call goes on where a killed one was and ends in the same bytes. Raises ConfigError
     where settings differ from the folder's, DataError where there are too few stars or flares.
     """
-    from astroray.forecast.model_file import FORMAT, load_forecaster
-
     config = dataclasses.replace(config, out=storage.absolute(config.out))
     fingerprint = check_backbone(config.backbone) if config.backbone else ""
     if config.backbone:
@@ -203,10 +210,7 @@ def _fit_by_ray(config: TrainConfig, show: Show) -> None:
 
 def work_in_worker(told: dict[str, TrainConfig]) -> None:
     """One training worker's share of the fit, from the newest state on."""
-    import torch
-
     from astroray.fitting.training import find_place
-    from astroray.forecast.fit import Crew, ForecasterState, fit_forecaster
 
     config = told["plan"]
     rank, num_workers, threads = find_place()
@@ -229,16 +233,12 @@ def work_in_worker(told: dict[str, TrainConfig]) -> None:
     )
 
 
-def fit_plan(config: TrainConfig) -> "FitPlan":
+def fit_plan(config: TrainConfig) -> FitPlan:
     """The plan of a fit that was asked for."""
-    from astroray.forecast.fit import FitPlan
-    from astroray.forecast.language_model import LanguageConfig
-    from astroray.forecast.model import ForecasterConfig
-
     passes = config.pretrain_passes
     return FitPlan(
         network=LanguageConfig.of(config.backbone) if config.backbone else ForecasterConfig(),
-        method=cast("Method", config.method),
+        method=cast(Method, config.method),
         num_passes=config.num_passes,
         pretrain_passes=(0 if config.backbone else PRETRAIN_PASSES) if passes is None else passes,
         tuning_rate=config.tuning_rate,
@@ -248,10 +248,6 @@ def fit_plan(config: TrainConfig) -> "FitPlan":
 
 def _finish(config: TrainConfig) -> dict[str, Any]:
     """Calibrates on validation, judges on the test stars, writes the files; returns the facts."""
-    from astroray.forecast.fit import ForecasterState, forecast_logits, restore
-    from astroray.forecast.lora import save_adapter, save_base
-    from astroray.forecast.model_file import save_forecaster
-
     windows = read_windows(storage.join(config.folder, WINDOWS))
     part_W = deal_stars(windows, config.seed)
     validation, test = (windows.take(np.flatnonzero(part_W == part)) for part in (0, 1))
@@ -287,7 +283,7 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
     model_id = save_forecaster(
         config.out,
         model,
-        method=cast("Method", config.method),
+        method=cast(Method, config.method),
         calibration=curve,
         alarm=float(threshold.of_tss),
         facts=facts,

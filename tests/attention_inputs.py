@@ -7,6 +7,7 @@ q . k / sqrt(D), in nats: the weight of a key is exp(score) over the sum.
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Made = tuple[Tensor, Tensor, Tensor]
@@ -48,6 +49,12 @@ def relative_error(got: Tensor, expected: Tensor) -> float:
     difference = (got.double() - expected.double()).norm()
     norm = expected.double().norm()
     return float(difference / norm) if norm > 0 else float(difference)
+
+
+def torch_error(q: Tensor, k: Tensor, v: Tensor, dtype: torch.dtype) -> float:
+    """Error of torch's own attention of the inputs in `dtype`."""
+    out = F.scaled_dot_product_attention(*(x.to(dtype) for x in (q, k, v)))
+    return relative_error(out, exact(q, k, v))
 
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

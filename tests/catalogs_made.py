@@ -1,9 +1,15 @@
 """Catalogs that tests make from a seed."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from astroray import schema
+from astroray.catalog import write_catalog
+
+CREATED = "2026-01-02T03:04UTC"
 
 
 def make_catalog(num_rows: int, *, num_unplaced: int = 0, seed: int = 5) -> pa.Table:
@@ -41,3 +47,17 @@ def make_catalog(num_rows: int, *, num_unplaced: int = 0, seed: int = 5) -> pa.T
 
 def by_rank(table: pa.Table) -> pa.Table:
     return table.sort_by("rank").combine_chunks()
+
+
+def write(table: pa.Table, run_dir: Path, *, rows_per_pixel: int = 1_000_000) -> list[str]:
+    return write_catalog(
+        table, str(run_dir), name="test", created=CREATED, rows_per_pixel=rows_per_pixel
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Path]:
+    """A catalog of 300 rows in pixels of at most 20, 7 rows without a position."""
+    table, run_dir = make_catalog(300, num_unplaced=7), tmp_path_factory.mktemp("run")
+    write(table, run_dir, rows_per_pixel=20)
+    return table, run_dir

@@ -8,7 +8,7 @@ from astroray import faults
 from tests import scans
 from tests.soak_checks import Tally, done_twice
 
-__all__ = ["Kill", "Life", "finish", "live", "new_plan"]
+__all__ = ["Kill", "Life", "finish", "live", "new_plan", "own_scratch"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,13 @@ def new_plan(folder: Path) -> Path:
     return folder
 
 
+def own_scratch(folder: Path) -> dict[str, str]:
+    """The environment in which what killed drivers leave goes with the folder."""
+    scratch = folder / "tmp"
+    scratch.mkdir(exist_ok=True)
+    return {"TMPDIR": str(scratch)}
+
+
 def live(
     tally: Tally,
     name: str,
@@ -41,12 +48,12 @@ def live(
     command: Sequence[str],
     *,
     plan: Path,
-    env: Mapping[str, str],
+    folder: Path,
     run_dir: str,
 ) -> None:
     """Runs the command, in which all of `life` must die, and nobody else."""
     waiting = {kill: scans.token(plan, kill.point, kill.text) for kill in life}
-    ended = scans.run(command, env=env)
+    ended = scans.run(command, env=own_scratch(folder))
     is_killed = any(kill.process == "driver" for kill in life)
     if ended.is_killed != is_killed or not (is_killed or ended.code == 0):
         tally.count(f"{name}: exit code {ended.code}: {ended.err[-800:]}", ok=False)

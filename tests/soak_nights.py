@@ -12,7 +12,7 @@ from astroray import faults, storage, surveys
 from astroray.surveys.simulated import write_survey
 from tests import s3_server, scans
 from tests.soak_checks import Tally, result_files, say
-from tests.soak_lives import Kill, Life, finish, live, new_plan
+from tests.soak_lives import Kill, Life, finish, live, new_plan, own_scratch
 
 __all__ = ["NightSoak", "plan_night", "plan_s3"]
 
@@ -117,7 +117,7 @@ class NightSoak:
         command = self._command(run_dir, str(plan), workers=str(1 + number % 2))
         started = time.monotonic()
         for life in plan_night(number, self.new, self.points):
-            live(self.tally, name, life, command, plan=plan, env=self._env(), run_dir=run_dir)
+            live(self.tally, name, life, command, plan=plan, folder=self.folder, run_dir=run_dir)
         finish(self.tally, name, plan=plan, run_dir=run_dir, expected=self.expected)
         self.tally.count(
             f"{name}: the reference is left alone", ok=_files(self.reference) == self.before
@@ -145,7 +145,9 @@ class NightSoak:
             command = _night(*words, run_dir, "2", str(plan))
             names = [path.stem for path in files[NUM_OLD:]]  # the rest is a hash of the address
             for life in plan_s3(number, names, self.points):
-                live(self.tally, name, life, command, plan=plan, env=self._env(), run_dir=run_dir)
+                live(
+                    self.tally, name, life, command, plan=plan, folder=self.folder, run_dir=run_dir
+                )
             self._two_at_once(name, command, plan)
             finish(self.tally, name, plan=plan, run_dir=run_dir, expected=expected)
             self.tally.count(f"{name}: the reference is left alone", ok=_seen(reference) == before)
@@ -156,10 +158,10 @@ class NightSoak:
     def _two_at_once(self, name: str, command: Sequence[str], plan: Path) -> None:
         """One ends well; the other, which comes while it works, is refused in one sentence."""
         seen = len(scans.reached(plan))
-        first = scans.start(command, env=self._env())
+        first = scans.start(command, env=own_scratch(self.folder))
         while first.child.poll() is None and len(scans.reached(plan)) == seen:
             time.sleep(0.05)
-        second = scans.run(command, env=self._env())
+        second = scans.run(command, env=own_scratch(self.folder))
         self.tally.count(
             f"{name}: the second of two is refused: {second.err.strip()}",
             ok=second.code == 1 and "is being written by" in second.err,
@@ -171,14 +173,9 @@ class NightSoak:
         return _night(str(self.survey), self.reference, out, workers, plan)
 
     def _run(self, command: Sequence[str]) -> None:
-        ended = scans.run(command, env=self._env())
+        ended = scans.run(command, env=own_scratch(self.folder))
         if ended.code != 0:
             raise SystemExit(f"the undisturbed run fails: {ended.err}")
-
-    def _env(self) -> dict[str, str]:
-        scratch = self.folder / "tmp"  # what killed drivers leave goes with the folder
-        scratch.mkdir(exist_ok=True)
-        return {"TMPDIR": str(scratch)}
 
 
 def _night(*words: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from astroray import faults, surveys
 from tests import s3_server, scans
 from tests.soak_checks import Tally, result_files, say
-from tests.soak_lives import Kill, Life, finish, live, new_plan
+from tests.soak_lives import Kill, Life, finish, live, new_plan, own_scratch
 
 __all__ = ["ScanSoak", "plan_round"]
 
@@ -94,7 +94,7 @@ class ScanSoak:
         started = time.monotonic()
         reference = str(folder / "reference")
         command = self._command(reference, folder / "none", index="flat")
-        ended = scans.run(command, env=self._env())
+        ended = scans.run(command, env=own_scratch(self.folder))
         if ended.code != 0:
             raise SystemExit(f"the undisturbed scan fails: {ended.err}")
         self.expected = result_files(reference)
@@ -107,7 +107,7 @@ class ScanSoak:
         command = self._command(run_dir, plan, workers=str(1 + number % 2))
         started = time.monotonic()
         for life in plan_round(number, self.shards, self.points):
-            live(self.tally, name, life, command, plan=plan, env=self._env(), run_dir=run_dir)
+            live(self.tally, name, life, command, plan=plan, folder=self.folder, run_dir=run_dir)
         finish(self.tally, name, plan=plan, run_dir=run_dir, expected=self.expected)
         say(f"{name}  {time.monotonic() - started:.0f} s")
         shutil.rmtree(run_dir)
@@ -120,7 +120,7 @@ class ScanSoak:
         try:
             run_dir = store.new_prefix()
             command = self._command(run_dir, plan)
-            process = scans.start(command, env=self._env())
+            process = scans.start(command, env=own_scratch(self.folder))
             wanted = 1 + number % (len(self.shards) - 1)
             _wait_for_shards(plan, wanted, process)
             _kill(server)
@@ -129,7 +129,7 @@ class ScanSoak:
             is_clear = ended.code == 1 and bool(said) and said[0].startswith("astroray: cannot ")
             self.tally.count(f"{name}: store killed after {wanted} shards {said}", ok=is_clear)
             server = s3_server.start_again(store, server)
-            ended = scans.run(command, env=self._env())
+            ended = scans.run(command, env=own_scratch(self.folder))
             said = [ended.err[-300:]] if ended.code else []
             self.tally.count(f"{name}: resumed {said or ''}", ok=not said)
             self.tally.check_run(name, run_dir, self.expected)
@@ -142,11 +142,6 @@ class ScanSoak:
         fault_plan = str(plan) if plan.exists() else ""
         settings = {**FIT, "workers": workers, "fault_plan": fault_plan, "search.index": index}
         return scans.scan_command(self.survey, run_dir, **settings)
-
-    def _env(self) -> dict[str, str]:
-        scratch = self.folder / "tmp"  # what killed drivers leave goes with the folder
-        scratch.mkdir(exist_ok=True)
-        return {"TMPDIR": str(scratch)}
 
 
 def _wait_for_shards(plan: Path, wanted: int, process: scans.Process) -> None:

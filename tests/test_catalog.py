@@ -14,20 +14,15 @@ from astroray import schema, storage
 from astroray.catalog import read_catalog, read_pieces, write_catalog
 from astroray.errors import ConfigError, LedgerError, SchemaError
 from astroray.storage import object_store
-from tests.catalogs_made import by_rank, make_catalog
+from tests.catalogs_made import CREATED, by_rank, make_catalog, mixed, write
 
-CREATED = "2026-01-02T03:04UTC"
+__all__ = ["mixed"]
+
 THIRD_PARTY = pytest.mark.filterwarnings(
     "ignore::pandas.errors.Pandas4Warning",  # lsdb sets a pandas option that is on its way out
     "ignore::DeprecationWarning:dask.*",
     "ignore::DeprecationWarning:distributed.*",
 )
-
-
-def write(table: pa.Table, run_dir: Path, *, rows_per_pixel: int = 1_000_000) -> list[str]:
-    return write_catalog(
-        table, str(run_dir), name="test", created=CREATED, rows_per_pixel=rows_per_pixel
-    )
 
 
 def digests(run_dir: Path) -> dict[str, str]:
@@ -38,14 +33,6 @@ def digests(run_dir: Path) -> dict[str, str]:
         for path in files
         if path.name != "hats.properties"
     }
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Path]:
-    """A catalog of 300 rows in pixels of at most 20, 7 rows without a position."""
-    table, run_dir = make_catalog(300, num_unplaced=7), tmp_path_factory.mktemp("run")
-    write(table, run_dir, rows_per_pixel=20)
-    return table, run_dir
 
 
 def test_hats_finds_the_catalog_strictly_valid(mixed, caplog):

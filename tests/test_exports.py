@@ -2,7 +2,6 @@
 
 import io
 from functools import partial
-from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -14,23 +13,13 @@ from astropy.table import Table
 from pyarrow import csv
 
 from astroray import schema
-from astroray.catalog import exports, pixels, write_catalog
+from astroray.catalog import exports, pixels
 from astroray.catalog.exports import export_catalog, export_rows, to_astropy
 from astroray.errors import ConfigError
-from tests.catalogs_made import by_rank, make_catalog
+from tests.catalogs_made import by_rank, make_catalog, mixed, write
 from tests.memory_used import peak_bytes
 
-
-def write(table: pa.Table, run_dir: Path, *, rows_per_pixel: int = 1_000_000) -> None:
-    write_catalog(table, str(run_dir), name="t", created="c", rows_per_pixel=rows_per_pixel)
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[pa.Table, Path]:
-    """A catalog of 300 rows in pixels of at most 20, 7 rows without a position."""
-    table, run_dir = make_catalog(300, num_unplaced=7), tmp_path_factory.mktemp("run")
-    write(table, run_dir, rows_per_pixel=20)
-    return table, run_dir
+__all__ = ["mixed"]
 
 
 def whole_file(table: pa.Table, format: str) -> bytes:

@@ -7,13 +7,12 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from astroray_kernels import inspect
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.vfa import _triton, _triton_compile
 from astroray_kernels.vfa.reference import vfa_attention as reference
-from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
+from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error, torch_error
 from tests.triton_interpreter import compiled_only, interpreter, needs_triton
 
 pytestmark = needs_triton
@@ -57,12 +56,6 @@ def attend(child):
 
 def made(name="random", *, batch=1, heads=1, length=130, dim=64, dtype=torch.float32):
     return make_inputs(name, batch=batch, heads=heads, length=length, dim=dim, seed=3, dtype=dtype)
-
-
-def torch_error(q, k, v, dtype):
-    """Error of torch's own attention in that type."""
-    out = F.scaled_dot_product_attention(*(x.to(dtype) for x in (q, k, v)))
-    return relative_error(out, exact(q, k, v))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -20,8 +20,9 @@ settings.register_profile("search", _PATIENT)
 settings.register_profile("suite", _PATIENT, derandomize=True)
 settings.load_profile("suite")
 
-RAY_GROUPS = ("scans", "fits", "clusters")
-LONG = (*RAY_GROUPS, "test_osc_triton", "test_vfa_triton", "test_onnx_export")
+ON_ONE_CLUSTER = ("scans", "fits")
+
+LONG = (*ON_ONE_CLUSTER, "clusters", "test_osc_triton", "test_vfa_triton", "test_onnx_export")
 """What takes longest begins first, so that at the end no process waits for another."""
 FITS_AND_SERVES = {
     "test_flares_find", "test_forecast_jobs", "test_onnx_encoder", "test_quantized_scan",
@@ -67,6 +68,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 _BEFORE = pytest.StashKey[set[str]]()
+_CLUSTER = pytest.StashKey[contextlib.ExitStack]()
 
 
 def _strangers(root: Path) -> set[str]:
@@ -95,7 +97,7 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
+def ray_cluster(pytestconfig: pytest.Config) -> Iterator[None]:
     """One local cluster for the whole process: 6 logical CPUs, its own token and folder.
 
     Its workers know the store of fixture `s3`, whether or not it runs.
@@ -111,8 +113,16 @@ def ray_cluster() -> Iterator[None]:
             patch.setenv("RAY_worker_niceness", "0")
             s3_server.set_environment(patch, s3_server.session_store().env)
             stack.enter_context(workers.cluster(num_cpus=6))
+        pytestconfig.stash[_CLUSTER] = stack
         yield
     assert not ray.is_initialized()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """In `make test` the cluster ends with its group: an idle one takes a 25th of a core."""
+    if hasattr(item.config, "workerinput") and nextitem and _group(nextitem) not in ON_ONE_CLUSTER:
+        item.config.stash.get(_CLUSTER, contextlib.ExitStack()).close()
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,10 @@
-"""Folders of tiny language models with random weights, as transformers writes them."""
+"""Folders of tiny language models with random weights, as transformers writes them.
+
+Functions import it: all tests are collected in each process of `make test`, and it loads long.
+"""
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
-from transformers.utils.logging import disable_progress_bar
 
 WORDS = (
     "Star: temperature unknown K, log g unknown, metallicity unknown, radius unknown solar, "
@@ -25,6 +18,16 @@ SIZE = {"vocab_size": 500, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id":
 
 def write_language_model(folder, kind="llama", *, context=1024, seed=0):
     """A model of two layers and its tokenizer in `folder`; returns its path."""
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
+    )
+    from transformers.utils.logging import disable_progress_bar
+
     torch.manual_seed(seed)
     modern = {
         "hidden_size": 32,
@@ -50,6 +53,8 @@ def write_language_model(folder, kind="llama", *, context=1024, seed=0):
 
 def write_tokenizer(folder):
     """Pairs of bytes learnt from a prompt."""
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

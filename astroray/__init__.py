@@ -4,6 +4,7 @@ The public names are loaded on first use, so that `import astroray` loads neithe
 """
 
 import importlib
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # so that editors and type checkers know them
@@ -13,6 +14,8 @@ if TYPE_CHECKING:  # so that editors and type checkers know them
     from astroray.surveys import list_shards, read_shard
 
 __version__ = "0.1.0"
+_IMPORTED_S = time.time()
+"""When; modules of the user's that were written since may be other code than is loaded."""
 
 _HOMES = {
     "Run": "notebook",

@@ -143,12 +143,12 @@ def scan(
 def simulate(survey: str, out: str) -> None:
     """Write a simulated survey to disk as shards.
 
-    SURVEY is such as 'sim:galaxies?count=20000&seed=7'.
+    SURVEY is such as 'sim:galaxies?count=20000&seed=7' or 'sim:spectra?count=2000'.
     """
-    from astroray.surveys.simulated import write_survey
+    from astroray.surveys.simulated_files import write_survey
 
-    write_survey(survey, out)
-    click.echo(f"shards  {out}/shards\ntruth   {out}/truth.parquet")
+    written = write_survey(survey, out)
+    click.echo(f"survey  '{written}'\ntruth   {out}/truth.parquet")
 
 
 @cli.command(short_help="Say how far a run or a submitted job is.")

@@ -24,7 +24,7 @@ from unittest import mock
 import numpy as np
 
 from astroray.execution import workers
-from astroray.surveys.simulated import write_survey
+from astroray.surveys.simulated_files import write_survey
 from benchmarks.claims import at_least
 from benchmarks.processes import attempt, run_fresh, why_not_native
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread

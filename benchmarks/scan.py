@@ -34,7 +34,7 @@ from astroray import ledger, surveys
 from astroray.execution import workers
 from astroray.receipts import Receipt, done_shards, read_receipts
 from astroray.storage.meter import METER
-from astroray.surveys.simulated import write_survey
+from astroray.surveys.simulated_files import write_survey
 from benchmarks.bare_loop import (
     BATCH_SIZE,
     run_loop,

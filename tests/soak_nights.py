@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from astroray import faults, storage, surveys
-from astroray.surveys.simulated import write_survey
+from astroray.surveys.simulated_files import write_survey
 from tests import s3_server, scans
 from tests.soak_checks import Tally, result_files, say
 from tests.soak_lives import Kill, Life, finish, live, new_plan, own_scratch

@@ -19,7 +19,7 @@ from astroray.search import night_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from astroray.similar import find_similar
-from astroray.surveys.simulated import write_survey
+from astroray.surveys.simulated_files import write_survey
 from benchmarks.embedded_runs import begin_night, in_turn, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import files_of, scan, shard

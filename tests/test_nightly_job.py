@@ -16,7 +16,7 @@ from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
 from astroray.run_record import RunRecord
 from astroray.storage.leases import hold_lease
-from astroray.surveys.simulated import write_survey
+from astroray.surveys.simulated_files import write_survey
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 from tests import scans
 from tests.test_nightly import certified, cloud, files_of, scan, shard

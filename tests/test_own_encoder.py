@@ -1,5 +1,6 @@
 """A class of the user's own as the encoder: the one in the documentation, and wrong ones."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from astroray.actors.fit import finish_model
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, FitConfig, ScanConfig
 from astroray.encoders import choose_encoder, is_own, kind_of, read_model_file
+from astroray.encoders.own import build_own
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
 from astroray.fitting.passes import run_passes
@@ -22,6 +24,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()
     r"^```python\n(\"\"\"A plain autoencoder.*?)^```", PAGE, re.DOTALL | re.MULTILINE
 )
 NAME = "shown_nets.small:Small"
+NUMBERS = {"num_bands": 3, "size_px": 4}
 
 
 @pytest.fixture
@@ -98,9 +101,26 @@ def test_other_code_is_another_run(module):
     assert science() != before
 
 
+def test_a_module_that_is_edited_is_run_anew(module):
+    importlib.import_module("shown_nets.small")  # by the notebook, before any scan
+    module.write_text(SHOWN.replace("latent=16", "latent=8, deep=3"))
+    assert build_own(NAME, NUMBERS).encode[-1].out_features == 8
+    (module.parent / "__init__.py").write_text("from shown_nets.small import Small")
+    for latent in (9, 7):  # of one length within one second, by which Python would not tell them
+        module.write_text(SHOWN.replace("latent=16", f"latent={latent}"))
+        assert build_own(NAME, NUMBERS).encode[-1].out_features == latent
+        assert build_own("shown_nets:Small", NUMBERS).encode[-1].out_features == latent
+    kept = build_own(NAME, NUMBERS)
+    assert isinstance(build_own(NAME, NUMBERS), type(kept)), "it is not run without need"
+    module.write_text("class Small(:")
+    with pytest.raises(ConfigError, match=r"cannot be imported: invalid syntax \(small.py, line 1"):
+        build_own(NAME, NUMBERS)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("__main__:Net", r"stands in the notebook .* no worker can import it; write .* nets:Net"),
         ("nowhere_at_all:Net", r"cannot be imported: No module named .*PYTHONPATH"),
         ("shown_nets.small:Large", "has nothing of that name, expected a torch.nn.Module"),
         ("os:system", r"has builtin_function_or_method system .* expected a torch.nn.Module"),

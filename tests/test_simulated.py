@@ -13,6 +13,7 @@ from astroray import sky, surveys
 from astroray.errors import ConfigError
 from astroray.surveys import galaxies, simulated
 from astroray.surveys.shards import Cutouts, Shard, SurveyUri
+from astroray.surveys.simulated_files import write_survey
 
 SKY_NOISE_GRI_NJY = np.array([5.41, 7.68, 12.1])
 """Of an empty pixel, from sky of 22.0, 21.1, 20.3 mag/arcsec2, 10, 10, 8 electrons per nJy and 25
@@ -317,11 +318,13 @@ def test_options_that_cannot_work_are_refused(options: str, said: str) -> None:
 def test_only_simulated_surveys_are_simulated() -> None:
     with pytest.raises(ConfigError, match="expected sim:galaxies"):
         simulated.list_shards([], SurveyUri.parse("sim:stars?count=3"))
+    with pytest.raises(ConfigError, match=r"'hdf' .*expected sim:galaxies or sim:spectra, as in"):
+        write_survey("hdf?threshold=3", "nowhere")
 
 
 def test_a_written_survey_holds_the_pixels_and_its_truth_beside_them(tmp_path: Path) -> None:
     survey = "sim:galaxies?count=25&shard_rows=10&outliers=0.3&size=16"
-    simulated.write_survey(survey, str(tmp_path))
+    assert write_survey(survey, str(tmp_path)) == f"{tmp_path}/shards"
     paths = sorted((tmp_path / "shards").iterdir())
     assert [path.stem for path in paths] == [shard.name for shard in shards_of(survey)]
     pixels = [pq.read_table(path) for path in paths]
@@ -339,6 +342,6 @@ def test_a_written_survey_holds_the_pixels_and_its_truth_beside_them(tmp_path: P
 
 
 def test_a_written_survey_of_nothing_has_an_empty_truth(tmp_path: Path) -> None:
-    simulated.write_survey("sim:galaxies?count=0", str(tmp_path))
+    write_survey("sim:galaxies?count=0", str(tmp_path))
     assert pq.read_table(tmp_path / "truth.parquet").num_rows == 0
     assert not (tmp_path / "shards").exists()

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from astroray import surveys
-from astroray.errors import ConfigError, SchemaError, ShardError
+from astroray.errors import ConfigError, DataError, ShardError
 from astroray.surveys.shards import Reject
 from astroray.surveys.spectra import read_shard
 from astroray.surveys.spectrum_rows import RawSpectrum, settle
@@ -222,7 +222,12 @@ def test_an_upload_is_read_as_a_scan_reads_it_and_no_more_than_allowed(tmp_path)
     (wanted,) = read(f"{tmp_path}/a.fits.gz?format=spectra")
     rows = read_upload(data, limits=CurveLimits(), params={})
     np.testing.assert_array_equal(rows.spectrum_B[0].flux, wanted.flux)
-    with pytest.raises(SchemaError, match="many spectra"):
-        read_upload(write_desi(tmp_path / "b.fits").read_bytes(), limits=CurveLimits(), params={})
+    desi = write_desi(tmp_path / "b.fits").read_bytes()
+    rows = read_upload(desi, limits=CurveLimits(), params={})
+    (wanted,) = read_shard(*shards_of(f"{tmp_path}/b.fits"))
+    assert rows.row_B.tolist() == wanted.row_B.tolist() == [0, 2]
+    np.testing.assert_array_equal(rows.spectrum_B[1].flux, wanted.spectrum_B[1].flux)
+    with pytest.raises(DataError, match=r"the images claim \d+ pixels, expected at most 6000"):
+        read_upload(desi, limits=CurveLimits(cadences=300), params={})
     many = write_parquet(tmp_path / "c.parquet").read_bytes()
     assert len(read_upload(many, limits=CurveLimits(), params={}).row_B) == 4

@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -10,6 +11,7 @@ from astroray import preview, similar, surveys
 from astroray.archive import Archive
 from astroray.report.plots import BACKGROUND, SIZE_PX, render_spectrum
 from astroray.surveys.shards import Reject
+from astroray.surveys.simulated_files import write_survey
 from astroray.surveys.simulated_spectra import truth_table
 from tests.served_run import make_run
 from tests.spectra_made import fluxes, spectrum, write_lamost
@@ -61,6 +63,18 @@ def test_a_picture_shows_flux_against_wavelength_and_nothing_where_no_pixel_coun
     assert is_drawn[140:180].all()
 
 
+def test_noise_at_the_end_of_an_arm_does_not_flatten_a_picture_and_a_line_stays_in_it():
+    def light_YX(flux):
+        ivar = np.where(np.arange(len(flux)) < 60, 1e-4, 25.0)
+        png = render_spectrum(spectrum(flux, ivar=ivar), width_px=400, height_px=100, format="PNG")
+        return np.asarray(Image.open(io.BytesIO(png)).convert("L"), float)
+
+    quiet, noisy = fluxes(line=30.0), fluxes(line=30.0)
+    noisy[:60] += 100.0 * np.random.default_rng(1).standard_normal(60)
+    np.testing.assert_array_equal(light_YX(noisy)[:, 100:], light_YX(quiet)[:, 100:])
+    assert light_YX(noisy)[:14, 100:].max() > 60, "the line reaches the top"
+
+
 def test_the_simulated_survey_is_the_same_by_shard_by_row_and_in_its_truth():
     survey = "sim:spectra?count=40&outliers=0.5&shard_rows=25"
     shards = surveys.list_shards(survey).shards
@@ -74,3 +88,23 @@ def test_the_simulated_survey_is_the_same_by_shard_by_row_and_in_its_truth():
     (one,) = surveys.read_shard(shards[1], rows=[3])
     np.testing.assert_array_equal(one.spectrum_B[0].flux, rows[-1].spectrum_B[3].flux)
     assert "1,900 pixels" in str(preview.look(survey, n=5))
+
+
+def test_a_simulated_survey_on_disk_holds_the_same_spectra_and_the_truth(tmp_path):
+    survey = "sim:spectra?count=9&outliers=0.5&shard_rows=5"
+    made = [spectrum for rows in _read(survey) for spectrum in rows.spectrum_B]
+    found = [one for rows in _read(write_survey(survey, str(tmp_path))) for one in rows.spectrum_B]
+    assert sorted(one.object_id for one in found) == [one.object_id for one in made]
+    for one, other in zip(made, sorted(found, key=lambda one: one.object_id), strict=True):
+        for name in ("wavelength", "flux", "ivar", "mask"):
+            np.testing.assert_allclose(getattr(other, name), getattr(one, name), rtol=1e-6)
+        facts = (one.ra_deg, one.dec_deg, one.redshift)
+        assert (other.ra_deg, other.dec_deg, other.redshift) == facts
+    truth = pq.read_table(tmp_path / "truth.parquet")
+    assert truth.equals(truth_table(survey))
+    assert truth["is_outlier"].to_pylist() == [kind != "star" for kind in truth["kind"].to_pylist()]
+
+
+def _read(survey):
+    shards = surveys.list_shards(survey).shards
+    return [rows for shard in shards for rows in surveys.read_shard(shard)]

@@ -91,11 +91,15 @@ def test_of_a_parquet_file_of_many_the_row_is_named(client, archive):
     body = parquet_bytes(times(num=600), fluxes(600, seed=5), names=["x", "y"])
     missing = client.post("/v1/embed", content=body)
     assert missing.status_code == 422
-    assert "holds 2 rows, 'x' to 'y'; say which one with row=0 to row=1" in missing.json()["detail"]
+    assert (
+        "holds 2 rows that can be used: 0 is 'x', 1 is 'y'; say which one with"
+        in missing.json()["detail"]
+    )
     found = client.post("/v1/similar?k=1&row=1", content=body)
     assert found.json()["neighbors"][0]["object_id"] == "KIC 5 Q2"
     assert (
-        "row is 2, expected 0..1" in client.post("/v1/embed?row=2", content=body).json()["detail"]
+        "row is 2, and the upload holds 2 rows"
+        in client.post("/v1/embed?row=2", content=body).json()["detail"]
     )
 
 

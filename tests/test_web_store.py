@@ -1,6 +1,8 @@
 """Surveys behind HTTP: a server on this machine, which fails on purpose."""
 
 import gzip
+import io
+import threading
 from pathlib import Path
 
 import hats
@@ -15,9 +17,15 @@ from PIL import Image
 from astroray import storage, surveys
 from astroray.cli import cli
 from astroray.errors import ConfigError, FileError, StorageError
-from astroray.storage import remote
+from astroray.storage import ahead, remote
 from astroray.storage.ranges import Ranges
 from astroray.surveys import hats_catalogs
+
+
+def grey_png(value: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("L", (8, 8), value).save(out, "PNG")
+    return out.getvalue()
 
 
 def names_below(address: str, location: str) -> list[str]:
@@ -115,6 +123,35 @@ def test_a_body_that_breaks_off_is_asked_for_again(web):
     web.cuts["/a.bin"] = [5] * 50
     with pytest.raises(StorageError, match=r"cannot read .*a\.bin.*tried up to 8 times"):
         storage.read_bytes(path)
+
+
+def test_small_files_of_a_shard_are_fetched_several_at_a_time_and_once_each(web):
+    for number in range(8):
+        web.put(f"s/{number}.png", b"no picture" if number == 3 else grey_png(20 * number))
+    (shard,) = surveys.list_shards(f"{web.address}/s/?bands=L").shards
+    web.asked.clear()
+    web.together = threading.Barrier(2)  # a file at a time would wait in vain
+    before = storage.METER.bytes_read
+    found = list(surveys.read_shard(shard))
+    slices = [rows for rows in found if isinstance(rows, surveys.Cutouts)]
+    assert [row for rows in slices for row in rows.row_B] == [0, 1, 2, 4, 5, 6, 7]
+    grey_N = np.concatenate([rows.image_BCYX.max(axis=(1, 2, 3)) for rows in slices])
+    np.testing.assert_allclose(grey_N * 255, [0, 20, 40, 80, 100, 120, 140], atol=0.01)
+    assert [one.row for one in found if isinstance(one, surveys.Reject)] == [3]
+    assert sorted(web.asked) == [f"GET /s/{number}.png" for number in range(8)]
+    assert storage.METER.bytes_read - before == shard.size_bytes
+
+
+def test_what_is_fetched_ahead_and_not_asked_for_is_given_up(web):
+    files = [(web.put(f"{number}.bin", b"%d" % number), 1) for number in range(40)]
+    files[1] = (f"{web.address}/none.bin", 1)
+    with ahead.fetching(files):
+        assert storage.read_bytes(files[30][0]) == b"30", "beyond what is on its way"
+        with pytest.raises(FileError, match=r"none\.bin is missing"):
+            storage.read_bytes(files[1][0])
+        assert storage.read_bytes(files[0][0]) == b"0"
+    assert len(web.asked) < 40
+    assert storage.read_bytes(files[2][0]) == b"2"
 
 
 def test_nobody_answers(web):

@@ -29,6 +29,8 @@ class WebServer:
     last_modified: str = "Fri, 01 Mar 2024 00:00:00 GMT"
     headers: dict[str, str] = dataclasses.field(default_factory=dict)
     """Said with every file."""
+    together: threading.Barrier | None = None
+    """Whom requests for files wait for before they are answered."""
     asked: list[str] = dataclasses.field(default_factory=list)
 
     def put(self, name: str, data: bytes) -> str:
@@ -53,6 +55,8 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self._end(405)
 
     def do_GET(self) -> None:
+        if self.web.together:
+            self.web.together.wait(timeout=10)
         self._answer(has_body=True)
 
     def _answer(self, *, has_body: bool) -> None:

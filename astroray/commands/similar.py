@@ -13,14 +13,16 @@ __all__ = ["similar"]
 @click.argument("query", type=click.Path(), metavar="OBJECT_ID|FILE")
 @click.option("--n", type=click.IntRange(1), default=20, show_default=True, help="How many.")
 @click.option("--bands", default="", metavar="g,r,i", help="Planes of a FITS file, if unnamed.")
-@click.option("--row", type=click.IntRange(0), help="Which light curve of a file, from 0.")
+@click.option(
+    "--row", type=click.IntRange(0), help="Which light curve or spectrum of a file, from 0."
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON, as /v1/similar has it.")
 def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_json: bool) -> None:
     """The objects of the scan or night in RUN_DIR nearest to one of them, or to a file.
 
     All embeddings are compared, so the list is exact. A FILE is one cutout (FITS, PNG, JPEG), or
-    for a run of light curves one of those (FITS as Kepler, K2 and TESS publish it, or Parquet); the
-    run's model encodes it.
+    what else the run is of: a light curve (FITS of Kepler, K2 or TESS) or spectrum (FITS of SDSS,
+    LAMOST or DESI), or Parquet with either; the run's model encodes it.
     """
     from astroray.similar import find_similar
     from astroray.sky import describe_position

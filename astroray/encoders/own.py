@@ -3,11 +3,14 @@
 import hashlib
 import importlib
 import inspect
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast, get_args
 
 from torch import nn
 
+import astroray
 from astroray.encoders import EncoderKind
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
@@ -63,14 +66,26 @@ def own_code(name: str) -> str:
     file = inspect.getsourcefile(_class(name))
     if file is None:
         raise ConfigError(f"encoder {name} has no source file, expected a module of Python text")
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    return _digest(Path(file).read_bytes())
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()[:16]
 
 
 def _class(name: str) -> type[nn.Module]:
     module, _, attribute = name.partition(":")
+    if module == "__main__":
+        raise ConfigError(
+            f"the encoder {name} stands in the notebook or script itself, where no worker can "
+            f"import it; write it to a file (%%writefile nets.py) and name it nets:{attribute}"
+        )
     try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
+        found = getattr(_import(module), attribute, None)
+        home = getattr(found, "__module__", module)
+        if home != module and isinstance(found, type) and issubclass(found, nn.Module):
+            found = getattr(_import(home), found.__qualname__, found)
+    except (ImportError, SyntaxError) as error:
         raise ConfigError(
             f"the encoder {name} cannot be imported: {error}; install its module, or put its "
             "folder on PYTHONPATH, on every machine of the run"
@@ -79,3 +94,31 @@ def _class(name: str) -> type[nn.Module]:
         got = "nothing" if found is None else f"{type(found).__name__} {attribute}"
         raise ConfigError(f"encoder is {name}, and {module} has {got} of that name, {CONTRACT}")
     return found
+
+
+_RUN: dict[str, tuple[ModuleType, str]] = {}
+"""By name, modules that were asked for here, and the hash of the text that they were run from."""
+
+
+def _import(name: str) -> ModuleType:
+    """A module as its file is now: in a notebook it is edited after it was imported, and run anew.
+
+    Workers import the file, so what they and this process encode with is one code.
+    """
+    is_known = name in sys.modules
+    module = importlib.import_module(name)
+    file = Path(getattr(module, "__file__", None) or "none")
+    if file.suffix != ".py" or not file.is_file():
+        return module
+    text = file.read_bytes()
+    before, digest = _RUN.get(name, (None, ""))
+    is_edited = digest != _digest(text) if before is module else _is_later(file)
+    if is_known and is_edited:
+        exec(compile(text, str(file), "exec"), module.__dict__)
+    _RUN[name] = (module, _digest(text))
+    return module
+
+
+def _is_later(file: Path) -> bool:
+    """Whether a file was written since astroray was imported, and maybe since it was itself."""
+    return file.stat().st_mtime > astroray._IMPORTED_S

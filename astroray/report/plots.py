@@ -23,6 +23,7 @@ BACKGROUND, LINE, DOT, TEXT = (10, 13, 19), (109, 139, 181), (226, 233, 244), (1
 MARGIN_PX, TEXT_PX = 8, 15
 SHOWN_QUANTILES = (0.001, 0.999)
 """Flux beyond is drawn at the edge, so that one bad cadence does not flatten all others."""
+NOISY, FAR = 2.0, 5.0
 DOTS = 400
 """Of fewer points each is drawn as a dot, of more the range of each column; of a picture of
 SIZE_PX, of wider ones in proportion."""
@@ -40,6 +41,8 @@ class _Plot:
 
     x_T: np.ndarray
     y_T: np.ndarray
+    is_sure_T: np.ndarray
+    """Those by which the range that is shown is chosen."""
     unit: str
     """What stands after the range of y."""
     sign: str
@@ -90,6 +93,7 @@ def render_curve(
     plot = _Plot(
         x_T=time_d,
         y_T=100 * (flux / level - 1) if level > 0 else flux - level,
+        is_sure_T=np.ones(len(flux), bool),
         unit=" %" if level > 0 else "",
         sign="+",
         below=_length(time_d),
@@ -108,7 +112,8 @@ def render_spectrum(
     """A picture: wavelength to the right, flux up, both ranges in words.
 
     Each column shows the range of its pixels and their median; where none counts it is empty. Flux
-    is relative to its median where that is above 0, else in the unit of the file.
+    is relative to its median where that is above 0, else in the unit of the file. Noise
+    at the end of an arm does not flatten the rest: see `_is_sure`.
     """
     wavelength, flux = spectrum.wavelength[spectrum.seen_T], spectrum.flux[spectrum.seen_T]
     level = float(np.median(flux))
@@ -116,6 +121,7 @@ def render_spectrum(
     plot = _Plot(
         x_T=wavelength,
         y_T=flux / level if level > 0 else flux,
+        is_sure_T=_is_sure(flux - level, spectrum.ivar[spectrum.seen_T]),
         unit=" of median" if level > 0 else "",
         sign="-",
         below=f"{wavelength[0]:,.0f} to {wavelength[-1]:,.0f} Angstrom",
@@ -126,7 +132,7 @@ def render_spectrum(
 
 def _render(plot: _Plot, width_px: int, height_px: int, format: Format) -> bytes:
     x, y = plot.x_T, plot.y_T
-    low, high = _range(y)
+    low, high = _range(y[plot.is_sure_T])
     width, height, margin = width_px * FINE, height_px * FINE, MARGIN_PX * FINE
     has_text = min(width_px, height_px) >= LEAST_WITH_TEXT_PX
     text = TEXT_PX * FINE if has_text else 0
@@ -156,6 +162,16 @@ def _encoded(picture: Image.Image, format: Format) -> bytes:
     else:
         picture.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _is_sure(above_T: np.ndarray, ivar_T: np.ndarray) -> np.ndarray:
+    """[T] bool: pixels no noisier than NOISY times the usual, or FAR off the median in sigmas, as
+    bright lines are; all where the noise is not known.
+    """
+    if not np.isfinite(ivar_T).all():
+        return np.ones(len(ivar_T), bool)
+    sigma_T = ivar_T**-0.5
+    return (sigma_T <= NOISY * np.median(sigma_T)) | (np.abs(above_T) > FAR * sigma_T)
 
 
 def _range(shown: np.ndarray) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import functools
 import hashlib
+import io
 import mmap
 import os
 import re
@@ -25,12 +26,13 @@ from typing import BinaryIO
 
 from astroray import faults
 from astroray.errors import FileError, StorageError
+from astroray.storage.ahead import fetch
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
 from astroray.storage.meter import METER
-from astroray.storage.remote import get, store
 from astroray.storage.remote import is_remote as is_remote
 from astroray.storage.remote import is_web as is_web
+from astroray.storage.remote import store
 
 TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
@@ -122,7 +124,9 @@ def describe_each(paths: Iterable[str]) -> list[InputFile]:
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileError where it is missing or may not be read."""
     if is_remote(path):
-        data = get(path)
+        whole = io.BytesIO()
+        fetch(path, whole)
+        data = whole.getvalue()
     else:
         with reading(path):
             data = Path(path).read_bytes()
@@ -161,7 +165,7 @@ def local_copy(path: str) -> Iterator[Path]:
         with scratch_folder() as folder:
             copy = folder / path.rpartition("/")[2][-LONGEST_NAME:]
             with writing(str(copy), place=TEMPORARY_PLACE), open(copy, "wb") as file:
-                store(path).get_file(path, file)
+                fetch(path, file)
                 METER.add(file.tell())
             yield copy
         return

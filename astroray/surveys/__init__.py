@@ -11,6 +11,7 @@ from typing import Protocol, cast, get_args
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
+from astroray.storage.ahead import fetching
 from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.hats_catalogs import is_hats, list_files
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
@@ -127,7 +128,8 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[R
 
     Raises ShardError where the shard cannot be read as a whole.
     """
-    return _reader(shard.reader).read_shard(shard, rows=rows)
+    with fetching(_files_of(shard, rows)):
+        yield from _reader(shard.reader).read_shard(shard, rows=rows)
 
 
 def read_or_reject(shard: Shard) -> Iterator[Rows | Reject]:
@@ -136,6 +138,16 @@ def read_or_reject(shard: Shard) -> Iterator[Rows | Reject]:
         yield from read_shard(shard)
     except DataError as error:
         yield Reject.of_shard(error)
+
+
+def _files_of(shard: Shard, rows: Sequence[int] | None) -> list[tuple[str, int]]:
+    """Paths and sizes of the files that are read next; of some rows where each is a file."""
+    inputs = shard.inputs
+    if rows is not None:
+        is_file_a_row = shard.num_rows == len(inputs)
+        wanted = sorted(set(rows)) if is_file_a_row else ()
+        inputs = tuple(inputs[row] for row in wanted if row < len(inputs))
+    return [(file.path, file.size_bytes) for file in inputs]
 
 
 def _is_foreign(reader: str) -> bool:

@@ -21,6 +21,8 @@ from astroray.surveys.galaxies import KINDS, Galaxies, observe
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options
 
 _SCHEME = "sim:galaxies"
+READ_BY = ""
+"""Options by which files of `pack` are read."""
 _BANDS = {1: "r", 2: "gr", 3: "gri", 4: "griz", 5: "ugriz"}
 _SLICE_ROWS = 32  # the planes of that many objects stay in the cache of one core
 _CENTER_ICRS_DEG = (150.0, 2.2)
@@ -173,23 +175,7 @@ def truth_table(survey: str | Shard) -> pa.Table:
     return pa.table({**identity, **columns})
 
 
-def write_survey(survey: str, folder: str) -> None:
-    """Writes pixels to `<folder>/shards/<shard>.parquet` and truth to `<folder>/truth.parquet`.
-
-    At most one shard is in memory. Each file is there whole or not at all, the truth last.
-
-    Raises ConfigError on options that cannot work, StorageError where writing fails.
-    """
-    shards = list_shards([], SurveyUri.parse(survey))
-    truth = io.BytesIO()
-    with pq.ParquetWriter(truth, truth_table(f"{_SCHEME}?count=0").schema) as writer:
-        for shard in shards:
-            storage.publish(storage.join(folder, "shards", f"{shard.name}.parquet"), _pack(shard))
-            writer.write_table(truth_table(shard))
-    storage.publish(storage.join(folder, "truth.parquet"), truth.getvalue())
-
-
-def _pack(shard: Shard) -> bytes:
+def pack(shard: Shard) -> bytes:
     """The shard as a Parquet file; images are not compressed, since noise does not shrink."""
     options, _, _ = _members(shard)
     bands, size = _BANDS[options.bands], options.size

@@ -7,12 +7,14 @@ falls with brightness, and pixels lost to the sky. They serve docs and tests, no
 
 import dataclasses
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from astroray import schema, storage
 from astroray.errors import ConfigError
@@ -20,13 +22,17 @@ from astroray.surveys.shards import Reject, Shard, SurveyUri, parse_options
 from astroray.surveys.slices import gather_lists, identity_of
 from astroray.surveys.spectrum_rows import RawSpectrum, Spectra, Spectrum, settle
 
-__all__ = ["KINDS", "list_shards", "read_shard", "truth_table"]
+__all__ = ["KINDS", "READ_BY", "list_shards", "pack", "read_shard", "truth_table"]
 
 _SCHEME = "sim:spectra"
+READ_BY = "?format=spectra"
+"""Options by which files of `pack` are read."""
 KINDS = ("quasar", "carbon", "white_dwarf", "emission_galaxy")
 """Planted."""
 _FIRST, _STEP, _NUM_PIXELS = 3.58, 2e-4, 1900
 """log10 of Angstrom: 3800 to 9120."""
+_GROUP_ROWS = 100
+"""Spectra of a row group: what is read for one of them."""
 _BALMER = (6564.6, 4862.7, 4341.7, 4102.9, 3971.2)
 _METALS = ((3934.8, 9.0), (3969.6, 8.0), (5176.0, 18.0), (5894.6, 8.0), (8544.4, 7.0))
 _TITANIUM = ((4954.0, 150.0), (5448.0, 160.0), (6159.0, 180.0), (7053.0, 220.0), (8432.0, 180.0))
@@ -92,18 +98,51 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[S
     """Spectra of the shard's objects, or of `rows` alone, in slices of row order."""
     start, stop = shard.params["start"], shard.params["stop"]
     wanted = range(stop - start) if rows is None else sorted(set(rows))
-    yield from gather_lists((_settled(shard, row) for row in wanted), _slice)
+    made = ((row, _made(shard, row)) for row in wanted)
+    yield from gather_lists(
+        (settle(raw, row=row, where=raw.object_id) for row, raw in made), _slice
+    )
 
 
-def truth_table(survey: str) -> pa.Table:
-    """object_id, ra, dec, _healpix_29 and kind (star or one of KINDS) of a survey, in row order."""
-    uri = SurveyUri.parse(survey)
-    options = parse_options(SimulatedSpectrumOptions, uri.options)
-    drawn = [_draw(options.seed, options.outliers, i) for i in range(options.count)]
-    ids = [_name(options.seed, i) for i in range(options.count)]
+def pack(shard: Shard) -> bytes:
+    """The shard as a Parquet file, a row a spectrum, with the bad pixels and their mask."""
+    made = [_made(shard, row) for row in range(shard.params["stop"] - shard.params["start"])]
+    lists = {"flux": pa.float32(), "ivar": pa.float32(), "mask": pa.int32()}
+    columns = {
+        "object_id": pa.array([one.object_id for one in made], pa.string()),
+        "ra": pa.array([one.ra_deg for one in made], pa.float64()),
+        "dec": pa.array([one.dec_deg for one in made], pa.float64()),
+        "redshift": pa.array([one.redshift for one in made], pa.float64()),
+        "wavelength": pa.array([one.wavelength for one in made], pa.list_(pa.float64())),
+    }
+    for name, kind in lists.items():
+        columns[name] = pa.array([getattr(one, name) for one in made]).cast(pa.list_(kind))
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd", row_group_size=_GROUP_ROWS)
+    return buffer.getvalue()
+
+
+def truth_table(survey: str | Shard) -> pa.Table:
+    """What the objects of a survey or of one shard truly are, in row order.
+
+    object_id, ra, dec, _healpix_29   identity
+    kind, is_outlier                  star, or one of KINDS, which are planted
+    """
+    if isinstance(survey, Shard):
+        seed, outliers = int(survey.params["seed"]), float(survey.params["outliers"])
+        index_N = range(survey.params["start"], survey.params["stop"])
+    else:
+        options = parse_options(SimulatedSpectrumOptions, SurveyUri.parse(survey).options)
+        seed, outliers, index_N = options.seed, options.outliers, range(options.count)
+    drawn = [_draw(seed, outliers, i) for i in index_N]
     ra_deg, dec_deg = (np.array([one[j] for one in drawn], np.float64) for j in (1, 2))
-    identity = schema.identity(ids, ra_deg, dec_deg)
-    return pa.table({**identity, "kind": pa.array([one[0] for one in drawn], pa.string())})
+    identity = schema.identity([_name(seed, i) for i in index_N], ra_deg, dec_deg)
+    kinds = [one[0] for one in drawn]
+    columns = {
+        "kind": pa.array(kinds, pa.string()),
+        "is_outlier": pa.array([kind in KINDS for kind in kinds], pa.bool_()),
+    }
+    return pa.table({**identity, **columns})
 
 
 def _slice(spectra: Sequence[Spectrum]) -> Spectra:
@@ -122,7 +161,7 @@ def _draw(seed: int, outliers: float, index: int) -> tuple[str, float, float, np
     return named, 145.0 + 10 * ra, -2.8 + 10 * dec, stream
 
 
-def _settled(shard: Shard, row: int) -> Spectrum | Reject:
+def _made(shard: Shard, row: int) -> RawSpectrum:
     seed, index = int(shard.params["seed"]), int(shard.params["start"]) + row
     kind, ra_deg, dec_deg, stream = _draw(seed, float(shard.params["outliers"]), index)
     wavelength = 10.0 ** (_FIRST + _STEP * np.arange(_NUM_PIXELS))
@@ -131,7 +170,7 @@ def _settled(shard: Shard, row: int) -> Spectrum | Reject:
     noise = 10.0 ** stream.uniform(-2.0, -0.8) * np.sqrt(flux.clip(min=0.2))
     sky = sum(np.exp(-(((wavelength - line) / 4.0) ** 2)) for line in _SKY)
     noise = noise * (1 + 8 * sky)
-    raw = RawSpectrum(
+    return RawSpectrum(
         object_id=_name(seed, index),
         ra_deg=ra_deg,
         dec_deg=dec_deg,
@@ -142,7 +181,6 @@ def _settled(shard: Shard, row: int) -> Spectrum | Reject:
         origin="other",
         redshift=redshift,
     )
-    return settle(raw, row=row, where=raw.object_id)
 
 
 def _black_body(wavelength: np.ndarray, temperature_k: float) -> np.ndarray:

@@ -122,12 +122,16 @@ def open_upload(
     name: str,
     *,
     reader: str = "light_curves",
+    max_pixels: int = _MAX_APERTURE_PX,
 ) -> tuple[Shard, dict[str, bytes]]:
-    """The upload as a shard of one file, and the bytes of that, after a look at its claims."""
+    """The upload as a shard of one file, and the bytes of that, after a look at its claims.
+
+    max_pixels  over all images of a FITS file
+    """
     max_bytes = _BYTES_A_CADENCE * limits.cadences
     data = unpack(data, max_bytes=max_bytes)
     if data.startswith(b"SIMPLE  ="):
-        data = check_fits(data, max_pixels=_MAX_APERTURE_PX)
+        data = check_fits(data, max_pixels=max_pixels)
         kind = "fits"
     elif data.startswith(PARQUET_MAGIC):
         check_parquet(data, max_rows=limits.curves, max_values=limits.cadences, max_bytes=max_bytes)

@@ -3,10 +3,11 @@
 They are read by the reader of surveys, after what they claim has been checked, as light curves are.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from astroray.errors import DataError, SchemaError
+from astroray.errors import DataError
 from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.shards import Reject
 from astroray.surveys.spectra import read_shard
@@ -17,23 +18,31 @@ from astroray.web.curve_uploads import CurveLimits, open_upload
 __all__ = ["read_spectra"]
 
 _PLAIN: Mapping[str, Any] = {"mask": "default", "rest": False, "unit": "Angstrom"}
+_NUMBERS_A_PIXEL = 20
+"""That images may hold of a pixel of a spectrum: DESI keeps eleven of the resolution beside flux,
+inverse variance and mask."""
 
 
 def read_spectra(
     data: bytes, *, limits: CurveLimits, params: Mapping[str, Any], name: str = "the upload"
 ) -> Spectra:
-    """The rows that a scan of the survey would have of a FITS or Parquet file.
+    """The rows that a scan of the survey would have of a FITS or Parquet file, DESI's targets too.
 
     params  of a shard of the survey, whose options count
     name    what errors call the file
 
     Raises DataError where there is none.
     """
-    shard, contents = open_upload(data, limits, {**_PLAIN, **params}, name, reader="spectra")
+    shard, contents = open_upload(
+        data,
+        limits,
+        {**_PLAIN, **params},
+        name,
+        reader="spectra",
+        max_pixels=_NUMBERS_A_PIXEL * limits.cadences,
+    )
     if shard.params["kind"] == "fits" and holds_many(read_hdus(name, contents[name])):
-        raise SchemaError(
-            f"{name} is a file of DESI with many spectra; send the spectrum of one as Parquet"
-        )
+        shard = dataclasses.replace(shard, params={**shard.params, "kind": "desi"})
     slices: list[Spectra] = []
     rejects: list[Reject] = []
     for found in read_shard(shard, contents=contents):

@@ -36,6 +36,8 @@ FORMATS: Mapping[ModalityName, str] = {
 }
 _PICTURES = (b"\x89PNG", b"\xff\xd8")
 _MAX_BYTES_A_PIXEL = 8
+_MAX_SHOWN = 8
+"""Rows of a file that an error names."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class Beside:
     bands: str = ""
     """Names of the planes of a FITS image, `g,r,i`."""
     row: int | None = None
-    """Which of several light curves, windows or spectra of a file is meant, from 0."""
+    """Which of several light curves, windows or spectra of a file is meant, as a scan counts them,
+    from 0; of DESI the row in its FIBERMAP."""
     time: str = ""
     """From when the times of a light curve count; see `Stated`."""
     mission: str = ""
@@ -98,17 +101,18 @@ def read_upload(
 
 def _one_of(rows: Rows, row: int | None, name: str) -> Rows:
     """The row of a file that is meant."""
-    count = len(rows.object_id_B)
-    if row is None and count > 1:
-        first, last = rows.object_id_B[0], rows.object_id_B[-1]
+    known = rows.row_B.tolist()
+    if row is None and len(known) == 1:
+        return rows
+    if row not in known:
+        some = [f"{at} is {who!r}" for at, who in zip(known, rows.object_id_B, strict=True)]
+        shown = ", ".join(some[:_MAX_SHOWN]) + (f" ... {some[-1]}" if some[_MAX_SHOWN:] else "")
+        wrong = "" if row is None else f"row is {row}, and "
         raise DataError(
-            f"{name} holds {count} rows, {first!r} to {last!r}; say which one with row=0 to "
-            f"row={count - 1}"
+            f"{wrong}{name} holds {len(known)} rows that can be used: {shown}; say which one with "
+            f"row={known[0]}"
         )
-    row = row or 0
-    if not 0 <= row < count:
-        raise DataError(f"row is {row}, expected 0..{count - 1}: {name} holds {count} rows")
-    return rows.take(np.array([row]))
+    return rows.take(np.array([known.index(row)]))
 
 
 def _cutout(

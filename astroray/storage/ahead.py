@@ -1,0 +1,84 @@
+"""Which small remote files are fetched before they are asked for: the next ones of a shard.
+
+A store answers in tens of milliseconds however small the file is, so one that is asked for a file
+at a time is mostly waited for. What is fetched here is handed to whoever reads it first, once.
+"""
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import BinaryIO
+
+from astroray.storage.remote import get, is_remote, store
+
+__all__ = ["fetch", "fetching"]
+
+NUM_REQUESTS = 6
+"""At a time, as a browser makes of one host."""
+NUM_AHEAD = 24
+MAX_AHEAD_BYTES, MAX_FILE_BYTES = 64 * 2**20, 16 * 2**20
+"""Held at a time, and of one file; of larger ones the bytes take longer than the answer."""
+
+
+def fetch(path: str, file: BinaryIO) -> None:
+    """Writes a whole remote file to an open one that is empty; raises as `remote.get` does."""
+    for ahead in tuple(_UNDER_WAY):
+        if (data := ahead.take(path)) is not None:
+            file.write(data)
+            return
+    store(path).get_file(path, file)
+
+
+@contextlib.contextmanager
+def fetching(files: Sequence[tuple[str, int]]) -> Iterator[None]:
+    """In the block `fetch` finds these files fetched, or on their way, if taken in this order.
+
+    files  paths and sizes in bytes; local and large ones are left to `fetch`
+    """
+    small = [(path, size) for path, size in files if 0 < size <= MAX_FILE_BYTES and is_remote(path)]
+    if len(small) < 2:
+        yield
+        return
+    pool = ThreadPoolExecutor(NUM_REQUESTS, thread_name_prefix="ahead")
+    ahead = _Ahead(pool, small)
+    _UNDER_WAY.append(ahead)
+    try:
+        yield
+    finally:
+        _UNDER_WAY.remove(ahead)
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Ahead:
+    """Files in the order in which they will be taken, the first of them on their way."""
+
+    def __init__(self, pool: ThreadPoolExecutor, files: Sequence[tuple[str, int]]) -> None:
+        self.pool = pool
+        self.later = deque(files)
+        self.held: dict[str, tuple[Future[bytes], int]] = {}
+        self.lock = threading.Lock()
+        self._fill()
+
+    def take(self, path: str) -> bytes | None:
+        """The bytes of a file, once; None where it is not among those on their way."""
+        with self.lock:
+            future, _ = self.held.pop(path, (None, 0))
+            self._fill()
+        return None if future is None else future.result()
+
+    def _fill(self) -> None:
+        num_bytes = sum(size for _, size in self.held.values())
+        while self.later and len(self.held) < NUM_AHEAD:
+            path, size = self.later[0]
+            if self.held and num_bytes + size > MAX_AHEAD_BYTES:
+                break
+            self.later.popleft()
+            if path not in self.held:
+                self.held[path] = (self.pool.submit(get, path), size)
+                num_bytes += size
+
+
+_UNDER_WAY: list[_Ahead] = []
+"""Those of this process, whose threads may read several shards."""

@@ -19,6 +19,10 @@ class AstrorayError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback: the message says what to do."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(AstrorayError):
     """The user asked for something that cannot work; raised before the first row is read."""

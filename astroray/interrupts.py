@@ -26,6 +26,10 @@ class Interrupted(KeyboardInterrupt):
         by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         super().__init__(f"interrupted{by}; {GOES_ON}")
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in place of a traceback."""
+        return [str(self)]
+
 
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:

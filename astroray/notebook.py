@@ -20,6 +20,7 @@ from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
+from astroray.interrupts import Interrupted
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
@@ -285,7 +286,8 @@ def scan(
     show      whether progress is written to standard error
 
     Warns where more than `max_rejected` of rows or shards were rejected; `rejects()` has the
-    reasons. Raises AstrorayError where the command would end with one.
+    reasons. Raises AstrorayError where the command would end with one, and KeyboardInterrupt where
+    it is stopped: what is done stays.
     """
     from astroray.config import load_config
     from astroray.pipeline import scan as run_scan
@@ -304,11 +306,14 @@ def scan(
             "scheme; several files are a glob such as 'images/*.fits', or their folder"
         )
     asked = load_config(os.fspath(survey), os.fspath(out), file, flags)
-    if show:
-        with progress_line() as line:
-            record = run_scan(asked, show=line)
-    else:
-        record = run_scan(asked)
+    try:
+        if show:
+            with progress_line() as line:
+                record = run_scan(asked, show=line)
+        else:
+            record = run_scan(asked)
+    except KeyboardInterrupt:
+        raise Interrupted() from None
     try:
         check_rejects(record, asked.max_rejected, rows="rows", result="catalog is")
     except AstrorayError as error:

@@ -70,7 +70,9 @@ def score_histogram(count_B: np.ndarray, edge_B: np.ndarray, *, threshold: float
                 f"<title>{x0:.4g} to {x1:.4g}: {count:,} objects</title></rect>"
             )
     parts.append(f'<path class="axis" d="M{left} {base}H{WIDTH - right}"/>')
-    parts += [_text(x_of(t), base + 18, _tick(t), anchor="middle") for t in _ticks(low, high)]
+    parts += [
+        _text(x_of(t), base + 18, _tick(t), anchor="middle") for t in round_numbers(low, high)
+    ]
     parts.append(_text((left + WIDTH - right) / 2, height - 6, "outlier score", anchor="middle"))
     parts.append(_text(left, 14, "objects", anchor="middle"))
     if threshold is not None:
@@ -317,8 +319,8 @@ def _crossing(line_P2: np.ndarray, axis: int, value: float) -> float | None:
     return float(before + part * (after - before))
 
 
-def _ticks(low: float, high: float, *, count: int = 6) -> list[float]:
-    """Round numbers within [low, high], about `count` of them, steps of 1, 2 or 5."""
+def round_numbers(low: float, high: float, *, count: int = 6) -> list[float]:
+    """Those within [low, high], about `count` of them, steps of 1, 2 or 5."""
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
@@ -329,7 +331,7 @@ def _ticks(low: float, high: float, *, count: int = 6) -> list[float]:
 def _sky_ticks(low: float, high: float) -> list[float]:
     """Round numbers of degrees within [low, high); of most of a circle its twelfths."""
     if high - low <= 120:
-        return _ticks(low, high, count=8)
+        return round_numbers(low, high, count=8)
     return [30.0 * i for i in range(math.ceil(low / 30), math.ceil(high / 30))]
 
 

@@ -7,6 +7,7 @@ from typing import Literal, cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from astroray.report.figures import round_numbers
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 from astroray.surveys.shards import Rows
 from astroray.surveys.spectrum_rows import Spectra, Spectrum
@@ -29,7 +30,7 @@ DOTS = 400
 SIZE_PX, of wider ones in proportion."""
 LEAST_WITH_TEXT_PX = 150
 """A smaller picture has no words, a much wider one has more of them."""
-WIDE_PX = 3 * SIZE_PX
+WIDE_PX, TICKS_PX = 3 * SIZE_PX, 2 * SIZE_PX
 JPEG_QUALITY = 88
 
 Format = Literal["JPEG", "PNG"]
@@ -51,6 +52,8 @@ class _Plot:
     """Words below."""
     aside: str
     """More of them, for wide pictures."""
+    ticks: str = ""
+    """Unit of x, of which large pictures have numbers below in place of the words."""
 
 
 def render_curves(rows: Rows) -> list[bytes]:
@@ -126,6 +129,7 @@ def render_spectrum(
         sign="-",
         below=f"{wavelength[0]:,.0f} to {wavelength[-1]:,.0f} Angstrom",
         aside=redshift,
+        ticks="Angstrom",
     )
     return _render(plot, width_px, height_px, format)
 
@@ -146,13 +150,37 @@ def _render(plot: _Plot, width_px: int, height_px: int, format: Format) -> bytes
     else:
         _draw_dots(draw, x_T, y_T)
     if has_text:
-        font = ImageFont.load_default(text)
-        range_text = f"{_number(low, plot.sign)} to {_number(high, plot.sign)}{plot.unit}"
-        draw.text((margin, margin / 2), range_text, TEXT, font, anchor="lt")
-        draw.text((margin, height - margin / 2), plot.below, TEXT, font, anchor="ls")
-        if width_px >= WIDE_PX:
-            draw.text((width - margin, height - margin / 2), plot.aside, TEXT, font, anchor="rs")
+        _write(draw, plot, (low, high), picture.size, base)
     return _encoded(picture.resize((width_px, height_px), Image.Resampling.LANCZOS), format)
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    plot: _Plot,
+    shown: tuple[float, float],
+    size: tuple[int, int],
+    base: float,
+) -> None:
+    """The words around a plot, or, below a large one that has `ticks`, the numbers of x."""
+    width, height, margin, text = *size, MARGIN_PX * FINE, TEXT_PX * FINE
+    font = ImageFont.load_default(text)
+    top, foot = margin / 2, height - margin / 2
+    low, high = (_number(value, plot.sign) for value in shown)
+    has_ticks = bool(plot.ticks) and width >= TICKS_PX * FINE
+    against = f", against {plot.ticks}" if has_ticks else ""
+    draw.text((margin, top), f"{low} to {high}{plot.unit}{against}", TEXT, font, anchor="lt")
+    if not has_ticks:
+        draw.text((margin, foot), plot.below, TEXT, font, anchor="ls")
+        if width >= WIDE_PX * FINE:
+            draw.text((width - margin, foot), plot.aside, TEXT, font, anchor="rs")
+        return
+    draw.text((width - margin, top), plot.aside, TEXT, font, anchor="rt")
+    first, last = plot.x_T[0], plot.x_T[-1]
+    for value in round_numbers(first, last):
+        x = margin + (value - first) / (last - first) * (width - 2 * margin)
+        draw.line((x, base, x, base + margin / 2), TEXT, FINE)
+        side = "l" if x < 3 * text else "r" if x > width - 3 * text else "m"
+        draw.text((x, foot), f"{value:.0f}", TEXT, font, anchor=f"{side}s")
 
 
 def _encoded(picture: Image.Image, format: Format) -> bytes:

@@ -88,7 +88,10 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
         {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
         for record in (old, fresh)
     )
-    changed = "; ".join(differences(was, now_is)) or "other versions or another backend"
+    changed = (
+        "; ".join(differences(was, now_is))
+        or "other versions, another backend, or other code of the encoder"
+    )
     raise LedgerError(
         f"{run_dir} belongs to another run (fingerprint {old.fingerprint}, expected "
         f"{fresh.fingerprint}): {changed}; choose another --out, or repeat that run's settings to "

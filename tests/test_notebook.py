@@ -184,3 +184,16 @@ def test_a_scan_without_faiss_ends_before_it_begins(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match="FAISS cannot be imported"):
         astroray.scan(SURVEY, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_notebook_shows_an_error_by_its_message_and_a_stop_as_one(monkeypatch, tmp_path):
+    assert ConfigError("k is 0")._render_traceback_() == ["ConfigError: k is 0"]
+
+    def interrupt(config, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("astroray.pipeline.scan", interrupt)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        astroray.scan(SURVEY, out=tmp_path, show=False)
+    (shown,) = stopped.value._render_traceback_()
+    assert shown == "interrupted; what is done stays, the same command goes on"

@@ -10,7 +10,7 @@ from astroray.errors import ConfigError
 from astroray.evaluation import label_tables
 from astroray.evaluation.baselines import measure_baseline
 from astroray.evaluation.label_tables import open_protocol
-from astroray.evaluation.metrics import interval, rates
+from astroray.evaluation.metrics import Estimate, rates
 from astroray.evaluation.neighborhoods import Neighborhoods
 from astroray.evaluation.protocols import PROTOCOLS, Draw, Subset
 from astroray.neighbors.search import SearchConfig, search
@@ -197,8 +197,9 @@ def test_weights_count_as_repeated_objects():
 
 
 def test_an_interval_holds_the_central_95_percent():
-    assert interval(np.arange(1001.0)) == (25.0, 975.0)
-    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
+    assert Estimate.of(7.0, np.arange(1001.0)) == Estimate(value=7.0, low=25.0, high=975.0)
+    found = Estimate.of(1.0, np.array([np.nan, 1.0, 1.0]))
+    assert (found.low, found.high) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("dim", [5, 1200], ids=["float64", "float32"])

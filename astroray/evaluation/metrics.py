@@ -7,10 +7,25 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["FLAGGED", "Rates", "interval", "rates"]
+__all__ = ["FLAGGED", "Estimate", "Rates", "rates"]
 
 FLAGGED = (0.05, 0.10, 0.15)
 """Shares of the objects that are flagged for the recalls beside the one at the true rate."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number, and the central 95 % of what resamples gave (Efron 1979, Ann. Stat. 7, 1)."""
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, value: float, value_R: np.ndarray) -> "Estimate":
+        """Of the number itself and that of each resample, NaN left out."""
+        low, high = np.nanquantile(value_R, [0.025, 0.975])
+        return cls(value=float(value), low=float(low), high=float(high))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,9 +79,3 @@ def rates(score_N: np.ndarray, is_outlier_N: np.ndarray, weight_NR: np.ndarray) 
             recall_R=recall(outliers_R),
             recall_at_FR=np.stack([recall(share * (inliers_R + outliers_R)) for share in FLAGGED]),
         )
-
-
-def interval(value_R: np.ndarray) -> tuple[float, float]:
-    """The central 95 % of what the resamples gave, NaN left out (Efron 1979, Ann. Stat. 7, 1)."""
-    low, high = np.nanquantile(value_R, [0.025, 0.975])
-    return float(low), float(high)

@@ -5,27 +5,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from astroray.evaluation.metrics import interval
+from astroray.evaluation.metrics import Estimate
 from astroray.evaluation.models import NUM_PASSES, Encoded
 from astroray.evaluation.protocols import Protocol, Subset
 from astroray.evaluation.scoring import METRICS, Scored
 from astroray.preparation.modalities import MODALITIES
 
-__all__ = ["PEERS", "Difference", "Line", "Results"]
+__all__ = ["PEERS", "Line", "Results"]
 
 _BASELINES = ("attcae", "pixels", "lc-pca", "spec-pca")
 PEERS = (*_BASELINES, *(kind.default_encoder for kind in MODALITIES.values()))
 """Encoders that every other one is compared with, by the same score: the published one, the
 baselines and the defaults."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A mean over seeds and draws and its 95 % interval under resamples of the objects."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,13 +34,13 @@ class Line:
     """Whether all seeds are there and every fit made all its passes."""
     reason: str
     """What is missing, in words; empty where nothing is."""
-    means: Mapping[str, Difference]
-    """By `auc` and `recall`."""
+    means: Mapping[str, Estimate]
+    """By `auc` and `recall`, over seeds and draws; resamples are of the objects."""
     metrics: Mapping[str, float]
     """By METRICS."""
     lift: float
     """Recall over that of random flags."""
-    minus: Mapping[tuple[str, str], Difference]
+    minus: Mapping[tuple[str, str], Estimate]
     """By peer and `auc` or `recall`: this encoder minus the peer."""
     error_ratio: float
     """1 - AUC over that of pixels; NaN without pixels."""
@@ -156,7 +147,7 @@ class Results:
 
     def _minus(
         self, subset: Subset, encoder: str, score: str, found: Mapping[int, Scored]
-    ) -> dict[tuple[str, str], Difference]:
+    ) -> dict[tuple[str, str], Estimate]:
         differences = {}
         for peer in self.peers:
             if peer not in (*PEERS, self.references.get(encoder)):
@@ -192,7 +183,7 @@ class Results:
 
 def _compare(
     found: Mapping[int, Scored], others: Mapping[int, Scored] | None, name: str
-) -> Difference:
+) -> Estimate:
     """Mean over the seeds that both have; without others, of `found` alone."""
     seeds = sorted(set(found) if others is None else set(found) & set(others))
 
@@ -207,8 +198,7 @@ def _compare(
             point, value_R = point - other, value_R - other_R
         points.append(point)
         resamples.append(value_R)
-    low, high = interval(np.mean(resamples, axis=0))
-    return Difference(value=float(np.mean(points)), low=low, high=high)
+    return Estimate.of(float(np.mean(points)), np.mean(resamples, axis=0))
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,8 +4,9 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from astroray.evaluation.metrics import Estimate
 from astroray.evaluation.neighborhoods import NEIGHBOR_SCORES
-from astroray.evaluation.results import Difference, Line, Results
+from astroray.evaluation.results import Line, Results
 
 __all__ = ["REFERENCES", "json_rows", "notes", "text_table"]
 
@@ -64,7 +65,7 @@ def _rows_of(results: Results, line: Line) -> Iterator[dict[str, Any]]:
         }
 
 
-def _row(line: Line, metric: str, what: str, number: Difference | None) -> dict[str, Any]:
+def _row(line: Line, metric: str, what: str, number: Estimate | None) -> dict[str, Any]:
     row: dict[str, Any] = {
         "what": what,
         "value": _rounded(number.value) if number else None,
@@ -91,7 +92,7 @@ def _row(line: Line, metric: str, what: str, number: Difference | None) -> dict[
     return row
 
 
-def _bar(protocol: str, line: Line, peer: str, name: str, number: Difference) -> dict[str, Any]:
+def _bar(protocol: str, line: Line, peer: str, name: str, number: Estimate) -> dict[str, Any]:
     """Goal of a difference where the better encoder has one; only certifiable scores count."""
     if peer == line.reference:
         return _change_bar(protocol, line, name, number)
@@ -110,7 +111,7 @@ def _bar(protocol: str, line: Line, peer: str, name: str, number: Difference) ->
     return {}
 
 
-def _change_bar(protocol: str, line: Line, name: str, number: Difference) -> dict[str, Any]:
+def _change_bar(protocol: str, line: Line, name: str, number: Estimate) -> dict[str, Any]:
     """Goal of the change that fewer bits make; on every subset, as it is no better encoder."""
     if name != "auc" or line.score not in NEIGHBOR_SCORES:
         return {}

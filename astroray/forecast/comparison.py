@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from astroray.evaluation.metrics import interval
+from astroray.evaluation.metrics import Estimate
 from astroray.forecast.calibration import Calibration
 from astroray.forecast.forward_skill import forward_auc, forward_terms
 from astroray.forecast.skill import (
@@ -20,7 +20,7 @@ from astroray.forecast.skill import (
     within_star_medians,
 )
 
-__all__ = ["Comparison", "Difference", "Judged", "calibrate", "compare"]
+__all__ = ["Comparison", "Judged", "calibrate", "compare"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,26 +40,16 @@ class Judged:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A metric of a forecaster, or how much it has more of it than a peer."""
-
-    value: float
-    low: float
-    high: float
-    """Central 95 % over resamples of stars."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison:
     """What came of one track and split."""
 
     track: str
     split: str
     skills: Mapping[str, Skill]
-    metrics: Mapping[tuple[str, str], Difference]
+    metrics: Mapping[tuple[str, str], Estimate]
     """(forecaster, auc, auprc, within_star_auc or forward_auc); without the third where no star has
     one, without the last where the rates of the stars are not known."""
-    differences: Mapping[tuple[str, str, str], Difference]
+    differences: Mapping[tuple[str, str, str], Estimate]
     """(forecaster, peer, auc or auprc): forecaster minus peer, in the same resamples."""
     num_windows: int
     num_stars: int
@@ -112,20 +102,20 @@ def compare(
         within_R = within_star_medians(judged.probability_W, label_W, column_W, weight_RS)
         if np.isfinite(within_R).any():
             value = skills[name].within_star_auc
-            metrics[name, "within_star_auc"] = _difference(value, within_R)
+            metrics[name, "within_star_auc"] = Estimate.of(value, within_R)
         if chance_W is not None:
             terms = forward_terms(judged.probability_W, label_W, column_W, chance_W)
             whole = forward_auc(*terms, np.ones((1, num_stars)))[0]
-            metrics[name, "forward_auc"] = _difference(whole, forward_auc(*terms, weight_RS))
+            metrics[name, "forward_auc"] = Estimate.of(whole, forward_auc(*terms, weight_RS))
     for name, value_R in resampled.items():
         for metric in ("auc", "auprc"):
             value = getattr(skills[name], metric)
-            metrics[name, metric] = _difference(value, value_R[metric])
+            metrics[name, metric] = Estimate.of(value, value_R[metric])
             for peer in forecasts if name in candidates else ():
                 if peer != name:
                     value = getattr(skills[name], metric) - getattr(skills[peer], metric)
                     gain_R = value_R[metric] - resampled[peer][metric]
-                    differences[name, peer, metric] = _difference(value, gain_R)
+                    differences[name, peer, metric] = Estimate.of(value, gain_R)
     return Comparison(
         track=track,
         split=split,
@@ -135,8 +125,3 @@ def compare(
         num_windows=len(label_W),
         num_stars=num_stars,
     )
-
-
-def _difference(value: float, value_R: np.ndarray) -> Difference:
-    low, high = interval(value_R)
-    return Difference(value=float(value), low=low, high=high)

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from astroray.evaluation.metrics import interval
+from astroray.evaluation.metrics import Estimate
 from astroray.flares.agreement import agree, find_plainly
-from astroray.forecast.comparison import Difference
 from astroray.forecast.labeled_curves import FoundCurve, read_labels
 from astroray.forecast.rows import aligned, metric_row
 from astroray.forecast.skill import resample_stars
@@ -28,8 +27,8 @@ class FinderSkill:
     survey: str
     labels: str
     finder: str
-    recall: Difference
-    precision: Difference
+    recall: Estimate
+    precision: Estimate
     num_labels: int
     num_found: int
     num_stars: int
@@ -69,8 +68,8 @@ def judge_finders(
             whole = counts.rates(np.ones((1, num_stars)))
             resampled = counts.rates(resample_stars(num_stars, num_resamples, seed))
             recall, precision = (
-                Difference(value=float(value_R[0]), low=low, high=high)
-                for value_R, (low, high) in zip(whole, map(interval, resampled), strict=True)
+                Estimate.of(value_R[0], resampled_R)
+                for value_R, resampled_R in zip(whole, resampled, strict=True)
             )
             skills.append(
                 FinderSkill(
@@ -93,7 +92,7 @@ def finder_rows(track: str, skills: Sequence[FinderSkill]) -> list[dict[str, Any
     for skill in skills:
         for metric in ("recall", "precision"):
             what = f"{track} {skill.survey} {skill.finder}: {metric} against {skill.labels}"
-            value: Difference = getattr(skill, metric)
+            value: Estimate = getattr(skill, metric)
             row = metric_row(what, value.value, value)
             rows.append(row | {"stars": skill.num_stars, "labels": skill.num_labels})
     return rows

@@ -5,8 +5,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from astroray.evaluation.metrics import Estimate
 from astroray.flares.windows import Windows
-from astroray.forecast.comparison import Comparison, Difference
+from astroray.forecast.comparison import Comparison
 
 __all__ = ["aligned", "json_rows", "metric_row", "text_table"]
 
@@ -73,7 +74,7 @@ def _skill_rows(
     }
 
 
-def metric_row(what: str, value: float, difference: Difference | None) -> dict[str, Any]:
+def metric_row(what: str, value: float, difference: Estimate | None) -> dict[str, Any]:
     """A number with its interval in the shape of a benchmark's row; null where it is NaN."""
     known = math.isfinite(value)
     row: dict[str, Any] = {
@@ -133,7 +134,7 @@ def _skill_lines(found: Comparison) -> list[list[str]]:
     return lines
 
 
-def _span(difference: Difference) -> tuple[str, str]:
+def _span(difference: Estimate) -> tuple[str, str]:
     return f"{difference.value:+.4f}", f"{difference.low:+.4f}..{difference.high:+.4f}"
 
 

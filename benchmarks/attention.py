@@ -100,6 +100,8 @@ class Claim:
     def fields(self, turns: Turns) -> dict[str, Any]:
         """What was measured, as fields of the row. Raises MeasurementError on wrong results."""
         for name in (self.ours, *self.peers):
+            if name not in turns.seconds:
+                raise MeasurementError(f"this CPU has no {name}")
             if not turns.error[name] <= turns.largest_error[name]:
                 raise MeasurementError(
                     f"the relative error of {name} is {turns.error[name]:.2g}, expected at most "

@@ -18,7 +18,9 @@ SKIPS = tuple(0.5 * step for step in range(8, 41))
 """Thresholds of VSA in nats that are tried, the least first: it skips most."""
 LARGEST_ADDED_ERROR = 5e-3
 """What VSA may add to VFA, relative to its result."""
-PRECISIONS = _native.PRECISIONS
+PRECISIONS = tuple(name for name in _native.PRECISIONS if not _native.refuses(name))
+"""Those of this CPU: products of 8 bits need AVX-512."""
+TWINS = ("bf16", "int8_qk")
 CHECKED_ROWS = 256
 """Of each head that is checked, at most twice as many."""
 
@@ -44,7 +46,7 @@ def make_inputs(name: str, heads: int, length: int, dim: int) -> Inputs:
 
 
 def contenders(inputs: Inputs, skip: float | None) -> dict[str, Callable[[], Tensor]]:
-    """All who can take part, by name; `skip` is the threshold of VSA in nats.
+    """All who can take part on this CPU, by name; `skip` is the threshold of VSA in nats.
 
     Inputs and results are float32, but for those who are named so: theirs are rounded before time
     is taken.
@@ -58,8 +60,11 @@ def contenders(inputs: Inputs, skip: float | None) -> dict[str, Callable[[], Ten
         "torch bfloat16": partial(F.scaled_dot_product_attention, q16, k16, v16),
         **{precision: partial(ours, q, k, v, precision=precision) for precision in PRECISIONS},
         "bf16 in and out": partial(ours, q16, k16, v16, precision="bf16"),
-        "bf16 online": partial(twin, precision="bf16"),
-        "int8_qk online": partial(twin, precision="int8_qk"),
+        **{
+            f"{precision} online": partial(twin, precision=precision)
+            for precision in TWINS
+            if precision in PRECISIONS
+        },
         "bf16 skip": partial(ours, q, k, v, precision="bf16", skip=skip),
     }
 
@@ -113,7 +118,8 @@ def products_of(precision: str) -> tuple[str, str]:
     if precision != "fp32" and library.features() & library.HAS_AMX:
         by_tiles = {"bf16": "tdpbf16ps", "int8_qk": "tdpbf16ps", "int8": "tdpbusd"}
         return "tdpbf16ps" if precision == "bf16" else "tdpbusd", by_tiles[precision]
-    scores = {"fp32": "vfmadd231ps", "bf16": "vpdpwssd"}.get(precision, "vpdpbusd")
+    int16 = "vpdpwssd" if library.features() & library.HAS_AVX512 else "vpmaddwd"
+    scores = {"fp32": "vfmadd231ps", "bf16": int16}.get(precision, "vpdpbusd")
     values = {"fp32": "float32", "int8": "int8"}.get(precision) or library.value_format()
     return scores, {
         "float32": "vfmadd231ps",

@@ -61,7 +61,7 @@ class Turns:
 
 
 def take_turns(cases: Sequence[Case], threads: int, rounds: int) -> list[Turns]:
-    """Checks the contenders of each case, then times them in turns."""
+    """Checks the contenders of each case that this CPU has, then times them in turns."""
     import torch
 
     torch.set_num_threads(threads)
@@ -124,14 +124,15 @@ def _turns(case: Case, threads: int, rounds: int) -> Turns:
     if "bf16 skip" in case.contenders:
         skip = cases.find_skip(case.heads, case.length, case.dim)
     calls = cases.contenders(inputs, skip)
-    error, bars = _errors(inputs, {name: calls[name] for name in case.contenders}, calls)
-    ours = {name: cases.products_of(name) for name in cases.PRECISIONS if name in case.contenders}
+    names = [name for name in case.contenders if name in calls]
+    error, bars = _errors(inputs, {name: calls[name] for name in names}, calls)
+    ours = {name: cases.products_of(name) for name in cases.PRECISIONS if name in names}
     peak = InstructionPeak(threads)
     best = dict.fromkeys({name for products in ours.values() for name in products}, 0.0)
     clock = time.process_time if threads == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {name: [] for name in case.contenders}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(rounds):
-        for name in case.contenders:
+        for name in names:
             seconds[name].append(_seconds(calls[name], clock))
         time.sleep(IDLE_S)
         for instruction in best:
@@ -147,7 +148,7 @@ def _turns(case: Case, threads: int, rounds: int) -> Turns:
         },
         facts={
             name: cases.tile_facts(inputs, name, skip)
-            for name in case.contenders
+            for name in names
             if name in (*cases.PRECISIONS, "bf16 skip")
         },
     )

@@ -14,7 +14,6 @@ from benchmarks.rows import MeasurementError
 NATIVE = why_not("vfa_attention", "native", "cpu")
 needs_native = pytest.mark.skipif(bool(NATIVE), reason=NATIVE or "native kernels run")
 NO_INT8 = NATIVE or _native.refuses("int8_qk")
-needs_int8 = pytest.mark.skipif(bool(NO_INT8), reason=NO_INT8 or "all precisions run")
 
 
 @pytest.fixture
@@ -95,14 +94,21 @@ def test_memory_is_compared_by_position():
         attention.memory_fields([0, 100])
 
 
-@needs_int8
-def test_all_take_part_in_turns_and_are_right(one_thread):
+def test_what_a_cpu_lacks_is_a_reason():
+    seconds = {"torch float32": [4.0], "torch bfloat16": [8.0]}
+    with pytest.raises(MeasurementError, match="this CPU has no int8_qk"):
+        claim("int8_qk", attention.TORCH).fields(turns(seconds))
+
+
+@needs_native
+def test_all_that_a_cpu_has_take_part_in_turns_and_are_right(one_thread):
     contenders = (
         *attention.TORCH, "fp32", "bf16", "int8_qk", "int8",
         "bf16 in and out", "bf16 online", "int8_qk online",
     )  # fmt: skip
     case = Case(heads=2, length=100, contenders=contenders)
     (found,) = attention_turns.take_turns([case], 1, 2)
+    contenders = [name for name in contenders if not NO_INT8 or "int8" not in name]
     assert found.seconds.keys() == set(contenders)
     assert all(len(times) == 2 and min(times) > 0 for times in found.seconds.values())
     assert all(found.error[name] <= found.largest_error[name] for name in contenders)
@@ -110,7 +116,7 @@ def test_all_take_part_in_turns_and_are_right(one_thread):
     assert found.facts["bf16"]["online_share"] == 0
 
 
-@needs_int8
+@needs_native
 def test_vsa_skips_on_peaked_inputs_and_adds_little(one_thread):
     contenders = ("bf16", "bf16 skip")
     peaked = Case(heads=1, length=1024, inputs="peaked", contenders=contenders)
@@ -119,7 +125,7 @@ def test_vsa_skips_on_peaked_inputs_and_adds_little(one_thread):
     assert 0 < found.error["bf16 skip"] <= 0.005
 
 
-@needs_int8
+@needs_native
 def test_the_products_of_each_precision_have_a_peak():
     from benchmarks import attention_cases
 

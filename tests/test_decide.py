@@ -87,6 +87,37 @@ def test_lists_are_compared_from_the_fastest_way_on_until_one_is_kept(monkeypatc
     assert found["torch-int8", "sdpa"].note == "not faster than float32"
 
 
+def test_a_way_that_is_far_slower_is_timed_twice_and_not_compared(monkeypatch):
+    import torch
+
+    seconds = {"none": 1.0, "bf16": 8.0, "w8a8": 0.5}
+    clock, calls = [0.0], []
+
+    class Model:
+        network = None
+
+        def __init__(self, numbers):
+            self.numbers = numbers
+
+        def embed(self, _):
+            calls.append(self.numbers)
+            clock[0] += seconds[self.numbers]
+
+    monkeypatch.setattr(module, "choose_attention", lambda *_: "sdpa")
+    monkeypatch.setattr(module.time, "process_time", lambda: clock[0])
+    ways = {(numbers, "sdpa"): Way(numbers=numbers, attention="sdpa") for numbers in seconds}
+    models = {numbers: Model(numbers) for numbers in seconds}
+    timed = module._timed(models, ways, torch.zeros(1, 1, 1, 1))
+    assert [way.speed for way in timed.values()] == [1.0, 0.125, 2.0]
+    assert calls.count("bf16") == 2
+    assert calls.count("w8a8") == module.ROUNDS + 1
+    monkeypatch.setattr(module, "_scores", lambda *_: RANKED)
+    found = module._compared(models, timed, None, lambda _: None)
+    assert found["bf16", "sdpa"].kept is None
+    assert found["bf16", "sdpa"].note == "not faster than float32"
+    assert found["w8a8", "sdpa"].kept == 1.0
+
+
 @pytest.mark.parametrize(
     ("moved_to", "kept"), [(5, 1.0), (19, 1.0), (21, 0.9)], ids=["in", "last", "out"]
 )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from astroray.encoders import AttentionName, QuantizeName
-from astroray.encoders.attention import choose_attention
+from astroray.encoders.attention import choose_attention, why_no_native
 from astroray.encoders.quantized import Quantized
 from astroray.encoders.selecting import choose_numbers, is_fast
 from astroray.encoders.store import Model
@@ -29,10 +29,13 @@ Pair = tuple[QuantizeName, AttentionName]
 """What `encoder.quantize` and `encoder.attention` may be set to."""
 REFERENCE: Pair = ("none", "sdpa")
 ALWAYS_SHOWN: Pair = ("bf16", "sdpa")
-"""Its list is compared in any case: what no quantization does to a list."""
+"""Its list is compared even if another is kept: what no quantization does to a list."""
 LEAST_KEPT = 0.99
 TOP_SHARE, FAST_SHARE = 0.01, 0.02
 LEAST_GAIN = 1.0
+LEAST_SPEED = 0.25
+"""A slower way is timed twice, and its list is not compared: PyTorch's bfloat16 on a CPU without
+products of it would take most of the time of a decision."""
 BATCH = 32
 ROUNDS, BATCHES_A_ROUND = 7, 2
 K = 10
@@ -95,10 +98,10 @@ def decide(
         show("timing")
         models, ways = _prepared(model)
         ways = _timed(models, ways, image_NCYX)
-        if len(image_NCYX) >= LEAST_ROWS:
-            ways = _compared(models, ways, image_NCYX, show)
     finally:
         torch.set_num_threads(before)
+    if len(image_NCYX) >= LEAST_ROWS:
+        ways = _compared(models, ways, image_NCYX, show)
     return _chosen(ways, len(image_NCYX))
 
 
@@ -125,7 +128,8 @@ def _way(model: Model, numbers: str, attention: AttentionName) -> Way:
     except AstrorayError as error:
         return Way(numbers=numbers, attention=attention, note=str(error))
     if not is_fast(name):
-        return Way(numbers=numbers, attention=name, note="no fast code for it on this machine")
+        reason = why_no_native(model.network, attention, "cpu")
+        return Way(numbers=numbers, attention=name, note=f"no fast code here: {reason}")
     return Way(numbers=numbers, attention=name)
 
 
@@ -135,20 +139,26 @@ def _timed(
 ) -> dict[Pair, Way]:
     batches = [batch.float() for batch in torch.split(image_NCYX[: BATCH * BATCHES_A_ROUND], BATCH)]
     seconds: dict[Pair, list[float]] = {pair: [] for pair, way in ways.items() if not way.note}
-    for turn in range(ROUNDS + 1):
+    for _ in range(ROUNDS + 1):
         for (numbers, attention), taken in seconds.items():
+            if len(taken) > 1 and LEAST_SPEED * taken[1] > seconds[REFERENCE][1]:
+                continue
             model = models[numbers]
             choose_attention(model.network, attention, "cpu")
             began_s = time.process_time()
             for batch_BCYX in batches:
                 model.embed(batch_BCYX)
-            if turn:  # the first is to warm up
-                taken.append(time.process_time() - began_s)
+            taken.append(time.process_time() - began_s)
     speeds = {
-        pair: statistics.median(np.divide(seconds[REFERENCE], values).tolist())
+        pair: statistics.median(_ratios(seconds[REFERENCE], values)[1:])  # the first is to warm up
         for pair, values in seconds.items()
     }
     return {pair: dataclasses.replace(way, speed=speeds.get(pair)) for pair, way in ways.items()}
+
+
+def _ratios(reference_s: Sequence[float], values_s: Sequence[float]) -> list[float]:
+    """Of the turns that both had."""
+    return [a / b for a, b in zip(reference_s, values_s, strict=False)]
 
 
 def _compared(
@@ -171,7 +181,8 @@ def _compared(
         if pair == REFERENCE or way.speed is None:
             continue
         is_slower = way.speed <= LEAST_GAIN
-        if (is_found or is_slower) and pair != ALWAYS_SHOWN:
+        is_shown = pair == ALWAYS_SHOWN and way.speed >= LEAST_SPEED
+        if (is_found or is_slower) and not is_shown:
             note = "not faster than float32" if is_slower else "slower than one that keeps the list"
             found[pair] = dataclasses.replace(way, note=note)
             continue

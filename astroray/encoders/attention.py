@@ -12,9 +12,9 @@ from astroray.encoders.layers import Attention, AttentionCore
 from astroray.errors import BackendError
 from astroray_kernels import vfa_attention
 from astroray_kernels.dispatch import BackendError as KernelError
-from astroray_kernels.dispatch import Need, resolved
+from astroray_kernels.dispatch import Need, resolved, why_not
 
-__all__ = ["choose_attention"]
+__all__ = ["choose_attention", "why_no_native"]
 
 SKIP_NATS = 8.0
 """VSA leaves out tiles that weigh less than e^-8 of the largest."""
@@ -37,7 +37,7 @@ def choose_attention(network: nn.Module, asked: AttentionName, device: torch.dev
     Returns `sdpa`, or op, backend and precision, such as `vfa native bf16`; "" where the network
     has no attention. Raises BackendError where this machine cannot run what was asked for.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, Attention)]
+    layers = _layers(network)
     if not layers:
         return ""
     if asked in PLAIN_ATTENTION:
@@ -45,10 +45,8 @@ def choose_attention(network: nn.Module, asked: AttentionName, device: torch.dev
         name = "sdpa"
     else:
         precision, skip = KERNELS[asked]
-        dim = layers[0].to_out.in_features // layers[0].num_heads
-        need = Need(precision=precision, skip=skip, dim=dim, dtype=torch.float32)
         try:
-            backend = resolved("vfa_attention", device, need=need)
+            backend = resolved("vfa_attention", device, need=_need(layers[0], asked))
         except KernelError as error:
             raise BackendError(
                 f"encoder.attention is {asked}: {error}; use encoder.attention=sdpa"
@@ -58,3 +56,18 @@ def choose_attention(network: nn.Module, asked: AttentionName, device: torch.dev
     for layer in layers:
         layer.core = core
     return name
+
+
+def why_no_native(network: nn.Module, asked: AttentionName, device: torch.device | str) -> str:
+    """Why native code has none of a network's attention in one of `KERNELS`; "" where it has."""
+    return why_not("vfa_attention", "native", device, _need(_layers(network)[0], asked))
+
+
+def _layers(network: nn.Module) -> list[Attention]:
+    return [layer for layer in network.modules() if isinstance(layer, Attention)]
+
+
+def _need(layer: Attention, asked: AttentionName) -> Need:
+    precision, skip = KERNELS[asked]
+    dim = layer.to_out.in_features // layer.num_heads
+    return Need(precision=precision, skip=skip, dim=dim, dtype=torch.float32)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroray_kernels import dispatch, osc_linear, pack_weights, quantize_activations
+from astroray_kernels.osc import _native
 from astroray_kernels.osc.formats import FORMATS, TINY
 from tests.instructions import SETS, limited_to
 
@@ -85,6 +86,31 @@ def test_whole_numbers_of_four_bits_are_multiplied_exactly(backend, format):
     packed = pack_weights(weight, format=format)
     assert packed.scale_NG.eq(size).all()
     assert torch.equal(osc_linear(x, packed, backend=backend), x @ weight.T)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 2, 65), (37, 131, 70), (16, 512, 64)])
+@pytest.mark.parametrize(("mean", "spread"), [(0, 40), (0, 15), (0, 90), (110, 20)])
+def test_whole_numbers_of_eight_bits_are_multiplied_exactly(backend, shape, mean, spread):
+    num_tokens, num_in, num_out = shape
+    x = (90 * numbers(num_tokens, num_in)).round().clamp(-127, 127)
+    weight = (mean + spread * numbers(num_out, num_in)).round().clamp(-127, 127)
+    x[:, 0], weight[:, -1] = -127.0, 127.0  # so that every scale is 1
+    packed = pack_weights(weight, format="int8")
+    assert torch.equal(osc_linear(x, packed, backend=backend), x @ weight.T)
+
+
+@given(st.lists(st.integers(-127, 127), min_size=1, max_size=9))
+def test_no_two_weights_saturate_and_none_is_lost(codes):
+    codes_NK = torch.tensor([codes, codes[::-1]], dtype=torch.int8)
+    excess_NK = _native._excess(codes_NK)
+    kept_NK = F.pad(codes_NK - excess_NK, (0, len(codes) % 2)).int()
+    is_less = (excess_NK.sign() == codes_NK.sign()) & (excess_NK.abs() < codes_NK.abs())
+    assert (is_less | (excess_NK == 0)).all()
+    for codes_of_tokens in ([255, 255], [255, 1], [1, 255]):
+        sums = kept_NK.unflatten(1, (-1, 2)) @ torch.tensor(codes_of_tokens, dtype=torch.int32)
+        assert sums.abs().max() < 2**15
+    is_safe = codes_NK.abs() <= 64
+    assert not excess_NK[is_safe].any()
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -4,6 +4,19 @@
 // same, but for two: t - floor(t) is rounded down by AVX-512's vreduceps and to nearest on AVX2, so
 // that exponentials differ in their last bit; and powers of two below 2^-126 are zero on AVX2.
 #pragma once
+#include <cstdint>
+
+namespace astroray {
+namespace {
+
+// A bit for each of the first `count` of 16 lanes.
+inline uint32_t first_of_16(int64_t count) {
+  return count <= 0 ? 0 : count >= 16 ? 0xffff : (1u << count) - 1;
+}
+
+}  // namespace
+}  // namespace astroray
+
 #ifdef __AVX512F__
 #include "lanes_avx512.h"
 #else

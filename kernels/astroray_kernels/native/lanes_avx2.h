@@ -281,6 +281,7 @@ inline Ints look_up(__m128i values, Ints places) {
   const __m256i table = _mm256_broadcastsi128_si256(values);
   return {_mm256_shuffle_epi8(table, places.low), _mm256_shuffle_epi8(table, places.high)};
 }
+
 // 32 signed bytes as integers of 16 bits.
 inline Ints widen_bytes(const void* p) {
   const __m128i* x = static_cast<const __m128i*>(p);

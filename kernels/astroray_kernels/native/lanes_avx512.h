@@ -115,17 +115,17 @@ inline Floats load_float16(const uint16_t* p, uint32_t bits) {
   return _mm512_cvtph_ps(load_half_lanes(p, bits));
 }
 // The first `count` numbers, at most 16, to memory.
-inline __mmask16 first16(int64_t count) { return count >= 16 ? 0xffff : (1u << count) - 1; }
 inline void store_first(float* p, Floats x, int64_t count) {
-  _mm512_mask_storeu_ps(p, first16(count), x);
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>(first_of_16(count)), x);
 }
 inline void store_first(uint16_t* p, Ints x, int64_t count) {  // their lower halves
-  _mm256_mask_storeu_epi16(p, first16(count), _mm512_cvtepi32_epi16(x));
+  _mm256_mask_storeu_epi16(p, static_cast<__mmask16>(first_of_16(count)), _mm512_cvtepi32_epi16(x));
 }
 // Numbers at the first `count` of 16 places, zeros beyond.
 inline Floats gather(const float* p, const int32_t* places, int64_t count) {
-  const __m512i at = _mm512_maskz_loadu_epi32(first16(count), places);
-  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), first16(count), at, p, 4);
+  const __mmask16 first = static_cast<__mmask16>(first_of_16(count));
+  const __m512i at = _mm512_maskz_loadu_epi32(first, places);
+  return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), first, at, p, 4);
 }
 
 // Saturated to bytes, and a byte added to each: 16 numbers, or kPacked times 16.

@@ -15,21 +15,25 @@ constexpr int kGeluPieces = 32;  // of the cubic that GELU is made of
 // or by AVX2, where the 64 output channels of a block below are 16.
 enum LinearPath : int32_t { kLinearFloat32 = 0, kLinearBfloat16 = 1, kLinearTiles = 2, kLinearAvx2 = 3 };
 
-// kNvE2m1: its scales have two levels.
-enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3 };
+// kNvE2m1: its scales have two levels. kWide: kInt8 that AVX2 multiplies as integers of 16 bits.
+enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3, kWide = 4 };
+constexpr bool is_eight_bits(int kind) { return kind == kInt8 || kind == kWide; }
 
 // One layer, or the first of two: then `next` takes its results, which stay in the L2, and y is that of
 // both. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
-  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4], by AVX2
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; kWide:
                            // [N16/16][K2/2][16][2]; else
                            // [N64/64][K/8][64][4] bytes, low nibbles the first four channels of eight,
                            // high ones the others; for tiles [N64/32][K32/8][2][16][2] words, nibble j
                            // of pair i the channel 2 j + i of eight
-  const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum; by AVX2
-                           // the lower 16 bits of it
+  const int32_t* excess;   // kInt8 by AVX2: [E][2] 16 times a group of four channels plus an output channel
+                           // of a block, and the four codes taken off `weight` there; null: none
+  const int32_t* excess_begin;  // [N64/16+1] where those of a block begin
+  const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum; of 4
+                           // bits by AVX2 the lower 16 bits of it
   const float* scale;      // [N64/64][G][64] with the unit of both codes in it; E2M1 for tiles: [N64/64][64]
   const float* lower;      // E2M1 for tiles: [N64/64][K32/K G][64], bfloat16 times codes; null: none
   const float* bias;       // [N64]
@@ -49,7 +53,7 @@ struct Linear {
   float norm_epsilon;
   int32_t norm_centers;  // whether the mean is taken away before the norm
   int32_t dtype;         // Dtype of vfa.h, of x and y
-  int32_t kind;    // CodeKind
+  int32_t kind;          // CodeKind
   int32_t threads;
 };
 

@@ -3,6 +3,6 @@
 
 namespace astroray {
 
-int linear_avx2(Linear& call) { return linear<Pairs>(call); }
+int linear_avx2(Linear& call) { return linear<Bytes>(call); }
 
 }  // namespace astroray

@@ -15,6 +15,7 @@ inline int64_t up(int64_t number, int64_t multiple) {
   return (number + multiple - 1) / multiple * multiple;
 }
 
+
 // Of a code of the tokens.
 template <class Way>
 constexpr int64_t code_bytes(int kind) {
@@ -28,7 +29,9 @@ struct Space {
   char* outlier;   // [block, outlier stride]
   float* c;        // [rows of a tile][kColumns]
   float* row;      // [K64] a token after its norm
-  int8_t* panel;   // weights of a block, unpacked
+  uint32_t* fours;  // [block / kTurned][stride / 4][kTurned] the codes again, tokens side by side
+  int32_t* start;   // [block][kColumns] what the sums of a token start with
+  int8_t* panel;    // weights of a block, unpacked
 };
 
 // Where the results of a block go: those of its first token.
@@ -45,15 +48,16 @@ struct Layer {
   const Linear& call;
   int64_t block, num_scales, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns;
   int64_t bytes;
-  bool is_packed, has_panel;
+  bool is_packed, has_panel, has_excess;
 
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
     const int64_t row_bytes = c.num_in * code_bytes<Way>(c.kind);
-    is_packed = c.kind != kInt8;
-    has_panel = Way::unpacks(c.kind);
+    is_packed = !is_eight_bits(c.kind);
+    has_panel = c.kind != kInt8;
+    has_excess = Way::kHasExcess && c.excess != nullptr;
     num_scales = Way::stored(c.kind) == kNumbers && c.kind != kInt4 ? 1 : c.num_groups;
     rows = is_packed ? Way::kPackedRows : Way::kTileRows;
-    room = up(block, rows);
+    room = up(up(block, rows), has_excess ? kTurned : 1);
     steps = up((row_bytes + 3) / 4, Way::kWholeSteps);
     stride = up(row_bytes, 64);
     outlier_steps =
@@ -76,6 +80,8 @@ struct Layer {
     s.outlier = take(room * outlier_stride + 4);
     s.c = reinterpret_cast<float*>(take(Way::kTileRows * kColumns * 4));
     s.row = reinterpret_cast<float*>(take(call.norm == nullptr ? 0 : stride * 4));
+    s.fours = reinterpret_cast<uint32_t*>(take(has_excess ? room * stride : 0));
+    s.start = reinterpret_cast<int32_t*>(take(has_excess ? room * kColumns * 4 : 0));
     s.panel = reinterpret_cast<int8_t*>(take(0));
     return s;
   }
@@ -85,6 +91,7 @@ struct Layer {
     switch (call.kind) {
       case kInt8: return quantize_kind<kInt8>(s, from, first, count);
       case kInt4: return quantize_kind<kInt4>(s, from, first, count);
+      case kWide: return quantize_kind<Way::kHasExcess ? kWide : kInt8>(s, from, first, count);
       case kNvE2m1: return quantize_kind<kNvE2m1>(s, from, first, count);
       default: return quantize_kind<kE2m1>(s, from, first, count);
     }
@@ -110,6 +117,29 @@ struct Layer {
       memset(s.scale + row * num_scales, 0, 4 * num_scales);
       memset(s.outlier + row * outlier_stride, 0, outlier_stride);
     }
+    if (has_excess) turn_codes(s, count);
+  }
+
+  void turn_codes(const Space& s, int64_t count) const {
+    const int64_t groups = stride / 4;
+    const uint32_t* from = reinterpret_cast<const uint32_t*>(s.codes);
+    for (int64_t row = 0; row < count; row += 16) {
+      const int64_t first = row / kTurned * kTurned;
+      for (int64_t i = 0; i < groups; i += 16)
+        transpose16(from + row * groups + i, groups,
+                    s.fours + first * groups + kTurned * i + row - first, kTurned);
+    }
+  }
+
+  // Sums of each token start with the excess of the weights. Whether there is any.
+  bool start_sums(const Space& s, int64_t count, int64_t column) const {
+    if constexpr (Way::kHasExcess) {
+      if (!has_excess || call.excess_begin[column] == call.excess_begin[column + 1]) return false;
+      for (int64_t row = 0; row < count; row += kTurned)
+        Way::add_excess(call, column, s.fours + row * (stride / 4), s.start + row * kColumns);
+      return true;
+    }
+    return false;
   }
 
   void multiply_block(const Space& s, const Results& to, int64_t count, int64_t column) const {
@@ -127,10 +157,13 @@ struct Layer {
         static_cast<const char*>(call.outlier_weight) + column * outlier_steps * kStepBytes;
     tile.outlier_steps = outlier_steps;
     if (has_panel) Way::unpack(call, column, steps, s.panel);
+    const bool has_starts = start_sums(s, count, column);
+    tile.start_stride = has_starts ? 4 * kColumns : 0;
     const bool is_direct = to.dtype == kFloat32 && call.gelu == nullptr &&
                            (column + 1) * kColumns <= call.num_out;
     for (int64_t row = 0; row < count; row += rows) {
       tile.a = s.codes + row * stride;
+      if (has_starts) tile.start = s.start + row * kColumns;
       tile.token_scale = s.scale + row * num_scales;
       tile.outlier = s.outlier + row * outlier_stride;
       const bool straight = is_direct && row + rows <= count;
@@ -175,13 +208,13 @@ struct Layer {
 
   // Codes as a caller wants them: one a byte, or the nibbles of two.
   void give(const Space& s, int64_t first, int64_t count) const {
-    constexpr bool kIsWide = Way::stored(kInt8) == kShorts;  // of 4 bits bytes are given alone
+    const bool is_wide = Way::stored(call.kind) == kShorts;
     const int64_t num_in = call.num_in, offset = offset_of(call.kind, Way::stored(call.kind));
     for (int64_t row = 0; row < count; ++row) {
       const uint8_t* from = s.codes + row * stride;
       uint8_t* to = call.codes + (first + row) * (is_packed ? num_in / 2 : num_in);
       for (int64_t k = 0; k < num_in; ++k) {
-        const int code = from[kIsWide && !is_packed ? 2 * k : k] - offset;  // the lower byte
+        const int code = from[is_wide ? 2 * k : k] - offset;  // the lower byte
         if (!is_packed)
           to[k] = static_cast<uint8_t>(code);
         else if (k % 2)

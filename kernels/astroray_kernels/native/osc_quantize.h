@@ -76,7 +76,7 @@ inline Step two_level_step(float top, float upper) {
 template <int kKind>
 inline Step step_of(float top, float upper) {
   if constexpr (kKind == kNvE2m1) return two_level_step(top, upper);
-  if constexpr (kKind != kE2m1) return integer_step(top, kKind == kInt8 ? 127 : 7);
+  if constexpr (kKind != kE2m1) return integer_step(top, is_eight_bits(kKind) ? 127 : 7);
   Step step = power_step(top);
   step.lower = step.scale / upper;
   return step;
@@ -87,10 +87,6 @@ inline Floats load_masked(const void* x, int dtype, int64_t at, uint32_t in) {
   if (dtype == kFloat32) return load_lanes(static_cast<const float*>(x) + at, in);
   const uint16_t* half = static_cast<const uint16_t*>(x) + at;
   return dtype == kBfloat16 ? load_bfloat16(half, in) : load_float16(half, in);
-}
-
-inline uint32_t first_of_16(int64_t count) {
-  return count <= 0 ? 0 : count >= 16 ? 0xffff : (1u << count) - 1;
 }
 
 // 16 kept channels of a token; 0 for the others.
@@ -247,7 +243,7 @@ void quantize_token(const Linear& call, int64_t token, uint8_t* codes, float* sc
   // Scales of groups may be a part of the numbers, so that a token has one scale.
   constexpr bool kHasUpper = kStored == kNumbers && kKind != kInt4;
   const int64_t row_at = token * call.stride, chunks = (call.num_in + 15) / 16;
-  const int64_t per_group = kKind == kInt8 ? chunks : chunks / call.num_groups;
+  const int64_t per_group = is_eight_bits(kKind) ? chunks : chunks / call.num_groups;
   bool good = place_outliers<Way::kPerStep>(call, row_at, outlier);
   float upper = 1.0f;
   if constexpr (kKind == kNvE2m1 || kHasUpper) {

@@ -9,9 +9,10 @@
 //   kWholeSteps          steps come in multiples of it
 //   kCodeBytes           codes of a block of tokens, a part of the L2
 //   stored(kind)         how codes of tokens are stored
-//   unpacks(kind)        whether weights become a panel before they are multiplied, by
-//   unpack(call, column, steps, panel)
+//   unpack(call, column, steps, panel)    weights, but of kInt8, before they are multiplied
 //   multiply(tile, kind)
+//   kHasExcess           whether products of 8 bits leave out what the layer calls excess; it comes by
+//   add_excess(call, column, codes, start)
 #pragma once
 #include <cstddef>
 
@@ -22,13 +23,15 @@
 namespace astroray {
 namespace {
 
+constexpr int64_t kTurned = 48;  // tokens whose codes also lie side by side, where there is excess
+
 // The operands of one tile, read by name of their place. Strides and steps as in tiles.h.
 struct Tile {
   const void* a;               // 0: rows of codes
   int64_t stride;              // 8
   const void* b;               // 16: [steps][kColumns] groups of codes of the weights
   int64_t steps;               // 24: of all channels, or of a group
-  const int32_t* start;        // 32: [kColumns], or [groups][kColumns]
+  const int32_t* start;        // 32: [kColumns], or [groups][kColumns], or one row a token
   const float* token_scale;    // 40: one a row, or one a row and group
   const float* scale;          // 48: [kColumns], or [groups][kColumns]
   const float* bias;           // 56: [kColumns]
@@ -40,9 +43,10 @@ struct Tile {
   int64_t c_stride;            // 104: bytes
   int64_t groups;              // 112
   int64_t token_scale_stride;  // 120: bytes from row to row, where there are groups
-  int64_t rows;                // 128: that hold a token
+  int64_t start_stride;        // 128: bytes from row to row, 0 where all start alike
+  int64_t rows;                // 136: that hold a token
 };
-static_assert(offsetof(Tile, token_scale_stride) == 120, "the assembly knows the places");
+static_assert(offsetof(Tile, start_stride) == 128, "the assembly knows the places");
 
 }  // namespace
 }  // namespace astroray

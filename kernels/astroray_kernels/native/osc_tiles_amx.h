@@ -14,7 +14,7 @@ struct Tiles {
   static constexpr int kWholeSteps = 16;  // of 32 bits, in a step of a tile
   static constexpr int64_t kCodeBytes = 768 * 1024;  // every CPU with AMX has an L2 of 2 MB
   static constexpr Stored stored(int kind) { return kind == kInt8 ? kBytes : kNumbers; }
-  static constexpr bool unpacks(int kind) { return kind != kInt8; }
+  static constexpr bool kHasExcess = false;
 
   static void unpack(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
     call.kind == kInt4 ? unpack_numbers<false>(call, column, steps, panel)

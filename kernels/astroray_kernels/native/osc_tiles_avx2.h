@@ -3,7 +3,11 @@
 // vpmaddubsw adds two products of bytes in 16 bits and saturates. Of 4 bits none can: codes with their
 // offset are at most 23 (int4) or 28 (E2M1), weights 7 or 12, so that 16 bits hold a column's start
 // and half of the sum of its whole group, of at most 128 or 32 channels: 16 * 7 * 128 and 23 * 7 * 64.
-// Of 8 bits they could, so these are widened to 16 bits and multiplied by vpmaddwd.
+//
+// Of 8 bits, where codes are at most 255, it cannot either where two neighboring weights differ in sign or
+// their magnitudes add up to at most 128. Of others the larger one was made smaller, and what was taken off
+// it, the excess, a few of a hundred weights, is multiplied apart, kTurned tokens at a time: sums start with
+// it. Where it is more, the layer is wide: codes and weights have 16 bits and are multiplied by vpmaddwd.
 #pragma once
 #include <cstdint>
 
@@ -16,8 +20,7 @@ namespace {
 // FROM begins with a number.
 #define OSC_LOAD2(FROM, A0, A1) \
   "vmovups " FROM ", %%ymm" #A0 "\n vmovups 32+" FROM ", %%ymm" #A1 "\n"
-#define OSC_ZERO2(A0, A1) \
-  "vxorps %%ymm" #A0 ", %%ymm" #A0 ", %%ymm" #A0 "\n vxorps %%ymm" #A1 ", %%ymm" #A1 ", %%ymm" #A1 "\n"
+#define OSC_START2(A0, A1) OSC_LOAD2("0(%%r9)", A0, A1) "add %%r11, %%r9\n"
 #define OSC_COPY2(F0, F1, A0, A1) \
   "vmovaps %%ymm" #F0 ", %%ymm" #A0 "\n vmovaps %%ymm" #F1 ", %%ymm" #A1 "\n"
 #define OSC_STORE2(TO, A0, A1) "vmovups %%ymm" #A0 ", " TO "\n vmovups %%ymm" #A1 ", 32" TO "\n"
@@ -30,25 +33,32 @@ namespace {
   "vmulps %%ymm14, %%ymm" #A0 ", %%ymm" #A0 "\n vmulps %%ymm14, %%ymm" #A1 ", %%ymm" #A1 "\n" \
   "vfmadd132ps (%%r8), %%ymm12, %%ymm" #A0 "\n vfmadd132ps 32(%%r8), %%ymm13, %%ymm" #A1 "\n"
 
-// One step of 6 rows: rows at rax, rcx apart, the fourth at rdx; 16 columns at rsi.
-#define OSC_STEP6(SUM)                         \
-  OSC_LOAD2("0(%%rsi)", 12, 13)                 \
-  ASTRORAY_ROW1(SUM, "(%%rax)", 0, 1)          \
-  ASTRORAY_ROW1(SUM, "(%%rax,%%rcx)", 2, 3)    \
-  ASTRORAY_ROW1(SUM, "(%%rax,%%rcx,2)", 4, 5)  \
-  ASTRORAY_ROW1(SUM, "(%%rdx)", 6, 7)          \
-  ASTRORAY_ROW1(SUM, "(%%rdx,%%rcx)", 8, 9)    \
-  ASTRORAY_ROW1(SUM, "(%%rdx,%%rcx,2)", 10, 11) \
+// A row of a step, 16 columns at rsi: of float32 or two integers of 16 bits, which are in ymm12 and 13, or of
+// four bytes, with words of 1 in ymm12.
+#define OSC_FLOATS(ADDRESS, A0, A1) ASTRORAY_ROW1(ASTRORAY_SUM_FLOAT32, ADDRESS, A0, A1)
+#define OSC_PAIRS(ADDRESS, A0, A1) ASTRORAY_ROW1(ASTRORAY_SUM_INT16, ADDRESS, A0, A1)
+#define OSC_FOURS(ADDRESS, A0, A1)                                                             \
+  "vbroadcastss " ADDRESS ", %%ymm13\n"                                                        \
+  "vpmaddubsw (%%rsi), %%ymm13, %%ymm14\n vpmaddubsw 32(%%rsi), %%ymm13, %%ymm15\n"           \
+  "vpmaddwd %%ymm12, %%ymm14, %%ymm14\n vpmaddwd %%ymm12, %%ymm15, %%ymm15\n"                 \
+  "vpaddd %%ymm14, %%ymm" #A0 ", %%ymm" #A0 "\n vpaddd %%ymm15, %%ymm" #A1 ", %%ymm" #A1 "\n"
+#define OSC_WORDS_OF_1(A) \
+  "vpcmpeqw %%ymm" #A ", %%ymm" #A ", %%ymm" #A "\n vpsrlw $15, %%ymm" #A ", %%ymm" #A "\n"
+
+// One step of 6 rows: rows at rax, rcx apart, the fourth at rdx.
+#define OSC_STEP6(ROW)                                                                          \
+  ROW("(%%rax)", 0, 1) ROW("(%%rax,%%rcx)", 2, 3) ROW("(%%rax,%%rcx,2)", 4, 5)                  \
+  ROW("(%%rdx)", 6, 7) ROW("(%%rdx,%%rcx)", 8, 9) ROW("(%%rdx,%%rcx,2)", 10, 11)                \
   "add $64, %%rsi\n add $4, %%rax\n add $4, %%rdx\n dec %%rdi\n"
 
-// C[6][16] = token scale * A B * scale + bias + outliers.
-#define OSC_TILE6                                                                              \
+// C[6][16] = token scale * (start + A B) * scale + bias + outliers.
+#define OSC_TILE6(BEFORE, BEFORE_STEP, ROW)                                                    \
   asm volatile(                                                                                \
       "mov (%[t]), %%rax\n mov 8(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n add %%rax, %%rdx\n" \
-      "mov 16(%[t]), %%rsi\n mov 24(%[t]), %%rdi\n"                                            \
-      OSC_ZERO2(0, 1) OSC_ZERO2(2, 3) OSC_ZERO2(4, 5) OSC_ZERO2(6, 7) OSC_ZERO2(8, 9)          \
-      OSC_ZERO2(10, 11)                                                                        \
-      ".p2align 5\n1:\n" OSC_STEP6(ASTRORAY_SUM_INT16) "jnz 1b\n"                              \
+      "mov 16(%[t]), %%rsi\n mov 24(%[t]), %%rdi\n mov 32(%[t]), %%r9\n mov 128(%[t]), %%r11\n" \
+      OSC_START2(0, 1) OSC_START2(2, 3) OSC_START2(4, 5) OSC_START2(6, 7) OSC_START2(8, 9)     \
+      OSC_START2(10, 11) BEFORE                                                                \
+      ".p2align 5\n1:\n" BEFORE_STEP OSC_STEP6(ROW) "jnz 1b\n"                                 \
       "mov 40(%[t]), %%rax\n mov 48(%[t]), %%r8\n mov 56(%[t]), %%r9\n"                        \
       OSC_LOAD2("0(%%r9)", 12, 13)                                                              \
       OSC_FINISH2("", 0, 1) OSC_FINISH2("4", 2, 3) OSC_FINISH2("8", 4, 5)                      \
@@ -56,7 +66,7 @@ namespace {
       "mov 88(%[t]), %%rdi\n test %%rdi, %%rdi\n jz 3f\n"                                      \
       "mov 64(%[t]), %%rax\n mov 72(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n"               \
       "add %%rax, %%rdx\n mov 80(%[t]), %%rsi\n"                                               \
-      ".p2align 5\n2:\n" OSC_STEP6(ASTRORAY_SUM_FLOAT32) "jnz 2b\n"                            \
+      ".p2align 5\n2:\n" OSC_LOAD2("0(%%rsi)", 12, 13) OSC_STEP6(OSC_FLOATS) "jnz 2b\n"        \
       "3:\n mov 96(%[t]), %%rax\n mov 104(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n"         \
       "add %%rax, %%rdx\n"                                                                     \
       OSC_STORE2("(%%rax)", 0, 1) OSC_STORE2("(%%rax,%%rcx)", 2, 3)                            \
@@ -98,7 +108,7 @@ namespace {
       OSC_STEP3(ASTRORAY_SUM_BYTES, "192", "12", 0, 1, 2, 3, 4, 5)                                 \
       "add $256, %%rsi\n add $16, %%rax\n sub $4, %%rdi\n jnz 1b\n"                            \
       OSC_LOAD2("0(%%r10)", 12, 13)                                                             \
-      "vpcmpeqw %%ymm15, %%ymm15, %%ymm15\n vpsrlw $15, %%ymm15, %%ymm15\n"                    \
+      OSC_WORDS_OF_1(15)                                                                       \
       OSC_GROUP2("(%%r11)", 0, 1, 6, 7) OSC_GROUP2("(%%r11,%%rdx)", 2, 3, 8, 9)                \
       OSC_GROUP2("(%%r11,%%rdx,2)", 4, 5, 10, 11)                                              \
       "add $64, %%r9\n add $64, %%r10\n add $4, %%r11\n dec %%r8\n jnz 4b\n"                   \
@@ -112,25 +122,52 @@ namespace {
       OSC_STORE2("(%%rax,%%rcx,2)", 10, 11)                                                    \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
-// 8 bits as integers of 16, 4 bits as bytes; outliers as float32.
-struct Pairs {
+// Of four channels, products of codes and weights, as 32 bits.
+inline Ints multiply_fours(Ints codes, int32_t weights) {
+  const __m256i all = _mm256_set1_epi32(weights), one = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(_mm256_maddubs_epi16(codes.low, all), one),
+          _mm256_madd_epi16(_mm256_maddubs_epi16(codes.high, all), one)};
+}
+
+// Codes as bytes, or integers of 16 bits where they are wide; outliers as float32.
+struct Bytes {
   static constexpr int kPerStep = 1;
   static constexpr int kTileRows = 6, kPackedRows = 3;
   static constexpr int kWholeSteps = 1;
   static constexpr int64_t kCodeBytes = 128 * 1024;
-  static constexpr Stored stored(int kind) { return kind == kInt8 ? kShorts : kBytes; }
-  static constexpr bool unpacks(int) { return true; }
+  static constexpr Stored stored(int kind) { return kind == kWide ? kShorts : kBytes; }
+  static constexpr bool kHasExcess = true;
 
   static void unpack(const Linear& call, int64_t column, int64_t steps, int8_t* panel) {
-    if (call.kind != kInt8) return unpack_bytes(call, column, steps, panel);
+    if (call.kind != kWide) return unpack_bytes(call, column, steps, panel);
     const int8_t* from = call.weight + column * steps * (kStepBytes / 2);
     for (int64_t i = 0; i < steps * kStepBytes; i += 64)
       widen_bytes(from + i / 2).store(panel + i);
   }
 
+  // Starts of the sums [kTurned][kColumns] of tokens whose codes are [K4/4][kTurned] groups of four.
+  static void add_excess(const Linear& call, int64_t column, const uint32_t* codes, int32_t* start) {
+    alignas(64) uint32_t sums[kColumns][kTurned];
+    for (int64_t i = 0; i < kColumns; ++i)
+      for (int64_t t = 0; t < kTurned; t += 16)
+        Ints(call.start[column * kColumns + i]).store(sums[i] + t);
+    for (int64_t e = call.excess_begin[column]; e < call.excess_begin[column + 1]; ++e) {
+      const uint32_t place = static_cast<uint32_t>(call.excess[2 * e]);
+      const int32_t weights = call.excess[2 * e + 1];
+      const uint32_t* from = codes + place / kColumns * kTurned;
+      uint32_t* to = sums[place % kColumns];
+      for (int64_t t = 0; t < kTurned; t += 16)
+        (Ints::load(to + t) + multiply_fours(Ints::load(from + t), weights)).store(to + t);
+    }
+    for (int64_t t = 0; t < kTurned; t += 16)
+      transpose16(sums[0] + t, kTurned, reinterpret_cast<uint32_t*>(start) + t * kColumns, kColumns);
+  }
+
   static void multiply(const Tile& tile, int kind) {
     if (kind == kInt8)
-      OSC_TILE6;
+      OSC_TILE6(OSC_WORDS_OF_1(12), "", OSC_FOURS);
+    else if (kind == kWide)
+      OSC_TILE6("", OSC_LOAD2("0(%%rsi)", 12, 13), OSC_PAIRS);
     else
       OSC_TILE3;
   }

@@ -129,7 +129,7 @@ namespace {
     static constexpr int kWholeSteps = 1;                          \
     static constexpr int64_t kCodeBytes = 192 * 1024;              \
     static constexpr Stored stored(int) { return kBytes; }         \
-    static constexpr bool unpacks(int kind) { return kind != kInt8; } \
+    static constexpr bool kHasExcess = false;                      \
     static constexpr auto unpack = unpack_bytes;                   \
     static void multiply(const Tile& tile, int kind) {             \
       if (kind == kInt8)                                           \

@@ -5,8 +5,10 @@ numbers, so they are unpacked on the way, and what 4 bits save is memory. Outlie
 multiplied as bfloat16 on AMD, else as float32 (of the same bfloat16 numbers): Intel's vdpbf16ps is
 no faster.
 
-AVX2 multiplies 4 bits by `vpmaddubsw`, whose sums of 16 bits hold those of a group, and 8 bits, for
-which they are too narrow, as integers of 16 bits by `vpmaddwd`, at half the speed.
+AVX2 has `vpmaddubsw`, whose sums of two products have 16 bits and saturate. They hold those of 4
+bits, of a whole group. Of 8 bits they hold two whose weights are not both large, and weights are
+made so: what is taken off them, a few of a hundred, is multiplied apart. Where it is more than
+that, 8 bits are widened to 16 and multiplied by `vpmaddwd`.
 
 Where the CPU has AMX, it multiplies 8 bits by `tdpbusd`, outliers by `tdpbf16ps`, and 4 bits by
 `tdpbf16ps` too: as bfloat16 they are exact, E2M1 with the scales of its groups in them, and their
@@ -39,16 +41,23 @@ GELU_PIECES, GELU_END = 32, 5.5
 
 # Codes of native/osc.h and native/vfa.h.
 _FLOAT32, _BFLOAT16, _TILES, _AVX2 = range(4)  # LinearPath
+_INT8, _INT4, _E2M1, _TWO_LEVELS, _WIDE = range(5)  # CodeKind
 _COLUMNS = 64
 """What output channels are filled up to."""
 _BLOCK_COLUMNS = {_FLOAT32: 64, _BFLOAT16: 64, _TILES: 32, _AVX2: 16}
 """Output channels of a packed block of weights, by path."""
 
+_LARGEST_EXCESS = 0.07
+"""The share of groups of four weights with any beyond which products of 16 bits are faster."""
+_LARGEST_SUM = 128
+"""Of the magnitudes of two weights of 8 bits by AVX2: 255 times it is below 2**15."""
+
 
 class _Call(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "start", "scale", "lower")),
-        *((name, ctypes.c_void_p) for name in ("bias", "kept", "outlier", "outlier_weight")),
+        *((name, ctypes.c_void_p) for name in ("x", "y", "weight", "excess", "excess_begin")),
+        *((name, ctypes.c_void_p) for name in ("start", "scale", "lower", "bias", "kept")),
+        *((name, ctypes.c_void_p) for name in ("outlier", "outlier_weight")),
         *((name, ctypes.c_void_p) for name in ("norm", "next", "gelu")),
         *((name, ctypes.c_void_p) for name in ("codes", "token_scale", "token_outlier")),
         *((name, ctypes.c_int64) for name in ("num_tokens", "num_in", "num_out", "num_groups")),
@@ -63,7 +72,9 @@ class _Call(ctypes.Structure):
 class _Layout:
     """A layer's tensors in the order in which native/osc.h reads them."""
 
+    kind: int
     weight: Tensor
+    excess: tuple[Tensor, Tensor] | None
     start: Tensor
     scale: Tensor
     lower: Tensor | None
@@ -164,18 +175,20 @@ def _layer(
     packed: PackedWeights, path: int, *, activation: str = "none", norm: Norm | None = None
 ) -> _Call:
     """A call without its tokens."""
-    layout, form = _layout(packed, path), FORMATS[packed.format]
+    layout = _layout(packed, path)
     call = _Call(
         weight=layout.weight.data_ptr(), start=layout.start.data_ptr(),
         scale=layout.scale.data_ptr(), bias=layout.bias.data_ptr(), kept=layout.kept.data_ptr(),
         outlier=layout.outlier.data_ptr(), outlier_weight=layout.outlier_weight.data_ptr(),
         num_in=packed.num_in, num_out=packed.num_out, num_groups=packed.scale_NG.shape[1],
         num_outliers=len(packed.outlier_O), gelu_end=GELU_END,
-        kind=_kind(form),
+        kind=layout.kind,
         threads=library.num_threads(),
     )  # fmt: skip
     if activation == "gelu":
         call.gelu = _gelu_pieces(path).data_ptr()
+    if layout.excess is not None:
+        call.excess, call.excess_begin = (part.data_ptr() for part in layout.excess)
     if layout.lower is not None:
         call.lower = layout.lower.data_ptr()
     if norm is not None:
@@ -185,10 +198,9 @@ def _layer(
 
 
 def _kind(form: Format) -> int:
-    """The code of native/osc.h."""
     if form.bits == 8:
-        return 0
-    return (3 if form.has_levels else 2) if form.is_float else 1
+        return _INT8
+    return (_TWO_LEVELS if form.has_levels else _E2M1) if form.is_float else _INT4
 
 
 def _run(call: _Call, path: int, x_MK: Tensor, y_MN: Tensor | None = None) -> None:
@@ -239,9 +251,15 @@ def _make_layout(packed: PackedWeights, path: int) -> _Layout:
     bits = 2 ** torch.arange(16, dtype=torch.int32)
     per_step = 1 if path in (_FLOAT32, _AVX2) else 2
     outlier_NO = packed.outlier_ON.T.float() if per_step == 1 else packed.outlier_ON.T
+    kind, codes = _kind(form), packed.codes
+    excess: tuple[Tensor, Tensor] | None = None
+    if kind == _INT8 and path == _AVX2:
+        kind, codes, excess = _split(codes)
     return _Layout(
-        weight=_weights(packed, path).contiguous(),
-        start=_blocks(_start(sum_NG, form, path), 1, columns).contiguous(),
+        kind=kind,
+        weight=_weights(codes, kind, path).contiguous(),
+        excess=excess,
+        start=_blocks(_start(sum_NG, kind, path), 1, columns).contiguous(),
         scale=_blocks(scale_NG * formats.unit(packed.format) ** 2, 1, columns).contiguous(),
         lower=None if lower_NG is None else _blocks(lower_NG, 1, columns).contiguous(),
         bias=pad(bias_N, (0, -packed.num_out % _COLUMNS)),
@@ -251,18 +269,18 @@ def _make_layout(packed: PackedWeights, path: int) -> _Layout:
     )
 
 
-def _start(sum_NG: Tensor, form: Format, path: int) -> Tensor:
+def _start(sum_NG: Tensor, kind: int, path: int) -> Tensor:
     """What sums begin with, so that the offset of the tokens' codes falls out of them."""
-    if path == _AVX2:  # where codes of 8 bits have none, and sums of 4 bits have 16
-        return torch.zeros_like(sum_NG) if form.bits == 8 else -16 * sum_NG & 0xFFFF
-    return -128 * sum_NG if form.bits == 8 else -16 * sum_NG
+    if kind in (_INT8, _WIDE):
+        return -128 * sum_NG if kind == _INT8 else torch.zeros_like(sum_NG)
+    return -16 * sum_NG & 0xFFFF if path == _AVX2 else -16 * sum_NG  # there sums have 16 bits
 
 
-def _weights(packed: PackedWeights, path: int) -> Tensor:
+def _weights(codes: Tensor, kind: int, path: int) -> Tensor:
     """Codes as native/osc.h has them; of 4 bits two a byte, for tiles four a word."""
-    if FORMATS[packed.format].bits == 8:
-        return _blocks(packed.codes, 2 if path == _AVX2 else 4, *_block(path))
-    codes_NK = formats.unpack_nibbles(packed.codes)
+    if kind in (_INT8, _WIDE):
+        return _blocks(codes, 4 if kind == _INT8 else 2, *_block(path))
+    codes_NK = formats.unpack_nibbles(codes)
     if path != _TILES:
         blocks = _blocks(codes_NK, 4, *_block(path))
         return blocks[:, 0::2] | (blocks[:, 1::2] << 4)
@@ -270,6 +288,42 @@ def _weights(packed: PackedWeights, path: int) -> Tensor:
     fours = pairs.reshape(len(pairs), -1, 4, 2, 32).to(torch.int32)
     words = (fours << torch.tensor([0, 4, 8, 12]).reshape(4, 1, 1)).sum(dim=2)
     return words.to(torch.int16)
+
+
+def _split(codes_NK: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]:
+    """Weights of 8 bits for AVX2: their kind, what is multiplied, and the lists of the rest, None
+    where there is none."""
+    excess_NK = _excess(codes_NK)
+    place, begin = _excess_lists(excess_NK)
+    if 4 * len(place) > _LARGEST_EXCESS * codes_NK.numel():
+        return _WIDE, codes_NK, None
+    return _INT8, codes_NK - excess_NK, (place, begin) if len(place) else None
+
+
+def _excess(codes_NK: Tensor) -> Tensor:
+    """What is taken off codes so that no two neighbors' products with 0 to 255 leave 16 bits.
+
+    Of neighbors of one sign whose magnitudes add up to more than 128 it is the rest, and of the
+    larger one; int8 [N, K].
+    """
+    num_in = codes_NK.shape[1]
+    pair_NP2 = pad(codes_NK, (0, num_in % 2)).to(torch.int16).reshape(len(codes_NK), -1, 2)
+    size_NP2 = pair_NP2.abs()
+    rest_NP = (size_NP2.sum(dim=2) - _LARGEST_SUM).clamp(min=0) * (pair_NP2.prod(dim=2) > 0)
+    is_larger_NP = size_NP2[..., 0] >= size_NP2[..., 1]
+    excess_NP2 = torch.stack((rest_NP * is_larger_NP, rest_NP * ~is_larger_NP), dim=2)
+    excess_NP2 = excess_NP2 * pair_NP2.sign()
+    return excess_NP2.flatten(1)[:, :num_in].to(torch.int8)
+
+
+def _excess_lists(excess_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """Groups of four channels of an output channel that have any, int32 [E, 2]: their place in the
+    block of output channels, and their four codes; and where those of each block begin."""
+    blocks = _blocks(excess_NK, 4, *_block(_AVX2)).contiguous().view(torch.int32).flatten(1)
+    is_there = blocks != 0
+    place = is_there.nonzero()[:, 1].to(torch.int32)
+    begin = pad(is_there.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
+    return torch.stack((place, blocks[is_there]), dim=1), begin
 
 
 def _levels(packed: PackedWeights, path: int) -> tuple[Tensor, Tensor | None]:

@@ -23,13 +23,15 @@ from astroray.search.nearby import IndexedRun, open_indexed
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from benchmarks.claims import at_most
-from benchmarks.embedded_runs import begin_night, in_turn, make_embedded, plan_search, write_shard
+from benchmarks.embedded_runs import begin_night, in_turn, make_embedded, plan_search
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
 from benchmarks.processes import run_fresh, watched
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
 
 NUM_NEAREST = 20
 DIM = 64
+ROWS_EACH = 10_000
+"""Of a shard: one is read whole for the embedding of one of its objects."""
 LARGEST_ERROR = 1e-5
 RECALL = 0.99
 WARM_UP = 5
@@ -103,7 +105,8 @@ def make_night(folder: str, num_objects: int) -> str:
     night, num_new = f"{folder}-night", num_objects // 20
     begin_night(folder, night)
     ids = [_name(num_objects + row) for row in range(num_new)]
-    write_shard(night, "shard-new", make_embeddings(num_new, DIM, seed=6), ids)
+    embedding_ND = make_embeddings(num_new, DIM, seed=6)
+    make_embedded(night, embedding_ND, ids, rows_each=ROWS_EACH, name="shard-new")
     outcome = rank_night_sharded(plan_search(night, k=10, top=500), in_turn, reason="asked for")
     _finish(night, outcome)
     return night
@@ -165,7 +168,7 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
 def _indexed(folder: str, embedding_ND: np.ndarray) -> IndexedRun:
     """The index of a finished run of these embeddings."""
     ids = [_name(row) for row in range(len(embedding_ND))]
-    run_dir = make_embedded(Path(folder), embedding_ND, ids, rows_each=10_000)
+    run_dir = make_embedded(Path(folder), embedding_ND, ids, rows_each=ROWS_EACH)
     outcome = rank_sharded(plan_search(run_dir, k=10, top=500), in_turn, reason="asked for")
     record = _finish(run_dir, outcome)
     run = open_indexed(run_dir, record)

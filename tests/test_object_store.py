@@ -54,7 +54,7 @@ def test_what_is_published_is_read_back_and_counted(s3):
 
 
 def test_a_copy_between_disk_and_store_is_streamed_either_way(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "get", None)  # which hold the whole file
+    monkeypatch.setattr(storage, "read_bytes", None)  # which hold the whole file
     monkeypatch.setattr(object_store, "put", None)
     prefix, data = s3.new_prefix(), bytes(range(256)) * 5000
     (tmp_path / "a").write_bytes(data)

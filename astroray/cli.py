@@ -1,11 +1,12 @@
 """The command line: its group, and the verbs of a scan and its run directory."""
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -26,6 +27,10 @@ from astroray.console import show_scan
 from astroray.errors import BackendError, ConfigError
 from astroray.job_command import one_line_errors
 from astroray.terminal import config_option, parse_setting
+
+if TYPE_CHECKING:  # loads pyarrow
+    from astroray.inspection import RunStatus
+    from astroray.job_status import JobStatus
 
 
 class _Group(click.Group):
@@ -154,13 +159,15 @@ def simulate(survey: str, out: str) -> None:
 @cli.command(short_help="Say how far a run or a submitted job is.")
 @click.argument("run", type=click.Path(), metavar="RUN_DIR|SUBMISSION_ID")
 @click.option("--address", metavar="URL", help=ADDRESS_HELP)
-def status(run: str, address: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def status(run: str, address: str | None, as_json: bool) -> None:
     """Say how far a run is, from its ledger, or a job that was submitted, from its cluster.
 
     A name without a slash that is no folder here is taken for a submission id.
     """
     from astroray.inspection import read_status
 
+    found: RunStatus | JobStatus
     if "/" in run or Path(run).is_dir():
         found = read_status(run)
     else:
@@ -172,7 +179,10 @@ def status(run: str, address: str | None) -> None:
             raise (BackendError if is_address_given(address) else ConfigError)(
                 f"{run} is no folder here, and as a submission id it cannot be looked up: {error}"
             ) from None
-    for name, value in found.items():
+    if as_json:
+        click.echo(json.dumps(found.facts(), allow_nan=False))
+        return
+    for name, value in found.words().items():
         click.echo(f"{name:<14}{value}")
 
 
@@ -183,18 +193,22 @@ def status(run: str, address: str | None) -> None:
     is_flag=True,
     help="Take back the done marks of damaged shards, so that the next scan does them again.",
 )
-def verify(run_dir: str, repair: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def verify(run_dir: str, repair: bool, as_json: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
     from astroray.inspection import verify_run
     from astroray.run_record import RunRecord
 
     faults = verify_run(run_dir, repair=repair)
+    state = record.state if (record := RunRecord.load(run_dir)) else ""
+    if as_json:
+        click.echo(json.dumps({"run": run_dir, "state": state, "faults": faults}))
+        sys.exit(1 if faults else 0)
     for fault in faults:
         click.echo(f"fault: {fault}")
     click.echo(f"{len(faults)} faults" if faults else "all checks passed")
-    record = RunRecord.load(run_dir)
-    if record is not None and record.state != "done":
-        click.echo(f"of what is there so far: the run is {record.state}, not done")
+    if state != "done":
+        click.echo(f"of what is there so far: the run is {state}, not done")
     sys.exit(1 if faults else 0)
 
 

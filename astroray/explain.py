@@ -1,6 +1,7 @@
 """Where a row of a catalog comes from, and its score once more from the stored embeddings."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,6 +59,35 @@ class Explanation:
         if members := self.shard.params.get("members"):
             return [inputs[member] for member in members[row] if member is not None]
         return inputs[row : row + 1] if len(inputs) == self.shard.num_rows else inputs
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the score computed again is what the catalog says of it."""
+        return not re.search("differs|bug", self.verdict)
+
+    def facts(self) -> dict[str, Any]:
+        """For a program, as JSON has it."""
+        named = ("object_id", "ra", "dec", "shard", "row", "model_id", "outlier_score", "rank",
+                 "score_kind", "certified")  # fmt: skip
+        return {
+            **{name: self.row[name] for name in named},
+            "numbers": self.numbers,
+            "embedded_in": self.embedded_in,
+            "files": [dataclasses.asdict(file) for file in self.files],
+            "history": [
+                dict(zip(("run", "outlier_score", "score_kind", "certified"), one, strict=True))
+                for one in self.history
+            ],
+            "neighbors": [
+                {"object_id": name, "distance": distance}
+                for name, distance in zip(self.neighbor_id, self.distance, strict=True)
+            ],
+            "score_now": None if np.isnan(self.score) else self.score,
+            "agrees": self.agrees,
+            "verdict": self.verdict,
+            "encoded": self.encoded,
+            "encoded_distance": self.encoded_distance,
+        }
 
     @property
     def verdict(self) -> str:

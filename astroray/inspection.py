@@ -2,12 +2,13 @@
 
 import dataclasses
 import zlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import ledger, schema, surveys
+from astroray import ledger, schema, storage, surveys
 from astroray.catalog import versions
 from astroray.config import ScanConfig
 from astroray.errors import AstrorayError, ConfigError, LedgerError
@@ -16,7 +17,7 @@ from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.ledger import RETRYABLE_KINDS
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
-from astroray.run_record import RunRecord
+from astroray.run_record import Counts, RunRecord
 from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
@@ -27,38 +28,90 @@ ROWS_AT_ONCE = 100_000
 """Whose names or ranks are compared at once."""
 
 
-def read_status(run_dir: str) -> dict[str, str]:
-    """How far a run is, as names and values for a person. Raises ConfigError without a run."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """How far a run is."""
+
+    run_dir: str
+    record: RunRecord
+    num_shards: int
+    """As listed so far; of a night with those of older versions, as what is done."""
+    done: Counts
+    """Shards and rows by their receipts, while `record.counts` are those of the last search."""
+    writer: str | None
+    """Who writes to it now, and since when; None where nobody does."""
+    search: str
+    """How far a running search is; empty where none runs."""
+
+    def words(self) -> dict[str, str]:
+        """For a person."""
+        record, done = self.record, self.done
+        spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
+        status = {
+            "survey": record.survey,
+            "state": record.state,
+            "model": _model_words(record),
+            "shards done": f"{done.shards} of {self.num_shards}",
+            "objects": str(done.rows_embedded),
+            "rejects": f"{done.rows_rejected} rows, {done.shards_rejected} shards",
+            "seconds": spent,
+        }
+        if record.is_of_flares:
+            del status["model"]
+            found = record.counts.flares
+            status["flares"] = "not gathered yet" if found is None else str(found)
+        if record.state == "running":
+            nobody = "nobody: it was killed or lost; the same command goes on with it"
+            status["writer"] = self.writer or nobody
+        if self.search:
+            status["search"] = self.search
+        if record.night:
+            status["night"] = f"{record.night.number} after {record.night.reference}"
+        if record.proof:
+            status["proof"] = record.proof.sentence
+        if record.error:
+            status["error"] = record.error
+        return status
+
+    def facts(self) -> dict[str, Any]:
+        """For a program, as JSON has it; the rest of what is known stands in `run.json`."""
+        record, done = self.record, self.done
+        return {
+            "run": self.run_dir,
+            "run_id": record.run_id,
+            "survey": record.survey,
+            "state": record.state,
+            "error": record.error or None,
+            "model_id": record.model.model_id if record.model else None,
+            "shards": self.num_shards,
+            "shards_done": done.shards,
+            "shards_rejected": done.shards_rejected,
+            "rows_embedded": done.rows_embedded,
+            "rows_rejected": done.rows_rejected,
+            "catalog": record.counts.catalog,
+            "flares": record.counts.flares,
+            "seconds": dict(record.seconds),
+            "writer": self.writer,
+            "search": self.search or None,
+            "reference": record.night.reference if record.night else None,
+            "proof": record.proof.sentence if record.proof else None,
+        }
+
+
+def read_status(run_dir: str) -> RunStatus:
+    """How far a run is. Raises ConfigError without a run."""
     record = _record(run_dir)
-    num_shards = len(ledger.listed_names(run_dir))
     receipts = versions.read_all_receipts(run_dir)
-    counts = ledger.total(receipt for _, receipt in receipts.values())
-    spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
-    status = {
-        "survey": record.survey,
-        "state": record.state,
-        "model": _model_words(record),
-        "shards done": f"{counts.shards} of {num_shards}",
-        "objects": str(counts.rows_embedded),
-        "rejects": f"{counts.rows_rejected} rows, {counts.shards_rejected} shards",
-        "seconds": spent,
-    }
-    if record.is_of_flares:
-        del status["model"]
-        found = record.counts.flares
-        status["flares"] = "not gathered yet" if found is None else str(found)
-    if record.state == "running":
-        nobody = "nobody: it was killed or lost; the same command goes on with it"
-        status["writer"] = str(find_holder(run_dir) or nobody)
-        if steps := read_steps(run_dir):
-            status["search"] = steps
-    if record.night:
-        status["night"] = f"{record.night.number} after {record.night.reference}"
-    if record.proof:
-        status["proof"] = record.proof.sentence
-    if record.error:
-        status["error"] = record.error
-    return status
+    is_running = record.state == "running"
+    holder = find_holder(run_dir) if is_running else None
+    return RunStatus(
+        run_dir=run_dir,
+        record=record,
+        num_shards=len(ledger.listed_names(run_dir)),
+        done=ledger.total(receipt for _, receipt in receipts.values()),
+        writer=str(holder) if holder else None,
+        search=read_steps(run_dir) if is_running else "",
+    )
 
 
 def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
@@ -74,7 +127,8 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     faults: list[str] = []
     listing = ledger.read_listing(run_dir)
     listed = {shard.name for shard in listing}
-    faults += filter(None, (damage(*named) for named in sorted(files_of(listing).items())))
+    named = sorted(files_of(listing).items())
+    faults += filter(None, storage.at_once(lambda file: damage(*file), named))
     receipts = versions.read_all_receipts(run_dir)
     unlisted = set(receipts) - listed
     if not listed:  # a night that was stopped early knows those of its reference before it lists
@@ -85,8 +139,8 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     if record.state == "done" and len(missing) != (coverage.shards_left if coverage else 0):
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[:1]}")
     check = check_flare_shard if record.is_of_flares else _check_embeddings
-    damaged = {name: check(*found) for name, found in receipts.items()}
-    damaged = {name: fault for name, fault in sorted(damaged.items()) if fault}
+    checked = storage.at_once(lambda found: check(*found), receipts.values())
+    damaged = {name: fault for name, fault in zip(receipts, checked, strict=True) if fault}
     faults += damaged.values()
     if repair and damaged:
         with hold_lease(run_dir):

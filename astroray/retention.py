@@ -40,8 +40,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
     receipts = versions.read_all_receipts(run_dir)
     with hold_lease(out) as lease:
         _check_free(out, record)
-        for version, receipt in receipts.values():
-            _copy_shard(version, receipt, out)
+        storage.at_once(lambda found: _copy_shard(*found, out), receipts.values())
         _copy_listing(run_dir, out)
         for name in ("thumbnails/thumbnails.parquet", "changes.parquet"):
             _copy(run_dir, name, out)
@@ -92,7 +91,7 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
     needed |= {path.removeprefix(f"{old}/") for path in listed if path.startswith(f"{old}/")}
     stays = STAYS if needed else ()
     hidden = [storage.join(old, name) for name in HIDDEN]
-    files = storage.list_files(old) if storage.list_names(old) else []
+    files = [*storage.list_files(old)] if storage.list_names(old) else []
     files += [storage.describe(path) for path in hidden if storage.exists(path)]
     return [
         file
@@ -103,8 +102,9 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
 
 def delete_files(files: Sequence[InputFile]) -> None:
     """Deletes them, the run record last, so that an interrupted call can be made again."""
-    for file in sorted(files, key=lambda file: file.path.endswith("/run.json")):
-        storage.delete(file.path)
+    records = [file.path for file in files if file.path.endswith("/run.json")]
+    storage.at_once(storage.delete, {file.path for file in files} - set(records))
+    storage.at_once(storage.delete, records)
 
 
 def _finished(run_dir: str) -> RunRecord:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from astroray import storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.inspection import read_status
+from astroray.job_status import JobStatus
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -174,29 +175,24 @@ class JobServer:
             time.sleep(POLL_S)
         return str(details.status.value)
 
-    def describe(self, submission_id: str) -> dict[str, str]:
-        """Where a job stands, and its run as far as it can be seen from here, for a person."""
+    def describe(self, submission_id: str) -> JobStatus:
+        """Where a job stands, and its run as far as it can be seen from here."""
         details = self._details(submission_id)
         about = dict(details.metadata or {})
-        status = {"job": submission_id, "status": details.status.value, **about}
-        for name, moment_ms in (("started", details.start_time), ("ended", details.end_time)):
-            if moment_ms:
-                status[name] = datetime.fromtimestamp(moment_ms / 1000, UTC).strftime(
-                    "%Y-%m-%dT%H:%M:%SZ"
-                )
-        if details.status.is_terminal():
-            status["exit code"] = str(_exit_code(details))
-        if details.message and details.status.value == "FAILED":
-            status["last words"] = details.message.strip().rpartition("\n")[2]
-        out = about.get("out", "")
-        if out and not storage.is_remote(out) and not Path(out).is_dir():
-            return {**status, "run": f"{out} is on the cluster; ask `astroray status` there"}
+        message = (details.message or "").strip() if details.status.value == "FAILED" else ""
+        run = None
         with contextlib.suppress(AstrorayError):  # no run yet, or no rights to its bucket
-            run = read_status(out) if out else {}
-            status |= {
-                f"run {name}" if name in status else name: text for name, text in run.items()
-            }
-        return status
+            run = read_status(about["out"]) if "out" in about else None
+        return JobStatus(
+            submission_id=submission_id,
+            status=details.status.value,
+            about=about,
+            started=_utc(details.start_time),
+            ended=_utc(details.end_time),
+            exit_code=_exit_code(details) if details.status.is_terminal() else None,
+            last_words=message.rpartition("\n")[2],
+            run=run,
+        )
 
     def _last_attempt(self, key: str) -> "tuple[int, JobDetails | None]":
         """Number and details of the last attempt; 0 and None where there was none."""
@@ -268,6 +264,12 @@ def _exit_code(details: "JobDetails") -> int:
         return 0
     code = details.driver_exit_code or 1
     return code if code > 0 else 128 - code
+
+
+def _utc(moment_ms: int | None) -> str:
+    if not moment_ms:
+        return ""
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextlib.contextmanager

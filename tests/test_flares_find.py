@@ -240,7 +240,7 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(ray_c
     assert "6 flares of 4 stars" in page
     assert "nan" not in page.lower().replace("nano", "")
     assert inspection.verify_run(config.out) == inspection.verify_run(other.out) == []
-    status = inspection.read_status(config.out)
+    status = inspection.read_status(config.out).words()
     assert (status["shards done"], status["objects"], status["flares"]) == ("3 of 3", "4", "6")
     check_that_its_flares_are_exported(tmp_path)
     with pytest.raises(ConfigError, match=r"is a run of flares find"):

@@ -111,7 +111,9 @@ def test_a_run_says_who_writes_to_it_and_that_nobody_does_where_it_was_killed(tm
     run_dir = str(tmp_path)
     RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(run_dir)
     with hold_lease(run_dir):
-        assert re.match(
-            rf"process {os.getpid()} on .+ since 20", inspection.read_status(run_dir)["writer"]
-        )
-    assert inspection.read_status(run_dir)["writer"].startswith("nobody: it was killed or lost")
+        held = inspection.read_status(run_dir)
+        assert re.match(rf"process {os.getpid()} on .+ since 20", held.words()["writer"])
+        assert held.facts()["writer"] == held.words()["writer"]
+    left = inspection.read_status(run_dir)
+    assert left.words()["writer"].startswith("nobody: it was killed or lost")
+    assert left.facts()["writer"] is None

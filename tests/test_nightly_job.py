@@ -76,7 +76,11 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
         .equals(certified(tmp_path / "all").drop_columns(["score_kind"]))
     )
     assert inspection.verify_run(night.out) == []
-    status = inspection.read_status(night.out)
+    read = inspection.read_status(night.out)
+    facts = read.facts()
+    assert (facts["state"], facts["shards_done"], facts["shards"]) == ("done", 3, 3)
+    assert facts["reference"] == str(ref)
+    status = read.words()
     assert status["shards done"] == "3 of 3"
     assert status["night"].startswith("1 after")
     page = Path(night.out, "report", "index.html").read_text("utf-8")

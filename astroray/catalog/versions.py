@@ -155,7 +155,9 @@ def describe_version(run_dir: str) -> Inherited:
     rankings = [f"index/{n}" for n in of_index if f"index/{n}".startswith(_RANKING)]
 
     def named(paths: Sequence[str]) -> list[tuple[str, str, str]]:
-        return [(run_dir, path, storage.checksum(storage.join(run_dir, path))) for path in paths]
+        whole = (storage.join(run_dir, path) for path in paths)
+        checksums = storage.at_once(storage.checksum, whole)
+        return [(run_dir, *one) for one in zip(paths, checksums, strict=True)]
 
     return Inherited(
         receipts={**older.receipts, **{name: (run_dir, receipt) for name, receipt in own.items()}},
@@ -222,8 +224,7 @@ def _all_pieces(run_dir: str, inherited: Inherited) -> Iterator[tuple[bool, Piec
 
 def _ranks(run_dir: str, inherited: Inherited) -> list[np.ndarray]:
     """The ranks of the rows of `_all_pieces`; 0 where a later version wrote the object again."""
-    for version, path, sha256 in inherited.catalogs:
-        _check_file(storage.join(version, path), sha256)
+    storage.at_once(lambda file: _check_file(storage.join(*file[:2]), file[2]), inherited.catalogs)
     found = [
         piece.read(["object_id", "outlier_score"]).cast(_RANKED)
         for _, piece in _all_pieces(run_dir, inherited)

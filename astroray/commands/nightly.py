@@ -1,5 +1,7 @@
 """The verbs of a survey that grows night by night."""
 
+import json
+
 import click
 
 __all__ = ["explain", "nightly", "prune"]
@@ -42,7 +44,8 @@ def nightly(
 @click.command(short_help="Trace one object, and score it once more.")
 @click.argument("run_dir", type=click.Path())
 @click.argument("object_id")
-def explain(run_dir: str, object_id: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def explain(run_dir: str, object_id: str, as_json: bool) -> None:
     """Trace OBJECT_ID of the scan or night in RUN_DIR to its file, and compute its score again.
 
     The score is computed from the stored embeddings of all objects; where the survey can be read,
@@ -51,8 +54,8 @@ def explain(run_dir: str, object_id: str) -> None:
     from astroray.explain import explain_object
 
     found = explain_object(run_dir, object_id)
-    click.echo(str(found))
-    if "differs" in found.verdict or "bug" in found.verdict:
+    click.echo(json.dumps(found.facts(), allow_nan=False) if as_json else str(found))
+    if not found.agrees:
         raise click.exceptions.Exit(1)
 
 

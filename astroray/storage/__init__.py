@@ -8,7 +8,6 @@ retries) is a StorageError, which stops.
 """
 
 import contextlib
-import dataclasses
 import errno
 import functools
 import hashlib
@@ -19,16 +18,18 @@ import re
 import stat
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from astroray import faults
 from astroray.errors import FileError, StorageError
 from astroray.storage.ahead import fetch
 from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
+from astroray.storage.input_files import FileList as FileList
+from astroray.storage.input_files import InputFile as InputFile
 from astroray.storage.meter import METER
 from astroray.storage.remote import is_remote as is_remote
 from astroray.storage.remote import is_web as is_web
@@ -39,18 +40,10 @@ _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
 TEMPORARY_PLACE = "TMPDIR"
 LONGEST_NAME = 60
 """Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
+_One = TypeVar("_One")
+_Made = TypeVar("_Made")
 _FILES_AT_ONCE, _NUM_REQUESTS = 4096, 16
 """Small files that are read together from an object store, and requests at a time."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class InputFile:
-    """A file of a survey as the listing saw it; other bytes under its path are another file."""
-
-    path: str
-    size_bytes: int
-    version: str
-    """etag on S3, time of the last change on a web server, on a disk that in ns."""
 
 
 def join(folder: str, *names: str) -> str:
@@ -74,7 +67,7 @@ def stem(path: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def list_files(location: str) -> list[InputFile]:
+def list_files(location: str) -> FileList:
     """All files of a folder (with its sub-folders), of a glob, or one file, sorted by path.
 
     Names of files and folders that begin with a dot or underscore are left out. Local paths come
@@ -83,9 +76,11 @@ def list_files(location: str) -> list[InputFile]:
     """
     if is_remote(location):
         found = store(location).list_objects(location)
-        return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
+        return FileList.by_path(
+            InputFile(path=path, size_bytes=size, version=etag) for path, size, etag in found
+        )
     files = map(_describe_found, find_files(absolute(location)))
-    return [file for file in files if file]
+    return FileList.by_path(file for file in files if file)
 
 
 def _describe_found(path: str) -> InputFile | None:
@@ -117,8 +112,17 @@ def describe(path: str) -> InputFile:
 
 def describe_each(paths: Iterable[str]) -> list[InputFile]:
     """The same of many, several requests at a time."""
-    with ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="describe") as pool:
-        return list(pool.map(describe, paths))
+    return at_once(describe, paths)
+
+
+def at_once(function: Callable[[_One], _Made], items: Iterable[_One]) -> list[_Made]:
+    """What `function` makes of each item, in their order, several of them at a time.
+
+    For files: an object store answers one request in tens of ms, and many of them in as much. The
+    first error is raised, and what was not begun then is not done.
+    """
+    with ThreadPoolExecutor(_NUM_REQUESTS, thread_name_prefix="files") as pool:
+        return list(pool.map(function, items))
 
 
 def read_bytes(path: str) -> bytes:

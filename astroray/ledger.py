@@ -11,6 +11,7 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
     rejects/SHARD.parquet        its rejects
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -30,7 +31,7 @@ from astroray.receipts import Receipt, done_shards, publish_receipt
 from astroray.run_files import listing_file
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.storage import InputFile
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import read_batches, read_parquet
 from astroray.surveys.object_files import moved
 from astroray.surveys.shards import Reject, Shard
 
@@ -38,6 +39,16 @@ FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "nu
 """Settings that change nothing in a catalog: a run may go on with others."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
+_LISTING = pa.schema(
+    [
+        pa.field("name", pa.string()),
+        pa.field("reader", pa.string()),
+        pa.field("inputs", pa.string()),
+        pa.field("params", pa.string()),
+        pa.field("num_rows", pa.int64()),
+    ]
+)
+_SHARDS_AT_ONCE = 64
 
 
 def now() -> str:
@@ -131,45 +142,46 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
     It names files of the run directory from there, so that the directory may be moved.
     """
     own = f"{storage.absolute(run_dir).rstrip('/')}/"
-    shards = [moved(shard, lambda path: path.removeprefix(own)) for shard in shards]
-    table = pa.table(
-        {
-            "name": [shard.name for shard in shards],
-            "reader": [shard.reader for shard in shards],
-            "inputs": [
-                json.dumps([[f.path, f.size_bytes, f.version] for f in shard.inputs])
-                for shard in shards
-            ],
-            "params": [json.dumps(dict(shard.params), sort_keys=True) for shard in shards],
-            "num_rows": pa.array([shard.num_rows for shard in shards], pa.int64()),
-        }
-    )
-    publish_table(listing_file(run_dir), table)
+    with (
+        storage.publishing(listing_file(run_dir)) as file,
+        pq.ParquetWriter(file, _LISTING, compression="zstd") as writer,
+    ):
+        for start in range(0, len(shards), _SHARDS_AT_ONCE):
+            some = shards[start : start + _SHARDS_AT_ONCE]
+            rows = [_row(moved(shard, lambda path: path.removeprefix(own))) for shard in some]
+            writer.write_table(pa.Table.from_pylist(rows, schema=_LISTING))
 
 
 def read_listing(run_dir: str) -> list[Shard]:
     """The shards as listed before; empty where nothing was listed yet."""
-    return [_shard(row, run_dir) for row in _read_listed(run_dir).to_pylist()]
+    return [_shard(row, run_dir) for rows in _read_listed(run_dir) for row in rows.to_pylist()]
 
 
 def find_shard(run_dir: str, name: str) -> Shard:
     """One shard of the listing. Raises LedgerError where it is not listed."""
-    listed = _read_listed(run_dir)
-    found = listed.filter(pc.equal(listed["name"], name)).to_pylist()
-    if not found:
-        raise LedgerError(f"shard {name} is not in the listing of {run_dir}")
-    return _shard(found[0], run_dir)
+    for rows in _read_listed(run_dir):
+        if found := rows.filter(pc.equal(rows["name"], name)).to_pylist():
+            return _shard(found[0], run_dir)
+    raise LedgerError(f"shard {name} is not in the listing of {run_dir}")
 
 
 def listed_names(run_dir: str) -> list[str]:
     """The names of the listed shards, in order; empty where nothing was listed yet."""
-    names: list[str] = _read_listed(run_dir, ["name"])["name"].to_pylist()
-    return names
+    return [name for rows in _read_listed(run_dir, ["name"]) for name in rows["name"].to_pylist()]
 
 
-def _read_listed(run_dir: str, columns: Sequence[str] | None = None) -> pa.Table:
+def _read_listed(run_dir: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a listing, some shards at a time: of a million files it is never all unpacked."""
     path = listing_file(run_dir)
-    return _read_table(path, columns) if storage.exists(path) else pa.table({"name": []})
+    if storage.exists(path):
+        with _parsing(path):
+            yield from read_batches(storage.read_bytes(path), _SHARDS_AT_ONCE, columns)
+
+
+def _row(shard: Shard) -> dict[str, Any]:
+    inputs = [[file.path, file.size_bytes, file.version] for file in shard.inputs]
+    params = json.dumps(dict(shard.params), sort_keys=True)
+    return {**vars(shard), "inputs": json.dumps(inputs), "params": params}
 
 
 def _is_whole(path: str) -> bool:
@@ -327,8 +339,14 @@ def _read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _parse_table(path: str, data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
-    try:
+    with _parsing(path):
         return read_parquet(data, columns)
+
+
+@contextlib.contextmanager
+def _parsing(path: str) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise LedgerError(
             f"{path} is damaged ({error}); restore it, or scan into another --out"

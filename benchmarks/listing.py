@@ -138,7 +138,7 @@ def _ratio(
 def measure(is_quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """The rows, of surveys that are written to `scratch`."""
     runs = 1 if is_quick else 3
-    num_stack, num_files = (200_000, 5_000) if is_quick else (1_000_000, 100_000)
+    num_stack, num_files = (200_000, 5_000) if is_quick else (1_000_000, 1_000_000)
 
     def of_stack() -> list[dict[str, Any]]:
         small = compare(write_stack(scratch / "small", num_stack // 10), scratch, runs)
@@ -152,7 +152,7 @@ def measure(is_quick: bool, scratch: Path) -> Iterator[BenchRow]:
         ]
 
     def of_files() -> list[dict[str, Any]]:
-        got = compare(write_files(scratch / "files", num_files), scratch, runs)
+        got = compare(write_files(scratch / "files", num_files), scratch, runs=1)
         return [
             _ratio(got, "memory_mb", "peer", num_files),
             _ratio(got, "cpu_s", "ours", num_files),

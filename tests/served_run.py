@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from astroray import ledger, surveys
-from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
+from astroray.actors.embed import Embedder, EmbedPlan, pack_shard
 from astroray.actors.night import rank_night
 from astroray.actors.quantize import QuantizePlan, quantize_model
 from astroray.actors.run_model import RunModel
@@ -97,7 +97,7 @@ def _refine(shards: Sequence[Shard], plan: EmbedPlan, searching: SearchPlan) -> 
     places = find_shortlist(plan.run_dir, searching.search.top)
     named = {shard.name: shard for shard in shards}
     batch = {
-        "shard": [shard_to_json(named[name]) for name in places],
+        "shard": [pack_shard(named[name]) for name in places],
         "rows": [json.dumps(rows) for rows in places.values()],
     }
     found = Reencoder(plan)(batch)

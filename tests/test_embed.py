@@ -16,8 +16,8 @@ from astroray.actors.embed import (
     Embedder,
     EmbedPlan,
     ahead,
-    shard_from_json,
-    shard_to_json,
+    pack_shard,
+    unpack_shard,
 )
 from astroray.actors.encode import BatchEncoder
 from astroray.actors.fit import finish_model
@@ -88,14 +88,14 @@ def test_a_finished_shard_is_not_read_again(plan, monkeypatch):
 
 def test_the_batch_that_ray_hands_over_becomes_receipts(plan):
     shards = surveys.list_shards(SURVEY).shards[:2]
-    out = Embedder(plan)({"shard": np.array([shard_to_json(shard) for shard in shards])})
+    out = Embedder(plan)({"shard": np.array([pack_shard(shard) for shard in shards])})
     assert [json.loads(text)["shard"] for text in out["receipt"]] == [s.name for s in shards]
 
 
 def test_a_shard_travels_as_text(tmp_path):
     write_pictures(tmp_path, 2)
     (shard,) = surveys.list_shards(str(tmp_path)).shards
-    assert shard_from_json(shard_to_json(shard)) == shard
+    assert unpack_shard(pack_shard(shard)) == shard
 
 
 def test_a_vanished_file_and_rows_of_another_kind_are_counted_and_the_rest_is_kept(plan, tmp_path):

@@ -120,6 +120,11 @@ def test_a_listing_comes_back_as_it_was_written(run_dir):
     assert ledger.read_listing(run_dir) == []
     ledger.write_listing(run_dir, shards)
     assert ledger.read_listing(run_dir) == shards
+    many = [dataclasses.replace(shards[i % 2], name=f"s{i}") for i in range(300)]
+    ledger.write_listing(run_dir, many)
+    assert ledger.read_listing(run_dir) == many
+    assert ledger.listed_names(run_dir) == [shard.name for shard in many]
+    assert ledger.find_shard(run_dir, "s299") == many[299]
 
 
 def test_a_run_directory_belongs_to_one_fingerprint(run_dir):

@@ -225,7 +225,9 @@ def test_what_the_system_refuses_is_said_with_advice(tmp_path, monkeypatch, numb
 
 def test_a_folder_lists_all_below_it_sorted_without_hidden_names(tmp_path):
     fill(tmp_path, "b.fits", "a/z.fits", "a/.tmp-1", "_old/c.fits", "a-b/d.fits", ".x/y", "_SUM")
-    assert names_below(tmp_path) == ["a-b/d.fits", "a/z.fits", "b.fits"]
+    fill(tmp_path, "a-b.fits", "a.fits", "a0/e.fits")
+    expected = ["a-b.fits", "a-b/d.fits", "a.fits", "a/z.fits", "a0/e.fits", "b.fits"]
+    assert names_below(tmp_path) == expected
     assert names_below(tmp_path, f"{tmp_path}/_old") == ["_old/c.fits"]
 
 
@@ -310,7 +312,7 @@ def test_a_link_that_leads_nowhere_does_not_pass_for_no_file(tmp_path, name):
 
 def test_a_file_that_is_renamed_while_the_folder_is_listed_is_left_out(tmp_path, monkeypatch):
     fill(tmp_path, "a.fits", "b.part")
-    found = storage.find_files(str(tmp_path))
+    found = list(storage.find_files(str(tmp_path)))
     (tmp_path / "b.part").rename(tmp_path / "b.fits")
     monkeypatch.setattr(storage, "find_files", lambda location: found)
     assert names_below(tmp_path) == ["a.fits"]

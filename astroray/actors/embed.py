@@ -1,11 +1,13 @@
 """How one shard becomes published embeddings: read, prepare, encode, publish, receipt."""
 
+import base64
 import dataclasses
 import hashlib
 import io
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -49,7 +51,7 @@ class EmbedPlan:
 class Embedder:
     """Worker of the embed stage: shards in, receipts out, one row per row.
 
-    Called with a batch {"shard": [JSON of a Shard]}; returns {"receipt": [JSON of a Receipt]}.
+    Called with a batch {"shard": [packed Shard]}; returns {"receipt": [JSON of a Receipt]}.
     """
 
     def __init__(self, plan: EmbedPlan, nodes: Nodes | None = None) -> None:
@@ -59,7 +61,7 @@ class Embedder:
         self.encoder = start_encoder(plan)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        receipts = [self.embed(shard_from_json(text)) for text in batch["shard"]]
+        receipts = [self.embed(unpack_shard(text)) for text in batch["shard"]]
         return {"receipt": [json.dumps(dataclasses.asdict(receipt)) for receipt in receipts]}
 
     def embed(self, shard: Shard) -> Receipt:
@@ -173,15 +175,19 @@ def ahead(items: Iterator[_Item]) -> Iterator[_Item]:
             yield item
 
 
-def shard_to_json(shard: Shard) -> str:
-    """A shard as text, the way it travels to a worker."""
+def pack_shard(shard: Shard) -> str:
+    """A shard as text, the way it travels to a worker; packed, since all are handed over at once.
+
+    It is text, as Ray may take bytes for those of an array, and drop zeros at their end.
+    """
     inputs = [(file.path, file.size_bytes, file.version) for file in shard.inputs]
-    return json.dumps({**vars(shard), "inputs": inputs})
+    data = json.dumps({**vars(shard), "inputs": inputs}).encode()
+    return base64.b64encode(zlib.compress(data)).decode()
 
 
-def shard_from_json(text: str) -> Shard:
-    """The shard of `shard_to_json`."""
-    values = json.loads(text)
+def unpack_shard(text: str) -> Shard:
+    """The shard of `pack_shard`."""
+    values = json.loads(zlib.decompress(base64.b64decode(text)))
     values["inputs"] = tuple(
         storage.InputFile(path=path, size_bytes=size_bytes, version=version)
         for path, size_bytes, version in values["inputs"]

@@ -78,6 +78,8 @@ class Numbering:
 
     num_objects: int
     num_duplicates: int
+    objects_sha256: str
+    """Of the file that says who they are; on an object store it is not fetched again for it."""
 
 
 def identify(
@@ -106,17 +108,20 @@ def number_objects(plan: IndexPlan) -> Numbering:
     """
     paths = [plan.scratch(f"identity-{group:05d}") for group in range(plan.num_groups)]
     numbers = Numbers([open_batches(path).read_all() for path in paths])
-    write_batches(plan.path("objects"), numbers.objects())
-    return publish_numbers(plan, numbers)
+    return publish_numbers(plan, numbers, write_batches(plan.path("objects"), numbers.objects()))
 
 
-def publish_numbers(plan: IndexPlan, numbers: Numbers) -> Numbering:
-    """Writes what `numbers` knows once it was asked for all objects: `numbers`, the rejects."""
+def publish_numbers(plan: IndexPlan, numbers: Numbers, objects_sha256: str) -> Numbering:
+    """Writes what `numbers` knows once `objects` is written: `numbers`, the rejects."""
     ledger.write_rejects(plan.run_dir, "duplicates", numbers.rejects, attempt=1)
     groups = np.split(numbers.number_R, numbers.ends[1:-1])
     batches = (pa.record_batch({"number": pa.array(number_B)}) for number_B in groups)
     write_batches(plan.scratch("numbers"), batches)
-    return Numbering(num_objects=numbers.num_objects, num_duplicates=len(numbers.rejects))
+    return Numbering(
+        num_objects=numbers.num_objects,
+        num_duplicates=len(numbers.rejects),
+        objects_sha256=objects_sha256,
+    )
 
 
 def choose_cells(
@@ -184,7 +189,7 @@ def numbered_vectors(
 
 def build(plan: IndexPlan, number: int) -> PartitionEntry:
     """Builds a partition of what was routed to it; equal vectors become one of several objects."""
-    path = plan.partition(number)
+    path, sha256 = plan.partition(number), ""
     if not storage.exists(path):
         pieces = [
             open_some(plan.scratch(f"routed-{group:05d}")).get_batch(number)
@@ -196,16 +201,11 @@ def build(plan: IndexPlan, number: int) -> PartitionEntry:
         block = block.take(np.argsort(block.cell_U, kind="stable"))
         away_U = distances_from(block.vector_UD, read_cells(plan.cells)[0], block.cell_U)
         faults.reach("index.partition", str(number))
-        Partition.write(path, away_U, block)
-    return describe(path, storage.join(plan.run_dir, FOLDER))
-
-
-def describe(path: str, folder: str) -> PartitionEntry:
-    """The entry of a partition for a manifest in `folder`."""
+        sha256 = Partition.write(path, away_U, block)
     partition = Partition(path)
     return PartitionEntry(
-        uri=path.removeprefix(f"{folder}/"),
-        sha256=storage.checksum(path),
+        uri=path.removeprefix(f"{storage.join(plan.run_dir, FOLDER)}/"),
+        sha256=sha256 or storage.checksum(path),
         num_objects=len(partition.member_N),
         num_vectors=len(partition.cell_V),
         cells=tuple(np.unique(partition.cell_V).tolist()),

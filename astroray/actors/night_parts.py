@@ -113,8 +113,8 @@ def number_night(plan: NightPlan) -> Numbering:
     ] or [_NO_IDENTITY]
     numbers = Numbers(groups, before.unique)
     write_batches(plan.own, _some(numbers.objects(), COLUMNS))
-    write_batches(index.path("objects"), _some(read_batches(plan.own), IDENTITY))
-    own = publish_numbers(index, numbers)
+    sha256 = write_batches(index.path("objects"), _some(read_batches(plan.own), IDENTITY))
+    own = publish_numbers(index, numbers, sha256)
     place_N = _merge(plan)
     known = before.scores(index.path("objects"), own.num_objects)
     write_columns(plan.objects, place=place_N, **{name: of[place_N] for name, of in known.items()})

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import catalog, faults, schema, surveys
-from astroray.actors.embed import EmbedPlan, prepare_slice, shard_from_json, start_encoder
+from astroray.actors.embed import EmbedPlan, prepare_slice, start_encoder, unpack_shard
 from astroray.actors.search import (
     SHOWN_NEIGHBORS,
     SearchOutcome,
@@ -40,7 +40,7 @@ LIST_FACTOR = 2
 class Reencoder:
     """Worker of the refine stage: row numbers of shards in, embeddings of the reference out.
 
-    Called with a batch {"shard": [JSON of a Shard], "rows": [JSON of row numbers]}; returns
+    Called with a batch {"shard": [packed Shard], "rows": [JSON of row numbers]}; returns
     {"object_id", "embedding"}. Raises LedgerError where a shard can no longer be read.
     """
 
@@ -52,7 +52,7 @@ class Reencoder:
         ids: list[str] = []
         embeddings: list[np.ndarray] = []
         for text, rows in zip(batch["shard"], batch["rows"], strict=True):
-            shard = shard_from_json(text)
+            shard = unpack_shard(text)
             try:
                 for item in surveys.read_shard(shard, rows=json.loads(rows)):
                     read, prepared = prepare_slice(item, self.encoder.model.prepare)

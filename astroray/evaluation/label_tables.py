@@ -293,7 +293,7 @@ def _pictures_in(folder: str) -> set[str]:
     try:
         files = storage.list_files(folder)
     except FileError:
-        files = []
+        files = storage.FileList()
     kind_of = {storage.stem(f.path): _kind_of_file(storage.read_bytes(f.path)) for f in files}
     counts = Counter(kind for kind in kind_of.values() if kind)
     if not counts:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from astroray.actors.embed import Embedder, EmbedPlan, shard_to_json
+from astroray.actors.embed import Embedder, EmbedPlan, pack_shard
 from astroray.execution import workers
 from astroray.execution.workers import WorkerPlan
 from astroray.receipts import Receipt
@@ -28,7 +28,7 @@ def embed_shards(shards: Sequence[Shard], plan: EmbedPlan, pool: WorkerPlan) -> 
     compute = ActorPoolStrategy(
         min_size=min(pool.min_workers, len(shards)), max_size=min(pool.max_workers, len(shards))
     )
-    rows = [{"shard": shard_to_json(shard)} for shard in shards]
+    rows = [{"shard": pack_shard(shard)} for shard in shards]
     told = (plan, workers.RayNodes())
     made = _map(
         rows, Embedder, pool,
@@ -52,7 +52,7 @@ def map_rows(
     """
     by_name = {shard.name: shard for shard in shards}
     rows = [
-        {"shard": shard_to_json(by_name[name]), "rows": json.dumps(list(numbers))}
+        {"shard": pack_shard(by_name[name]), "rows": json.dumps(list(numbers))}
         for name, numbers in rows_of.items()
     ]
     yield from _map(rows, function, pool, **options)

@@ -62,6 +62,7 @@ def build_index(search: SearchPlan, each: Each, *, reason: str) -> tuple[Manifes
         dim=dim,
         num_objects=numbering.num_objects,
         num_duplicates=numbering.num_duplicates,
+        objects_sha256=numbering.objects_sha256,
         reason=reason,
     )
     return manifest, plan
@@ -120,6 +121,7 @@ def publish_manifest(
     dim: int,
     num_objects: int,
     num_duplicates: int,
+    objects_sha256: str,
     reason: str,
     older: Manifest | None = None,
 ) -> Manifest:
@@ -128,7 +130,6 @@ def publish_manifest(
     older  whose cells are used, and whose layers lie below this one
     """
     cells = (older.cells, older.cells_sha256) if older else _named(plan.cells)
-    objects = _named(plan.path("objects"))
     manifest = Manifest(
         source=plan.source,
         model_id=plan.model_id,
@@ -137,8 +138,8 @@ def publish_manifest(
         num_duplicates=num_duplicates,
         cells=cells[0],
         cells_sha256=cells[1],
-        objects=objects[0],
-        objects_sha256=objects[1],
+        objects=plan.path("objects").rpartition("/")[2],
+        objects_sha256=objects_sha256,
         partitions=partitions,
         reason=reason,
         older=older.layers if older else (),

@@ -11,7 +11,7 @@ import logging
 
 from astroray import ledger, storage
 from astroray.actors import index
-from astroray.actors.index import IndexPlan
+from astroray.actors.index import IndexPlan, Numbering
 from astroray.actors.join import read_ranking
 from astroray.actors.night_parts import NightPlan
 from astroray.actors.search import SearchPlan
@@ -69,14 +69,14 @@ class NightIndex:
             num_catalogs=0 if self.older else len(inherited.catalogs),
         )
 
-    def build(self, num_all: int, *, reason: str) -> Manifest:
+    def build(self, numbering: Numbering, *, reason: str) -> Manifest:
         """Writes the partitions of the night's own layer, then the manifest.
 
-        num_all  objects of all layers, which are numbered
+        numbering  of the objects of all layers
         """
         plan, older = self.plan.index, self.older
         num_older = sum(layer.num_objects for layer in older.layers) if older else 0
-        num_own = num_all - num_older
+        num_own = numbering.num_objects - num_older
         self._remove_damaged()
         if older is None:
             lay_cells(plan, self.groups, num_own, self.rows_each, self.each)
@@ -87,6 +87,7 @@ class NightIndex:
             dim=self.dim,
             num_objects=num_own,
             num_duplicates=self.num_rows - num_own,
+            objects_sha256=numbering.objects_sha256,
             reason=reason,
             older=older,
         )

@@ -40,7 +40,7 @@ def rank_night_sharded(
     tasks = [(plan.index, *group, COLUMNS) for group in enumerate(night.groups)]
     run_all(every, index.identify, tasks)
     (numbering,) = run_all(every, night_parts.number_night, [(plan,)])
-    manifest = night.build(numbering.num_objects, reason=reason)
+    manifest = night.build(numbering, reason=reason)
     join = _join_plan(search, plan, manifest, numbering.num_objects)
     exact = ExactLists(join, Places.of(join), each, note, at_once=search.search.num_threads)
     found = _certify(search, plan, join, exact, reason)

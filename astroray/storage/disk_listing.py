@@ -1,10 +1,11 @@
 """Which files of this machine's disks are meant by a name, a folder or a glob."""
 
+import contextlib
 import fnmatch
 import glob
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from astroray.errors import FileError
 from astroray.storage.disk_errors import looking, reading
@@ -12,18 +13,22 @@ from astroray.storage.disk_errors import looking, reading
 __all__ = ["find_files", "is_hidden", "is_special", "mode_of", "walk"]
 
 
-def find_files(location: str) -> list[str]:
-    """The file itself, else all below the folder, else what matches the glob, sorted.
+def find_files(location: str) -> Iterator[str]:
+    """The file itself, else all below the folder, else what matches the glob, in order of path.
 
     location  absolute
 
-    Raises FileError where a folder may not be listed, and on a name that is no text.
+    Of a million files in many folders only the names of one folder are held. Raises FileError
+    where a folder may not be listed, and on a name that is no text.
     """
+    paths: Iterable[str]
     if mode := mode_of(location):  # a name with brackets is itself before it is a glob
-        paths = _all_below(location) if stat.S_ISDIR(mode) else iter([location])
+        paths = _all_below(location, set()) if stat.S_ISDIR(mode) else [location]
     else:
-        paths = _matching(os.sep, location.split(os.sep)[1:])
-    return sorted(map(_utf8, set(paths)))
+        paths = _matching(os.sep, patterns := location.split(os.sep)[1:])
+        if "**" in patterns:  # which finds files above those of folders, and some twice
+            paths = sorted(set(paths))
+    return map(_utf8, paths)
 
 
 def mode_of(path: str) -> int:
@@ -59,9 +64,26 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def _all_below(folder: str) -> Iterator[str]:
-    for parent, names in walk(folder):
-        yield from (os.path.join(parent, name) for name in names if not is_hidden(name))
+def _all_below(folder: str, seen: set[str]) -> Iterator[str]:
+    """The files, in order of path: a folder stands where its name with a slash does."""
+    if (real := os.path.realpath(folder)) in seen:  # a link to a folder above
+        return
+    seen.add(real)
+    with reading(folder), os.scandir(folder) as entries:
+        names = [
+            f"{e.name}/" if _is_folder(e) else e.name for e in entries if not is_hidden(e.name)
+        ]
+    for name in sorted(names):
+        if name.endswith("/"):
+            yield from _all_below(os.path.join(folder, name[:-1]), seen)
+        else:
+            yield os.path.join(folder, name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    with contextlib.suppress(OSError):  # a link that leads nowhere, which is named later
+        return entry.is_dir()
+    return False
 
 
 def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
@@ -78,7 +100,7 @@ def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
     if glob.has_magic(pattern):
         with reading(folder):
             names |= set(fnmatch.filter(os.listdir(folder), pattern))
-    for name in names:
+    for name in sorted(names, key=lambda name: f"{name}/" if rest else name):
         path = os.path.join(folder, name)
         if is_hidden(name) and name != pattern:
             continue

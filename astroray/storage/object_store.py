@@ -8,6 +8,7 @@ Endpoint and credentials are found the way boto3 finds them: environment, profil
 import contextlib
 import functools
 import io
+import itertools
 import os
 import random
 import re
@@ -37,8 +38,8 @@ CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
 
 
-def list_objects(location: str) -> list[Found]:
-    """One object, else all below a folder, else all that match a glob, sorted by path.
+def list_objects(location: str) -> Iterator[Found]:
+    """One object, else all below a folder, else all that match a glob, in the store's order.
 
     Names that begin with a dot or underscore are left out, unless `location` spells them.
     """
@@ -46,17 +47,22 @@ def list_objects(location: str) -> list[Found]:
     forbidden: FileError | None = None
     try:
         if key and not key.endswith("/") and (single := _head(location, "read")):
-            return [(location, *single)]
+            yield location, *single
+            return
     except FileError as error:  # what a folder gets too, where only some keys may be read
         forbidden = error
     folder = f"{key.rstrip('/')}/" if key.rstrip("/") else ""
-    found = [f for f in _list(bucket, folder) if not has_hidden(f[0].removeprefix(folder))]
-    if not found and (literal := re.split(r"[*?[]", key, maxsplit=1)[0]) != key:
+    found = (f for f in _list(bucket, folder) if not has_hidden(f[0].removeprefix(folder)))
+    first = next(found, None)
+    if first is None and (literal := re.split(r"[*?[]", key, maxsplit=1)[0]) != key:
         patterns = key.split("/")
-        found = [f for f in _list(bucket, literal) if matches(f[0].split("/"), patterns)]
-    if forbidden and not found:
+        found = (f for f in _list(bucket, literal) if matches(f[0].split("/"), patterns))
+        first = next(found, None)
+    if first is not None:
+        for name, size, etag in itertools.chain([first], found):
+            yield f"s3://{bucket}/{name}", size, etag
+    elif forbidden:
         raise forbidden
-    return sorted((f"s3://{bucket}/{key}", size, etag) for key, size, etag in found)
 
 
 def list_names(folder: str) -> list[str]:

@@ -1,11 +1,11 @@
 """How the bytes of a Parquet file become a table, without a thread that outlives the process."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["read_parquet"]
+__all__ = ["read_batches", "read_parquet"]
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
@@ -17,11 +17,23 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
     Raises ArrowInvalid or OSError where the bytes are no such file.
     """
-    owned = pa.allocate_buffer(len(data))
-    memoryview(owned).cast("B")[:] = data
-    with pq.ParquetFile(pa.BufferReader(owned), page_checksum_verification=True) as file:
+    with _opened(data) as file:
         table = file.read(columns=None if columns is None else list(columns))
     try:
         return table if columns is None else table.select(list(columns))
     except KeyError as error:
         raise pa.ArrowInvalid(f"a column is missing: {error}") from None
+
+
+def read_batches(
+    data: bytes, num_rows: int, columns: Sequence[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The same, at most `num_rows` rows at a time."""
+    with _opened(data) as file:
+        yield from file.iter_batches(num_rows, columns=None if columns is None else list(columns))
+
+
+def _opened(data: bytes) -> pq.ParquetFile:
+    owned = pa.allocate_buffer(len(data))
+    memoryview(owned).cast("B")[:] = data
+    return pq.ParquetFile(pa.BufferReader(owned), page_checksum_verification=True)

@@ -1,6 +1,7 @@
 """Which store an address is in: S3, or a web server, which is only read."""
 
 import io
+from collections.abc import Iterable
 from typing import BinaryIO, Protocol, cast
 
 from astroray.errors import ConfigError
@@ -16,7 +17,7 @@ PIECE_BYTES = 2**20
 class Store(Protocol):
     """What both offer; see `object_store`."""
 
-    def list_objects(self, location: str) -> list[Found]: ...
+    def list_objects(self, location: str) -> Iterable[Found]: ...
     def list_direct(self, folder: str) -> list[Found]: ...
     def list_names(self, folder: str) -> list[str]: ...
     def list_folders(self, folder: str) -> list[str]: ...

@@ -3,16 +3,21 @@
 import dataclasses
 import difflib
 import importlib
+import itertools
 import os
 import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
 
+import numpy as np
+
 from astroray import storage
 from astroray.errors import ConfigError, DataError
+from astroray.storage import FileList
 from astroray.storage.ahead import fetching
 from astroray.surveys.companions import warn_of_companions
+from astroray.surveys.file_keys import find_paths
 from astroray.surveys.hats_catalogs import is_hats, list_files
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import count_kinds, table_paths
@@ -93,26 +98,45 @@ def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str
     Raises ConfigError where nothing readable is found.
     """
     uri = dataclasses.replace(SurveyUri.parse(survey), objects_folder=objects_folder)
+    name, inputs = SCHEMES.get(uri.location, ""), FileList()
     changed: dict[str, Shard] = {}
     unseen: set[str] = set()
-    if uri.location in SCHEMES:
-        shards = _reader(SCHEMES[uri.location]).list_shards([], uri)
-    else:
+    if not name:
         name, inputs = _find_inputs(uri)
-        now = {file.path: file for file in [*inputs, *_catalog_files(uri)] if known}
-        for shard in known:
-            fresh = tuple(now.get(file.path, file) for file in shard.inputs)
-            if fresh != shard.inputs:
-                changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
-        seen = {file.path for shard in known for file in shard.inputs}
-        unseen = seen - now.keys()
-        new = [file for file in inputs if file.path not in seen]
-        listed = tuple(sorted(file.path for file in inputs if file.path in seen))
-        uri = dataclasses.replace(uri, known=tuple(sorted(seen)), listed=listed)
-        shards = _reader(name).list_shards(new, uri) if new else []
+        if known:
+            changed, unseen, is_seen_F = _find_known(known, inputs, _catalog_files(uri))
+            seen = FileList(itertools.compress(inputs, is_seen_F))
+            before = FileList(file for shard in known for file in shard.inputs)
+            uri = dataclasses.replace(uri, known=before.paths, listed=seen.paths)
+            inputs = FileList(itertools.compress(inputs, ~is_seen_F))
+    has_some = bool(inputs) or uri.location in SCHEMES
+    shards = _reader(name).list_shards(inputs, uri) if has_some else []
     names = {shard.name for shard in known}
     added = [shard for shard in shards if shard.name not in names]
     return Listing(shards=(*known, *added), changed=changed, unseen=unseen)
+
+
+def _find_known(
+    known: Sequence[Shard], inputs: FileList, catalogs: Sequence[storage.InputFile]
+) -> tuple[dict[str, Shard], set[str], np.ndarray]:
+    """Known shards whose files differ now, their files that are gone, and [F] whether each of
+    `inputs` is one of theirs.
+    """
+    changed: dict[str, Shard] = {}
+    unseen: set[str] = set()
+    now = FileList(itertools.chain(inputs, catalogs))
+    is_seen_F = np.zeros(len(now), bool)
+    places = find_paths((file.path for shard in known for file in shard.inputs), now)
+    for shard in known:
+        fresh = list(shard.inputs)
+        for i, place in enumerate(itertools.islice(places, len(fresh))):
+            if place < 0:
+                unseen.add(fresh[i].path)
+            else:
+                is_seen_F[place], fresh[i] = True, now[place]
+        if fresh != list(shard.inputs):
+            changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
+    return changed, unseen, is_seen_F[: len(inputs)]
 
 
 def modality_of(shard: Shard) -> ModalityName:
@@ -178,33 +202,32 @@ def _reader(name: str) -> Reader:
     return cast(Reader, module)
 
 
-def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
+def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
     """The reader's name and its files; all files of one survey have one reader."""
     asked = uri.options.get("format") or ("tables" if is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     tables |= {file.path for file in _catalog_files(uri)}
-    files = [file for file in list_files(uri.location) if file.path not in tables]
-    readers = [_reader_of(file.path) for file in files]
+    files = list_files(uri.location)
+    if tables:
+        files = FileList(file for file in files if file.path not in tables)
+    readers = [_reader_of(path) for path in files.paths]
     if asked in FORMATS:
         suffixes = FORMATS[asked]
-        readers = [asked if file.path.lower().endswith(suffixes) else None for file in files]
+        readers = [asked if path.lower().endswith(suffixes) else None for path in files.paths]
     elif asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
         own = asked in readers
         readers = [asked if not own or name == asked else None for name in readers]
-    paths_of: dict[str, list[str]] = {}
-    for file, name in zip(files, readers, strict=True):
-        if name:
-            paths_of.setdefault(name, []).append(file.path)
-    names = sorted(paths_of)
+    names = sorted({name for name in readers if name})
     if not names:
         raise ConfigError(
             f"no survey files in {uri.location}: found {len(files)} files, expected one of "
             f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}; "
-            f"{_advice(uri.location, [file.path for file in files])}"
+            f"{_advice(uri.location, files.paths)}"
         )
     if len(names) > 1:
         raise ConfigError(
-            f"{uri.location} mixes files for several readers ({count_kinds(paths_of)}); "
+            f"{uri.location} mixes files for several readers "
+            f"({count_kinds(readers, files.paths)}); "
             f"name one kind with a glob such as 'folder/*.fits' or with ?format={names[0]}"
         )
     own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
@@ -214,8 +237,8 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, list[storage.InputFile]]:
             f"format is {names[0]!r}, expected one of {known}, or the import path of a reader of "
             "your own, such as mysurvey.reader"
         )
-    inputs = [file for file, name in zip(files, readers, strict=True) if name]
-    warn_of_companions([file.path for file in inputs])
+    inputs = files if all(readers) else FileList(itertools.compress(files, readers))
+    warn_of_companions(inputs.paths)
     return names[0], inputs
 
 

@@ -52,10 +52,10 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = parse_options(ArrayOptions, uri.options)
     _check_options(options)
-    files = sorted(inputs, key=lambda file: file.path)
+    files = storage.FileList.by_path(inputs)
     named = open_object_table(uri.location, options) if options.table else nullcontext()
     with named as table:
-        options = _settle_survey([file.path for file in files], options)
+        options = _settle_survey(files.paths, options)
         if options.layout and "N" not in options.layout:
             return group_objects(
                 files,

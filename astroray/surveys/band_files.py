@@ -5,10 +5,12 @@ a folder of the survey: `g/123.fits`. Where no file has it so, it may stand betw
 `calexp-HSC-G-9813-4,4.fits`. Files of other bands than those asked for are left out.
 """
 
+import functools
+import itertools
 import logging
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from astroray import storage
@@ -25,14 +27,19 @@ _MARKS = "_.-"
 
 
 def bear_bands(
-    paths: Sequence[str], bands: Sequence[str], folder: str, *, some: bool = False
+    listings: Sequence[Iterable[str]], bands: Sequence[str], folder: str, *, some: bool = False
 ) -> bool:
     """Whether each of two or more `bands` is in the name of some file, so that each file is one.
 
-    some  whether it is enough that one of them is
+    listings  the paths of the files; they are gone through and never held together
+    some      whether it is enough that one of them is
     """
-    found = {band for _, band in _name_all(paths, bands, folder) if band}
-    return len(bands) > 1 and (bool(found) if some else found == set(bands))
+    if len(bands) < 2:
+        return False
+    every = functools.partial(itertools.chain.from_iterable, listings)
+    found = {_split(path, bands, folder)[1] for path in every()} - {""}
+    found = found or {_split_inside(path, bands)[1] for path in every()} - {""}
+    return bool(found) if some else found == set(bands)
 
 
 def match_band_files(

@@ -78,9 +78,9 @@ def _are_bands(
     if any(is_picture(file.path) for file in files):
         return False
     paths = [file.path for file in files]
-    if bear_bands([*known, *paths], bands, folder):
+    if bear_bands([known, paths], bands, folder):
         return True
-    if not bear_bands(paths, bands, folder, some=True):
+    if not bear_bands([paths], bands, folder, some=True):
         return False
     shapes = [image.plain_shape for image in _sciences(files[0].path, options.hdu)]
     return len(shapes) == 1 and len(shapes[0]) == 2

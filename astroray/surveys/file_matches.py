@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from astroray.errors import ConfigError
 from astroray.storage.spill import Spill
+from astroray.surveys.file_keys import FileKeys
 from astroray.surveys.objects import Objects, basename, stem
 
 __all__ = ["NamedRows", "match_files"]
@@ -55,30 +56,10 @@ def match_files(
                 yield objects.take(slice(start, start + step))
 
 
-class _FileKeys:
-    """What files may be called, in order of a hash, for looking up which files have a key."""
-
-    def __init__(self, keys: Iterable[str], num_files: int) -> None:
-        hash_F = np.fromiter(map(hash, keys), np.int64, num_files)
-        self._order_F = np.argsort(hash_F, kind="stable")
-        self._hash_F = hash_F[self._order_F]
-
-    def find(self, key_B: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Where in the order the files of each key begin, and how many they are, [B] each."""
-        hash_B = np.fromiter(map(hash, key_B), np.int64, len(key_B))
-        left_B = np.searchsorted(self._hash_F, hash_B, "left")
-        return left_B, np.searchsorted(self._hash_F, hash_B, "right") - left_B
-
-    def files(self, left_B: np.ndarray, count_B: np.ndarray) -> np.ndarray:
-        """The files themselves, those of each key after the other, [P]."""
-        nth_P = np.arange(count_B.sum()) - np.repeat(np.cumsum(count_B) - count_B, count_B)
-        return self._order_F[np.repeat(left_B, count_B) + nth_P]
-
-
 def _find_pairs(pieces: Iterable[NamedRows], paths: Sequence[str], pairs: Spill) -> None:
-    """Adds every row that may belong to a file, by the file's number."""
-    names = _FileKeys((basename(path) for path in paths), len(paths))
-    stems = _FileKeys((stem(basename(path)) for path in paths), len(paths))
+    """Adds every row that may belong to a file, and some that do by chance, by its number."""
+    names = FileKeys((basename(path) for path in paths), len(paths))
+    stems = FileKeys((stem(basename(path)) for path in paths), len(paths))
     first_row = 0
     for piece in pieces:
         bases = [basename(name or "") for name in piece.names]
@@ -95,33 +76,27 @@ def _find_pairs(pieces: Iterable[NamedRows], paths: Sequence[str], pairs: Spill)
                 _row_and_file(files, start, left_B[part], count_B[part])
                 for files, left_B, count_B in looked_up
             ]
-            _add_pairs(piece, np.unique(np.concatenate(found), axis=0), first_row, paths, pairs)
+            _add_pairs(piece, np.unique(np.concatenate(found), axis=0), first_row, pairs)
         first_row += len(bases)
 
 
 def _row_and_file(
-    files: _FileKeys, first: int, left_B: np.ndarray, count_B: np.ndarray
+    files: FileKeys, first: int, left_B: np.ndarray, count_B: np.ndarray
 ) -> np.ndarray:
     """[P, 2] rows of a piece, from `first`, each with a file that has a key of it."""
     row_P = np.repeat(np.arange(first, first + len(count_B)), count_B)
     return np.stack([row_P, files.files(left_B, count_B)], axis=1)
 
 
-def _add_pairs(
-    piece: NamedRows, pair_P2: np.ndarray, first_row: int, paths: Sequence[str], pairs: Spill
-) -> None:
-    """Adds those of the pairs that are none by chance, with how well they fit."""
-    fits = [_fit(piece.names[row] or "", paths[file]) for row, file in pair_P2.tolist()]
-    fit_P2 = np.array(fits, np.int64).reshape(-1, 2)
-    is_pair_P = fit_P2[:, 0] >= 0
-    if not is_pair_P.any():
+def _add_pairs(piece: NamedRows, pair_P2: np.ndarray, first_row: int, pairs: Spill) -> None:
+    if not len(pair_P2):
         return
-    row_P, file_P = pair_P2[is_pair_P].T
+    row_P, file_P = pair_P2.T
     rows = piece.objects.to_rows().take(pa.array(row_P))
-    numbers = (row_P + first_row, *fit_P2[is_pair_P].T, file_P)
-    for name, values in zip(("row", "level", "shared", "file"), numbers, strict=True):
-        rows = rows.append_column(name, pa.array(values, pa.int64()))
-    pairs.add(file_P, rows)
+    names = [piece.names[row] or "" for row in row_P.tolist()]
+    rows = rows.append_column("name", pa.array(names, pa.large_string()))
+    rows = rows.append_column("row", pa.array(row_P + first_row, pa.int64()))
+    pairs.add(file_P, rows.append_column("file", pa.array(file_P, pa.int64())))
 
 
 def _fit(name: str, path: str) -> tuple[int, int]:
@@ -154,9 +129,8 @@ def _choose_rows(pairs: Spill, paths: Sequence[str], where: str) -> np.ndarray:
     row_F = np.full(len(paths), -1)
     for first in range(0, len(paths) if pairs.num_rows else 0, FILES_AT_ONCE):
         rows = pairs.between(first, first + FILES_AT_ONCE)
-        file_P, level_P, shared_P, row_P = (
-            rows[name].to_numpy() for name in ("file", "level", "shared", "row")
-        )
+        rows, level_P, shared_P = _fitting(rows, paths[first : first + FILES_AT_ONCE], first)
+        file_P, row_P = (rows[name].to_numpy() for name in ("file", "row"))
         order_P = np.lexsort((row_P, -shared_P, level_P, file_P))
         fit_P3 = np.stack([file_P, level_P, shared_P], axis=1)[order_P]
         is_best_P = np.diff(fit_P3[:, 0], prepend=-1) != 0
@@ -167,6 +141,20 @@ def _choose_rows(pairs: Spill, paths: Sequence[str], where: str) -> np.ndarray:
             rivals = np.isin(fit_P3[:, 0], fit_P3[as_good_P, 0]) & (as_good_P | is_best_P)
             _refuse_rivals(rows.take(pa.array(order_P[rivals])), paths, where)
     return row_F
+
+
+def _fitting(
+    rows: pa.Table, paths: Sequence[str], first: int
+) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Those of the pairs that are none by chance, and how well they fit; see `_fit`.
+
+    paths  of the files from number `first`, which the pairs are of
+    """
+    pairs = zip(rows["name"].to_pylist(), rows["file"].to_pylist(), strict=True)
+    fits = [_fit(name, paths[file - first]) for name, file in pairs]
+    fit_P2 = np.array(fits, np.int64).reshape(-1, 2)
+    is_pair_P = fit_P2[:, 0] >= 0
+    return rows.filter(pa.array(is_pair_P)), *fit_P2[is_pair_P].T
 
 
 def _refuse_rivals(rows: pa.Table, paths: Sequence[str], where: str) -> None:

@@ -87,7 +87,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     Only headers are read, of the first file, and of each cube for its length.
     Raises ConfigError on bad options, a table that does not fit, or a first file without images.
     """
-    files = sorted(inputs, key=lambda file: file.path)
+    files = storage.FileList.by_path(inputs)
     asked = uri.options.get("layout", "auto")
     found = _sniff(files, uri.options.get("hdu", "")) if asked == "auto" else asked
     if found == "light_curves":
@@ -101,8 +101,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     options = dataclasses.replace(options, layout="stamp" if found == "fields" else found)
     folder = survey_folder(uri.location)
     bands = [band.strip() for band in options.bands.split(",") if band.strip()]
-    paths = [*uri.known, *(file.path for file in files)]
-    if options.layout == "stamp" and asked == "auto" and bear_bands(paths, bands, folder):
+    is_open = options.layout == "stamp" and asked == "auto"
+    if is_open and bear_bands([uri.known, files.paths], bands, folder):
         options = dataclasses.replace(options, layout="band")
     named = open_object_table(uri.location, options) if options.table else nullcontext()
     with named as table:

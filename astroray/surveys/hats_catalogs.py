@@ -41,7 +41,7 @@ def is_hats(location: str) -> bool:
     return False
 
 
-def list_files(location: str) -> list[storage.InputFile]:
+def list_files(location: str) -> storage.FileList:
     """`storage.list_files`, but of a HATS catalog on a web server the partitions that it names.
 
     A web server lists no folder, or page by page; `partition_info.csv` of the catalog has it all.
@@ -58,10 +58,11 @@ def list_files(location: str) -> list[storage.InputFile]:
         pixels = sorted({(int(row["Norder"]), int(row["Npix"])) for row in rows})
     except (KeyError, ValueError, csv.Error) as error:
         raise FileError(f"{table} is no list of partitions ({error!r}); report it") from None
-    return storage.describe_each(
+    paths = (
         f"{folder}/dataset/Norder={order}/Dir={pixel // 10_000 * 10_000}/Npix={pixel}{suffix}"
         for order, pixel in pixels
     )
+    return storage.FileList(storage.describe_each(paths))
 
 
 def open_hats(location: str, files: Sequence[storage.InputFile]) -> HatsCatalog | None:

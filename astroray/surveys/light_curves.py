@@ -322,9 +322,9 @@ def _count_rows(
 ) -> list[int | None]:
     """Rows of each table; None where that costs reading it, or it is broken: reading it says so."""
     counts: list[int | None] = []
-    for file in files:
+    for place, file in enumerate(files):
         num_rows = None
-        is_first = file is files[0]
+        is_first = place == 0
         if is_first or (kind == "parquet" and not storage.is_remote(file.path)):
             try:
                 num_rows = _count(file.path, kind, options)

@@ -209,13 +209,12 @@ def group_objects(
 
     They are named by their files and `params` alone: a later table renames no shard.
     """
-    files = sorted(files, key=lambda file: file.path)
+    ordered = storage.FileList.by_path(files)
     groups = group_files(
-        files, reader=reader, params=params, rows_per_file=1, group_size=group_size
+        ordered, reader=reader, params=params, rows_per_file=1, group_size=group_size
     )
-    paths = [file.path for file in files]
     objects = (
-        table.by_file(paths, folder, step=group_size)
+        table.by_file(ordered.paths, folder, step=group_size)
         if table
         else (Objects.from_files([f.path for f in group.inputs], folder) for group in groups)
     )

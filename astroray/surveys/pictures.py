@@ -57,15 +57,14 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         raise ConfigError(f"bands is {options.bands!r}, expected auto, RGB or L")
     if options.max_pixels < 1:
         raise ConfigError(f"max_pixels is {options.max_pixels}, expected at least 1")
-    files = sorted(inputs, key=lambda file: file.path)
-    paths = [file.path for file in files]
+    files = storage.FileList.by_path(inputs)
     with open_object_table(uri.location, options) as table:
         return group_objects(
             files,
             table=table,
             folder=survey_folder(uri.location),
             reader="pictures",
-            params={"bands": _choose_bands(paths, options), "max_pixels": options.max_pixels},
+            params={"bands": _choose_bands(files.paths, options), "max_pixels": options.max_pixels},
             group_size=options.shard_files,
             objects_folder=uri.objects_folder,
         )

@@ -23,6 +23,8 @@ from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError
 
 MAX_FILES_PER_SHARD = 512
+_FEW_FILES = 16
+"""So many stay a tuple; of more a million are held packed."""
 
 ModalityName = Literal["images", "light_curves", "spectra"]
 """What the rows of a survey are; `modalities.MODALITIES` says what each needs on its way."""
@@ -80,12 +82,17 @@ class Shard:
     """Unique in the survey, safe as a file name."""
     reader: str
     """Module of `astroray/surveys/` that reads it."""
-    inputs: tuple[storage.InputFile, ...]
+    inputs: Sequence[storage.InputFile]
     """Files that hold its rows; empty for a simulated shard."""
     params: Mapping[str, Any]
     """What the reader needs beside the files; values that JSON can hold."""
     num_rows: int | None = None
     """Rows in it, where the listing knows without reading pixels."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, storage.FileList):
+            kept = tuple if len(self.inputs) <= _FEW_FILES else storage.FileList
+            object.__setattr__(self, "inputs", kept(self.inputs))
 
     def __repr__(self) -> str:
         some = f"{self.inputs[0].path!r}, ... ({len(self.inputs)} files)" if self.inputs else "()"
@@ -254,13 +261,13 @@ def group_files(
         raise ConfigError(
             f"shard_files is {group_size}, expected 1..{MAX_FILES_PER_SHARD} files a shard"
         )
-    ordered = sorted(inputs, key=lambda file: file.path)
-    groups = [ordered[i : i + group_size] for i in range(0, len(ordered), group_size)]
+    ordered = storage.FileList.by_path(inputs)
+    groups = (ordered[i : i + group_size] for i in range(0, len(ordered), group_size))
     return [
         Shard(
             name=shard_name(group, params),
             reader=reader,
-            inputs=tuple(group),
+            inputs=group,
             params=params,
             num_rows=None if rows_per_file is None else rows_per_file * len(group),
         )

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, StorageError
@@ -45,11 +45,14 @@ def _resolve(name: str, folder: str) -> str:
     return scheme + mark + posixpath.normpath(posixpath.join(place, path))
 
 
-def count_kinds(paths_of: Mapping[str, Sequence[str]]) -> str:
-    """How many files of each kind there are, and one of them by name."""
+def count_kinds(kinds: Iterable[str | None], paths: Iterable[str]) -> str:
+    """How many files of each kind there are, and the first of them by name; None is no kind."""
+    found: dict[str, list[str]] = {}
+    for kind, path in zip(kinds, paths, strict=True):
+        if kind:
+            found.setdefault(kind, []).append(posixpath.basename(path))
     return ", ".join(
-        f"{kind}: {len(paths)} such as {posixpath.basename(paths[0])}"
-        for kind, paths in sorted(paths_of.items())
+        f"{kind}: {len(names)} such as {names[0]}" for kind, names in sorted(found.items())
     )
 
 
@@ -60,21 +63,22 @@ def one_kind(
     *,
     noun: str,
     format: str,
-) -> tuple[str, list[storage.InputFile]]:
+) -> tuple[str, storage.FileList]:
     """The only kind of file that `inputs` hold, by its suffixes, and those files in order of path.
 
     Files of no known suffix are left out. Raises ConfigError where there are none or several
     kinds, calling what they hold `noun` and their reader `format`.
     """
-    found: dict[str, list[storage.InputFile]] = {}
-    for file in sorted(inputs, key=lambda file: file.path):
-        for kind, suffixes in kinds.items():
-            if file.path.lower().endswith(suffixes):
-                found.setdefault(kind, []).append(file)
-    paths = {kind: [file.path for file in files] for kind, files in found.items()}
+    files = storage.FileList.by_path(inputs)
+
+    def kind_of(path: str) -> str | None:
+        return next((kind for kind in kinds if path.lower().endswith(kinds[kind])), None)
+
+    found = {kind for path in files.paths if (kind := kind_of(path))}
     if len(found) != 1:
+        got = count_kinds(map(kind_of, files.paths), files.paths) or f"no {noun}"
         raise ConfigError(
-            f"{location} has {count_kinds(paths) or f'no {noun}'}, expected one kind of "
-            f"{', '.join(kinds)}; name one kind with a glob: 'folder/*.fits?format={format}'"
+            f"{location} has {got}, expected one kind of {', '.join(kinds)}; name one kind with a "
+            f"glob: 'folder/*.fits?format={format}'"
         )
-    return next(iter(found.items()))
+    return found.pop(), storage.FileList(file for file in files if kind_of(file.path))

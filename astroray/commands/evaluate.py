@@ -101,7 +101,13 @@ def outliers(
     metavar="DIR",
     help="Folder with lightcurves/... for records and light-curves.",
 )
-@click.option("--split", metavar="NAME", help="Only this part of the track.  [default: all]")
+@click.option(
+    "--split",
+    metavar="NAME",
+    help="Only this part of the track: star-disjoint, time-forward of records; with precursors, "
+    "without precursors of simulated; finder, tess, kepler of light-curves; tuning, inputs and "
+    "loss of methods.  [default: all]",
+)
 @click.option("--folds", default=5, show_default=True, help="Folds of stars.")
 @click.option(
     "--resamples", default=1000, show_default=True, help="Resamples of stars behind an interval."
@@ -111,7 +117,7 @@ def outliers(
     "--out",
     type=click.Path(),
     metavar="DIR",
-    help="For rows.json.  [default: runs/evaluate-flares-TRACK...]",
+    help="For rows.json and index.html.  [default: runs/evaluate-flares-TRACK...]",
 )
 @click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 def evaluate_flares(
@@ -144,6 +150,6 @@ def evaluate_flares(
     with status_line() as show:
         evaluation = evaluate(config, show=functools.partial(show, "evaluate"))
     click.echo(evaluation.table)
-    click.echo(f"\nrows  {config.out}/rows.json")
+    click.echo(f"\nrows  {config.out}/rows.json\npage  {config.out}/index.html")
     if as_json:
         click.echo(json.dumps(evaluation.document, allow_nan=False))

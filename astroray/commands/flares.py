@@ -19,7 +19,12 @@ def flares() -> None:
 @click.option(
     "--out", required=True, type=click.Path(), metavar="DIR", help="Run directory, local or s3://."
 )
-@click.option("--sigma", default=3.0, show_default=True, help="Height of a flare's points.")
+@click.option(
+    "--sigma",
+    default=3.0,
+    show_default=True,
+    help="Height of a flare's points above its star, in sigma of the noise around it.",
+)
 @click.option(
     "--injections",
     default=100,
@@ -45,8 +50,10 @@ def find(
 ) -> None:
     """Find the flares in the light curves of SURVEY: a folder, a glob, one file, s3://...
 
-    Writes flares.parquet, stars.parquet, refused.parquet and rejects.parquet into DIR, and
-    index.html to look at. The same command on the same DIR resumes.
+    Files of Kepler, K2 and TESS are read as the missions publish them; of others say what they do
+    not, such as 'stars/*.npz?time=BTJD&mission=tess'. Writes flares.parquet, stars.parquet,
+    light_curves.parquet, refused.parquet and rejects.parquet into DIR, and index.html to look at.
+    The same command on the same DIR resumes.
     """
     from astroray.find_flares import FindConfig, find_flares
     from astroray.flares.events import FlareRule

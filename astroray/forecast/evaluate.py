@@ -16,6 +16,7 @@ from astroray.flares.records import read_kepler_records
 from astroray.flares.windows import WindowRule, Windows, join_windows, record_windows
 from astroray.forecast.baselines import BASELINES, check_sklearn
 from astroray.forecast.comparison import Comparison, Judged, calibrate, compare
+from astroray.forecast.evaluation_page import write_evaluation_page
 from astroray.forecast.finders import FinderSkill, finder_rows, finder_table, judge_finders
 from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
 from astroray.forecast.labeled_curves import LABELED_SETS, find_in_curves, windows_of
@@ -79,7 +80,7 @@ class FlareEvaluationConfig:
     track: str
     """A name of TRACKS."""
     out: str
-    """Folder for rows.json."""
+    """Folder for rows.json and index.html."""
     data: str | None = None
     """Folder of the layout `lightcurves/catalogues/...`; not needed for simulated stars."""
     split: str | None = None
@@ -122,7 +123,7 @@ class FlareEvaluation:
 def evaluate_flares(
     config: FlareEvaluationConfig, *, show: Show = lambda text: None
 ) -> FlareEvaluation:
-    """Runs a track and writes its rows; `show` gets progress lines.
+    """Runs a track and writes its rows and a page; `show` gets progress lines.
 
     Raises ConfigError where data are missing, BackendError without scikit-learn.
     """
@@ -142,6 +143,7 @@ def evaluate_flares(
         "seconds": round(time.monotonic() - began_s, 1),
     }
     storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
+    write_evaluation_page(config.out, document, outcome.comparisons, outcome.finders, models=MODELS)
     blocks = [text_table(outcome.comparisons, windows, models=MODELS)]
     blocks += [finder_table(outcome.finders)] if outcome.finders else []
     return FlareEvaluation(document=document, table="\n".join([*blocks, *outcome.remarks]))

@@ -85,7 +85,7 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
     ]
     return Markup(
         f'<svg class="figure" viewBox="0 0 {SIZE} {SIZE}" role="img" '
-        f'aria-label="Reliability {name}">{"".join(parts)}</svg>'
+        f'aria-label="Reliability {escape(name)}">{"".join(parts)}</svg>'
     )
 
 

@@ -16,7 +16,7 @@ from astroray.forecast.fit import (
 )
 from astroray.forecast.lora import adapter_state, attach, load_adapter, merge
 from astroray.forecast.loss import RisingRate, forecast_loss, rising_rate
-from astroray.forecast.model import Forecaster, ForecasterConfig, patches
+from astroray.forecast.model import Forecaster, ForecasterConfig, ForecastInputs, patches
 from astroray.forecast.simulated_stars import SimulatedStars
 from tests.forecasters_made import disturbed, split_windows
 
@@ -113,6 +113,23 @@ def test_merged_weights_forecast_the_same_and_hold_no_lora(made):
     plain = build(seed=1)
     plain.load_state_dict(merged.state_dict())
     assert torch.equal(logits(plain, train), logits(merged, train))
+
+
+def test_lora_in_weights_has_the_forecasts_and_gradients_of_lora_beside_them(made, monkeypatch):
+    train, _ = made
+    inside = disturbed(attach(build(), "lora")).eval()
+    monkeypatch.setattr(Forecaster, "has_lora_in_weights", False)
+    beside = attach(build(), "lora").eval()  # where there is no dropout
+    assert type(inside.blocks[0].query) is not type(beside.blocks[0].query)
+    load_adapter(beside, adapter_state(inside))
+    torch.testing.assert_close(logits(inside, train), logits(beside, train), rtol=1e-4, atol=1e-5)
+    for model in (inside, beside):
+        model(ForecastInputs.of(train)).square().mean().backward()
+    expected = {name: value.grad for name, value in beside.named_parameters()}
+    for name, value in inside.named_parameters():
+        torch.testing.assert_close(value.grad, expected[name], rtol=1e-3, atol=1e-6)
+    assert expected["blocks.0.query.base_layer.weight"] is None
+    assert expected["blocks.0.query.lora_A.default.weight"].abs().max() > 0
 
 
 def test_masked_patches_are_not_seen_and_unobserved_cadences_not_asked_for(made):

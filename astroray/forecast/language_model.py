@@ -73,6 +73,8 @@ class LanguageForecaster(nn.Module):
     learned token stands last, where all before it can be seen; the answer is read off there.
     """
 
+    has_lora_in_weights = False
+    """Whether LoRA is added to the projections' weights, whose gradients are dear here."""
     backbone_scale: Tensor
 
     def __init__(self, config: LanguageConfig) -> None:

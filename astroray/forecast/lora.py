@@ -1,8 +1,9 @@
 """Which weights of a pre-trained forecaster are tuned, kept apart in a file, and merged.
 
 LoRA of rank 8 on all projections of attention and perceptron (Hu et al., arXiv 2106.09685), by
-peft; or a bottleneck beside each perceptron (Houlsby et al., arXiv 1902.00751). Norms, the tokens
-of the record and the heads are tuned in both: they are not pre-trained.
+peft, beside them or added to their weights, as is cheaper; or a bottleneck beside each perceptron
+(Houlsby et al., arXiv 1902.00751). Norms, the tokens of the record and the heads are tuned in both:
+they are not pre-trained.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ from astroray.forecast.model import Forecaster
 __all__ = ["Method", "adapter_state", "attach", "load_adapter", "merge"]
 
 Method = Literal["lora", "adapter", "full"]
-RANK, ALPHA, DROPOUT = 8, 16, 0.1
+RANK, ALPHA = 8, 16
+DROPOUT = 0.1
+"""Of what LoRA beside a projection reads."""
 BOTTLENECK = 64
 
 
@@ -101,6 +104,8 @@ def save_base(path: str, weights: Mapping[str, Tensor]) -> None:
 def _inject_lora(model: Network) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
+
+        from astroray.forecast.lora_in_weights import put_in_weights
     except ImportError:
         raise BackendError(
             "peft is not installed, expected for LoRA; pip install 'astroray[flares]', or tune "
@@ -109,10 +114,12 @@ def _inject_lora(model: Network) -> None:
     config: Any = LoraConfig(
         r=RANK,
         lora_alpha=ALPHA,
-        lora_dropout=DROPOUT,
+        lora_dropout=0.0 if model.has_lora_in_weights else DROPOUT,
         target_modules=list(model.projections),
         fan_in_fan_out=model.is_transposed,
     )
+    if model.has_lora_in_weights:
+        put_in_weights(config)
     inject_adapter_in_model(config, model)
 
 

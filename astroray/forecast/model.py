@@ -86,6 +86,8 @@ class Forecaster(nn.Module):
     """The ends of the names of modules that LoRA is put beside."""
     is_transposed = False
     """Whether they hold their weights the other way around."""
+    has_lora_in_weights = True
+    """Whether LoRA is added to their weights, which are small beside the tokens of a batch."""
 
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()

@@ -10,12 +10,14 @@ windows of the trend. Every second star by name is held out.
 """
 
 import argparse
+import itertools
 
 import numpy as np
 
-from astroray.flares.detrend import SIGMA_OF_MAD, DetrendConfig, detrend
-from astroray.flares.events import Event, find_events
+from astroray.flares.detrend import SIGMA_OF_MAD, DetrendConfig
+from astroray.flares.events import Event
 from astroray.flares.inject import inject_flares
+from astroray.flares.long_flares import search_flares
 from astroray.flares.template import TEMPLATE_AREA
 from astroray.forecast.labeled_curves import find_in_curves
 from astroray.surveys.light_curves import LightCurve
@@ -31,8 +33,8 @@ CLEARANCE_D = 0.3
 
 def flares_of(curve: LightCurve, flux_T: np.ndarray, config: DetrendConfig) -> list[Event]:
     """The flares in the light curve with another flux."""
-    detrended = detrend(curve.time_d, flux_T, config, fired_T=curve.fired_T)
-    return [event for event in find_events(curve.time_d, detrended) if not event.refused]
+    _, events = search_flares(curve.time_d, flux_T, config=config, fired_T=curve.fired_T)
+    return [event for event in events if not event.refused]
 
 
 def free_cadences(curve: LightCurve, flares: list[Event]) -> np.ndarray:
@@ -96,6 +98,31 @@ def shoulders(
     )
 
 
+def judge(data: str, name: str, stars: str, config: DetrendConfig) -> list[str]:
+    """What becomes of dips and of long flares in a set of light curves, a line each."""
+    made: list[tuple[float, float]] = []
+    num_dips = num_shoulders = 0
+    for seed, one in enumerate(chosen(find_in_curves(data, name), stars, 0)):
+        curve, level = one.curve, float(np.nanmedian(one.curve.flux))
+        noise = SIGMA_OF_MAD * float(np.nanmedian(np.abs(np.diff(curve.flux)))) / np.sqrt(2)
+        free_T = free_cadences(curve, [event for event in one.events if not event.refused])
+        if free_T.any():
+            made += long_flares(curve, free_T, noise / level, seed, config)
+            num_shoulders += shoulders(curve, free_T, noise, seed, config)
+            num_dips += 1
+    lines = [f"{name}: {num_shoulders} shoulders of {num_dips} dips"]
+    width_J, share_J = np.array(made, np.float64).reshape(-1, 2).T
+    for low_d, high_d in itertools.pairwise(WIDTHS_D):
+        is_in_J = (width_J >= low_d) & (width_J < high_d)
+        found_J = share_J[is_in_J & (share_J > 0)]
+        share = f", median share {np.median(found_J):.2f}" if len(found_J) else ""
+        lines.append(
+            f"{name}: {24 * low_d:.1f} to {24 * high_d:.1f} h wide: "
+            f"{len(found_J)} of {is_in_J.sum()} found{share}"
+        )
+    return lines
+
+
 def main() -> None:
     """`python -m benchmarks.flare_hard_cases`."""
     parser = argparse.ArgumentParser(
@@ -108,26 +135,7 @@ def main() -> None:
     windows_d = DetrendConfig().windows_d
     config = DetrendConfig(windows_d=tuple(d for d in windows_d if d <= asked.longest))
     for name in sorted(METHODS):
-        made: list[tuple[float, float]] = []
-        num_dips = num_shoulders = 0
-        for seed, one in enumerate(chosen(find_in_curves(asked.data, name), asked.stars, 0)):
-            curve, level = one.curve, float(np.nanmedian(one.curve.flux))
-            noise = SIGMA_OF_MAD * float(np.nanmedian(np.abs(np.diff(curve.flux)))) / np.sqrt(2)
-            free_T = free_cadences(curve, [event for event in one.events if not event.refused])
-            if free_T.any():
-                made += long_flares(curve, free_T, noise / level, seed, config)
-                num_shoulders += shoulders(curve, free_T, noise, seed, config)
-                num_dips += 1
-        print(f"{name}: {num_shoulders} shoulders of {num_dips} dips", flush=True)
-        width_J, share_J = np.array(made).T
-        for at in range(len(WIDTHS_D) - 1):
-            is_in_J = (width_J >= WIDTHS_D[at]) & (width_J < WIDTHS_D[at + 1])
-            found_J = share_J[is_in_J & (share_J > 0)]
-            print(
-                f"{name}: {24 * WIDTHS_D[at]:.1f} to {24 * WIDTHS_D[at + 1]:.1f} h wide: "
-                f"{len(found_J)} of {is_in_J.sum()} found, median share {np.median(found_J):.2f}",
-                flush=True,
-            )
+        print("\n".join(judge(asked.data, name, asked.stars, config)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Finders against labels: counts by hand, the plainest finder, and the labeled sets."""
 
-import csv
-import gzip
 import json
 
 import numpy as np
@@ -13,7 +11,7 @@ from astroray.errors import ConfigError
 from astroray.flares.agreement import Labels, agree, find_plainly, spans_of_runs
 from astroray.forecast.finders import FINDER, FLOOR, finder_rows, finder_table, judge_finders
 from astroray.forecast.labeled_curves import find_in_curves, read_labels, windows_of
-from tests.flares_made import MINUTE_D, star
+from tests.flares_made import MINUTE_D, star, write_labeled
 
 
 def spans(*pairs):
@@ -66,34 +64,7 @@ def test_the_plainest_finder_finds_a_high_flare_and_needs_three_points():
 
 @pytest.fixture
 def labeled(tmp_path):
-    """A folder of data with one star of TESS and one of Kepler, each with two flares."""
-    tess, kepler = (
-        tmp_path / "lightcurves" / name for name in ("tess_young_stars", "kepler_q9_flagged")
-    )
-    catalogs = tmp_path / "lightcurves" / "catalogues"
-    for folder in (tess, kepler, catalogs):
-        folder.mkdir(parents=True)
-        (folder / "index.csv").write_text("file\n")
-    time_d, flux = star(days=12.0, flares=[(3.0, 30, 0.2), (8.0, 30, 0.2)], level=1.0)
-    time_d = time_d - 170  # sectors 1 and 2
-    error = np.full(len(flux), 0.001)
-    np.savez(tess / "tic7_s0001.npz", time=time_d, flux=flux, flux_err=error)
-    with (tess / "stella_events.csv").open("w") as file:
-        rows = csv.writer(file)
-        rows.writerow(["tic", "sector", "t_start_btjd", "t_peak_btjd", "t_end_btjd", "amp_rel"])
-        rows.writerow([7, 1, 1333.0, 1333.0, 1333.02, 0.2])
-        rows.writerow([7, 1, 1335.0, 1335.0, 1335.02, 0.01])
-    with gzip.open(catalogs / "guenther2020_tess_s1s2_flares.txt.gz", "wt") as file:
-        file.write("TIC,tpeak,FWHMdt\n7,2458338.005,0.01\n")
-    time_d, flux = star(
-        days=30.0, cadence_d=29.4244 * MINUTE_D, level=1.0, flares=[(9.0, 120, 0.2)]
-    )
-    with gzip.open(kepler / "kic8.csv.gz", "wt") as file:
-        file.write("time_bkjd,flux\n")
-        file.writelines(f"{t - 700:.5f},{f:.6f}\n" for t, f in zip(time_d, flux, strict=True))
-    peak = int(np.argmax(flux))
-    (kepler / "kic8_flagged.txt").write_text(f"  {peak}\n  {peak + 1}\n  3\n  999999\n")
-    return str(tmp_path)
+    return write_labeled(tmp_path)
 
 
 def test_labels_are_read_as_spans_of_each_light_curve(labeled):

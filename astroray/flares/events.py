@@ -1,7 +1,8 @@
 """Which points of a light curve are a flare, and what was refused although it stood out."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 import scipy.signal
@@ -10,7 +11,7 @@ from astroray.flares.detrend import Detrended
 from astroray.flares.template import mean_flare_shape
 from astroray.schema import FlareFlag
 
-__all__ = ["Event", "FlareRule", "find_events"]
+__all__ = ["Event", "FlareRule", "find_events", "measure_again"]
 
 SHORT_CADENCE_S = 150.0
 """Up to this spacing a flare of one or two points shows its decay in the points after them."""
@@ -92,28 +93,40 @@ def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = N
     fewer are but the points after them show the decay, which a cosmic ray does not have.
     """
     rule = rule or FlareRule()
-    point_P = np.flatnonzero(curve.segment_T >= 0)
-    level = float(np.median(curve.trend_T[point_P])) if point_P.size else 1.0
-    points = _Points(
-        index_P=point_P,
-        time_P=time_d[point_P],
-        relative_P=curve.relative_T[point_P],
-        noise_P=curve.noise_T[point_P],
-        flux_P=(1 + curve.relative_T[point_P]) * curve.trend_T[point_P] / level,
-        segment_P=curve.segment_T[point_P],
-        cadence_d=curve.cadence_d,
-        window_d=curve.window_d,
-    )
+    points = _Points.of(time_d, curve)
     is_high_P = points.ratio_P >= rule.sigma
     high = _runs(is_high_P, points.segment_P)
-    is_above_P = points.ratio_P > rule.stop_sigma
-    is_hole_P = _holes(is_above_P, points.segment_P)
-    ranges = _runs(is_above_P | is_hole_P, points.segment_P)
+    ranges = points.ranges(rule)
     ranges = [(a, b) for a, b in ranges if is_high_P[a : b + 1].any()]
     return [
         _describe(points, first, last, max(b - a + 1 for a, b in high if first <= a <= last), rule)
         for first, last in _merged(ranges, points.segment_P, rule.merge_points)
     ]
+
+
+def measure_again(
+    time_d: np.ndarray, curve: Detrended, events: Sequence[Event], rule: FlareRule | None = None
+) -> list[Event]:
+    """The same events, flares measured against another trend of the same light curve.
+
+    A flare begins where it did and ends as late as it did, or where its tail goes under now; it
+    does not reach into the next event. What was refused stays as it was.
+    """
+    rule = rule or FlareRule()
+    points = _Points.of(time_d, curve)
+    ends = np.array([[first, last] for first, last in points.ranges(rule)]).reshape(-1, 2)
+    limits = [event.first for event in events[1:]] + [len(time_d)]
+    measured = []
+    for event, limit in zip(events, limits, strict=True):
+        first, last = np.searchsorted(points.index_P, [event.first, event.last]).tolist()
+        if not event.refused:
+            run = int(np.searchsorted(ends[:, 0], last, "right")) - 1
+            before = int(np.searchsorted(points.index_P, limit)) - 1
+            later = max(last, min(before, int(ends[run, 1]) if run >= 0 else last))
+            flags = event.flags | _flags(points, first, later, rule.num_points, rule)
+            event = dataclasses.replace(event, flags=flags, **_measured(points, first, later))
+        measured.append(event)
+    return measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,9 +143,29 @@ class _Points:
     cadence_d: float
     window_d: float
 
+    @classmethod
+    def of(cls, time_d: np.ndarray, curve: Detrended) -> "_Points":
+        point_P = np.flatnonzero(curve.segment_T >= 0)
+        level = float(np.median(curve.trend_T[point_P])) if point_P.size else 1.0
+        return cls(
+            index_P=point_P,
+            time_P=time_d[point_P],
+            relative_P=curve.relative_T[point_P],
+            noise_P=curve.noise_T[point_P],
+            flux_P=(1 + curve.relative_T[point_P]) * curve.trend_T[point_P] / level,
+            segment_P=curve.segment_T[point_P],
+            cadence_d=curve.cadence_d,
+            window_d=curve.window_d,
+        )
+
     @property
     def ratio_P(self) -> np.ndarray:
         return self.relative_P / self.noise_P
+
+    def ranges(self, rule: FlareRule) -> list[tuple[int, int]]:
+        """First and last point of each run above `stop_sigma`, single ones below it let pass."""
+        is_above_P = self.ratio_P > rule.stop_sigma
+        return _runs(is_above_P | _holes(is_above_P, self.segment_P), self.segment_P)
 
 
 def _holes(is_in_P: np.ndarray, segment_P: np.ndarray) -> np.ndarray:
@@ -170,38 +203,47 @@ def _merged(
 
 
 def _describe(points: _Points, first: int, last: int, num_high: int, rule: FlareRule) -> Event:
-    inside = slice(first, last + 1)
-    relative_P, noise_P = points.relative_P[inside], points.noise_P[inside]
-    time_P = points.time_P[inside]
-    peak = first + int(np.argmax(relative_P))
+    measured = _measured(points, first, last)
+    peak = first + int(np.argmax(points.relative_P[first : last + 1]))
     refused = _refusal(points, (first, peak, last), num_high, rule)
-    width_s = 86400.0 * _widths(time_P, points.cadence_d)
-    snr = float(relative_P.sum() / np.sqrt(np.sum(noise_P**2)))
     confidence = 0.0
     if not refused:
         forward, mirrored = _explained(points, first, peak, last)
         weight = min(1.0, 2 * forward / (forward + mirrored)) if forward > 0 else 0.0
-        confidence = float((1 - np.exp(-((snr / CERTAIN_SNR) ** 2))) * forward * weight)
+        certain = 1 - np.exp(-((measured["snr"] / CERTAIN_SNR) ** 2))
+        confidence = float(certain * forward * weight)
         if last - first >= 4 and mirrored - forward > MIRROR_MARGIN:
             refused = "shape"
         elif confidence < rule.min_confidence:
             refused = "doubtful"
     return Event(
-        first=int(points.index_P[first]),
-        peak=int(points.index_P[peak]),
-        last=int(points.index_P[last]),
-        start_d=float(time_P[0]),
-        peak_d=float(points.time_P[peak]),
-        stop_d=float(time_P[-1]),
-        amplitude=float(points.relative_P[peak]),
-        equivalent_duration_s=float(np.sum(relative_P * width_s)),
-        equivalent_duration_err_s=float(np.sqrt(np.sum((noise_P * width_s) ** 2))),
-        snr=snr,
-        num_points=len(time_P),
+        **measured,
         confidence=confidence,
         flags=_flags(points, first, last, num_high, rule),
         refused=refused,
     )
+
+
+def _measured(points: _Points, first: int, last: int) -> dict[str, Any]:
+    """The fields of an Event that its points and the trend decide."""
+    inside = slice(first, last + 1)
+    relative_P, noise_P = points.relative_P[inside], points.noise_P[inside]
+    time_P = points.time_P[inside]
+    peak = first + int(np.argmax(relative_P))
+    width_s = 86400.0 * _widths(time_P, points.cadence_d)
+    return {
+        "first": int(points.index_P[first]),
+        "peak": int(points.index_P[peak]),
+        "last": int(points.index_P[last]),
+        "start_d": float(time_P[0]),
+        "peak_d": float(points.time_P[peak]),
+        "stop_d": float(time_P[-1]),
+        "amplitude": float(points.relative_P[peak]),
+        "equivalent_duration_s": float(np.sum(relative_P * width_s)),
+        "equivalent_duration_err_s": float(np.sqrt(np.sum((noise_P * width_s) ** 2))),
+        "snr": float(relative_P.sum() / np.sqrt(np.sum(noise_P**2))),
+        "num_points": len(time_P),
+    }
 
 
 def _widths(time_P: np.ndarray, cadence_d: float) -> np.ndarray:

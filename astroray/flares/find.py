@@ -20,6 +20,7 @@ from astroray.flares.detrend import detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import ED_EDGES_S, recover_flares
+from astroray.flares.long_flares import search_flares
 from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
 from astroray.storage.meter import METER
@@ -73,8 +74,7 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
     The made flares depend on the seed of the plan, the shard and the row, on nothing else.
     Raises DataError where the light curve cannot be detrended.
     """
-    detrended = detrend(curve.time_d, curve.flux, fired_T=curve.fired_T)
-    events = find_events(curve.time_d, detrended, plan.rule)
+    detrended, events = search_flares(curve.time_d, curve.flux, plan.rule, fired_T=curve.fired_T)
     digest = int(hashlib.sha256(shard.encode()).hexdigest()[:8], 16)
     injected_E = recovered_E = np.zeros(len(ED_EDGES_S) - 1, np.int64)
     if plan.num_injections:

@@ -24,6 +24,7 @@ import numpy as np
 from astroray.errors import DataError
 from astroray.flares.detrend import DetrendConfig, detrend
 from astroray.flares.events import Event, FlareRule, find_events
+from astroray.flares.long_flares import search_flares
 from astroray.flares.records import PROPERTIES, StarRecord
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ META = ("teff_k", "logg", "metallicity_dex", "radius_sun", "period_d")
 
 def candidates_of(curve: "LightCurve") -> list[Event]:
     """What the finder sees in a light curve; raises DataError where it cannot be detrended."""
-    return find_events(curve.time_d, detrend(curve.time_d, curve.flux, fired_T=curve.fired_T))
+    return search_flares(curve.time_d, curve.flux, fired_T=curve.fired_T)[1]
 
 
 def find_record(

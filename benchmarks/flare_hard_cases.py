@@ -14,8 +14,8 @@ import itertools
 
 import numpy as np
 
-from astroray.flares.detrend import SIGMA_OF_MAD, DetrendConfig
-from astroray.flares.events import Event
+from astroray.flares.detrend import SIGMA_OF_MAD, DetrendConfig, detrend
+from astroray.flares.events import Event, find_events
 from astroray.flares.inject import inject_flares
 from astroray.flares.long_flares import search_flares
 from astroray.flares.template import TEMPLATE_AREA
@@ -105,7 +105,9 @@ def judge(data: str, name: str, stars: str, config: DetrendConfig) -> list[str]:
     for seed, one in enumerate(chosen(find_in_curves(data, name), stars, 0)):
         curve, level = one.curve, float(np.nanmedian(one.curve.flux))
         noise = SIGMA_OF_MAD * float(np.nanmedian(np.abs(np.diff(curve.flux)))) / np.sqrt(2)
-        free_T = free_cadences(curve, [event for event in one.events if not event.refused])
+        first_trend = detrend(curve.time_d, curve.flux, fired_T=curve.fired_T)
+        known = [event for event in find_events(curve.time_d, first_trend) if not event.refused]
+        free_T = free_cadences(curve, known)  # where things are put does not depend on `config`
         if free_T.any():
             made += long_flares(curve, free_T, noise / level, seed, config)
             num_shoulders += shoulders(curve, free_T, noise, seed, config)

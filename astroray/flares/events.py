@@ -123,6 +123,9 @@ def measure_again(
             run = int(np.searchsorted(ends[:, 0], last, "right")) - 1
             before = int(np.searchsorted(points.index_P, limit)) - 1
             later = max(last, min(before, int(ends[run, 1]) if run >= 0 else last))
+            tail_P = points.relative_P[last + 1 : later + 1]
+            if tail_P.max(initial=0.0) > points.relative_P[first : last + 1].max():
+                later = last  # what is higher than the peak is no tail of it
             flags = event.flags | _flags(points, first, later, rule.num_points, rule)
             event = dataclasses.replace(event, flags=flags, **_measured(points, first, later))
         measured.append(event)

@@ -9,6 +9,8 @@ networks whose weights are small beside their tokens. There is no dropout of the
 since the tokens are not multiplied by A alone; peft takes none by default either.
 """
 
+from typing import cast
+
 import torch.nn.functional as F
 from peft import LoraConfig
 from peft.tuners.lora.layer import Linear
@@ -31,7 +33,7 @@ class _InWeights(Linear):
     """A projection with its LoRA; peft's but for the order of its products."""
 
     def forward(self, tokens_BKD: Tensor) -> Tensor:
-        base = self.get_base_layer()
+        base = cast(nn.Linear, self.get_base_layer())
         if self.merged:
             return base(tokens_BKD)
         (name,) = self.active_adapters

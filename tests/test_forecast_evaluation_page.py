@@ -5,7 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from astroray.forecast.comparison import Difference, calibrate, compare
+from astroray.evaluation.metrics import Estimate
+from astroray.forecast.comparison import calibrate, compare
 from astroray.forecast.evaluation_page import interval_figure, write_evaluation_page
 from astroray.forecast.finders import FinderSkill
 
@@ -63,13 +64,13 @@ def test_every_forecaster_has_a_line_a_curve_and_a_lead_of_the_model(comparison,
 
 
 def test_finders_stand_by_list_of_labels_and_what_is_not_known_is_a_dash(tmp_path):
-    nothing = Difference(value=float("nan"), low=float("nan"), high=float("nan"))
+    nothing = Estimate(value=float("nan"), low=float("nan"), high=float("nan"))
     skills = [
         FinderSkill(
             survey="tess",
             labels=labels,
             finder=finder,
-            recall=Difference(value=0.8, low=0.6, high=0.9),
+            recall=Estimate(value=0.8, low=0.6, high=0.9),
             precision=nothing,
             num_labels=5,
             num_found=0,
@@ -87,7 +88,7 @@ def test_finders_stand_by_list_of_labels_and_what_is_not_known_is_a_dash(tmp_pat
 
 
 def test_a_number_stands_on_its_interval_within_the_axis():
-    drawn = interval_figure(Difference(value=0.5, low=0.4, high=2.0), 0.0, 1.0, 0.5)
+    drawn = interval_figure(Estimate(value=0.5, low=0.4, high=2.0), 0.0, 1.0, 0.5)
     ends = [float(x) for x in re.search(r'span" d="M([\d.]+) \S+H([\d.]+)"', drawn).groups()]
     middle = float(re.search(r'cx="([\d.]+)"', drawn).group(1))
     assert ends[0] < middle < ends[1] <= 170

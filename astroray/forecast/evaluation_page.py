@@ -7,7 +7,8 @@ from typing import Any
 from markupsafe import Markup
 
 from astroray import storage
-from astroray.forecast.comparison import Comparison, Difference
+from astroray.evaluation.metrics import Estimate
+from astroray.forecast.comparison import Comparison
 from astroray.forecast.finders import FinderSkill
 from astroray.forecast.page import reliability_figure
 from astroray.templates import load_template
@@ -45,7 +46,7 @@ def write_evaluation_page(
 
 
 def interval_figure(
-    value: Difference | None, low: float, high: float, mark: float | None = None
+    value: Estimate | None, low: float, high: float, mark: float | None = None
 ) -> Markup:
     """A number as a dot on its interval, between the ends of an axis with a stroke at `mark`.
 
@@ -92,7 +93,7 @@ def _section(found: Comparison, models: Sequence[str]) -> dict[str, Any]:
 
 def _leads(found: Comparison, model: str) -> list[dict[str, Any]]:
     """What a model has more than each other forecaster."""
-    by_metric: dict[str, dict[str, Difference | None]] = {
+    by_metric: dict[str, dict[str, Estimate | None]] = {
         metric: {
             peer: found.differences.get((model, peer, metric))
             for peer in found.skills
@@ -110,7 +111,7 @@ def _leads(found: Comparison, model: str) -> list[dict[str, Any]]:
     ]
 
 
-def _bars(values: Mapping[str, Difference | None], mark: float) -> dict[str, Markup]:
+def _bars(values: Mapping[str, Estimate | None], mark: float) -> dict[str, Markup]:
     """Figures of numbers on one axis, which holds all their intervals and the mark."""
     ends = [mark]
     for value in values.values():

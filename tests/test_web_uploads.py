@@ -59,6 +59,11 @@ def test_other_formats_are_not_even_tried(data):
         read(data)
 
 
+def test_a_form_is_told_how_a_file_is_sent():
+    with pytest.raises(UnknownFormatError, match="a form: send the file itself"):
+        read(b'--------b7e1\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + GOOD[0])
+
+
 def test_a_picture_for_a_model_of_flux_is_refused_by_what_it_needs():
     with pytest.raises(DataError, match=r"got display pixels.*expected flux pixels in bands g, r"):
         read(GOOD[1])

@@ -31,7 +31,19 @@ bounded."""
 
 
 class UnknownFormatError(DataError):
-    """The first bytes are those of no format that is taken."""
+    """The first bytes are those of no format that is taken.
+
+    name   what errors call the file
+    taken  which other formats are, in words
+    """
+
+    def __init__(self, name: str, data: bytes, taken: str) -> None:
+        is_form = data.startswith(b"--")
+        hint = "; that is a form: send the file itself, as `curl --data-binary @FILE` does"
+        super().__init__(
+            f"{name} begins with {data[:8]!r}, expected a FITS file (plain or gzip){taken}"
+            f"{hint * is_form}"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,10 +149,7 @@ def open_upload(
         check_parquet(data, max_rows=limits.curves, max_values=limits.cadences, max_bytes=max_bytes)
         kind = "parquet"
     else:
-        raise UnknownFormatError(
-            f"{name} begins with {data[:8]!r}, expected a FITS file (plain or gzip) or a Parquet "
-            "file"
-        )
+        raise UnknownFormatError(name, data, " or a Parquet file")
     shard = Shard(
         name=name,
         reader=reader,

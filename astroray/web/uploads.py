@@ -129,10 +129,7 @@ def _cutout(
     elif data.startswith(_PICTURES):
         cutouts = _read_picture(name, data, preparation, max_pixels)
     else:
-        raise UnknownFormatError(
-            f"{name} begins with {data[:8]!r}, expected a FITS file (plain or gzip), a PNG or "
-            "a JPEG"
-        )
+        raise UnknownFormatError(name, data, ", a PNG or a JPEG")
     prepared = prepare(cutouts, preparation)
     if prepared.rejects:
         raise DataError(f"the cutout cannot be used: {prepared.rejects[0].reason}")

@@ -41,8 +41,6 @@ def find(time_d: np.ndarray, flux: np.ndarray, method: str) -> list[list[float]]
 
 def main(curves: str, found: str, method: str) -> None:
     """Searches all light curves; one that it cannot search gets the error in words."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
     given, rows = np.load(curves), []
     num_curves = len(given.files) // 2
     for at in [0, *range(num_curves)]:  # the first one twice: its first time pays for imports
@@ -59,4 +57,6 @@ def main(curves: str, found: str, method: str) -> None:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)  # of a process of its own
     main(*sys.argv[1:])

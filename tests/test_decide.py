@@ -150,7 +150,8 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
     held = {name: pack_layers(model.network, ranges, name) for name in ("w8a8", "w8a8o")}
     quantized = Quantized(choice="auto", reference_id=model.model_id, schemes=held)
     monkeypatch.setattr(module, "LEAST_ROWS", 64)
-    monkeypatch.setattr(module, "LEAST_GAIN", 0.0)  # the speed of this machine decides nothing
+    for name in ("LEAST_GAIN", "LEAST_SPEED"):  # the speed of this machine decides nothing
+        monkeypatch.setattr(module, name, 0.0)
     decision = decide(model, quantized, image_NCYX)
     ways = {(way.numbers.split()[0], way.attention): way for way in decision.ways}
     assert ways["none", "sdpa"].kept is None

@@ -8,8 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from astroray.cli import cli
-from astroray.forecast import baselines, fit, simulated_stars
+from astroray.forecast import baselines, evaluate
 from astroray.forecast.evaluate import VARIANTS
+from astroray.forecast.fit import FitPlan
 from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
 
 FEW = {"num_stars": 12, "days": 60.0, "recorded_days": 300.0}
@@ -45,7 +46,7 @@ def test_flares_before_the_light_curve_are_on_record(made):
 @pytest.fixture
 def quick(monkeypatch):
     """Few stars and fits of one pass; gives the plans of those fits."""
-    made, plans = fit.FitPlan, []
+    made, plans = FitPlan, []
 
     def stars(**changes):
         return SimulatedStars(**{**changes, **FEW})
@@ -55,9 +56,9 @@ def quick(monkeypatch):
         plans.append(made(**{**wanted, "pretrain_passes": min(1, wanted["pretrain_passes"])}))
         return plans[-1]
 
-    monkeypatch.setattr(simulated_stars, "SimulatedStars", stars)
+    monkeypatch.setattr(evaluate, "SimulatedStars", stars)
     monkeypatch.setattr(baselines, "NUM_TREES", 5)
-    monkeypatch.setattr(fit, "FitPlan", plan)
+    monkeypatch.setattr(evaluate, "FitPlan", plan)
     return plans
 
 

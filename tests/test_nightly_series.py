@@ -105,7 +105,7 @@ def test_the_job_adds_a_night_to_the_newest_version(tmp_path, monkeypatch):
         return RunRecord.load(config.out)
 
     monkeypatch.setattr(nightly, "run_night", run_night)
-    monkeypatch.setattr("astroray.execution.structured_logs.log_as_json", lambda: None)
+    monkeypatch.setattr("astroray.job_command.log_as_json", lambda: None)
     arguments = ["--survey", "sky", "--out", str(tmp_path), "--set=night=2026-11-28"]
     main = runpy.run_path(str(JOB))["main"]
     done = CliRunner().invoke(main, [*arguments, "--set=workers=2..4", "--set=finish_by=06:30"])

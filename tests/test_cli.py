@@ -184,6 +184,8 @@ INTERRUPTED_TWICE = """
 import os, signal, sys
 from astroray.job_command import one_line_errors
 number = signal.Signals[sys.argv[1]]
+usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+signal.signal(number, usual)  # under nohup, or behind an &, it would be ignored
 with one_line_errors():
     try:
         os.kill(os.getpid(), number)

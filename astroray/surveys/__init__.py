@@ -228,7 +228,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
         raise ConfigError(
             f"{uri.location} mixes files for several readers "
             f"({count_kinds(readers, files.paths)}); "
-            f"name one kind with a glob such as 'folder/*.fits' or with ?format={names[0]}"
+            f"name one kind with a glob such as 'folder/*.fits*' or with ?format={names[0]}"
         )
     own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
     if names[0] not in own_readers and not _is_foreign(names[0]):

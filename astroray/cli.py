@@ -200,7 +200,7 @@ def verify(run_dir: str, repair: bool, as_json: bool) -> None:
     from astroray.run_record import RunRecord
 
     faults = verify_run(run_dir, repair=repair)
-    state = record.state if (record := RunRecord.load(run_dir)) else ""
+    state = RunRecord.of(run_dir).state
     if as_json:
         click.echo(json.dumps({"run": run_dir, "state": state, "faults": faults}))
         sys.exit(1 if faults else 0)

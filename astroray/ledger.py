@@ -30,7 +30,6 @@ from astroray.errors import LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
 from astroray.run_files import listing_file
 from astroray.run_record import Counts, RejectCount, RunRecord
-from astroray.storage import InputFile
 from astroray.storage.parquet import read_batches, read_parquet
 from astroray.surveys.object_files import moved
 from astroray.surveys.shards import Reject, Shard
@@ -179,9 +178,9 @@ def _read_listed(run_dir: str, columns: Sequence[str] | None = None) -> Iterator
 
 
 def _row(shard: Shard) -> dict[str, Any]:
-    inputs = [[file.path, file.size_bytes, file.version] for file in shard.inputs]
-    params = json.dumps(dict(shard.params), sort_keys=True)
-    return {**vars(shard), "inputs": json.dumps(inputs), "params": params}
+    facts = shard.facts()
+    inputs, params = json.dumps(facts["inputs"]), json.dumps(facts["params"], sort_keys=True)
+    return {**facts, "inputs": inputs, "params": params}
 
 
 def _is_whole(path: str) -> bool:
@@ -189,16 +188,8 @@ def _is_whole(path: str) -> bool:
 
 
 def _shard(row: Mapping[str, Any], run_dir: str) -> Shard:
-    shard = Shard(
-        name=row["name"],
-        reader=row["reader"],
-        inputs=tuple(
-            InputFile(path=path, size_bytes=size, version=version)
-            for path, size, version in json.loads(row["inputs"])
-        ),
-        params=json.loads(row["params"]),
-        num_rows=row["num_rows"],
-    )
+    packed = {name: json.loads(row[name]) for name in ("inputs", "params")}
+    shard = Shard.of_facts({name: row[name] for name in _LISTING.names} | packed)
     own = storage.absolute(run_dir)
     return moved(shard, lambda name: name if _is_whole(name) else storage.join(own, name))
 

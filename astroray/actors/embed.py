@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from astroray import faults, ledger, schema, storage, surveys
+from astroray import faults, ledger, schema, surveys
 from astroray.attempts import Nodes, begin_attempt
 from astroray.encoders import AttentionName, QuantizeName
 from astroray.errors import DataError, ShardError
@@ -180,19 +180,12 @@ def pack_shard(shard: Shard) -> str:
 
     It is text, as Ray may take bytes for those of an array, and drop zeros at their end.
     """
-    inputs = [(file.path, file.size_bytes, file.version) for file in shard.inputs]
-    data = json.dumps({**vars(shard), "inputs": inputs}).encode()
-    return base64.b64encode(zlib.compress(data)).decode()
+    return base64.b64encode(zlib.compress(json.dumps(shard.facts()).encode())).decode()
 
 
 def unpack_shard(text: str) -> Shard:
     """The shard of `pack_shard`."""
-    values = json.loads(zlib.decompress(base64.b64decode(text)))
-    values["inputs"] = tuple(
-        storage.InputFile(path=path, size_bytes=size_bytes, version=version)
-        for path, size_bytes, version in values["inputs"]
-    )
-    return Shard(**values)
+    return Shard.of_facts(json.loads(zlib.decompress(base64.b64decode(text))))
 
 
 class _Rows:

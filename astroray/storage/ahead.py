@@ -64,9 +64,11 @@ class _Ahead:
     def take(self, path: str) -> bytes | None:
         """The bytes of a file, once; None where it is not among those on their way."""
         with self.lock:
-            future, _ = self.held.pop(path, (None, 0))
+            if path not in self.held:  # whoever reads another shard asks too, maybe at the end
+                return None
+            future, _ = self.held.pop(path)
             self._fill()
-        return None if future is None else future.result()
+        return future.result()
 
     def _fill(self) -> None:
         num_bytes = sum(size for _, size in self.held.values())

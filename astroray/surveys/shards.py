@@ -98,6 +98,20 @@ class Shard:
         some = f"{self.inputs[0].path!r}, ... ({len(self.inputs)} files)" if self.inputs else "()"
         return f"Shard({self.name!r}, {self.reader}, num_rows={self.num_rows}, inputs={some})"
 
+    def facts(self) -> dict[str, Any]:
+        """The fields as JSON can hold them."""
+        inputs = [[file.path, file.size_bytes, file.version] for file in self.inputs]
+        return {**vars(self), "inputs": inputs, "params": dict(self.params)}
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> "Shard":
+        """The shard of `facts`."""
+        inputs = [
+            storage.InputFile(path=path, size_bytes=size_bytes, version=version)
+            for path, size_bytes, version in facts["inputs"]
+        ]
+        return cls(**{**facts, "inputs": inputs})
+
     @property
     def size_bytes(self) -> int:
         """Bytes of all input files."""

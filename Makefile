@@ -9,6 +9,8 @@ SOURCES := astroray benchmarks jobs kernels tests setup.py
 NATIVE := setup.py $(wildcard kernels/astroray_kernels/native/*)
 # 1: the native kernels must compile, or the installation fails. CI asks for it.
 export ASTRORAY_REQUIRE_NATIVE ?= 0
+# What is compiled is kept: else each of the hundreds of processes that the tests start compiles all.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: scan test check lint types sanitize soak soak-nodes clean help
 

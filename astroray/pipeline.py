@@ -320,8 +320,6 @@ class _Run:
         """
         if not (numbers := self.record.backends.fewer_bits):
             return selected
-        from ray.data import ActorPoolStrategy
-
         reference_id = self.record.fitted.reference_id
         with self._stage("refine", note=f"shortlist of {numbers}"):
             again = map_rows(
@@ -329,9 +327,7 @@ class _Run:
                 workers.remotely(find_shortlist, num_cpus=1)(self.out, self.config.search.top),
                 Reencoder,
                 self.plan,
-                fn_constructor_args=(self._embed_plan(""),),
-                compute=ActorPoolStrategy(min_size=1, max_size=self.plan.max_workers),
-                num_gpus=self.plan.num_gpus or None,
+                told=(self._embed_plan(""),),
             )
             encoded: dict[str, list[float]] = {}
             for batch in again:

@@ -25,8 +25,8 @@ ON_ONE_CLUSTER = ("scans", "fits")
 LONG = (*ON_ONE_CLUSTER, "clusters", "test_osc_triton", "test_vfa_triton", "test_onnx_export")
 """What takes longest begins first, so that at the end no process waits for another."""
 FITS_AND_SERVES = {
-    "test_flares_find", "test_forecast_jobs", "test_onnx_encoder", "test_quantized_scan",
-    "test_run_model", "test_serving", "test_train_encoder", "test_training",
+    "test_flares_find", "test_forecast_jobs", "test_run_model", "test_serving",
+    "test_train_encoder", "test_training",
 }  # fmt: skip
 """Modules on the second of the two clusters that `make test` has; each has half of the time."""
 

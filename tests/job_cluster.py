@@ -76,6 +76,7 @@ def start_cluster(*, num_cpus: int, env: Mapping[str, str] | None = None) -> Job
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # as of fixture `ray_cluster`: tests wait for its workers
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'kernels'}",
         **(env or {}),

@@ -35,10 +35,8 @@ def survey(tmp_path_factory):
     return f"{folder}/*_llc.fits"
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp_path, ray_cluster):
-    record = scans.scan(survey, tmp_path, encoder__name="auto", encoder__size_px=None)
+def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp_path):
+    record = scans.scan_here(survey, tmp_path, encoder__name="auto", encoder__size_px=None)
     assert record.model.encoder == "waves"
     assert record.counts.rows_read == NUM_STARS + 2
     assert record.counts.rows_embedded == record.counts.catalog == NUM_STARS + 1
@@ -52,24 +50,18 @@ def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp
     assert inspection.verify_run(str(tmp_path)) == []
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_a_network_of_one_s_own_ranks_light_curves(survey, tmp_path, ray_cluster):
+def test_a_network_of_one_s_own_ranks_light_curves(survey, tmp_path):
     model = scans.fit_model(survey, tmp_path / "model", encoder="waves")
     program = str(tmp_path / "mine.onnx")
     export_onnx(model, out=program)
-    record = scans.scan(survey, tmp_path / "run", encoder__name=program, encoder__size_px=None)
+    record = scans.scan_here(survey, tmp_path / "run", encoder__name=program, encoder__size_px=None)
     assert record.model.encoder == "onnx-light-curves"
     assert read_catalog(str(tmp_path / "run"))["object_id"][0].as_py() == f"KIC {NUM_STARS} Q2"
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_an_encoder_of_images_is_refused_before_a_light_curve_is_read(
-    survey, tmp_path, ray_cluster
-):
+def test_an_encoder_of_images_is_refused_before_a_light_curve_is_read(survey, tmp_path):
     with pytest.raises(ConfigError, match="pca takes images, the survey has light curves"):
-        scans.scan(survey, tmp_path, encoder__name="pca", encoder__size_px=None)
+        scans.scan_here(survey, tmp_path, encoder__name="pca", encoder__size_px=None)
     assert not (tmp_path / "embeddings").exists()
 
 

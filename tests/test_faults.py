@@ -255,7 +255,8 @@ def test_a_retry_heals_what_was_mended_and_leaves_the_rest_alone(broken, tmp_pat
     before = {p.name: p.read_bytes() for p in (run_dir / "embeddings").iterdir()}
     for name in ("h-gone", "g-cut"):
         write_stack(survey / f"{name}.npz", FINE[name])
-    ended = CliRunner().invoke(cli, ["retry-rejects", str(run_dir)])
+    with scans.workers_here():
+        ended = CliRunner().invoke(cli, ["retry-rejects", str(run_dir)])
     assert ended.exit_code == 0, ended.output + ended.stderr
     assert "4 shards have rejects that may pass now" in ended.stdout
     assert "47 objects scored, 2 rows and 1 shard rejected" in ended.stdout
@@ -453,7 +454,7 @@ def test_a_worker_that_cannot_write_stops_the_scan_with_one_sentence_and_it_resu
     assert record.error.startswith("cannot write")
     assert "\n" not in record.error
     (out / "embeddings").unlink()
-    assert scans.scan(SIMULATED, out, encoder__name=model).counts.catalog == 90
+    assert scans.scan_here(SIMULATED, out, encoder__name=model).counts.catalog == 90
     assert verify_run(str(out)) == []
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from astroray import inspection
 from astroray.catalog import read_catalog
@@ -11,9 +10,7 @@ from tests import scans
 from tests.tiles_made import make_sky, write_sky
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
-def test_a_scan_of_a_catalog_has_each_object_once_and_says_what_it_has_not(tmp_path, ray_cluster):
+def test_a_scan_of_a_catalog_has_each_object_once_and_says_what_it_has_not(tmp_path):
     ids, ra_N, dec_N = make_sky(40)
     ra_N[0], ra_N[1] = np.nan, 20.0
     write_sky(tmp_path / "tiles", ra_N[2:], dec_N[2:])
@@ -21,7 +18,7 @@ def test_a_scan_of_a_catalog_has_each_object_once_and_says_what_it_has_not(tmp_p
     pq.write_table(table, tmp_path / "objects.parquet")
     survey = f"{tmp_path}/tiles/*.fits?format=fields&bands=g,r&size=16&catalog=../objects.parquet"
     run = tmp_path / "run"
-    record = scans.scan(survey, run)
+    record = scans.scan_here(survey, run)
     counts = record.counts
     assert counts.outside + counts.rows_read == len(ids)
     assert [row.kind for row in record.rejects] == ["position"]

@@ -32,10 +32,10 @@ K, TOP = 3, 10
 
 
 @pytest.fixture(scope="module")
-def first(ray_cluster, tmp_path_factory):
-    """A scan by one worker that fits its own model: run directory and record."""
+def first(tmp_path_factory):
+    """A scan in this process that fits its own model: run directory and record."""
     out = tmp_path_factory.mktemp("first") / "run"
-    return out, scans.scan(SIMULATED, out, search__top=TOP)
+    return out, scans.scan_here(SIMULATED, out, search__top=TOP)
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +45,7 @@ def model_path(first):
 
 @pytest.fixture(scope="module")
 def halved(first, model_path, tmp_path_factory):
-    """A scan with the model of `first`, stopped after three shards and then started again.
-
-    The workers are handed no more than these: one that still had a shard in its hands when the
-    driver stops would end it at some later time, in the middle of the second scan.
-    """
+    """A scan with the model of `first`, stopped after three shards and then started again."""
     out = tmp_path_factory.mktemp("halved") / "run"
     embed_shards = pipeline.embed_shards
 
@@ -61,12 +57,13 @@ def halved(first, model_path, tmp_path_factory):
         raise StoppedError
 
     config = scans.small_config(SIMULATED, out, search__top=TOP, encoder__name=model_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "embed_shards", embed_three)
-        with pytest.raises(StoppedError):
-            pipeline.scan(config)
-    before, shown = marks(out), []
-    pipeline.scan(config, show=shown.append)
+    with scans.workers_here():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pipeline, "embed_shards", embed_three)
+            with pytest.raises(StoppedError):
+                pipeline.scan(config)
+        before, shown = marks(out), []
+        pipeline.scan(config, show=shown.append)
     return out, before, shown
 
 
@@ -91,19 +88,17 @@ def write_imperfect(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def imperfect(ray_cluster, tmp_path_factory):
+def imperfect(tmp_path_factory):
     """A scan of a survey with rejects of every stage."""
     folder = tmp_path_factory.mktemp("imperfect")
     write_imperfect(folder / "pictures")
     survey = f"{folder}/pictures?table=objects.csv&shard_files=6"
-    return folder, survey, scans.scan(survey, folder / "run")
+    return folder, survey, scans.scan_here(survey, folder / "run")
 
 
 # ---- 1. never drop, always count
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_1_every_row_that_was_read_is_in_the_catalog_or_rejected_with_a_reason(imperfect):
     """Law 1."""
     folder, _, record = imperfect
@@ -121,13 +116,12 @@ def test_law_1_every_row_that_was_read_is_in_the_catalog_or_rejected_with_a_reas
     assert ids == {f"obj{i}" for i in range(24)} - {"obj3", "obj9", "obj20"}
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_1_too_many_rejects_write_the_catalog_and_exit_with_1(imperfect):
     """Law 1."""
     folder, survey, _ = imperfect
     flags = scans.scan_command(survey, folder / "run", max_rejected=0.05)[4:]
-    ended = CliRunner().invoke(cli, ["scan", *flags])
+    with scans.workers_here():
+        ended = CliRunner().invoke(cli, ["scan", *flags])
     assert ended.exit_code == 1, ended.output
     assert "8.3% of the rows and 0.0% of the shards were rejected, expected at most 5.0%" in (
         ended.stderr
@@ -136,8 +130,6 @@ def test_law_1_too_many_rejects_write_the_catalog_and_exit_with_1(imperfect):
     assert len(read_catalog(str(folder / "run"))) == 21
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_1_a_missing_number_stays_missing(imperfect):
     """Law 1: unknown is null, and no null became a number."""
     catalog = read_catalog(str(imperfect[0] / "run"))
@@ -194,8 +186,6 @@ def test_law_2_doing_a_shard_twice_changes_nothing(tmp_path):
 # ---- 3. resume costs what is left
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_3_a_resumed_scan_does_only_what_is_left(halved):
     """Law 3."""
     out, before, shown = halved
@@ -211,8 +201,6 @@ def test_law_3_a_resumed_scan_does_only_what_is_left(halved):
     assert verify_run(str(out)) == []
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_3_a_finished_scan_reads_no_shard_again_and_new_files_cost_only_themselves(
     imperfect, tmp_path
 ):
@@ -228,7 +216,7 @@ def test_law_3_a_finished_scan_reads_no_shard_again_and_new_files_cost_only_them
     )
     table = pictures / "objects.csv"
     table.write_text(table.read_text() + "z.jpg,objz,20,20\n")
-    record = scans.scan(survey, folder / "run")
+    record = scans.scan_here(survey, folder / "run")
     after = marks(folder / "run")
     assert {name: after[name] for name in before} == before
     (new,) = set(after) - set(before)
@@ -247,8 +235,6 @@ def test_law_3_a_finished_scan_reads_no_shard_again_and_new_files_cost_only_them
     shutil.copytree(tmp_path / "before", folder)
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_3_a_directory_of_another_fingerprint_is_refused_and_left_alone(first, monkeypatch):
     """Law 3."""
     monkeypatch.delattr("astroray.execution.workers.cluster")  # Ray is not started for that
@@ -269,8 +255,8 @@ def test_law_3_a_directory_of_another_fingerprint_is_refused_and_left_alone(firs
 
 @pytest.mark.ray
 @pytest.mark.timeout(180)
-def test_law_4_four_workers_and_another_order_of_shards_give_the_same_bytes(
-    first, model_path, tmp_path, monkeypatch
+def test_law_4_four_workers_on_ray_and_another_order_of_shards_give_the_same_bytes(
+    ray_cluster, first, model_path, tmp_path, monkeypatch
 ):
     """Law 4."""
     listed = surveys.list_shards
@@ -292,8 +278,6 @@ def test_law_4_four_workers_and_another_order_of_shards_give_the_same_bytes(
     assert scans.catalog_bytes(out) == expected
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_4_a_restart_gives_the_same_bytes(first, halved):
     """Law 4."""
     assert scans.catalog_bytes(halved[0]) == scans.catalog_bytes(first[0])
@@ -324,8 +308,6 @@ def test_law_4_a_trained_fit_gives_the_same_model_twice(tmp_path):
 # ---- 5. certified, 6. yesterday's scores stay bounds
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_5_the_certified_list_is_that_of_brute_force_over_the_published_embeddings(first):
     """Law 5."""
     out, record = first
@@ -366,14 +348,12 @@ def test_law_6_adding_objects_never_raises_a_score(index, score):
     assert (after.score_N[:50] < before.score_N[:50]).all()
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_6_a_later_scan_uses_the_frozen_model_and_keeps_yesterday_s_numbers(
     first, model_path, tmp_path
 ):
     """Law 6: neither the model file nor an old embedding changes when objects are added."""
     out = tmp_path / "run"
-    record = scans.scan(LONGER, out, search__top=TOP, encoder__name=model_path)
+    record = scans.scan_here(LONGER, out, search__top=TOP, encoder__name=model_path)
     model = out / "model" / "model.safetensors"
     assert model.read_bytes() == Path(model_path).read_bytes()
     assert record.model.model_id == first[1].model.model_id
@@ -391,12 +371,10 @@ def test_law_6_a_later_scan_uses_the_frozen_model_and_keeps_yesterday_s_numbers(
 # ---- 7. no silent fallback
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_law_7_a_gpu_that_is_not_there_is_an_error_and_auto_is_written_down(first, tmp_path):
     """Law 7."""
     with pytest.raises(ConfigError, match=r"a worker needs 0\.75 CPUs and 64 GPUs, the cluster"):
-        scans.scan(SIMULATED, tmp_path / "run", num_gpus=64)
+        scans.scan_here(SIMULATED, tmp_path / "run", num_gpus=64)
     assert not (tmp_path / "run" / "run.json").exists()
     backends = json.loads((first[0] / "run.json").read_text())["backends"]
     assert backends["device"] in ("cpu", "cuda")
@@ -408,8 +386,6 @@ def test_law_7_a_gpu_that_is_not_there_is_an_error_and_auto_is_written_down(firs
 # ---- 9. errors by who acts
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("survey", "settings", "message"),
     [
@@ -422,7 +398,7 @@ def test_law_7_a_gpu_that_is_not_there_is_an_error_and_auto_is_written_down(firs
     ],
 )
 def test_law_9_what_the_user_must_change_ends_with_2_before_a_row_is_read(
-    ray_cluster, tmp_path, survey, settings, message
+    tmp_path, survey, settings, message
 ):
     """Law 9."""
     survey = survey.format(folder=tmp_path)
@@ -430,7 +406,8 @@ def test_law_9_what_the_user_must_change_ends_with_2_before_a_row_is_read(
         k: v.format(folder=tmp_path) if isinstance(v, str) else v for k, v in settings.items()
     }
     command = scans.scan_command(survey, tmp_path / "run", **settings)
-    ended = CliRunner().invoke(cli, ["scan", *command[4:]])
+    with scans.workers_here():
+        ended = CliRunner().invoke(cli, ["scan", *command[4:]])
     assert ended.exit_code == 2, ended.output
     (line,) = [text for text in ended.stderr.splitlines() if text.startswith("astroray: ")]
     assert message in line
@@ -439,13 +416,12 @@ def test_law_9_what_the_user_must_change_ends_with_2_before_a_row_is_read(
     assert marks(tmp_path / "run") == {}
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_law_9_what_the_machine_refuses_ends_with_1(ray_cluster, tmp_path):
+def test_law_9_what_the_machine_refuses_ends_with_1(tmp_path):
     """Law 9."""
     (tmp_path / "file").write_text("no folder")
     command = scans.scan_command(SIMULATED, tmp_path / "file" / "run")
-    ended = CliRunner().invoke(cli, ["scan", *command[4:]])
+    with scans.workers_here():
+        ended = CliRunner().invoke(cli, ["scan", *command[4:]])
     assert ended.exit_code == 1, ended.output
     assert "astroray: cannot write" in ended.stderr
     assert "choose another --out" in ended.stderr

@@ -182,19 +182,16 @@ def test_scores_that_another_version_left_otherwise_are_not_used(ref, tmp_path, 
     assert f"{ranking} has no certified, as another version" in caplog.text
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
-def test_a_version_keeps_what_the_newest_refers_to_and_a_copy_has_all_layers(
-    ray_cluster, tmp_path, monkeypatch
-):
+def test_a_version_keeps_what_the_newest_refers_to_and_a_copy_has_all_layers(tmp_path, monkeypatch):
     monkeypatch.setattr(night_index, "LEAST_ROWS", 65_536)
     write_survey("sim:galaxies?count=60&seed=3&shard_rows=20&size=24", str(tmp_path / "made"))
     *old, new = sorted((tmp_path / "made" / "shards").glob("*.parquet"))
     (tmp_path / "sky").mkdir()
     for path in old:
         shutil.copy2(path, tmp_path / "sky")
-    scans.scan(tmp_path / "sky", tmp_path / "ref", search__index="sharded")
-    run_night(night_config(tmp_path, "ref", "night", survey=str(new)))
+    scans.scan_here(tmp_path / "sky", tmp_path / "ref", search__index="sharded")
+    with scans.workers_here():
+        run_night(night_config(tmp_path, "ref", "night", survey=str(new)))
     assert inspection.verify_run(str(tmp_path / "night")) == []
     ref, out, copy = (str(tmp_path / name) for name in ("ref", "night", "copy"))
     named = {uri for uri, _ in Manifest.load(out).files if uri.startswith(ref)}
@@ -211,7 +208,8 @@ def test_a_version_keeps_what_the_newest_refers_to_and_a_copy_has_all_layers(
     shutil.rmtree(out)
     name = versions.read_version(copy)["object_id"][0].as_py()
     assert len(find_similar(copy, name, 5).neighbors) == 5
-    record = run_night(night_config(tmp_path, "copy", "next", survey=str(new)))
+    with scans.workers_here():
+        record = run_night(night_config(tmp_path, "copy", "next", survey=str(new)))
     assert record.night.found.objects_new == 0
     layers = Manifest.load(str(tmp_path / "next")).layers
     assert [layer.num_objects for layer in layers] == [40, 20, 0]

@@ -25,7 +25,7 @@ SURVEY = "sim:galaxies?count=60&seed=3&shard_rows=20&size=24"
 
 
 @pytest.fixture(scope="module")
-def reference(ray_cluster, tmp_path_factory) -> tuple[Path, Path, Path]:
+def reference(tmp_path_factory) -> tuple[Path, Path, Path]:
     """A folder of two shards, the scan of them, and a third shard that is not there yet."""
     folder = tmp_path_factory.mktemp("nightly")
     write_survey(SURVEY, str(folder / "made"))
@@ -33,7 +33,7 @@ def reference(ray_cluster, tmp_path_factory) -> tuple[Path, Path, Path]:
     (folder / "sky").mkdir()
     for path in old:
         shutil.copy2(path, folder / "sky")
-    scans.scan(folder / "sky", folder / "ref")
+    scans.scan_here(folder / "sky", folder / "ref")
     return folder / "sky", folder / "ref", new
 
 
@@ -43,6 +43,11 @@ def night_of(made: tuple[Path, Path, Path], out: Path, **settings: object) -> Ni
     return NightConfig(**{**known, **settings})
 
 
+def run_here(night: NightConfig) -> RunRecord:
+    with scans.workers_here():
+        return run_night(night)
+
+
 @pytest.fixture(scope="module")
 def night_after(reference, tmp_path_factory) -> tuple[NightConfig, RunRecord]:
     """The night of the third shard, and what its run left in its record."""
@@ -50,13 +55,11 @@ def night_after(reference, tmp_path_factory) -> tuple[NightConfig, RunRecord]:
         reference, tmp_path_factory.mktemp("after") / "night", survey=str(reference[2])
     )
     before = files_of(reference[1])
-    record = run_night(night)
+    record = run_here(night)
     assert files_of(reference[1]) == before
     return night, record
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
     reference, night_after, tmp_path
 ):
@@ -69,7 +72,7 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
     assert record.counts.inherited == 40
     shutil.copy2(new, tmp_path / "sky")
     model = str(ref / "model" / "model.safetensors")
-    scans.scan(tmp_path / "sky", tmp_path / "all", encoder__name=model)
+    scans.scan_here(tmp_path / "sky", tmp_path / "all", encoder__name=model)
     assert (
         certified(Path(night.out))
         .drop_columns(["score_kind"])
@@ -92,19 +95,19 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
         assert "equal to the last bit" in found.verdict or "the bound holds" in found.verdict
         assert found.encoded == "read and encoded again, equal to the last bit"
     done = files_of(Path(night.out))
-    assert run_night(night).counts == record.counts
+    assert run_here(night).counts == record.counts
     assert files_of(Path(night.out)) == done
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(
-    reference, night_after, tmp_path
+def test_a_night_on_ray_follows_a_scan_that_was_asked_to_search_by_partitions(
+    ray_cluster, reference, night_after, tmp_path
 ):
     sky, ref, new = reference
     model = str(ref / "model" / "model.safetensors")
     by_parts = tmp_path / "parts"
-    scans.scan(sky, by_parts, encoder__name=model, search__index="sharded")
+    scans.scan_here(sky, by_parts, encoder__name=model, search__index="sharded")
     again = night_of(reference, tmp_path / "night", survey=str(new), reference=str(by_parts))
     record = run_night(again)
     assert record.backends.index == "sharded"
@@ -115,13 +118,11 @@ def test_a_night_follows_a_scan_that_was_asked_to_search_by_partitions(
     assert certified(tmp_path / "night").equals(certified(Path(same.out)))
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(reference, tmp_path):
     _sky, ref, new = reference
     shutil.copytree(ref, tmp_path / "ref")
     old, night, copy = (str(tmp_path / name) for name in ("ref", "night", "copy"))
-    run_night(night_of(reference, Path(night), survey=str(new), reference=old))
+    run_here(night_of(reference, Path(night), survey=str(new), reference=old))
     needed = {Path(file.path).name for file in find_prunable(old, night)}
     assert "index.html" in needed
     assert "run.json" not in needed
@@ -136,14 +137,12 @@ def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(referen
     with pytest.raises(LedgerError, match="this version refers to it"):
         versions.read_version(night)
     again = night_of(reference, tmp_path / "next", survey=str(new), reference=copy)
-    record = run_night(again)
+    record = run_here(again)
     assert record.night.found.objects_new == 0
     assert record.proof.num_certified == 5
     assert explain_object(copy, whole["object_id"][0].as_py()).verdict.startswith("equal to")
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_starts(
     reference, tmp_path, monkeypatch
 ):
@@ -175,12 +174,10 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
         night_of(reference, ref)
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_path):
     _, _, new = reference
     late = night_of(reference, tmp_path / "late", survey=str(new), finish_by_s=1.0)
-    record = run_night(late)
+    record = run_here(late)
     assert record.night.coverage.shards_left == 1
     assert record.counts.catalog == 40
     assert record.proof.num_certified == 0
@@ -188,7 +185,7 @@ def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_p
     after = night_of(
         reference, tmp_path / "after", survey=str(new), reference=str(tmp_path / "late")
     )
-    record = run_night(after)
+    record = run_here(after)
     assert record.night.found.objects_new == 20
     assert record.proof.num_certified == 5
 
@@ -205,8 +202,6 @@ class Killed(BaseException):
     """What a kill leaves: nothing after it runs."""
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_a_night_that_was_killed_before_it_listed_anything_is_sound(
     reference, tmp_path, monkeypatch
 ):
@@ -216,7 +211,7 @@ def test_a_night_that_was_killed_before_it_listed_anything_is_sound(
 
     monkeypatch.setattr(faults, "reach", reach)
     with pytest.raises(Killed):
-        run_night(night_of(reference, tmp_path / "night"))
+        run_here(night_of(reference, tmp_path / "night"))
     assert inspection.verify_run(str(tmp_path / "night")) == []
 
 

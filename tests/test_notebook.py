@@ -17,6 +17,7 @@ from astroray.archive import Archive
 from astroray.catalog import pixels, versions
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.report.thumbnails import publish_thumbnails
+from tests import scans
 from tests.served_run import make_run
 from tests.surveys_made import write_pictures
 from tests.test_catalog import THIRD_PARTY
@@ -153,7 +154,7 @@ def test_a_scan_from_python_is_that_of_the_command_and_goes_on(tmp_path, ray_clu
     with pytest.raises(ConfigError, match=r"no object of .* has a position"):
         run.to_lsdb()
     marks = {p: p.stat().st_mtime_ns for p in (tmp_path / "run" / "ledger" / "done").iterdir()}
-    with pytest.warns(UserWarning, match="were rejected"):
+    with scans.workers_here(), pytest.warns(UserWarning, match="were rejected"):
         again = astroray.scan(pictures, out=tmp_path / "run", show=False, **asked)
     assert again.table.equals(run.table)
     assert marks == {p: p.stat().st_mtime_ns for p in marks}

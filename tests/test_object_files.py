@@ -203,8 +203,8 @@ def test_a_second_cube_does_not_take_the_rows_of_the_first_from_the_table(tmp_pa
         list_into(tmp_path / "run", survey, known)
 
 
-def names_of_scan(survey: str, run_dir: str) -> set[str]:
-    record = scans.scan(survey, run_dir)
+def names_of_scan(survey: str, run_dir: str, *, scan=scans.scan) -> set[str]:
+    record = scan(survey, run_dir)
     assert verify_run(run_dir) == []
     names = read_catalog(run_dir)["object_id"].to_pylist()
     assert len(names) == record.counts.catalog
@@ -228,7 +228,8 @@ def test_a_scan_with_a_table_on_s3_resumes_takes_a_new_file_and_holds(s3, ray_cl
     stacks(tmp_path / "sky", {"c": 20}, num_named=90)
     for name in ("c.npy", "t.csv"):
         storage.publish(f"{folder}/sky/{name}", (tmp_path / "sky" / name).read_bytes())
-    assert names_of_scan(survey, run_dir) == {f"J{i}" for i in range(90)}
+    found = names_of_scan(survey, run_dir, scan=scans.scan_here)
+    assert found == {f"J{i}" for i in range(90)}
     assert ledger.read_listing(run_dir)[:2] == shards
 
 

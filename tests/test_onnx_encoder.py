@@ -206,10 +206,9 @@ def test_scans_by_a_program_repeat_with_other_workers_and_answer_afterwards(tmp_
     wrong = write_program(tmp_path / "three.onnx", weights(num_bands=3))
     with pytest.raises(ConfigError, match="takes 3 bands, the survey gives 2"):
         scans.scan(survey, tmp_path / "1", encoder__name=wrong, encoder__size_px=None)
-    for workers in ("1", "2"):  # the folder of a scan that failed before it had a model is free
-        scans.scan(
-            survey, tmp_path / workers, encoder__name=path, encoder__size_px=None, workers=workers
-        )
+    for workers, scan in (("1", scans.scan_here), ("2", scans.scan)):
+        # the folder of a scan that failed before it had a model is free
+        scan(survey, tmp_path / workers, encoder__name=path, encoder__size_px=None, workers=workers)
     assert scans.catalog_bytes(tmp_path / "1") == scans.catalog_bytes(tmp_path / "2")
     (tmp_path / "net.onnx").unlink()
     first = read_catalog(str(tmp_path / "1"))["object_id"][0].as_py()

@@ -1,4 +1,4 @@
-"""A scan on 4 bits with VFA through Ray: it selects, the reference ranks, the proof says so."""
+"""A scan on 4 bits with VFA: it selects, the reference ranks, the proof says so."""
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,13 +18,10 @@ from tests.served_run import make_run
 SURVEY = "sim:galaxies?count=120&seed=5&shard_rows=60&size=32&outliers=0.05"
 TOP = 8
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
-
-
-def scan(out, **settings):
-    return scans.scan(
-        SURVEY, out, encoder__name="vit-tiny", search__top=TOP, max_fit_rows=64, **settings
-    )
+SETTINGS = {
+    "encoder__name": "vit-tiny", "encoder__quantize": "osc-w4a4", "encoder__attention": "vfa",
+    "search__top": TOP, "max_fit_rows": 64,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +32,9 @@ def plain(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def quantized(ray_cluster, tmp_path_factory):
+def quantized(tmp_path_factory):
     out = str(tmp_path_factory.mktemp("quantized") / "run")
-    return out, scan(out, encoder__quantize="osc-w4a4", encoder__attention="vfa")
+    return out, scans.scan_here(SURVEY, out, **SETTINGS)
 
 
 def embeddings(out):
@@ -108,17 +105,21 @@ def test_it_can_be_verified_and_its_report_says_what_was_done(quantized):
     assert len(pq.read_table(f"{out}/neighbors")) == 120
 
 
-def test_the_same_command_on_a_done_run_ends_in_the_same_catalog(quantized):
-    before = scans.catalog_bytes(quantized[0])
-    scan(quantized[0], encoder__quantize="osc-w4a4", encoder__attention="vfa")
-    assert scans.catalog_bytes(quantized[0]) == before
-
-
-def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag(
-    ray_cluster, tmp_path
+@pytest.mark.ray
+@pytest.mark.timeout(180)
+def test_workers_on_ray_and_the_same_command_on_a_done_run_end_in_the_same_catalog(
+    ray_cluster, quantized, tmp_path
 ):
+    expected = scans.catalog_bytes(quantized[0])
+    scans.scan(SURVEY, tmp_path / "run", **SETTINGS)
+    assert scans.catalog_bytes(tmp_path / "run") == expected
+    scans.scan_here(SURVEY, tmp_path / "run", **SETTINGS)
+    assert scans.catalog_bytes(tmp_path / "run") == expected
+
+
+def test_a_model_that_decided_for_numbers_and_attention_runs_both_without_a_flag(tmp_path):
     model = scans.decide_model(SURVEY, tmp_path / "m.safetensors", choice="w8a8o", attention="vfa")
-    record = scans.scan(SURVEY, tmp_path / "run", encoder__name=model, search__top=TOP)
+    record = scans.scan_here(SURVEY, tmp_path / "run", encoder__name=model, search__top=TOP)
     assert record.state == "done"
     assert record.backends.quantize.startswith("w8a8o ")
     if not why_not("vfa_attention", "native", "cpu"):

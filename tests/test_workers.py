@@ -121,12 +121,13 @@ def test_an_error_inside_ray_data_comes_back_as_it_was(ray_cluster):
 
 
 @pytest.mark.ray
-def test_the_cluster_asks_for_a_token_and_reports_nothing_home(ray_cluster):
+def test_the_cluster_asks_for_a_token_reports_nothing_home_and_watches_no_machine(ray_cluster):
     import ray
 
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "0"
     assert ray.cluster_resources()["CPU"] == 6
 
 

@@ -21,20 +21,8 @@ MAX_INPUT_BLOCKS = 2000
 
 def embed_shards(shards: Sequence[Shard], plan: EmbedPlan, pool: WorkerPlan) -> Iterator[Receipt]:
     """Receipts of the shards, in the order in which they get done; the workers publish the rest."""
-    if not shards:  # Ray refuses a pool of none
-        return
-    from ray.data import ActorPoolStrategy
-
-    compute = ActorPoolStrategy(
-        min_size=min(pool.min_workers, len(shards)), max_size=min(pool.max_workers, len(shards))
-    )
     rows = [{"shard": pack_shard(shard)} for shard in shards]
-    told = (plan, workers.RayNodes())
-    made = _map(
-        rows, Embedder, pool,
-        fn_constructor_args=told, compute=compute, num_gpus=pool.num_gpus or None,
-    )  # fmt: skip
-    for batch in made:
+    for batch in _map(rows, Embedder, pool, told=(plan, workers.RayNodes())):
         for text in batch["receipt"]:
             yield Receipt(**json.loads(text))
 
@@ -44,27 +32,36 @@ def map_rows(
     rows_of: Mapping[str, Sequence[int]],
     function: Any,
     pool: WorkerPlan,
-    **options: Any,
+    *,
+    told: tuple[Any, ...] = (),
 ) -> Iterator[Mapping[str, Any]]:
     """Batches that `function` makes of chosen rows of shards, by the name of the shard.
 
-    options  of `Dataset.map_batches`
+    function  of a batch, or the class of a worker that is made once, of `told`
     """
     by_name = {shard.name: shard for shard in shards}
     rows = [
         {"shard": pack_shard(by_name[name]), "rows": json.dumps(list(numbers))}
         for name, numbers in rows_of.items()
     ]
-    yield from _map(rows, function, pool, **options)
+    yield from _map(rows, function, pool, told=told)
 
 
 def _map(
-    rows: Sequence[Mapping[str, str]], function: Any, pool: WorkerPlan, **options: Any
+    rows: Sequence[Mapping[str, str]], function: Any, pool: WorkerPlan, *, told: tuple[Any, ...]
 ) -> Iterator[Mapping[str, Any]]:
-    if not rows:
+    if not rows:  # Ray refuses a pool of none
         return
     import ray.data
 
+    options: dict[str, Any] = {}
+    if isinstance(function, type):
+        least, most = (min(size, len(rows)) for size in (pool.min_workers, pool.max_workers))
+        options = {
+            "fn_constructor_args": told,
+            "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
+            "num_gpus": pool.num_gpus or None,
+        }
     blocks = min(len(rows), MAX_INPUT_BLOCKS)
     dataset = ray.data.from_items(list(rows), override_num_blocks=blocks)
     made = dataset.map_batches(function, batch_size=1, num_cpus=pool.num_cpus, **options)

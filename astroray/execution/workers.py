@@ -212,6 +212,8 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         options["runtime_env"] = {"env_vars": ENVIRONMENT}
     else:
         os.environ.update(ENVIRONMENT)  # the workers of a local cluster inherit it
+        # A process of every fit that asks whether its machine is about to be taken away.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {
             "address": "local",
             "include_dashboard": False,

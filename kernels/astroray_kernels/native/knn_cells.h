@@ -23,10 +23,22 @@ namespace {
 constexpr double kFaint = 0x1p-54;  // the root of 2^17 squares below 2^-126
 constexpr double kFar = 1.5;        // of the median distance from a center
 
-// The vectors of a block that lie in one cell.
+// Vectors of one cell between two distances from its center.
+struct Shell {
+  double low, high;  // bounds of the distances
+
+  void add(double least, double most) {
+    low = least < low ? least : low;
+    high = most > high ? most : high;
+  }
+};
+
+constexpr Shell kEmpty = {__builtin_inf(), -__builtin_inf()};
+
+// Those of a block.
 struct Segment {
-  int64_t cell;
-  double low, high;  // bounds of their distances from its center
+  int64_t cell, shell;  // [2 C] of the cell, those near its center or those far from it
+  Shell bounds;
 };
 
 // Vectors in the order of cells, then of their distance from the center: a block holds few cells,
@@ -34,32 +46,32 @@ struct Segment {
 // order: a few of them in a block would make its shell thick.
 struct Cells {
   const Nearest& call;
-  int64_t num_blocks, lanes;
+  int64_t num_blocks;
   double shrink, grow;  // what a computed distance from a center is widened by
   float* rows;          // [C, padded D] framed centers
-  float* columns;       // [D, lanes] the same, a column a center
   double* away;         // [V] distance from the center of the vector's cell
   int64_t* sorted;      // [V] rows by cell, then distance
   int64_t* start;       // [C + 1] where each cell starts in it
   int64_t* order;       // [V] rows by place
   int64_t* home;        // [C + 1] places where those of a cell start that are not far
+  Shell* shells;        // [2 C] of each cell those near its center, then of each those far from it
   Segment* segments;    // in the order of blocks
   int64_t* first;       // [blocks + 1] where those of each block start
   char* memory;
 
   Cells(const Nearest& c, int64_t blocks)
-      : call(c), num_blocks(blocks), lanes((c.num_cells + 15) / 16 * 16), memory(nullptr) {
+      : call(c), num_blocks(blocks), memory(nullptr) {
     const double error = static_cast<double>(c.dim + 8) * 0x1p-24;
     shrink = 1.0 - error;
     grow = 1.0 + error;
     if (!any()) return;
     const int64_t sizes[] = {c.num_cells * padded_dim(c.dim) * 4,
-                             c.dim * lanes * 4,
                              c.num_vectors * 8,
                              c.num_vectors * 8,
                              (c.num_cells + 1) * 8,
                              c.num_vectors * 8,
                              (c.num_cells + 1) * 8,
+                             2 * c.num_cells * static_cast<int64_t>(sizeof(Shell)),
                              (blocks + 2 * c.num_cells) * static_cast<int64_t>(sizeof(Segment)),
                              (blocks + 1) * 8};
     int64_t total = 0, at[9];
@@ -67,12 +79,12 @@ struct Cells {
     memory = static_cast<char*>(aligned_alloc(64, total));
     if (memory == nullptr) return;
     rows = reinterpret_cast<float*>(memory + at[0]);
-    columns = reinterpret_cast<float*>(memory + at[1]);
-    away = reinterpret_cast<double*>(memory + at[2]);
-    sorted = reinterpret_cast<int64_t*>(memory + at[3]);
-    start = reinterpret_cast<int64_t*>(memory + at[4]);
-    order = reinterpret_cast<int64_t*>(memory + at[5]);
-    home = reinterpret_cast<int64_t*>(memory + at[6]);
+    away = reinterpret_cast<double*>(memory + at[1]);
+    sorted = reinterpret_cast<int64_t*>(memory + at[2]);
+    start = reinterpret_cast<int64_t*>(memory + at[3]);
+    order = reinterpret_cast<int64_t*>(memory + at[4]);
+    home = reinterpret_cast<int64_t*>(memory + at[5]);
+    shells = reinterpret_cast<Shell*>(memory + at[6]);
     segments = reinterpret_cast<Segment*>(memory + at[7]);
     first = reinterpret_cast<int64_t*>(memory + at[8]);
   }
@@ -85,11 +97,8 @@ struct Cells {
 
   void frame_centers() {
     const int64_t dim = padded_dim(call.dim);
-    memset(columns, 0, call.dim * lanes * 4);
-    for (int64_t c = 0; c < call.num_cells; ++c) {
+    for (int64_t c = 0; c < call.num_cells; ++c)
       frame_row(call, call.centers + c * call.dim, rows + c * dim);
-      for (int64_t d = 0; d < call.dim; ++d) columns[d * lanes + c] = rows[c * dim + d];
-    }
   }
 
   // framed  [padded D]: scratch of the thread
@@ -137,37 +146,48 @@ struct Cells {
       for (int64_t i = start[c]; i < near_end(c); ++i) order[near++] = sorted[i];
     }
     home[call.num_cells] = near;
+    std::fill(shells, shells + 2 * call.num_cells, kEmpty);
     int64_t num = 0;
     for (int64_t place = 0; place < call.num_vectors; ++place) {
       const int64_t row = order[place], cell = call.cell[row];
+      const int64_t shell = place < near ? cell : call.num_cells + cell;
       if (place % kBlock == 0) first[place / kBlock] = num;
-      if (place % kBlock == 0 || cell != segments[num - 1].cell)
-        segments[num++] = Segment{cell, away[row] * shrink, 0.0};
-      segments[num - 1].high = away[row] * grow;
+      if (place % kBlock == 0 || shell != segments[num - 1].shell)
+        segments[num++] = Segment{cell, shell, kEmpty};
+      segments[num - 1].bounds.add(away[row] * shrink, away[row] * grow);
+      shells[shell].add(away[row] * shrink, away[row] * grow);
     }
     first[num_blocks] = num;
   }
 
-  // Distances of a framed row from all centers, each at to[c * step]; returns the nearest cell in
-  // which there is a vector.
-  int64_t measure_all(const float* framed, float* to, int64_t step) const {
-    int64_t nearest = -1;
-    for (int64_t c = 0; c < call.num_cells; c += 16) {
-      Floats squares(0.0f);
+  // Distances of 16 framed rows from all centers, and the nearest cell of each that has a vector.
+  // column  [D, 16] a column a row
+  // to      [C, 16]
+  void measure_all(const float* column, float* to, int64_t* nearest) const {
+    const int64_t dim = padded_dim(call.dim);
+    Floats least(__builtin_inff());
+    nearest[0] = -1;
+    for (int64_t c = 0; c < call.num_cells; c += 2) {  // two at once: sums wait for each other
+      const int64_t both[] = {c, c + 1 < call.num_cells ? c + 1 : c};
+      const float* center[] = {rows + both[0] * dim, rows + both[1] * dim};
+      Floats squares[] = {Floats(0.0f), Floats(0.0f)};
       for (int64_t d = 0; d < call.dim; ++d) {
-        const Floats rest = Floats(framed[d]) - Floats::load(columns + d * lanes + c);
-        squares = multiply_add(rest, rest, squares);
+        const Floats x = Floats::load(column + d * 16);
+        for (int i = 0; i < 2; ++i) {
+          const Floats rest = x - Floats(center[i][d]);
+          squares[i] = multiply_add(rest, rest, squares[i]);
+        }
       }
-      alignas(64) float distance[16];
-      store_floats(distance, root(lower(squares)));
-      store_floats(distance + 8, root(upper(squares)));
-      for (int64_t i = 0; i < 16 && c + i < call.num_cells; ++i) {
-        to[(c + i) * step] = distance[i];
-        if (home[c + i] == home[c + i + 1]) continue;
-        if (nearest < 0 || distance[i] < to[nearest * step]) nearest = c + i;
+      for (int i = 0; i < 2; ++i) {
+        const Floats distance = root(squares[i]);
+        distance.store(to + both[i] * 16);
+        if (home[both[i]] == home[both[i] + 1]) continue;
+        if (nearest[0] < 0) std::fill(nearest, nearest + 16, both[i]);
+        for (uint32_t nearer = 0xffff & ~at_least(distance, least); nearer; nearer &= nearer - 1)
+          nearest[__builtin_ctz(nearer)] = both[i];
+        least = min(least, distance);
       }
     }
-    return nearest;
   }
 };
 

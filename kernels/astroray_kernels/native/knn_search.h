@@ -18,8 +18,9 @@
 // nothing else.
 //
 // A query may know a distance beyond which it looks for nothing; r is that until K are found.
-// Where vectors lie in cells, a query looks into the one around it first, and blocks are left out
-// for all 6 queries of a tile by the bound of knn_cells.h and the r of then.
+// Where vectors lie in cells, a query looks into the one around it first. By the bound of knn_cells.h
+// whole cells are left out then for all 6 queries of a tile, and blocks of the others by the r of
+// when they are reached.
 #pragma once
 #include <omp.h>
 
@@ -30,7 +31,7 @@
 namespace astroray {
 namespace {
 
-constexpr int kTiles = 64;
+constexpr int kTiles = 64;  // the bits of a number
 constexpr int kShare = kTiles * kRows;  // queries that share a block while it is in the L1
 constexpr int kPending = kBlock + 8;    // hits of a block beside those too few to measure
 constexpr double kUnit = 0x1p-24, kMoved = 1.01 * kUnit;
@@ -56,7 +57,8 @@ struct Group {
   int64_t stride;  // bytes of a packed query
   int16_t* packed;
   float* framed;  // [64, padded D]
-  float* away;    // [C, tile, 8] distances of a tile's queries from the centers
+  float* away;    // [tile / 2, C, 2, 8] distances of two tiles' queries from the centers
+  uint64_t* near;  // [2 C] the tiles, a bit each, that a shell of a cell may be needed by
   Query queries[kShare];
   // What the test needs; read 8 at a time from every sixth.
   double a[kShare + 8], b[kShare + 8], x[kShare + 8];
@@ -66,11 +68,12 @@ struct Group {
   alignas(64) int32_t scores[kRows * kBlock];
   int64_t first, num_rows, compared, measured;
 
-  // Of the workspace: pairs, framed rows, packed rows, distances from centers. A group has more
-  // rows than a block.
+  // Of the workspace: pairs, framed rows, packed rows, distances from centers, tiles. A group has
+  // more rows than a block.
   static int64_t bytes(const Nearest& call) {
     return kShare * call.num_neighbors * static_cast<int64_t>(sizeof(Pair)) +
-           padded_dim(call.dim) * (kBlock * 4 + kShare * 2) + call.num_cells * kTiles * 8 * 4;
+           padded_dim(call.dim) * (kBlock * 4 + kShare * 2) +
+           call.num_cells * (kTiles * 8 * 4 + 2 * 8);
   }
 
   Group(const Nearest& c, const Vectors& v, const Cells& l, char* workspace)
@@ -80,11 +83,11 @@ struct Group {
     framed = reinterpret_cast<float*>(pairs + kShare * call.num_neighbors);
     packed = reinterpret_cast<int16_t*>(framed + kBlock * padded_dim(call.dim));
     away = reinterpret_cast<float*>(packed + kShare * padded_dim(call.dim));
+    near = reinterpret_cast<uint64_t*>(away + call.num_cells * kTiles * 8);
     memset(a, 0, sizeof(a));
     memset(b, 0, sizeof(b));
     memset(x, 0, sizeof(x));
     memset(scale, 0, sizeof(scale));
-    memset(away, 0, call.num_cells * kTiles * 8 * 4);
   }
 
   int64_t label(int64_t row) const { return call.label == nullptr ? row : call.label[row]; }
@@ -92,8 +95,24 @@ struct Group {
   // The place of a query among 8 of each tile.
   static int64_t lane(int64_t r) { return r / kRows * 8 + r % kRows; }
 
+  // How far the queries of a tile are from a center.
+  Doubles distances(int64_t tile, int64_t cell) const {
+    return Doubles::load(away + ((tile / 2 * call.num_cells + cell) * 2 + tile % 2) * 8, 8);
+  }
+
+  // column  [D, 16] the framed queries of two tiles, the first of which is even
+  void measure_centers(int64_t tile, const float* column) {
+    int64_t nearest[16];
+    cells.measure_all(column, away + tile / 2 * call.num_cells * 16, nearest);
+    const int64_t r0 = tile * kRows;
+    for (int64_t r = r0; r < r0 + 2 * kRows && r < num_rows; ++r)
+      queries[r].home = nearest[lane(r) % 16];
+  }
+
   void load() {
     const int64_t dim = padded_dim(call.dim);
+    float* column = framed + dim;
+    memset(column, 0, dim * 16 * sizeof(float));
     memset(packed, 0, kShare * stride);
     std::fill(reach, reach + kTiles * 8, -__builtin_inf());
     for (int64_t r = 0; r < num_rows; ++r) {
@@ -106,7 +125,9 @@ struct Group {
       query.square = row.square;
       query.within = call.within == nullptr ? __builtin_inf() : call.within[first + r];
       query.exclude = call.exclude == nullptr ? -1 : call.exclude[first + r];
-      if (cells.any()) query.home = cells.measure_all(framed, away + lane(r), kTiles * 8);
+      for (int64_t d = 0; d < dim; ++d) column[d * 16 + lane(r) % 16] = framed[d];
+      if (cells.any() && ((r + 1) % (2 * kRows) == 0 || r + 1 == num_rows))
+        measure_centers(r / (2 * kRows) * 2, column);
       x[r] = row.norm + row.lost;
       lost[r] = row.lost;
       tighten(r);
@@ -197,18 +218,48 @@ struct Group {
     }
   }
 
-  // Whether a vector of a block may be among the nearest of a query of a tile.
+  // Whether a vector of a shell around a center may be among the nearest of a query of a tile.
+  // norm  none of these vectors has a larger one
+  bool needs(int64_t tile, int64_t cell, const Shell& shell, double norm) const {
+    const Doubles most = Doubles::load(reach + tile * 8) + Doubles(kMoved * norm + 4.0 * kFaint);
+    const Doubles from = distances(tile, cell);
+    const Doubles outside = from * Doubles(cells.shrink) - Doubles(shell.high);
+    const Doubles inside = Doubles(shell.low) - from * Doubles(cells.grow);
+    return largest(most - max(outside, inside)) >= 0.0;
+  }
+
+  // The same of the vectors of a block.
   bool needs(int64_t tile, int64_t at) const {
-    const Doubles most = Doubles::load(reach + tile * 8) +
-                         Doubles(kMoved * vectors.blocks[at].most + 4.0 * kFaint);
     for (int64_t s = cells.first[at]; s < cells.first[at + 1]; ++s) {
       const Segment& segment = cells.segments[s];
-      const Doubles from = Doubles::load(away + (segment.cell * kTiles + tile) * 8, 8);
-      const Doubles outside = from * Doubles(cells.shrink) - Doubles(segment.high);
-      const Doubles inside = Doubles(segment.low) - from * Doubles(cells.grow);
-      if (largest(most - max(outside, inside)) >= 0.0) return true;
+      if (needs(tile, segment.cell, segment.bounds, vectors.blocks[at].most)) return true;
     }
     return false;
+  }
+
+  int64_t num_tiles() const { return (num_rows + kRows - 1) / kRows; }
+
+  // Which tiles may need whole shells, by the distances that are known now.
+  void look_around() {
+    double norm = 0.0;
+    for (int64_t at = 0; at < vectors.num_blocks; ++at)
+      norm = vectors.blocks[at].most > norm ? vectors.blocks[at].most : norm;
+    for (int64_t shell = 0; shell < 2 * call.num_cells; ++shell) {
+      near[shell] = 0;
+      if (cells.shells[shell].high < 0.0) continue;  // there is none
+      const int64_t cell = shell % call.num_cells;
+      for (int64_t tile = 0; tile < num_tiles(); ++tile)
+        if (needs(tile, cell, cells.shells[shell], norm)) near[shell] |= uint64_t{1} << tile;
+    }
+  }
+
+  // The tiles, a bit each, that may need a block.
+  uint64_t tiles_of(int64_t at) const {
+    if (!cells.any()) return ~uint64_t{0} >> (kTiles - num_tiles());
+    uint64_t tiles = 0;
+    for (int64_t s = cells.first[at]; s < cells.first[at + 1]; ++s)
+      tiles |= near[cells.segments[s].shell];
+    return tiles;
   }
 
   // The blocks of the cell around a query.
@@ -257,10 +308,13 @@ struct Group {
     num_rows = call.num_queries - first;
     if (num_rows > rows_of_a_group) num_rows = rows_of_a_group;
     load();
-    if (cells.any())
-      for (int64_t tile = 0; tile * kRows < num_rows; ++tile) search_homes(tile);
+    if (cells.any()) {
+      for (int64_t tile = 0; tile < num_tiles(); ++tile) search_homes(tile);
+      look_around();
+    }
     for (int64_t at = 0; at < vectors.num_blocks; ++at)
-      for (int64_t tile = 0; tile * kRows < num_rows; ++tile) {
+      for (uint64_t tiles = tiles_of(at); tiles != 0; tiles &= tiles - 1) {
+        const int64_t tile = __builtin_ctzll(tiles);
         const int64_t end = (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
         if (cells.any() && (!needs(tile, at) || is_home_before(tile, end, at))) continue;
         fetch(at + 1, tile);

@@ -36,7 +36,7 @@ Exclude = Annotated[
 ]
 
 
-def _beside(
+async def _beside(
     bands: Annotated[
         str,
         Query(
@@ -115,7 +115,7 @@ def taking_uploads(modality: ModalityName) -> Any:
 _MISSING = _problems(s404="no such object")
 
 
-def known_parameters(request: Request) -> None:
+async def known_parameters(request: Request) -> None:
     """A FastAPI dependency: 422 for a parameter that the route has not.
 
     A cone whose `radius` is misspelt would else be answered with the whole catalog.

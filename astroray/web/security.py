@@ -20,7 +20,7 @@ import os
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 from fastapi import HTTPException, Request
@@ -146,7 +146,7 @@ class Tokens:
         return stat.st_mtime_ns, stat.st_ino  # a published file is a new one
 
 
-def needs(scope: str) -> Callable[[Request], Token]:
+def needs(scope: str) -> Callable[[Request], Awaitable[Token]]:
     """A FastAPI dependency: the caller's token, which must allow `scope`; else 401 or 403.
 
     The guard in front of the app has looked the caller up: `request.state.token`.
@@ -154,7 +154,7 @@ def needs(scope: str) -> Callable[[Request], Token]:
     if scope not in SCOPES:
         raise ConfigError(f"scope is {scope!r}, expected one of {', '.join(SCOPES)}")
 
-    def caller(request: Request) -> Token:
+    async def caller(request: Request) -> Token:  # else FastAPI asks a thread for it
         token: Token | None = getattr(request.state, "token", None)
         if token is None:
             raise HTTPException(

@@ -14,6 +14,7 @@ import yaml
 from astroray import __version__
 from astroray.cli import cli
 from astroray.execution.metrics import GAUGES, SUMS
+from astroray.execution.workers import PROXY_MIDDLEWARES
 from astroray.job_command import read_job
 from tests.kuberay_schema import SPECS, object_schema
 from tests.node_cluster import KEEPALIVE
@@ -251,10 +252,11 @@ def test_the_image_is_built_from_what_is_there_as_the_tests_install_it():
 
 
 @pytest.mark.parametrize("name", ["Dockerfile", "hosts.yaml"])
-def test_every_node_lets_go_of_one_that_is_cut_off_as_soon_as_the_nodes_of_the_tests(name):
+def test_every_node_knows_the_settings_of_the_nodes_of_the_tests(name):
     text = (CLUSTER / name).read_text()
     starts = 1 if name == "Dockerfile" else text.count("ray start --")
-    for setting, value in KEEPALIVE.items():
+    proxy = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": PROXY_MIDDLEWARES}
+    for setting, value in {**KEEPALIVE, **proxy}.items():
         assert text.count(f"{setting}={value}") == starts
 
 

@@ -124,13 +124,10 @@ def test_a_model_replica_that_is_killed_under_load_costs_no_answer(client, confi
     assert statuses == {200: 180}
 
 
-def test_a_web_replica_that_is_killed_under_load_costs_what_it_was_answering(
-    client, config, uploads
-):
+def test_a_web_replica_that_is_killed_under_load_costs_no_answer(client, config, uploads):
     statuses, wrong = ask_and_kill(client, config, uploads, "WebApp")
     assert not wrong
-    assert statuses.total() == 180
-    assert statuses[200] >= 174, statuses  # each client waits for one answer at most
+    assert statuses == {200: 180}
 
 
 def test_a_run_that_was_scanned_again_is_served_without_a_restart(client, config):

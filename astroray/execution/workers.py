@@ -38,6 +38,8 @@ NUM_STARTS = 3
 """Ray gives up a start after 30 s, which on a machine that is busy with other work is not long."""
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
+PROXY_MIDDLEWARES = "astroray.web.asked_again.middlewares"
+"""What Ray Serve's proxy on a local cluster loads; elsewhere the machines' environment says so."""
 """Begins what Ray Data adds to the message of an error that passes through it."""
 
 
@@ -162,6 +164,7 @@ def cluster(*, log_dir: str = "", num_cpus: int | None = None) -> Iterator[None]
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     # Seconds between two looks at training workers, without which a fit has no end; 2 by default.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", PROXY_MIDDLEWARES)
     with ray_logs.ray_data_to(log_dir):
         import ray
 

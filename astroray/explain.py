@@ -1,6 +1,7 @@
 """Where a row of a catalog comes from, and its score once more from the stored embeddings."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, ledger, surveys
+from astroray import catalog, ledger, storage, surveys
 from astroray.actors.embed import prepare_slice
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
@@ -202,22 +203,26 @@ def _stored(receipts: Receipts, row: dict[str, Any]) -> np.ndarray:
 def _nearest(
     receipts: Receipts, table: pa.Table, row: dict[str, Any], own_D: np.ndarray, *, k: int
 ) -> tuple[list[str], np.ndarray]:
-    """Names and distances of the nearest others, shard by shard, ties by object_id."""
-    best: list[tuple[float, str]] = []
-    for name in receipts:
+    """Names and distances of the nearest others, several shards at a time, ties by object_id."""
+    kept = table.select(["shard", "row"]).group_by("shard").aggregate([("row", "list")])
+
+    def nearest_in(name: str, rows: pa.ListScalar) -> list[tuple[float, str]]:
         objects = read_embeddings({name: receipts[name]}, ["object_id", "row", "embedding"])
-        of_shard = table.filter(pc.equal(table["shard"], name))
-        is_kept = pc.is_in(objects["row"], value_set=of_shard["row"].combine_chunks())
+        is_kept = pc.is_in(objects["row"], value_set=rows.values)
         is_other = pc.not_equal(objects["object_id"], row["object_id"])
         objects = objects.filter(pc.and_(is_kept, is_other)).combine_chunks()
         if not len(objects):
-            continue
+            return []
         vectors = np.concatenate([own_D[None], embedding_matrix(objects)])
         other_P = np.arange(1, len(vectors))
         distance_P = pair_distances(vectors, np.zeros(len(other_P), np.int64), other_P)
         near = np.flatnonzero(distance_P <= np.sort(distance_P)[:k][-1])
         ids = objects["object_id"].take(pa.array(near)).to_pylist()
-        best = sorted([*best, *zip(distance_P[near].tolist(), ids, strict=True)])[:k]
+        return sorted(zip(distance_P[near].tolist(), ids, strict=True))[:k]
+
+    shards = zip(kept["shard"].to_pylist(), kept["row_list"], strict=True)
+    found = storage.at_once(lambda shard: nearest_in(*shard), shards)
+    best = sorted(itertools.chain.from_iterable(found))[:k]
     return [name for _, name in best], np.array([distance for distance, _ in best])
 
 

@@ -1,12 +1,13 @@
 """`astroray similar`: the nearest objects of scans and nights, of images and light curves."""
 
 import json
+import threading
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from astroray import surveys
+from astroray import explain, surveys
 from astroray.archive import Archive
 from astroray.catalog import versions
 from astroray.cli import cli
@@ -49,6 +50,20 @@ def test_a_night_is_searched_whole_and_equals_the_explained_neighbors(night):
         assert [one["distance"] for one in found.neighbors] == explained.distance
         assert archive.picture(row, 32)
     assert len({archive.table["shard"][row].as_py() for row in range(120)}) == 3
+
+
+def test_a_row_is_traced_through_several_shards_at_a_time(night, monkeypatch):
+    meeting = threading.Barrier(3)  # one for each shard
+    read = explain.read_embeddings
+
+    def read_together(receipts, columns=None):
+        if columns:  # else it is the row's own
+            meeting.wait(20)
+        return read(receipts, columns)
+
+    monkeypatch.setattr(explain, "read_embeddings", read_together)
+    name = Archive(night).table["object_id"][0].as_py()
+    assert explain_object(night, name).verdict.startswith("equal to the last bit")
 
 
 def test_a_night_is_the_archive_of_a_scan_of_everything_but_for_its_ranks(night, tmp_path):

@@ -2,10 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from astroray import storage
 from astroray.inspection import RunStatus
 
 __all__ = ["JobStatus"]
@@ -29,6 +27,8 @@ class JobStatus:
     """Of a failed one."""
     run: RunStatus | None
     """None where it has not begun, or cannot be seen from here."""
+    unseen: str = ""
+    """Why nothing of the run can be known here, and what to do."""
 
     def words(self) -> dict[str, str]:
         """For a person."""
@@ -37,9 +37,8 @@ class JobStatus:
         more = {"started": self.started, "ended": self.ended, "exit code": code}
         more["last words"] = self.last_words
         status |= {name: text for name, text in more.items() if text}
-        out = self.about.get("out", "")
-        if out and not storage.is_remote(out) and not Path(out).is_dir():
-            return {**status, "run": f"{out} is on the cluster; ask `astroray status` there"}
+        if self.unseen:
+            return {**status, "run": self.unseen}
         run = self.run.words() if self.run else {}
         return status | {
             f"run {name}" if name in status else name: text for name, text in run.items()

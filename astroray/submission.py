@@ -192,6 +192,7 @@ class JobServer:
             exit_code=_exit_code(details) if details.status.is_terminal() else None,
             last_words=message.rpartition("\n")[2],
             run=run,
+            unseen=_unseen(about.get("out", "")),
         )
 
     def _last_attempt(self, key: str) -> "tuple[int, JobDetails | None]":
@@ -264,6 +265,13 @@ def _exit_code(details: "JobDetails") -> int:
         return 0
     code = details.driver_exit_code or 1
     return code if code > 0 else 128 - code
+
+
+def _unseen(out: str) -> str:
+    """Why an output cannot be looked at from here; empty where it can."""
+    if not out or storage.is_remote(out) or Path(out).exists():
+        return ""
+    return f"{out} is not on this machine; ask `astroray status` on the cluster's"
 
 
 def _utc(moment_ms: int | None) -> str:

@@ -153,6 +153,17 @@ def test_a_script_that_is_named_without_its_folder_is_found_in_the_package(tmp_p
     assert jobs._client.submitted[0][1] == ["look.py"]
 
 
+def test_a_job_says_where_to_look_for_its_run_only_where_that_is_elsewhere(tmp_path):
+    (tmp_path / "model").touch()
+    for out, words in (
+        ("s3://runs/x", ""),
+        (str(tmp_path / "model"), ""),
+        (str(tmp_path / "none"), "none is not on this machine"),
+    ):
+        assert words in submission._unseen(out)
+        assert bool(submission._unseen(out)) == bool(words)
+
+
 def test_a_job_is_followed_though_its_cluster_is_out_of_reach_for_a_moment(monkeypatch):
     monkeypatch.setattr(submission, "POLL_S", 0.0)
     jobs, lost = server(), [ConnectionError("gone"), ConnectionError("gone")]

@@ -33,7 +33,7 @@ def test_a_survey_is_a_location_and_options(text, location, options):
 def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
     write_pictures(tmp_path, 1)
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 8)))
-    with pytest.raises(ConfigError, match=r"readers .arrays: 1 such as a.npy, pictures: 1 such"):
+    with pytest.raises(ConfigError, match=r"arrays: 1 such as a.npy, pictures: 1 .* '\*\.npy'"):
         surveys.list_shards(str(tmp_path))
     (shard,) = surveys.list_shards(f"{tmp_path}?format=pictures").shards
     assert shard.reader == "pictures"

@@ -225,10 +225,12 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
             f"{_advice(uri.location, files.paths)}"
         )
     if len(names) > 1:
+        example = files.paths[readers.index(names[0])].lower()
+        suffix = next(suffix for suffix in SUFFIXES if example.endswith(suffix))
         raise ConfigError(
             f"{uri.location} mixes files for several readers "
             f"({count_kinds(readers, files.paths)}); "
-            f"name one kind with a glob such as 'folder/*.fits*' or with ?format={names[0]}"
+            f"name one kind with ?format={names[0]}, or with a glob such as '*{suffix}'"
         )
     own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
     if names[0] not in own_readers and not _is_foreign(names[0]):

@@ -137,6 +137,7 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
         listing=ledger.read_listing(config.reference),
         survey=reference.survey,
         backends=Backends(device=reference.backends.device, attention=reference.backends.attention),
+        num_listed=reference.proven.num_certified,
         number=reference.night.number + 1 if reference.night else 1,
         embed_until_s=_embed_until_s(config, reference),
         finish_by_s=config.finish_by_s,

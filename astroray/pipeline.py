@@ -277,10 +277,13 @@ class _Run:
         """Scores, certifies and writes the catalog; rows embedded = catalog + duplicates."""
         with self._stage("search") as started:
             receipts = read_receipts(self.out).values()
+            plan, num_own = self._search_plan(), ledger.total(receipts).rows_embedded
+            if not num_own and self.night and self.night.num_listed >= plan.search.top:
+                plan = dataclasses.replace(plan, finish_by_s=None)  # the list stands: a short look
             outcome = rank_run(
-                self._search_plan(),
+                plan,
                 self.plan,
-                num_own=ledger.total(receipts).rows_embedded,
+                num_own=num_own,
                 dim=self.record.fitted.dim,
                 is_night=self.night is not None,
                 note=Steps(self.show, self.out),

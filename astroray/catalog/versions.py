@@ -96,6 +96,8 @@ class Night:
     """The reference's; where the night's is the same, its shards must still be there."""
     backends: Backends
     """Device and attention that the reference was embedded with."""
+    num_listed: int
+    """Length of the reference's certified list."""
     number: int
     """1 for the first night after a scan."""
     embed_until_s: float | None

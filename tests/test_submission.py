@@ -264,6 +264,17 @@ def test_a_mistake_is_found_before_the_cluster_is_asked(arguments, message, monk
     assert message in result.output
 
 
+def test_a_night_that_the_job_is_told_tells_its_submissions_apart_too(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    jobs = server()
+    monkeypatch.setattr(submission, "JobServer", lambda address: jobs)
+    command = ["submit", "nightly", "--survey", "s3://sky/n", "--out", "s3://runs/n"]
+    for night in ("2026-11-27", "2026-11-28"):
+        result = CliRunner().invoke(cli, [*command, "--set", f"night={night}"])
+        assert result.exit_code == 0, result.output
+        assert jobs._client.submitted[-1][0].endswith(f"-{night}-a1")
+
+
 def test_a_job_s_log_is_one_json_object_a_line(capsys, monkeypatch):
     metadata = {"metadata": {"job_submission_id": "scan-x-a1"}}
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(metadata))

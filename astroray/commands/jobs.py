@@ -20,7 +20,11 @@ ADDRESS_HELP = "Job server of the cluster.  [default: RAY_ADDRESS, else http://1
 )
 @click.argument("job")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--night", metavar="WORD", help="Tells submissions apart.  [default: today, UTC]")
+@click.option(
+    "--night",
+    metavar="WORD",
+    help="Tells submissions apart.  [default: that of the job, else today, UTC]",
+)
 @click.option("--wait", is_flag=True, help="Follow the log; end with the job's exit code.")
 @click.option("--driver-cpus", type=float, default=0.0, help="Keep the driver off the head node.")
 @click.option("--address", metavar="URL", help=ADDRESS_HELP)
@@ -46,6 +50,7 @@ def submit(
     if not script.is_file():
         raise ConfigError(f"no {script} in this folder; run it in the root of a checkout")
     config, out = read_job(script, list(arguments))
+    of_job: str = getattr(config, "night", "") or datetime.now(UTC).strftime("%Y-%m-%d")
     server = JobServer(address)
     submitted = server.submit(
         Job(
@@ -53,7 +58,7 @@ def submit(
             arguments=arguments,
             survey=config.survey,
             out=out,
-            night=night or datetime.now(UTC).strftime("%Y-%m-%d"),
+            night=night or of_job,
         ),
         driver_cpus=driver_cpus,
     )

@@ -1,4 +1,8 @@
-"""How a page's template is loaded: escaped by default, and an error where a value is missing."""
+"""How a page's template is loaded, and what all pages share: their head, colors, type and tiles.
+
+A page is one HTML file that needs nothing else. It begins with `head.html.jinja`, and its style
+includes `base.css`, that of a result `result.css`, a long one's `chapters.css`.
+"""
 
 import importlib.resources
 from collections.abc import Callable
@@ -18,11 +22,14 @@ def load_template(
 ) -> jinja2.Template:
     """The template `name` that lies beside the modules of a package, with filters of its own.
 
-    It may include other files that lie there.
+    It is escaped by default, and a missing value is an error. It may include other files that lie
+    there, and those here.
     """
 
     def read(name: str) -> str:
-        return importlib.resources.files(package).joinpath(name).read_text("utf-8")
+        own = importlib.resources.files(package).joinpath(name)
+        shared = importlib.resources.files(__name__).joinpath(name)
+        return (own if own.is_file() else shared).read_text("utf-8")
 
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(read),

@@ -321,9 +321,9 @@ def remove_temporaries(folder: str) -> None:
     Linked folders are followed, as where embeddings lie on another disk.
     """
     if not is_remote(folder):
-        for parent, names in walk(folder):
-            for name in filter(_TEMPORARY.fullmatch, names):
-                delete(os.path.join(parent, name))
+        for path, is_folder in walk(folder):
+            if not is_folder and _TEMPORARY.fullmatch(os.path.basename(path)):
+                delete(path)
 
 
 @contextlib.contextmanager

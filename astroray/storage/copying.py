@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 from astroray.storage import is_remote, publishing
 from astroray.storage.disk_errors import reading
-from astroray.storage.meter import METER
-from astroray.storage.remote import PIECE_BYTES, store
+from astroray.storage.meter import METER, PIECE_BYTES
+from astroray.storage.remote import store
 
 __all__ = ["copy_file"]
 

@@ -23,7 +23,7 @@ def find_files(location: str) -> Iterator[str]:
     """
     paths: Iterable[str]
     if mode := mode_of(location):  # a name with brackets is itself before it is a glob
-        paths = _all_below(location, set()) if stat.S_ISDIR(mode) else [location]
+        paths = _files_below(location) if stat.S_ISDIR(mode) else [location]
     else:
         paths = _matching(os.sep, patterns := location.split(os.sep)[1:])
         if "**" in patterns:  # which finds files above those of folders, and some twice
@@ -43,20 +43,13 @@ def is_special(mode: int) -> bool:
     return bool(mode) and not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def walk(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """A folder and those below it, linked ones once, and the names in each of what is no folder.
+def walk(folder: str) -> Iterator[tuple[str, bool]]:
+    """The folder and all below it, in order of path, and whether each is a folder.
 
-    Folders whose names begin with a dot or underscore are left out.
+    A folder comes before what lies in it, where its name with a slash stands. Linked folders are
+    followed once; those whose names begin with a dot or underscore are left out.
     """
-    seen = set()  # a link to a folder above would lead round and round
-    with reading(folder):
-        for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
-            folders[:] = sorted(name for name in folders if not is_hidden(name))
-            if (real := os.path.realpath(parent)) in seen:
-                folders.clear()
-                continue
-            seen.add(real)
-            yield parent, names
+    return _walk(folder, set())
 
 
 def is_hidden(name: str) -> bool:
@@ -64,20 +57,25 @@ def is_hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def _all_below(folder: str, seen: set[str]) -> Iterator[str]:
-    """The files, in order of path: a folder stands where its name with a slash does."""
-    if (real := os.path.realpath(folder)) in seen:  # a link to a folder above
+def _walk(folder: str, seen: set[str]) -> Iterator[tuple[str, bool]]:
+    if (real := os.path.realpath(folder)) in seen:  # a link to a folder above leads round and round
         return
     seen.add(real)
+    yield folder, True
     with reading(folder), os.scandir(folder) as entries:
-        names = [
-            f"{e.name}/" if _is_folder(e) else e.name for e in entries if not is_hidden(e.name)
-        ]
+        names = [f"{entry.name}/" if _is_folder(entry) else entry.name for entry in entries]
     for name in sorted(names):
-        if name.endswith("/"):
-            yield from _all_below(os.path.join(folder, name[:-1]), seen)
-        else:
-            yield os.path.join(folder, name)
+        path = os.path.join(folder, name.removesuffix("/"))
+        if not name.endswith("/"):
+            yield path, False
+        elif not is_hidden(name):
+            yield from _walk(path, seen)
+
+
+def _files_below(folder: str) -> Iterator[str]:
+    for path, is_folder in walk(folder):
+        if not is_folder and not is_hidden(os.path.basename(path)):
+            yield path
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -93,8 +91,9 @@ def _matching(folder: str, patterns: Sequence[str]) -> Iterator[str]:
     """
     pattern, *rest = patterns
     if pattern == "**":
-        for parent, _ in walk(folder):
-            yield from _matching(parent, rest or ["*"])
+        for path, is_folder in walk(folder):
+            if is_folder:
+                yield from _matching(path, rest or ["*"])
         return
     names = {pattern}
     if glob.has_magic(pattern):
@@ -121,8 +120,3 @@ def _utf8(path: str) -> str:
             "with a glob"
         ) from None
     return path
-
-
-def _raise(error: OSError) -> None:
-    """A folder that may not be listed must not pass for an empty one."""
-    raise error

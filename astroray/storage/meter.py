@@ -1,6 +1,9 @@
-"""How many bytes this process has read, by which it is judged what a resume costs."""
+"""How many bytes this process reads: in all, which is what a resume costs, and at a time."""
 
 import threading
+
+PIECE_BYTES = 2**20
+"""Of a file on its way that are in memory at a time."""
 
 
 class Meter:

@@ -24,8 +24,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
+from astroray.storage.meter import PIECE_BYTES
 from astroray.storage.names import Found, has_hidden, matches
-from astroray.storage.remote import PIECE_BYTES
 
 MAX_ATTEMPTS = 11
 """Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each

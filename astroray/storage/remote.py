@@ -10,8 +10,6 @@ from astroray.storage.names import Found
 __all__ = ["get", "get_range", "is_remote", "is_web", "store"]
 
 _WEB = ("http", "https")
-PIECE_BYTES = 2**20
-"""Of a file on its way that are in memory at a time."""
 
 
 class Store(Protocol):

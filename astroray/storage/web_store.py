@@ -25,8 +25,8 @@ from urllib3.util.retry import Retry
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
 from astroray.provenance import versions
+from astroray.storage.meter import PIECE_BYTES
 from astroray.storage.names import Found, has_hidden, matches
-from astroray.storage.remote import PIECE_BYTES
 
 MAX_ATTEMPTS = 8
 """Tries of one request in all."""

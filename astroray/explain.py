@@ -30,6 +30,21 @@ from astroray.surveys.shards import Reject, Shard
 __all__ = ["Explanation", "explain_object"]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What one version of a catalog wrote of an object."""
+
+    run: str
+    outlier_score: float | None
+    score_kind: str
+    certified: bool
+
+    def __str__(self) -> str:
+        score = self.outlier_score
+        value = "no score" if score is None else f"{score:.6g} {self.score_kind}"
+        return f"{self.run}: {value}{', certified' * self.certified}"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Explanation:
     """The trace of one row; its text is what `astroray explain` writes."""
@@ -41,8 +56,8 @@ class Explanation:
     embedded_in: str
     """Run directory of the version that embedded it."""
     shard: Shard
-    history: Sequence[tuple[str, float | None, str, bool]]
-    """Version, score, kind and whether certified, oldest first, where a version wrote the row."""
+    history: Sequence[Scored]
+    """Of each version that wrote the row, oldest first."""
     neighbor_id: Sequence[str]
     """Nearest first, among all objects of this version, found again by float64 distances."""
     distance: Sequence[float]
@@ -75,10 +90,7 @@ class Explanation:
             "numbers": self.numbers,
             "embedded_in": self.embedded_in,
             "files": [dataclasses.asdict(file) for file in self.files],
-            "history": [
-                dict(zip(("run", "outlier_score", "score_kind", "certified"), one, strict=True))
-                for one in self.history
-            ],
+            "history": [dataclasses.asdict(scored) for scored in self.history],
             "neighbors": [
                 {"object_id": name, "distance": distance}
                 for name, distance in zip(self.neighbor_id, self.distance, strict=True)
@@ -101,8 +113,7 @@ class Explanation:
             return f"exact now: {self.score!r}, " + (
                 "the bound holds" if holds else f"above the bound {stored!r}: report this as a bug"
             )
-        same = self.score == stored and list(self.neighbor_id) == self.row["neighbor_id"]
-        if same:
+        if self.score == stored and list(self.neighbor_id) == self.row["neighbor_id"]:
             return "equal to the last bit, with the same neighbors"
         return f"differs: {self.score!r} now, {stored!r} in the catalog; run `astroray verify`"
 
@@ -119,7 +130,7 @@ class Explanation:
                 ),
                 *self._read_with(),
                 f"model     {row['model_id']} in {self.numbers}",
-                *(f"scored    {_scored(*version)}" for version in self.history),
+                *(f"scored    {scored}" for scored in self.history),
                 f"now       rank {row['rank']}, {row['score_kind']}, {self.verdict}",
                 *(
                     f"neighbor  {distance:.6g}  {name}"
@@ -139,11 +150,6 @@ class Explanation:
             if key not in of_all and value not in ("", None)
         ]
         return [f"read with {' '.join(part)}"] if part else []
-
-
-def _scored(version: str, score: float | None, kind: str, is_certified: bool) -> str:
-    value = "no score" if score is None else f"{score:.6g} {kind}"
-    return f"{version}: {value}{', certified' * is_certified}"
 
 
 def explain_object(run_dir: str, object_id: str) -> Explanation:
@@ -251,15 +257,13 @@ def _encode(
     return None, "the survey has no such row now"
 
 
-def _history(run_dir: str, object_id: str) -> list[tuple[str, float | None, str, bool]]:
+def _history(run_dir: str, object_id: str) -> list[Scored]:
     """What each version wrote of an object, oldest first."""
-    columns = ["object_id", "outlier_score", "score_kind", "certified"]
+    columns = ["outlier_score", "score_kind", "certified"]
+    named = ["object_id", *columns]
+    layers = versions.read_layers(versions.read_inherited(run_dir), named)
     found = []
-    layers = versions.read_layers(versions.read_inherited(run_dir), columns)
-    own = catalog.read_catalog(run_dir).select(columns)
-    for version, rows in [*layers, (run_dir, own)]:
-        found += [
-            (version, row["outlier_score"], row["score_kind"], row["certified"])
-            for row in rows.filter(pc.equal(rows["object_id"], object_id)).to_pylist()
-        ]
+    for version, rows in [*layers, (run_dir, catalog.read_catalog(run_dir).select(named))]:
+        of_object = rows.filter(pc.equal(rows["object_id"], object_id)).select(columns)
+        found += [Scored(run=version, **row) for row in of_object.to_pylist()]
     return found

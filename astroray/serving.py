@@ -38,7 +38,7 @@ from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
-from astroray.web.serve_config import ServeConfig
+from astroray.web.serve_config import Replicas, ServeConfig
 
 __all__ = ["build", "serving"]
 
@@ -177,7 +177,7 @@ def _bind(config: ServeConfig) -> serve.Application:
     return apps.bind(config, encoders.bind(config))
 
 
-def _scale(replicas: Any) -> AutoscalingConfig:
+def _scale(replicas: Replicas) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=replicas.min_replicas,
         max_replicas=replicas.max_replicas,

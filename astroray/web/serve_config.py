@@ -8,12 +8,12 @@ from astroray.encoders import AttentionName
 from astroray.errors import ConfigError
 from astroray.web.guard import Limits
 
-__all__ = ["EncoderReplicas", "ServeConfig", "WebReplicas"]
+__all__ = ["EncoderReplicas", "Replicas", "ServeConfig", "WebReplicas"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WebReplicas:
-    """Replicas that parse, search and answer; each holds the catalog and its embeddings."""
+class Replicas:
+    """How many replicas of a kind there are, and what each takes of its machine."""
 
     min_replicas: int = 1
     """Replicas that are always there."""
@@ -21,40 +21,34 @@ class WebReplicas:
     """Replicas under load."""
     target_ongoing_requests: float = 16.0
     """Requests of a replica that autoscaling aims at."""
-    num_cpus: float = 0.25
+    num_cpus: float
     """CPUs that Ray sets aside for a replica."""
     num_threads: int = 1
     """Threads that a replica computes with."""
 
-    def __post_init__(self) -> None:
-        _check_replicas("web", self.min_replicas, self.max_replicas)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WebReplicas(Replicas):
+    """Replicas that parse, search and answer; each holds the catalog and its embeddings."""
+
+    num_cpus: float = 0.25
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderReplicas:
+class EncoderReplicas(Replicas):
     """Replicas that hold the model and encode uploads in batches."""
 
-    min_replicas: int = 1
-    """Replicas that are always there."""
-    max_replicas: int = 1
-    """Replicas under load."""
-    target_ongoing_requests: float = 16.0
-    """Uploads of a replica that autoscaling aims at."""
+    num_cpus: float = 0.5
     max_queued: int = 64
     """Uploads of one web replica that may wait; more are told to come again."""
     max_batch: int = 16
     """Uploads encoded at once, at most."""
     batch_wait_ms: float = 2.0
     """How long a batch waits to become full."""
-    num_cpus: float = 0.5
-    """CPUs that Ray sets aside for a replica."""
     num_gpus: float = 0.0
     """GPUs of a replica, fractions too; 0: it computes on the CPU."""
-    num_threads: int = 1
-    """Threads that a replica computes with."""
 
     def __post_init__(self) -> None:
-        _check_replicas("encoder", self.min_replicas, self.max_replicas)
         for name in ("max_queued", "max_batch", "num_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"encoder.{name} is {getattr(self, name)}, expected at least 1")
@@ -99,6 +93,10 @@ class ServeConfig:
             raise ConfigError(f"port is {self.port}, expected 1..65535")
         if self.watch_s <= 0:
             raise ConfigError(f"watch_s is {self.watch_s}, expected more than 0")
+        for name, part in (("web", self.web), ("encoder", self.encoder)):
+            low, high = part.min_replicas, part.max_replicas
+            if not 1 <= low <= high:
+                raise ConfigError(f"{name} has {low}..{high} replicas, expected 1 <= min <= max")
         if bool(self.tls_cert) != bool(self.tls_key):
             raise ConfigError("HTTPS needs both tls_cert and tls_key")
         for path in filter(None, (self.tls_cert, self.tls_key)):
@@ -118,8 +116,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _check_replicas(name: str, low: int, high: int) -> None:
-    if not 1 <= low <= high:
-        raise ConfigError(f"{name} has {low}..{high} replicas, expected 1 <= min <= max")

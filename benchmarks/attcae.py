@@ -25,8 +25,14 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from astroray import surveys
+from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import BATCH_SIZES
+from astroray.evaluation.metrics import rates
 from astroray.execution import workers
+from astroray.fitting.fit_state import FitConfig, FitState
+from astroray.neighbors.search import SearchConfig, search
+from astroray.preparation import Preparation, Wishes, prepare
+from astroray.surveys.shards import Cutouts
 from benchmarks import fit
 from benchmarks.claims import at_least, at_most
 from benchmarks.clock import timed
@@ -91,9 +97,6 @@ class Images:
 
 def prepare_images(num_images: int, folder: str) -> Images:
     """Draws the galaxies, and prepares them by what a scan would measure on the survey."""
-    from astroray.actors.sample import Sample, SamplePlan, draw_sample
-    from astroray.preparation import Preparation, Wishes, prepare
-    from astroray.surveys.shards import Cutouts
     from astroray.surveys.simulated import truth_table
 
     shards = surveys.list_shards(SURVEY.format(num_images)).shards
@@ -152,7 +155,6 @@ def encode_on_all_cores(model_path: str, images: "Sample", folder: str) -> tuple
 
 def search_all(paths: Sequence[str]) -> dict[str, float]:
     """Seconds of index and query of all embeddings, after the distances of some were compared."""
-    from astroray.neighbors.search import SearchConfig, search
 
     embedding_ND = np.concatenate([np.load(path) for path in paths])
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
@@ -215,7 +217,6 @@ def measure_search(images: Images, scratch: Path) -> list[dict[str, Any]]:
 
 def fit_in_turns(sample_path: str, rounds: int, folder: str) -> dict[str, Any]:
     """Fields of the claim about a pass. Raises MeasurementError where losses differ."""
-    from astroray.fitting.fit_state import FitConfig
     from astroray.fitting.passes import run_passes
 
     network = fit.NETWORK
@@ -269,8 +270,6 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
     goes on from the state of the one before, whose bytes are those of a fit in one go.
     """
     from astroray.actors.fit import finish_model
-    from astroray.actors.sample import Sample, network_config
-    from astroray.fitting.fit_state import FitConfig, FitState
     from astroray.fitting.passes import run_passes
 
     images_NCYX = np.load(images.sample.path, mmap_mode="r")
@@ -299,8 +298,6 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
 
 def auc_of(embedding_ND: np.ndarray, is_planted_N: np.ndarray) -> float:
     """Area under the curve of the k-th distance, every object scored with itself excluded."""
-    from astroray.evaluation.metrics import rates
-    from astroray.neighbors.search import SearchConfig, search
 
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
     score_N = search(embedding_ND, ids, SearchConfig(k=K, num_threads=CORES)).score_N

@@ -16,6 +16,7 @@ import numpy as np
 
 from astroray import surveys
 from astroray.config import BATCH_SIZES
+from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.shards import Reject, Shard
 from benchmarks.clock import timed
 
@@ -40,8 +41,6 @@ class Lap:
 def embed_plainly(shard: Shard, model: "Model") -> np.ndarray:
     """The peer: embeddings [N, D] of a shard, read, prepared and encoded in fixed batches."""
     import torch
-
-    from astroray.preparation.modalities import MODALITIES
 
     modality = MODALITIES[model.modality]
     left_BCYX = np.zeros((0, *modality.shape(model.network_config)), np.float32)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from astroray.neighbors.cells import SAMPLED_PER_CELL, find_cells, train_cells
 from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.neighbors import ONE_THREAD, make_embeddings
@@ -68,7 +69,6 @@ def with_cells_and_without(
     """The fields of a row: both in turns, after their lists were compared to the last bit."""
     import torch
 
-    from astroray.neighbors.cells import SAMPLED_PER_CELL, find_cells, train_cells
     from astroray_kernels.knn._native import nearest_vectors_with_counts
 
     survey_ND = make_survey(name, num_vectors + num_queries)

@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 from astroray import surveys
+from astroray.actors.sample import SamplePlan, draw_sample
 from astroray.execution import workers
+from astroray.fitting.fit_state import FitConfig
+from astroray.preparation import Wishes
 from benchmarks.bare_loop import WORKER_NICE
 from benchmarks.claims import at_most
 from benchmarks.processes import run_fresh
@@ -62,7 +65,6 @@ class Trained:
 
 def train_with_ray(sample_path: str, folder: str) -> Trained:
     """The fit as a scan does it, by one training worker."""
-    from astroray.fitting.fit_state import FitConfig
     from astroray.fitting.training import fit_network
 
     config = FitConfig(
@@ -140,8 +142,6 @@ def turn(image_BCYX: Any, turn_B: np.ndarray) -> Any:
 
 def draw_images(num_images: int, folder: str) -> str:
     """A fit's sample of simulated galaxies, drawn and prepared as a scan does it."""
-    from astroray.actors.sample import SamplePlan, draw_sample
-    from astroray.preparation import Wishes
 
     survey = f"sim:galaxies?count={num_images}&shard_rows={num_images}"
     plan = SamplePlan(folder=folder, max_rows=num_images, wishes=Wishes(size_px=64), seed=0)

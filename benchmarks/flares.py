@@ -16,7 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from astroray import surveys
 from astroray.execution import workers
+from astroray.flares.template import flare_shape
+from astroray.surveys.quality import mask_bits
+from astroray.surveys.shards import Rows
 from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
@@ -47,8 +51,6 @@ CLAIMS = (
 def write_stars(folder: Path, num_stars: int) -> list[Path]:
     """TESS files of turning, flaring stars as the mission's pipeline exports them."""
     from astropy.io import fits
-
-    from astroray.flares.template import flare_shape
 
     paths = []
     for star in range(num_stars):
@@ -97,9 +99,7 @@ def write_stars(folder: Path, num_stars: int) -> list[Path]:
 
 def prepare_ours(shard: Any, preparation: Any) -> np.ndarray:
     """All light curves of the shard as a scan prepares them, [N, 2, W, 512]."""
-    from astroray import surveys
     from astroray.preparation.light_curves import prepare_curves
-    from astroray.surveys.shards import Rows
 
     parts = [
         prepare_curves(item, preparation).input_BCYX
@@ -112,8 +112,6 @@ def prepare_ours(shard: Any, preparation: Any) -> np.ndarray:
 def prepare_plainly(paths: Sequence[Path], preparation: Any) -> np.ndarray:
     """The peer: the same arrays by astropy's tables and numpy, a file at a time."""
     from astropy.io import fits
-
-    from astroray.surveys.quality import mask_bits
 
     mask, num_bins = mask_bits("default", "tess"), preparation.num_windows * 512
     arrays = []
@@ -137,10 +135,8 @@ def prepare_plainly(paths: Sequence[Path], preparation: Any) -> np.ndarray:
 
 def measure_reading(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
     """The first row; raises MeasurementError where the arrays differ."""
-    from astroray import surveys
     from astroray.preparation import Wishes
     from astroray.preparation.light_curves import measure_curves
-    from astroray.surveys.shards import Rows
 
     (shard,) = surveys.list_shards(f"{paths[0].parent}/*_lc.fits").shards
     sample = [item for item in surveys.read_shard(shard) if isinstance(item, Rows)]
@@ -173,7 +169,6 @@ def measure_reading(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
 
 def measure_finding(paths: Sequence[Path], rounds: int) -> dict[str, Any]:
     """The second row; raises MeasurementError where most made flares are missed."""
-    from astroray import surveys
     from astroray.flares.events import FlareRule
     from astroray.flares.find import FindPlan, find_in_light_curve
     from astroray.surveys.light_curves import LightCurve, read_light_curves

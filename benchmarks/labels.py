@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
 from astroray.labelling.label_queue import next_objects
 from astroray.neighbors.certificate import score_of
@@ -76,7 +77,6 @@ class Drawn:
 @functools.cache
 def draw_set(protocol: str, subset: str, data: str, scratch: Path, num_seeds: int) -> Drawn:
     """Draws of one labelled set, encoded once without labels. Raises MeasurementError."""
-    from astroray.errors import ConfigError
     from astroray.evaluation import models
     from astroray.evaluation.label_tables import open_protocol
     from astroray.evaluation.pictures import Pictures

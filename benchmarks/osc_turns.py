@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -232,7 +233,6 @@ def _products() -> tuple[str, str]:
 
 def _onnx(layer: nn.Linear, x_MK: Tensor, threads: int) -> Callable[[], Tensor]:
     """Its dynamic quantization: tokens of one scale a call, weights of one scale a channel."""
-    import numpy as np
     import onnx
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from astroray import surveys
 from benchmarks.rows import MeasurementError
 
 __all__ = ["Case", "load_minilm", "load_vit"]
@@ -40,7 +41,6 @@ def load_vit(count: int, folder: Path) -> Case:
 
     It is observed on the first 128 and judged by all others.
     """
-    from astroray import surveys
     from astroray.actors.fit import finish_model
     from astroray.actors.sample import SamplePlan, draw_prepared, draw_sample, network_config
     from astroray.encoders.store import load_model

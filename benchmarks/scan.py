@@ -31,7 +31,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from astroray import ledger, surveys
+from astroray.actors.sample import SamplePlan, draw_sample
+from astroray.config import EncoderConfig, ScanConfig
 from astroray.execution import workers
+from astroray.preparation import Wishes
 from astroray.receipts import Receipt, done_shards, read_receipts
 from astroray.storage.meter import METER
 from astroray.surveys.simulated_files import write_survey
@@ -128,7 +131,6 @@ def run_scan(
     settings  of the encoder beside its name
     """
     began_s, before = time.time(), METER.bytes_read
-    from astroray.config import EncoderConfig, ScanConfig
     from astroray.pipeline import scan
 
     seen: dict[str, float] = {}
@@ -166,8 +168,6 @@ def run_scans(survey: str, model_path: str, outs: Mapping[str, str]) -> dict[str
 
 def fit_model(survey: str, folder: str, encoder: str, latent: int | None) -> str:
     """A model for the survey, of the weights it begins with."""
-    from astroray.actors.sample import SamplePlan, draw_sample
-    from astroray.preparation import Wishes
 
     plan = SamplePlan(
         folder=folder, max_rows=64, wishes=Wishes(size_px=64), seed=0

@@ -20,11 +20,17 @@ from typing import Any
 import numpy as np
 
 from astroray import surveys
+from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel
+from astroray.actors.sample import SamplePlan, draw_sample
+from astroray.archive import Archive
+from astroray.encoders import read_model_file
+from astroray.preparation import Preparation, Wishes
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import fits_bytes
 from benchmarks.claims import at_least, at_most
 from benchmarks.malformed import measure_malformed
+from benchmarks.models import make_model
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 SURVEY = "sim:galaxies?count=256&seed=11"
@@ -135,10 +141,7 @@ def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
 def _make_run(scratch: Path) -> str:
     """A finished run of a network whose weights do not matter."""
     from astroray import pipeline
-    from astroray.actors.sample import SamplePlan, draw_sample
     from astroray.config import load_config
-    from astroray.preparation import Wishes
-    from benchmarks.models import make_model
 
     plan = SamplePlan(
         folder=str(scratch / "fit"), max_rows=64, wishes=Wishes(size_px=SIZE_PX), seed=0,
@@ -153,10 +156,6 @@ def _make_run(scratch: Path) -> str:
 def _uploads(run_dir: str) -> Uploads:
     import torch
 
-    from astroray.actors.answer import Answerer
-    from astroray.archive import Archive
-    from astroray.encoders import read_model_file
-    from astroray.preparation import Preparation
     from astroray.web.uploads import read_upload
 
     torch.set_num_threads(1)

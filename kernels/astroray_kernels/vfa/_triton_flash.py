@@ -8,6 +8,8 @@ import triton.language as tl
 
 from astroray_kernels.vfa._triton_steps import (
     KEY_GROUP,
+    Build,
+    KeysValues,
     _attend,
     _int8_codes,
     _load_rows,
@@ -24,6 +26,7 @@ def flash_forward(
     BLOCK_N: tl.constexpr, INT8: tl.constexpr, STAGES: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_M query rows by online softmax; arguments as in `vfa_forward`."""
+    BUILD: tl.constexpr = Build(BLOCK_M, BLOCK_N, DIM, D, False, "reduce", INTERPRET)
     bh, b, h, q_start = _program(heads, length, BLOCK_M)
     q_ptr += b * q_stride_b + h * q_stride_h
     k_ptr += b * k_stride_b + h * k_stride_h
@@ -47,15 +50,13 @@ def flash_forward(
     row_sum = tl.zeros((BLOCK_M, 1), tl.float32)
     dropped = tl.full((), 0, tl.int32)
     num_full = length // BLOCK_N
-    m, acc, row_sum, dropped = _attend(
-        q, q_factor, m, acc, row_sum, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-        v_stride_n, q_ptr, length, 0, num_full, 0, 0, 0.0, BLOCK_N, DIM, D, INT8, False, True,
-        False, False, "reduce", STAGES, INTERPRET,
+    kv = KeysValues(keys_ptr, keys_stride, k_scale_ptr, v_ptr, v_stride_n, q_ptr, length)
+    state = _attend(
+        q, q_factor, (m, acc, row_sum, dropped), kv, 0, num_full, BUILD, True, False, INT8, False,
+        STAGES,
     )  # fmt: skip
     m, acc, row_sum, dropped = _attend(
-        q, q_factor, m, acc, row_sum, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-        v_stride_n, q_ptr, length, num_full, num_blocks, 0, 0, 0.0, BLOCK_N, DIM, D, INT8, False,
-        True, True, False, "reduce", 1, INTERPRET,
+        q, q_factor, state, kv, num_full, num_blocks, BUILD, True, True, INT8
     )  # fmt: skip
     out_ptr += bh.to(tl.int64) * length * DIM
     _store_rows(out_ptr, q_start, acc, row_sum, is_row, BLOCK_M, DIM, D, INTERPRET)

@@ -19,11 +19,14 @@ import triton.language as tl
 from astroray_kernels.vfa import guard
 from astroray_kernels.vfa._triton_steps import (
     KEY_GROUP,
+    Build,
+    KeysValues,
     _attend,
     _attend_online,
     _certified,
     _int8_codes,
     _load_rows,
+    _no_weights,
     _program,
     _rounded,
     _row_total,
@@ -37,18 +40,12 @@ SPARSE_LEAST: tl.constexpr = tl.constexpr(guard.SPARSE_LEAST)
 
 
 @triton.jit
-def _loosest_maximum(
-    q, q_factor, k_ptr, k_stride, k_scale_ptr, mask_ptr, length, num_blocks, m,
-    BLOCK_N: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr,
-    HAS_MASK: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
-    """The largest score of each row [M, 1] over blocks of keys (or of key representatives)."""
-    for block in tl.range(0, num_blocks, num_stages=1):
-        valid = _valid_keys(mask_ptr, block * BLOCK_N, length, BLOCK_N, HAS_MASK)
-        raw, factor = _scores(
-            q, q_factor, k_ptr, k_stride, k_scale_ptr, block * BLOCK_N, valid, BLOCK_N, DIM, D,
-            INT8, True, INTERPRET,
-        )  # fmt: skip
+def _largest_score(q, q_factor, kv, m, BUILD, INT8: tl.constexpr):
+    """The largest score of each row [M, 1], and at least m, over all keys."""
+    for block in tl.range(0, tl.cdiv(kv.length, BUILD.BLOCK_N), num_stages=1):
+        start = block * BUILD.BLOCK_N
+        valid = _valid_keys(kv.mask_ptr, start, kv.length, BUILD.BLOCK_N, BUILD.HAS_MASK)
+        raw, factor = _scores(q, q_factor, kv, start, valid, BUILD, INT8, True)
         m = tl.maximum(m, tl.max(raw, axis=1, keep_dims=True) * factor)
     return m
 
@@ -80,48 +77,47 @@ def _score_error(q, q_step, bound_ptr):
 
 @triton.jit
 def _first_maximum(
-    q, q_raw, q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, repr_ptr, mean_ptr, bound_ptr,
-    mask_ptr, bh, length, scale_log2, BLOCK_N: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr,
-    INT8: tl.constexpr, ESTIMATE: tl.constexpr, HAS_MASK: tl.constexpr, INTERPRET: tl.constexpr,
+    q, q_raw, q_keys, q_factor, kv, repr_ptr, mean_ptr, bound_ptr, bh, scale_log2, BUILD,
+    INT8: tl.constexpr, ESTIMATE: tl.constexpr,
 ):  # fmt: skip
     """The maximum of each row [M, 1] as estimated before the first block; -inf without estimate."""
     m = tl.full((q.shape[0], 1), float("-inf"), tl.float32)
     if ESTIMATE == "cauchy_schwarz":
-        mean_ptr += bh.to(tl.int64) * D
-        m = _bound(q_raw.to(tl.float32), bound_ptr + bh * 2, mean_ptr, D, INT8) * scale_log2
+        mean_ptr += bh.to(tl.int64) * BUILD.D
+        m = _bound(q_raw.to(tl.float32), bound_ptr + bh * 2, mean_ptr, BUILD.D, INT8) * scale_log2
     elif ESTIMATE == "sabsmax":
-        num_groups = tl.cdiv(length, KEY_GROUP)
-        m = _loosest_maximum(
-            q, scale_log2, repr_ptr + bh.to(tl.int64) * num_groups * D, D, k_scale_ptr, mask_ptr,
-            num_groups, tl.cdiv(num_groups, BLOCK_N), m, BLOCK_N, D, D, False, False, INTERPRET,
-        )  # fmt: skip
+        num_groups = tl.cdiv(kv.length, KEY_GROUP)
+        repr_ptr += bh.to(tl.int64) * num_groups * BUILD.D
+        groups = KeysValues(
+            repr_ptr, BUILD.D, kv.k_scale_ptr, kv.v_ptr, kv.v_stride, kv.mask_ptr, num_groups
+        )
+        ALL: tl.constexpr = Build(
+            BUILD.BLOCK_M, BUILD.BLOCK_N, BUILD.D, BUILD.D, False, BUILD.ROW_SUM, BUILD.INTERPRET
+        )
+        m = _largest_score(q, scale_log2, groups, m, ALL, False)
     elif ESTIMATE == "exact":
-        m = _loosest_maximum(
-            q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, mask_ptr, length,
-            tl.cdiv(length, BLOCK_N), m, BLOCK_N, DIM, D, INT8, HAS_MASK, INTERPRET,
-        )  # fmt: skip
+        m = _largest_score(q_keys, q_factor, kv, m, BUILD, INT8)
     return m
 
 
 @triton.jit
 def _attend_near(
-    q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride, mask_ptr,
-    length, q_start, num_full, skip_log2, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr, SKIP: tl.constexpr,
-    HAS_MASK: tl.constexpr, ROW_SUM: tl.constexpr, INTERPRET: tl.constexpr,
+    q, q_factor, state, kv, q_start, num_full, skip_log2, BUILD, INT8: tl.constexpr,
+    SKIP: tl.constexpr,
 ):  # fmt: skip
     """Adds the sink block and the tile's own, raising m to their true maximum.
 
     Returns too what is left: blocks from the first on, but for num_local full ones of the tile's
     own, which end before local_end.
     """
-    local = q_start // BLOCK_N
-    local_end = tl.minimum(tl.cdiv(q_start + BLOCK_M, BLOCK_N), tl.cdiv(length, BLOCK_N))
+    local = q_start // BUILD.BLOCK_N
+    local_end = tl.minimum(
+        tl.cdiv(q_start + BUILD.BLOCK_M, BUILD.BLOCK_N), tl.cdiv(kv.length, BUILD.BLOCK_N)
+    )
     first = tl.minimum(local, 1)
     m, acc, total, dropped = _attend(
-        q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride,
-        mask_ptr, length, 0, first + local_end - local, 1, tl.maximum(local, 1) - 1, skip_log2,
-        BLOCK_N, DIM, D, INT8, SKIP, True, True, HAS_MASK, ROW_SUM, 1, INTERPRET,
+        q, q_factor, state, kv, 0, first + local_end - local, BUILD, True, True, INT8, SKIP,
+        skip_log2=skip_log2, gap_at=1, gap_len=tl.maximum(local, 1) - 1,
     )  # fmt: skip
     m = tl.where(m == float("-inf"), 0.0, m)
     return m, acc, total, dropped, first, tl.minimum(local_end, num_full) - local, local_end
@@ -130,8 +126,7 @@ def _attend_near(
 @triton.jit
 def _fails(
     acc, row_sum, dropped, is_row, q_ptr, q_start, q_stride_n, q_step, bound_ptr, scale_log2,
-    l_lo, l_hi, BLOCK_M: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr,
-    SHIFT: tl.constexpr, SKIP: tl.constexpr,
+    l_lo, l_hi, BUILD, INT8: tl.constexpr, SHIFT: tl.constexpr, SKIP: tl.constexpr,
 ):  # fmt: skip
     """1 where a row of the tile has no certificate, else 0."""
     is_good = _certified(acc, row_sum, l_lo, l_hi)
@@ -140,7 +135,9 @@ def _fails(
         is_good = is_good & ((dropped == 0) | (row_sum >= SPARSE_LEAST * 2**SHIFT))
     if INT8:
         # Loaded anew: q in its own type would cost the main loop its registers.
-        q_raw = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
+        q_raw = _load_rows(
+            q_ptr, q_start, q_stride_n, is_row, BUILD.BLOCK_M, BUILD.DIM, BUILD.D, True
+        )
         error = _score_error(q_raw.to(tl.float32), q_step, bound_ptr) * scale_log2
         is_good = is_good & (error <= SCORE_ERROR_LIMIT)
     is_good = is_good | ~is_row[:, None]
@@ -161,6 +158,7 @@ def vfa_forward(
 
     The arrays are those of the head of this file.
     """
+    BUILD: tl.constexpr = Build(BLOCK_M, BLOCK_N, DIM, D, HAS_MASK, ROW_SUM, INTERPRET)
     bh, b, h, q_start = _program(heads, length, BLOCK_M)
     q_ptr += b * q_stride_b + h * q_stride_h
     k_ptr += b * k_stride_b + h * k_stride_h
@@ -181,52 +179,44 @@ def vfa_forward(
         q32 = q_raw.to(tl.float32)
         q_keys, q_step = _int8_codes(q32, tl.max(tl.abs(q32), axis=1, keep_dims=True))
         q_factor = q_step * scale_log2
+    kv = KeysValues(keys_ptr, keys_stride, k_scale_ptr, v_ptr, v_stride_n, mask_ptr, length)
 
     m = _first_maximum(
-        q, q_raw, q_keys, q_factor, keys_ptr, keys_stride, k_scale_ptr, repr_ptr, mean_ptr,
-        bound_ptr, mask_ptr, bh, length, scale_log2, BLOCK_N, DIM, D, INT8, ESTIMATE, HAS_MASK,
-        INTERPRET,
+        q, q_raw, q_keys, q_factor, kv, repr_ptr, mean_ptr, bound_ptr, bh, scale_log2, BUILD,
+        INT8, ESTIMATE,
     )  # fmt: skip
     # Rows past the end must neither vote for a block nor fail the certificate.
     m = tl.where(is_row[:, None], m, 1e30)
-
-    acc = tl.zeros((BLOCK_M, D), tl.float32)
-    SUMS: tl.constexpr = 16 if ROW_SUM == "ones" else 8
-    total = tl.zeros((BLOCK_M, SUMS), tl.float32)
-    dropped = tl.full((), 0, tl.int32)
+    acc, total, dropped = _no_weights(BUILD)
     num_full = num_blocks if HAS_MASK else length // BLOCK_N
     first, num_local, local_end = 0, 0, 0
     if ESTIMATE == "sabsmax" or ESTIMATE == "sink_local":
         m, acc, total, dropped, first, num_local, local_end = _attend_near(
-            q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-            v_stride_n, mask_ptr, length, q_start, num_full, skip_log2, BLOCK_M, BLOCK_N, DIM, D,
-            INT8, SKIP, HAS_MASK, ROW_SUM, INTERPRET,
+            q_keys, q_factor, (m, acc, total, dropped), kv, q_start, num_full, skip_log2, BUILD,
+            INT8, SKIP,
         )  # fmt: skip
     if SHIFT:  # the fp16 of p holds more above 1 than below it
         m -= SHIFT
         acc *= 2**SHIFT
         total *= 2**SHIFT
-    m, acc, total, dropped = _attend(
-        q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-        v_stride_n, mask_ptr, length, first, num_full - num_local, q_start // BLOCK_N, num_local,
-        skip_log2, BLOCK_N, DIM, D, INT8, SKIP, False, HAS_MASK, HAS_MASK, ROW_SUM, STAGES,
-        INTERPRET,
+    state = _attend(
+        q_keys, q_factor, (m, acc, total, dropped), kv, first, num_full - num_local, BUILD, False,
+        HAS_MASK, INT8, SKIP, STAGES, skip_log2, gap_at=q_start // BLOCK_N, gap_len=num_local,
     )  # fmt: skip
     m, acc, total, dropped = _attend(
-        q_keys, q_factor, m, acc, total, dropped, keys_ptr, keys_stride, k_scale_ptr, v_ptr,
-        v_stride_n, mask_ptr, length, tl.maximum(num_full, local_end), num_blocks, 0, 0,
-        skip_log2, BLOCK_N, DIM, D, INT8, SKIP, False, True, HAS_MASK, ROW_SUM, 1, INTERPRET,
+        q_keys, q_factor, state, kv, tl.maximum(num_full, local_end), num_blocks, BUILD, False,
+        True, INT8, SKIP, skip_log2=skip_log2,
     )  # fmt: skip
 
     row_sum = _row_total(total, ROW_SUM)
     is_bad = _fails(
         acc, row_sum, dropped, is_row, q_ptr, q_start, q_stride_n, q_step, bound_ptr + bh * 2,
-        scale_log2, l_lo, l_hi, BLOCK_M, DIM, D, INT8, SHIFT, SKIP,
+        scale_log2, l_lo, l_hi, BUILD, INT8, SHIFT, SKIP,
     )  # fmt: skip
     if is_bad > 0:
+        plain = KeysValues(k_ptr, k_stride_n, k_ptr, v_ptr, v_stride_n, mask_ptr, length)
         acc, row_sum = _attend_online(
-            q_ptr, q_start, q_stride_n, is_row, scale_log2, k_ptr, k_stride_n, v_ptr, v_stride_n,
-            mask_ptr, length, BLOCK_M, BLOCK_N, DIM, D, HAS_MASK, ROW_SUM, INTERPRET,
+            q_ptr, q_start, q_stride_n, is_row, scale_log2, plain, BUILD
         )  # fmt: skip
     out_ptr += bh.to(tl.int64) * length * DIM
     _store_rows(out_ptr, q_start, acc, row_sum, is_row, BLOCK_M, DIM, D, INTERPRET)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from astroray_kernels.vfa import guard
 from astroray_kernels.vfa._triton_steps import (
+    Build,
+    KeysValues,
     _attend_online,
     _certified,
     _load_rows,
@@ -223,9 +225,10 @@ def mxfp4_forward(
     is_good = _certified(acc, row_sum, l_lo, l_hi) & is_finite
     is_bad = tl.max(tl.where(is_good | ~is_row[:, None], 0, 1))
     if is_bad > 0:
+        plain = KeysValues(k_ptr, k_stride_n, k_ptr, v_ptr, v_stride_n, mask_ptr, length)
+        BUILD: tl.constexpr = Build(BLOCK_M, 64, DIM, D, HAS_MASK, "ones", INTERPRET)
         acc, row_sum = _attend_online(
-            q_ptr, q_start, q_stride_n, is_row, scale_log2, k_ptr, k_stride_n, v_ptr, v_stride_n,
-            mask_ptr, length, BLOCK_M, 64, DIM, D, HAS_MASK, "ones", INTERPRET,
+            q_ptr, q_start, q_stride_n, is_row, scale_log2, plain, BUILD
         )  # fmt: skip
     out_ptr += wide * length * DIM
     _store_rows(out_ptr, q_start, acc, row_sum, is_row, BLOCK_M, DIM, D, INTERPRET)

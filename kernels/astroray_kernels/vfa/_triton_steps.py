@@ -2,13 +2,43 @@
 
 Legend of the shapes: M query rows of one program, N keys of one block, D channels padded to a
 power of two. Scores are in log2 units once multiplied by their factor, so that exp2 suffices.
+A `state` is what the blocks so far have given: m, the maximum of each row [M, 1]; acc [M, D], the
+weighted sum of values; total, their weights [M, 1, 8 or 16]; dropped, the number of
+blocks left out.
 """
+
+from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
 
 KEY_GROUP: tl.constexpr = tl.constexpr(64)
 """Keys that share an int8 scale, and a representative; BLOCK_N divides it where they are used."""
+
+
+class KeysValues(NamedTuple):
+    """Where the keys and values of one head lie, with their steps from row to row."""
+
+    k_ptr: Any
+    """Of the keys, for INT8 of their codes."""
+    k_stride: Any
+    k_scale_ptr: Any
+    v_ptr: Any
+    v_stride: Any
+    mask_ptr: Any
+    length: Any
+
+
+class Build(NamedTuple):
+    """What all steps of a kernel are compiled with."""
+
+    BLOCK_M: Any
+    BLOCK_N: Any
+    DIM: Any
+    D: Any
+    HAS_MASK: Any
+    ROW_SUM: Any
+    INTERPRET: Any
 
 
 @triton.jit
@@ -56,22 +86,20 @@ def _dot(a, b, acc, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def _scores(
-    q, q_factor, k_ptr, k_stride, k_scale_ptr, start, valid, BLOCK_N: tl.constexpr,
-    DIM: tl.constexpr, D: tl.constexpr, INT8: tl.constexpr, MASKED: tl.constexpr,
-    INTERPRET: tl.constexpr,
-):  # fmt: skip
+def _scores(q, q_factor, kv, start, valid, BUILD, INT8: tl.constexpr, MASKED: tl.constexpr):
     """Scores [M, N] before scaling, -inf where masked, and the factor that makes them log2 units.
 
     INT8: q and k are codes; the codes of K are padded to whole blocks, so no load needs a mask.
     """
     if INT8:
-        k = _load_rows(k_ptr, start, k_stride, valid, BLOCK_N, D, D, False)
+        k = _load_rows(kv.k_ptr, start, kv.k_stride, valid, BUILD.BLOCK_N, BUILD.D, BUILD.D, False)
         raw = tl.dot(q, tl.trans(k), out_dtype=tl.int32).to(tl.float32)
-        factor = q_factor * tl.load(k_scale_ptr + start // KEY_GROUP)
+        factor = q_factor * tl.load(kv.k_scale_ptr + start // KEY_GROUP)
     else:
-        k = _load_rows(k_ptr, start, k_stride, valid, BLOCK_N, DIM, D, MASKED)
-        raw = _dot(q, tl.trans(k), None, INTERPRET)
+        k = _load_rows(
+            kv.k_ptr, start, kv.k_stride, valid, BUILD.BLOCK_N, BUILD.DIM, BUILD.D, MASKED
+        )
+        raw = _dot(q, tl.trans(k), None, BUILD.INTERPRET)
         factor = q_factor
     if MASKED:
         raw = tl.where(valid[None, :], raw, float("-inf"))
@@ -80,8 +108,7 @@ def _scores(
 
 @triton.jit
 def _add_block(
-    raw, factor, v, m, acc, total, BLOCK_N: tl.constexpr, UPDATE: tl.constexpr,
-    MASKED: tl.constexpr, ROW_SUM: tl.constexpr, INTERPRET: tl.constexpr,
+    raw, factor, v, m, acc, total, BUILD, UPDATE: tl.constexpr, MASKED: tl.constexpr
 ):  # fmt: skip
     """Adds exp2(raw * factor - m) @ v to acc [M, D], and its row sums to total [M, 1, 8 or 16].
 
@@ -99,13 +126,13 @@ def _add_block(
         m = m_new
     else:
         p = tl.exp2(raw * factor - m)
-    p = _rounded(p, v.dtype, INTERPRET)
-    acc = _dot(p, v, acc, INTERPRET)
-    if ROW_SUM == "ones":
-        total = _dot(p, tl.full((BLOCK_N, 16), 1.0, v.dtype), total, INTERPRET)
-    elif ROW_SUM == "partial":
+    p = _rounded(p, v.dtype, BUILD.INTERPRET)
+    acc = _dot(p, v, acc, BUILD.INTERPRET)
+    if BUILD.ROW_SUM == "ones":
+        total = _dot(p, tl.full((BUILD.BLOCK_N, 16), 1.0, v.dtype), total, BUILD.INTERPRET)
+    elif BUILD.ROW_SUM == "partial":
         # Eight columns of the tile lie in one thread: no lanes talk inside the loop.
-        pieces = tl.reshape(p.to(tl.float32), (p.shape[0], BLOCK_N // 8, 8))
+        pieces = tl.reshape(p.to(tl.float32), (p.shape[0], BUILD.BLOCK_N // 8, 8))
         total = total + tl.sum(pieces, axis=1)
     else:
         total = total + tl.sum(p.to(tl.float32), axis=1, keep_dims=True)
@@ -114,40 +141,48 @@ def _add_block(
 
 @triton.jit
 def _attend(
-    q, q_factor, m, acc, total, dropped, k_ptr, k_stride, k_scale_ptr, v_ptr, v_stride, mask_ptr,
-    length, first, last, gap_at, gap_len, skip_log2, BLOCK_N: tl.constexpr, DIM: tl.constexpr,
-    D: tl.constexpr, INT8: tl.constexpr, SKIP: tl.constexpr, UPDATE: tl.constexpr,
-    MASKED: tl.constexpr, HAS_MASK: tl.constexpr, ROW_SUM: tl.constexpr, STAGES: tl.constexpr,
-    INTERPRET: tl.constexpr,
+    q, q_factor, state, kv, first, last, BUILD, UPDATE: tl.constexpr, MASKED: tl.constexpr,
+    INT8: tl.constexpr = False, SKIP: tl.constexpr = False, STAGES: tl.constexpr = 1,
+    skip_log2=0.0, gap_at=0, gap_len=0,
 ):  # fmt: skip
-    """Adds key blocks to (m, acc, total); UPDATE keeps m the true maximum, else m is frozen.
+    """Adds key blocks to the state; UPDATE keeps m the true maximum, else m is frozen.
 
     Block numbers are first .. last, those from gap_at on moved up by gap_len. With SKIP a block
     that every row places more than skip_log2 below its maximum is dropped and counted.
     """
+    m, acc, total, dropped = state
     for step in tl.range(first, last, num_stages=STAGES):
-        start = (step + tl.where(step >= gap_at, gap_len, 0)) * BLOCK_N
-        valid = _valid_keys(mask_ptr, start, length, BLOCK_N, HAS_MASK)
-        raw, factor = _scores(
-            q, q_factor, k_ptr, k_stride, k_scale_ptr, start, valid, BLOCK_N, DIM, D, INT8,
-            MASKED, INTERPRET,
-        )  # fmt: skip
+        start = (step + tl.where(step >= gap_at, gap_len, 0)) * BUILD.BLOCK_N
+        valid = _valid_keys(kv.mask_ptr, start, kv.length, BUILD.BLOCK_N, BUILD.HAS_MASK)
+        raw, factor = _scores(q, q_factor, kv, start, valid, BUILD, INT8, MASKED)
         if SKIP:
             gap = tl.max(raw, axis=1, keep_dims=True) * factor - m
             keep = tl.max(tl.where(gap >= -skip_log2, 1, 0))
             if keep > 0:
-                v = _load_rows(v_ptr, start, v_stride, valid, BLOCK_N, DIM, D, MASKED)
-                m, acc, total = _add_block(
-                    raw, factor, v, m, acc, total, BLOCK_N, UPDATE, MASKED, ROW_SUM, INTERPRET
-                )
+                v = _values(kv, start, valid, BUILD, MASKED)
+                m, acc, total = _add_block(raw, factor, v, m, acc, total, BUILD, UPDATE, MASKED)
             else:
                 dropped += 1
         else:
-            v = _load_rows(v_ptr, start, v_stride, valid, BLOCK_N, DIM, D, MASKED)
-            m, acc, total = _add_block(
-                raw, factor, v, m, acc, total, BLOCK_N, UPDATE, MASKED, ROW_SUM, INTERPRET
-            )
+            v = _values(kv, start, valid, BUILD, MASKED)
+            m, acc, total = _add_block(raw, factor, v, m, acc, total, BUILD, UPDATE, MASKED)
     return m, acc, total, dropped
+
+
+@triton.jit
+def _values(kv, start, valid, BUILD, MASKED: tl.constexpr):
+    """The values of a block of keys: [N, D]."""
+    return _load_rows(
+        kv.v_ptr, start, kv.v_stride, valid, BUILD.BLOCK_N, BUILD.DIM, BUILD.D, MASKED
+    )
+
+
+@triton.jit
+def _no_weights(BUILD):
+    """acc, total and dropped before the first block."""
+    acc = tl.zeros((BUILD.BLOCK_M, BUILD.D), tl.float32)
+    SUMS: tl.constexpr = 16 if BUILD.ROW_SUM == "ones" else 8
+    return acc, tl.zeros((BUILD.BLOCK_M, SUMS), tl.float32), tl.full((), 0, tl.int32)
 
 
 @triton.jit
@@ -198,21 +233,14 @@ def _certified(acc, row_sum, l_lo, l_hi):
 
 
 @triton.jit
-def _attend_online(
-    q_ptr, q_start, q_stride_n, is_row, scale_log2, k_ptr, k_stride_n, v_ptr, v_stride_n, mask_ptr,
-    length, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr,
-    HAS_MASK: tl.constexpr, ROW_SUM: tl.constexpr, INTERPRET: tl.constexpr,
-):  # fmt: skip
+def _attend_online(q_ptr, q_start, q_stride_n, is_row, scale_log2, kv, BUILD):
     """The tile by the ordinary online softmax, on the type of k and v: acc [M, D], sums [M, 1]."""
-    q = _load_rows(q_ptr, q_start, q_stride_n, is_row, BLOCK_M, DIM, D, True)
-    q = _rounded(q.to(tl.float32), v_ptr.dtype.element_ty, INTERPRET)
-    m = tl.full((BLOCK_M, 1), float("-inf"), tl.float32)
-    acc = tl.zeros((BLOCK_M, D), tl.float32)
-    SUMS: tl.constexpr = 16 if ROW_SUM == "ones" else 8
-    total = tl.zeros((BLOCK_M, SUMS), tl.float32)
-    m, acc, total, _ = _attend(
-        q, scale_log2, m, acc, total, tl.full((), 0, tl.int32), k_ptr, k_stride_n, k_ptr, v_ptr,
-        v_stride_n, mask_ptr, length, 0, tl.cdiv(length, BLOCK_N), 0, 0, 0.0, BLOCK_N, DIM, D,
-        False, False, True, True, HAS_MASK, ROW_SUM, 1, INTERPRET,
-    )  # fmt: skip
-    return acc, _row_total(total, ROW_SUM)
+    q = _load_rows(q_ptr, q_start, q_stride_n, is_row, BUILD.BLOCK_M, BUILD.DIM, BUILD.D, True)
+    q = _rounded(q.to(tl.float32), kv.v_ptr.dtype.element_ty, BUILD.INTERPRET)
+    m = tl.full((BUILD.BLOCK_M, 1), float("-inf"), tl.float32)
+    acc, total, dropped = _no_weights(BUILD)
+    num_blocks = tl.cdiv(kv.length, BUILD.BLOCK_N)
+    m, acc, total, dropped = _attend(
+        q, scale_log2, (m, acc, total, dropped), kv, 0, num_blocks, BUILD, True, True
+    )
+    return acc, _row_total(total, BUILD.ROW_SUM)

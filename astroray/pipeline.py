@@ -9,9 +9,9 @@ from typing import Any
 
 from astroray import faults, ledger, provenance, receipts, runs, storage
 from astroray.actors.embed import EmbedPlan
+from astroray.actors.render import render_rows
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
-from astroray.actors.show import render_rows
 from astroray.catalog.versions import Night
 from astroray.config import ScanConfig
 from astroray.encoders import PLAIN_ATTENTION, PLAIN_NUMBERS, kind_of, read_model_file

@@ -1,4 +1,4 @@
-"""How the partitions of an index are searched, task by task: cell by cell, then exactly.
+"""The join: each object meets its nearest over partitions of an index, by cells, then exactly.
 
 The vectors of a survey are counted through its partitions. A list of a vector holds the W = K + 1
 nearest objects, those of the vector itself among them; the list of an object is that of its

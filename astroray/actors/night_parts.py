@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import schema, storage
-from astroray.actors.before import Before, ByName, ByNumber
 from astroray.actors.index import IDENTITY, IndexPlan, Numbering, publish_numbers
 from astroray.actors.join import JoinPlan, Vectors, read_column, write_columns
 from astroray.actors.night_rows import BEFORE, GROUPS, Searched, publish_night
 from astroray.actors.numbering import Numbers, with_places
 from astroray.actors.publish import Objects
+from astroray.actors.scores_before import Before, ByName, ByNumber
 from astroray.actors.search import SearchOutcome, SearchPlan
 from astroray.catalog import versions
 from astroray.catalog.versions import Inherited

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray import faults, scores
-from astroray.actors import write
+from astroray.actors import catalog_parts
 from astroray.actors.join import JoinPlan, Vectors, read_column
 from astroray.actors.search import (
     SearchOutcome,
@@ -73,7 +73,7 @@ def lay_out(plan: PublishPlan) -> list[CatalogFile]:
     faults.reach("search.found")
     healpix_29_N, is_placed_N = _positions(plan)
     rank_N = read_column(plan.join.ranking, "rank")
-    order_N = write.in_order(healpix_29_N, is_placed_N, rank_N)
+    order_N = catalog_parts.in_order(healpix_29_N, is_placed_N, rank_N)
     write_batches(plan.order, [pa.record_batch({"number": pa.array(order_N)})])
     return pixels.divide_sky(healpix_29_N[order_N[: is_placed_N.sum()]], len(order_N))
 
@@ -83,7 +83,7 @@ def write_file(plan: PublishPlan, file: CatalogFile, place: int) -> pq.FileMetaD
     rows = Rows(plan)
     number_N = read_column(plan.order, "number")
     groups = (rows.of(number_N[group]) for group in file.row_groups)
-    return write.write_part(plan.search.run_dir, file, place, groups)
+    return catalog_parts.write_part(plan.search.run_dir, file, place, groups)
 
 
 def finish(
@@ -92,7 +92,7 @@ def finish(
     """Writes what joins the files of CATALOG; says what the report shows."""
     healpix_29_N, is_placed_N = _positions(plan)
     search = plan.search
-    write.join_parts(
+    catalog_parts.join_parts(
         search.run_dir, files, footers, healpix_29_N[is_placed_N],
         name=search.name, created=search.created,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import faults, ledger, provenance, schema, scores, storage
-from astroray.actors import write
+from astroray.actors import catalog_parts
 from astroray.catalog import pixels
 from astroray.catalog.pixels import CatalogFile
 from astroray.errors import LedgerError
@@ -120,7 +120,7 @@ def publish_rows(
     healpix_29 = objects["_healpix_29"].take(pa.array(by_name_M)).combine_chunks()
     is_placed_M = healpix_29.is_valid().to_numpy(zero_copy_only=False)
     healpix_29_M = healpix_29.fill_null(0).to_numpy()
-    order_M = write.in_order(healpix_29_M, is_placed_M, found.rank_N[by_name_M])
+    order_M = catalog_parts.in_order(healpix_29_M, is_placed_M, found.rank_N[by_name_M])
     healpix_29_P = healpix_29_M[order_M[: is_placed_M.sum()]]
     files = pixels.divide_sky(healpix_29_P, len(order_M))
 
@@ -132,7 +132,7 @@ def publish_rows(
                 objects, found, scores_of, model_id=plan.model_id, row_M=row_B, names_of=names_of
             )
 
-    write.write_parts(
+    catalog_parts.write_parts(
         plan.run_dir, files, groups_of, healpix_29_P, name=plan.name, created=plan.created
     )
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import catalog, faults, schema, surveys
+from astroray.actors.catalog_parts import write_parts
 from astroray.actors.embed import EmbedPlan, prepare_slice, start_encoder, unpack_shard
 from astroray.actors.search import (
     SHOWN_NEIGHBORS,
@@ -24,7 +25,6 @@ from astroray.actors.search import (
     draw_random,
     rows_by_shard,
 )
-from astroray.actors.write import write_parts
 from astroray.catalog.ordering import order_rows
 from astroray.errors import DataError, LedgerError
 from astroray.neighbors.certificate import Proof

@@ -8,7 +8,7 @@ import dataclasses
 
 import numpy as np
 
-from astroray.actors import index, join, publish, write
+from astroray.actors import catalog_parts, index, join, publish
 from astroray.actors.join import JoinPlan, write_columns, write_ranking
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
@@ -101,7 +101,7 @@ class ShardedSearch:
             num_duplicates=self.manifest.num_duplicates,
         )
         (files,) = run_all(self.each, publish.lay_out, [(plan,)])
-        write.make_room(self.search.run_dir, files)
+        catalog_parts.make_room(self.search.run_dir, files)
         tasks = [(plan, file, place) for place, file in enumerate(files)]
         footers = run_all(self.each, publish.write_file, tasks)
         (outcome,) = run_all(self.each, publish.finish, [(plan, files, footers)])

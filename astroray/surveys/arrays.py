@@ -31,6 +31,7 @@ from astroray.surveys.shards import (
     Shard,
     SurveyUri,
     parse_options,
+    reject,
     shard_name,
 )
 from astroray.surveys.slices import fault_kind, gather
@@ -183,20 +184,17 @@ def _count_rows(path: str, options: ArrayOptions) -> int | None:
 
 
 def _read_single(path: str, row: int, options: ArrayOptions) -> tuple[int, np.ndarray] | Reject:
-    def reject(kind: str, reason: Exception) -> Reject:
-        return Reject(row=row, stage="read", kind=kind, reason=str(reason))
-
     try:
         with open_arrays(path) as arrays:
             options = settle(arrays, options, path)
             whole = [(0, arrays.headers[options.image].shape[0])]
             return row, next(_read_images(arrays, options, whole))[0]
     except ConfigError as error:
-        return reject("shape", error)
+        return reject(row, "shape", str(error))
     except ShardError as error:
-        return reject("corrupt", error)
+        return reject(row, "corrupt", str(error))
     except FileError as error:
-        return reject(fault_kind(path), error)
+        return reject(row, fault_kind(path), str(error))
 
 
 def _read_stack(

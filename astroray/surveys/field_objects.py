@@ -19,7 +19,7 @@ from astroray.surveys.position_catalogs import (
     find_catalog,
     read_catalog,
 )
-from astroray.surveys.shards import Reject
+from astroray.surveys.shards import Reject, reject
 from astroray.surveys.sky_grids import (
     SkyGrid,
     choose_grid,
@@ -156,7 +156,7 @@ def read_misplaced(files: Sequence[storage.InputFile], columns: CatalogColumns) 
                         f"object {part.object_id_N[i]} in row {part.row_N[i]} of {part.path} has "
                         "no possible position, expected degrees, ICRS; mend the catalog"
                     )
-                    yield Reject(row=row, stage="read", kind="position", reason=reason)
+                    yield reject(row, "position", reason)
                     row += 1
     except ConfigError as error:
         raise ShardError(str(error)) from None

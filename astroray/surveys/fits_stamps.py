@@ -12,7 +12,7 @@ from astroray.surveys.fits_files import ALL, FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Reject, Shard
+from astroray.surveys.shards import Reject, Shard, reject
 
 _BLOCK_ROWS = 64
 _ONE_PLACE_ARCSEC = 1.0
@@ -169,7 +169,7 @@ def _join_bands(
         if member is None:
             some = next(shard.inputs[i].path for i in members if i is not None)
             reason = f"the object of {some} has no file of band {band}, expected one of each band"
-            return Reject(row=row, stage="read", kind="missing", reason=reason)
+            return reject(row, "missing", reason)
         stamp = _read_file(shard, member, row, band, objects)
         if isinstance(stamp, Reject):
             return stamp
@@ -178,7 +178,7 @@ def _join_bands(
                 f"{shard.inputs[member].path} has shape {stamp.image_CYX.shape}, expected "
                 f"{found[0].image_CYX.shape} as in band {bands[0]}"
             )
-            return Reject(row=row, stage="read", kind="shape", reason=reason)
+            return reject(row, "shape", reason)
         found.append(stamp)
     image_CYX = np.concatenate([stamp.image_CYX for stamp in found])
     return dataclasses.replace(found[0], image_CYX=image_CYX, bands=tuple(bands))
@@ -195,9 +195,9 @@ def _read_file(shard: Shard, member: int, row: int, bands: str, objects: Objects
             return _place(stamp, images[0]) if isinstance(stamp, Stamp) else stamp
     except FileError as error:
         kind = "unreadable" if storage.exists(path) else "missing"
-        return Reject(row=row, stage="read", kind=kind, reason=str(error))
+        return reject(row, kind, str(error))
     except ShardError as error:
-        return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
+        return reject(row, "corrupt", str(error))
 
 
 def _known_place(stamp: Stamp | Reject, objects: Objects) -> Stamp | Reject:
@@ -219,13 +219,13 @@ def read_stamp(
     if len(shapes) != 1 or len(shapes[0]) > 3:
         found = ", ".join(str(shape) for shape in shapes) or "none"
         reason = f"{file.path} has images of shape {found}, expected one [Y, X] or [C, Y, X]"
-        return Reject(row=row, stage="read", kind="shape", reason=reason + "; name it with hdu=")
+        return reject(row, "shape", reason + "; name it with hdu=")
     height_px, width_px = shapes[0][-2:]
     try:
         planes = [_read_pixels(file, image).reshape(-1, height_px, width_px) for image in images]
         bands = _bands(images, [len(plane) for plane in planes], bands_asked)
     except ShardError as error:
-        return Reject(row=row, stage="read", kind="corrupt", reason=str(error))
+        return reject(row, "corrupt", str(error))
     return Stamp(
         row=row,
         object_id=name,

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from astroray import storage
 from astroray.errors import SchemaError
-from astroray.surveys.light_curve_rows import FluxKind, RawCurve, TimeZero, reject
+from astroray.surveys.light_curve_rows import FluxKind, RawCurve, TimeZero
 from astroray.surveys.list_rows import (
     IDENTITY,
     ListColumns,
@@ -26,7 +26,7 @@ from astroray.surveys.list_rows import (
 )
 from astroray.surveys.nested_columns import find_nested, is_numbers, open_rows
 from astroray.surveys.quality import Mission
-from astroray.surveys.shards import Reject
+from astroray.surveys.shards import Reject, reject
 
 _ZEROS_BY_NAME: Mapping[str, TimeZero] = {
     "timebkjd": "BKJD", "bkjd": "BKJD", "timebtjd": "BTJD", "btjd": "BTJD", "bjd": "BJD",

@@ -19,7 +19,7 @@ import numpy as np
 
 from astroray.errors import SchemaError
 from astroray.surveys.quality import Mission, explain_mask, mask_bits, thrusters_fired
-from astroray.surveys.shards import ModalityName, Reject, Rows
+from astroray.surveys.shards import ModalityName, Reject, Rows, reject
 
 FluxKind = Literal["pdcsap", "sap", "flux"]
 TimeZero = Literal["BKJD", "BTJD", "BJD", "MJD"]
@@ -168,11 +168,6 @@ def settle(
             "cadences_masked": float(np.count_nonzero(masked_T)),
         },
     )
-
-
-def reject(row: int, kind: str, reason: str) -> Reject:
-    """A light curve that cannot be used, refused while it is read."""
-    return Reject(row=row, stage="read", kind=kind, reason=reason)
 
 
 def _bits(quality: np.ndarray | None, num_cadences: int, where: str) -> np.ndarray:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from astroray.surveys.light_curve_rows import LightCurve, reject
-from astroray.surveys.shards import Reject
+from astroray.surveys.light_curve_rows import LightCurve
+from astroray.surveys.shards import Reject, reject
 
 __all__ = ["ROWS_PER_CURVE", "cut_windows"]
 

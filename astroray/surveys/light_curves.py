@@ -34,13 +34,12 @@ from astroray.surveys.light_curve_rows import (
     LightCurves,
     RawCurve,
     TimeZero,
-    reject,
     settle,
 )
 from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
 from astroray.surveys.objects import Objects
 from astroray.surveys.quality import Mission, mask_bits
-from astroray.surveys.shards import Reject, Shard, SurveyUri
+from astroray.surveys.shards import Reject, Shard, SurveyUri, reject
 from astroray.surveys.slices import fault_kind, gather_lists, identity_of
 from astroray.surveys.survey_paths import one_kind, survey_folder
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
-from astroray.surveys.shards import Reject
+from astroray.surveys.shards import Reject, reject
 
 __all__ = [
     "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "plain_name",
@@ -95,7 +95,7 @@ def _read_group(
         except (*_BAD_TABLE, StopIteration) as error:
             reason = f"row group {group} of {path} cannot be decoded: {error}"
             for bad in sorted(bad for bad in wanted if bad >= row):
-                yield bad, Reject(row=bad, stage="read", kind="corrupt", reason=reason)
+                yield bad, reject(bad, "corrupt", reason)
             return
         for place in range(batch.num_rows):
             if row + place in wanted:

@@ -21,7 +21,7 @@ from astroray import storage
 from astroray.errors import ConfigError, FileError
 from astroray.surveys.object_tables import TableOptions, group_objects, open_object_table
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options
+from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options, reject
 from astroray.surveys.slices import fault_kind, gather
 from astroray.surveys.survey_paths import survey_folder
 
@@ -90,15 +90,12 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
 def _read_picture(
     path: str, row: int, mode: str, max_pixels: int
 ) -> tuple[int, np.ndarray] | Reject:
-    def reject(kind: str, reason: str) -> Reject:
-        return Reject(row=row, stage="read", kind=kind, reason=reason)
-
     try:
         data = storage.read_bytes(path)
     except FileError as error:
-        return reject(fault_kind(path), str(error))
+        return reject(row, fault_kind(path), str(error))
     image_CYX = decode_picture(path, data, mode, max_pixels=max_pixels)
-    return reject(*image_CYX) if isinstance(image_CYX, tuple) else (row, image_CYX)
+    return reject(row, *image_CYX) if isinstance(image_CYX, tuple) else (row, image_CYX)
 
 
 def decode_picture(

@@ -192,7 +192,7 @@ class Reject:
 
     row: int | None
     stage: str
-    """read, prepare, encode or catalog."""
+    """read, prepare, encode or catalog; of flares detrend or windows."""
     kind: str
     """Class of the reason, one lower-case word: corrupt, missing, shape, constant, duplicate..."""
     reason: str
@@ -205,6 +205,11 @@ class Reject:
         """The reject of a shard that cannot be read as a whole."""
         kind = "missing_file" if isinstance(error, FileError) else "unreadable"
         return cls(row=None, stage="read", kind=kind, reason=str(error))
+
+
+def reject(row: int, kind: str, reason: str) -> Reject:
+    """A row that cannot be used, refused while it is read."""
+    return Reject(row=row, stage="read", kind=kind, reason=reason)
 
 
 Options = TypeVar("Options")

@@ -23,7 +23,7 @@ from astroray.surveys import spectrum_columns as columns
 from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.hats_catalogs import open_hats
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Reject, Shard, SurveyUri
+from astroray.surveys.shards import Reject, Shard, SurveyUri, reject
 from astroray.surveys.slices import fault_kind, gather_lists, identity_of
 from astroray.surveys.spectrum_fits import holds_many, read_many, read_one
 from astroray.surveys.spectrum_rows import (
@@ -31,7 +31,6 @@ from astroray.surveys.spectrum_rows import (
     Spectra,
     Spectrum,
     check_mask,
-    reject,
     settle,
 )
 from astroray.surveys.survey_paths import one_kind, survey_folder

@@ -21,8 +21,8 @@ from astroray.surveys.list_rows import (
     read_cells,
 )
 from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers, open_rows
-from astroray.surveys.shards import Reject
-from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm, reject
+from astroray.surveys.shards import Reject, reject
+from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
 
 __all__ = ["check_arrays", "check_parquet", "read_arrays", "read_rows"]
 

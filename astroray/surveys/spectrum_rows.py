@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from astroray.errors import ConfigError
-from astroray.surveys.shards import ModalityName, Reject, Rows
+from astroray.surveys.shards import ModalityName, Reject, Rows, reject
 
 __all__ = [
     "Origin",
@@ -26,7 +26,6 @@ __all__ = [
     "Spectrum",
     "check_mask",
     "from_logarithm",
-    "reject",
     "settle",
 ]
 
@@ -165,11 +164,6 @@ def from_logarithm(values: np.ndarray) -> np.ndarray:
     """Wavelengths whose decimal logarithms a file has; damaged ones are infinite, or no numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         return 10.0**values
-
-
-def reject(row: int, kind: str, reason: str) -> Reject:
-    """A spectrum that cannot be used, refused while it is read."""
-    return Reject(row=row, stage="read", kind=kind, reason=reason)
 
 
 def _fault(raw: RawSpectrum, row: int, where: str, is_rest: bool) -> Reject | None:

@@ -22,7 +22,15 @@ from astroray.surveys.parquet_columns import (
     choose_columns,
 )
 from astroray.surveys.positions import check_angles
-from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options, shard_name
+from astroray.surveys.shards import (
+    Cutouts,
+    Reject,
+    Shard,
+    SurveyUri,
+    parse_options,
+    reject,
+    shard_name,
+)
 
 _MAX_SLICE_ROWS = 256
 _MAX_SLICE_BYTES = 32 << 20
@@ -193,7 +201,7 @@ def _read_group(
         if batch is None:
             reason = f"row group {group} of {shard.inputs[0].path} cannot be decoded: {why}"
             for row in wanted_N:
-                yield Reject(row=int(row), stage="read", kind="corrupt", reason=reason)
+                yield reject(int(row), "corrupt", reason)
             return
         num_here = int(np.searchsorted(wanted_N, start + batch.num_rows))
         row_B, wanted_N = wanted_N[:num_here], wanted_N[num_here:]
@@ -241,7 +249,7 @@ def _cutouts(
         elif stop - start == 1:
             reason = f"image of row {row_B[start]} of {shard.inputs[0].path} {decoded.reason}"
             row = int(row_B[start])
-            yield Reject(row=row, stage="read", kind=decoded.kind, reason=reason)
+            yield reject(row, decoded.kind, reason)
         else:
             middle = (start + stop) // 2
             todo += [(middle, stop), (start, middle)]

@@ -10,10 +10,10 @@ from typing import Any, get_args
 
 from astroray.errors import DataError
 from astroray.storage import InputFile
-from astroray.surveys.light_curve_rows import LightCurve, LightCurves, TimeZero, reject
+from astroray.surveys.light_curve_rows import LightCurve, LightCurves, TimeZero
 from astroray.surveys.light_curves import read_light_curves, read_shard
 from astroray.surveys.quality import Mission
-from astroray.surveys.shards import Reject, Shard
+from astroray.surveys.shards import Reject, Shard, reject
 from astroray.web.fits_limits import check_fits, unpack
 from astroray.web.parquet_limits import PARQUET_MAGIC, check_parquet
 

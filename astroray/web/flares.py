@@ -11,8 +11,8 @@ from fastapi.concurrency import run_in_threadpool
 
 from astroray.errors import DataError
 from astroray.flares.detrend import DetrendConfig
-from astroray.surveys.light_curve_rows import LightCurve, reject
-from astroray.surveys.shards import Reject
+from astroray.surveys.light_curve_rows import LightCurve
+from astroray.surveys.shards import Reject, reject
 from astroray.web import answers
 from astroray.web.curve_uploads import CurveLimits, Stated, read_curves
 from astroray.web.routes import known_parameters, refusing, taking_uploads

@@ -2,12 +2,16 @@
 
 import functools
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from astroray.terminal import status_line
 
 __all__ = ["evaluate"]
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
 
 
 @click.group()
@@ -45,7 +49,7 @@ def evaluate() -> None:
     metavar="DIR",
     help="Kept and resumed.  [default: runs/evaluate-PROTOCOL]",
 )
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@_json_option
 def outliers(
     protocol: str,
     encoders: str,
@@ -80,10 +84,7 @@ def outliers(
     )
     with status_line() as show:
         evaluation = evaluate_outliers(config, show=functools.partial(show, "evaluate"))
-    click.echo(evaluation.table)
-    click.echo(f"\nrows  {config.out}/rows.json\npage  {evaluation.page}")
-    if as_json:
-        click.echo(json.dumps(evaluation.document, allow_nan=False))
+    _say(evaluation.table, config.out, evaluation.page, evaluation.document if as_json else None)
 
 
 @evaluate.command("flares", short_help="Compare forecasts of flares.")
@@ -119,7 +120,7 @@ def outliers(
     metavar="DIR",
     help="For rows.json and index.html.  [default: runs/evaluate-flares-TRACK...]",
 )
-@click.option("--json", "as_json", is_flag=True, help="End with one line of JSON.")
+@_json_option
 def evaluate_flares(
     track: str,
     data: str | None,
@@ -149,7 +150,12 @@ def evaluate_flares(
     )
     with status_line() as show:
         evaluation = evaluate(config, show=functools.partial(show, "evaluate"))
-    click.echo(evaluation.table)
-    click.echo(f"\nrows  {config.out}/rows.json\npage  {config.out}/index.html")
-    if as_json:
-        click.echo(json.dumps(evaluation.document, allow_nan=False))
+    page = f"{config.out}/index.html"
+    _say(evaluation.table, config.out, page, evaluation.document if as_json else None)
+
+
+def _say(table: str, out: str, page: str, document: Mapping[str, Any] | None) -> None:
+    """What an evaluation ends with; `document` is what `--json` asks for."""
+    click.echo(f"{table}\n\nrows  {out}/rows.json\npage  {page}")
+    if document is not None:
+        click.echo(json.dumps(document, allow_nan=False))

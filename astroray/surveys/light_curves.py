@@ -126,13 +126,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         noun="light curves",
         format="light_curves",
     )
-    if kind != "fits" and options.flux not in FLUXES:
-        raise ConfigError(
-            f"flux is {options.flux!r}, expected one of {FLUXES}: only of FITS files it names a "
-            "column"
-        )
-    if options.band and kind == "fits":
-        raise ConfigError(f"band is {options.band!r}, expected none: FITS files are of one band")
+    _check_for_kind(options, kind)
     if kind == "text" and options.id:
         kind = "measurements"
     params = {"kind": kind, "folder": survey_folder(uri.location)} | {
@@ -160,6 +154,17 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         )
         for file, num_rows in zip(files, counts, strict=True)
     ]
+
+
+def _check_for_kind(options: LightCurveOptions, kind: str) -> None:
+    """Raises ConfigError on options that files of this kind cannot have."""
+    if kind != "fits" and options.flux not in FLUXES:
+        raise ConfigError(
+            f"flux is {options.flux!r}, expected one of {FLUXES}: only of FITS files it names a "
+            "column"
+        )
+    if options.band and kind == "fits":
+        raise ConfigError(f"band is {options.band!r}, expected none: FITS files are of one band")
 
 
 def read_light_curves(

@@ -74,27 +74,20 @@ def plan_objects(
     catalog = find_catalog(location, names, columns)
     ordered = sorted((grid.name, g) for g, grid in enumerate(grids) if grid)
     known = [grid for _, g in ordered if (grid := grids[g])]
+    counted = [
+        _count(file, catalog.columns, known)
+        for file in catalog.files
+        if not _is_apart(file.path, known)
+    ]
     files_of: list[list[storage.InputFile]] = [[] for _ in known]
-    misplaced: list[storage.InputFile] = []
-    num_placed = num_misplaced = num_read = num_read_in_hats = 0
-    for file in catalog.files:
-        if _is_apart(file.path, known):
-            continue
-        num_on_G = np.zeros(len(known), np.int64)
-        num_unknown = num_rows = 0
-        for part in read_catalog(file, catalog.columns):
-            owner_N, on_part_G = choose_grid(known, part.ra_deg_N, part.dec_deg_N)
-            num_on_G += on_part_G
-            num_rows += len(owner_N)
-            num_placed += int(np.count_nonzero(owner_N >= 0))
-            num_unknown += int(np.count_nonzero(np.isnan(part.ra_deg_N)))
-        misplaced += [file] if num_unknown else []
-        num_misplaced += num_unknown
-        num_read += num_rows
-        num_read_in_hats += num_rows if find_pixel(file.path) else 0
-        for place in np.flatnonzero(num_on_G):
-            files_of[place].append(file)
-    num_objects = num_read + max(0, catalog.num_in_hats - num_read_in_hats)
+    for one in counted:
+        for place in one.places:
+            files_of[place].append(one.file)
+    num_placed = sum(one.num_placed for one in counted)
+    num_misplaced = sum(one.num_misplaced for one in counted)
+    num_in_hats = sum(one.num_rows for one in counted if find_pixel(one.file.path))
+    num_objects = sum(one.num_rows for one in counted)
+    num_objects += max(0, catalog.num_in_hats - num_in_hats)  # those of partitions that lie apart
     overlaps = find_overlaps(known)
     place_of = {g: place for place, (_, g) in enumerate(ordered)}
     places = [place_of.get(g) for g in range(len(grids))]
@@ -105,11 +98,43 @@ def plan_objects(
             for place in places
         ],
         own_G=[0 if place is None else overlaps[place].index(place) for place in places],
-        misplaced=misplaced,
+        misplaced=[one.file for one in counted if one.num_misplaced],
         num_misplaced=num_misplaced,
         num_outside=num_objects - num_placed - num_misplaced,
         num_objects=num_objects,
         columns=catalog.columns,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Counted:
+    """How the objects of one file of a catalog lie among the images."""
+
+    file: storage.InputFile
+    places: Sequence[int]
+    """Of the images that hold any of them."""
+    num_rows: int
+    num_placed: int
+    """Those that belong to an image."""
+    num_misplaced: int
+    """Those without a position."""
+
+
+def _count(file: storage.InputFile, columns: CatalogColumns, known: Sequence[SkyGrid]) -> _Counted:
+    num_on_G = np.zeros(len(known), np.int64)
+    num_rows = num_placed = num_misplaced = 0
+    for part in read_catalog(file, columns):
+        owner_N, on_part_G = choose_grid(known, part.ra_deg_N, part.dec_deg_N)
+        num_on_G += on_part_G
+        num_rows += len(owner_N)
+        num_placed += int(np.count_nonzero(owner_N >= 0))
+        num_misplaced += int(np.count_nonzero(np.isnan(part.ra_deg_N)))
+    return _Counted(
+        file=file,
+        places=np.flatnonzero(num_on_G).tolist(),
+        num_rows=num_rows,
+        num_placed=num_placed,
+        num_misplaced=num_misplaced,
     )
 
 

@@ -27,7 +27,6 @@ import numpy as np
 from astroray import surveys
 from astroray.actors.sample import Sample, SamplePlan, draw_sample, network_config
 from astroray.config import BATCH_SIZES
-from astroray.evaluation.metrics import rates
 from astroray.execution import workers
 from astroray.fitting.fit_state import FitConfig, FitState
 from astroray.neighbors.search import SearchConfig, search
@@ -298,6 +297,7 @@ def fit_by_passes(images: Images, num_passes: int, folder: str) -> list[tuple[fl
 
 def auc_of(embedding_ND: np.ndarray, is_planted_N: np.ndarray) -> float:
     """Area under the curve of the k-th distance, every object scored with itself excluded."""
+    from astroray.evaluation.metrics import rates  # loads torch
 
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
     score_N = search(embedding_ND, ids, SearchConfig(k=K, num_threads=CORES)).score_N

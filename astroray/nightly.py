@@ -90,6 +90,11 @@ class SeriesConfig:
         if self.finish_by:
             parse_finish_by(self.finish_by)
 
+    @property
+    def run_dir(self) -> str:
+        """Where this night's version is written."""
+        return storage.join(self.folder, self.night)
+
 
 def plan_night(series: SeriesConfig) -> NightConfig:
     """The night that is asked for: a new version beside its reference, or one to go on with.
@@ -97,7 +102,7 @@ def plan_night(series: SeriesConfig) -> NightConfig:
     A night that has begun keeps the reference that it began with. Raises ConfigError where the
     folder holds no finished version.
     """
-    out = storage.join(series.folder, series.night)
+    out = series.run_dir
     begun = RunRecord.load(out)
     known = begun.night.reference if begun and begun.night else ""
     return NightConfig(

@@ -49,7 +49,8 @@ class Client:
     def list_jobs(self):
         return self.jobs
 
-    def submit_job(self, *, submission_id, runtime_env, **_):
+    def submit_job(self, *, submission_id, runtime_env, metadata, **_):
+        self.metadata = metadata
         if self.refusals:
             self.jobs.append(self.refusals.pop())
             raise RuntimeError("Request failed with status code 500: a job already exists.")
@@ -273,6 +274,7 @@ def test_a_night_that_the_job_is_told_tells_its_submissions_apart_too(monkeypatc
         result = CliRunner().invoke(cli, [*command, "--set", f"night={night}"])
         assert result.exit_code == 0, result.output
         assert jobs._client.submitted[-1][0].endswith(f"-{night}-a1")
+        assert jobs._client.metadata["out"] == f"s3://runs/n/{night}", "what `status` looks at"
 
 
 def test_a_job_s_log_is_one_json_object_a_line(capsys, monkeypatch):

@@ -57,7 +57,7 @@ def submit(
             script=script,
             arguments=arguments,
             survey=config.survey,
-            out=out,
+            out=getattr(config, "run_dir", out),  # of a night not the folder of all versions
             night=night or of_job,
         ),
         driver_cpus=driver_cpus,

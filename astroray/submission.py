@@ -18,7 +18,7 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -224,7 +224,7 @@ class JobServer:
         try:
             with _plain_errors(self._address):
                 while True:
-                    piece = loop.run_until_complete(anext(pieces, None))
+                    piece = _next_of(pieces, loop)
                     if piece is None:
                         return
                     yield piece[skip:]
@@ -234,6 +234,22 @@ class JobServer:
         finally:
             loop.run_until_complete(pieces.aclose())  # type: ignore[attr-defined]
             loop.close()
+
+
+def _next_of(pieces: AsyncIterator[str], loop: asyncio.AbstractEventLoop) -> str | None:
+    """The next piece, None where there is none; what interrupts the wait ends `pieces`."""
+
+    async def next_piece() -> str | None:
+        return await anext(pieces, None)
+
+    task = loop.create_task(next_piece())
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():  # Ctrl-C comes out of the loop and leaves the task waiting
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
 
 
 class _IdTakenError(AstrorayError):

@@ -1,5 +1,6 @@
 """What is checked before a job reaches a cluster, and how its submission id is made."""
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -16,6 +17,7 @@ from astroray import submission
 from astroray.cli import cli
 from astroray.errors import BackendError, ConfigError
 from astroray.execution import structured_logs
+from astroray.interrupts import Interrupted
 from astroray.job_command import read_job
 from astroray.submission import Job, JobServer
 
@@ -172,6 +174,22 @@ def test_a_job_is_followed_though_its_cluster_is_out_of_reach_for_a_moment(monke
     written: list[str] = []
     assert jobs.follow("scan-a1", written.append) == 0
     assert ("".join(written), lost) == ("all of it", [])
+
+
+def test_ctrl_c_ends_the_following_of_a_job_that_says_nothing_for_long():
+    class Silent:
+        async def tail_job_logs(self, _):
+            asyncio.get_running_loop().call_soon(self.interrupt)
+            await asyncio.sleep(60)
+            yield ""
+
+        def interrupt(self):
+            raise Interrupted
+
+    jobs = server()
+    jobs._client = Silent()
+    with pytest.raises(Interrupted):
+        jobs.follow("scan-a1", print)
 
 
 def test_a_cluster_that_stays_out_of_reach_ends_the_following(monkeypatch):

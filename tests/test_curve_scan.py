@@ -9,11 +9,11 @@ from PIL import Image
 
 from astroray import inspection
 from astroray.catalog import read_catalog
-from astroray.encoders.onnx_export import export_onnx
 from astroray.errors import ConfigError
 from astroray.report.plots import SIZE_PX, render_curve
 from tests import scans
 from tests.light_curves_made import fluxes, times, write_mission
+from tests.onnx_made import write_program
 from tests.test_curve_preparation import curve, noise
 
 NUM_STARS, NUM_CADENCES = 12, 600
@@ -51,9 +51,8 @@ def test_a_scan_of_light_curves_ranks_the_odd_one_first_and_shows_it(survey, tmp
 
 
 def test_a_network_of_one_s_own_ranks_light_curves(survey, tmp_path):
-    model = scans.fit_model(survey, tmp_path / "model", encoder="waves")
-    program = str(tmp_path / "mine.onnx")
-    export_onnx(model, out=program)
+    above_and_below = np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)
+    program = write_program(tmp_path / "mine.onnx", above_and_below, size_px=2, width_px=512)
     record = scans.scan_here(survey, tmp_path / "run", encoder__name=program, encoder__size_px=None)
     assert record.model.encoder == "onnx-light-curves"
     assert read_catalog(str(tmp_path / "run"))["object_id"][0].as_py() == f"KIC {NUM_STARS} Q2"

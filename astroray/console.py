@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
+from astroray.terminal import check_rejects, counted, echo_rejects, progress_line, status_line
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.config import ScanConfig
@@ -29,10 +29,10 @@ def show_scan(config: "ScanConfig") -> None:
     with progress_line() as show:
         record = scan(config, show=show)
     num_objects, outside = record.counts.catalog or 0, record.counts.outside
-    click.echo(f"{_number(num_objects, 'object')} scored, {_losses(record)}")
+    click.echo(f"{counted(num_objects, 'object')} scored, {_losses(record)}")
     if outside:
         click.echo(f"{outside} objects of the catalog lie on none of the images")
-    echo_rejects(record)
+    echo_rejects(record.rejects)
     click.echo(f"proof    {record.proven.sentence}")
     if num_objects <= config.search.k:
         click.echo(f"note     {_few_objects(config, num_objects)}")
@@ -72,9 +72,9 @@ def show_night(config: "NightConfig") -> None:
     assert found is not None
     assert coverage is not None
     click.echo(
-        f"{_number(found.objects_new, 'new object')}, {counts.catalog} in all, {_losses(record)}"
+        f"{counted(found.objects_new, 'new object')}, {counts.catalog} in all, {_losses(record)}"
     )
-    echo_rejects(record)
+    echo_rejects(record.rejects)
     if counts.duplicates:
         click.echo(f"lost     {_describe_lost(config, counts.rows_embedded)}")
     if coverage.shards_left:
@@ -88,20 +88,16 @@ def show_night(config: "NightConfig") -> None:
 def _losses(record: "RunRecord") -> str:
     """What did not come into the catalog, and what it cost to know."""
     counts = record.counts
-    rows, shards = _number(counts.rows_rejected, "row"), _number(counts.shards_rejected, "shard")
-    twice = _number(counts.duplicates or 0, "duplicate")
+    rows, shards = counted(counts.rows_rejected, "row"), counted(counts.shards_rejected, "shard")
+    twice = counted(counts.duplicates or 0, "duplicate")
     return f"{rows} and {shards} rejected, {twice}, {record.spent_s:.0f} s"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def _few_objects(config: "ScanConfig", num_objects: int) -> str:
     """What may have gone wrong where there are no more objects than neighbors to look for."""
     from astroray import ledger
 
-    text = f"of {_number(num_objects, 'object')} none has k={config.search.k} neighbors"
+    text = f"of {counted(num_objects, 'object')} none has k={config.search.k} neighbors"
     readers = {shard.reader for shard in ledger.read_listing(config.out)}
     if readers == {"fits_cutouts"}:
         text += "; each image was taken as one object: ?format=fields finds the sources in it"

@@ -11,7 +11,6 @@ run.json, index.html, ledger/, parts/, rejects/, logs/
 import dataclasses
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -94,7 +93,7 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
                     workers.refuse_local(config.out)
                     _search(config, shards, f"S{lease.epoch:06d}", show)
             return _gather(config, shards, record, lease, started)
-        except AstrorayError as error:
+        except (AstrorayError, KeyboardInterrupt) as error:
             runs.note_failure(record, config.out, error, lease)
             raise
 
@@ -148,17 +147,12 @@ def _search(config: FindConfig, shards: Sequence[Shard], session: str, show: Sho
         seed=config.seed,
         flare_k=config.flare_k,
     )
-    search = workers.remotely(find_in_shard, num_cpus=placing.num_cpus)
+    each = workers.each_remotely(num_cpus=placing.num_cpus, at_once=placing.max_workers)
     show(Progress(stage="flares", shards_done=len(done), shards_total=len(shards)))
     count = Counter(show, len(shards), len(done), time.monotonic(), stage="flares")
-    # A thread waits for each task, so no more tasks than threads are in flight.
-    with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="flares") as pool:
-        try:
-            for receipt in pool.map(lambda shard: search(plan, shard, workers.RayNodes()), todo):
-                count.add(receipt)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    nodes = workers.RayNodes()
+    for _, receipt in each(find_in_shard, [(plan, shard, nodes) for shard in todo]):
+        count.add(receipt)
 
 
 def _gather(

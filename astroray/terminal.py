@@ -3,7 +3,7 @@
 import datetime
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,12 @@ from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.execution.progress import Progress
-    from astroray.run_record import RunRecord
+    from astroray.run_record import RejectCount, RunRecord
 
 __all__ = [
     "check_rejects",
     "config_option",
+    "counted",
     "echo_note",
     "echo_rejects",
     "in_notebook",
@@ -174,9 +175,14 @@ def echo_note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def echo_rejects(record: "RunRecord") -> None:
+def counted(count: int | None, noun: str) -> str:
+    """A number of things in words: "1 star", "2 stars"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def echo_rejects(rejects: Iterable["RejectCount"]) -> None:
     """Writes a line for each kind of reject, with an example of its reason."""
-    for kind in record.rejects:
+    for kind in rejects:
         click.echo(f"  {kind.kind}: {kind.rows} rows, {kind.shards} shards; e.g. {kind.reason}")
 
 

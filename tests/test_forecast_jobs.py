@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from astroray import schema
 from astroray.cli import cli
 from astroray.errors import ConfigError, DataError
+from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.flares.windows import WindowRule, join_windows
 from astroray.forecast import train
 from astroray.forecast.collect import collect_windows, read_windows, write_windows
@@ -42,6 +43,10 @@ def write_survey(folder, *, num_stars=10, days=16.0):
         )
         np.savez(folder / f"tic{number + 1}.npz", time=time_d, flux=flux)
     return f"{folder}/*.npz?time=BTJD&mission=tess"
+
+
+def found_in(shards):
+    return map(collect_windows, survey_groups(shards))
 
 
 def run(*arguments):
@@ -109,8 +114,11 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert "seed was 0 and is 3" in other.output
 
     out = tmp_path / "out"
+    (tmp_path / "in" / "tic99.npz").write_bytes(b"nothing")
     done = run("flares", "forecast", survey, "--model", model, "--out", out)
     assert done.exit_code == 0, done.output
+    assert "1 light curve rejected" in done.output
+    assert "  corrupt: 1 rows, 0 shards; e.g. " in done.output
     table = pq.read_table(out / "forecasts.parquet")
     assert table.schema.equals(schema.FORECASTS, check_metadata=True)
     record = json.loads((out / "forecast.json").read_text())
@@ -124,6 +132,7 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert 0 < table["probability"].to_numpy().min() <= table["probability"].to_numpy().max() < 1
     page = (out / "index.html").read_text()
     assert "Most likely to flare next" in page
+    assert "<td>corrupt</td><td>1</td>" in page
     assert "TIC 10" in page or "tic10" in page
 
 
@@ -192,7 +201,7 @@ def test_what_cannot_work_is_said_in_one_line(arguments, message, tmp_path, monk
 def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
     shards = flare_shards(write_survey(tmp_path / "in", num_stars=5, days=8.0))
     with pytest.raises(DataError, match=r"part has \d+ windows with a flare of \d+, of 5 stars"):
-        train._gather(shards, str(tmp_path / "windows.npz"), 0)
+        train._keep_windows(found_in(shards), str(tmp_path / "windows.npz"), 0)
 
 
 def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
@@ -200,7 +209,7 @@ def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
     time_d, flux = star(days=16, cadence_d=2 / 24)
     np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
     with pytest.raises(DataError, match=r"1 light curves were rejected, first: .*takes 7200 s"):
-        train._gather(flare_shards(survey), str(tmp_path / "windows.npz"), 0)
+        train._keep_windows(found_in(flare_shards(survey)), str(tmp_path / "windows.npz"), 0)
 
 
 def test_windows_do_not_depend_on_how_many_files_a_survey_has(tmp_path):
@@ -235,14 +244,20 @@ def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):
     assert model.read_bytes() == b"mine"
 
 
-def test_a_fit_whose_survey_was_mistyped_leaves_its_folder_free(tmp_path):
+def test_a_fit_whose_survey_was_mistyped_leaves_nothing(tmp_path):
     model = str(tmp_path / "flares.model")
-    for survey in ("/nope", "/neither"):
-        with pytest.raises(ConfigError, match=f"no survey files in {survey}"):
-            train_flares(TrainConfig(survey=survey, out=model))
-    (tmp_path / "flares.model.fit" / "windows.npz").write_bytes(b"")
-    with pytest.raises(ConfigError, match="survey was '/neither' and is '/nope'; repeat"):
+    with pytest.raises(ConfigError, match="no survey files in /nope"):
         train_flares(TrainConfig(survey="/nope", out=model))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fit_that_read_nothing_yet_leaves_its_folder_to_one_of_other_settings(tmp_path):
+    folder, model = str(tmp_path / "flares.model.fit"), str(tmp_path / "flares.model")
+    note_settings(folder, {"survey": "/few"})
+    assert not is_fitted(folder, model, {"survey": "/more"})
+    (tmp_path / "flares.model.fit" / "windows.npz").write_bytes(b"")
+    with pytest.raises(ConfigError, match="survey was '/few' and is '/more'; repeat"):
+        is_fitted(folder, model, {"survey": "/more"})
 
 
 def test_a_reliability_curve_has_a_dot_for_each_bin_inside_its_frame():

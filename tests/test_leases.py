@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from astroray import storage
+from astroray.cli import cli
 from astroray.errors import LedgerError, StorageError
 from astroray.storage import leases
 
@@ -365,3 +367,58 @@ def test_a_file_that_is_no_lease_is_refused_by_its_name(run_dir, clock):
     storage.publish(leases._path(run_dir, 4), b"{}")
     with pytest.raises(LedgerError, match=r"000004\.json is no lease"), hold(run_dir, MINE, clock):
         pass
+
+
+def test_a_block_that_fails_before_it_writes_leaves_neither_lease_nor_folder(tmp_path):
+    with pytest.raises(RuntimeError), leases.hold_lease(str(tmp_path / "new" / "run")):
+        raise RuntimeError("the survey is mistyped")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "here").mkdir()
+    with pytest.raises(RuntimeError), leases.hold_lease(str(tmp_path / "here")):
+        raise RuntimeError("the survey is mistyped")
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+def fail_after(work, held):
+    with held:
+        work()
+        raise RuntimeError("broken")
+
+
+def test_a_block_that_fails_after_it_wrote_leaves_its_epoch_to_the_next(run_dir):
+    def write():
+        storage.publish(f"{run_dir}/ledger/shards.parquet", b"")
+
+    with pytest.raises(RuntimeError):
+        fail_after(write, leases.hold_lease(run_dir))
+    with leases.hold_lease(run_dir) as lease:
+        assert lease.epoch == 2
+
+
+def test_a_failed_holder_takes_nothing_from_the_one_that_took_over(run_dir, clock):
+    def sleep_until_another_takes_over():
+        clock.now_s += leases.EXPIRY_S + leases.CLOCK_MARGIN_S
+        abandon(run_dir, MINE, clock)
+
+    with pytest.raises(RuntimeError):
+        fail_after(sleep_until_another_takes_over, hold(run_dir, REMOTE, clock))
+    found = leases.find_holder(run_dir, clock=clock, alive=everyone_lives)
+    assert (found.owner, found.epoch) == (MINE, 2)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ("scan", "--encoder", "waves"),
+        ("flares", "find"),
+        ("train", "flares"),
+        ("train", "encoder", "--model", "lc-tiny"),
+    ],
+    ids=lambda verb: "-".join(verb[:2]),
+)
+def test_a_mistyped_survey_leaves_nothing_where_the_result_should_be(verb, tmp_path):
+    command = [*verb, f"{tmp_path}/lightcurvs/*.fits", "--out", f"{tmp_path}/new/out"]
+    done = CliRunner().invoke(cli, command)
+    assert done.exit_code == 2, done.output
+    assert "lightcurvs" in done.output
+    assert list(tmp_path.iterdir()) == []

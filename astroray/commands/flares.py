@@ -4,7 +4,13 @@ import functools
 
 import click
 
-from astroray.terminal import check_rejects, echo_rejects, progress_line, status_line
+from astroray.terminal import (
+    check_rejects,
+    counted,
+    echo_rejects,
+    progress_line,
+    status_line,
+)
 
 __all__ = ["flares"]
 
@@ -71,14 +77,16 @@ def find(
         record = find_flares(config, show=show)
     counts = record.counts
     click.echo(
-        f"{counts.flares} flares of {counts.stars} stars in {counts.rows_embedded} light curves, "
-        f"{counts.refused} candidates refused, {counts.rows_rejected} light curves and "
-        f"{counts.shards_rejected} shards rejected, {record.spent_s:.0f} s"
+        f"{counted(counts.flares, 'flare')} of {counted(counts.stars, 'star')} in "
+        f"{counted(counts.rows_embedded, 'light curve')}, "
+        f"{counted(counts.refused, 'candidate')} refused, "
+        f"{counted(counts.rows_rejected, 'light curve')} and "
+        f"{counted(counts.shards_rejected, 'shard')} rejected, {record.spent_s:.0f} s"
     )
     click.echo(
         f"  {counts.mirrored} more in the same light curves upside down: about as many are false"
     )
-    echo_rejects(record)
+    echo_rejects(record.rejects)
     click.echo(f"flares   {out}/flares.parquet\npage     {out}/index.html")
     check_rejects(record, max_rejected, rows="light curves", result="tables are")
 
@@ -103,8 +111,9 @@ def forecast(survey: str, model: str, out: str) -> None:
     with status_line() as show:
         record = forecast_flares(config, show=functools.partial(show, "forecast"))
     click.echo(
-        f"{record.windows} forecasts of {record.stars} stars, {record.answered} of them with an "
-        f"answer ({record.flared} flared), {record.rejected} light curves rejected"
+        f"{counted(record.windows, 'forecast')} of {counted(record.stars, 'star')}, "
+        f"{record.answered} of them with an answer ({record.flared} flared), "
+        f"{counted(record.rejected, 'light curve')} rejected"
     )
     if record.skill:
         click.echo(
@@ -113,6 +122,7 @@ def forecast(survey: str, model: str, out: str) -> None:
         )
     if record.is_worse_than_base_rate:
         click.echo("  worse than that base rate for every window: train on more stars, or passes")
+    echo_rejects(record.rejects)
     for reason, count in record.dropped.items():
         click.echo(f"  left out: {count} {reason}")
     click.echo(f"forecasts {out}/forecasts.parquet\npage      {out}/index.html")

@@ -22,7 +22,7 @@ from astroray.encoders.onnx_file import OnnxFile, read_onnx
 from astroray.errors import ConfigError
 from astroray.execution import workers
 from astroray.execution.progress import Progress, Show
-from astroray.fitting.beginning import begin_fit
+from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.fitting.fit_state import FitProgress
 from astroray.preparation import Wishes
 from astroray.preparation.modalities import MODALITIES
@@ -72,15 +72,18 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
     faults.arm(config.fault_plan)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hold_lease(config.out))
-        if _is_done(config, path):
+        settings = _settings(config)
+        if is_fitted(config.out, path, settings):
             return read_model_file(path)
+        show(Progress(stage="list", note=config.survey))
+        folder = ledger.objects_folder(config.out)
+        shards = surveys.list_shards(config.survey, objects_folder=folder).shards
+        runs.check_encoder(config.encoder.name, shards)
+        note_settings(config.out, settings)
         storage.remove_temporaries(config.out)
         log_dir = stack.enter_context(runs.logs_of(config.out))
         stack.enter_context(workers.cluster(log_dir=log_dir))
         workers.refuse_local(config.out, path)
-        show(Progress(stage="list", note=config.survey))
-        folder = ledger.objects_folder(config.out)
-        shards = surveys.list_shards(config.survey, objects_folder=folder).shards
         fit_model(shards, config, folder=config.out, path=path, show=show)
         return read_model_file(path)
 
@@ -165,16 +168,15 @@ def _check_encoder(name: str) -> None:
         )
 
 
-def _is_done(config: ScanConfig, path: str) -> bool:
-    """Whether the model is there already; notes the settings where the fit begins."""
-    settings = {
+def _settings(config: ScanConfig) -> dict[str, Any]:
+    """What the fit is known by."""
+    return {
         "survey": config.survey,
         "encoder": to_dict(config.encoder),
         "fit": to_dict(config.fit) | {"checkpoint_every_s": None},
         "max_fit_rows": config.max_fit_rows,
         "seed": config.seed,
     }
-    return begin_fit(config.out, path, settings)
 
 
 def _show_fit(show: Show, encoder: str, progress: FitProgress) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from astroray import ledger, provenance
 from astroray.forecast.model_file import TrainedForecaster
 from astroray.forecast.skill import Threshold, brier_of_base_rate, measure_skill
+from astroray.run_record import RejectCount
 
 __all__ = ["ForecastRecord", "describe_forecasts"]
 
@@ -31,6 +32,9 @@ class ForecastRecord:
     flared: int
     dropped: Mapping[str, int]
     rejected: int
+    """Light curves."""
+    rejects: Sequence[RejectCount]
+    """The same by kind, each with a reason."""
     skill: Mapping[str, float]
     """Of the answered windows; empty where they hold no flare, or nothing else."""
     reliability: tuple[tuple[float, float, int], ...]
@@ -57,13 +61,13 @@ def describe_forecasts(
     survey: str,
     model: str,
     dropped: Mapping[str, int],
-    num_rejected: int,
+    rejects: pa.Table,
 ) -> ForecastRecord:
     """The record of forecasts by a model.
 
-    forecasts     schema.FORECASTS
-    dropped       windows left out, by reason
-    num_rejected  light curves
+    forecasts  schema.FORECASTS
+    dropped    windows left out, by reason
+    rejects    schema.REJECTS
     """
     known = forecasts.filter(forecasts["flared"].is_valid())
     label_W = known["flared"].to_numpy(zero_copy_only=False).astype(bool)
@@ -85,7 +89,8 @@ def describe_forecasts(
         answered=len(label_W),
         flared=int(label_W.sum()),
         dropped=dict(dropped),
-        rejected=num_rejected,
+        rejected=len(rejects),
+        rejects=ledger.summarize_rejects(rejects),
         skill=skill,
         reliability=reliability,
         trained=trained.facts,

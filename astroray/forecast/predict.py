@@ -10,7 +10,6 @@ import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +23,11 @@ from astroray.forecast.fit import forecast_logits
 from astroray.forecast.forecast_record import ForecastRecord, describe_forecasts
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.page import write_page
-from astroray.forecast.star_groups import StarGroup, name_rows, survey_groups
+from astroray.forecast.star_groups import StarGroup
+from astroray.forecast.star_tasks import map_stars
 from astroray.forecast.train import flare_shards
 from astroray.surveys.light_curve_rows import LightCurve
-from astroray.surveys.shards import Reject, Shard
+from astroray.surveys.shards import Reject
 
 __all__ = ["ForecastConfig", "forecast_curves", "forecast_flares", "forecast_group"]
 
@@ -57,27 +57,28 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     trained = load_forecaster(config.model)
     shards = flare_shards(config.survey)
     with workers.cluster(log_dir=""):
-        found = _run(config, shards, show)
+        found = map_stars(shards, forecast_group, config.model, show=show)
     tables = [table for table, _, _ in found if table is not None]
-    rejects = [reject for _, rejects, _ in found for reject in rejects]
+    rejected = [reject for _, rejects, _ in found for reject in rejects]
     if not tables:
         raise DataError(
-            f"no star of {config.survey} has a window of 512 cadences: {len(rejects)} light curves "
-            f"were rejected{', first: ' + rejects[0].reason if rejects else ''}"
+            f"no star of {config.survey} has a window of 512 cadences: {len(rejected)} light "
+            f"curves were rejected{', first: ' + rejected[0].reason if rejected else ''}"
         )
     forecasts = pa.concat_tables(tables)
     forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
     dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
+    rejects = _reject_table(rejected)
     record = describe_forecasts(
         forecasts,
         trained,
         survey=config.survey,
         model=config.model,
         dropped=dropped,
-        num_rejected=len(rejects),
+        rejects=rejects,
     )
     ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
-    ledger.publish_table(storage.join(config.out, "rejects.parquet"), _reject_table(rejects))
+    ledger.publish_table(storage.join(config.out, "rejects.parquet"), rejects)
     text = json.dumps(dataclasses.asdict(record), indent=1)
     storage.publish(storage.join(config.out, "forecast.json"), text.encode())
     write_page(config.out, record, forecasts)
@@ -111,23 +112,6 @@ def _forecast(
         return None, rejects, dropped
     probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
     return _table(windows, probability_W, places, trained.alarm), rejects, dropped
-
-
-def _run(
-    config: ForecastConfig, shards: list[Shard], show: Show
-) -> list[tuple[pa.Table | None, list[Reject], dict[str, int]]]:
-    placing = workers.plan_workers(
-        workers="auto", num_gpus=0.0, num_shards=len(shards), machines=workers.machines()
-    )
-    name = workers.remotely(name_rows, num_cpus=placing.num_cpus)
-    forecast = workers.remotely(forecast_group, num_cpus=placing.num_cpus)
-    found = []
-    with ThreadPoolExecutor(placing.max_workers, thread_name_prefix="forecast") as pool:
-        groups = survey_groups(shards, lambda several: pool.map(name, several))
-        for result in pool.map(lambda group: forecast(group, config.model), groups):
-            found.append(result)
-            show(f"forecast  groups of stars {len(found)}/{len(groups)}")
-    return found
 
 
 def _table(

@@ -2,7 +2,7 @@
 
 A shard is a group of files in the order of their paths, which is that of quarters or sectors: the
 files of one star may lie in many. Its history must not begin anew in each, nor end where the
-listing was cut, so stars are named first and then dealt into groups as large as a shard.
+listing was cut, so stars are named first and then dealt into groups.
 """
 
 import dataclasses
@@ -10,9 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from astroray.errors import DataError
 from astroray.surveys.light_curves import read_light_curves
-from astroray.surveys.shards import MAX_FILES_PER_SHARD, Reject, Shard
+from astroray.surveys.shards import Reject, Shard
 
 __all__ = ["NamedRows", "StarGroup", "group_stars", "name_rows", "survey_groups"]
+
+GROUP_CURVES = 32
+"""Light curves of a group: at a few seconds each for their looks, enough for one task."""
 
 Names = Callable[[Sequence[Shard]], Iterable["NamedRows"]]
 
@@ -52,16 +55,11 @@ def _name_all(shards: Sequence[Shard]) -> Iterable[NamedRows]:
 
 
 def survey_groups(shards: Sequence[Shard], names: Names = _name_all) -> list[StarGroup]:
-    """The groups of a survey; where it is one shard, that is one, and nothing is read for it.
-
-    names  how all shards are asked for their stars
-    """
-    if len(shards) == 1:
-        return [StarGroup(parts=((shards[0], None),))]
+    """The groups of a survey; `names` is how all shards are asked for their stars."""
     return group_stars(list(names(shards)))
 
 
-def group_stars(named: Sequence[NamedRows], *, size: int = MAX_FILES_PER_SHARD) -> list[StarGroup]:
+def group_stars(named: Sequence[NamedRows], *, size: int = GROUP_CURVES) -> list[StarGroup]:
     """Stars in the order of their first light curves, in groups of about so many light curves.
 
     No star is split: one that has more light curves than `size` is a group of its own.

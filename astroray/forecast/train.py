@@ -9,7 +9,7 @@ MODEL.fit/                       settings, windows and state: the same command g
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -18,11 +18,11 @@ import torch
 from astroray import storage, surveys
 from astroray.errors import ConfigError, DataError, FileError
 from astroray.execution import workers
-from astroray.fitting.beginning import begin_fit
+from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
-from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast.collect import StarPlace, collect_windows, read_windows, write_windows
 from astroray.forecast.fit import (
     Crew,
     FitPlan,
@@ -36,9 +36,9 @@ from astroray.forecast.lora import Method, save_adapter, save_base
 from astroray.forecast.model import ForecasterConfig
 from astroray.forecast.model_file import FORMAT, load_forecaster, save_forecaster
 from astroray.forecast.skill import Threshold, measure_skill
-from astroray.forecast.star_groups import survey_groups
+from astroray.forecast.star_tasks import map_stars
 from astroray.storage.leases import hold_lease
-from astroray.surveys.shards import Shard, SurveyUri
+from astroray.surveys.shards import Reject, Shard, SurveyUri
 
 __all__ = ["TrainConfig", "flare_shards", "train_flares"]
 
@@ -108,16 +108,17 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
             "backbone_fingerprint": fingerprint,
             "format": FORMAT,
         }
-        if begin_fit(config.folder, config.out, settings):
+        if is_fitted(config.folder, config.out, settings):
             known = load_forecaster(config.out)
             return {**known.facts, "model_id": known.model_id}
-        storage.remove_temporaries(config.folder)
         shards = flare_shards(config.survey)
+        note_settings(config.folder, settings)
+        storage.remove_temporaries(config.folder)
         log_dir = "" if storage.is_remote(config.folder) else storage.join(config.folder, "logs")
         with workers.cluster(log_dir=log_dir):
-            show(f"reading {config.survey}")
             path = storage.join(config.folder, WINDOWS)
-            workers.remotely(_gather, num_cpus=1)(shards, path, config.seed)
+            if not storage.exists(path):
+                _keep_windows(map_stars(shards, collect_windows, show=show), path, config.seed)
             show("starting Ray Train")
             _fit_by_ray(config, show)
             return workers.remotely(_finish, num_cpus=1)(config)
@@ -150,13 +151,14 @@ def deal_stars(windows: Windows, seed: int) -> np.ndarray:
     return part_S[windows.star_W]
 
 
-def _gather(shards: list[Shard], path: str, seed: int) -> None:
-    """Publishes the windows of all stars, where they are not there yet."""
-    if storage.exists(path):
-        return
+def _keep_windows(
+    found: Iterable[tuple[Windows | None, Sequence[Reject], Mapping[str, StarPlace]]],
+    path: str,
+    seed: int,
+) -> None:
+    """Publishes the windows of all stars, as `collect_windows` found them by group."""
     parts, rejected, first = [], Counter[str](), ""
-    for group in survey_groups(shards):
-        windows, rejects, _ = collect_windows(group)
+    for windows, rejects, _ in found:
         rejected.update(f"light curves rejected: {reject.kind}" for reject in rejects)
         first = first or "".join(reject.reason for reject in rejects[:1])
         if windows is not None:

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -120,6 +120,17 @@ class Lease:
         """
         self._publish(expires_s=0.0)
 
+    def withdraw(self) -> None:
+        """Takes the lease away where nothing but it stands in the ledger, and it is the first.
+
+        Then no process knows of an epoch. Raises LedgerError where another one has taken over.
+        """
+        ledger = storage.join(self._run_dir, "ledger")
+        others = [*storage.list_names(ledger), *storage.list_folders(ledger)]
+        if self.epoch == 1 and others == ["leases"]:
+            self._check_epoch()
+            storage.delete(_path(self._run_dir, self.epoch))
+
     def _publish(self, *, expires_s: float) -> None:
         with self._lock:
             self._check_epoch()
@@ -149,6 +160,9 @@ def hold_lease(
 ) -> Iterator[Lease]:
     """The lease of `run_dir`, renewed by a thread until the block ends.
 
+    A block that fails before it has written anything, as on a mistyped survey, leaves no lease
+    and no folder behind.
+
     owner  who holds it; default: this process
     clock  Unix time, s
     alive  whether an owner on this machine still runs
@@ -156,13 +170,38 @@ def hold_lease(
     Raises LedgerError where another process holds it, StorageError where it cannot be written.
     """
     token = uuid.uuid4().hex
+    made = _missing_folders(_folder(run_dir))
     _ours.add(token)
     try:
         lease = _acquire(run_dir, owner or _this_process(), clock, alive, token)
-        with _kept(lease, renew_s):
+        with _undone(lease, made), _kept(lease, renew_s):
             yield lease
     finally:
         _ours.discard(token)
+
+
+def _missing_folders(folder: str) -> list[str]:
+    """The local folders that writing into `folder` will make, the deepest first."""
+    missing: list[str] = []
+    path = "" if storage.is_remote(folder) else storage.absolute(folder)
+    while path and not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
+
+
+@contextlib.contextmanager
+def _undone(lease: Lease, made: Sequence[str]) -> Iterator[None]:
+    """Where the block fails, takes away the lease and the folders made for it, if unused."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(AstrorayError):  # must not hide the error of the block
+            lease.withdraw()
+        with contextlib.suppress(OSError):  # from the first on that is not empty all stay
+            for folder in made:
+                os.rmdir(folder)
+        raise
 
 
 @contextlib.contextmanager

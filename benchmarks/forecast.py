@@ -1,5 +1,6 @@
-"""What a step of tuning a forecaster costs: LoRA and adapters over full fine-tuning, CPU seconds.
+"""What tuning a forecaster costs: a step by each method, and a pass by two workers of Ray Train.
 
+LoRA and adapters are compared with full fine-tuning in CPU seconds; forecast_workers has the rest.
 All tune copies of one network on the same batches in turns, one thread each, with the loss and the
 optimizer of a fit. Before any time is taken they must give the same logits. The limit is the step
 with frozen projections and nothing beside them: what is left of a step when the gradients of those
@@ -13,6 +14,7 @@ from typing import Any
 
 from benchmarks.claims import at_most
 from benchmarks.clock import timed
+from benchmarks.forecast_workers import CLAIM, measure_workers
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
 METHODS = ("lora", "adapter")
@@ -129,13 +131,18 @@ def logit_difference(tuned: dict[str, Tuned], inputs: Any) -> float:
 
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
-    """All rows; nothing is written."""
-    return measured(CLAIMS, lambda: measure_steps(3 if quick else 15))
+    """All rows; the folder is left full."""
+    return [
+        *measured(CLAIMS, lambda: measure_steps(3 if quick else 15)),
+        *measured([CLAIM], lambda: [measure_workers(1 if quick else 3, scratch)]),
+    ]
 
 
 def main() -> None:
     """`python -m benchmarks.forecast`."""
-    run_benchmark("forecast", "Steps of tuning a forecaster by each method.", measure)
+    run_benchmark(
+        "forecast", "Steps of tuning a forecaster by each method, and by two workers.", measure
+    )
 
 
 if __name__ == "__main__":

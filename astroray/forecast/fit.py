@@ -89,6 +89,15 @@ class Crew:
         """This worker's part of a batch."""
         return batch_B[self.rank :: self.num_workers]
 
+    def gather(self, own_V: np.ndarray, num_V: int) -> np.ndarray:
+        """The numbers of `num_V` windows, of which each worker has those of its share."""
+        if self.num_workers == 1:
+            return own_V
+        all_V = torch.zeros(num_V)
+        all_V[self.rank :: self.num_workers] = torch.from_numpy(own_V)
+        torch.distributed.all_reduce(all_V)
+        return all_V.numpy()
+
     def average(self, model: torch.nn.Module, loss: Tensor, part: float) -> float:
         """Makes gradients those of the whole batch, of which this worker had `part`; returns the
         loss of the whole batch, so that all workers see whether it is finite."""
@@ -228,6 +237,7 @@ class _Fit:
         torch.manual_seed(_seed(plan.seed, TUNE))  # for the first weights of LoRA
         attach(self.model, plan.method)
         optimizer = self._begin(self._tuning_rate)
+        own = validation.take(self.crew.share(torch.arange(len(validation))).numpy())
         for number in range(len(state.auprcs), plan.num_passes):
             if number - 1 - int(np.argmax(state.auprcs or [0.0])) >= plan.patience:
                 return
@@ -238,7 +248,7 @@ class _Fit:
                 logit_B = self.model(part)
                 loss = forecast_loss(logit_B, self.label_W[index_B], part.flux_BTC, prior)
                 self._step(optimizer, loss, len(index_B), len(batch_B))
-            logit_V = forecast_logits(self.model, validation)
+            logit_V = self.crew.gather(forecast_logits(self.model, own), len(validation))
             if not np.isfinite(logit_V).all():
                 raise self._diverged("a forecast of validation is not finite", optimizer)
             auprc = average_precision(logit_V, validation.label_W)

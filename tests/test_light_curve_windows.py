@@ -27,6 +27,16 @@ def test_a_window_lasts_as_long_whatever_is_missing_and_a_gap_has_none():
     assert [len(piece.flux) for piece in pieces] == [100, 50]
 
 
+def test_a_rest_of_less_than_a_tenth_is_no_window_and_a_curve_without_any_a_reject():
+    pieces = list(cut_windows(curve(noise(209)), 100))
+    assert [len(piece.flux) for piece in pieces] == [100, 100]
+    assert [len(piece.flux) for piece in cut_windows(curve(noise(210)), 100)] == [100, 100, 10]
+    time_d = np.r_[0:5, 300:305] * 120 / 86400
+    (reject,) = cut_windows(curve(noise(10), time_d=time_d, row=2), 100)
+    assert (reject.row, reject.kind) == (2 * ROWS_PER_CURVE, "short")
+    assert "star 2 has 10 cadences, and no window of 100 with at least 10%" in reject.reason
+
+
 def test_a_window_without_flux_is_a_reject_that_names_it():
     flux = noise(300)
     flux[100:199] = np.nan

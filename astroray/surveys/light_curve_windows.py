@@ -12,18 +12,30 @@ __all__ = ["ROWS_PER_CURVE", "cut_windows"]
 
 ROWS_PER_CURVE = 10_000_000
 """Row numbers that each light curve of a shard has for its windows."""
+LEAST_SHARE = 0.1
+"""Of the cadences of a window: a rest that is shorter is like no window, and would be an outlier
+for that alone."""
 
 
 def cut_windows(curve: LightCurve, cadences: int) -> Iterator[LightCurve | Reject]:
     """Pieces that last so many cadences, from the first one on; the last may be shorter.
 
-    A piece of a gap alone does not exist; one with fewer than two fluxes is a reject. The number
-    of the piece, and the first day of the whole, are in `meta` as `window` and `first_day`.
+    A piece does not exist where nearly all of it is a gap: with less than a tenth of its cadences.
+    One with fewer than two fluxes is a reject, and so is a light curve without any piece. The
+    number of the piece, and the first day of the whole, are in `meta` as `window`, `first_day`.
     """
     passed_T = (curve.time_d - curve.time_d[0]) * (86400.0 / (cadences * curve.cadence_s))
     number_T = np.floor(passed_T + 1e-6).astype(np.int64)
     starts = np.flatnonzero(np.diff(number_T, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(number_T)], strict=True):
+    bounds = zip(starts, [*starts[1:], len(number_T)], strict=True)
+    long = [(start, stop) for start, stop in bounds if stop - start >= LEAST_SHARE * cadences]
+    if not long:
+        reason = (
+            f"{curve.object_id} has {len(curve.time_d)} cadences, and no window of {cadences} with "
+            f"at least {LEAST_SHARE:.0%} of them"
+        )
+        yield reject(curve.row * ROWS_PER_CURVE, "short", reason)
+    for start, stop in long:
         number, part = int(number_T[start]), slice(int(start), int(stop))
         row = curve.row * ROWS_PER_CURVE + number
         num_seen = int(np.count_nonzero(np.isfinite(curve.flux[part])))

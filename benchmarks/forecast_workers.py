@@ -53,13 +53,15 @@ class Tuned:
         return (self.ended_s[-1] - self.ended_s[0]) / (len(self.ended_s) - 1)
 
 
-def make_windows(folder: str) -> None:
-    """Writes the windows of simulated stars, of which the first few validate."""
+def make_windows(folder: str) -> str:
+    """Writes the windows of simulated stars, of which the first few validate; returns the file."""
     from astroray.forecast.collect import write_windows
     from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
 
     stars = SimulatedStars(has_precursor=True, num_stars=NUM_STARS, days=DAYS)
-    write_windows(f"{folder}/{WINDOWS}", simulate_windows(stars))
+    path = f"{folder}/{WINDOWS}"
+    write_windows(path, simulate_windows(stars))
+    return path
 
 
 def read_parts(folder: str) -> tuple[Any, Any]:

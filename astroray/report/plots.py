@@ -120,7 +120,7 @@ def render_spectrum(
     """
     wavelength, flux = spectrum.wavelength[spectrum.seen_T], spectrum.flux[spectrum.seen_T]
     level = float(np.median(flux))
-    redshift = f"z = {spectrum.redshift:.4f}" if np.isfinite(spectrum.redshift) else ""
+    redshift = f"z = {spectrum.redshift:z.4f}" if np.isfinite(spectrum.redshift) else ""
     plot = _Plot(
         x_T=wavelength,
         y_T=flux / level if level > 0 else flux,

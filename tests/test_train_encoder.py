@@ -15,6 +15,7 @@ from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.encoders.store import load_model
 from astroray.fitting import train_encoder
+from astroray.fitting.beginning import is_fitted, note_settings
 from tests import scans
 
 SURVEY = "sim:galaxies?count=80&size=16&shard_rows=40"
@@ -147,10 +148,10 @@ def test_settings_that_differ_are_named(tmp_path):
         train_encoder.load_training(str(tmp_path / "m"), "hdf", flags | {"fit.seed": seed})
         for seed in (1, 2)
     )
-    assert not train_encoder._is_done(first, str(tmp_path / "m"))
-    assert not train_encoder._is_done(first, str(tmp_path / "m"))
+    note_settings(first.out, train_encoder._settings(first))
+    assert not is_fitted(first.out, str(tmp_path / "m"), train_encoder._settings(first))
     settings = json.loads((tmp_path / "m.fit" / "settings.json").read_text())
     assert settings["fit"]["seed"] == 1
     (tmp_path / "m.fit" / "sample.npy").write_bytes(b"")
     with pytest.raises(train_encoder.ConfigError, match=r"fit\.seed was 1 and is 2"):
-        train_encoder._is_done(second, str(tmp_path / "m"))
+        is_fitted(second.out, str(tmp_path / "m"), train_encoder._settings(second))

@@ -38,9 +38,10 @@ NUM_STARTS = 3
 """Ray gives up a start after 30 s, which on a machine that is busy with other work is not long."""
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
+"""Begins what Ray Data adds to the message of an error that passes through it."""
+
 PROXY_MIDDLEWARES = "astroray.web.asked_again.middlewares"
 """What Ray Serve's proxy on a local cluster loads; elsewhere the machines' environment says so."""
-"""Begins what Ray Data adds to the message of an error that passes through it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,6 @@ def encode_on_all_cores(model_path: str, images: "Sample", folder: str) -> tuple
 
 def search_all(paths: Sequence[str]) -> dict[str, float]:
     """Seconds of index and query of all embeddings, after the distances of some were compared."""
-
     embedding_ND = np.concatenate([np.load(path) for path in paths])
     ids = [f"{row:08d}" for row in range(len(embedding_ND))]
     config = SearchConfig(k=K, index="flat", num_threads=CORES)

@@ -142,7 +142,6 @@ def turn(image_BCYX: Any, turn_B: np.ndarray) -> Any:
 
 def draw_images(num_images: int, folder: str) -> str:
     """A fit's sample of simulated galaxies, drawn and prepared as a scan does it."""
-
     survey = f"sim:galaxies?count={num_images}&shard_rows={num_images}"
     plan = SamplePlan(folder=folder, max_rows=num_images, wishes=Wishes(size_px=64), seed=0)
     return draw_sample(surveys.list_shards(survey).shards, plan).path

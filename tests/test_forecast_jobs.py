@@ -22,7 +22,7 @@ from astroray.forecast.forecast_record import ForecastRecord
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import course_figure, reliability_figure
 from astroray.forecast.predict import forecast_curves
-from astroray.forecast.star_groups import group_stars, name_rows, survey_groups
+from astroray.forecast.star_groups import group_stars, name_rows
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
 from astroray.surveys.light_curves import read_light_curves
 from tests.flares_made import star
@@ -45,8 +45,12 @@ def write_survey(folder, *, num_stars=10, days=16.0):
     return f"{folder}/*.npz?time=BTJD&mission=tess"
 
 
+def groups_of(shards, **options):
+    return group_stars([name_rows(shard) for shard in shards], **options)
+
+
 def found_in(shards):
-    return map(collect_windows, survey_groups(shards))
+    return map(collect_windows, groups_of(shards))
 
 
 def run(*arguments):
@@ -59,7 +63,7 @@ def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
     np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
     (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
     shards = flare_shards(survey)
-    windows, rejects, places = collect_windows(*survey_groups(shards))
+    windows, rejects, places = collect_windows(*groups_of(shards))
     assert len(windows.star_ids) == 2
     assert windows.label_W.any()
     assert sorted(reject.kind for reject in rejects) == ["corrupt", "unusable"]
@@ -73,7 +77,7 @@ def test_a_shard_becomes_windows_and_what_does_not_is_a_reject(tmp_path):
 
 def test_stars_are_dealt_whole_and_put_flares_into_each_part(tmp_path):
     shards = flare_shards(write_survey(tmp_path / "in", num_stars=7))
-    windows, _, _ = collect_windows(*survey_groups(shards))
+    windows, _, _ = collect_windows(*groups_of(shards))
     part_W = deal_stars(windows, 0)
     for star_number in range(7):
         assert len(set(part_W[windows.star_W == star_number])) == 1
@@ -223,9 +227,9 @@ def test_windows_do_not_depend_on_how_many_files_a_survey_has(tmp_path):
         np.savez(folder / f"{name}_s{sector}.npz", time=time_d + 6 * sector, flux=flux)
     (tmp_path / "s1" / "tic9.npz").write_bytes(b"nothing")
     survey = f"{tmp_path}/*/*.npz?time=BTJD&mission=tess"
-    whole = collect_windows(*survey_groups(flare_shards(survey)))
+    whole = collect_windows(*groups_of(flare_shards(survey)))
     parts = flare_shards(f"{survey}&shard_files=2")
-    groups = group_stars([name_rows(shard) for shard in parts], size=3)
+    groups = groups_of(parts, size=3)
     assert [len(group.parts) for group in groups] == [3, 3, 1]
     apart = [collect_windows(group) for group in groups]
     windows = join_windows([found for found, _, _ in apart if found is not None])

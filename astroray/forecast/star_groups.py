@@ -6,18 +6,16 @@ listing was cut, so stars are named first and then dealt into groups.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 from astroray.errors import DataError
 from astroray.surveys.light_curves import read_light_curves
 from astroray.surveys.shards import Reject, Shard
 
-__all__ = ["NamedRows", "StarGroup", "group_stars", "name_rows", "survey_groups"]
+__all__ = ["NamedRows", "StarGroup", "group_stars", "name_rows"]
 
 GROUP_CURVES = 32
 """Light curves of a group: at a few seconds each for their looks, enough for one task."""
-
-Names = Callable[[Sequence[Shard]], Iterable["NamedRows"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,16 +45,6 @@ def name_rows(shard: Shard) -> NamedRows:
     except DataError:  # it is read again with its group, and becomes a reject there
         return NamedRows(shard=shard, stars=None)
     return NamedRows(shard=shard, stars=stars)
-
-
-def _name_all(shards: Sequence[Shard]) -> Iterable[NamedRows]:
-    """The stars of each shard, one shard after the other."""
-    return map(name_rows, shards)
-
-
-def survey_groups(shards: Sequence[Shard], names: Names = _name_all) -> list[StarGroup]:
-    """The groups of a survey; `names` is how all shards are asked for their stars."""
-    return group_stars(list(names(shards)))
 
 
 def group_stars(named: Sequence[NamedRows], *, size: int = GROUP_CURVES) -> list[StarGroup]:

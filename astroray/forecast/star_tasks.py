@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from astroray.execution import workers
-from astroray.forecast.star_groups import StarGroup, name_rows, survey_groups
+from astroray.forecast.star_groups import group_stars, name_rows
+from astroray.search.stages import noted, run_all
 from astroray.surveys.shards import Shard
 
 __all__ = ["map_stars"]
@@ -25,14 +26,12 @@ def map_stars(
     each = workers.each_remotely(num_cpus=placing.num_cpus, at_once=placing.max_workers)
 
     def run(function: Callable[..., Any], told: Sequence[tuple[Any, ...]], what: str) -> list[Any]:
-        found: dict[int, Any] = {}
-        for place, result in each(function, told):
-            found[place] = result
-            show(f"{what} {len(found)}/{len(told)}")
-        return [found[place] for place in range(len(told))]
+        def note(words: str, done: int, of: int) -> None:
+            if done:
+                show(f"{words} {done}/{of}")
 
-    def name(several: Sequence[Shard]) -> list[Any]:
-        return run(name_rows, [(shard,) for shard in several], "naming the stars  shards")
+        return run_all(noted(each, note, what), function, told)
 
-    groups: list[StarGroup] = survey_groups(shards, name)
-    return run(work, [(group, *arguments) for group in groups], "windows  groups of stars")
+    named = run(name_rows, [(shard,) for shard in shards], "naming the stars  shards")
+    told = [(group, *arguments) for group in group_stars(named)]
+    return run(work, told, "windows  groups of stars")

@@ -18,9 +18,9 @@
 // nothing else.
 //
 // A query may know a distance beyond which it looks for nothing; r is that until K are found.
-// Where vectors lie in cells, a query looks into the one around it first. By the bound of knn_cells.h
-// whole cells are left out then for all 6 queries of a tile, and blocks of the others by the r of
-// when they are reached.
+// Where vectors lie in cells, a query looks into the one around it first. By the bound of
+// knn_cells.h whole cells are left out then for all 6 queries of a tile, and blocks of the others
+// by the r of when they are reached.
 #pragma once
 #include <omp.h>
 
@@ -31,7 +31,7 @@
 namespace astroray {
 namespace {
 
-constexpr int kTiles = 64;  // the bits of a number
+constexpr int kTiles = 64;              // the bits of a number
 constexpr int kShare = kTiles * kRows;  // queries that share a block while it is in the L1
 constexpr int kPending = kBlock + 8;    // hits of a block beside those too few to measure
 constexpr double kUnit = 0x1p-24, kMoved = 1.01 * kUnit;
@@ -56,8 +56,8 @@ struct Group {
   const Cells& cells;
   int64_t stride;  // bytes of a packed query
   int16_t* packed;
-  float* framed;  // [64, padded D]
-  float* away;    // [tile / 2, C, 2, 8] distances of two tiles' queries from the centers
+  float* framed;   // [64, padded D]
+  float* away;     // [tile / 2, C, 2, 8] distances of two tiles' queries from the centers
   uint64_t* near;  // [2 C] the tiles, a bit each, that a shell of a cell may be needed by
   Query queries[kShare];
   // What the test needs; read 8 at a time from every sixth.
@@ -92,6 +92,13 @@ struct Group {
 
   int64_t label(int64_t row) const { return call.label == nullptr ? row : call.label[row]; }
 
+  int64_t num_tiles() const { return (num_rows + kRows - 1) / kRows; }
+
+  // Where the queries of a tile end; the last may have fewer.
+  int64_t end_of(int64_t tile) const {
+    return (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
+  }
+
   // The place of a query among 8 of each tile.
   static int64_t lane(int64_t r) { return r / kRows * 8 + r % kRows; }
 
@@ -104,8 +111,7 @@ struct Group {
   void measure_centers(int64_t tile, const float* column) {
     int64_t nearest[16];
     cells.measure_all(column, away + tile / 2 * call.num_cells * 16, nearest);
-    const int64_t r0 = tile * kRows;
-    for (int64_t r = r0; r < r0 + 2 * kRows && r < num_rows; ++r)
+    for (int64_t r = tile * kRows; r < end_of(tile + 1); ++r)
       queries[r].home = nearest[lane(r) % 16];
   }
 
@@ -125,9 +131,11 @@ struct Group {
       query.square = row.square;
       query.within = call.within == nullptr ? __builtin_inf() : call.within[first + r];
       query.exclude = call.exclude == nullptr ? -1 : call.exclude[first + r];
-      for (int64_t d = 0; d < dim; ++d) column[d * 16 + lane(r) % 16] = framed[d];
-      if (cells.any() && ((r + 1) % (2 * kRows) == 0 || r + 1 == num_rows))
-        measure_centers(r / (2 * kRows) * 2, column);
+      if (cells.any()) {
+        for (int64_t d = 0; d < dim; ++d) column[d * 16 + lane(r) % 16] = framed[d];
+        if ((r + 1) % (2 * kRows) == 0 || r + 1 == num_rows)
+          measure_centers(r / (2 * kRows) * 2, column);
+      }
       x[r] = row.norm + row.lost;
       lost[r] = row.lost;
       tighten(r);
@@ -194,7 +202,7 @@ struct Group {
   void test(int64_t tile, int64_t at) {
     const VectorBlock& block = vectors.blocks[at];
     const int64_t r0 = tile * kRows;
-    const int64_t rows = num_rows - r0 < kRows ? num_rows - r0 : kRows;
+    const int64_t rows = end_of(tile) - r0;
     for (int64_t r = r0; r < r0 + rows; ++r)
       if (queries[r].num_pending >= 8) measure(r, false);
     MulInt16::tile<4>(packed + r0 * stride / 2, stride, vectors.groups + at * vectors.block_groups,
@@ -237,8 +245,6 @@ struct Group {
     return false;
   }
 
-  int64_t num_tiles() const { return (num_rows + kRows - 1) / kRows; }
-
   // Which tiles may need whole shells, by the distances that are known now.
   void look_around() {
     double norm = 0.0;
@@ -276,7 +282,7 @@ struct Group {
 
   // A tile against the cells around its queries, each block once.
   void search_homes(int64_t tile) {
-    const int64_t end = (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
+    const int64_t end = end_of(tile);
     for (int64_t r = tile * kRows; r < end; ++r) {
       const int64_t from = cells.home[queries[r].home], to = cells.home[queries[r].home + 1];
       for (int64_t at = from / kBlock; at * kBlock < to; ++at)
@@ -315,8 +321,7 @@ struct Group {
     for (int64_t at = 0; at < vectors.num_blocks; ++at)
       for (uint64_t tiles = tiles_of(at); tiles != 0; tiles &= tiles - 1) {
         const int64_t tile = __builtin_ctzll(tiles);
-        const int64_t end = (tile + 1) * kRows < num_rows ? (tile + 1) * kRows : num_rows;
-        if (cells.any() && (!needs(tile, at) || is_home_before(tile, end, at))) continue;
+        if (cells.any() && (!needs(tile, at) || is_home_before(tile, end_of(tile), at))) continue;
         fetch(at + 1, tile);
         test(tile, at);
       }

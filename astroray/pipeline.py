@@ -191,7 +191,7 @@ class _Run:
         done = self._done()
         with self._stage("embed", shards_done=len(done)) as started:
             todo = [shard for shard in self.shards if shard.name not in done]
-            is_late = self._is_late()
+            is_late = self._until_s is not None and time.time() > self._until_s
             todo_now = [] if is_late else todo
             if todo:
                 self._resolve_backends()
@@ -202,24 +202,22 @@ class _Run:
                 _log.info("shard done", extra={"facts": dataclasses.asdict(receipt)})
                 receipts.pack_receipts(self.out, num_done=count.shards_done)
                 faults.reach("receipt", receipt.shard)
-                if is_late := self._is_late():
-                    break
             receipts.pack_receipts(self.out)
             left = {shard.name for shard in todo} - done_shards(self.out)
             if self.record.night:
                 coverage = Coverage(shards_new=len(todo), shards_left=len(left))
                 self._note(night=dataclasses.replace(self.record.night, coverage=coverage))
-            if left and not is_late:
+            if left and self._until_s is None:
                 raise LedgerError(
                     f"{len(left)} shards have no done mark after the embed stage, first "
                     f"{min(left)}; run the same command again; if it stays so see Ray's messages"
                 )
             faults.reach("embedded")
 
-    def _is_late(self) -> bool:
-        """Whether a night has to leave the shards that are left to the next one."""
-        until_s = self.night.embed_until_s if self.night else None
-        return until_s is not None and time.time() > until_s
+    @property
+    def _until_s(self) -> float | None:
+        """When a night leaves the shards that are not begun to the next one; None: never."""
+        return self.night.embed_until_s if self.night else None
 
     def _quantize(self) -> None:
         """Gives the run's model the quantized layers that were asked for by name."""
@@ -270,6 +268,7 @@ class _Run:
             device=self.plan.device,
             attention=self.config.encoder.attention,
             quantize=self.config.encoder.quantize,
+            until_s=self._until_s,
             fault_plan=self.config.fault_plan,
         )
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from astroray.actors.sample import SamplePlan, draw_sample
 from astroray.encoders.store import load_model
 from astroray.errors import BackendError, ConfigError, ShardError, StorageError
 from astroray.preparation import Wishes, prepare
-from astroray.receipts import read_receipt
+from astroray.receipts import done_shards, read_receipt
 from tests.surveys_made import write_pictures
 
 SURVEY = "sim:galaxies?count=60&size=16&shard_rows=25"
@@ -90,6 +91,21 @@ def test_the_batch_that_ray_hands_over_becomes_receipts(plan):
     shards = surveys.list_shards(SURVEY).shards[:2]
     out = Embedder(plan)({"shard": np.array([pack_shard(shard) for shard in shards])})
     assert [json.loads(text)["shard"] for text in out["receipt"]] == [s.name for s in shards]
+
+
+def test_a_shard_that_is_begun_in_time_is_finished_and_no_later_one_is_begun(plan):
+    shards = surveys.list_shards(SURVEY).shards
+    embedder = Embedder(dataclasses.replace(plan, until_s=time.time() + 3600))
+    embed = embedder.embed
+
+    def embed_until_it_is_late(shard):
+        embedder.plan = dataclasses.replace(embedder.plan, until_s=0.0)
+        return embed(shard)
+
+    embedder.embed = embed_until_it_is_late
+    out = embedder({"shard": np.array([pack_shard(shard) for shard in shards])})
+    assert [json.loads(text)["shard"] for text in out["receipt"]] == [shards[0].name]
+    assert done_shards(plan.run_dir) == {shards[0].name}
 
 
 def test_a_shard_travels_as_text(tmp_path):

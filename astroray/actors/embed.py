@@ -45,11 +45,14 @@ class EmbedPlan:
     num_threads: int = 1
     attention: AttentionName = "auto"
     quantize: QuantizeName = "auto"
+    until_s: float | None = None
+    """Unix time after which no shard is begun, while those that are begun are finished: so that
+    what is done stands still when the stage ends. None: all shards are embedded."""
     fault_plan: str = ""
 
 
 class Embedder:
-    """Worker of the embed stage: shards in, receipts out, one row per row.
+    """Worker of the embed stage: shards in, receipts out, a row for each shard that is done.
 
     Called with a batch {"shard": [packed Shard]}; returns {"receipt": [JSON of a Receipt]}.
     """
@@ -61,8 +64,13 @@ class Embedder:
         self.encoder = start_encoder(plan)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[str]]:
-        receipts = [self.embed(unpack_shard(text)) for text in batch["shard"]]
+        receipts = [
+            self.embed(unpack_shard(text)) for text in batch["shard"] if not self._is_late()
+        ]
         return {"receipt": [json.dumps(dataclasses.asdict(receipt)) for receipt in receipts]}
+
+    def _is_late(self) -> bool:
+        return self.plan.until_s is not None and time.time() > self.plan.until_s
 
     def embed(self, shard: Shard) -> Receipt:
         """Embeds one shard and publishes it whole; does nothing twice.

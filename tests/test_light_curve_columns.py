@@ -39,6 +39,36 @@ def write_parquet(path, *, num_rows=7, groups_of=3, kind=pa.list_, **changes):
     return f"{path}?time=BTJD&mission=tess"
 
 
+@pytest.mark.parametrize(
+    "ids",
+    [
+        pa.array([25118964.0, 25118965.0]),  # pandas' of integers with a null
+        pa.array([b"25118964", b"25118965 "]),  # astropy's of text in FITS
+        pa.array([25118964, 25118965], pa.decimal128(20, 0)),  # a database's
+        pa.array(["25118964", "25118965"]).dictionary_encode(),
+    ],
+    ids=lambda ids: str(ids.type),
+)
+def test_identifiers_are_the_same_text_whatever_type_a_column_has(tmp_path, ids):
+    survey = write_parquet(tmp_path / "a.parquet", num_rows=2, object_id=ids)
+    assert [curve.object_id for curve in read(survey)] == ["25118964", "25118965"]
+
+
+def test_identifiers_that_have_lost_digits_are_refused_and_not_taken_for_one_object(tmp_path):
+    ids = pa.array([1237651200000000001.0, 1237651200000000002.0])
+    survey = write_parquet(tmp_path / "a.parquet", num_rows=2, object_id=ids)
+    with pytest.raises(ShardError, match=r"'object_id' of .* not below 9007199254740992"):
+        read(survey)
+
+
+def test_positions_may_be_text_and_what_is_no_number_is_rejected(tmp_path):
+    survey = write_parquet(tmp_path / "a.parquet", num_rows=2, ra=["10.5", ""])
+    assert [curve.ra_deg for curve in read(survey)] == pytest.approx([10.5, np.nan], nan_ok=True)
+    rejects = read(write_parquet(tmp_path / "b.parquet", num_rows=2, ra=["10:00:00", "1"]))
+    assert [reject.kind for reject in rejects] == ["corrupt", "corrupt"]
+    assert "column 'ra' is to hold degrees" in rejects[0].reason
+
+
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
 def test_each_row_of_a_parquet_file_is_a_light_curve(tmp_path, kind):
     survey = write_parquet(tmp_path / "a.parquet", kind=kind)

@@ -146,6 +146,17 @@ def test_an_npz_file_is_one_spectrum_or_a_stack(tmp_path):
     np.testing.assert_array_equal(third.flux, stack[2])
 
 
+def test_a_column_z_of_text_is_no_redshift_and_numbered_stacks_are_named_by_their_numbers(tmp_path):
+    lists = {"loglam": [LOGLAM.tolist()] * 2, "flux": [fluxes(i).tolist() for i in range(2)]}
+    pq.write_table(pa.table({**lists, "z": ["STAR", "QSO"]}), tmp_path / "a.parquet")
+    stack = {name: np.array(values) for name, values in lists.items()}
+    np.savez(tmp_path / "a.npz", **stack, id=np.array([7.0, 8.0]), z=np.array(["STAR", "QSO"]))
+    for name, ids in (("a.parquet", None), ("a.npz", ["7", "8"])):
+        found = read(f"{tmp_path / name}?format=spectra")
+        assert np.isnan([one.redshift for one in found]).tolist() == [True, True]
+        assert ids in (None, [one.object_id for one in found])
+
+
 RAW = RawSpectrum(
     object_id="a", ra_deg=1.0, dec_deg=2.0, wavelength=10**LOGLAM, flux=fluxes(),
     ivar=np.full(NUM, 25.0), mask=None, origin="other",

@@ -45,7 +45,7 @@ def test_whole_floats_are_identifiers_as_pandas_writes_them_beside_a_null(tmp_pa
 )  # fmt: skip
 def test_floats_that_lost_digits_of_identifiers_are_refused(tmp_path, ids):
     path = survey(tmp_path, tensor(images()), others={"object_id": ids})
-    with pytest.raises(ShardError, match="expected text or integers for identifiers"):
+    with pytest.raises(ShardError, match="expected text or integers; floats lose digits"):
         read(path)
 
 

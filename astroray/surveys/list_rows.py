@@ -11,8 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from astroray.errors import ConfigError, SchemaError
 from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
+from astroray.surveys.parquet_columns import is_identifier, is_number
 from astroray.surveys.shards import Reject, reject
+from astroray.surveys.table_columns import Column, texts, trimmed
 
 __all__ = [
     "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "plain_name",
@@ -51,6 +54,8 @@ class ListColumns:
     def read(self, batch: pa.RecordBatch, role: str) -> pa.Array:
         """What a batch has for a role; lists of numbers as float64."""
         name = self.columns[role]
+        if role in ("ra", "dec"):
+            return _degrees(batch.column(name), name)
         is_part = self.nested and role not in self.plain
         lists = take_lists(batch.column(self.nested if is_part else name), name if is_part else "")
         if not is_numbers(lists.type):
@@ -86,8 +91,8 @@ def _read_group(
     chosen: ListColumns,
 ) -> Iterator[tuple[int, Cells | Reject]]:
     batches = file.iter_batches(_BATCH_ROWS, [group], chosen.leaves(file), use_threads=False)
-    row = start
-    while row <= max(wanted):
+    row, last = start, max(wanted)
+    while row <= last:
         try:
             batch = next(batches)
             batch.validate(full=True)  # text of damaged pages may not be UTF-8
@@ -97,6 +102,8 @@ def _read_group(
             for bad in sorted(bad for bad in wanted if bad >= row):
                 yield bad, reject(bad, "corrupt", reason)
             return
+        if "id" in lists:
+            lists["id"] = _names(lists["id"], f"column {chosen.columns['id']!r} of {path}")
         for place in range(batch.num_rows):
             if row + place in wanted:
                 yield row + place, {role: column[place] for role, column in lists.items()}
@@ -105,26 +112,48 @@ def _read_group(
 
 def name_and_place(cells: Cells, otherwise: str) -> tuple[str, float, float]:
     """Identifier, right ascension and declination, deg; `otherwise` and NaN where unknown."""
-    own = cells["id"].as_py() if "id" in cells else None
-    object_id = "" if own is None else str(own).strip()
-    ra, dec = (_degrees(cells, role) for role in ("ra", "dec"))
+    own, *place = (cells[r].as_py() if r in cells else None for r in ("id", "ra", "dec"))
+    ra, dec = (np.nan if value is None else float(value) for value in place)
     is_place = -180 <= ra <= 360 and -90 <= dec <= 90
-    return object_id or otherwise, ra % 360.0 if is_place else np.nan, dec if is_place else np.nan
+    return own or otherwise, ra % 360.0 if is_place else np.nan, dec if is_place else np.nan
 
 
-def _degrees(cells: Cells, role: str) -> float:
-    value = cells[role].as_py() if role in cells else None
-    return np.nan if value is None else float(value)
+def _names(column: pa.Array, where: str) -> pa.Array:
+    """Identifiers as text. Raises SchemaError where floats have lost digits of theirs."""
+    try:
+        return pa.array(texts(Column(values=column), where), pa.string())
+    except ConfigError as error:
+        raise SchemaError(str(error)) from None
+
+
+def _degrees(column: pa.Array, name: str) -> pa.Array:
+    """Numbers, in figures or as text, as float64. Raises ArrowInvalid on other text."""
+    numbers = trimmed(column) if _is_text(column.type) else column
+    try:
+        return numbers.cast(pa.float64(), safe=False)
+    except pa.ArrowInvalid as error:
+        raise pa.ArrowInvalid(f"column {name!r} is to hold degrees: {error}") from None
 
 
 def plain_columns(schema: pa.Schema, names: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The columns of those roles that hold one value a row."""
+    """The columns of those roles that hold one value a row, of a type that suits the role."""
     found = {role: find_name(schema.names, known) for role, known in names.items()}
     return {
         role: name
         for role, name in found.items()
-        if name and not pa.types.is_nested(schema.field(name).type)
+        if name and _SUITS.get(role, is_number)(schema.field(name))
     }
+
+
+def _is_angle(field: pa.Field) -> bool:
+    return is_number(field) or pa.types.is_decimal(field.type) or _is_text(field.type)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_SUITS = {"id": is_identifier, "ra": _is_angle, "dec": _is_angle}
 
 
 def find_name(names: Sequence[str], known: Sequence[str]) -> str | None:

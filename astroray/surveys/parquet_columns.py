@@ -112,12 +112,12 @@ def choose_places(file: pq.ParquetFile, options: ParquetOptions, path: str) -> P
     """Which columns say who and where the rows are. Raises ConfigError where that is unclear."""
     names = file.schema_arrow.names
     schema = pa.schema([field for field in file.schema_arrow if names.count(field.name) == 1])
-    ra = _find(schema, options.ra, _is_number, "ra", path)
-    dec = _find(schema, options.dec, _is_number, "dec", path)
+    ra = _find(schema, options.ra, is_number, "ra", path)
+    dec = _find(schema, options.dec, is_number, "dec", path)
     if ra is None or dec is None:
         ra = dec = None  # half a position is none
     return PlaceColumns(
-        object_id=_find(schema, options.id, _is_identifier, "id", path),
+        object_id=_find(schema, options.id, is_identifier, "id", path),
         ra=ra,
         dec=dec,
         deg_per_unit=(
@@ -176,14 +176,20 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace(" ", "")
 
 
-def _is_identifier(field: pa.Field) -> bool:
+def is_identifier(field: pa.Field) -> bool:
+    """Whether a column's type can hold identifiers, as `table_columns.texts` reads them."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    is_whole = pa.types.is_integer(kind) or pa.types.is_floating(kind)  # pandas' of a column with
-    return is_whole or any(is_text(kind) for is_text in texts)  # a null; reading looks at digits
+    kinds = (
+        *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+        *(pa.types.is_binary, pa.types.is_large_binary),  # text as FITS tables have it
+        *(pa.types.is_integer, pa.types.is_decimal),
+        pa.types.is_floating,  # pandas' of a column with a null
+    )
+    return any(is_kind(kind) for is_kind in kinds)
 
 
-def _is_number(field: pa.Field) -> bool:
+def is_number(field: pa.Field) -> bool:
+    """Whether a column's type is plain numbers."""
     return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
 
 

@@ -232,7 +232,7 @@ def _part(
     names: Sequence[str | None] = [None] * len(row_N)
     if places.object_id:
         own = batch.column(places.object_id).take(pa.array(row_N))
-        names = texts(Column(values=own.to_pylist()), f"column {places.object_id!r} of {path}")
+        names = texts(Column(values=own), f"column {places.object_id!r} of {path}")
     return CatalogPart(
         path=path,
         row_N=start + row_N,

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from astroray.errors import SchemaError
+from astroray.errors import ConfigError, SchemaError
 from astroray.surveys.array_files import ArrayFile, open_arrays
 from astroray.surveys.list_rows import (
     IDENTITY,
@@ -23,6 +23,7 @@ from astroray.surveys.list_rows import (
 from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers, open_rows
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
+from astroray.surveys.table_columns import Column, texts
 
 __all__ = ["check_arrays", "check_parquet", "read_arrays", "read_rows"]
 
@@ -100,7 +101,7 @@ def read_arrays(
             for role, array in chosen.items()
             if role in _NAMES and arrays.headers[array].shape != shape
         }
-        names = _names(arrays, count)
+        names = _names(arrays, count, path)
         ra_N, dec_N, z_N = (
             _plain_numbers(arrays, role, count) for role in ("ra", "dec", "redshift")
         )
@@ -203,17 +204,22 @@ def _whole(arrays: ArrayFile, name: str) -> np.ndarray:
     return values
 
 
-def _names(arrays: ArrayFile, count: int) -> list[str]:
-    name = find_name(list(arrays.headers), _NAME)
-    if name is None or arrays.headers[name].shape != (count,):
-        return [""] * count
-    values = _whole(arrays, name)
-    texts = values.astype(str) if values.dtype.kind == "S" else values
-    return [str(text).strip() for text in texts.tolist()]
+def _names(arrays: ArrayFile, count: int, path: str) -> list[str | None]:
+    name = _find_plain(arrays, _NAME, count, "iufUS")
+    if name is None:
+        return [None] * count
+    try:
+        return texts(Column(values=pa.array(_whole(arrays, name))), f"array {name!r} of {path}")
+    except ConfigError as error:
+        raise SchemaError(str(error)) from None
 
 
 def _plain_numbers(arrays: ArrayFile, role: str, count: int) -> np.ndarray:
-    name = find_name(list(arrays.headers), _PLAIN[role])
-    if name is None or arrays.headers[name].shape != (count,):
-        return np.full(count, np.nan)
-    return np.asarray(_whole(arrays, name), np.float64)
+    name = _find_plain(arrays, _PLAIN[role], count, "iuf")
+    return np.full(count, np.nan) if name is None else np.asarray(_whole(arrays, name), np.float64)
+
+
+def _find_plain(arrays: ArrayFile, known: Sequence[str], count: int, kinds: str) -> str | None:
+    """The first known array that has one value an object, of one of some kinds of dtype."""
+    fit = [n for n, h in arrays.headers.items() if h.shape == (count,) and h.dtype.kind in kinds]
+    return find_name(fit, known)

@@ -10,9 +10,11 @@ import posixpath
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -29,6 +31,7 @@ PIECE_ROWS = 16_384
 _PIECE_BYTES = 2**20
 """The same of text, whose rows are not known before."""
 _MAX_EXACT_FLOAT = 2**53
+_ADVICE = "floats lose digits of identifiers: write the column as text, or name another with id="
 _BAD_TABLE = (
     pa.ArrowException, OSError, EOFError, ValueError, TypeError, KeyError, IndexError,
     fits.VerifyError, csv.Error, zlib.error,
@@ -107,15 +110,26 @@ def texts(column: Column, where: str) -> list[str | None]:
 
     Raises ConfigError where floats or lists stand for identifiers.
     """
-    if _is_text(column.values):
-        return trimmed(column.values).to_pylist()
+    values = column.values
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+            return trimmed(values).to_pylist()
+        if pa.types.is_floating(values.type):
+            column = Column(values=_whole_numbers(values, where))
     return [_text(value, where) for value in column.to_list()]
 
 
-def _is_text(values: Any) -> bool:
-    """Whether values are an Arrow array of text."""
-    is_arrow = isinstance(values, pa.Array | pa.ChunkedArray)
-    return is_arrow and (pa.types.is_string(values.type) or pa.types.is_large_string(values.type))
+def _whole_numbers(floats: pa.Array | pa.ChunkedArray, where: str) -> pa.Array | pa.ChunkedArray:
+    """The same as int64, null where NaN. Raises ConfigError where they have lost digits."""
+    numbers = pc.if_else(pc.is_nan(floats), None, floats)
+    exact = 2 ** (np.finfo(floats.type.to_pandas_dtype()).nmant + 1)
+    largest = pc.max(pc.abs(numbers)).as_py() or 0
+    if largest >= exact or pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py():
+        raise ConfigError(
+            f"{where} has {floats.type} numbers that are not whole or not below {exact}, expected "
+            f"text or integers; {_ADVICE}"
+        )
+    return numbers.cast(pa.int64())
 
 
 def trimmed(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -237,11 +251,13 @@ def _text(value: Any, where: str) -> str | None:
         return value.strip() or None
     if value is None or isinstance(value, int):
         return None if value is None else str(value)
+    if isinstance(value, Decimal) and value == int(value):
+        return str(int(value))
     if isinstance(value, float) and math.isnan(value):
         return None
     if isinstance(value, float) and value.is_integer() and abs(value) < _MAX_EXACT_FLOAT:
         return str(int(value))
     raise ConfigError(
         f"{where} holds {value!r} of type {type(value).__name__}, expected text or integers; "
-        "floats lose digits of identifiers: write the column as text, or name another with id="
+        f"{_ADVICE}"
     )

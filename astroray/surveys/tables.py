@@ -8,7 +8,6 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from astroray import storage
@@ -31,6 +30,7 @@ from astroray.surveys.shards import (
     reject,
     shard_name,
 )
+from astroray.surveys.table_columns import Column, texts
 
 _MAX_SLICE_ROWS = 256
 _MAX_SLICE_BYTES = 32 << 20
@@ -260,25 +260,12 @@ def _identifiers(
 ) -> list[str]:
     if columns.object_id is None:
         return [f"{shard.name}:{row}" for row in row_B]
-    own = _names(batch.column(columns.object_id), columns.object_id, shard).to_pylist()
-    pairs = zip(own, row_B, strict=True)
-    return [(name or "").strip() or f"{shard.name}:{row}" for name, row in pairs]
-
-
-def _names(column: pa.Array, name: str, shard: Shard) -> pa.Array:
-    """Identifiers as text. Raises ShardError where floats have lost digits of theirs."""
-    if not pa.types.is_floating(column.type):
-        return column.cast(pa.string())
-    numbers = pc.if_else(pc.is_nan(column), None, column)
-    exact = 2 ** (np.finfo(column.type.to_pandas_dtype()).nmant + 1)
-    largest = pc.max(pc.abs(numbers)).as_py() or 0
-    if largest >= exact or pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py():
-        raise ShardError(
-            f"column {name!r} of {shard.inputs[0].path} has {column.type} numbers that are not "
-            f"whole or not below {exact}, expected text or integers for identifiers; write it so, "
-            "or name another with id="
-        )
-    return numbers.cast(pa.int64()).cast(pa.string())
+    column = Column(values=batch.column(columns.object_id))
+    try:
+        own = texts(column, f"column {columns.object_id!r} of {shard.inputs[0].path}")
+    except ConfigError as error:
+        raise ShardError(str(error)) from None
+    return [name or f"{shard.name}:{row}" for name, row in zip(own, row_B, strict=True)]
 
 
 def _degrees(batch: pa.RecordBatch, name: str | None, deg_per_unit: float) -> np.ndarray:

@@ -22,11 +22,12 @@ from astroray.execution.progress import Counter, Progress, Show
 from astroray.execution.worker_bounds import parse_workers
 from astroray.flares.energy import FLARE_TEMPERATURE_K
 from astroray.flares.events import FlareRule
-from astroray.flares.find import FindPlan, find_in_shard, part_path
+from astroray.flares.find import FindPlan, find_in_shard
 from astroray.flares.page import write_page
 from astroray.flares.shared import mark_shared
 from astroray.flares.stars import split_candidates, stars_of, stars_table
 from astroray.receipts import Receipt, done_shards, pack_receipts, read_receipts
+from astroray.run_files import flare_part_file
 from astroray.run_record import Backends, Counts, RunRecord
 from astroray.storage.leases import Lease, hold_lease
 from astroray.storage.parquet import read_parquet
@@ -227,6 +228,6 @@ def _counts(
 def _read_parts(out: str, table: str, names: Sequence[str], promised: pa.Schema) -> pa.Table:
     parts: list[Any] = [promised.empty_table()]
     for name in names:
-        data = storage.read_bytes(part_path(out, table, name))
+        data = storage.read_bytes(flare_part_file(out, table, name))
         parts.append(schema.conform(read_parquet(data), promised, table))
     return pa.concat_tables(parts)

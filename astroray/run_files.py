@@ -2,7 +2,14 @@
 
 from astroray import storage
 
-__all__ = ["changes_file", "listing_file", "model_file", "record_file", "report_file"]
+__all__ = [
+    "changes_file",
+    "flare_part_file",
+    "listing_file",
+    "model_file",
+    "record_file",
+    "report_file",
+]
 
 
 def record_file(run_dir: str) -> str:
@@ -28,3 +35,8 @@ def changes_file(run_dir: str) -> str:
 def report_file(run_dir: str) -> str:
     """The page of a scan or night."""
     return storage.join(run_dir, "report", "index.html")
+
+
+def flare_part_file(run_dir: str, table: str, shard: str) -> str:
+    """A shard's rows of a table of `flares find`, `candidates` or `light_curves`."""
+    return storage.join(run_dir, "parts", table, f"{shard}.parquet")

@@ -154,8 +154,12 @@ def test_the_doctor_says_what_there_is():
             "astroray.pipeline",
             ("torch", "ray", "faiss", "astropy", "boto3", "requests", "scipy.stats"),
         ),
+        (
+            "astroray.inspection, astroray.explain, astroray.submission",
+            ("torch", "ray", "faiss", "astropy", "boto3", "requests", "scipy", "pandas"),
+        ),
     ],
-    ids=["command", "driver"],
+    ids=["command", "driver", "look"],
 )
 def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither(modules, unwanted):
     code = f"import sys, {modules}\nprint([name for name in {unwanted!r} if name in sys.modules])"

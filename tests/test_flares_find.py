@@ -15,9 +15,10 @@ from astroray.cli import cli
 from astroray.errors import ConfigError, LedgerError
 from astroray.find_flares import FindConfig, find_flares
 from astroray.flares.events import FlareRule
-from astroray.flares.find import FindPlan, find_in_light_curve, find_in_shard, part_path
+from astroray.flares.find import FindPlan, find_in_light_curve, find_in_shard
 from astroray.flares.inject import ED_EDGES_S
 from astroray.flares.stars import split_candidates, stars_of, stars_table
+from astroray.run_files import flare_part_file
 from astroray.storage import describe
 from astroray.surveys import light_curves
 from astroray.surveys.shards import SurveyUri
@@ -49,7 +50,7 @@ def plan_in(folder, **changes):
 
 
 def table_of(folder, table, shard):
-    return pq.read_table(part_path(str(folder), table, shard.name))
+    return pq.read_table(flare_part_file(str(folder), table, shard.name))
 
 
 def test_a_shard_becomes_flares_with_times_and_energies(tmp_path):

@@ -23,11 +23,12 @@ from astroray.flares.inject import ED_EDGES_S, recover_flares
 from astroray.flares.long_flares import search_flares
 from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
+from astroray.run_files import flare_part_file
 from astroray.storage.meter import METER
 from astroray.surveys.light_curves import LightCurve, read_light_curves
 from astroray.surveys.shards import Reject, Shard
 
-__all__ = ["CurveFlares", "FindPlan", "find_in_light_curve", "find_in_shard", "part_path"]
+__all__ = ["CurveFlares", "FindPlan", "find_in_light_curve", "find_in_shard"]
 
 PROFILE_POINTS = (15, 30)
 """Cadences of a profile before and after the flare, or a fifth and a half of it if that is more."""
@@ -169,11 +170,6 @@ def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> R
     return receipt
 
 
-def part_path(run_dir: str, table: str, shard: str) -> str:
-    """Where a shard's rows of a table, `candidates` or `light_curves`, stand."""
-    return storage.join(run_dir, "parts", table, f"{shard}.parquet")
-
-
 def _fill(rows: "_Rows", shard: Shard) -> Reject | None:
     """Searches every light curve of the shard; a reject where it is unreadable as a whole."""
     try:
@@ -253,10 +249,10 @@ class _Rows:
         """Publishes both tables; returns the checksum of the candidates."""
         run_dir = self.plan.run_dir
         curves = _table(self._curves, schema.FLARE_CURVES, "flare_curves")
-        storage.publish(part_path(run_dir, "light_curves", self.shard), _parquet(curves))
+        storage.publish(flare_part_file(run_dir, "light_curves", self.shard), _parquet(curves))
         candidates = _table(self._candidates, schema.REFUSED_FLARES, "refused_flares")
         data = _parquet(candidates)
-        storage.publish(part_path(run_dir, "candidates", self.shard), data)
+        storage.publish(flare_part_file(run_dir, "candidates", self.shard), data)
         return hashlib.sha256(data).hexdigest()
 
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 
 from astroray import schema, storage
 from astroray.errors import AstrorayError
-from astroray.flares.find import part_path
 from astroray.receipts import Receipt
+from astroray.run_files import flare_part_file
 from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
@@ -28,12 +28,12 @@ def check_flare_shard(run_dir: str, receipt: Receipt) -> str:
     if receipt.shard_rejected:
         return ""
     try:
-        path = part_path(run_dir, "candidates", receipt.shard)
+        path = flare_part_file(run_dir, "candidates", receipt.shard)
         data = storage.read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
         if digest != receipt.checksum:
             return f"{path} has checksum {digest[:12]}, its receipt says {receipt.checksum[:12]}"
-        path = part_path(run_dir, "light_curves", receipt.shard)
+        path = flare_part_file(run_dir, "light_curves", receipt.shard)
         num_curves = len(_read(path, schema.FLARE_CURVES))
     except (AstrorayError, pa.ArrowInvalid) as error:
         return str(error)

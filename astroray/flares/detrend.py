@@ -173,9 +173,9 @@ class _Grid:
         half = width // 2
         cells = np.full(self.num_cells + 2 * half, np.nan)
         cells[self.cell_P + half] = value_P
-        windows = np.lib.stride_tricks.sliding_window_view(cells, 2 * half + 1)
-        center_W = np.unique(self.cell_P[:: max(1, half // 4)])
-        sorted_WK = np.sort(windows[center_W], axis=1)
+        center_W = self.cell_P[:: max(1, half // 4)]
+        sorted_WK = cells[center_W[:, None] + np.arange(2 * half + 1)]
+        sorted_WK.sort(axis=1)
         count_W = np.isfinite(sorted_WK).sum(axis=1)
         has_W = count_W > 0
         rows, count_W = sorted_WK[has_W], count_W[has_W]
@@ -204,7 +204,8 @@ class _Grid:
 def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Trend and relative noise at the points, and the excess scatter over point-to-point noise."""
     trend_P, kept_P, is_high_P = _settle(grid, scaled_P, grid.median(scaled_P, grid.half + 1))
-    if _longest_run(is_high_P) >= grid.half // 2:
+    begin_R, end_R = _runs(is_high_P)
+    if (end_R - begin_R).max(initial=0) >= grid.half // 2:
         # So long are large flares; the shoulders of a dip whose floor the median took for the
         # trend, and the maxima of a fast rotation that it cut off. A median of twice the width
         # stays above dips of up to half a window, and a fit to all points follows maxima; the
@@ -214,8 +215,9 @@ def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, flo
             other_P, also_kept_P, _ = _settle(grid, scaled_P, start_P)
             if also_kept_P.sum() > kept_P.sum():
                 trend_P, kept_P = other_P, also_kept_P
-    noise_P, excess = _noise(grid, scaled_P - trend_P, kept_P)
-    return trend_P, noise_P / np.maximum(trend_P, 1e-3), excess
+    residual_P = scaled_P - trend_P
+    noise_P = _noise(grid, residual_P, kept_P) / np.maximum(trend_P, 1e-3)
+    return trend_P, noise_P, _excess(grid, residual_P, kept_P)
 
 
 def _settle(
@@ -225,12 +227,12 @@ def _settle(
     trend_P = start_P
     good_P = np.ones(len(scaled_P), bool)
     for _ in range(NUM_PASSES):
-        noise_P, _ = _noise(grid, scaled_P - trend_P, good_P)
-        ratio_P = (scaled_P - trend_P) / noise_P
+        residual_P = scaled_P - trend_P
+        ratio_P = residual_P / _noise(grid, residual_P, good_P)
         # A mean of five, so that a faint tail is followed through its noise.
         near_P = scipy.ndimage.uniform_filter1d(ratio_P, 5) > CLIP_GROW
         high_P = ratio_P > CLIP_HIGH
-        grown_P = scipy.ndimage.binary_propagation(high_P, mask=near_P | high_P)
+        grown_P = _runs_with(high_P, near_P | high_P)
         kept_P = ~grown_P & (ratio_P > CLIP_LOW)
         trend_P = _followed(grid, scaled_P, kept_P)
         if (kept_P == good_P).all():
@@ -242,28 +244,58 @@ def _settle(
 def _followed(grid: _Grid, scaled_P: np.ndarray, good_P: np.ndarray) -> np.ndarray:
     """[P] local fit to the good points; a running median of all where too few are near."""
     fitted_P = grid.quadratic(scaled_P, good_P)
-    return np.where(np.isfinite(fitted_P), fitted_P, grid.median(scaled_P, 2 * grid.half))
+    is_fit_P = np.isfinite(fitted_P)
+    if is_fit_P.all():
+        return fitted_P
+    return np.where(is_fit_P, fitted_P, grid.median(scaled_P, 2 * grid.half))
 
 
-def _longest_run(is_in_P: np.ndarray) -> int:
-    """Most points in a row that are in."""
-    edge_E = np.flatnonzero(np.diff(np.concatenate([[False], is_in_P, [False]]).astype(np.int8)))
-    return int(np.diff(edge_E)[::2].max(initial=0))
+def _runs_with(is_seed_P: np.ndarray, is_in_P: np.ndarray) -> np.ndarray:
+    """[P] bool, the runs of points that are in which hold a seed."""
+    begin_R, end_R = _runs(is_in_P)
+    num_seeds_P1 = np.concatenate([[0], np.cumsum(is_seed_P)])
+    has_seed_R = num_seeds_P1[end_R] > num_seeds_P1[begin_R]
+    step_P1 = np.zeros(len(is_in_P) + 1, np.int8)
+    step_P1[begin_R[has_seed_R]] = 1
+    step_P1[end_R[has_seed_R]] = -1
+    return np.cumsum(step_P1[:-1], dtype=np.int8) > 0
 
 
-def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> tuple[np.ndarray, float]:
-    """Local noise of the residuals, and their scatter over that of neighbors' differences."""
-    difference_P = np.abs(np.diff(residual_P, prepend=np.nan))
-    is_pair_P = grid.is_next_P & good_P & np.concatenate([[False], good_P[:-1]])
-    difference_P[~is_pair_P] = np.nan
-    size_P = np.where(good_P, np.abs(residual_P), np.nan)
+def _runs(is_in_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[R] where each run of points that are in begins, and where the points after it do."""
+    padded_P2 = np.concatenate([[False], is_in_P, [False]])
+    edge_E = np.flatnonzero(padded_P2[1:] != padded_P2[:-1])
+    return edge_E[::2], edge_E[1::2]
+
+
+def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> np.ndarray:
+    """[P] local noise of the residuals."""
+    size_P, difference_P = _scatters(grid, residual_P, good_P)
     width = 4 * grid.half
     white_P = SIGMA_OF_MAD / np.sqrt(2) * grid.median(difference_P, width)
     scatter_P = SIGMA_OF_MAD * grid.median(size_P, width)
     noise_P = np.fmax(white_P, scatter_P)
-    usual = float(np.nanmedian(noise_P)) if np.isfinite(noise_P).any() else np.nan
+    is_known_P = np.isfinite(noise_P)
+    if not is_known_P.all():
+        noise_P[~is_known_P] = np.median(noise_P[is_known_P]) if is_known_P.any() else np.nan
     # A constant flux has no noise: a hundred-millionth keeps ratios finite, and finds nothing.
-    noise_P = np.maximum(np.where(np.isfinite(noise_P), noise_P, usual), 1e-8)
-    overall = float(np.nanmedian(size_P)) * np.sqrt(2)
-    white = float(np.nanmedian(difference_P)) if np.isfinite(difference_P).any() else np.nan
-    return noise_P, overall / max(white, 1e-12) if np.isfinite(white) else np.inf
+    return np.maximum(noise_P, 1e-8)
+
+
+def _excess(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> float:
+    """Scatter of the residuals over that of neighbors' differences; infinite without neighbors."""
+    size_P, difference_P = _scatters(grid, residual_P, good_P)
+    if not np.isfinite(difference_P).any():
+        return np.inf
+    return float(np.nanmedian(size_P) * np.sqrt(2) / max(np.nanmedian(difference_P), 1e-12))
+
+
+def _scatters(
+    grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """[P] sizes of the good residuals, and of the steps between good neighbors; else NaN."""
+    difference_P = np.abs(np.diff(residual_P, prepend=np.nan))
+    is_pair_P = grid.is_next_P & good_P
+    is_pair_P[1:] &= good_P[:-1]
+    difference_P[~is_pair_P] = np.nan
+    return np.where(good_P, np.abs(residual_P), np.nan), difference_P

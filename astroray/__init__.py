@@ -4,6 +4,7 @@ The public names are loaded on first use, so that `import astroray` loads neithe
 """
 
 import importlib
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,11 @@ if TYPE_CHECKING:  # so that editors and type checkers know them
     from astroray.notebook import Run, open_run, scan
     from astroray.preview import look
     from astroray.surveys import list_shards, read_shard
+
+if os.name != "posix":
+    raise ImportError(
+        f"astroray runs on Linux and macOS, this system is {os.name!r}; on Windows install it in WSL"
+    )
 
 __version__ = "0.1.0"
 _IMPORTED_S = time.time()

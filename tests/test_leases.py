@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from astroray import storage
+from astroray import processes, storage
 from astroray.cli import cli
 from astroray.errors import LedgerError, StorageError
 from astroray.storage import leases
@@ -359,7 +359,7 @@ def test_a_process_of_another_user_that_the_kernel_hides_counts_as_alive(monkeyp
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", forbid)
-    monkeypatch.setattr(leases, "_state_and_start", lambda pid: None)
+    monkeypatch.setattr(processes, "find_start", lambda pid: None)
     assert leases._is_alive(NEIGHBOR)
 
 

@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from astroray import processes
+
 __all__ = ["end_processes_of", "parent", "scratch"]
 
 SCRATCH_PREFIX = "astroray-ray-"
@@ -60,7 +62,6 @@ def _locked(folder: str) -> Iterator[None]:
 
 def end_processes_of(scratch: str) -> None:
     """Ends what a start of Ray that failed has left, which would stay as long as this process."""
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
+    for pid in processes.find_with_argument(scratch):
         with contextlib.suppress(OSError):  # it has ended, or is another person's
-            if scratch.encode() in file.read_bytes() and int(file.parent.name) != os.getpid():
-                os.kill(int(file.parent.name), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)

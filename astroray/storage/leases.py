@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from astroray import storage
+from astroray import processes, storage
 from astroray.errors import AstrorayError, FileError, LedgerError, StorageError
 
 EXPIRY_S = 60.0
@@ -42,7 +42,7 @@ class Owner:
     """Equal for processes that see each other's process ids: this boot, this container."""
     pid: int
     started: str
-    """When the process started, in the kernel's ticks; a pid that is used again differs."""
+    """When the process started, see `processes.find_start`; a pid that is used again differs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,12 +66,11 @@ class Holder:
 
 def _this_process() -> Owner:
     """The calling process."""
-    state = _state_and_start(os.getpid())
     return Owner(
         host=socket.gethostname(),
         machine=_this_machine(),
         pid=os.getpid(),
-        started=state[1] if state else "",
+        started=processes.find_start(os.getpid()) or "",
     )
 
 
@@ -83,10 +82,10 @@ def _is_alive(owner: Owner) -> bool:
         return False
     except PermissionError:
         pass  # it is there, and another user's
-    state = _state_and_start(owner.pid)
-    if state is None:  # the kernel hides it, as on shared machines
+    started = processes.find_start(owner.pid)
+    if started is None or not owner.started:  # hidden, now or when the lease was taken
         return True
-    return state[0] not in "ZX" and state[1] == owner.started
+    return started == owner.started
 
 
 class Lease:
@@ -362,16 +361,6 @@ def _read(run_dir: str, epoch: int) -> Holder | None:
             f"{path} is no lease that this version of astroray knows; make sure that no other "
             "process writes there, then delete it"
         ) from error
-
-
-def _state_and_start(pid: int) -> tuple[str, str] | None:
-    """State letter and start of a process; None where the kernel does not tell."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = stat.rpartition(")")[2].split()  # the name before the bracket may hold spaces
-    return fields[0], fields[19]
 
 
 def _this_machine() -> str:

@@ -3,6 +3,8 @@
 import gzip
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import hats
@@ -152,6 +154,21 @@ def test_what_is_fetched_ahead_and_not_asked_for_is_given_up(web):
         assert storage.read_bytes(files[0][0]) == b"0"
     assert len(web.asked) < 40
     assert storage.read_bytes(files[2][0]) == b"2"
+
+
+def test_a_shard_that_ends_takes_no_file_from_who_reads_another(web, monkeypatch):
+    files = [(web.put(f"{number}.bin", b"%d" % number), 1) for number in range(ahead.NUM_AHEAD)]
+    goes_on = threading.Event()
+    monkeypatch.setattr(ahead, "get", lambda path: goes_on.wait(60) and remote.get(path))
+    with ThreadPoolExecutor(1) as other:
+        with ahead.fetching(files):
+            (shard,) = ahead._UNDER_WAY
+            last = other.submit(storage.read_bytes, files[-1][0])
+            while files[-1][0] in shard.held:
+                time.sleep(0.001)
+        goes_on.set()
+        assert last.result() == b"%d" % (len(files) - 1)
+        assert shard.take(files[0][0]) is None, "as a thread asks that saw it just before the end"
 
 
 def test_nobody_answers(web):

@@ -1,14 +1,15 @@
-"""Which small remote files are fetched before they are asked for: the next ones of a shard.
+"""The small remote files of a shard are fetched before they are read, several at a time.
 
-A store answers in tens of milliseconds however small the file is, so one that is asked for a file
-at a time is mostly waited for. What is fetched here is handed to whoever reads it first, once.
+A store takes tens of milliseconds to answer, however small the file is: read one by one, a shard
+of small files would be mostly waited for. A file fetched here is handed out once, to its first
+reader.
 """
 
 import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import BinaryIO
 
 from astroray.storage.remote import get, is_remote, store
@@ -16,10 +17,11 @@ from astroray.storage.remote import get, is_remote, store
 __all__ = ["fetch", "fetching"]
 
 NUM_REQUESTS = 6
-"""At a time, as a browser makes of one host."""
+"""Files that are fetched at a time, as many as a browser fetches from one host."""
 NUM_AHEAD = 24
 MAX_AHEAD_BYTES, MAX_FILE_BYTES = 64 * 2**20, 16 * 2**20
-"""Held at a time, and of one file; of larger ones the bytes take longer than the answer."""
+"""Most bytes held at a time, and of one file: the bytes of a larger one take longer than the
+answer of the store."""
 
 
 def fetch(path: str, file: BinaryIO) -> None:
@@ -33,9 +35,9 @@ def fetch(path: str, file: BinaryIO) -> None:
 
 @contextlib.contextmanager
 def fetching(files: Sequence[tuple[str, int]]) -> Iterator[None]:
-    """In the block `fetch` finds these files fetched, or on their way, if taken in this order.
+    """Fetches these files in the background while the block reads them, in this order.
 
-    files  paths and sizes in bytes; local and large ones are left to `fetch`
+    files  paths and sizes in bytes; `fetch` gets local and large ones only when they are read
     """
     small = [(path, size) for path, size in files if 0 < size <= MAX_FILE_BYTES and is_remote(path)]
     if len(small) < 2:
@@ -48,7 +50,7 @@ def fetching(files: Sequence[tuple[str, int]]) -> Iterator[None]:
         yield
     finally:
         _UNDER_WAY.remove(ahead)
-        pool.shutdown(wait=False, cancel_futures=True)
+        ahead.end()
 
 
 class _Ahead:
@@ -68,7 +70,17 @@ class _Ahead:
                 return None
             future, _ = self.held.pop(path)
             self._fill()
-        return future.result()
+        try:
+            return future.result()
+        except CancelledError:  # the shard that it was to be fetched for has ended
+            return None
+
+    def end(self) -> None:
+        """Gives up what was not taken; a thread that reads another shard fetches it by itself."""
+        with self.lock:
+            self.held.clear()
+            self.later.clear()
+            self.pool.shutdown(wait=False, cancel_futures=True)
 
     def _fill(self) -> None:
         num_bytes = sum(size for _, size in self.held.values())

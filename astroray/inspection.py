@@ -181,11 +181,11 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
 def _reopen(run_dir: str, config: ScanConfig) -> list[str]:
     """Takes back the done marks, of what stands while nobody else writes."""
     rejects = ledger.read_rejects(run_dir)
-    names = {
-        row["shard"]
-        for row in rejects.select(["shard", "stage", "class"]).to_pylist()
-        if row["class"] in RETRYABLE_KINDS and row["stage"] in ("read", "encode")
-    }
+    may_pass = pc.and_(
+        pc.is_in(rejects["class"], value_set=pa.array(RETRYABLE_KINDS)),
+        pc.is_in(rejects["stage"], value_set=pa.array(["read", "encode"])),
+    )
+    names = set(rejects["shard"].filter(may_pass).unique().to_pylist())
     known = ledger.read_listing(run_dir)
     changed = surveys.list_shards(config.survey, known=known).changed
     fresh = [changed[s.name] if s.name in names & set(changed) else s for s in known]

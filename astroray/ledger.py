@@ -35,7 +35,7 @@ from astroray.surveys.object_files import moved
 from astroray.surveys.shards import Reject, Shard
 
 FREE_SETTINGS = ("out", "workers", "num_gpus", "max_rejected", "fault_plan", "num_random")
-"""Settings that change nothing in a catalog: a run may go on with others."""
+"""Settings that do not change a catalog: they may differ when a run is resumed."""
 RETRYABLE_KINDS = ("missing_file", "missing", "unreadable", "corrupt", "quarantine")
 """Kinds of reject whose cause may have gone when the run is tried again."""
 _LISTING = pa.schema(
@@ -287,16 +287,19 @@ def read_rejects_of(run_dir: str, name: str) -> pa.Table:
 
 
 def summarize_rejects(rejects: pa.Table) -> tuple[RejectCount, ...]:
-    """How many there are of each kind of reject, by stage and class."""
-    kinds: dict[tuple[str, str], RejectCount] = {}
-    for row in rejects.select(["stage", "class", "reason", "row"]).to_pylist():
-        key = row["stage"], row["class"]
-        first = RejectCount(stage=key[0], kind=key[1], reason=row["reason"], rows=0, shards=0)
-        kind, is_row = kinds.get(key, first), row["row"] is not None
-        kinds[key] = dataclasses.replace(
-            kind, rows=kind.rows + is_row, shards=kind.shards + (not is_row)
+    """How many there are of each kind of reject, by stage and class, with the first reason."""
+    grouped = rejects.group_by(["stage", "class"], use_threads=False)  # else none is the first
+    kinds = grouped.aggregate([("reason", "first"), ("row", "count"), ([], "count_all")])
+    return tuple(
+        RejectCount(
+            stage=kind["stage"],
+            kind=kind["class"],
+            reason=kind["reason_first"],
+            rows=kind["row_count"],
+            shards=kind["count_all"] - kind["row_count"],
         )
-    return tuple(kinds[key] for key in sorted(kinds))
+        for kind in kinds.sort_by([("stage", "ascending"), ("class", "ascending")]).to_pylist()
+    )
 
 
 def summarize_rejects_of(run_dir: str, receipt: Receipt) -> tuple[RejectCount, ...]:
@@ -306,7 +309,7 @@ def summarize_rejects_of(run_dir: str, receipt: Receipt) -> tuple[RejectCount, .
 
 
 def total(receipts: Iterable[Receipt], counts: Counts | None = None) -> Counts:
-    """Counts over all shards; the others as `counts` has them."""
+    """Counts of shards and rows over all receipts; all other counts are those of `counts`."""
     receipts = list(receipts)
     return dataclasses.replace(
         counts or Counts(),

@@ -2,8 +2,9 @@
 
     ledger/attempts/S/N.SHARD    where attempt N at SHARD in session S was made
 
-Whatever ends an attempt early leaves only its note. A shard is blamed for those whose machine
-lives on; one that was lost or taken back took its shards with it.
+An attempt that was killed leaves nothing but its note. It counts against the shard where the
+machine that it ran on is still there: then the shard has killed its worker. Where the machine is
+gone too, that has ended the attempt.
 """
 
 import dataclasses
@@ -49,7 +50,7 @@ class Attempt:
     number: int
     """From 1."""
     num_deaths: int
-    """How many of them killed their worker and nothing else, as far as it matters."""
+    """How many of them killed their worker and not their machine; before MAX_DEATHS all count."""
 
     def quarantine(self, *, stage: str, advice: str) -> Reject | None:
         """The reject of a shard that must not be tried once more; None where it may be."""

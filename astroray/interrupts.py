@@ -1,7 +1,7 @@
-"""What a signal that ends a command does: what was begun is put away first, and the code says why.
+"""How a command ends on a signal: the work is wound up first, and the exit code names the signal.
 
-Ctrl-C, what a batch system or a supervisor sends when time is up, a terminal that is closed: all
-end the work as an exception, so that Ray is stopped and the run says that it can go on.
+Ctrl-C, the signal of a batch system or a supervisor when time is up, a terminal that is closed:
+each ends the work by an exception, so that Ray is stopped and the run record says why it ended.
 """
 
 import contextlib
@@ -33,11 +33,11 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def raise_on_signals() -> Iterator[None]:
-    """The signals that end a command raise Interrupted in the block, also where Python does else.
+    """In the block, each signal that would end a command raises Interrupted.
 
-    A second signal does not tear the ending that the first one began: Ray would be left behind, or
-    started again by its own clean-up. A third one kills. One that is ignored, as by `nohup`, or
-    that somebody handles already, is left so.
+    A second signal only prints a message: it must not interrupt what the first one began, or Ray's
+    processes would be left behind. A third one kills. A signal that is ignored, as by `nohup`, or
+    that somebody handles already, stays as it is.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -80,9 +80,12 @@ def read_receipts(run_dir: str) -> dict[str, Receipt]:
 
 
 def pack_receipts(run_dir: str, *, num_done: int = 0) -> None:
-    """Gathers the receipts in one file, where many were not yet; only its one writer may.
+    """Gathers all receipts in one file, where at least PACK_EVERY are not in it yet.
 
-    num_done  shards that are done, where this is called after each: most calls then do nothing
+    num_done  how many shards are done, for a caller that calls this after each of them: only one
+              call in PACK_EVERY then looks at the receipts
+
+    Only the one writer of the run may call it.
     """
     if num_done % PACK_EVERY:
         return

@@ -4,8 +4,9 @@ A key is a field's name, in the order of the fields. A field whose default is No
 while it is None; without such a default None is null. What else `metadata` may make of a field:
 
     named(key)   it stands under another key, such as one that Python reserves
-    PART         something of which nothing may be known yet: `{}` while it is its default
-    FLAT         its own fields, or the keys of a mapping, stand among those of the whole
+    PART         it is written as `{}` while it has its default: nothing is known of it yet
+    FLAT         its fields, or the keys of a mapping, are written among those of the whole, not
+                 as an object of their own
 """
 
 import dataclasses

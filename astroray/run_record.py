@@ -1,7 +1,8 @@
 """The run record: all that is known of a run, as `run.json` holds it.
 
-Here alone JSON becomes typed parts, and these JSON. A key that a version did not write yet has a
-default; none was ever dropped, so that an unknown one is of a newer version and is refused.
+This is the only place where its JSON becomes typed objects, and these JSON. Keys are added, never
+dropped: one that an older version did not write has a default, and one that is unknown must be of a
+newer version and is refused.
 """
 
 import dataclasses

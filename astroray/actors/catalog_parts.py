@@ -1,7 +1,8 @@
 """How a file of CATALOG and its part of NEIGHBORS are written: a row group at a time.
 
-The rows of a scan, of a night and of a shortlist all go this way, in one process or a task a file;
-whoever has the rows makes them when their turn comes. N objects, P of them with a position.
+The rows of a scan, of a night and of a shortlist all go this way, in one process or a task a file.
+The caller gives them as an iterator, which makes the rows of a row group when they are written.
+N objects, P of them with a position.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,7 +30,7 @@ def in_order(healpix_29_N: np.ndarray, is_placed_N: np.ndarray, rank_N: np.ndarr
 
 
 def make_room(run_dir: str, files: Sequence[CatalogFile]) -> None:
-    """Takes down an earlier catalog and what will not be written again of NEIGHBORS."""
+    """Removes an earlier catalog, and the files of NEIGHBORS that will not be written again."""
     pixels.take_down(run_dir, files)
     folder = storage.join(run_dir, "neighbors")
     keep = {_part(run_dir, place) for place in range(len(files))}

@@ -1,10 +1,10 @@
-"""How a night is searched in partitions, task by task: who is who, and what is written.
+"""How the objects of a night are numbered for a search over partitions, and what it writes.
 
-Older layers of the index stand with their objects, numbered by themselves; the night's own layer
-is built as an index is. All are numbered together here, by name. Other files lie in the folder of
-the index, under names that depend on the plan alone, until the night is done. What a task holds
-of all objects is a few numbers each. N objects, M of them searched; a place counts the objects
-through all layers, the oldest first.
+Each older version has left a layer of the index, with numbers of its own for its objects; the night
+adds a layer, built as any index is. Here the objects of all layers get common numbers, in the order
+of `object_id`. What is needed until the night is done lies in the folder of the index, in files
+whose names depend on the plan alone. A task holds a few numbers of each object. N objects, M of
+them searched; a place counts the objects through all layers, the oldest first.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Which files make up a version of a survey: its own, and those of older versions it refers to.
 
 A night's run directory holds what is new. The rest stays where an older version wrote it, and
-`ledger/inherited.parquet` names each such file with its checksum: the embeddings, the catalog of
-every older version, oldest first, and what their indexes have of it by number. A row of a later
-catalog takes the place of an earlier one.
+`ledger/inherited.parquet` names each such file with its checksum: the embeddings, the catalog files
+of every older version, oldest first, and the files in which their indexes keep the scores. An
+object's row in a later catalog takes the place of its row in an earlier one.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class Inherited:
     catalogs: Sequence[tuple[str, str, str]]
     """Run directory, path in it and sha256 of each catalog file, oldest version first."""
     rankings: Sequence[tuple[str, str, str]] = ()
-    """The same of what searches left in an index; the manifest of the index says which count."""
+    """The same of the scores that searches left in an index; its manifest says which are valid."""
 
     def publish(self, run_dir: str) -> None:
         """Writes the manifest of `run_dir`."""

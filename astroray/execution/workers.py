@@ -68,7 +68,7 @@ def plan_workers(
     workers    auto, N, or MIN..MAX
     num_gpus   GPUs a worker, fractions too; None: one each where the cluster has any, else none
     machines   CPU and GPU of each; a worker lies on one of them, and a fraction on one GPU
-    num_shards of which more workers are of no use; None: not known yet
+    num_shards  shards that there are, since more workers are of no use; None: not known yet
 
     Raises ConfigError where the plan does not fit, since Ray would wait for ever.
     """
@@ -305,10 +305,11 @@ def remotely(
 def each_remotely(
     *, num_cpus: float, at_once: int
 ) -> Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[tuple[int, Any]]]:
-    """What runs a function on each tuple of arguments as Ray tasks, `at_once` at a time.
+    """A function that calls another one on each tuple of arguments, each call being a Ray task.
 
-    Yields place and result as they come; a task whose worker or node dies is repeated by itself.
-    What several tasks are told, the same object, is sent to a machine once.
+    At most `at_once` tasks run at a time. It yields the place of each tuple and the result, in the
+    order in which the tasks end. Ray repeats a task whose worker or node died. An object that is
+    an argument of several tasks is sent to each machine once.
     """
     import ray
 
@@ -347,7 +348,7 @@ def on_each_machine(function: Callable[[], object]) -> None:
 
 
 def _put_once(arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """The same arguments; what more than one task has, but for plain values, in Ray's store."""
+    """The same arguments; what occurs more than once, but plain values, is in Ray's store."""
     import ray
 
     times = Counter(id(value) for args in arguments for value in args)

@@ -39,7 +39,8 @@ TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}[0-9a-f]{{32}}")
 TEMPORARY_PLACE = "TMPDIR"
 LONGEST_NAME = 60
-"""Characters of the name of a local copy, from its end: a key may be longer than a file's name."""
+"""Characters in the name of a local copy, the last ones of the key: a key may have more than a
+file name."""
 _One = TypeVar("_One")
 _Made = TypeVar("_Made")
 _FILES_AT_ONCE, _NUM_REQUESTS = 4096, 16
@@ -226,7 +227,7 @@ def list_names(folder: str) -> list[str]:
 
 
 def list_versions(folder: str) -> list[InputFile]:
-    """The same files with sizes and versions, below `folder` as it is spelt, sorted."""
+    """The same files with sizes and versions, sorted; paths begin with `folder` as it is given."""
     if is_remote(folder):
         found = store(folder).list_direct(folder)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
@@ -316,8 +317,9 @@ def delete(path: str) -> None:
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes what killed writers left half-written below `folder`; only its one writer may.
+    """Removes the unfinished files that killed writers have left below `folder`.
 
+    Only the one writer of `folder` may call it: it cannot tell files that are being written.
     Linked folders are followed, as where embeddings lie on another disk.
     """
     if not is_remote(folder):
@@ -330,8 +332,8 @@ def remove_temporaries(folder: str) -> None:
 def _temporary_file(path: str, *, mode: int) -> Iterator[tuple[BinaryIO, str]]:
     """An open file in the folder of `path`, and its path; removed if it is still there after.
 
-    mode  what the umask is taken from: the kernel does so where it makes the file, as it does with
-          the rules of a folder that a group shares
+    mode  permissions of the file, less the umask; the kernel takes that off when it makes the
+          file, and minds the access rules of a folder that a group shares
     """
     folder = os.path.dirname(os.path.abspath(path))
     temporary = os.path.join(folder, f"{TEMPORARY_PREFIX}{uuid.uuid4().hex}")

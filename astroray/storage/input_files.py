@@ -27,8 +27,8 @@ class InputFile:
 class FileList(Sequence[InputFile]):
     """Files in their order, packed: some ten to thirty bytes each, where as objects they take 300.
 
-    They are compressed 512 at a time. Whoever goes through them in order unpacks each such block
-    once; one here and one there costs a block each.
+    They are compressed in blocks of 512. To go through them in order unpacks each block once; to
+    look up a single file unpacks its whole block.
     """
 
     __slots__ = ("_blocks", "_is_by_path", "_length")

@@ -2,8 +2,8 @@
 
 The tasks of a search ask for the same files again and again. A copy lies in the folder for
 temporary files (`TMPDIR`) under a name made of the file's address and version, and is mapped from
-there. Copies take at most half of the room that the disk has left with them: what was not asked for
-longest is removed first, and stays readable to whoever has it mapped.
+there. Copies take at most half of the room that the disk would have without them. The copy that was
+used least recently is removed first; a process that has it mapped can go on reading it.
 """
 
 import atexit
@@ -28,7 +28,7 @@ from astroray.storage.remote import store
 __all__ = ["clear", "find_copy", "kept_copy"]
 
 SHARE = 0.5
-"""Of the room that the disk has left, the copies themselves counted as such."""
+"""Of the room that the disk would have without the copies."""
 _PART = ".part"
 _LOCK = "lock"
 _log = logging.getLogger("astroray.storage")

@@ -29,10 +29,10 @@ _MARKS = "_.-"
 def bear_bands(
     listings: Sequence[Iterable[str]], bands: Sequence[str], folder: str, *, some: bool = False
 ) -> bool:
-    """Whether each of two or more `bands` is in the name of some file, so that each file is one.
+    """Whether there is a file a band: each of two or more `bands` is in the name of some file.
 
-    listings  the paths of the files; they are gone through and never held together
-    some      whether it is enough that one of them is
+    listings  paths of files; they are gone through and never held together
+    some      True: it is enough that one of the bands is in some name
     """
     if len(bands) < 2:
         return False
@@ -81,7 +81,7 @@ def group_band_files(
     """Shards of at most `group_size` files; a row is an object, whose files are the entry of
     `params["members"]`: positions in `inputs` in the order of `bands`, None where one is missing.
 
-    is_later  whether there are shards of other files already, so that any may be of no band
+    is_later  whether other files of the survey are listed already: then a band may have no file
 
     Raises ConfigError where no file is of a band, or two files are one band of one object.
     """

@@ -1,8 +1,8 @@
 """Which image each object of a catalog is cut from, by headers and positions alone.
 
-Whoever lists a survey goes through the positions once, a part at a time, and notes for each image
-which files of the catalog have objects on it, and which images overlap it. Whoever reads the image
-finds its objects again by that.
+When a survey is listed, all positions are gone through once, a part at a time: it is noted for
+each image which files of the catalog have objects on it, and which images overlap it. When an
+image is read, its objects are found again from these notes.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""How rows of a Parquet file are read whose numbers are lists: cells by role.
+"""How rows of a Parquet file are read that hold lists of numbers: each row as cells by role.
 
-A row is one object. Its lists have columns of their own, or are nested in one column; who it is
-stands in plain columns beside them.
+A row is one object. Its lists, such as time and flux, have columns of their own or are nested in
+one column; plain columns beside them say who it is.
 """
 
 import dataclasses

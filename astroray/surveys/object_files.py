@@ -34,7 +34,7 @@ FILE_ROWS = 32_768
 
 
 def publish_rows(groups: Iterable[pa.Table], folder: str) -> Iterator[dict[str, Any]]:
-    """Writes the objects of shards to files in `folder`; yields what each shard has to carry.
+    """Writes the objects of shards to files in `folder`; yields what `read_rows` needs of each.
 
     groups  the objects of one shard after the other: object_id, ra, dec, null where unknown
     """

@@ -100,10 +100,10 @@ class Objects:
 
 
 def describe_objects(groups: Iterable[Objects], folder: str) -> Iterator[dict[str, Any]]:
-    """What each shard carries of its objects: where they stand in a file that is written now.
+    """What each shard stores of its objects: where to find them in a file that is written now.
 
     groups  the objects of one shard after the other
-    folder  empty: nothing is written, each shard carries its objects
+    folder  where the files go; empty: none are written, and each shard stores its objects itself
     """
     if folder:
         yield from publish_rows((objects.to_rows() for objects in groups), folder)

@@ -42,9 +42,10 @@ class SurveyUri:
     options: Mapping[str, str]
     """What stands after the question mark, e.g. `table=labels.csv&id=name`."""
     known: Sequence[str] = ()
-    """Paths that an earlier listing has in shards; what their names tell holds for new files."""
+    """Paths of files that an earlier listing has in its shards: what their names say, such as which
+    bands there are, holds for new files too."""
     listed: Sequence[str] = ()
-    """Those of them that the survey still has, in order; rows of a table may belong to them."""
+    """Those of `known` that the survey still has, in order; a table may have rows of them."""
     objects_folder: str = ""
     """Where the listing writes identifiers and positions that a table gives, instead of into the
     shards; empty: the shards carry them."""
@@ -73,7 +74,7 @@ def _quote(text: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)  # of 512 files it fills a screen
 class Shard:
-    """A piece of a survey that is read, encoded and published as one; needs nothing else to read.
+    """A piece of a survey that is read, encoded and published as one; all that its reader needs.
 
     Its name depends on its members alone, so the same files always make the same shard.
     """

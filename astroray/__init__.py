@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # so that editors and type checkers know them
 
 if os.name != "posix":
     raise ImportError(
-        f"astroray runs on Linux and macOS, this system is {os.name!r}; on Windows install it in WSL"
+        f"astroray runs on Linux and macOS, this is {os.name!r}; on Windows install it in WSL"
     )
 
 __version__ = "0.1.0"

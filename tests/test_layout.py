@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import os
 import re
+import runpy
 import subprocess
 import tomllib
 from pathlib import Path
@@ -75,6 +77,12 @@ def test_public_names_can_be_imported():
     for package in (astroray, astroray_kernels):
         for name in package.__all__:
             assert getattr(package, name).__doc__
+
+
+def test_a_system_that_is_neither_linux_nor_macos_is_refused_in_words(monkeypatch):
+    monkeypatch.setattr(os, "name", "nt")
+    with pytest.raises(ImportError, match="this is 'nt'; on Windows install it in WSL"):
+        runpy.run_path(astroray.__file__)
 
 
 def test_the_flags_of_a_scan_are_frozen():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import storage
+from astroray import storage, surveys
 from astroray.errors import ConfigError, FileError, LedgerError, StorageError
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.partitions import Partition
@@ -202,6 +202,16 @@ def test_what_may_not_be_read_is_rejected_and_what_may_not_be_written_stops(s3, 
         storage.exists(path)
     with pytest.raises(StorageError, match="cannot list"):
         storage.list_files(path)
+
+
+@pytest.mark.parametrize("file", ["a.png", "a.fits", "a.fits?format=light_curves"])
+def test_a_file_that_may_not_be_read_is_a_row_that_was_rejected(s3, set_variables, file):
+    survey = f"{s3.new_prefix()}/{file}"
+    storage.publish(survey.partition("?")[0], b"1")
+    (shard,) = surveys.list_shards(survey).shards
+    set_variables(AWS_ACCESS_KEY_ID="readonly")
+    (reject,) = surveys.read_shard(shard)
+    assert (reject.row, reject.kind) == (0, "unreadable")
 
 
 def test_a_single_file_that_may_be_listed_but_not_read_is_named(s3, flaky_s3):

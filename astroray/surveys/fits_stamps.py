@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from astroray import sky, storage
+from astroray import sky
 from astroray.errors import ConfigError, FileError, ShardError
 from astroray.surveys.fits_files import ALL, FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Reject, Shard, reject
+from astroray.surveys.slices import fault_kind
 
 _BLOCK_ROWS = 64
 _ONE_PLACE_ARCSEC = 1.0
@@ -194,8 +195,7 @@ def _read_file(shard: Shard, member: int, row: int, bands: str, objects: Objects
             stamp = read_stamp(file, images, row, name, bands)
             return _place(stamp, images[0]) if isinstance(stamp, Stamp) else stamp
     except FileError as error:
-        kind = "unreadable" if storage.exists(path) else "missing"
-        return reject(row, kind, str(error))
+        return reject(row, fault_kind(path), str(error))
     except ShardError as error:
         return reject(row, "corrupt", str(error))
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from astroray import storage
-from astroray.errors import FileError
+from astroray.errors import FileError, StorageError
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows
 
@@ -95,7 +95,7 @@ def fault_kind(path: str) -> str:
     """Class of a row whose file could not be opened: missing, or unreadable where it is there."""
     try:
         return "unreadable" if storage.exists(path) else "missing"
-    except FileError:  # forbidden: an object store does not even say whether it is there
+    except (FileError, StorageError):  # forbidden: a store does not even say whether it is there
         return "unreadable"
 
 

@@ -69,7 +69,9 @@ def test_stacks_of_every_layout_become_rows(
     assert found.bands == tuple(f"b{i}" for i in range(expected.shape[1]))
 
 
-@pytest.mark.parametrize("shape", [(9, 3, 7, 3), (9, 12, 7, 8), (3, 9, 3), (2, 9, 3, 7, 8), (9,)])
+@pytest.mark.parametrize(
+    "shape", [(9, 3, 7, 3), (9, 12, 7, 8), (3, 9, 3), (2, 9, 3, 7, 8), (9,), ()]
+)
 def test_a_shape_that_can_be_understood_in_two_ways_asks_for_the_layout(
     tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
@@ -263,6 +265,10 @@ def _damaged(name: str, directory: Path) -> Path:
             archive.writestr("image.npy", header.getvalue() + bytes(100))
     elif name == "objects":
         np.savez(path, image=np.array([[[object()]]] * 9), label=np.arange(9))
+    elif name == "ids that lost digits":
+        np.savez(path, image=_noise(9, 7, 8), id=np.full(9, 2.0**60))
+    elif name == "ids beyond UTF-8":
+        np.savez(path, image=_noise(9, 7, 8), id=np.full(9, chr(0xD800)))
     elif name == "text":
         path.write_text("not an array")
     elif name == "empty":
@@ -282,6 +288,8 @@ def _damaged(name: str, directory: Path) -> Path:
         ("one changed pixel", "Bad CRC"),
         ("header lies", "its header says"),
         ("objects", "Python objects"),
+        ("ids that lost digits", "floats lose digits"),
+        ("ids beyond UTF-8", "expected text that UTF-8 can hold"),
         ("text", "begins with"),
         ("empty", "no bytes"),
         ("truncated npy", "truncated"),

@@ -150,7 +150,8 @@ def test_a_column_z_of_text_is_no_redshift_and_numbered_stacks_are_named_by_thei
     lists = {"loglam": [LOGLAM.tolist()] * 2, "flux": [fluxes(i).tolist() for i in range(2)]}
     pq.write_table(pa.table({**lists, "z": ["STAR", "QSO"]}), tmp_path / "a.parquet")
     stack = {name: np.array(values) for name, values in lists.items()}
-    np.savez(tmp_path / "a.npz", **stack, id=np.array([7.0, 8.0]), z=np.array(["STAR", "QSO"]))
+    ids, kinds = np.array([7.0, 8.0], ">f8"), np.array(["STAR", "QSO"])
+    np.savez(tmp_path / "a.npz", **stack, id=ids, z=kinds)
     for name, ids in (("a.parquet", None), ("a.npz", ["7", "8"])):
         found = read(f"{tmp_path / name}?format=spectra")
         assert np.isnan([one.redshift for one in found]).tolist() == [True, True]

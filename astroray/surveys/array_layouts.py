@@ -117,8 +117,8 @@ def _layout(shape: tuple[int, ...], asked: str, where: str) -> str:
         return asked
     fitting = {
         2: {"YX": True},
-        3: {"CYX": shape[0] <= MAX_BANDS, "YXC": shape[-1] <= MAX_BANDS},
-        4: {"NCYX": shape[1:2] <= (MAX_BANDS,), "NYXC": shape[-1] <= MAX_BANDS},
+        3: {"CYX": shape[:1] <= (MAX_BANDS,), "YXC": shape[-1:] <= (MAX_BANDS,)},
+        4: {"NCYX": shape[1:2] <= (MAX_BANDS,), "NYXC": shape[-1:] <= (MAX_BANDS,)},
     }.get(len(shape), {})
     found = [layout for layout, fits in fitting.items() if fits]
     if not found and len(shape) == 3:

@@ -180,7 +180,9 @@ def _count_rows(path: str, options: ArrayOptions) -> int | None:
             header = arrays.headers.get(options.image)
     except (ShardError, FileError):
         return None
-    return header.shape[0] if header and len(header.shape) == len(options.layout) else None
+    if header is None or not header.shape or len(header.shape) != len(options.layout):
+        return None
+    return header.shape[0]
 
 
 def _read_single(path: str, row: int, options: ArrayOptions) -> tuple[int, np.ndarray] | Reject:
@@ -261,9 +263,9 @@ def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, num_rows: i
             columns[name] = next(arrays.rows(name, [(0, num_rows)]))
     try:
         table = ObjectTable.from_columns(columns, options, shard.inputs[0].path)
-    except ConfigError as error:
+        return next(table.by_row([num_rows])) if table else Objects.unknown(num_rows)
+    except ConfigError as error:  # a table inside of the data is data
         raise ShardError(str(error)) from None
-    return next(table.by_row([num_rows])) if table else Objects.unknown(num_rows)
 
 
 def _read_images(

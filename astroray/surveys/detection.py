@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 _TINY_NOISE = 1e-6  # of the largest pixel: without noise, rounding must not become sources
 _CROWDED = 0.05  # of the image: a source this large has swallowed others
 _SUB_OBJECTS = 65_536
+_MAX_LEVELS = 1024  # SEP's memory grows with them, and at 10^5 it crashes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,11 @@ class DetectionOptions:
                 raise ConfigError(
                     f"survey option {name} is {getattr(self, name)}, expected {bound} or more"
                 )
+        if self.deblend_levels > _MAX_LEVELS:
+            raise ConfigError(
+                f"survey option deblend_levels is {self.deblend_levels}, expected at most "
+                f"{_MAX_LEVELS}"
+            )
         if not self.threshold > 0:
             raise ConfigError(f"survey option threshold is {self.threshold}, expected above 0")
 

@@ -87,7 +87,7 @@ class ObjectTable:
 
         Raises ConfigError where a named column is missing or cannot be understood.
         """
-        held = {name: Column(values=array.tolist()) for name, array in columns.items()}
+        held = {name: Column.of_array(array) for name, array in columns.items()}
         return _choose(Columns.held(held), options, where, angles="deg")
 
     @classmethod

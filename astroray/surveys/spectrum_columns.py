@@ -209,7 +209,7 @@ def _names(arrays: ArrayFile, count: int, path: str) -> list[str | None]:
     if name is None:
         return [None] * count
     try:
-        return texts(Column(values=pa.array(_whole(arrays, name))), f"array {name!r} of {path}")
+        return texts(Column.of_array(_whole(arrays, name)), f"array {name!r} of {path}")
     except ConfigError as error:
         raise SchemaError(str(error)) from None
 

@@ -45,6 +45,13 @@ class Column:
     values: Sequence[Any] | pa.ChunkedArray | pa.Array
     unit: str = ""
 
+    @classmethod
+    def of_array(cls, array: np.ndarray) -> "Column":
+        """The column that an array [N] of numbers or text is."""
+        if array.dtype.kind != "f":
+            return cls(values=array.tolist())
+        return cls(values=pa.array(array.astype(f"f{min(array.dtype.itemsize, 8)}")))
+
     def to_list(self) -> list[Any]:
         """The values as Python has them, None where null."""
         if isinstance(self.values, pa.ChunkedArray | pa.Array):
@@ -121,7 +128,8 @@ def texts(column: Column, where: str) -> list[str | None]:
 
 def _whole_numbers(floats: pa.Array | pa.ChunkedArray, where: str) -> pa.Array | pa.ChunkedArray:
     """The same as int64, null where NaN. Raises ConfigError where they have lost digits."""
-    numbers = pc.if_else(pc.is_nan(floats), None, floats)
+    numbers = floats.cast(pa.float64())
+    numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
     exact = 2 ** (np.finfo(floats.type.to_pandas_dtype()).nmant + 1)
     largest = pc.max(pc.abs(numbers)).as_py() or 0
     if largest >= exact or pc.any(pc.not_equal(pc.floor(numbers), numbers)).as_py():
@@ -244,10 +252,20 @@ def _piece(table: Table, names: Sequence[str]) -> Piece:
     }
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+    return True
+
+
 def _text(value: Any, where: str) -> str | None:
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
     if isinstance(value, str):
+        if not _is_unicode(value):
+            raise ConfigError(f"{where} holds {value!r}, expected text that UTF-8 can hold")
         return value.strip() or None
     if value is None or isinstance(value, int):
         return None if value is None else str(value)

@@ -29,7 +29,7 @@ from astroray.report.page import add_report
 from astroray.report.thumbnails import publish_thumbnails
 from astroray.run_files import listing_file, model_file
 from astroray.run_record import Backends, Coverage, RunRecord
-from astroray.search.ranking import rank_run
+from astroray.search.ranking import check_index, rank_run
 from astroray.settings import to_dict
 from astroray.storage.leases import Lease, hold_lease
 from astroray.surveys.shards import Shard
@@ -121,6 +121,8 @@ class _Run:
                 f"{self.plan.device}: embeddings of two devices differ by rounding; set "
                 "num_gpus as there, or begin a new reference"
             )
+        if not self.night:  # which is searched by the bounds that it has
+            check_index(config.search, self.plan)
         fresh = self._fresh_record(self.plan.device)
         runs.forget_failed(self.out, fresh)
         self.record = ledger.open_run(self.out, fresh)

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from benchmarks import bare_loop, neighbors, processes, rows, scan
+from benchmarks import bare_loop, indexes, neighbors, processes, rows, scan
 from benchmarks.rows import BenchRow, MeasurementError
 
 NAMES = [
@@ -201,6 +201,18 @@ def test_neighbors_are_compared_with_peers_before_time_is_taken(monkeypatch):
     wrong_NK = np.tile(np.arange(neighbors.K + 1), (300, 1))
     with pytest.raises(MeasurementError, match="distances of neighbors differ"):
         neighbors._against(embedding_ND, lambda: wrong_NK, 1)
+
+
+def test_each_index_proves_the_list_of_brute_force_and_says_what_it_cost(tmp_path):
+    embedding_ND = neighbors.make_embeddings(1000, 8, seed=0)
+    flat = indexes.by_brute_force(embedding_ND)
+    for found in (
+        indexes.by_partitions(embedding_ND, str(tmp_path)),
+        *(indexes.by_index(embedding_ND, kind) for kind in ("ivf-pq", "hnsw")),
+    ):
+        assert all(map(np.array_equal, found["top"], flat["top"]))
+        assert (found["bound_N"][flat["top"][0]] >= flat["top"][1]).all()
+        assert {"cpu_s", "memory_mb", "index_mb", "rescored"} <= set(found["facts"])
 
 
 @pytest.mark.parametrize("against", [neighbors.against_faiss, neighbors.against_sklearn])

@@ -48,7 +48,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("encoder: {bands: []}", r"encoder.bands is \(\), expected names such as g,r,i"),
         ("encoder: {max_missing: 7}", "encoder.max_missing is 7.0, expected a share"),
         ("workers: 2..1", r"workers is '2\.\.1', expected auto, N, or MIN\.\.MAX"),
-        ("search: {index: hnsw}", "expected one of auto, flat, ivf-flat, ivf-sq8, sharded"),
+        ("search: {index: lsh}", "expected one of auto, flat, ivf-flat, ivf-sq8, ivf-pq, hnsw"),
         ("survey: s3://sky", "setting survey in .* is 's3://sky', expected it to be named by"),
     ],
 )

@@ -1,6 +1,7 @@
 import dataclasses
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from astroray.neighbors.certificate import certify_top
 from astroray.neighbors.search import Neighbors, SearchConfig, choose_index, search
 from astroray.neighbors.twins import Twins
 
+APPROXIMATE = ["ivf-flat", "ivf-sq8", "ivf-pq", "hnsw"]
 ARRAYS = ("neighbor_NK", "distance_NK", "score_N", "is_exact_N", "rank_N", "certified_N")
 
 
@@ -160,7 +162,7 @@ def test_k_of_all_others_or_more_gives_all_others(k):
     np.testing.assert_array_equal(found.score_N, found.distance_NK[:, -1])
 
 
-@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("index", ["flat", *APPROXIMATE])
 def test_no_object_one_object_and_two(index):
     config = SearchConfig(index=index)
     none = search(np.zeros((0, 4), np.float32), [], config)
@@ -186,7 +188,7 @@ def test_ties_go_by_object_id():
     assert found.rank_N[[1, 3]].tolist() == [5, 3]  # equal scores, a before z
 
 
-@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("index", ["flat", *APPROXIMATE])
 @pytest.mark.parametrize("name", ["strays", "lattice full of ties", "500 identical vectors"])
 def test_permuted_input_gives_the_permuted_result_bit_for_bit(index, name):
     embedding_ND = clusters_with_strays(1500) if name == "strays" else DATA[name]
@@ -202,7 +204,7 @@ def test_permuted_input_gives_the_permuted_result_bit_for_bit(index, name):
     assert second.proof == first.proof
 
 
-@pytest.mark.parametrize("index", ["flat", "ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("index", ["flat", *APPROXIMATE])
 def test_threads_change_no_bit(index):
     embedding_ND, ids = clusters_with_strays(3004), make_ids(3004)
     one = search(embedding_ND, ids, SearchConfig(index=index, num_threads=1))
@@ -347,7 +349,7 @@ def test_a_middle_of_twins_is_found_beyond_the_first_of_them():
 # Certified top
 
 
-@pytest.mark.parametrize("index", ["ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("index", APPROXIMATE)
 @pytest.mark.parametrize("score", ["kth", "mean"])
 @pytest.mark.parametrize("k", [1, 10])
 def test_bad_bounds_still_give_the_exact_top_list(index, score, k):
@@ -365,7 +367,7 @@ def test_bad_bounds_still_give_the_exact_top_list(index, score, k):
 
 
 @pytest.mark.parametrize("name", DATA)
-@pytest.mark.parametrize("index", ["ivf-flat", "ivf-sq8"])
+@pytest.mark.parametrize("index", APPROXIMATE)
 def test_bounds_are_upper_bounds_and_the_top_is_right_on_hard_data(name, index):
     embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
     for score in ("kth", "mean"):
@@ -383,7 +385,7 @@ def test_needles_are_on_top_whatever_the_index():
     embedding_ND = rng.normal(size=(4000, 10)).astype(np.float32)
     needles = rng.choice(4000, 9, replace=False)
     embedding_ND[needles] += 40 * rng.normal(size=(9, 10)).astype(np.float32)
-    for index in ("flat", "ivf-flat", "ivf-sq8"):
+    for index in ("flat", *APPROXIMATE):
         found = search(embedding_ND, make_ids(4000), SearchConfig(index=index, top=9))
         assert set(np.flatnonzero(found.certified_N)) == set(needles)
         assert set(np.flatnonzero(found.rank_N <= 9)) == set(needles)
@@ -468,6 +470,9 @@ def test_the_index_follows_size_and_memory():
     name, reason = choose_index(1_000_000, 256, 4 * 10**9)
     assert name == "ivf-sq8"
     assert "1.0 GB of vectors are more than 25% of 4.0 GB of memory" in reason
+    name, reason = choose_index(1_000_000, 256, 10**9)
+    assert name == "ivf-pq"
+    assert reason == "0.3 GB of codes of 8 bits are more than 25% of 1.0 GB of memory"
     assert choose_index(1_000_000, 256)[0] == "ivf-flat"
     assert choose_index(1_000_000, 256, can_shard=True)[0] == "sharded"
     assert choose_index(50_000, 256, can_shard=True)[0] == "flat"
@@ -478,10 +483,130 @@ def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
     noise = np.random.default_rng(0).normal(size=(4000, 48)).astype(np.float32)
     found = search(noise, make_ids(4000), SearchConfig())
     assert found.index == "flat"
-    assert "cells would not help: 8 of 32 cells looked into, recall" in found.index_reason
+    assert "ivf-flat would not help: 8 of 32 cells looked into, recall" in found.index_reason
     found = search(clusters_with_strays(4000), make_ids(4000), SearchConfig())
     assert found.index == "ivf-flat"
     assert found.index_reason.startswith("4000 objects are more than 1000; ")
+    config = SearchConfig(k=5)
+    by_codes = search(clusters_with_strays(4000, dim=4), make_ids(4000), config, memory_bytes=10**4)
+    assert by_codes.index == "ivf-pq"
+    assert " of 32 cells looked into, recall " in by_codes.index_reason
+    found = search(noise, make_ids(4000), config, memory_bytes=10**4)
+    assert "ivf-pq would not help: 8 of 32 cells looked into, recall" in found.index_reason
+
+
+@pytest.mark.parametrize("index", APPROXIMATE)
+@pytest.mark.parametrize(("num", "dim"), [(2, 1), (3, 5), (255, 7), (300, 2)])
+def test_an_index_of_few_vectors_or_odd_dimensions_repeats_the_exact_list(index, num, dim):
+    embedding_ND = np.random.default_rng(num).normal(size=(num, dim)).astype(np.float32)
+    config = SearchConfig(k=400, top=2, index=index)  # of which there are not so many
+    exact = search(embedding_ND, make_ids(num), dataclasses.replace(config, index="flat"))
+    found = search(embedding_ND, make_ids(num), config)
+    assert_same(found, exact, exact.rank_N <= 2)
+    assert ", recall " in found.index_reason
+
+
+def test_the_seed_of_a_graph_decides_its_layers():
+    embedding_ND = np.random.default_rng(0).normal(size=(3000, 48)).astype(np.float32)
+    found = [
+        search(
+            embedding_ND, make_ids(3000), SearchConfig(index="hnsw", top=1, num_probes=1, seed=seed)
+        )
+        for seed in (0, 0, 1)
+    ]
+    np.testing.assert_array_equal(found[0].neighbor_NK, found[1].neighbor_NK)
+    assert (found[0].neighbor_NK != found[2].neighbor_NK).any()
+
+
+def test_embeddings_in_order_are_read_where_they_lie_and_never_written(tmp_path):
+    embedding_ND = clusters_with_strays(1500)
+    np.save(tmp_path / "e.npy", embedding_ND)
+    mapped_ND = np.load(tmp_path / "e.npy", mmap_mode="r")
+    ids = [f"obj-{row:05d}" for row in range(1500)]
+    for index in ("flat", "ivf-pq"):
+        config = SearchConfig(index=index)
+        assert_same(search(mapped_ND, ids, config), search(embedding_ND, ids, config))
+    fortran_ND = np.asfortranarray(embedding_ND)
+    assert_same(search(fortran_ND, ids, config), search(embedding_ND, ids, config))
+
+
+# On a GPU: a stand-in that answers by FAISS on the CPU
+
+
+def faiss_with_gpu(calls: list[tuple[str, bool]], options: str = "GPU CUVS ", num: int = 1):
+    """FAISS as a build with GPUs has it; `calls` gets what is moved there, and whether to cuVS."""
+    import faiss
+
+    def index_cpu_to_gpu(resources, device, index, cloning):
+        assert (resources, device) == ("resources", 0)
+        calls.append((type(index).__name__, cloning.use_cuvs))
+        return index
+
+    module = types.ModuleType("faiss")
+    module.__dict__.update(vars(faiss))
+    module.get_compile_options = lambda: options
+    module.get_num_gpus = lambda: num
+    module.StandardGpuResources = lambda: "resources"
+    module.GpuClonerOptions = types.SimpleNamespace
+    module.index_cpu_to_gpu = index_cpu_to_gpu
+    return module
+
+
+@pytest.mark.parametrize(
+    ("index", "moved"), [("gpu-flat", "IndexFlatL2"), ("gpu-ivf-flat", "IndexIVFFlat")]
+)
+@pytest.mark.parametrize("options", ["GPU CUVS ", "GPU AVX2 "])
+def test_what_a_gpu_proposes_is_proven_on_the_cpu(index, moved, options, monkeypatch):
+    embedding_ND, ids = clusters_with_strays(2000), make_ids(2000)
+    calls: list[tuple[str, bool]] = []
+    exact = search(embedding_ND, ids, SearchConfig(index="flat", top=20))
+    monkeypatch.setitem(sys.modules, "faiss", faiss_with_gpu(calls, options))
+    found = search(embedding_ND, ids, SearchConfig(index=index, top=20))
+    assert calls == [(moved, "CUVS" in options)]
+    assert found.index == index
+    assert f"on a GPU by {'cuVS' if 'CUVS' in options else 'FAISS'}, recall" in found.index_reason
+    assert found.is_exact_N.sum() == found.proof.num_rescored < 1000  # what is not is a bound
+    assert_same(found, exact, exact.rank_N <= 20)
+
+
+def test_a_gpu_that_computes_badly_costs_time_and_no_place_in_the_list(monkeypatch):
+    embedding_ND, ids = clusters_with_strays(1000), make_ids(1000)
+    exact = search(embedding_ND, ids, SearchConfig(index="flat", top=20))
+    module = faiss_with_gpu([])
+    draw = np.random.default_rng(0)
+
+    class Careless:
+        def __init__(self, size=0):
+            self.size = size
+
+        def add(self, vectors):
+            self.size += len(vectors)
+
+        def search(self, queries, k):
+            return None, draw.integers(-1, self.size, (len(queries), k))
+
+    module.index_cpu_to_gpu = lambda *_: Careless()
+    monkeypatch.setitem(sys.modules, "faiss", module)
+    found = search(embedding_ND, ids, SearchConfig(index="gpu-flat", top=20))
+    assert_same(found, exact, exact.rank_N <= 20)
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_a_gpu_that_is_not_there_is_an_error_that_says_why(num, monkeypatch):
+    embedding_ND, ids = np.eye(num, 2, dtype=np.float32), list("abc")[:num]
+    config = SearchConfig(index="gpu-flat")
+    with pytest.raises(BackendError, match=r"is built without GPUs \(.*pip install 'astroray\[gpu"):
+        search(embedding_ND, ids, config)
+    monkeypatch.setitem(sys.modules, "faiss", faiss_with_gpu([], num=0))
+    with pytest.raises(BackendError, match="FAISS sees no GPU; see nvidia-smi"):
+        search(embedding_ND, ids, config)
+
+
+def test_a_gpu_finds_so_many_neighbors_and_no_more(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", faiss_with_gpu([]))
+    vectors = np.random.default_rng(0).normal(size=(2100, 2)).astype(np.float32)
+    with pytest.raises(ConfigError, match="k is 2040, expected at most 2039 with index gpu-flat"):
+        search(vectors, make_ids(2100), SearchConfig(index="gpu-flat", k=2040))
 
 
 @pytest.mark.parametrize(
@@ -493,7 +618,7 @@ def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
         ("num_probes", 0, "num_probes is 0"),
         ("score", "lof", "score is 'lof', expected one of kth, mean"),
         ("partition_mb", 0, "partition_mb is 0, expected at least 1"),
-        ("index", "hnsw", "index is 'hnsw', expected one of auto, flat, ivf-flat, ivf-sq8"),
+        ("index", "lsh", "index is 'lsh', expected one of auto, flat, ivf-flat, ivf-sq8, ivf-pq"),
         ("seed", -1, "seed is -1"),
     ],
 )

@@ -113,9 +113,10 @@ def machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in _alive()]
 
 
-def cpus_of_one_machine() -> int:
-    """CPUs of the largest machine: a task that asks for more waits for ever."""
-    return max([1, *(int(one.get("CPU", 0)) for one in machines())])
+def cpus_of_one_machine(num_gpus: float = 0.0) -> int:
+    """CPUs of the largest machine with so many GPUs: a task that asks for more waits for ever."""
+    able = [one for one in machines() if one.get("GPU", 0.0) >= num_gpus]
+    return max([1, *(int(one.get("CPU", 0)) for one in able)])
 
 
 def _alive() -> list[dict[str, Any]]:

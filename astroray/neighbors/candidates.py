@@ -1,4 +1,4 @@
-"""Which vectors are proposed as neighbors, measured: by brute force, proven, or from cells.
+"""The proven nearest vectors by brute force: float32 proposes, measured distances decide.
 
 Brute force multiplies with the native kernel of astroray_kernels, with FAISS where that does not
 run, or, for wide vectors, in slabs.
@@ -9,7 +9,6 @@ object_id; G queries among them; C candidates of each.
 
 import contextlib
 import ctypes
-import math
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -22,7 +21,6 @@ from astroray.neighbors.distances import (
     pair_distances,
     parts,
     slab_squares,
-    spread,
 )
 
 if TYPE_CHECKING:
@@ -35,10 +33,6 @@ VECTORS_AT_ONCE = 2**18
 WIDE = 1024
 """Dimensions from which on products are summed by slabs: FAISS's would prove too few rows."""
 TILE_SIZE = 2**24  # float32 numbers, 64 MB
-POINTS_PER_CELL = 64  # of the training sample
-LARGEST_PROBED_SHARE = 0.25  # a scanned vector costs about twice one of brute force
-RECALL_SAMPLE = 1_000
-RECALL_GOAL = 0.99
 
 
 class Exact:
@@ -94,7 +88,7 @@ class Exact:
     def _rows_at_once(self) -> int:
         if self.is_wide:  # all, whose candidates are small beside them: each product serves two
             return len(self.frame.embedding_UD)
-        return _rows_at_once(self.num_neighbors + PADS[0])
+        return rows_at_once(self.num_neighbors + PADS[0])
 
     def _propose(self, vector_B: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nearest of float32 candidates, and for which rows that is proven."""
@@ -109,7 +103,7 @@ class Exact:
         kth_B = np.partition(square_BC, self.num_neighbors - 1)[:, self.num_neighbors - 1]
         limit_B = frame.limit(norm_B, kth_B, error)
         near_BC[square_BC > limit_B[:, None]] = -1
-        near_BK, distance_BK = _measure(frame, vector_B, near_BC, self.num_neighbors)
+        near_BK, distance_BK = measure(frame, vector_B, near_BC, self.num_neighbors)
         if num_candidates == len(frame.embedding_UD):
             return near_BK, distance_BK, np.ones(len(vector_B), bool)
         square_B = (distance_BK[:, -1] * frame.scale) ** 2
@@ -187,75 +181,6 @@ def _tensor(values: np.ndarray) -> "torch.Tensor":
     return torch.from_numpy(np.require(values, requirements="W"))
 
 
-class Cells:
-    """Finds near others of a vector in the cells of an inverted file around it.
-
-    The cells depend on the vectors, the seed and the kind, never on threads.
-    """
-
-    def __init__(
-        self, faiss: ModuleType, exact: Exact, *, kind: str, seed: int, num_probes: int | None
-    ) -> None:
-        self.faiss, self.frame, self.num_neighbors = faiss, exact.frame, exact.num_neighbors
-        size, dim = self.frame.embedding_UD.shape
-        self.num_cells = _num_cells(size)
-        self.quantizer = faiss.IndexFlatL2(dim)
-        if kind == "ivf-sq8":
-            code = faiss.ScalarQuantizer.QT_8bit
-            self.ivf = faiss.IndexIVFScalarQuantizer(self.quantizer, dim, self.num_cells, code)
-        else:
-            self.ivf = faiss.IndexIVFFlat(self.quantizer, dim, self.num_cells)
-        self.ivf.cp.seed = seed
-        self.ivf.cp.min_points_per_centroid = 1  # FAISS warns on a short sample
-        self.ivf.cp.max_points_per_centroid = POINTS_PER_CELL
-        sample = spread(size, self.num_cells * POINTS_PER_CELL)
-        with threads(faiss, 1):  # no sum over threads decides where a cell lies or who is in it
-            self.ivf.train(self.frame.rows(sample, np.float32))
-            for part in parts(size, VECTORS_AT_ONCE):
-                self.ivf.add(self.frame.rows(part, np.float32))
-        self.is_good = True
-        """Whether the probes find RECALL_GOAL of the true neighbors, or were asked for."""
-        self.num_probes, how = self._choose_probes(exact, num_probes)
-        self.sentence = f"{self.num_probes} of {self.num_cells} cells looked into, {how}"
-
-    def nearest(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Indices [G, K] and published distances [G, K]; -1 and NaN where none was found."""
-        near_GK = np.full((len(vector_G), self.num_neighbors), -1, np.int64)
-        distance_GK = np.full(near_GK.shape, np.nan)
-        if near_GK.size == 0:
-            return near_GK, distance_GK
-        num_candidates = self.num_neighbors + 1 + PADS[0]
-        for part in parts(len(vector_G), _rows_at_once(num_candidates)):
-            query_BD = self.frame.rows(vector_G[part], np.float32)
-            with threads(self.faiss, 1):  # a product's last bits may choose another cell
-                square_BP, cell_BP = self.quantizer.search(query_BD, self.num_probes)
-            self.ivf.nprobe = self.num_probes
-            _, candidate_BC = self.ivf.search_preassigned(
-                query_BD, num_candidates, cell_BP, square_BP
-            )
-            near_GK[part], distance_GK[part] = _measure(
-                self.frame, vector_G[part], candidate_BC, self.num_neighbors
-            )
-        return near_GK, distance_GK
-
-    def _choose_probes(self, exact: Exact, asked: int | None) -> tuple[int, str]:
-        """The fewest probes, doubling, that reach RECALL_GOAL on a sample, else the most."""
-        if asked is not None:
-            return min(asked, self.num_cells), "asked for"
-        most = max(1, int(LARGEST_PROBED_SHARE * self.num_cells))
-        sample = spread(len(self.frame.embedding_UD), RECALL_SAMPLE)
-        truth_GK, _ = exact.nearest(sample)
-        self.num_probes, recall = 1, _recall(self._sampled(sample, 1), truth_GK)
-        while recall < RECALL_GOAL and 2 * self.num_probes <= most:
-            recall = _recall(self._sampled(sample, 2 * self.num_probes), truth_GK)
-        self.is_good = recall >= RECALL_GOAL
-        return self.num_probes, f"recall {recall:.4f} on {len(sample)} objects"
-
-    def _sampled(self, sample: np.ndarray, num_probes: int) -> np.ndarray:
-        self.num_probes = num_probes
-        return self.nearest(sample)[0]
-
-
 @contextlib.contextmanager
 def threads(faiss: ModuleType, num_threads: int) -> Iterator[None]:
     """FAISS on so many threads; restored after."""
@@ -306,7 +231,7 @@ def _by_tiles(
     return found.D, found.I, frame.slab_error()
 
 
-def _measure(
+def measure(
     frame: Frame, vector_B: np.ndarray, candidate_BC: np.ndarray, num_neighbors: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest [B, K] of candidates (-1: none) by published distance, itself left out."""
@@ -323,21 +248,6 @@ def _measure(
     return np.where(np.isnan(distance_BK), -1, near_BK), distance_BK
 
 
-def _rows_at_once(num_candidates: int) -> int:
+def rows_at_once(num_candidates: int) -> int:
+    """Queries whose candidates are held together."""
     return max(256, CANDIDATES_AT_ONCE // num_candidates)
-
-
-def _num_cells(num_vectors: int) -> int:
-    """About 4 sqrt(U), a power of two, with POINTS_PER_CELL vectors a cell at least."""
-    wanted = round(math.log2(4.0 * math.sqrt(num_vectors)))
-    affordable = int(math.log2(max(1, num_vectors // POINTS_PER_CELL)))
-    return 2 ** min(wanted, affordable)
-
-
-def _recall(near_GK: np.ndarray, truth_GK: np.ndarray) -> float:
-    """Share of the true neighbors that were found."""
-    if truth_GK.size == 0:
-        return 1.0
-    row_G1 = np.arange(len(truth_GK))[:, None] * (int(max(truth_GK.max(), near_GK.max())) + 1)
-    found_GK = np.isin(row_G1 + truth_GK, (row_G1 + near_GK)[near_GK >= 0])
-    return float(found_GK.mean())

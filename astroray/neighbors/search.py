@@ -1,9 +1,8 @@
 """The nearest neighbors of every object, and which index finds them: the only file with FAISS.
 
-`candidates` proposes neighbors in float32, by FAISS or by products of slabs, and `distances`
-measures them. A flat search proves every row. An inverted file gives upper bounds, and
-`certificate` re-scores those that matter exactly. All work is done in the order of `object_id`,
-so the result does not depend on the order of the input.
+`candidates` finds neighbors by brute force and proves every row. The indexes of `approximate` give
+upper bounds, and `certificate` re-scores those that matter exactly. `distances` measures them. All
+work is done in the order of `object_id`, so the result does not depend on the order of the input.
 """
 
 import contextlib
@@ -11,26 +10,28 @@ import dataclasses
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.errors import BackendError, ConfigError, DataError
-from astroray.neighbors.candidates import Cells, Exact, threads
+from astroray.neighbors.approximate import ApproximateIndex, check_gpu_of
+from astroray.neighbors.candidates import Exact, threads
 from astroray.neighbors.certificate import Certified, Proof, certify_top, score_of
 from astroray.neighbors.distances import Frame, parts
 from astroray.neighbors.twins import Twins
 
 Score = Literal["kth", "mean"]
-Index = Literal["auto", "flat", "ivf-flat", "ivf-sq8", "sharded"]
-INDEXES = ("auto", "flat", "ivf-flat", "ivf-sq8", "sharded")
+Index = Literal[
+    "auto", "flat", "ivf-flat", "ivf-sq8", "ivf-pq", "hnsw", "gpu-flat", "gpu-ivf-flat", "sharded"
+]
 
 Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 LARGEST_FLAT = 50_000
-MEMORY_SHARE = 0.25  # vectors are held twice beside the index
+MEMORY_SHARE = 0.25  # vectors that are not in order are held twice beside the index
 ROWS_AT_ONCE = 16_384
 
 
@@ -45,13 +46,14 @@ class SearchConfig:
     score: Score = "kth"
     """Distance to the k-th neighbor, or mean distance to the k neighbors."""
     index: Index = "auto"
-    """auto: see `choose_index`."""
+    """auto: see `choose_index`; gpu-: a GPU proposes neighbors, the list is proven on the CPU."""
     seed: int = 0
-    """Of the cells of an inverted file."""
+    """Of the cells of an index, or of its graph."""
     num_threads: int = 1
     """Never changes a result."""
     num_probes: int | None = None
-    """Cells looked into for each object; None: by recall on a sample."""
+    """Cells looked into for each object, with hnsw vectors kept on a walk; None: by recall on a
+    sample."""
     partition_mb: int = 256
     """Vectors of a partition, or of a part of a night, about; a task needs a few times as much."""
 
@@ -61,10 +63,15 @@ class SearchConfig:
             _check_at_least_one(name, getattr(self, name))
         if self.num_probes is not None:
             _check_at_least_one("num_probes", self.num_probes)
-        _check_choice("score", self.score, ("kth", "mean"))
-        _check_choice("index", self.index, INDEXES)
+        _check_choice("score", self.score, get_args(Score))
+        _check_choice("index", self.index, get_args(Index))
         if not 0 <= self.seed < 2**31:
             raise ConfigError(f"seed is {self.seed}, expected 0..{2**31 - 1}")
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether a GPU proposes neighbors."""
+        return self.index.startswith("gpu-")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +92,7 @@ class Neighbors:
     """[N] bool; proven to be in the exact top."""
     proof: Proof
     index: str
-    """flat, ivf-flat or ivf-sq8."""
+    """As of `SearchConfig`, but for auto."""
     index_reason: str
     products: str
     """What multiplied in exact searches: native, faiss or slabs."""
@@ -108,21 +115,29 @@ class Neighbors:
 def choose_index(
     num_objects: int, dim: int, memory_bytes: int | None = None, *, can_shard: bool = False
 ) -> tuple[str, str]:
-    """The index for a survey and the reason in words; needs the machine's memory for ivf-sq8.
+    """The index for a survey and the reason in words.
 
     `memory_bytes` None means enough; `can_shard` where the embeddings lie in a run directory.
+    Of indexes in one process the first is taken that needs at most MEMORY_SHARE of the memory:
+    4 bytes of each number, 1 with ivf-sq8, else ivf-pq, a byte of four.
     """
-    size_bytes = 4 * num_objects * dim
     if num_objects <= LARGEST_FLAT:
         return "flat", f"{num_objects} objects are at most {LARGEST_FLAT}"
+    reason = f"{num_objects} objects are more than {LARGEST_FLAT}"
     if can_shard:
-        return "sharded", f"{num_objects} objects are more than {LARGEST_FLAT}"
-    if memory_bytes is not None and size_bytes > MEMORY_SHARE * memory_bytes:
-        return "ivf-sq8", (
-            f"{size_bytes / 1e9:.1f} GB of vectors are more than {MEMORY_SHARE:.0%} of "
-            f"{memory_bytes / 1e9:.1f} GB of memory"
-        )
-    return "ivf-flat", f"{num_objects} objects are more than {LARGEST_FLAT}"
+        return "sharded", reason
+    index = "ivf-flat"
+    for smaller, held, size_bytes in (
+        ("ivf-sq8", "vectors", 4 * num_objects * dim),
+        ("ivf-pq", "codes of 8 bits", num_objects * dim),
+    ):
+        if memory_bytes is not None and size_bytes > MEMORY_SHARE * memory_bytes:
+            index = smaller
+            reason = (
+                f"{size_bytes / 1e9:.1f} GB of {held} are more than {MEMORY_SHARE:.0%} of "
+                f"{memory_bytes / 1e9:.1f} GB of memory"
+            )
+    return index, reason
 
 
 def search(
@@ -152,8 +167,10 @@ def search(
             "scan a survey, or choose another index"
         )
     order_N = _order(embedding_ND, object_id_N)
+    is_ordered = bool((order_N[1:] > order_N[:-1]).all())  # then vectors are read where they lie
+    ordered_ND = np.ascontiguousarray(embedding_ND) if is_ordered else embedding_ND[order_N]
     with _faiss(config.num_threads) as faiss:
-        survey = _Survey(faiss, embedding_ND[order_N], config)
+        survey = _Survey(faiss, ordered_ND, config)
         if bound_N is None:
             certified = survey.search(memory_bytes)
         else:
@@ -205,7 +222,7 @@ class _Survey:
         """Fills in the neighbors of all objects and certifies the top."""
         nearest = self._nearest(memory_bytes)
         all_N, all_U = np.arange(len(self.neighbor_NK)), np.arange(len(self.twins.first_U))
-        is_exact = self.index == "flat" or len(all_N) < 2
+        is_exact = nearest == self.exact.nearest
         return self._certify(self._fill(all_N, all_U, nearest), is_exact, lambda: False)
 
     def search_again(self, bound_N: np.ndarray, is_late: Callable[[], bool]) -> Certified:
@@ -229,25 +246,28 @@ class _Survey:
         )
 
     def _nearest(self, memory_bytes: int | None) -> Nearest:
-        """The search to use; with `auto`, cells that find too little give way to brute force."""
+        """The search to use; with `auto`, brute force where an index would find too little."""
         self.index, self.index_reason = self.config.index, "asked for"
         if self.index == "auto":
             num_objects, dim = len(self.neighbor_NK), self.exact.frame.embedding_UD.shape[1]
             self.index, self.index_reason = choose_index(num_objects, dim, memory_bytes)
-        if self.index == "flat" or len(self.neighbor_NK) < 2:
+        if self.config.is_on_gpu:
+            check_gpu_of(self.faiss)
+        if self.index == "flat" or not self.exact.num_neighbors:
             return self.exact.nearest
-        cells = Cells(
+        approximate = ApproximateIndex(
             self.faiss,
             self.exact,
             kind=self.index,
             seed=self.config.seed,
             num_probes=self.config.num_probes,
         )
-        if self.config.index == "auto" and not cells.is_good:
-            self.index, self.index_reason = "flat", f"cells would not help: {cells.sentence}"
+        if self.config.index == "auto" and not approximate.is_good:
+            self.index_reason = f"{self.index} would not help: {approximate.sentence}"
+            self.index = "flat"
             return self.exact.nearest
-        self.index_reason += f"; {cells.sentence}"
-        return cells.nearest
+        self.index_reason += f"; {approximate.sentence}"
+        return approximate.nearest
 
     def _fill(self, row_B: np.ndarray, vector_G: np.ndarray, nearest: Nearest) -> np.ndarray:
         """Stores the neighbors of `row_B`, whose vectors are `vector_G`; returns their scores."""
@@ -292,6 +312,12 @@ def check_faiss() -> None:
     """Raises BackendError where FAISS is not installed, without loading it: before long work."""
     if importlib.util.find_spec("faiss") is None:
         raise _no_faiss("it is not installed")
+
+
+def check_gpu() -> None:
+    """Raises BackendError where FAISS is not installed, or has no GPU here, saying why."""
+    with _faiss(1) as faiss:
+        check_gpu_of(faiss)
 
 
 def _no_faiss(reason: object) -> BackendError:

@@ -6,15 +6,28 @@ from astroray import storage
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, SearchPlan, rank_survey
 from astroray.catalog import versions
+from astroray.errors import ConfigError
 from astroray.execution import workers
 from astroray.execution.workers import WorkerPlan
-from astroray.neighbors.search import choose_index
+from astroray.neighbors.search import SearchConfig, check_gpu, choose_index
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
 from astroray.search.stages import Note
 from astroray.storage import kept_copies
 
-__all__ = ["rank_run"]
+__all__ = ["check_index", "rank_run"]
+
+
+def check_index(search: SearchConfig, plan_of_workers: WorkerPlan) -> None:
+    """Before long work, raises ConfigError or BackendError where a GPU is asked for and missing."""
+    if not search.is_on_gpu:
+        return
+    if not plan_of_workers.num_gpus:
+        raise ConfigError(
+            f"search.index is {search.index}, and workers have no GPU; set num_gpus, start a "
+            "cluster with GPUs, or take another index"
+        )
+    workers.remotely(check_gpu, num_cpus=1, num_gpus=plan_of_workers.num_gpus)()
 
 
 def rank_run(
@@ -43,8 +56,10 @@ def rank_run(
         if storage.is_remote(plan.run_dir):
             workers.on_each_machine(kept_copies.clear)
         return outcome
-    threads = min(threads, workers.cpus_of_one_machine())
+    num_gpus = plan_of_workers.num_gpus if plan.search.is_on_gpu and not is_night else 0.0
+    threads = min(threads, workers.cpus_of_one_machine(num_gpus))
     alone = "auto" if index == "sharded" else plan.search.index  # what one process can do
     search = dataclasses.replace(plan.search, index=alone, num_threads=threads)
     rank = rank_night if is_night else rank_survey
-    return workers.remotely(rank, num_cpus=threads)(dataclasses.replace(plan, search=search))
+    task = workers.remotely(rank, num_cpus=threads, num_gpus=num_gpus)
+    return task(dataclasses.replace(plan, search=search))

@@ -12,12 +12,8 @@ from astroray.actors import catalog_parts, index, join, publish
 from astroray.actors.join import JoinPlan, write_columns, write_ranking
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
-from astroray.neighbors.candidates import (
-    LARGEST_PROBED_SHARE,
-    RECALL_GOAL,
-    RECALL_SAMPLE,
-    nearest_by_kernel,
-)
+from astroray.neighbors.approximate import LARGEST_COMPARED_SHARE, RECALL_GOAL, RECALL_SAMPLE
+from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import Certified, certify_top, score_of
 from astroray.neighbors.distances import spread
 from astroray.neighbors.partitions import Partition, open_batches
@@ -110,7 +106,7 @@ class ShardedSearch:
     def choose_probes(self) -> None:
         """Decides how many cells are looked into; `reason` says why."""
         num_cells = open_batches(self.plan.cells).get_batch(0).num_rows
-        most = max(1, int(LARGEST_PROBED_SHARE * num_cells))
+        most = max(1, int(LARGEST_COMPARED_SHARE * num_cells))
         num_probes, is_all, how = self.config.num_probes, False, "asked for"
         if num_probes is None:
             num_probes, recall, num = self._measure_recall(most)

@@ -298,7 +298,8 @@ def test_a_truncated_file_is_listed_and_refused_when_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "option", ["size=0", "threshold=-1", "box_px=0", "deblend_levels=9999", "mask=no.fits", "seize=3"]
+    "option",
+    ["size=0", "threshold=-1", "box_px=0", "deblend_levels=9999", "mask=no.fits", "seize=3"],
 )
 def test_bad_options_are_refused_before_anything_is_read(tmp_path, option):
     path = write(tmp_path / "a.fits", make_field())

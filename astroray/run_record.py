@@ -17,7 +17,7 @@ from astroray.neighbors.certificate import Proof
 from astroray.provenance import Machine
 from astroray.record_json import FLAT, PART, from_json, named, to_json
 from astroray.run_files import record_file
-from astroray.surveys.shards import ModalityName
+from astroray.surveys.shards import REST, ModalityName
 
 __all__ = [
     "Backends", "CatalogProof", "Changes", "Counts", "Coverage", "Drift", "ModelRef",
@@ -69,11 +69,6 @@ class Counts:
             f"{self.rows_embedded} rows embedded and {self.inherited or 0} inherited, "
             f"{self.catalog or 0} in the catalog + {self.duplicates or 0} twice"
         )
-
-    @property
-    def rejected_share(self) -> float:
-        """Of the rows that were read, 0..1."""
-        return self.rows_rejected / max(self.rows_read, 1)
 
     @property
     def shards_rejected_share(self) -> float:
@@ -339,6 +334,12 @@ class RunRecord:
     def num_rejects(self) -> int:
         """Rows and shards, duplicates too."""
         return sum(kind.rows + kind.shards for kind in self.rejects)
+
+    @property
+    def rejected_share(self) -> float:
+        """Of the rows that were read, 0..1; rests, with which nothing is wrong, are left out."""
+        num_rests = sum(kind.rows for kind in self.rejects if kind.kind == REST)
+        return (self.counts.rows_rejected - num_rests) / max(self.counts.rows_read, 1)
 
     @property
     def when(self) -> str:

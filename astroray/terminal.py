@@ -192,7 +192,7 @@ def check_rejects(record: "RunRecord", limit: float, *, rows: str, result: str) 
     rows    what a row of the survey is called
     result  what is there all the same, with its verb
     """
-    share, of_shards = record.counts.rejected_share, record.counts.shards_rejected_share
+    share, of_shards = record.rejected_share, record.counts.shards_rejected_share
     if max(share, of_shards) > limit:
         raise AstrorayError(
             f"{share:.1%} of the {rows} and {of_shards:.1%} of the shards were rejected, expected "

@@ -1,14 +1,20 @@
 """Light curves cut into rows of one length: names, numbers, gaps, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 
 from astroray import surveys
 from astroray.errors import ConfigError
 from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
-from astroray.surveys.shards import Reject, Rows
+from astroray.surveys.shards import REST, Reject, Rows
 from tests.light_curves_made import write_mission
 from tests.test_curve_preparation import curve, noise
+
+
+def is_reject(item):
+    return isinstance(item, Reject)
 
 
 def test_the_windows_of_an_even_curve_are_its_pieces_in_order():
@@ -27,14 +33,29 @@ def test_a_window_lasts_as_long_whatever_is_missing_and_a_gap_has_none():
     assert [len(piece.flux) for piece in pieces] == [100, 50]
 
 
-def test_a_rest_of_less_than_a_tenth_is_no_window_and_a_curve_without_any_a_reject():
-    pieces = list(cut_windows(curve(noise(209)), 100))
+def test_a_rest_of_less_than_a_tenth_is_counted_as_one_and_a_curve_of_rests_is_a_reject():
+    *pieces, rest = cut_windows(curve(noise(209), row=1), 100)
     assert [len(piece.flux) for piece in pieces] == [100, 100]
+    assert (rest.row, rest.kind, rest.stage) == (ROWS_PER_CURVE + 2, REST, "read")
+    assert "window 2 of star 1 has 9 of 100 cadences, expected at least 10%" in rest.reason
     assert [len(piece.flux) for piece in cut_windows(curve(noise(210)), 100)] == [100, 100, 10]
     time_d = np.r_[0:5, 300:305] * 120 / 86400
     (reject,) = cut_windows(curve(noise(10), time_d=time_d, row=2), 100)
     assert (reject.row, reject.kind) == (2 * ROWS_PER_CURVE, "short")
     assert "star 2 has 10 cadences, and no window of 100 with at least 10%" in reject.reason
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_cadence_is_in_one_window_or_in_a_reject_that_says_how_many(seed):
+    random = np.random.default_rng(seed)
+    time_d = np.flatnonzero(np.repeat(random.random(30) < 0.5, 40)) * 120 / 86400
+    whole = curve(noise(len(time_d)), time_d=time_d)
+    found = list(cut_windows(whole, 100))
+    rows = [piece.row for piece in found]
+    assert rows == sorted(set(rows))
+    rests = [int(re.search("has ([0-9]+) of", one.reason)[1]) for one in found if is_reject(one)]
+    kept = [len(one.flux) for one in found if not is_reject(one)]
+    assert sum(kept) + sum(rests) == len(time_d)
 
 
 def test_a_window_without_flux_is_a_reject_that_names_it():

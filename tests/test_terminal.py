@@ -8,6 +8,10 @@ import types
 import pytest
 
 from astroray import terminal
+from astroray.errors import AstrorayError
+from astroray.run_record import Counts, RejectCount, RunRecord
+from astroray.surveys.shards import REST
+from tests.runs_made import make_run
 
 
 @pytest.fixture
@@ -65,3 +69,14 @@ def test_a_terminal_shows_each_state(clock, monkeypatch):
         for number in range(3):
             show("embed", f"embed {number}")
     assert re.findall(r"embed (\d)", stream.getvalue()) == ["0", "1", "2"]
+
+
+def test_rests_of_windows_are_counted_but_not_held_against_the_share_that_may_be_rejected(tmp_path):
+    counts = Counts(shards=1, rows_read=100, rows_embedded=89, rows_rejected=11)
+    rests = RejectCount(stage="read", kind=REST, reason="window 8 has 9 of 512", rows=10, shards=0)
+    empty = RejectCount(stage="read", kind="empty", reason="no flux", rows=1, shards=0)
+    run = make_run(tmp_path, 3, counts=counts, rejects=(rests, empty))
+    record = RunRecord.of(run.path)
+    terminal.check_rejects(record, 0.01, rows="rows", result="catalog is")
+    with pytest.raises(AstrorayError, match=r"^1\.0% of the rows and 0\.0% of the shards"):
+        terminal.check_rejects(record, 0.005, rows="rows", result="catalog is")

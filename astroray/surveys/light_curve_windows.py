@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from astroray.surveys.light_curve_rows import LightCurve
-from astroray.surveys.shards import Reject, reject
+from astroray.surveys.shards import REST, Reject, reject
 
 __all__ = ["ROWS_PER_CURVE", "cut_windows"]
 
@@ -20,24 +20,32 @@ for that alone."""
 def cut_windows(curve: LightCurve, cadences: int) -> Iterator[LightCurve | Reject]:
     """Pieces that last so many cadences, from the first one on; the last may be shorter.
 
-    A piece does not exist where nearly all of it is a gap: with less than a tenth of its cadences.
-    One with fewer than two fluxes is a reject, and so is a light curve without any piece. The
-    number of the piece, and the first day of the whole, are in `meta` as `window`, `first_day`.
+    A piece with less than a tenth of its cadences, as at the end or beside a gap, is a reject of
+    kind `REST`; where nothing was observed there is none. One with fewer than two fluxes is a
+    reject, and a light curve of nothing but rests is a single one. The number of the piece, and
+    the first day of the whole, are in `meta` as `window`, `first_day`.
     """
     passed_T = (curve.time_d - curve.time_d[0]) * (86400.0 / (cadences * curve.cadence_s))
     number_T = np.floor(passed_T + 1e-6).astype(np.int64)
     starts = np.flatnonzero(np.diff(number_T, prepend=-1))
-    bounds = zip(starts, [*starts[1:], len(number_T)], strict=True)
-    long = [(start, stop) for start, stop in bounds if stop - start >= LEAST_SHARE * cadences]
-    if not long:
+    bounds = list(zip(starts, [*starts[1:], len(number_T)], strict=True))
+    if all(stop - start < LEAST_SHARE * cadences for start, stop in bounds):
         reason = (
             f"{curve.object_id} has {len(curve.time_d)} cadences, and no window of {cadences} with "
             f"at least {LEAST_SHARE:.0%} of them"
         )
         yield reject(curve.row * ROWS_PER_CURVE, "short", reason)
-    for start, stop in long:
+        return
+    for start, stop in bounds:
         number, part = int(number_T[start]), slice(int(start), int(stop))
         row = curve.row * ROWS_PER_CURVE + number
+        if stop - start < LEAST_SHARE * cadences:
+            reason = (
+                f"window {number} of {curve.object_id} has {stop - start} of {cadences} cadences, "
+                f"expected at least {LEAST_SHARE:.0%}: what the cut into windows leaves over"
+            )
+            yield reject(row, REST, reason)
+            continue
         num_seen = int(np.count_nonzero(np.isfinite(curve.flux[part])))
         if num_seen < 2:
             reason = (

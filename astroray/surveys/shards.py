@@ -208,6 +208,11 @@ class Reject:
         return cls(row=None, stage="read", kind=kind, reason=str(error))
 
 
+REST = "rest"
+"""Kind of a reject with which nothing is wrong: what a cut that the survey asks for leaves over. It
+is counted as all are, and not held against the share that may be rejected."""
+
+
 def reject(row: int, kind: str, reason: str) -> Reject:
     """A row that cannot be used, refused while it is read."""
     return Reject(row=row, stage="read", kind=kind, reason=reason)

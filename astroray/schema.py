@@ -223,7 +223,8 @@ FLARE_EVENT = [
     ),
     column(
         "profile_time", pa.list_(pa.float32()), "d", "times of the cadences in and around the "
-        "flare, after its peak; null where it was refused", ucd="time.relative",
+        "flare, after its peak, up to a pause that splits the light curve; missing ones have none; "
+        "null where it was refused", ucd="time.relative",
     ),
     column(
         "profile_flux", pa.list_(pa.float32()), "", "their flux over that of the star without "

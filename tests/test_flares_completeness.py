@@ -129,6 +129,12 @@ def test_a_profile_is_drawn_with_its_gaps_and_its_height():
     assert "<i>" not in svg
 
 
+def test_the_line_of_a_profile_does_not_cross_cadences_that_are_missing():
+    svg = str(flare_figure([-0.2, -0.1, 0.0, 0.1, 0.5, 0.6], [0, 0, 0.5, 0.2, 0.1, 0], "TIC 7"))
+    first, second = svg.split('class="corrected" d="')[1].split('"')[0].split("M")[1:]
+    assert (first.count("L"), second.count("L")) == (3, 1)
+
+
 def test_a_sketch_keeps_the_extremes_of_each_bin_and_says_which_are_empty():
     time_d = np.array([0.0, 0.1, 0.4, 0.6, 2.9, 4.0])
     flux = np.array([100.0, 90.0, np.nan, 150.0, 100.0, 110.0])

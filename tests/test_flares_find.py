@@ -53,6 +53,21 @@ def table_of(folder, table, shard):
     return pq.read_table(flare_part_file(str(folder), table, shard.name))
 
 
+def test_a_profile_does_not_reach_beyond_a_gap(tmp_path):
+    time_d, flux = star(days=6, flares=((2.02, 6.0, 0.05),))
+    kept_T = (time_d < 1500.5) | (time_d > 1502.0)
+    found = find_in_light_curve(
+        light_curve(time_d[kept_T], flux[kept_T]), plan_in(tmp_path), shard="a"
+    )
+    (event, profile) = next(
+        one for one in zip(found.events, found.profiles, strict=True) if not one[0].refused
+    )
+    assert event.peak_d == pytest.approx(1502.02, abs=0.003)
+    after_d, flux_P = profile
+    assert -0.05 < after_d[0] < 0
+    assert np.isfinite(flux_P).all()
+
+
 def test_a_shard_becomes_flares_with_times_and_energies(tmp_path):
     shard = shard_of(write_star(tmp_path / "in", 5), write_star(tmp_path / "in", 6, flares=()))
     receipt = find_in_shard(plan_in(tmp_path), shard)

@@ -127,6 +127,14 @@ def test_what_gives_no_window_says_so():
         curve_windows([curve(cadence_d=2 / 24)], KEPLER)
 
 
+def test_a_star_that_gives_no_window_is_counted_beside_others():
+    long = light_curve(*star(days=8.0, cadence_d=10 / 1440))
+    short = light_curve(*star(days=2.0, cadence_d=10 / 1440), object_id="TIC 8", row=1)
+    windows, rejects, _ = star_windows([("shard", one) for one in (short, long)])
+    assert (len(windows), rejects) == (len(curve_windows([long], TESS)), [])
+    assert windows.dropped["light curve shorter than a window"] == 1
+
+
 def test_a_constant_flux_has_no_scale_and_stays_zero():
     flat = curve()
     flat = dataclasses.replace(flat, flux=np.full(len(flat.flux), 7.0))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -16,9 +17,10 @@ from astroray.cli import cli
 from astroray.errors import ConfigError, DataError
 from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.flares.windows import WindowRule, join_windows
-from astroray.forecast import train
-from astroray.forecast.collect import collect_windows, read_windows, write_windows
+from astroray.forecast import kept_windows, train
+from astroray.forecast.collect import collect_windows
 from astroray.forecast.forecast_record import ForecastRecord
+from astroray.forecast.kept_windows import keep_group, read_group, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import course_figure, reliability_figure
 from astroray.forecast.predict import forecast_curves
@@ -50,7 +52,7 @@ def groups_of(shards, **options):
 
 
 def found_in(shards):
-    return map(collect_windows, groups_of(shards))
+    return (collect_windows(group)[:2] for group in groups_of(shards))
 
 
 def run(*arguments):
@@ -238,6 +240,26 @@ def test_windows_do_not_depend_on_how_many_files_a_survey_has(tmp_path):
         np.testing.assert_array_equal(getattr(windows, column), getattr(whole[0], column))
     (reject,) = [reject for _, rejects, _ in apart for reject in rejects]
     assert (reject.shard, reject.kind) == (parts[2].name, "corrupt")
+
+
+def test_a_killed_gathering_goes_on_with_the_groups_that_are_left(tmp_path, monkeypatch):
+    survey = write_survey(tmp_path / "in", num_stars=2)
+    (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
+    groups = groups_of(flare_shards(survey), size=1)
+    assert len({group.name for group in groups}) == len(groups) == 3
+    paths = [keep_group(group, str(tmp_path / "groups")) for group in groups]
+    found = [read_group(path) for path in paths]
+    assert [windows and len(windows) for windows, _ in found][2] is None
+    assert [reject.kind for _, rejects in found for reject in rejects] == ["corrupt"]
+    expected, _, _ = collect_windows(groups[0])
+    np.testing.assert_array_equal(found[0][0].flux_WTC, expected.flux_WTC)
+    assert (found[0][0].star_ids, found[0][0].dropped) == (expected.star_ids, expected.dropped)
+
+    monkeypatch.setattr(kept_windows, "collect_windows", None)  # none is gathered again
+    assert [keep_group(group, str(tmp_path / "groups")) for group in groups] == paths
+    os.utime(tmp_path / "in" / "tic1.npz", (1, 1))
+    changed = groups_of(flare_shards(survey), size=1)
+    assert {group.name for group in changed}.isdisjoint(group.name for group in groups)
 
 
 def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):

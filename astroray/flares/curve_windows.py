@@ -73,7 +73,10 @@ def curve_windows(
         stop_W = np.append(stop_W, last)
     stop_W = stop_W[grid.num_seen(stop_W - rule.num_cadences, stop_W) > 0]
     if not stop_W.size:
-        return describe_windows(record, np.zeros(0), rule, {"light curve shorter than a window": 1})
+        dropped = {"light curve shorter than a window": 1}
+        nothing = describe_windows(record, np.zeros(0), rule, dropped)
+        flux_WTC = np.zeros((0, rule.num_cadences, 3), np.float32)  # as wide as those of others
+        return dataclasses.replace(nothing, flux_WTC=flux_WTC)
     kept_W, is_blind_W, dropped = _sift(grid, stop_W, rule, unanswered)
     flux_WT = [grid.relative(stop - rule.num_cadences, stop) for stop in stop_W[kept_W]]
     is_void_V = np.array([flux_T is None for flux_T in flux_WT], bool)

@@ -16,6 +16,8 @@ WIDTH, HEIGHT = 420, 240
 PROFILE_WIDTH, PROFILE_HEIGHT = 240, 130
 LEFT, RIGHT, TOP, BOTTOM = 54, 24, 12, 40
 CURVE_WIDTH, CURVE_HEIGHT = 860, 170
+LONGEST_STEP = 1.5
+"""Cadences from one to the next; where it is longer, one is missing."""
 
 
 class _Axes:
@@ -120,7 +122,9 @@ def completeness_figure(completeness: Completeness, name: str) -> Markup:
 def flare_figure(time_d: Sequence[float], flux: Sequence[float], name: str) -> Markup:
     """A flare's relative flux over time: its length in hours and height in per cent beside it.
 
-    time_d, flux  [P]  d, relative flux; NaN where missing, which breaks the line
+    time_d, flux  [P]  d, relative flux
+
+    The line breaks where a flux is NaN, and where cadences are missing.
     """
     time_P, flux_P = np.asarray(time_d, np.float64), np.asarray(flux, np.float64)
     known_P = np.isfinite(flux_P)
@@ -128,9 +132,10 @@ def flare_figure(time_d: Sequence[float], flux: Sequence[float], name: str) -> M
     x_P = 8 + (time_P - time_P[0]) / (time_P[-1] - time_P[0]) * (PROFILE_WIDTH - 16)
     unit = (PROFILE_HEIGHT - 38) / (high - low)
     y_P = PROFILE_HEIGHT - 22 - (flux_P - low) * unit
-    breaks = np.flatnonzero(np.diff(known_P)) + 1
+    step_P = np.diff(time_P)
+    breaks = np.flatnonzero(np.diff(known_P) | (step_P > LONGEST_STEP * np.median(step_P))) + 1
     pieces = [
-        _path(list(zip(x.tolist(), y.tolist(), strict=True)))
+        _path(list(zip(x.tolist(), y.tolist(), strict=True))) + "h1" * (len(x) == 1)
         for x, y in zip(np.split(x_P, breaks), np.split(y_P, breaks), strict=True)
         if np.isfinite(y[0])
     ]

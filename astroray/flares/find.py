@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from astroray import faults, ledger, schema, storage
 from astroray.attempts import Nodes, begin_attempt
 from astroray.errors import DataError
-from astroray.flares.detrend import detrend
+from astroray.flares.detrend import Detrended, detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import ED_EDGES_S, recover_flares
@@ -31,7 +31,7 @@ from astroray.surveys.shards import Reject, Shard
 __all__ = ["CurveFlares", "FindPlan", "find_in_light_curve", "find_in_shard"]
 
 PROFILE_POINTS = (15, 30)
-"""Cadences of a profile before and after the flare, or a fifth and a half of it if that is more."""
+"""Most cadences of a profile before and after the flare, or a fifth and a half of it if more."""
 REFUSALS = {
     "single": "one cadence stands out and no decay follows: a cosmic ray, or noise",
     "short": "two cadences stand out and no decay follows",
@@ -97,7 +97,7 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
     mirrored = find_events(curve.time_d, turned, plan.rule)
     return CurveFlares(
         events=events,
-        profiles=[_profile(event, curve.time_d, detrended.relative_T) for event in events],
+        profiles=[_profile(event, curve.time_d, detrended) for event in events],
         facts={
             "mission": curve.mission,
             "flux_kind": curve.flux_kind,
@@ -123,15 +123,17 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
 
 
 def _profile(
-    event: Event, time_d: np.ndarray, relative_T: np.ndarray
+    event: Event, time_d: np.ndarray, detrended: Detrended
 ) -> tuple[np.ndarray, np.ndarray] | None:
+    """The cadences in and around a flare, none from beyond a pause that splits the light curve."""
     if event.refused:
         return None
     before, after = PROFILE_POINTS
     length = event.last - event.first
-    first = max(0, event.first - max(before, length // 5))
-    inside = slice(first, event.last + 1 + max(after, length // 2))
-    return time_d[inside] - event.peak_d, relative_T[inside]
+    piece = np.flatnonzero(detrended.segment_T == detrended.segment_T[event.peak])
+    first = max(piece[0], event.first - max(before, length // 5))
+    stop = min(piece[-1], event.last + max(after, length // 2)) + 1
+    return time_d[first:stop] - event.peak_d, detrended.relative_T[first:stop]
 
 
 def find_in_shard(plan: FindPlan, shard: Shard, nodes: Nodes | None = None) -> Receipt:

@@ -1,12 +1,8 @@
 """How the light curves of a group become windows, star by star, and which of them do not."""
 
 import dataclasses
-import io
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
-from astroray import storage
 from astroray.errors import DataError
 from astroray.flares.curve_windows import curve_windows, events_for_windows, rule_for
 from astroray.flares.events import Event
@@ -15,7 +11,7 @@ from astroray.forecast.star_groups import StarGroup
 from astroray.surveys.light_curves import ZERO_JD, LightCurve, read_light_curves
 from astroray.surveys.shards import Reject
 
-__all__ = ["StarPlace", "collect_windows", "read_windows", "star_windows", "write_windows"]
+__all__ = ["StarPlace", "collect_windows", "star_windows"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,33 +70,6 @@ def star_windows(
         if usable:
             parts.append(curve_windows(usable, rule, events=events, unanswered=unanswered))
     return (join_windows(parts) if parts else None), rejects, places
-
-
-def write_windows(path: str, windows: Windows) -> None:
-    """Publishes windows as one npz file, whole or absent."""
-    columns = {
-        name: value for name, value in vars(windows).items() if isinstance(value, np.ndarray)
-    }
-    sink = io.BytesIO()
-    np.savez(
-        sink,
-        star_ids=np.array(windows.star_ids, np.str_),
-        reasons=np.array(list(windows.dropped), np.str_),
-        counts=np.array(list(windows.dropped.values()), np.int64),
-        **columns,  # type: ignore[arg-type]
-    )
-    storage.publish(path, sink.getvalue())
-
-
-def read_windows(path: str) -> Windows:
-    """Windows that `write_windows` published."""
-    with np.load(io.BytesIO(storage.read_bytes(path))) as file:
-        columns = {name: file[name] for name in file.files}
-    ids: Sequence[str] = columns.pop("star_ids").tolist()
-    dropped = dict(
-        zip(columns.pop("reasons").tolist(), columns.pop("counts").tolist(), strict=True)
-    )
-    return Windows(star_ids=ids, dropped=dropped, **columns)
 
 
 def _items(group: StarGroup) -> Iterator[tuple[str, LightCurve | Reject]]:

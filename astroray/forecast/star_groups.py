@@ -6,6 +6,8 @@ listing was cut, so stars are named first and then dealt into groups.
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Sequence
 
 from astroray.errors import DataError
@@ -24,6 +26,12 @@ class StarGroup:
 
     parts: tuple[tuple[Shard, tuple[int, ...] | None], ...]
     """Shards, and the rows of each that are meant; None: all of them."""
+
+    @property
+    def name(self) -> str:
+        """Of its members alone, safe as a file name; a file with other bytes is another member."""
+        members = [[shard.facts(), rows] for shard, rows in self.parts]
+        return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

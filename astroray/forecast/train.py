@@ -9,7 +9,7 @@ MODEL.fit/                       settings, windows and state: the same command g
 import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,6 @@ from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.flares.windows import Windows, join_windows
 from astroray.forecast.backbone import check_backbone, check_tuning
 from astroray.forecast.calibration import Calibration
-from astroray.forecast.collect import StarPlace, collect_windows, read_windows, write_windows
 from astroray.forecast.fit import (
     Crew,
     FitPlan,
@@ -30,6 +29,13 @@ from astroray.forecast.fit import (
     fit_forecaster,
     forecast_logits,
     restore,
+)
+from astroray.forecast.kept_windows import (
+    forget_groups,
+    keep_group,
+    read_group,
+    read_windows,
+    write_windows,
 )
 from astroray.forecast.language_model import LanguageConfig
 from astroray.forecast.lora import Method, save_adapter, save_base
@@ -45,7 +51,7 @@ __all__ = ["TrainConfig", "flare_shards", "train_flares"]
 READER = "light_curves"
 NUM_PARTS = 5
 """Stars are dealt into so many parts: one for validation, one for the test, others to train."""
-WINDOWS, PROGRESS = "windows.npz", "progress.txt"
+GROUPS, WINDOWS, PROGRESS = "groups", "windows.npz", "progress.txt"
 MIN_FLARES = 10
 PRETRAIN_PASSES = 10
 
@@ -117,8 +123,11 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
         log_dir = "" if storage.is_remote(config.folder) else storage.join(config.folder, "logs")
         with workers.cluster(log_dir=log_dir):
             path = storage.join(config.folder, WINDOWS)
+            groups = storage.join(config.folder, GROUPS)
             if not storage.exists(path):
-                _keep_windows(map_stars(shards, collect_windows, show=show), path, config.seed)
+                found = map_stars(shards, keep_group, groups, show=show)
+                _keep_windows(map(read_group, found), path, config.seed)
+            forget_groups(groups)
             show("starting Ray Train")
             _fit_by_ray(config, show)
             return workers.remotely(_finish, num_cpus=1)(config)
@@ -152,13 +161,13 @@ def deal_stars(windows: Windows, seed: int) -> np.ndarray:
 
 
 def _keep_windows(
-    found: Iterable[tuple[Windows | None, Sequence[Reject], Mapping[str, StarPlace]]],
+    found: Iterable[tuple[Windows | None, Sequence[Reject]]],
     path: str,
     seed: int,
 ) -> None:
-    """Publishes the windows of all stars, as `collect_windows` found them by group."""
+    """Publishes the windows of all stars, as they were found group by group."""
     parts, rejected, first = [], Counter[str](), ""
-    for windows, rejects, _ in found:
+    for windows, rejects in found:
         rejected.update(f"light curves rejected: {reject.kind}" for reject in rejects)
         first = first or "".join(reject.reason for reject in rejects[:1])
         if windows is not None:

@@ -1,0 +1,83 @@
+"""Windows as files: all that a fit is made on, and before that those of each group of stars.
+
+A survey's windows take hours to gather. What a group gives is published when it is done, so that a
+killed fit goes on with the groups that are left.
+"""
+
+import dataclasses
+import io
+import json
+
+import numpy as np
+
+from astroray import storage
+from astroray.flares.windows import Windows
+from astroray.forecast.collect import collect_windows
+from astroray.forecast.star_groups import StarGroup
+from astroray.surveys.shards import Reject
+
+__all__ = ["forget_groups", "keep_group", "read_group", "read_windows", "write_windows"]
+
+
+def write_windows(path: str, windows: Windows) -> None:
+    """Publishes windows as one npz file, whole or absent."""
+    _publish(path, _arrays(windows))
+
+
+def read_windows(path: str) -> Windows:
+    """Windows that `write_windows` published."""
+    return _windows(_load(path))
+
+
+def keep_group(group: StarGroup, folder: str) -> str:
+    """The file in `folder` that has the windows of a group, gathered if it is not there yet."""
+    path = storage.join(folder, f"{group.name}.npz")
+    if not storage.exists(path):
+        windows, rejects, _ = collect_windows(group)
+        told = json.dumps([dataclasses.asdict(reject) for reject in rejects])
+        columns = {} if windows is None else _arrays(windows)
+        _publish(path, {"rejects": np.array(told), **columns})
+    return path
+
+
+def read_group(path: str) -> tuple[Windows | None, list[Reject]]:
+    """What `keep_group` published: windows, None where no star gave one, and rejects."""
+    columns = _load(path)
+    rejects = [Reject(**facts) for facts in json.loads(str(columns.pop("rejects")))]
+    return (_windows(columns) if columns else None), rejects
+
+
+def forget_groups(folder: str) -> None:
+    """Removes the files of all groups."""
+    for name in storage.list_names(folder):
+        storage.delete(storage.join(folder, name))
+
+
+def _arrays(windows: Windows) -> dict[str, np.ndarray]:
+    columns = {
+        name: value for name, value in vars(windows).items() if isinstance(value, np.ndarray)
+    }
+    return {
+        "star_ids": np.array(windows.star_ids, np.str_),
+        "reasons": np.array(list(windows.dropped), np.str_),
+        "counts": np.array(list(windows.dropped.values()), np.int64),
+        **columns,
+    }
+
+
+def _windows(columns: dict[str, np.ndarray]) -> Windows:
+    ids, reasons, counts = (
+        columns.pop(name).tolist() for name in ("star_ids", "reasons", "counts")
+    )
+    return Windows(star_ids=ids, dropped=dict(zip(reasons, counts, strict=True)), **columns)
+
+
+def _publish(path: str, columns: dict[str, np.ndarray]) -> None:
+    sink = io.BytesIO()
+    np.savez(sink, **columns)  # type: ignore[arg-type]
+    storage.publish(path, sink.getvalue())
+
+
+def _load(path: str) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(storage.read_bytes(path))) as file:
+        return {name: file[name] for name in file.files}

@@ -55,7 +55,7 @@ class Tuned:
 
 def make_windows(folder: str) -> str:
     """Writes the windows of simulated stars, of which the first few validate; returns the file."""
-    from astroray.forecast.collect import write_windows
+    from astroray.forecast.kept_windows import write_windows
     from astroray.forecast.simulated_stars import SimulatedStars, simulate_windows
 
     stars = SimulatedStars(has_precursor=True, num_stars=NUM_STARS, days=DAYS)
@@ -66,7 +66,7 @@ def make_windows(folder: str) -> str:
 
 def read_parts(folder: str) -> tuple[Any, Any]:
     """Windows to tune on and to validate on."""
-    from astroray.forecast.collect import read_windows
+    from astroray.forecast.kept_windows import read_windows
 
     windows = read_windows(f"{folder}/{WINDOWS}")
     is_tuned_W = windows.star_W >= NUM_VALIDATION

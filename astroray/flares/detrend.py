@@ -76,8 +76,8 @@ def detrend(
     fired_T  [T]  bool, cadences in which thrusters fired: what is alike at all firings around is
                   of the trend, what differs there is noise
 
-    Raises DataError where time does not ascend, no piece is long enough, or the median flux is
-    not above 0, so that relative flux has no meaning.
+    Raises DataError where time does not ascend, no piece is long enough, the flux is constant, or
+    its median is not above 0, so that relative flux has no meaning.
     """
     config = config or DetrendConfig()
     if not (np.diff(time_d) > 0).all() or not np.isfinite(time_d).all():
@@ -92,6 +92,8 @@ def detrend(
     level = float(np.median(flux[use_P]))
     if not level > 0:
         raise DataError(f"the median flux is {level:.4g}, expected above 0; relative flux is void")
+    if np.ptp(flux[use_P]) == 0:
+        raise DataError(f"every flux is {level:.6g}, so that it has no noise to be compared with")
     cadence_d = float(np.median(np.diff(time_d)))
     scaled_P = flux[use_P].astype(np.float64) / level
     best: tuple[float, float, np.ndarray, np.ndarray] | None = None

@@ -58,6 +58,10 @@ def from_dict(cls: type, values: Mapping[str, Any], *, where: str, path: str = "
                 f"{_meant(str(key), cls, path)}"
             )
         arguments[key] = _checked(value, hints[key], f"{path}{key}", where)
+    for field in dataclasses.fields(cls):
+        needed = field.default is field.default_factory is dataclasses.MISSING
+        if needed and field.name not in arguments:
+            raise ConfigError(f"setting {path}{field.name} is missing in {where}; set it there")
     return cls(**arguments)
 
 
@@ -124,8 +128,12 @@ def _parse_float(text: str) -> tuple[bool, Any]:
 
 
 def _type_name(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(map(_type_name, typing.get_args(hint)))
     if typing.get_origin(hint) is typing.Literal:
         return f"one of {', '.join(typing.get_args(hint))}"
+    if hint is types.NoneType:
+        return "none"
     return getattr(hint, "__name__", str(hint)).replace("typing.", "")
 
 

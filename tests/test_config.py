@@ -33,6 +33,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("a: [", "is not a YAML file"),
         ("max_rejected: 2", "max_rejected is 2.0, expected a share"),
         ("batch_size: 0", "batch_size is 0, expected at least 1"),
+        ("batch_size: 1.5", "setting batch_size in .* is 1.5, expected int or none"),
         (
             "encoder: {bands: [g, [r]]}",
             r"setting encoder.bands in .* is \['g', \['r'\]\], expected",
@@ -57,6 +58,11 @@ def test_a_setting_that_cannot_be_is_refused_by_name(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_config("hdf", "out", str(file), {})
+
+
+def test_a_setting_that_a_record_lacks_is_named():
+    with pytest.raises(ConfigError, match=r"setting out is missing in run\.json"):
+        from_dict(ScanConfig, {"survey": "hdf"}, where="run.json")
 
 
 def test_a_fit_of_which_something_else_is_set_keeps_its_end(tmp_path):

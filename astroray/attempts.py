@@ -30,7 +30,7 @@ class Nodes(Protocol):
         """The one of this process; one that comes back has another name."""
 
     def alive(self) -> Collection[str]:
-        """Those that are there now."""
+        """The machines that are there now."""
 
 
 class OneMachine:

@@ -303,7 +303,7 @@ def summarize_rejects(rejects: pa.Table) -> tuple[RejectCount, ...]:
 
 
 def summarize_rejects_of(run_dir: str, receipt: Receipt) -> tuple[RejectCount, ...]:
-    """The same of one shard, whose rejects are read only where it has some."""
+    """How many rejects of each kind one shard has; they are read only where there are some."""
     has_some = receipt.rows_rejected or receipt.shard_rejected
     return summarize_rejects(read_rejects_of(run_dir, receipt.shard)) if has_some else ()
 

@@ -44,7 +44,7 @@ class Counts:
     catalog: int | None = None
     """Objects in the catalog, those of older versions among them."""
     positions: int | None = None
-    """Of them, those that have a position on the sky."""
+    """Objects in the catalog that have a position on the sky."""
     outside: int | None = None
     """Objects of a catalog that lie on none of the images that they were to be cut from."""
     reencoded: int | None = None
@@ -149,7 +149,7 @@ class ModelRef:
     input: str = ""
     """What an object becomes before it is encoded, in words."""
     preparation: Mapping[str, Any] = dataclasses.field(default_factory=dict, metadata=FLAT)
-    """The same in numbers, each modality with its own, such as size_px and bands of images."""
+    """How it is prepared, in numbers; each modality has its own, as images size_px and bands."""
     fit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """How it was fitted, as the training had it: passes, seconds, loss, rows."""
 
@@ -282,7 +282,7 @@ class RunRecord:
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """By package, of those that results depend on."""
     machine: Machine | None = dataclasses.field(default=None, metadata=PART)
-    """That of the driver."""
+    """The machine of the driver."""
     backends: Backends = dataclasses.field(default=Backends(), metadata=PART)
     model: ModelRef | None = dataclasses.field(default=None, metadata=PART)
     """None until it is fitted, and of flares."""

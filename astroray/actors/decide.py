@@ -48,7 +48,7 @@ class Way:
     numbers: str
     """With the kernels that ran, such as `w8a8o native`."""
     attention: str = ""
-    """The same of the attention, such as `vfa native bf16`; "" where the network has none."""
+    """Attention with the kernels that ran, such as `vfa native bf16`; "" without attention."""
     speed: float | None = None
     """Times as fast as the reference, median of interleaved rounds by CPU time of one thread."""
     kept: float | None = None
@@ -167,7 +167,7 @@ def _compared(
     image_NCYX: Tensor,
     show: Callable[[str], None],
 ) -> dict[Pair, Way]:
-    """The same with the share of the list kept, from the fastest way on until one keeps it."""
+    """All ways, with the share of the list that each keeps, from the fastest until one keeps it."""
 
     def scores(pair: Pair) -> np.ndarray:
         model = models[pair[0]]

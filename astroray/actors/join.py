@@ -55,7 +55,7 @@ class JoinPlan:
         return next(self.opened([number]))
 
     def opened(self, numbers: Iterable[int]) -> Iterator[Partition]:
-        """The same of some partitions, one at a time; the numbers of a layer are opened once."""
+        """Opens some partitions, one at a time, as `open`; the numbers of a layer are read once."""
         of_layer: dict[int, np.ndarray] = {}
         for number in numbers:
             if not self.layers:
@@ -288,7 +288,7 @@ def write_columns(path: str, **columns: np.ndarray) -> None:
 
 
 def write_ranking(path: str, **columns: np.ndarray) -> None:
-    """The same of scores that later nights take for bounds; with a checksum of them."""
+    """Publishes scores that later nights take for bounds, by number, with their checksum."""
     batch = _columns(columns)
     write_batches(path, [batch.replace_schema_metadata({"sha256": _checksum(batch)})])
 

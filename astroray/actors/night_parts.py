@@ -73,7 +73,7 @@ class NightPlan:
         return self.index.scratch("objects")
 
     def known_before(self) -> Before:
-        """What the older versions say."""
+        """What the older versions know of their objects."""
         if self.older:
             return ByNumber(self.older, self.rankings)
         files = [self.before(place) for place in range(self.num_catalogs)]

@@ -1,7 +1,8 @@
 """What a night writes of the objects that it searched: rows, changes, drift, and for the record.
 
-Whoever searched, one process or many, hands over the same. An object is known by a number, in any
-numbering. M objects that were searched, or would have been had the clock not stopped it.
+A search in one process and one over partitions both hand over a `Searched`. Objects are known by
+numbers, whichever the search has given them. M objects that were searched, or would have been had
+the clock not stopped the search.
 """
 
 import dataclasses
@@ -52,11 +53,11 @@ class Searched:
     number_M: np.ndarray
     """[M] int64, ascending."""
     found: Neighbors
-    """Of them; neighbors by number."""
+    """[M] what was found of the objects of `table`; neighbors are given by number."""
     is_new_M: np.ndarray
-    """[M] bool, embedded by this night: all that were are here."""
+    """[M] bool, whether this night embedded it; all objects that it embedded are in `table`."""
     before: pa.Table
-    """BEFORE of the certified rows of the reference, all of which are here."""
+    """Columns BEFORE of the certified rows of the reference, all of which are in `table`."""
     num_objects: int
     """Of the version."""
     num_positions: int

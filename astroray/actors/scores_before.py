@@ -28,19 +28,19 @@ _NO_ROWS = schema.CATALOG.empty_table().select(BEFORE)
 
 
 class Before(Protocol):
-    """Who asks need not know where it stands."""
+    """What older versions know, wherever it lies, for numbering the objects of a night."""
 
     def unique(self, rows: pa.Table) -> Unique:
         """Which rows of a range of names, all that the night's own layer has, are objects."""
         ...
 
     def scores(self, objects: str, num_own: int) -> Scores:
-        """Of all objects, once those of the night's own layer lie in the file `objects`."""
+        """What is known of all objects, once the night's own layer lies in the file `objects`."""
         ...
 
 
 class ByNumber:
-    """By the layers of an index; the night's own layer has new rows alone.
+    """What older layers of an index say, by number; the night's own layer has new rows alone.
 
     layers    paths of who the objects of each layer are
     rankings  paths of what the search of each layer's version gave
@@ -51,7 +51,7 @@ class ByNumber:
         self.rankings = rankings
 
     def unique(self, rows: pa.Table) -> Unique:
-        """Those that no older layer has."""
+        """The rows whose object no older layer has."""
         ids = rows["object_id"].combine_chunks()
         ends = pc.min_max(ids).as_py()
         known: list[pa.Array] = []
@@ -61,7 +61,7 @@ class ByNumber:
         return unique_new(rows, pa.chunked_array(known, ids.type))
 
     def scores(self, objects: str, num_own: int) -> Scores:
-        """Of an object that several versions scored, the latest."""
+        """What is known of all objects; of one that several versions scored, by the latest."""
         num_older = sum(map(len, self.layers))
         found = {
             "score": np.full(num_older + num_own, np.nan),
@@ -78,7 +78,7 @@ class ByNumber:
 
 
 class ByName:
-    """By the older catalogs; the night's own layer has their objects too.
+    """What older catalogs say, by name; the night's own layer has their objects too.
 
     files      paths of the rows of the catalogs' files, each by name, the oldest first
     inherited  whose catalogs they are
@@ -94,7 +94,7 @@ class ByName:
         self._last: tuple[tuple[str, str], pa.Table] | None = None
 
     def unique(self, rows: pa.Table) -> Unique:
-        """Those that the catalogs have; of new rows those of other names.
+        """The rows that the older catalogs have, and new rows of names that they have not.
 
         The rows that older versions dropped are no rejects of this night.
         """
@@ -113,7 +113,7 @@ class ByName:
         )
 
     def scores(self, objects: str, num_own: int) -> Scores:
-        """Of an object that several catalogs have, the row of the latest."""
+        """What is known of all objects; of one in several catalogs, by the row of the latest."""
         names = [batch.column("object_id") for batch in read_batches(objects)]
         rows = pa.concat_tables([_NO_ROWS, *(self._of(ids) for ids in names if len(ids))])
         return {

@@ -59,7 +59,7 @@ class SearchOutcome:
     wanted: Mapping[str, Sequence[int]]
     """Rows by shard whose pictures the report shows."""
     pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
-    """Of them, those that a night has from its reference, by object_id."""
+    """By object_id, pictures of such rows that a night takes from its reference."""
     night: NightFound | None = None
     """What a night found besides."""
 

@@ -60,7 +60,7 @@ def export_catalog(run_dir: str, *, format: str, out: str, overwrite: bool = Fal
 
 
 def export_rows(rows: pa.Table, *, format: str, out: str, overwrite: bool = False) -> int:
-    """The same of a table of `schema` that is held, such as LABELS, in its order."""
+    """Writes a table of `schema` that is in memory, such as LABELS, in its order; see above."""
     _check(format, out, overwrite)
     facts = _Facts(rows.schema)
     facts.add(rows)

@@ -55,7 +55,8 @@ class Inherited:
     catalogs: Sequence[tuple[str, str, str]]
     """Run directory, path in it and sha256 of each catalog file, oldest version first."""
     rankings: Sequence[tuple[str, str, str]] = ()
-    """The same of the scores that searches left in an index; its manifest says which are valid."""
+    """Run directory, path and sha256 of each file of scores in an index; the manifest of that says
+    which of them are valid."""
 
     def publish(self, run_dir: str) -> None:
         """Writes the manifest of `run_dir`."""

@@ -41,7 +41,7 @@ class FitSettings:
         EncoderConfig(latent=self.latent)  # refuses what a scan refuses
 
     def given(self) -> dict[str, Any]:
-        """Those that are not the default."""
+        """The settings that are not the default."""
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
 

@@ -66,7 +66,7 @@ class Results:
         """By encoder on fewer bits: the same in float32."""
         peers = dict.fromkeys((*PEERS, *self.references.values()))
         self.peers = tuple(peer for peer in peers if peer in self.encoders)
-        """Those of PEERS that are in this evaluation, and references of encoders on fewer bits."""
+        """The PEERS that are in this evaluation, and references of encoders on fewer bits."""
         self.encoded: dict[tuple[str, int], Encoded] = {}
         self.scored: dict[tuple[str, str, str, int], Scored] = {}
         """By subset, encoder, score and seed."""

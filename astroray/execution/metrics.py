@@ -65,7 +65,7 @@ class RunMetrics:
         self._gauges["astroray_worker_idle_share"].set(max(0.0, 1.0 - busy_share))
 
     def certified(self, proof: Proof, *, seconds: float) -> None:
-        """What the proof of the list cost."""
+        """Sets the gauges of what the proof of the list cost."""
         share = proof.num_rescored / max(proof.num_objects, 1)
         self._gauges["astroray_certificate_rescored"].set(proof.num_rescored)
         self._gauges["astroray_certificate_share"].set(share)

@@ -66,7 +66,7 @@ def run_passes(
     threads: int = 1,
     report: Callable[[FitProgress], None] = lambda progress: None,
 ) -> FitResult:
-    """The same fit in this process, on the CPU, without Ray; its state is kept in `folder`.
+    """Fits a network in this process, on the CPU, without Ray; its state is kept in `folder`.
 
     Raises ConfigError where the sample does not suit, or where the loss is no longer finite.
     """

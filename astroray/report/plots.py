@@ -43,7 +43,7 @@ class _Plot:
     x_T: np.ndarray
     y_T: np.ndarray
     is_sure_T: np.ndarray
-    """Those by which the range that is shown is chosen."""
+    """Whether a point is one of those by which the range that is shown is chosen."""
     unit: str
     """What stands after the range of y."""
     sign: str

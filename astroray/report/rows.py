@@ -53,7 +53,7 @@ class ReportRows:
     placed: pa.Table
     """Identity of the objects on the sky map: the top, the named, a sample of all others."""
     mapped: pa.Table
-    """The same of the embedding map, of a sample of shards, with their scores."""
+    """Identity and scores of the objects on the embedding map, drawn from a sample of shards."""
     count_B: np.ndarray
     """[B] objects by score."""
     edge_B: np.ndarray

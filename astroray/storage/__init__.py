@@ -112,7 +112,7 @@ def describe(path: str) -> InputFile:
 
 
 def describe_each(paths: Iterable[str]) -> list[InputFile]:
-    """The same of many, several requests at a time."""
+    """Size and version of each file as it is now; several requests at a time."""
     return at_once(describe, paths)
 
 
@@ -227,7 +227,10 @@ def list_names(folder: str) -> list[str]:
 
 
 def list_versions(folder: str) -> list[InputFile]:
-    """The same files with sizes and versions, sorted; paths begin with `folder` as it is given."""
+    """The files directly in `folder` with their sizes and versions, sorted by path.
+
+    Paths begin with `folder` as it is given; empty where there is no such folder.
+    """
     if is_remote(folder):
         found = store(folder).list_direct(folder)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]

@@ -142,7 +142,7 @@ def put(path: str, data: bytes) -> None:
 
 
 def put_file(path: str, file: BinaryIO) -> None:
-    """The same with the bytes of an open file, from its beginning, without holding them."""
+    """Writes an object of the bytes of an open file, from its beginning; they are not held."""
     bucket, key = _split(path)
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)

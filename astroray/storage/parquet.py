@@ -28,7 +28,7 @@ def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 def read_batches(
     data: bytes, num_rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The same, at most `num_rows` rows at a time."""
+    """The rows of a Parquet file, as `read_parquet`, at most `num_rows` of them at a time."""
     with _opened(data) as file:
         yield from file.iter_batches(num_rows, columns=None if columns is None else list(columns))
 

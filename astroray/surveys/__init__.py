@@ -140,7 +140,7 @@ def _find_known(
 
 
 def modality_of(shard: Shard) -> ModalityName:
-    """What the rows of a shard are; a foreign reader says so by its MODALITY."""
+    """What the rows of a shard are; a reader of the user's own says so by its MODALITY."""
     if _is_foreign(shard.reader):
         modality: ModalityName = getattr(_reader(shard.reader), "MODALITY", "images")
         return modality
@@ -157,7 +157,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[R
 
 
 def read_or_reject(shard: Shard) -> Iterator[Rows | Reject]:
-    """The same of all rows, and last, where the shard cannot be read further, its own reject."""
+    """All rows of a shard, as `read_shard`; where it cannot be read, its own reject comes last."""
     try:
         yield from read_shard(shard)
     except DataError as error:

@@ -115,9 +115,9 @@ class _Counted:
     """Of the images that hold any of them."""
     num_rows: int
     num_placed: int
-    """Those that belong to an image."""
+    """Rows whose objects belong to an image."""
     num_misplaced: int
-    """Those without a position."""
+    """Rows whose objects have no possible position."""
 
 
 def _count(file: storage.InputFile, columns: CatalogColumns, known: Sequence[SkyGrid]) -> _Counted:

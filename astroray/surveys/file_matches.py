@@ -146,7 +146,7 @@ def _choose_rows(pairs: Spill, paths: Sequence[str], where: str) -> np.ndarray:
 def _fitting(
     rows: pa.Table, paths: Sequence[str], first: int
 ) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """Those of the pairs that are none by chance, and how well they fit; see `_fit`.
+    """The pairs whose names really fit, not only their hashes, and how well; see `_fit`.
 
     paths  of the files from number `first`, which the pairs are of
     """

@@ -156,7 +156,7 @@ def open_fits(path: str) -> Iterator[FitsFile]:
 
 @contextlib.contextmanager
 def open_fits_bytes(name: str, data: bytes) -> Iterator[FitsFile]:
-    """The same of a file in memory, not packed by gzip; `name` stands in errors."""
+    """The FITS file in `data`, as of `open_fits` but not packed by gzip; errors call it `name`."""
     with contextlib.ExitStack() as stack:
         with _translated(name, _NO_FITS):
             file = _open(name, io.BytesIO(data), stack)

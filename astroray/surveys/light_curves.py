@@ -203,7 +203,7 @@ def read_light_curves(
 def read_shard(
     shard: Shard, *, rows: Sequence[int] | None = None, contents: Mapping[str, bytes] | None = None
 ) -> Iterator[LightCurves | Reject]:
-    """The same as slices of a few light curves, and rejects, in row order.
+    """The rows of the shard as slices of a few light curves, and rejects, in row order.
 
     A star that a mission saw several times has as many rows, so its quarter, campaign or sector,
     or else its first day, is part of their identifiers: "KIC 9726699 Q2", "TIC 25118964 BTJD 1325".

@@ -92,7 +92,11 @@ class ObjectTable:
 
     @classmethod
     def of(cls, source: Columns, options: TableOptions, where: str) -> "ObjectTable | None":
-        """The same of a table that was opened, by whatever unit its positions have."""
+        """A table of opened columns; None where they hold neither identifier nor position.
+
+        Positions are in the unit that the table or `options.angles` states, else degrees. Raises
+        ConfigError where a named column is missing or cannot be understood.
+        """
         return _choose(source, options, where, angles=options.angles)
 
     @classmethod

@@ -43,7 +43,7 @@ class Objects:
 
     @classmethod
     def joined(cls, parts: Sequence["Objects"]) -> "Objects":
-        """Those of several parts, one after the other."""
+        """The objects of several parts, one part after the other."""
         return cls(
             object_id_N=[name for part in parts for name in part.object_id_N],
             ra_deg_N=np.concatenate([np.empty(0), *(part.ra_deg_N for part in parts)]),
@@ -112,7 +112,7 @@ def describe_objects(groups: Iterable[Objects], folder: str) -> Iterator[dict[st
 
 
 def id_of_file(path: str, folder: str) -> str:
-    """What the object of a file is called where no table says it."""
+    """The identifier of the object in a file where no table gives one."""
     below = path.removeprefix(folder.rstrip("/") + "/")
     parent, _, name = below.rpartition("/")
     return f"{parent}/{stem(name)}" if parent else stem(name)

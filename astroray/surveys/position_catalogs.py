@@ -78,7 +78,7 @@ class CatalogFiles:
 
     files: Sequence[storage.InputFile]
     columns: CatalogColumns
-    """Those that were asked for, else those that a HATS catalog names."""
+    """The columns that the user named, else those that the properties of a HATS catalog name."""
     num_in_hats: int
     """Rows that HATS catalogs among them state."""
 

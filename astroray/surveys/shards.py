@@ -145,7 +145,7 @@ class Rows:
         return len(self.row_B)
 
     def take(self, index_B: np.ndarray) -> Self:
-        """The same slice with some of its rows."""
+        """The slice with some of its rows alone."""
         chosen: dict[str, Any] = {}
         for name in self._of_rows():
             values = getattr(self, name)

@@ -144,7 +144,7 @@ def read_spectra(
 def read_shard(
     shard: Shard, *, rows: Sequence[int] | None = None, contents: Mapping[str, bytes] | None = None
 ) -> Iterator[Spectra | Reject]:
-    """The same as slices of a few spectra, and rejects, in row order.
+    """The rows of the shard as slices of a few spectra, and rejects, in row order.
 
     `contents` are as `read_spectra` has them. Raises ShardError as `read_spectra` does.
     """

@@ -73,7 +73,7 @@ class Columns:
 
     @classmethod
     def held(cls, columns: Mapping[str, Column]) -> "Columns":
-        """Those of a table in memory."""
+        """The columns of a table that is in memory."""
         return cls(
             names=list(columns),
             pieces=lambda names: iter([{name: columns[name] for name in names}]),
@@ -127,7 +127,7 @@ def texts(column: Column, where: str) -> list[str | None]:
 
 
 def _whole_numbers(floats: pa.Array | pa.ChunkedArray, where: str) -> pa.Array | pa.ChunkedArray:
-    """The same as int64, null where NaN. Raises ConfigError where they have lost digits."""
+    """Floats as int64, null where NaN. Raises ConfigError where they have lost digits."""
     numbers = floats.cast(pa.float64())
     numbers = pc.if_else(pc.is_nan(numbers), None, numbers)
     exact = 2 ** (np.finfo(floats.type.to_pandas_dtype()).nmant + 1)

@@ -51,7 +51,7 @@ class Counts(NamedTuple):
     compared: int
     """Pairs whose integer products were computed; those of a block that is not full all count."""
     measured: int
-    """Of them, those that the products could not rule out."""
+    """Pairs that the products could not rule out, so that they were measured."""
 
 
 def nearest_vectors(
@@ -81,7 +81,7 @@ def nearest_vectors_with_counts(
     cells: tuple[Tensor, Tensor] | None = None,
     label_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Counts]:
-    """The same, and how many pairs were not ruled out on the way.
+    """What `nearest_vectors` finds, and how many pairs were not ruled out on the way.
 
     Raises BackendError on a machine that cannot run it and on more vectors or dimensions
     than `LARGEST_NUM` and `LARGEST_DIM`.

@@ -39,7 +39,7 @@ class _Scales:
 
     @classmethod
     def of(cls, scale_MG: Tensor, tiles: dict[str, Any], *, is_whole: bool) -> "_Scales":
-        """Those of `formats.encode`."""
+        """The scales of `formats.encode` as these tiles take them."""
         if tiles["HAS_LEVELS"]:
             lower_MG, upper_M = formats.levels(scale_MG, is_whole=is_whole)
             return cls(scale=lower_MG.float(), codes=lower_MG.view(torch.uint8), upper=upper_M)

@@ -44,7 +44,7 @@ class Norm:
         return x_MK if self.bias_K is None else x_MK + self.bias_K
 
     def to(self, device: torch.device | str) -> "Norm":
-        """The same on another device."""
+        """The norm on another device."""
         weight_K, bias_K = (
             None if one is None else one.to(device) for one in (self.weight_K, self.bias_K)
         )

@@ -51,7 +51,7 @@ class PackedWeights:
         return self.codes.nbytes + scales + self.outlier_ON.nbytes + 4 * len(self.outlier_O)
 
     def to(self, device: torch.device | str) -> "PackedWeights":
-        """The same on another device."""
+        """The layer on another device."""
         return PackedWeights(
             format=self.format,
             codes=self.codes.to(device),

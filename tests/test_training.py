@@ -312,9 +312,15 @@ def test_a_configuration_that_cannot_work_is_refused(changes, message):
         dataclasses.replace(SMALL, **changes)
 
 
-def test_a_sample_of_another_shape_is_refused(sample_path, tmp_path):
+def test_a_sample_of_another_shape_is_refused_and_torch_s_settings_are_as_they_were(
+    sample_path, tmp_path
+):
+    settings = torch.utils.deterministic
+    before = settings.fill_uninitialized_memory, torch.get_num_threads()
     with pytest.raises(ConfigError, match=r"shape \(64, 2, 16, 16\), expected \[N, 3, 16, 16\]"):
         run_passes(sample_path, "cae", NETWORK | {"num_bands": 3}, SMALL, str(tmp_path / "fit"))
+    assert before == (settings.fill_uninitialized_memory, torch.get_num_threads())
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_loss_that_is_not_finite_stops_the_fit(sample_path, tmp_path):

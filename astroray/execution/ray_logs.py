@@ -62,18 +62,17 @@ def ray_data_to(log_dir: str) -> Iterator[None]:
     """
     before = os.environ.get(RAY_DATA_SETTING)
     os.environ[RAY_DATA_SETTING] = str(RAY_DATA_CONFIG)
-    _load_ray_data()
-    handler = _handler(log_dir)
     level = os.environ.get("RAY_DATA_LOG_LEVEL") or "INFO"  # Ray's own switch still holds
     try:
+        _load_ray_data()
         with (
+            contextlib.closing(_handler(log_dir)) as handler,
             _logger_as("ray.data", level=level, handlers=[handler], propagate=False),
             # Tells of the registration of each data set, and for that alone opens its file.
             _logger_as("ray.data._internal.logging", level="WARNING", handlers=[], propagate=True),
         ):
             yield
     finally:
-        handler.close()
         if before is None:
             del os.environ[RAY_DATA_SETTING]
         else:

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -348,17 +349,20 @@ def _resolve_precision(asked: str, device: torch.device) -> str:
 @contextlib.contextmanager
 def _repeatable(threads: int, device: torch.device) -> Iterator[None]:
     """Sums in one order: a fixed number of threads, no operation whose result may vary."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    filling: Any = torch.utils.deterministic  # has no types
+    num_threads, fills = torch.get_num_threads(), filling.fill_uninitialized_memory
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
-    filling = torch.utils.deterministic
-    filling.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # every output is written
+    filling.fill_uninitialized_memory = False  # every output is written
     # PyTorch warns of max pooling on GPU, which repeats where windows do not overlap.
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")
     try:
         yield
     finally:
-        torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
+        torch.set_num_threads(num_threads)
+        filling.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(is_deterministic, warn_only=only_warns)
 
 
 def _check_sample(sample_NCYX: Tensor, plan: Plan) -> None:

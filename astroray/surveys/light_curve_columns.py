@@ -21,10 +21,10 @@ from astroray.surveys.list_rows import (
     find_name,
     name_and_place,
     plain_columns,
-    plain_name,
     read_cells,
 )
 from astroray.surveys.nested_columns import find_nested, is_numbers, open_rows
+from astroray.surveys.parquet_columns import plain_name
 from astroray.surveys.quality import Mission
 from astroray.surveys.shards import Reject, reject
 

@@ -13,13 +13,12 @@ import pyarrow.parquet as pq
 
 from astroray.errors import ConfigError, SchemaError
 from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
-from astroray.surveys.parquet_columns import is_identifier, is_number
+from astroray.surveys.parquet_columns import is_identifier, is_number, plain_name
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.table_columns import Column, texts, trimmed
 
 __all__ = [
-    "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "plain_name",
-    "read_cells",
+    "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "read_cells",
 ]  # fmt: skip
 
 IDENTITY: Mapping[str, Sequence[str]] = {
@@ -160,8 +159,3 @@ def find_name(names: Sequence[str], known: Sequence[str]) -> str | None:
     """The first of the known names that is there, as it is written there."""
     written = {plain_name(name): name for name in reversed(names)}
     return next((written[name] for name in known if name in written), None)
-
-
-def plain_name(name: str) -> str:
-    """A column's name without what does not matter in it."""
-    return name.lower().replace("_", "").replace(" ", "")

@@ -149,12 +149,13 @@ def _find(
     path: str,
 ) -> str | None:
     """Name of the column for `option`: the one asked for, else the first well-known one."""
-    fields = {_plain(field.name): field for field in reversed(list(schema))}
+    fields = {plain_name(field.name): field for field in reversed(list(schema))}
     if not asked:
-        found = (fields[_plain(name)] for name in WELL_KNOWN[option] if _plain(name) in fields)
+        known = map(plain_name, WELL_KNOWN[option])
+        found = (fields[name] for name in known if name in fields)
         return next((field.name for field in found if is_fit(field)), None)
     index = schema.get_field_index(asked)
-    field = schema.field(index) if index >= 0 else fields.get(_plain(asked))
+    field = schema.field(index) if index >= 0 else fields.get(plain_name(asked))
     if field is None:
         raise ConfigError(
             f"option {option} is {asked!r}, but {path} has the columns {', '.join(schema.names)}"
@@ -172,7 +173,8 @@ def _find(
     return cast(str, field.name)
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A column's name without what does not matter in it."""
     return name.lower().replace("_", "").replace(" ", "")
 
 

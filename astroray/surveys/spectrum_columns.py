@@ -17,10 +17,10 @@ from astroray.surveys.list_rows import (
     find_name,
     name_and_place,
     plain_columns,
-    plain_name,
     read_cells,
 )
 from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers, open_rows
+from astroray.surveys.parquet_columns import plain_name
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
 from astroray.surveys.table_columns import Column, texts

@@ -81,7 +81,8 @@ class Run:
     def to_lsdb(self) -> "Catalog":
         """The HATS catalog opened by LSDB, lazily; objects without a position are not in it.
 
-        Raises ConfigError where the run has no HATS catalog of all its objects, or LSDB is missing.
+        Raises ConfigError where the run has no HATS catalog of all its objects, or LSDB is missing,
+        or, of a run on S3, s3fs.
         """
         folder = storage.join(self.path, pixels.FOLDER)
         if self.record.night:
@@ -98,7 +99,12 @@ class Run:
             import lsdb
         except ImportError:
             raise ConfigError("LSDB is not installed; pip install lsdb") from None
-        return lsdb.open_catalog(folder)  # type: ignore[attr-defined] # lsdb has no __all__
+        is_remote = storage.is_remote(folder)
+        signed = {"storage_options": {"anon": False}} if is_remote else {}  # else it asks unsigned
+        try:
+            return lsdb.open_catalog(folder, **signed)  # type: ignore[attr-defined] # no __all__
+        except ImportError as error:
+            raise ConfigError(f"LSDB cannot read {folder}: {error}; pip install s3fs") from None
 
     def join(
         self,

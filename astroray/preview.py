@@ -17,7 +17,7 @@ from astroray.errors import ConfigError, DataError
 from astroray.preparation import Preparation, Wishes, not_prepared
 from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
-from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard
+from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.spectrum_rows import Spectra, Spectrum
 
 __all__ = ["Look", "look", "save_sheet"]
@@ -92,10 +92,16 @@ def look(survey: str, *, n: int = 48) -> Look:
         raise ConfigError(f"n is {n}, expected at least 1 object to read")
     shards = list(surveys.list_shards(survey).shards)
     slices, rejects = _read_some(shards, n)
+    facts = _describe_files(shards)
     if slices:
-        rejects += _not_prepared(slices, surveys.modality_of(shards[0]))
-    facts = {**_describe_files(shards), **_describe_rows(slices), **_describe_rejects(rejects)}
-    return Look(facts=facts, slices=slices, rejects=rejects)
+        has_table = "table" in SurveyUri.parse(survey).options
+        facts |= _describe_rows(slices, has_table=has_table)
+        facts["a scan"], unfit = _prepare(slices, surveys.modality_of(shards[0]))
+        rejects += unfit
+    else:
+        opened = min(len(shards), MAX_SHARDS)
+        facts["read"] = f"no object of the first {opened} of {len(shards):,} shards"
+    return Look(facts={**facts, **_describe_rejects(rejects)}, slices=slices, rejects=rejects)
 
 
 def save_sheet(seen: Look, path: str) -> None:
@@ -125,17 +131,14 @@ def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject
     return slices, rejects
 
 
-def _not_prepared(slices: Sequence[Rows], name: ModalityName) -> list[Reject]:
-    """What the preparation that a scan would measure rejects of the objects that were read.
-
-    Empty where it cannot be measured: then a scan says so, and has nothing to prepare.
-    """
+def _prepare(slices: Sequence[Rows], name: ModalityName) -> tuple[str, list[Reject]]:
+    """How a scan would encode the objects that were read, or why not, and which it would reject."""
     modality = MODALITIES[name]
     try:
         preparation = modality.measure(iter(slices), Wishes())
-    except ConfigError:
-        return []
-    return [
+    except ConfigError as error:
+        return f"refuses them: {error}", []
+    rejects = [
         one
         for rows in slices
         for one in (
@@ -144,6 +147,7 @@ def _not_prepared(slices: Sequence[Rows], name: ModalityName) -> list[Reject]:
             else modality.prepare(rows, preparation).rejects
         )
     ]
+    return f"encodes {preparation.describe()['input']}", rejects
 
 
 def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:
@@ -156,10 +160,8 @@ def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:
     return {"reader": readers, "files": held if files else "none", "objects": objects}
 
 
-def _describe_rows(slices: Sequence[Rows]) -> dict[str, str]:
+def _describe_rows(slices: Sequence[Rows], *, has_table: bool) -> dict[str, str]:
     """What the objects that were read have in common, and what not."""
-    if not slices:
-        return {"read": f"no object of the first {MAX_SHARDS} shards"}
     ids = [name for rows in slices for name in rows.object_id_B]
     facts = {"read": f"{len(ids)}: {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"}
     if images := [rows for rows in slices if isinstance(rows, Cutouts)]:
@@ -168,19 +170,22 @@ def _describe_rows(slices: Sequence[Rows]) -> dict[str, str]:
         facts["curves"] = _describe_curves(curves)
     if spectra := [one for rows in slices if isinstance(rows, Spectra) for one in rows.spectrum_B]:
         facts["spectra"] = _describe_spectra(spectra)
-    facts["positions"] = _describe_positions(slices)
+    facts["positions"] = _describe_positions(slices, has_table)
     for name in ("field", "night", "detector"):
         if values := sorted({getattr(rows, name) for rows in slices} - {None}):
             facts[name] = ", ".join(values[:3]) + (", ..." if len(values) > 3 else "")
     return facts
 
 
-def _describe_positions(slices: Sequence[Rows]) -> str:
+def _describe_positions(slices: Sequence[Rows], has_table: bool) -> str:
     ra_deg_N = np.concatenate([rows.ra_deg_B for rows in slices])
     dec_deg_N = np.concatenate([rows.dec_deg_B for rows in slices])
     has_place_N = np.isfinite(ra_deg_N)
     if not has_place_N.any():
-        return f"none of these {len(ra_deg_N)}; a table can give them: docs/surveys.md"
+        advice = "a table can give them: docs/surveys.md"
+        if has_table:
+            advice = "table= gives none; if it has such columns, name them with ra= and dec="
+        return f"none of these {len(ra_deg_N)}; {advice}"
     ra, dec = ra_deg_N[has_place_N], dec_deg_N[has_place_N]
     return (
         f"{len(ra)} of {len(ra_deg_N)}, ra {ra.min():.4f} to {ra.max():.4f}, "

@@ -10,6 +10,7 @@ import pyarrow as pa
 from astroray import catalog, ledger, schema, storage
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
+from astroray.labelling.labels import label_folders
 from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.receipts import Receipt, publish_receipt, read_receipt
 from astroray.report.page import add_report
@@ -46,6 +47,9 @@ def export_version(run_dir: str, out: str) -> RunRecord:
             _copy(run_dir, name, out)
         for name in storage.list_names(storage.join(run_dir, "model")):
             _copy(run_dir, f"model/{name}", out)
+        for folder in label_folders(run_dir):
+            for file in storage.list_files(folder):
+                copy_file(file.path, storage.join(out, "labels", file.path.rpartition("/")[2]))
         _copy_index(run_dir, out)
         num_duplicates = _copy_duplicates(run_dir, out)
         pieces = (piece.read(schema.CATALOG.names) for piece in versions.read_pieces(run_dir))
@@ -63,7 +67,9 @@ def export_version(run_dir: str, out: str) -> RunRecord:
 def find_prunable(old: str, newest: str) -> list[InputFile]:
     """The files of the version `old` that `newest` does not need: all where it refers to none.
 
-    Raises ConfigError where either is no finished version, or both are the same.
+    Labels, which nothing can make again, stay unless `newest` has a copy.
+    Raises ConfigError where either is no finished version, both are the same, or `old` was made of
+    `newest`.
     """
     if not storage.is_remote(old):
         old, newest = os.path.abspath(old), os.path.abspath(newest)
@@ -72,6 +78,11 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
         raise ConfigError(f"{old} cannot be pruned for its own sake; name a newer version")
     _finished(old)
     _finished(newest)
+    if newest in (version.rstrip("/") for version in versions.read_inherited(old).versions):
+        raise ConfigError(
+            f"{old} was made of {newest}, expected the older version first; "
+            f"astroray prune {newest} --keep {old}"
+        )
     if holder := find_holder(old):
         raise LedgerError(
             f"{old} is being written by process {holder.owner.pid} on {holder.owner.host}, "
@@ -90,13 +101,16 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
     listed = files_of(ledger.read_listing(newest))
     needed |= {path.removeprefix(f"{old}/") for path in listed if path.startswith(f"{old}/")}
     stays = STAYS if needed else ()
+    copied = {f"labels/{name}" for name in storage.list_names(storage.join(newest, "labels"))}
     hidden = [storage.join(old, name) for name in HIDDEN]
     files = [*storage.list_files(old)] if storage.list_names(old) else []
     files += [storage.describe(path) for path in hidden if storage.exists(path)]
     return [
         file
         for file in files
-        if (name := file.path.removeprefix(f"{old}/")) not in needed and not name.startswith(stays)
+        if (name := file.path.removeprefix(f"{old}/")) not in needed
+        and not name.startswith(stays)
+        and (name in copied or not name.startswith("labels/"))
     ]
 
 

@@ -168,6 +168,13 @@ def test_a_later_format_is_refused_with_advice(tmp_path, preparation):
         load_model(str(path))
 
 
+def test_the_name_of_an_encoder_is_no_model_file_and_the_way_to_one_is_said():
+    with pytest.raises(
+        ConfigError, match=r"vit-tiny is the name .* scan SURVEY --encoder vit-tiny"
+    ):
+        read_model_file("vit-tiny")
+
+
 def test_an_unknown_encoder_is_refused_with_the_known_ones():
     with pytest.raises(ConfigError, match=r"'resnet', expected one of .*'pixels'"):
         build_network("resnet", {})

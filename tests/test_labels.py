@@ -9,6 +9,7 @@ import pytest
 
 from astroray import schema, storage
 from astroray.catalog.exports import export_rows
+from astroray.catalog.versions import Inherited
 from astroray.errors import ConfigError, LedgerError
 from astroray.labelling import labels
 from astroray.labelling.labels import Label, LabelLog, current_labels, interest_of, labels_table
@@ -186,3 +187,17 @@ def test_standing_labels_are_a_table_beside_the_catalog_for_other_tools(tmp_path
     assert export_rows(table, format=format, out=out) == 2
     assert labels_table([], catalog).num_rows == 0
     assert isinstance(table, pa.Table)
+
+
+def test_a_night_has_what_was_said_in_the_versions_it_was_made_of(tmp_path):
+    first, reference, night = (str(tmp_path / name) for name in ("first", "reference", "night"))
+    older = [(version, "catalog/x.parquet", "") for version in (first, reference)]
+    Inherited(receipts={}, catalogs=older).publish(night)
+    said = [LabelLog(version).append(say("a")) for version in (first, reference)]
+    log = LabelLog(night)
+    assert log.read() == said
+    late = LabelLog(reference).append(say("b"))  # before its server changes over
+    undone = log.append(say("a", undoes=said[1].label_id))
+    assert log.read() == [*said, late, undone]
+    assert {one.label_id for one in log.standing().labels} == {said[0].label_id, late.label_id}
+    assert LabelLog(reference).read() == [said[1], late]

@@ -11,6 +11,7 @@ from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.explain import explain_object
+from astroray.labelling.labels import Label, LabelLog
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
 from astroray.retention import delete_files, export_version, find_prunable
@@ -123,15 +124,20 @@ def test_a_self_contained_copy_needs_no_other_version_and_is_a_reference(referen
     shutil.copytree(ref, tmp_path / "ref")
     old, night, copy = (str(tmp_path / name) for name in ("ref", "night", "copy"))
     run_here(night_of(reference, Path(night), survey=str(new), reference=old))
+    with pytest.raises(ConfigError, match=r"was made of .*, expected the older version first"):
+        find_prunable(night, old)
+    said = LabelLog(old).append(Label(object_id="a", user="ana", model_id="m", interest=4))
     needed = {Path(file.path).name for file in find_prunable(old, night)}
     assert "index.html" in needed
     assert "run.json" not in needed
+    assert not any(name.endswith(".jsonl") for name in needed)  # nothing makes a label again
     assert not {path.name for path in Path(old, "embeddings").iterdir()} & needed
     record = export_version(night, copy)
     assert (record.counts.rows_embedded, record.counts.catalog) == (60, 60)
     whole = versions.read_version(copy)
     assert whole.equals(versions.read_version(night))
     assert inspection.verify_run(copy) == []
+    assert LabelLog(copy).read() == LabelLog(night).read() == [said]
     delete_files(find_prunable(old, copy))
     assert [path for path in Path(old).rglob("*") if path.is_file()] == []
     with pytest.raises(LedgerError, match="this version refers to it"):

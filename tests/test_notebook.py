@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import astroray
-from astroray import ledger, notebook
+from astroray import ledger, notebook, storage
 from astroray.archive import Archive
 from astroray.catalog import pixels, versions
 from astroray.errors import BackendError, ConfigError, DataError
@@ -73,6 +74,28 @@ def test_lsdb_opens_its_catalog(run):
     catalog = run.to_lsdb()
     best = catalog.query("rank <= 3").compute()
     assert sorted(best["object_id"]) == sorted(run.table["object_id"].slice(0, 3).to_pylist())
+
+
+@THIRD_PARTY
+def test_lsdb_reads_a_run_on_s3_with_the_credentials_of_astroray(run, s3, monkeypatch):
+    import lsdb
+
+    place = s3.new_prefix()
+    for file in (path for path in Path(run.path).rglob("*") if path.is_file()):
+        name = file.relative_to(run.path).as_posix()
+        storage.publish(storage.join(place, name), file.read_bytes())
+    asked = []
+    monkeypatch.setattr(lsdb, "open_catalog", lambda *args, **named: asked.append((args, named)))
+    remote = astroray.open_run(place)
+    remote.to_lsdb()
+    assert asked == [((f"{place}/catalog",), {"storage_options": {"anon": False}})]
+
+    def lacks(*_args, **_named):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(lsdb, "open_catalog", lacks)
+    with pytest.raises(ConfigError, match="pip install s3fs"):
+        remote.to_lsdb()
 
 
 def test_neighbors_and_embeddings_are_those_of_the_catalog(run):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from click.testing import CliRunner
 from PIL import Image
 
@@ -30,6 +31,26 @@ def test_pictures_are_described_and_a_broken_one_is_named(tmp_path):
     assert seen.facts["positions"].startswith("none")
     assert seen.facts["reject 1"].startswith("1 corrupt, first: ")
     assert "p0001.jpg" in seen.facts["reject 1"]
+
+
+def test_why_a_scan_would_refuse_what_was_read_and_how_it_would_encode_it(tmp_path):
+    for name, band in (("a_g", "g"), ("a_r", "r"), ("b_g", "g"), ("b_r", "r")):
+        image = np.random.default_rng(5).normal(size=(40, 40)).astype(np.float32)
+        header = fits.Header({"FILTER": band})
+        fits.PrimaryHDU(image, header).writeto(tmp_path / f"{name}.fits")
+    seen = astroray.look(str(tmp_path))
+    assert seen.facts["a scan"].startswith("refuses them: the survey mixes flux cutouts in bands g")
+    assert "name all bands, such as bands=g,r" in seen.facts["a scan"]
+    joined = astroray.look(f"{tmp_path}?bands=g,r")
+    assert joined.facts["a scan"] == "encodes 40 × 40 px, bands g, r"
+
+
+def test_a_table_without_positions_is_told_from_none(tmp_path):
+    write_pictures(tmp_path, 2)
+    (tmp_path / "t.csv").write_text("name,mag\np0000,1\np0001,2\n")
+    assert "a table can give them" in astroray.look(str(tmp_path)).facts["positions"]
+    seen = astroray.look(f"{tmp_path}?table=t.csv")
+    assert "table= gives none" in seen.facts["positions"]
 
 
 def test_only_as_many_are_read_as_asked_for(tmp_path):
@@ -70,7 +91,7 @@ def test_light_curves(tmp_path):
 def test_a_survey_of_which_nothing_is_read_has_reasons_and_no_picture(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK broken")
     seen = astroray.look(str(tmp_path))
-    assert seen.facts["read"].startswith("no object")
+    assert seen.facts["read"] == "no object of the first 1 of 1 shards"
     assert seen.facts["reject 1"].startswith("1 unreadable, first: ")
     assert "<img" not in seen._repr_html_()
     assert "1 unreadable, first: " in seen._repr_html_()

@@ -4,6 +4,8 @@ import hashlib
 import tracemalloc
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from astroray import storage, surveys
@@ -39,6 +41,29 @@ def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
     assert shard.reader == "pictures"
 
 
+def test_the_kind_that_most_files_are_is_proposed_by_a_glob_that_takes_all_of_it(tmp_path):
+    for name in ("a.fits", "b.fits.gz", "c.fits.fz", "quick.npy"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"\?format=fits_cutouts, .* such as '\*\.fits\*'$"):
+        surveys.list_shards(str(tmp_path))
+    (tmp_path / "curve.csv").touch()
+    (tmp_path / "c.fits.fz").unlink()
+    with pytest.raises(ConfigError, match=r"'folder/\*\.fits\*\?format=light_curves'$"):
+        surveys.list_shards(f"{tmp_path}?format=light_curves")
+
+
+def test_a_folder_without_parquet_is_no_survey_of_tables_but_may_come_to_nothing_new(tmp_path):
+    (tmp_path / "a.fits").touch()
+    with pytest.raises(ConfigError, match=r"no Parquet file, got 1 such as a\.fits"):
+        surveys.list_shards(f"{tmp_path}?format=tables")
+    (tmp_path / "a.fits").unlink()
+    pq.write_table(pa.table({"image": [[[1.0, 2.0], [3.0, 4.0]]]}), tmp_path / "a.pq")
+    first = surveys.list_shards(f"{tmp_path}?format=tables")
+    (tmp_path / "notes.txt").touch()
+    again = surveys.list_shards(f"{tmp_path}?format=tables", known=first.shards)
+    assert [shard.name for shard in again.shards] == [shard.name for shard in first.shards]
+
+
 def test_a_table_in_the_folder_is_no_part_of_the_survey(tmp_path):
     write_pictures(tmp_path, 2)
     (tmp_path / "t.parquet").touch()
@@ -50,17 +75,19 @@ def test_a_table_in_the_folder_is_no_part_of_the_survey(tmp_path):
 
 def test_a_place_without_survey_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ConfigError, match="found 1 files, expected one of"):
+    with pytest.raises(ConfigError, match=r"found 1 files \(1 of \.txt\), expected one of"):
         surveys.list_shards(str(tmp_path))
 
 
 def test_files_of_no_reader_are_counted_by_kind_and_light_curves_named(tmp_path):
     (tmp_path / "a.h5").touch()
-    with pytest.raises(ConfigError, match=r"there are 1 of \.h5; a reader of your own"):
+    with pytest.raises(ConfigError, match=r"found 1 files \(1 of \.h5\), .* a reader of your own"):
         surveys.list_shards(str(tmp_path))
     (tmp_path / "star.csv").touch()
     with pytest.raises(ConfigError, match=r"say \?format=light_curves"):
         surveys.list_shards(str(tmp_path))
+    with pytest.raises(ConfigError, match=r"1 of \.csv.*, expected one of .*'\.pq'\]; a reader"):
+        surveys.list_shards(f"{tmp_path}?format=spectra")
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match="the folder is empty"):
         surveys.list_shards(str(tmp_path / "none"))

@@ -73,13 +73,16 @@ def prune(old: str, keep: str, yes: bool) -> None:
     """Show, and with --yes delete, the files of the version OLD that RUN does not refer to.
 
     Nothing else ever deletes a version. Where RUN refers to none of OLD, as after
-    `export --self-contained`, all of it goes. Other versions that refer to OLD are not known here.
+    `export --self-contained`, all of it goes, but for labels that RUN has no copy of. Other
+    versions that refer to OLD are not known here.
     """
     from astroray.retention import delete_files, find_prunable
 
     files = find_prunable(old, keep)
     for file in files:
         click.echo(f"{file.size_bytes:>12,}  {file.path}")
+    if any(file.path.endswith("/run.json") for file in files):
+        click.echo(f"{keep} refers to nothing of {old}: all of it goes")
     size_mb = sum(file.size_bytes for file in files) / 1e6
     click.echo(f"{len(files)} files, {size_mb:,.1f} MB{'' if yes else '; --yes deletes them'}")
     if yes:

@@ -74,6 +74,7 @@ def serve(
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    click.echo("starting Ray and the replicas, which takes about half a minute")
     with serving(config) as address:
         click.echo(f"serving  {address}  (endpoints: {address}/, stop with Ctrl-C)")
         stop.wait()

@@ -200,7 +200,7 @@ def read_model_file(path: str) -> ModelFile:
         data = _read_file(path)
         shapes = {name: tensor["shape"] for name, tensor in _tensors(data)}
     except FileError:
-        raise unknown_encoder(path) from None
+        raise _not_fitted(path) if path in ENCODERS else unknown_encoder(path) from None
     except safetensors.SafetensorError as error:
         raise ConfigError(f"{path} is not a model file: {error}; fit one with a scan") from None
     metadata = read_metadata(data)
@@ -309,6 +309,15 @@ def content_id(meaning: str, data: bytes) -> str:
         digest.update(f"{name} {tensor['dtype']} {tuple(tensor['shape'])}".encode())
         digest.update(tensor["data"])
     return digest.hexdigest()[:16]
+
+
+def _not_fitted(name: str) -> ConfigError:
+    """The error for the name of an encoder where a model file is wanted."""
+    return ConfigError(
+        f"{name} is the name of an encoder, expected a model file or a run: one that holds how a "
+        f"survey is prepared; scan with it first (astroray scan SURVEY --encoder {name} --out RUN) "
+        "and name RUN here"
+    )
 
 
 def unknown_encoder(name: str) -> ConfigError:

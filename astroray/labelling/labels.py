@@ -2,6 +2,9 @@
 
     labels/SESSION-PART.jsonl   one line a label; a session is one server, several may run at once
 
+What was said of the objects of a version holds in the nights that were made of it: they read its
+labels, and write their own.
+
 A session is the only writer of its files, so nothing is lost between two people. For each label the
 session's last part is published anew, whole, before the label is confirmed: no kill leaves half a
 line, on a disk or on an object store. A label is never changed: undoing one is one more line.
@@ -20,9 +23,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray import schema, storage
+from astroray.catalog.versions import read_inherited
 from astroray.errors import ConfigError, LedgerError
 
-__all__ = ["Label", "LabelLog", "Standing", "current_labels", "interest_of", "labels_table"]
+__all__ = [
+    "Label", "LabelLog", "Standing", "current_labels", "interest_of", "label_folders",
+    "labels_table",
+]  # fmt: skip
 
 INTERESTS = (1, 2, 3, 4, 5)
 """1: of no interest, an artefact; 5: to be followed up."""
@@ -82,11 +89,16 @@ class Standing:
 class LabelLog:
     """The labels of a run; this object writes one session, and reads all. Safe between threads.
 
-    What was read is kept: of other sessions only parts that are new, or have grown, are read again.
+    Of a night all are those of older versions too. What was read is kept: of other sessions only
+    parts that are new, or have grown, are read again, and folders of versions before the reference,
+    to which nobody adds, are listed once.
     """
 
     def __init__(self, run_dir: str) -> None:
-        self.folder = storage.join(run_dir, "labels")
+        self.folder, *older = label_folders(run_dir)
+        self._live = [self.folder, *older[:1]]
+        self._settled = older[1:]
+        self._settled_files: list[storage.InputFile] | None = None
         self.session = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.getpid()}-{secrets.token_hex(4)}"
         self._lock = threading.Lock()
         self._parts: dict[str, tuple[tuple[int, str], list[Label]]] = {}
@@ -141,7 +153,7 @@ class LabelLog:
         parts: dict[str, tuple[tuple[int, str], list[Label]]] = {}
         fresh: list[Label] = []
         is_grown = True
-        for file in storage.list_files(self.folder):
+        for file in self._list():
             name = file.path.rpartition("/")[2]
             if not name.endswith(".jsonl") or name.startswith(f"{self.session}-"):
                 continue
@@ -159,6 +171,11 @@ class LabelLog:
             self._all, self._tally = [], _Tally()
             self._add([*self._own, *(label for _, labels in parts.values() for label in labels)])
 
+    def _list(self) -> list[storage.InputFile]:
+        if self._settled_files is None:
+            self._settled_files = _files_of(self._settled)
+        return [*_files_of(self._live), *self._settled_files]
+
     def _add(self, fresh: list[Label]) -> None:
         """Puts labels into their place in time, which is nearly always the end."""
         fresh = sorted(fresh, key=_in_time)
@@ -167,6 +184,18 @@ class LabelLog:
         self._all += fresh
         for label in fresh:
             self._tally.add(label)
+
+
+def label_folders(run_dir: str) -> list[str]:
+    """Where the labels of a version are: its own folder first, then those of older ones, newest
+    first.
+    """
+    older = read_inherited(run_dir).versions
+    return [storage.join(version, "labels") for version in (run_dir, *reversed(older))]
+
+
+def _files_of(folders: Sequence[str]) -> list[storage.InputFile]:
+    return [file for files in storage.at_once(storage.list_files, folders) for file in files]
 
 
 class _Tally:

@@ -229,9 +229,15 @@ def measure(
     for cutouts in slices:
         first = first or cutouts
         if (cutouts.bands, cutouts.pixels) != (first.bands, first.pixels):
+            advice = "scan them one by one, each by a glob"
+            if len(first.bands) == len(cutouts.bands) == 1 and first.bands != cutouts.bands:
+                both = f"{first.bands[0]},{cutouts.bands[0]}"
+                advice = (
+                    f"if each file is a band, name all bands, such as bands={both}; else {advice}"
+                )
             raise ConfigError(
                 f"the survey mixes {_kind(first)} with {_kind(cutouts)}, such as "
-                f"{first.object_id_B[0]} and {cutouts.object_id_B[0]}; scan them one by one"
+                f"{first.object_id_B[0]} and {cutouts.object_id_B[0]}; {advice}"
             )
         image_BCYX = cutouts.image_BCYX
         borders.append(_border(image_BCYX))

@@ -5,7 +5,6 @@ import difflib
 import importlib
 import itertools
 import os
-import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
@@ -20,7 +19,7 @@ from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.file_keys import find_paths
 from astroray.surveys.hats_catalogs import is_hats, list_files
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
-from astroray.surveys.survey_paths import count_kinds, table_paths
+from astroray.surveys.survey_paths import count_kinds, glob_of, suffix_of, table_paths
 
 __all__ = [
     "Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_or_reject",
@@ -219,18 +218,19 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
         readers = [asked if not own or name == asked else None for name in readers]
     names = sorted({name for name in readers if name})
     if not names:
+        wanted = f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}"
         raise ConfigError(
-            f"no survey files in {uri.location}: found {len(files)} files, expected one of "
-            f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}; "
-            f"{_advice(uri.location, files.paths)}"
+            f"no survey files in {uri.location}: found {_count_suffixes(files.paths)}, expected "
+            f"one of {list(FORMATS[asked]) if asked in FORMATS else wanted}; "
+            f"{_advice(uri.location, files.paths, asked)}"
         )
     if len(names) > 1:
-        example = files.paths[readers.index(names[0])].lower()
-        suffix = next(suffix for suffix in SUFFIXES if example.endswith(suffix))
+        most = Counter(filter(None, readers)).most_common(1)[0][0]
         raise ConfigError(
             f"{uri.location} mixes files for several readers "
             f"({count_kinds(readers, files.paths)}); "
-            f"name one kind with ?format={names[0]}, or with a glob such as '*{suffix}'"
+            f"name one kind with ?format={most}, or with a glob such as "
+            f"'{glob_of(itertools.compress(files.paths, (name == most for name in readers)))}'"
         )
     own_readers = {*SUFFIXES.values(), *SCHEMES.values(), *FORMATS}
     if names[0] not in own_readers and not _is_foreign(names[0]):
@@ -252,14 +252,19 @@ def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:
     return [file for path in paths for file in list_files(path)]
 
 
-def _advice(location: str, paths: Sequence[str]) -> str:
+def _count_suffixes(paths: Sequence[str]) -> str:
+    """How many files of which suffixes: "3 files (2 of .csv, 1 of .csv.gz)"."""
+    counts = Counter(suffix_of(path) or "no suffix" for path in paths).most_common(3)
+    some = ", ".join(f"{count} of {suffix}" for suffix, count in counts)
+    return f"{len(paths)} files ({some})" if some else "no files"
+
+
+def _advice(location: str, paths: Sequence[str], asked: str | None) -> str:
     """What to do about a location with files of no reader, if any."""
-    if any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
+    if not asked and any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
         return "say ?format=light_curves or ?format=spectra if they hold such"
     if paths:
-        kinds = Counter(posixpath.splitext(path)[1] or "no suffix" for path in paths)
-        some = ", ".join(f"{count} of {kind}" for kind, count in kinds.most_common(3))
-        return f"there are {some}; a reader of your own is named by ?format=package.module"
+        return "a reader of your own is named by ?format=package.module"
     if meant := difflib.get_close_matches(location, SCHEMES, n=1):
         return f"did you mean {meant[0]}?"
     is_there = os.path.isdir(os.path.expanduser(location))

@@ -173,7 +173,8 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
             raise ConfigError(
                 f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
                 "name the files of cutouts with a glob, or another reader with format=, "
-                "format=light_curves for light curves, format=spectra for spectra"
+                "format=light_curves for light curves, format=spectra for spectra; images in a "
+                "column of a table are read from npz or Parquet (docs/surveys.md#fits)"
             )
         found = _layout_of(shapes, lengths)
         return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found

@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from astroray import storage
 from astroray.errors import ConfigError, StorageError
 
+PACKED = (".gz", ".fz", ".bz2")
+"""Suffixes that say how a file is packed, not what it is."""
+
 
 def table_paths(location: str, names: str) -> list[str]:
     """Paths of the tables that `table=` names, comma-separated; relative ones from the survey."""
@@ -56,6 +59,21 @@ def count_kinds(kinds: Iterable[str | None], paths: Iterable[str]) -> str:
     )
 
 
+def suffix_of(path: str) -> str:
+    """What a file's name ends in, that of what is packed in it too: `.fits.gz`; may be empty."""
+    stem, suffix = posixpath.splitext(path)
+    is_packed = suffix.lower() in PACKED
+    return (posixpath.splitext(stem)[1] if is_packed else "") + suffix
+
+
+def glob_of(paths: Iterable[str]) -> str:
+    """A glob for these files of a folder: `*.fits.gz`, or of several suffixes `*.fits*`."""
+    suffixes = {suffix_of(path) for path in paths} or {".fits", ".fits.gz"}
+    if len(suffixes) == 1:
+        return f"*{suffixes.pop()}"
+    return f"*.{min(suffix.split('.')[1] for suffix in suffixes)}*"
+
+
 def one_kind(
     inputs: Sequence[storage.InputFile],
     location: str,
@@ -77,8 +95,9 @@ def one_kind(
     found = {kind for path in files.paths if (kind := kind_of(path))}
     if len(found) != 1:
         got = count_kinds(map(kind_of, files.paths), files.paths) or f"no {noun}"
+        first = [path for path in files.paths if kind_of(path) in sorted(found)[:1]]
         raise ConfigError(
             f"{location} has {got}, expected one kind of {', '.join(kinds)}; name one kind with a "
-            f"glob: 'folder/*.fits?format={format}'"
+            f"glob: 'folder/{glob_of(first)}?format={format}'"
         )
     return found.pop(), storage.FileList(file for file in files if kind_of(file.path))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import posixpath
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -51,7 +52,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """
     options = parse_options(ParquetOptions, uri.options)
     _check(options)
-    files, options = _hats_partitions(inputs, uri.location, options)
+    files, options = _hats_partitions(inputs, uri, options)
     chosen = {
         key: value
         for key, value in dataclasses.asdict(options).items()
@@ -148,17 +149,24 @@ def _check(options: ParquetOptions) -> None:
 
 
 def _hats_partitions(
-    inputs: Sequence[storage.InputFile], location: str, options: ParquetOptions
+    inputs: Sequence[storage.InputFile], uri: SurveyUri, options: ParquetOptions
 ) -> tuple[list[storage.InputFile], ParquetOptions]:
     """Parquet files of the survey; of a HATS catalog its partitions, with its position columns.
 
-    Indices of a collection have no images.
+    Indices of a collection have no images. Raises ConfigError where no file is Parquet by its name.
     """
-    if storage.exists(location):  # one file, whatever its name
+    if storage.exists(uri.location):  # one file, whatever its name
         return list(inputs), options
-    hats = open_hats(location, inputs)
+    hats = open_hats(uri.location, inputs)
     if hats is None:
-        return [file for file in inputs if file.path.lower().endswith(_SUFFIXES)], options
+        files = [file for file in inputs if file.path.lower().endswith(_SUFFIXES)]
+        if not files and not uri.known:
+            raise ConfigError(
+                f"{uri.location} has no Parquet file, got {len(inputs)} such as "
+                f"{posixpath.basename(inputs[0].path)}, expected names that end in one of "
+                f"{_SUFFIXES}; leave format=tables out, or name the folder of the Parquet files"
+            )
+        return files, options
     if options.ra or options.dec:
         return list(hats.partitions), options
     return list(hats.partitions), dataclasses.replace(options, ra=hats.ra, dec=hats.dec)

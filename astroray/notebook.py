@@ -99,10 +99,11 @@ class Run:
             import lsdb
         except ImportError:
             raise ConfigError("LSDB is not installed; pip install lsdb") from None
-        is_remote = storage.is_remote(folder)
-        signed = {"storage_options": {"anon": False}} if is_remote else {}  # else it asks unsigned
+        options = {"anon": False} if storage.is_remote(folder) else None  # else it asks unsigned
         try:
-            return lsdb.open_catalog(folder, **signed)  # type: ignore[attr-defined] # no __all__
+            return lsdb.open_catalog(  # type: ignore[attr-defined] # lsdb has no __all__
+                folder, storage_options=options
+            )
         except ImportError as error:
             raise ConfigError(f"LSDB cannot read {folder}: {error}; pip install s3fs") from None
 
@@ -329,7 +330,14 @@ def scan(
 
 def _named(what: StrPath | int) -> str:
     """An identifier or path as text: a survey's numbers are the text of their digits here."""
-    return os.fspath(what) if isinstance(what, str | os.PathLike) else str(what)
+    if isinstance(what, str | os.PathLike):
+        return os.fspath(what)
+    if not isinstance(what, int | np.integer):
+        raise ConfigError(
+            f"the object is a {type(what).__name__}, expected its identifier, such as "
+            "run.to_pandas().object_id[0], or a path"
+        )
+    return str(what)
 
 
 def _check_count(name: str, value: int) -> None:

@@ -78,6 +78,13 @@ def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
             {"radius_arcsec": 1.0},
             "within 1 arcsec of an object, of 2 objects and 1 rows",
         ),
+        (
+            pandas.DataFrame({"id": ["x"], "mag": [1.0]}),
+            {"radius_arcsec": 1.0},
+            r"no positions, got the columns \['id', 'mag'\]; name them with ra= and dec=",
+        ),
+        (pandas.DataFrame({"id": ["x"]}), {"radius_arcsec": "1"}, "radius_arcsec is '1'"),
+        (pandas.DataFrame({"id": ["x"]}), {"radius_arcsec": -1.0}, "expected a number above 0"),
         ("missing.csv", {}, "missing.csv is missing"),
         ([1, 2], {}, "table is a list, expected the path of a file"),
     ],

@@ -117,6 +117,8 @@ def test_an_object_is_drawn_and_a_stranger_is_refused_by_name(run):
         run.picture("M31")
     with pytest.raises(ConfigError, match=r"'M31' is neither an object of"):
         run.similar("M31")
+    with pytest.raises(ConfigError, match=r"the object is a Series, expected its identifier"):
+        run.picture(run.to_pandas().iloc[0])
 
 
 def test_a_number_that_is_no_count_and_an_identifier_that_is_a_number_are_said(run):

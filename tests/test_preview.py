@@ -35,14 +35,14 @@ def test_pictures_are_described_and_a_broken_one_is_named(tmp_path):
 
 def test_why_a_scan_would_refuse_what_was_read_and_how_it_would_encode_it(tmp_path):
     for name, band in (("a_g", "g"), ("a_r", "r"), ("b_g", "g"), ("b_r", "r")):
-        image = np.random.default_rng(5).normal(size=(40, 40)).astype(np.float32)
+        image = np.random.default_rng(5).normal(size=(48, 48)).astype(np.float32)
         header = fits.Header({"FILTER": band})
         fits.PrimaryHDU(image, header).writeto(tmp_path / f"{name}.fits")
     seen = astroray.look(str(tmp_path))
     assert seen.facts["a scan"].startswith("refuses them: the survey mixes flux cutouts in bands g")
     assert "name all bands, such as bands=g,r" in seen.facts["a scan"]
     joined = astroray.look(f"{tmp_path}?bands=g,r")
-    assert joined.facts["a scan"] == "encodes 40 × 40 px, bands g, r"
+    assert joined.facts["a scan"] == "encodes 48 × 48 px, bands g, r"
 
 
 def test_a_table_without_positions_is_told_from_none(tmp_path):

@@ -112,7 +112,8 @@ def catalog_files(run_dir: str) -> list[str]:
     else:
         raise LedgerError(
             f"no complete catalog in {folder}: neither {pixels.PROPERTIES} nor {pixels.OBJECTS} is "
-            "there; let the run finish, or start it again to write what is left"
+            "there; if the version was pruned, name the one that was kept, else let the run "
+            "finish, or start it again to write what is left"
         )
     return [f"{pixels.FOLDER}/{file}" for file in files]
 

@@ -42,6 +42,10 @@ def join_table(
     were matched, and how many. Raises ConfigError where not one object has a row, where the table
     has several rows of one, and where it cannot be read.
     """
+    if radius_arcsec is not None and not (
+        isinstance(radius_arcsec, int | float | np.number) and radius_arcsec > 0
+    ):
+        raise ConfigError(f"radius_arcsec is {radius_arcsec!r}, expected a number above 0")
     with contextlib.ExitStack() as stack:
         return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
 
@@ -55,10 +59,11 @@ def _join(
     radius_arcsec: float | None,
 ) -> pandas.DataFrame:
     opened = ObjectTable.of(source, options, where)
-    if opened is None:
+    if opened is None or (radius_arcsec is not None and "ra" not in opened.columns):
+        lacks = "no positions" if opened else "neither identifiers nor positions"
         raise ConfigError(
-            f"{where} has neither identifiers nor positions, got the columns {list(source.names)}; "
-            "name them with id=, or ra= and dec="
+            f"{where} has {lacks}, got the columns {list(source.names)}; name them with "
+            f"{'' if opened else 'id=, or '}ra= and dec="
         )
     found = opened.read()
     if radius_arcsec is None:

@@ -1,5 +1,7 @@
 """Rows of an evaluation: what is compared, which bars are set, what is marked."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -132,6 +134,14 @@ def test_differences_are_paired_so_that_common_luck_cancels():
     assert [row[key] for key in ("value", "low", "high")] == pytest.approx([-0.1] * 3)
     alone = find(results, "efigi plain pca kth: auc")
     assert alone["low"] < alone["value"] < alone["high"]
+
+
+def test_a_fit_that_ended_early_says_after_how_many_passes():
+    results = results_of({"pixels": (0.7, 0.2), "cae": (0.6, 0.2)})
+    encoded = results.encoded["cae", 0]
+    results.encoded["cae", 0] = dataclasses.replace(encoded, num_passes=1, is_whole=False)
+    note = "* cae is not complete: its fits made 1 of 60 passes in the time of --budget"
+    assert note in notes(results)
 
 
 def test_missing_seeds_are_marked_and_compared_by_those_that_are_there():

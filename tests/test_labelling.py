@@ -342,12 +342,16 @@ def test_a_person_labels_by_keys_undoes_reloads_and_another_one_is_not_in_the_wa
             large = 'document.getElementById("large").getBoundingClientRect()'
             tall = await ana.value(f"Math.round({large}.height - {large}.width)")
             wide = await ana.value("document.documentElement.scrollWidth")
-            return first, kept, loaded, tall, wide
+            before = await ana.value(shown)
+            await ana.value('document.querySelector("#next").click()')
+            await ana.until(f'{shown} !== "{before}"')
+            return first, kept, loaded, tall, wide, await ana.value("scrollY")
 
-    first, kept, loaded, tall, wide = asyncio.run(use())
+    first, kept, loaded, tall, wide, scrolled = asyncio.run(use())
     assert (kept, loaded) == ("5", True)
     assert tall == 0  # on a phone a square picture is square
     assert wide <= 390  # and nothing sticks out
+    assert scrolled == 0  # the next picture is in sight as a whole
     standing = {(x.object_id, x.user): x.interest for x in current_labels(LabelLog(run_dir).read())}
     assert standing == {(first, "ana"): 5, (first, "bo"): 2}
 

@@ -40,7 +40,13 @@ def evaluate() -> None:
 @click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
 @click.option("--k", default=10, show_default=True, help="Neighbors of each object.")
 @click.option("--scores", default="kth", show_default=True, metavar="NAME,...")
-@click.option("--budget", default=60.0, show_default=True, metavar="MINUTES")
+@click.option(
+    "--budget",
+    default=60.0,
+    show_default=True,
+    metavar="MINUTES",
+    help="For all; a fit that it ends early is marked.",
+)
 @click.option("--full", is_flag=True, help="sim at the published size of 17,778 objects.")
 @click.option("--contamination", type=float, help="Share of outliers.  [default: the protocol's]")
 @click.option(

@@ -163,9 +163,10 @@ class Results:
         reason = self.reasons.get((encoder, score)) or self.reasons.get((encoder, ""), "")
         if len(found) < self.num_seeds and found:
             return f"{len(found)} of {self.num_seeds} seeds: {reason}"
-        passes = [self.encoded[encoder, seed].num_passes for seed in found]
+        passes = sorted({self.encoded[encoder, seed].num_passes for seed in found})
         if not all(self.encoded[encoder, seed].is_whole for seed in found):
-            return f"its fits made {min(passes)} to {max(passes)} of {NUM_PASSES} passes"
+            made = f"{passes[0]} to {passes[-1]}" if len(passes) > 1 else passes[0]
+            return f"its fits made {made} of {NUM_PASSES} passes in the time of --budget"
         return reason
 
     def _facts(self, encoder: str, found: Mapping[int, Scored]) -> dict[str, float]:

@@ -198,6 +198,15 @@ def test_an_unknown_column_is_refused_with_the_candidates(tmp_path: Path) -> Non
         _read(tmp_path, table="t.csv", id="c")
 
 
+def test_a_table_without_known_columns_is_told_from_one_without_rows(tmp_path: Path) -> None:
+    _write(tmp_path, "t.csv", "targetid,mag\n1,2\n")
+    with pytest.raises(ConfigError, match=r"no column of a known name, got \['targetid', 'mag'\]"):
+        _read(tmp_path, table="t.csv")
+    _write(tmp_path, "t.csv", "id,ra,dec\n")
+    with pytest.raises(ConfigError, match=r"t\.csv has no rows"):
+        _read(tmp_path, table="t.csv")
+
+
 def test_half_a_position_is_refused(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "id,ra,delta\n1,2,3\n")
     with pytest.raises(ConfigError, match=r"none of .*name it with dec=COLUMN"):

@@ -40,7 +40,10 @@ def test_why_a_scan_would_refuse_what_was_read_and_how_it_would_encode_it(tmp_pa
         fits.PrimaryHDU(image, header).writeto(tmp_path / f"{name}.fits")
     seen = astroray.look(str(tmp_path))
     assert seen.facts["a scan"].startswith("refuses them: the survey mixes flux cutouts in bands g")
-    assert "name all bands, such as bands=g,r" in seen.facts["a scan"]
+    assert (
+        "where each file is a band, name the bands as the files do: bands=g,r"
+        in seen.facts["a scan"]
+    )
     joined = astroray.look(f"{tmp_path}?bands=g,r")
     assert joined.facts["a scan"] == "encodes 48 × 48 px, bands g, r"
 

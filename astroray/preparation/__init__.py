@@ -231,9 +231,8 @@ def measure(
         if (cutouts.bands, cutouts.pixels) != (first.bands, first.pixels):
             advice = "scan them one by one, each by a glob"
             if len(first.bands) == len(cutouts.bands) == 1 and first.bands != cutouts.bands:
-                both = f"{first.bands[0]},{cutouts.bands[0]}"
-                advice = (
-                    f"if each file is a band, name all bands, such as bands={both}; else {advice}"
+                advice += (
+                    ", or, where each file is a band, name the bands as the files do: bands=g,r"
                 )
             raise ConfigError(
                 f"the survey mixes {_kind(first)} with {_kind(cutouts)}, such as "

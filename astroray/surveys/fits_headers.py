@@ -138,7 +138,8 @@ class FitsImage:
         if names and len(names) != num_bands:
             raise ShardError(
                 f"{self.path} has {num_bands} bands in HDU {self.index}, expected the "
-                f"{len(names)} of bands={asked}; name them all"
+                f"{len(names)} of bands={asked}; name them all, and where each file is a band "
+                "as the files' names have them"
             )
         if not names:
             own = self.text("BAND") or self.text("FILTER") or self.text("BANDS")

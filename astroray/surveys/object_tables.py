@@ -237,9 +237,15 @@ def _open(path: str, options: TableOptions, stack: contextlib.ExitStack) -> Obje
         local = stack.enter_context(storage.local_copy(path))
     except FileError as error:
         raise ConfigError(f"table cannot be read: {error}") from None
-    table = ObjectTable.of(open_columns(path, local), options, path)
-    if table is None or not table.num_rows:
-        raise ConfigError(f"table {path} has no rows or no usable column; name them with id=, ra=")
+    columns = open_columns(path, local)
+    table = ObjectTable.of(columns, options, path)
+    if table is None:
+        raise ConfigError(
+            f"table {path} has no column of a known name, got {list(columns.names)}; name those of "
+            "identifiers or file names with id= or file=, of positions with ra= and dec="
+        )
+    if not table.num_rows:
+        raise ConfigError(f"table {path} has no rows, expected one for each object; check the file")
     return table
 
 

@@ -188,12 +188,28 @@ def test_what_is_no_label_is_refused_and_not_written(clients, run_dir, said, sta
 
 def test_pictures_come_in_two_sizes_and_by_band(clients):
     ana = clients["ana"]
+    name = ana.post("/ui/queue", json={"size": 1}).json()["objects"][0]["object_id"]
     for query, size_px in (("size=96", 96), ("size=480", 480), ("size=96&band=g", 96)):
-        answer = ana.get(f"/ui/picture/0.png?{query}")
+        answer = ana.get(f"/ui/picture.png?object_id={name}&{query}")
         assert answer.headers["content-type"] == "image/png"
         assert Image.open(io.BytesIO(answer.content)).size == (size_px, size_px)
-    for path in ("0.png?size=7", "9999.png", "0.png?band=none"):
-        assert ana.get(f"/ui/picture/{path}").status_code == 404
+    for query in (f"{name}&size=7", "nobody", f"{name}&band=none"):
+        assert ana.get(f"/ui/picture.png?object_id={query}").status_code == 404
+
+
+def test_a_picture_is_that_of_the_object_where_another_version_ranks_it_elsewhere(
+    whole_run, tmp_path
+):
+    """A page that is open while a server goes over to the next night asks of the new one."""
+    other = make_run(tmp_path, k=20)
+    ranked = [read_version(path)["object_id"].to_pylist() for path in (whole_run, other)]
+    name = next(one for one, another in zip(*ranked, strict=True) if one != another)
+    shown = set()
+    for path in (whole_run, other):
+        with labelling_app(path, ["ana"]) as (app, secret_of):
+            ana = TestClient(app, headers={"Authorization": f"Bearer {secret_of['ana']}"})
+            shown.add(ana.get("/ui/picture.png", params={"object_id": name}).content)
+    assert len(shown) == 1
 
 
 def test_light_curves_are_labelled_by_their_plots_without_stretch_and_bands(tmp_path):
@@ -208,7 +224,7 @@ def test_light_curves_are_labelled_by_their_plots_without_stretch_and_bands(tmp_
         assert ana.post("/ui/labels", json=said).json()["progress"]["interesting"] == 1
         for query, size in (("size=96", (96, 96)), ("size=480", (480, 480)),
                             ("size=480&wide=true", (960, 480))):  # fmt: skip
-            answer = ana.get(f"/ui/picture/{one['row']}.png?{query}")
+            answer = ana.get(f"/ui/picture.png?object_id={one['object_id']}&{query}")
             assert Image.open(io.BytesIO(answer.content)).size == size
 
 

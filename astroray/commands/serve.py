@@ -48,8 +48,9 @@ def serve(
     """Answer questions about the finished run in RUN_DIR over HTTP, until interrupted.
 
     Catalog, cone searches, pictures and neighbors; scores of uploads, and with --flares forecasts
-    of flares in uploaded light curves. RUN_DIR may be a link: when
-    it is moved to another finished run, or the run is scanned again, the new one is served.
+    of flares in uploaded light curves. RUN_DIR may be a folder of versions, whose newest finished
+    one is served, or a link: when a night is added, the link is moved to another finished run, or
+    the run is scanned again, the new one is served.
     """
     from astroray.runs import finished_run
     from astroray.settings import load_settings

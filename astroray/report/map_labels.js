@@ -9,7 +9,7 @@ const saidBy = (name) => {
   const values = [...new Set(told.flatMap((one) => one?.[1] ? [one[1]] : []))].sort();
   return { words: "class", values, value_of: told.map((one) => one?.[1] ? values.indexOf(one[1]) : null), without };
 };
-const pictureAt = (i, size = 96) => `/ui/picture/${MAP.rank[i] - 1}.png?size=${size}`; // the server draws each object
+const pictureAt = (i, size = 96) => `/ui/picture.png?object_id=${encodeURIComponent(MAP.object_id[i])}&size=${size}`; // the server draws each object
 const refreshSaid = async () => {
   if (document.hidden) return;
   let told;

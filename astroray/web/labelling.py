@@ -106,7 +106,7 @@ def build_label_router(archive: Archive, log: LabelLog) -> APIRouter:
     router.post("/undo")(desk.undo)
     router.get("/labelled")(desk.labelled)
     router.get("/said")(desk.said)
-    router.get("/picture/{row}.png")(desk.picture)
+    router.get("/picture.png")(desk.picture)
     return router
 
 
@@ -287,18 +287,22 @@ class _Desk:
 
     def picture(
         self,
-        row: int,
+        object_id: Annotated[str, Query()],
         caller: Caller,
         size: Annotated[int, Query()] = PICTURE_SIZES[0],
         band: Annotated[str, Query(max_length=40)] = "",
         wide: bool = False,
     ) -> Response:
-        """PNG of an object; with `band` of that band alone; wide where asked, of what is drawn."""
-        if not 0 <= row < len(self.archive.table) or size not in PICTURE_SIZES:
-            raise HTTPException(404, f"no picture {row} of size {size}")
+        """PNG of an object; with `band` of that band alone; wide where asked, of what is drawn.
+
+        By its name: a night that lands while a page is open puts others at its rank.
+        """
+        row = self.archive.find(object_id)
+        if row is None or size not in PICTURE_SIZES:
+            raise HTTPException(404, f"no picture of {object_id[:200]!r} of size {size}")
         png = self.archive.picture(row, size, band, ASPECT if wide else 1)
         if png is None:
-            raise HTTPException(404, f"the survey's file of object {row} cannot be read")
+            raise HTTPException(404, f"the survey's file of {object_id!r} cannot be read")
         headers = {"Cache-Control": "private, max-age=3600"}
         return Response(png, media_type="image/png", headers=headers)
 

@@ -108,7 +108,7 @@ def workers_here() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "cluster", lambda **_: contextlib.nullcontext())
         patch.setattr(workers, "machines", lambda: [{"CPU": 6.0}])
-        patch.setattr(workers, "cpus_of_one_machine", lambda: 6)
+        patch.setattr(workers, "cpus_of_one_machine", lambda *_: 6)
         patch.setattr(workers, "refuse_local", lambda *_: None)
         patch.setattr(workers, "RayNodes", lambda: None)
         patch.setattr(workers, "remotely", lambda function, **_: function)

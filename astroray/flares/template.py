@@ -17,6 +17,9 @@ RISE = np.array([1.0, 1.941, -0.175, -2.246, -1.125])
 DECAY = ((0.6890, 1.600), (0.3030, 0.2783))
 
 
+_RISE_AREA = np.polynomial.polynomial.polyint(RISE, lbnd=-1)
+
+
 def flare_shape(phase: np.ndarray) -> np.ndarray:
     """Flux of the template over its peak.
 
@@ -41,8 +44,7 @@ def mean_flare_shape(phase: np.ndarray, exposure: float | np.ndarray) -> np.ndar
 
 def _area_until(phase: np.ndarray) -> np.ndarray:
     """Integral of the template from its start, exactly."""
-    whole = np.polynomial.polynomial.polyint(RISE, lbnd=-1)
-    rise = np.polynomial.polynomial.polyval(np.clip(phase, -1, 0), whole)
+    rise = np.polynomial.polynomial.polyval(np.clip(phase, -1, 0), _RISE_AREA)
     after = np.maximum(phase, 0)
     return rise + sum(height / speed * -np.expm1(-speed * after) for height, speed in DECAY)
 

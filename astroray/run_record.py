@@ -276,7 +276,8 @@ class RunRecord:
     """Times are UTC, ISO 8601."""
     begun: str = ""
     """When the work on its catalog began, where that was later: the run was done before then."""
-    state: Literal["running", "done", "failed"] = "running"
+    state: Literal["running", "done", "failed", "interrupted"] = "running"
+    """interrupted: by a signal; the same command goes on, as after a failure."""
     finished: str = ""
     schema_version: int = schema.SCHEMA_VERSION
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -296,7 +297,7 @@ class RunRecord:
     night: NightRecord | None = dataclasses.field(default=None, metadata=PART)
     """None of what is no night."""
     error: str = ""
-    """Why it failed."""
+    """Why it ended before it was done."""
 
     @property
     def run_id(self) -> str:

@@ -139,7 +139,9 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
 
 
 def _is_given_up(run_dir: str, old: RunRecord | None, fresh: RunRecord) -> bool:
-    if old is None or old.state != "failed" or old.fingerprint == fresh.fingerprint or old.night:
+    if old is None or old.fingerprint == fresh.fingerprint or old.night:
+        return False
+    if old.state not in ("failed", "interrupted"):
         return False
     return not storage.exists(model_file(run_dir)) and not done_shards(run_dir)
 
@@ -194,9 +196,12 @@ def _check_withdrawn(
 def note_failure(record: RunRecord, run_dir: str, error: BaseException, lease: Lease) -> RunRecord:
     """The record with the reason why the run ended, if only a signal; it stays resumable."""
     reason = str(error) or str(Interrupted())
-    failed = dataclasses.replace(record, state="failed", error=reason)
+    is_by_signal = isinstance(error, KeyboardInterrupt)
+    ended = dataclasses.replace(
+        record, state="interrupted" if is_by_signal else "failed", error=reason
+    )
     # A full disk cannot take this note either, and another writer's record is not ours.
     with contextlib.suppress(StorageError, LedgerError):
         lease.check()
-        failed.publish(run_dir)
-    return failed
+        ended.publish(run_dir)
+    return ended

@@ -1,13 +1,18 @@
 """The ledger: done marks, rejects, conservation, fingerprints."""
 
 import dataclasses
+import signal
 
 import pytest
 
 from astroray import ledger, storage
-from astroray.errors import LedgerError
+from astroray.errors import LedgerError, StorageError
+from astroray.inspection import read_status
+from astroray.interrupts import Interrupted
 from astroray.receipts import Receipt, done_shards, read_receipt, undo_shard
 from astroray.run_record import RunRecord
+from astroray.runs import forget_failed, note_failure
+from astroray.storage.leases import hold_lease
 from astroray.surveys.shards import Reject, Shard
 
 
@@ -47,6 +52,21 @@ def test_a_run_that_ended_before_its_listing_leaves_its_directory_free(run_dir):
     storage.publish(f"{run_dir}/model/model.safetensors", b"")
     with pytest.raises(LedgerError, match="belongs to another run"):
         ledger.open_run(run_dir, record())
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [(StorageError("the disk is full"), "failed"), (Interrupted(signal.SIGTERM), "interrupted")],
+)
+def test_a_run_that_ended_early_says_why_and_its_directory_is_free(run_dir, error, state):
+    with hold_lease(run_dir) as lease:
+        begun = ledger.open_run(run_dir, record())
+        assert note_failure(begun, run_dir, error, lease) == RunRecord.load(run_dir)
+    ended = read_status(run_dir)
+    assert (ended.facts()["state"], ended.words()["error"]) == (state, str(error))
+    storage.publish(f"{run_dir}/ledger/shards.parquet", b"")
+    forget_failed(run_dir, record(fingerprint="f2"))
+    assert RunRecord.load(run_dir).fingerprint == "f2"
 
 
 def test_another_run_is_refused_by_naming_what_differs(run_dir):

@@ -18,6 +18,7 @@ from astroray.neighbors.certificate import Certified
 from astroray.neighbors.search import SearchConfig, search
 from astroray.report.rows import read_rows, read_top
 from astroray.search.sharded import ShardedSearch
+from benchmarks.cells import make_survey
 from benchmarks.claims import at_least, at_most
 from benchmarks.clock import timed
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search
@@ -57,6 +58,8 @@ CLAIMS = (
     ),
     at_most("peak private memory at the largest survey over that at the smallest", 1.5),
     at_most("the same while NEIGHBORS and CATALOG are written, four times the objects", 1.25),
+    at_most("exponent of N of the CPU time, 128 dimensions", 1.3, unit=""),
+    at_most("exponent of N of the CPU time, real digits repeated and moved", 1.3, unit=""),
     at_most("CPU time of a certified list of 1 % of the objects over that of one of .1 %", 1.5),
 )
 
@@ -192,12 +195,17 @@ def find(run_dir: str, top: int = TOP) -> Certified:
     return ShardedSearch(plan_search(run_dir, k=K, top=top), in_turn, reason="asked for").certify()
 
 
-def scaling(scratch: Path, sizes: list[int], dim: int) -> list[dict[str, Any]]:
-    """How CPU time and memory grow; the facts hold each size."""
+def scaling(
+    scratch: Path, sizes: list[int], dim: int = 64, survey: str = ""
+) -> list[dict[str, Any]]:
+    """How CPU time and memory grow; the facts hold each size.
+
+    survey  one of `benchmarks.cells`, of 64 dimensions; empty: clusters that are made here
+    """
     facts: dict[str, float] = {"dim": float(dim)}
     for size in sizes:
-        embedding_ND = make_embeddings(size, dim, seed=3)
-        folder = scratch / f"{size}x{dim}"
+        embedding_ND = make_survey(survey, size) if survey else make_embeddings(size, dim, seed=3)
+        folder = scratch / f"{survey}{size}x{dim}"
         run_dir = make_embedded(folder, embedding_ND, _names(size), rows_each=ROWS_A_SHARD)
         got = run_fresh(search_once, run_dir, environment=ONE_THREAD).value()
         facts |= {f"{name}_{size}": value for name, value in got.items()}
@@ -237,9 +245,11 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     return [
         *measured(CLAIMS[:3], against),
         *measured(CLAIMS[3:4], workers_row),
-        *measured(CLAIMS[4:6], lambda: scaling(scratch, sizes, 64)),
+        *measured(CLAIMS[4:6], lambda: scaling(scratch, sizes)),
         *measured(CLAIMS[6:7], lambda: writing(scratch, written, 64)),
-        *measured(CLAIMS[7:], lambda: list_lengths(scratch, sizes[-2])),
+        *measured(CLAIMS[7:8], lambda: scaling(scratch, sizes[:2], 128)[:1]),
+        *measured(CLAIMS[8:9], lambda: scaling(scratch, sizes[:2], survey="digits 0.3")[:1]),
+        *measured(CLAIMS[9:], lambda: list_lengths(scratch, sizes[-2])),
     ]
 
 

@@ -247,7 +247,7 @@ def test_a_killed_gathering_goes_on_with_the_groups_that_are_left(tmp_path, monk
     (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
     groups = groups_of(flare_shards(survey), size=1)
     assert len({group.name for group in groups}) == len(groups) == 3
-    paths = [keep_group(group, str(tmp_path / "groups")) for group in groups]
+    paths = [keep_group(group, str(tmp_path / "fit")) for group in groups]
     found = [read_group(path) for path in paths]
     assert [windows and len(windows) for windows, _ in found][2] is None
     assert [reject.kind for _, rejects in found for reject in rejects] == ["corrupt"]
@@ -256,10 +256,14 @@ def test_a_killed_gathering_goes_on_with_the_groups_that_are_left(tmp_path, monk
     assert (found[0][0].star_ids, found[0][0].dropped) == (expected.star_ids, expected.dropped)
 
     monkeypatch.setattr(kept_windows, "collect_windows", None)  # none is gathered again
-    assert [keep_group(group, str(tmp_path / "groups")) for group in groups] == paths
+    assert [keep_group(group, str(tmp_path / "fit")) for group in groups] == paths
     os.utime(tmp_path / "in" / "tic1.npz", (1, 1))
     changed = groups_of(flare_shards(survey), size=1)
     assert {group.name for group in changed}.isdisjoint(group.name for group in groups)
+
+    (tmp_path / "fit" / "settings.json").write_text("{}")
+    kept_windows.forget_groups(str(tmp_path / "fit"))
+    assert [path.name for path in (tmp_path / "fit").iterdir()] == ["settings.json"]
 
 
 def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):

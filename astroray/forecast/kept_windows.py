@@ -18,6 +18,9 @@ from astroray.surveys.shards import Reject
 
 __all__ = ["forget_groups", "keep_group", "read_group", "read_windows", "write_windows"]
 
+GROUP = "group-"
+"""How the names of groups' files begin."""
+
 
 def write_windows(path: str, windows: Windows) -> None:
     """Publishes windows as one npz file, whole or absent."""
@@ -31,7 +34,7 @@ def read_windows(path: str) -> Windows:
 
 def keep_group(group: StarGroup, folder: str) -> str:
     """The file in `folder` that has the windows of a group, gathered if it is not there yet."""
-    path = storage.join(folder, f"{group.name}.npz")
+    path = storage.join(folder, f"{GROUP}{group.name}.npz")
     if not storage.exists(path):
         windows, rejects, _ = collect_windows(group)
         told = json.dumps([dataclasses.asdict(reject) for reject in rejects])
@@ -48,9 +51,10 @@ def read_group(path: str) -> tuple[Windows | None, list[Reject]]:
 
 
 def forget_groups(folder: str) -> None:
-    """Removes the files of all groups."""
+    """Removes the files of all groups from `folder`."""
     for name in storage.list_names(folder):
-        storage.delete(storage.join(folder, name))
+        if name.startswith(GROUP):
+            storage.delete(storage.join(folder, name))
 
 
 def _arrays(windows: Windows) -> dict[str, np.ndarray]:

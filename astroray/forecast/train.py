@@ -51,7 +51,7 @@ __all__ = ["TrainConfig", "flare_shards", "train_flares"]
 READER = "light_curves"
 NUM_PARTS = 5
 """Stars are dealt into so many parts: one for validation, one for the test, others to train."""
-GROUPS, WINDOWS, PROGRESS = "groups", "windows.npz", "progress.txt"
+WINDOWS, PROGRESS = "windows.npz", "progress.txt"
 MIN_FLARES = 10
 PRETRAIN_PASSES = 10
 
@@ -123,11 +123,14 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
         log_dir = "" if storage.is_remote(config.folder) else storage.join(config.folder, "logs")
         with workers.cluster(log_dir=log_dir):
             path = storage.join(config.folder, WINDOWS)
-            groups = storage.join(config.folder, GROUPS)
             if not storage.exists(path):
-                found = map_stars(shards, keep_group, groups, show=show)
-                _keep_windows(map(read_group, found), path, config.seed)
-            forget_groups(groups)
+                found = map_stars(shards, keep_group, config.folder, show=show)
+                try:
+                    _keep_windows(map(read_group, found), path, config.seed)
+                except DataError:  # a fit of another survey may take the folder
+                    forget_groups(config.folder)
+                    raise
+            forget_groups(config.folder)
             show("starting Ray Train")
             _fit_by_ray(config, show)
             return workers.remotely(_finish, num_cpus=1)(config)

@@ -35,6 +35,8 @@ SUFFIXES = {
     ".png": "pictures",
     ".npz": "arrays",
     ".npy": "arrays",
+    ".h5": "arrays",
+    ".hdf5": "arrays",
     ".fits": "fits_cutouts",
     ".fit": "fits_cutouts",
     ".fits.gz": "fits_cutouts",
@@ -47,11 +49,12 @@ SUFFIXES = {
 
 FORMATS = {
     "light_curves": (
-        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".parquet", ".parq", ".pq", ".csv",
-        ".csv.gz", ".dat", ".dat.gz",
+        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".h5", ".hdf5", ".parquet", ".parq",
+        ".pq", ".csv", ".csv.gz", ".dat", ".dat.gz",
     ),
     "spectra": (
-        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".parquet", ".parq", ".pq",
+        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".h5", ".hdf5", ".parquet", ".parq",
+        ".pq",
     ),
 }  # fmt: skip
 """Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""

@@ -1,14 +1,17 @@
-"""How arrays come out of .npy and .npz files in slices of rows, without pickle."""
+"""How arrays come out of .npy, .npz and HDF5 files in slices of rows, without pickle."""
 
 import contextlib
 import dataclasses
+import io
 import math
+import subprocess
+import sys
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.lib import format as npy
@@ -16,11 +19,21 @@ from numpy.lib import format as npy
 from astroray import storage
 from astroray.errors import ShardError
 
+if TYPE_CHECKING:
+    import h5py
+
+SUFFIXES = (".npz", ".h5", ".hdf5")
+"""Of files that hold several arrays by name."""
+_RANDOM_ACCESS = (".npy", ".h5", ".hdf5")
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_CHUNK_CACHE_BYTES = 64 * 2**20
+"""A chunk of HDF5 that several slices of rows share is unpacked once."""
+_TEXT_TIMEOUT_S = 120
 _BAD_FILE = (
     OSError, EOFError, ValueError, TypeError, KeyError, SyntaxError, RuntimeError,
     NotImplementedError, zipfile.BadZipFile, zlib.error, tokenize.TokenError,
 )  # fmt: skip
-"""What NumPy and zipfile raise on bytes that are no whole .npy or .npz file."""
+"""What NumPy, zipfile and h5py raise on bytes that are no whole file of theirs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +51,7 @@ class Header:
 
 
 class ArrayFile(Protocol):
-    """An open file of arrays; the array of a .npy file has the name ''."""
+    """An open file of arrays; that of .npy is called '', those in groups of HDF5 `group/name`."""
 
     @property
     def headers(self) -> Mapping[str, Header]:
@@ -48,9 +61,14 @@ class ArrayFile(Protocol):
         """The rows start..stop of each range, ranges ascending and apart; raises ShardError."""
 
 
+def has_random_access(path: str) -> bool:
+    """Whether rows in the middle of such a file are read without those before."""
+    return not storage.is_remote(path) and path.lower().endswith(_RANDOM_ACCESS)
+
+
 @contextlib.contextmanager
 def open_arrays(path: str) -> Iterator[ArrayFile]:
-    """The arrays of a .npy or .npz file, told apart by their first bytes.
+    """The arrays of a .npy, .npz or HDF5 file, told apart by their first bytes.
 
     Raises ShardError where it is truncated or something else, FileError where it is missing.
     """
@@ -62,11 +80,17 @@ def open_arrays(path: str) -> Iterator[ArrayFile]:
 
 def _open(copy: Path, path: str, stack: contextlib.ExitStack) -> ArrayFile:
     with copy.open("rb") as file:
-        magic = file.read(len(npy.MAGIC_PREFIX))
-    if magic == npy.MAGIC_PREFIX:
+        magic = file.read(len(_HDF5_MAGIC))
+    if magic.startswith(npy.MAGIC_PREFIX):
         return _NpyFile(copy, path)
-    if magic[:2] == b"PK":
+    if magic.startswith(b"PK"):
         return _NpzFile(stack.enter_context(zipfile.ZipFile(copy)), path)
+    if magic == _HDF5_MAGIC:
+        import h5py
+
+        # Not locked: an archive may be on a file system that takes no locks.
+        opened = h5py.File(copy, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
+        return _Hdf5File(stack.enter_context(opened), path)
     raise ValueError(f"it begins with {magic!r}" if magic else "it has no bytes")
 
 
@@ -131,6 +155,88 @@ class _NpzFile:
             member.read(1)  # at the end, zipfile compares the checksum
 
 
+class _Hdf5File:
+    """An HDF5 file: of each array the rows that are asked for, and the chunks around them.
+
+    What would be read from other files (external links and storage, virtual arrays) is left out,
+    as is what is no number and no text. Text of any length is given out as fixed text.
+    """
+
+    def __init__(self, file: "h5py.File", path: str) -> None:
+        self.file = file
+        self.path = path
+        self.free_text: set[str] = set()
+        """Names of the arrays whose text may have any length."""
+        self.headers: dict[str, Header] = {}
+        file.visititems(self._note)  # follows no link to another file
+
+    def _note(self, name: str | bytes, item: "h5py.Dataset | h5py.Group") -> None:
+        import h5py
+
+        if isinstance(name, bytes) or not isinstance(item, h5py.Dataset) or item.shape is None:
+            return  # bytes are a name that is no text
+        if item.is_virtual or item.external:
+            return
+        is_free_text = h5py.check_string_dtype(item.dtype) is not None and item.dtype.kind == "O"
+        if is_free_text or item.dtype.kind in "biufS":
+            _check_written(name, item)
+            dtype = np.dtype("U") if is_free_text else item.dtype
+            self.headers[name] = Header(shape=item.shape, dtype=dtype, is_fortran=False)
+        if is_free_text:
+            self.free_text.add(name)
+
+    def rows(self, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+        _plain_header(self.headers, name, self.path)
+        with _file_errors(self.path):
+            for start, stop in ranges:
+                if name in self.free_text:
+                    yield _free_text(self.file.filename, name, start, stop)
+                else:
+                    yield np.asarray(self.file[name][start:stop])
+
+
+_PRINT_TEXT = """
+import io, sys, h5py, numpy
+path, name, start, stop = sys.argv[1:]
+with h5py.File(path, "r", locking=False) as file:
+    text = file[name].asstr(errors="replace")[int(start):int(stop)].astype(str)
+packed = io.BytesIO()
+numpy.save(packed, text)
+sys.stdout.buffer.write(packed.getvalue())
+"""
+
+
+def _free_text(path: str, name: str, start: int, stop: int) -> np.ndarray:
+    """Text of any length, read by a process of its own: of damaged text the library never ends."""
+    command = [sys.executable, "-I", "-c", _PRINT_TEXT, path, name, str(start), str(stop)]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=_TEXT_TIMEOUT_S, check=True)
+    except subprocess.TimeoutExpired:
+        raise ValueError(
+            f"array {name!r} gives no text within {_TEXT_TIMEOUT_S} s, so it is damaged"
+        ) from None
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        raise ValueError(f"array {name!r} cannot be read: {said or error}") from None
+    return np.asarray(np.load(io.BytesIO(done.stdout), allow_pickle=False))
+
+
+def _check_written(name: str, stored: "h5py.Dataset") -> None:
+    """Raises ValueError where numbers that the header promises lie nowhere: HDF5 makes them 0."""
+    if stored.chunks:
+        expected = math.prod(map(_num_parts, stored.shape, stored.chunks))
+        found, unit = stored.id.get_num_chunks(), "chunks"
+    else:
+        expected = math.prod(stored.shape) * stored.id.get_type().get_size()
+        found, unit = stored.id.get_storage_size(), "bytes"
+    if found < expected:
+        raise ValueError(f"array {name!r} has {found} {unit}, its header says {expected}")
+
+
+def _num_parts(length: int, part: int) -> int:
+    return -(-length // part)
+
+
 def _skip_header(member: IO[bytes]) -> int:
     _read_header(member)
     return member.tell()
@@ -164,4 +270,4 @@ def _file_errors(path: str) -> Iterator[None]:
     try:
         yield
     except _BAD_FILE as error:
-        raise ShardError(f"{path} is no whole .npy or .npz file: {error}") from None
+        raise ShardError(f"{path} is no whole .npy, .npz or HDF5 file: {error}") from None

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+import numpy as np
+
 from astroray.errors import ConfigError, ShardError
 from astroray.surveys.array_files import ArrayFile, Header
 from astroray.surveys.object_tables import TableOptions
@@ -10,10 +12,10 @@ from astroray.surveys.object_tables import TableOptions
 LAYOUTS = ("NCYX", "NYXC", "NYX", "CYX", "YXC", "YX")
 MAX_BANDS = 6
 NO_WEIGHT = "none"
-_IMAGE_NAMES = ("image", "images", "cutout", "cutouts", "img", "data", "flux")
-_WEIGHT_NAMES = ("weight", "weights", "ivar", "invvar", "inverse_variance")
+_IMAGE_NAMES = ("image", "images", "image_array", "cutout", "cutouts", "img", "data", "flux")
+_WEIGHT_NAMES = ("weight", "weights", "ivar", "image_ivar", "invvar", "inverse_variance")
 MASK_NAMES = ("mask", "masks", "bad", "badpix", "dq")
-_BAND_NAMES = ("bands", "band", "filters", "filter", "channels")
+_BAND_NAMES = ("bands", "band", "image_band", "filters", "filter", "channels")
 _MAX_VALUES = 2**30
 
 
@@ -22,11 +24,12 @@ class ArrayOptions(TableOptions):
     """Options of a survey of arrays, beside those of its table.
 
     The table has a row for each object, in the same order; where each file is one object, rows
-    are found by file name. Without a table, `id`, `ra` and `dec` are 1-D arrays of the .npz.
+    are found by file name. Without a table, `id`, `ra` and `dec` are 1-D arrays beside the images.
     """
 
     image: str = ""
-    """Array of a .npz that holds the images; else a well-known name, or the only 3-D or 4-D one."""
+    """Array that holds the images, in a group of HDF5 `group/name`; else a well-known name, or the
+    only 3-D or 4-D one."""
     weight: str = ""
     """Array of the same shape, or of that of one band, whose values are positive where a pixel was
     measured, or 0 there if it is called mask, bad or dq; else a well-known name, if there is one;
@@ -40,7 +43,7 @@ class ArrayOptions(TableOptions):
     """display (0..1; integers are divided by their largest value) or flux (linear); else display
     for unsigned bytes and flux for all other types."""
     shard_rows: int = 10_000
-    """Rows a shard of a .npy file on this machine's disks; other files are one shard each."""
+    """Rows a shard of a .npy or HDF5 file on this machine's disks; others are one shard each."""
     shard_files: int = 512
     """Files a shard where each file is one object."""
     format: str = ""
@@ -163,10 +166,11 @@ def _band_names(arrays: ArrayFile, asked: str, num_bands: int, pixels: str, wher
     """Names separated by commas: as asked, as an array beside the images says, or numbered."""
     names = [name.strip() for name in asked.split(",")] if asked else []
     for name, header in arrays.headers.items():
-        is_list = header.shape == (num_bands,) and header.dtype.kind in "US"
-        if not names and is_list and name.lower() in _BAND_NAMES:
-            stored = next(arrays.rows(name, [(0, num_bands)]))
-            names = [str(text) for text in stored.astype(str)]
+        is_text = header.shape[-1:] == (num_bands,) and header.dtype.kind in "US"
+        if not names and is_text and name.lower() in _BAND_NAMES:
+            stored = next(arrays.rows(name, [(0, header.shape[0])])).astype(str)
+            rows = np.unique(stored.reshape(-1, num_bands), axis=0)  # of each object, or of all
+            names = rows[0].tolist() if len(rows) == 1 else []
     if not names and pixels == "display" and num_bands in (1, 3):
         names = ["L"] if num_bands == 1 else ["R", "G", "B"]
     names = names or [f"b{i}" for i in range(num_bands)]

@@ -1,4 +1,4 @@
-"""How NumPy arrays become rows: a stack of cutouts in one file, or one object a file.
+"""How arrays of NumPy and HDF5 become rows: a stack of cutouts in one file, or one object a file.
 
 Examples of surveys:
 
@@ -6,6 +6,7 @@ Examples of surveys:
     'hsc_blends?bands=g,r,i,z,y'
     'stamps.npy?layout=NYXC&table=objects.parquet'
     'deep.npz?image=cutouts&weight=ivar&id=source_id'
+    Galaxy10_DECals.h5
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError, ShardError
-from astroray.surveys.array_files import ArrayFile, Header, open_arrays
+from astroray.surveys.array_files import ArrayFile, Header, has_random_access, open_arrays
 from astroray.surveys.array_layouts import LAYOUTS, MASK_NAMES, NO_WEIGHT, ArrayOptions, settle
 from astroray.surveys.object_tables import ObjectTable, group_objects, open_object_table
 from astroray.surveys.objects import Objects, describe_objects
@@ -167,7 +168,7 @@ def _stack_shard(
 
 def _pieces(path: str, num_rows: int | None, shard_rows: int) -> list[tuple[int, int | None]]:
     """Rows of each shard; a file that must be fetched or unpacked from its beginning is one."""
-    if num_rows is None or storage.is_remote(path) or not path.lower().endswith(".npy"):
+    if num_rows is None or not has_random_access(path):
         return [(0, num_rows)]
     starts = range(0, max(num_rows, 1), shard_rows)
     return [(start, min(start + shard_rows, num_rows)) for start in starts]

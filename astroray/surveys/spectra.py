@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError, SchemaError, ShardError
-from astroray.surveys import shards
+from astroray.surveys import array_files, shards
 from astroray.surveys import spectrum_columns as columns
 from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.hats_catalogs import open_hats
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 _KINDS = {
     "fits": (".fits", ".fit", ".fits.gz", ".fit.gz"),
-    "npz": (".npz",),
+    "npz": array_files.SUFFIXES,
     "parquet": (".parquet", ".parq", ".pq"),
 }
 _TABLES = ("parquet", "desi", "stack")  # of many objects each

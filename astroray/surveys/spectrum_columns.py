@@ -29,9 +29,9 @@ __all__ = ["check_arrays", "check_parquet", "read_arrays", "read_rows"]
 
 _LOGARITHMS = ("loglam", "logwave", "logwavelength")
 _NAMES: Mapping[str, Sequence[str]] = {
-    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", *_LOGARITHMS),
-    "flux": ("flux", "fluxlambda", "flam"),
-    "ivar": ("ivar", "invvar", "fluxivar"),
+    "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", "spectrumlambda", *_LOGARITHMS),
+    "flux": ("flux", "fluxlambda", "flam", "spectrumflux"),
+    "ivar": ("ivar", "invvar", "fluxivar", "spectrumivar"),
     "err": ("fluxerr", "fluxerror", "error", "err", "sigma"),
     "mask": ("mask", "andmask", "pixmask", "flags", "quality"),
 }
@@ -111,11 +111,21 @@ def read_arrays(
         stored = (arrays.rows(chosen[role], spans) for role in own)
         for row, *parts in zip(wanted, *stored, strict=True):
             mine = {role: np.ravel(part) for role, part in zip(own, parts, strict=True)}
+            if len(shape) == 2:
+                mine = _without_padding(mine)
             with np.errstate(invalid="ignore"):  # damaged floats become NaN
                 lists = {r: np.asarray(v, np.float64) for r, v in {**shared, **mine}.items()}
             otherwise = f"{name}:{row}" if len(shape) == 2 else ""
             who = (names[row] or otherwise, float(ra_N[row]), float(dec_N[row]))
             yield row, _raw(lists, chosen, unit, who, float(z_N[row]))
+
+
+def _without_padding(lists: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A row of a stack without the end that fills it up, where no wavelength is above 0."""
+    if "wavelength" not in lists:
+        return lists
+    stop = int(np.flatnonzero(lists["wavelength"] > 0).max(initial=-1)) + 1
+    return {role: values[:stop] for role, values in lists.items()}
 
 
 def _raw(

@@ -58,11 +58,13 @@ def test_a_large_file_is_split_and_any_rows_are_read_from_packed_chunks(tmp_path
     stack = RNG.integers(0, 255, (700, 7, 8, 3)).astype(np.uint8)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("group/images", data=stack, chunks=(100, 4, 8, 1), compression="gzip")
+        file["id"] = np.arange(700)
     survey = f"{tmp_path}/a.h5?shard_rows=300"
     shards = surveys.list_shards(survey).shards
     assert [shard.num_rows for shard in shards] == [300, 300, 100]
     some = list(surveys.read_shard(shards[1], rows=[0, 250, 251, 299]))
     assert [item.row_B.tolist() for item in some] == [[0], [250, 251], [299]]
+    assert [name for item in some for name in item.object_id_B] == ["300", "550", "551", "599"]
     found = np.concatenate([item.image_BCYX for item in some])
     expected = stack[[300, 550, 551, 599]].transpose(0, 3, 1, 2) / np.float32(255)
     np.testing.assert_array_equal(found, expected)

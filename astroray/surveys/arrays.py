@@ -215,8 +215,9 @@ def _read_stack(
                 f"{path} has shape {header.shape}, expected a stack of at least {stop} rows as "
                 "listed; it was changed, start a new run"
             )
-        objects = _objects(arrays, shard, options, header.shape[0])
-        num_rows = (stop or header.shape[0]) - start
+        stop = stop or header.shape[0]
+        objects = _objects(arrays, shard, options, range(start, stop))
+        num_rows = stop - start
         wanted = range(num_rows) if rows is None else sorted(set(rows))
         runs = list(_runs(wanted, _slice_rows(header)))
         images = _read_images(arrays, options, [(start + a, start + b) for a, b in runs])
@@ -251,20 +252,21 @@ def _slice_rows(header: Header) -> int:
     return max(1, min(MAX_SLICE_ROWS, MAX_SLICE_BYTES // (4 * values)))
 
 
-def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, num_rows: int) -> Objects:
+def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, rows: range) -> Objects:
     """The shard's own from its table, else those of the 1-D arrays beside the images."""
     carried = shard.params.get("objects", shard.params)  # older listings: beside the others
     if "objects" in shard.params or "object_id" in shard.params:
         return Objects.from_params(carried)
     columns = {}
+    in_all = arrays.headers[options.image].shape[:1]
     for name, header in arrays.headers.items():
-        if header.shape == (num_rows,) and header.dtype.kind == "O":
+        if header.shape == in_all and header.dtype.kind == "O":
             logger.warning("array %r of %s holds Python objects: not read", name, shard.name)
-        elif header.shape == (num_rows,) and header.dtype.kind in "uifUS":
-            columns[name] = next(arrays.rows(name, [(0, num_rows)]))
+        elif header.shape == in_all and header.dtype.kind in "uifUS":
+            columns[name] = next(arrays.rows(name, [(rows.start, rows.stop)]))
     try:
         table = ObjectTable.from_columns(columns, options, shard.inputs[0].path)
-        return next(table.by_row([num_rows])) if table else Objects.unknown(num_rows)
+        return next(table.by_row([len(rows)])) if table else Objects.unknown(len(rows))
     except ConfigError as error:  # a table inside of the data is data
         raise ShardError(str(error)) from None
 

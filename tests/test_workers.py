@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from astroray.errors import BackendError, ConfigError, DataError, StorageError
-from astroray.execution import session_folder, workers
+from astroray.execution import session_folder, tasks, workers
 from astroray.execution.workers import plain_errors, plan_workers, remotely
 
 
@@ -257,7 +257,7 @@ def test_what_several_tasks_are_told_is_stored_once_and_reaches_each_of_them(ray
 
     shared = {"shards": list(range(1000))}
     told = [(shared, 3, "x"), (shared, 3, "x"), ({"shards": [1]}, 3, None)]
-    stored = list(workers._put_once(told))
+    stored = list(tasks.put_once(told))
     assert isinstance(stored[0][0], ray.ObjectRef)
     assert stored[0][0] is stored[1][0]
     assert [args[1:] for args in stored] == [args[1:] for args in told]
@@ -265,6 +265,30 @@ def test_what_several_tasks_are_told_is_stored_once_and_reaches_each_of_them(ray
     each = workers.each_remotely(num_cpus=0.5, at_once=2)
     found = dict(each(lambda plan, number, text: (len(plan["shards"]), number, text), told))
     assert found == {0: (1000, 3, "x"), 1: (1000, 3, "x"), 2: (1, 3, None)}
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("repeats_late", [True, False])
+def test_a_late_task_is_begun_once_more_where_that_is_allowed(
+    ray_cluster, tmp_path, monkeypatch, repeats_late
+):
+    monkeypatch.setattr(tasks, "LATE_S", 0.3)
+
+    def work(number):
+        """Task 2 is late until it has been begun once more."""
+        begun = [tmp_path / f"{number}-{turn}" for turn in range(2)]
+        turn = int(begun[0].exists())
+        begun[turn].touch(exist_ok=False)
+        until_s = time.monotonic() + (60 if repeats_late else 1)
+        while number == 2 and not begun[1].exists() and time.monotonic() < until_s:
+            time.sleep(0.02)
+        return number, turn
+
+    each = workers.each_remotely(num_cpus=0.5, at_once=2, repeats_late=repeats_late)
+    dict(each(time.sleep, [(0.2,), (0.2,)]))  # both workers are there
+    found = dict(each(work, [(number,) for number in range(3)]))
+    assert found == {0: (0, 0), 1: (1, 0), 2: (2, int(repeats_late))}
+    assert len(list(tmp_path.iterdir())) == 3 + repeats_late
 
 
 @pytest.mark.ray

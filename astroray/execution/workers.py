@@ -6,13 +6,13 @@ import itertools
 import logging
 import os
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from astroray import allowance, faults, storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs, session_folder
+from astroray.execution.tasks import LOOK_S, Tasks, put_once
 from astroray.execution.worker_bounds import parse_workers
 from astroray.interrupts import keep_handlers
 
@@ -33,7 +33,6 @@ ENVIRONMENT = {
 }
 """What every worker is started with."""
 
-PLAIN_VALUES = (str, int, float, bool, type(None))
 NUM_STARTS = 3
 """Ray gives up a start after 30 s, which on a machine that is busy with other work is not long."""
 
@@ -304,13 +303,17 @@ def remotely(
 
 
 def each_remotely(
-    *, num_cpus: float, at_once: int
+    *, num_cpus: float, at_once: int, repeats_late: bool = False
 ) -> Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[tuple[int, Any]]]:
     """A function that calls another one on each tuple of arguments, each call being a Ray task.
 
     At most `at_once` tasks run at a time. It yields the place of each tuple and the result, in the
     order in which the tasks end. Ray repeats a task whose worker or node died. An object that is
     an argument of several tasks is sent to each machine once.
+
+    repeats_late  whether a task that takes far longer than the others, as on a machine that is
+                  ill, is begun once more when nothing else is left to begin; the first to end
+                  counts. For functions that may run twice at the same time.
     """
     import ray
 
@@ -324,16 +327,22 @@ def each_remotely(
             return function(*args)
 
         task = ray.remote(num_cpus=num_cpus)(armed)
-        todo = iter(enumerate(_put_once(arguments)))
-        running: dict[Any, int] = {}
+        todo = iter(enumerate(put_once(arguments)))
+        tasks = Tasks(task.remote)
         with plain_errors():
             while True:
-                for place, args in itertools.islice(todo, at_once - len(running)):
-                    running[task.remote(*args)] = place
-                if not running:
+                for place, args in itertools.islice(todo, at_once - len(tasks.running)):
+                    tasks.begin(place, args)
+                if not tasks.running:
                     return
-                done, _ = ray.wait(list(running), num_returns=1)
-                yield running.pop(done[0]), ray.get(done[0])
+                spare = at_once - len(tasks.running) if repeats_late else 0
+                done, _ = ray.wait(
+                    list(tasks.running), num_returns=1, timeout=LOOK_S if spare else None
+                )
+                if done:
+                    yield tasks.end(done[0]), ray.get(done[0])
+                else:
+                    tasks.repeat_late(spare)
 
     return run
 
@@ -346,20 +355,6 @@ def on_each_machine(function: Callable[[], object]) -> None:
     places = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=True) for node in _alive()]
     task = ray.remote(num_cpus=0)(function)
     ray.get([task.options(scheduling_strategy=place).remote() for place in places])
-
-
-def _put_once(arguments: Sequence[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
-    """The same arguments; what occurs more than once, but plain values, is in Ray's store."""
-    import ray
-
-    times = Counter(id(value) for args in arguments for value in args)
-    stored: dict[int, Any] = {}
-    for args in arguments:
-        for value in args:
-            key = id(value)
-            if times[key] > 1 and key not in stored and not isinstance(value, PLAIN_VALUES):
-                stored[key] = ray.put(value)
-        yield tuple(stored.get(id(value), value) for value in args)
 
 
 def _own_error(error: BaseException | None) -> AstrorayError | None:

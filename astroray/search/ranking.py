@@ -50,7 +50,9 @@ def rank_run(
     if index == "auto":
         index, reason = choose_index(num_rows, dim, can_shard=True)
     if index == "sharded" and num_rows:
-        each = workers.each_remotely(num_cpus=plan_of_workers.num_cpus, at_once=threads)
+        each = workers.each_remotely(
+            num_cpus=plan_of_workers.num_cpus, at_once=threads, repeats_late=True
+        )
         in_parts = rank_night_sharded if is_night else rank_sharded
         outcome = in_parts(plan, each, reason=reason, note=note)
         if storage.is_remote(plan.run_dir):

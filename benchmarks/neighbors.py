@@ -1,12 +1,14 @@
-"""What proof costs the neighbor search, and what it saves: against FAISS, scikit-learn, itself.
+"""What proof costs the neighbor search, and what it saves: against its peers and itself.
 
 Vectors lie in clusters of several widths with some far from all, as embeddings do. Search by
 brute force is compared with FAISS's own flat index and with scikit-learn, on one thread each;
-both find float32 or unproven neighbors, ours are proven in float64. Then cells with a certificate
+both find float32 or unproven neighbors, ours are proven in float64. Of PyOD, where it is
+installed, the scores of whole detectors are compared. Then cells with a certificate
 are compared with our own brute force, whose certified list they must repeat to the last bit.
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from astroray.neighbors.search import Neighbors, SearchConfig, search
+from astroray.scores import score_objects
 from benchmarks.claims import at_least
 from benchmarks.clock import timed
 from benchmarks.processes import run_fresh
@@ -38,6 +41,16 @@ CLAIMS = (
         "exact neighbors, proven: time of scikit-learn brute over ours",
         6.0,
         peer="sklearn.neighbors.NearestNeighbors(algorithm='brute'), 1 thread",
+    ),
+    at_least(
+        "score kth, proven: time of PyOD's KNN over ours",
+        1.0,
+        peer="pyod.models.knn.KNN(method='largest'), 1 thread",
+    ),
+    at_least(
+        "score lof: time of PyOD's LOF over ours",
+        1.0,
+        peer="pyod.models.lof.LOF, 1 thread",
     ),
     at_least(
         "certified top 100: time of our brute force over cells with a certificate",
@@ -115,6 +128,38 @@ def against_sklearn(num_objects: int, runs: int) -> Pairs:
     return _against(embedding_ND, peer, runs)
 
 
+def against_pyod_knn(num_objects: int, runs: int) -> Pairs:
+    """Our k-th distance of each object against PyOD's."""
+    return _against_pyod("knn.KNN", "kth", num_objects, runs)
+
+
+def against_pyod_lof(num_objects: int, runs: int) -> Pairs:
+    """Our local outlier factor of each object against PyOD's."""
+    return _against_pyod("lof.LOF", "lof", num_objects, runs)
+
+
+def _against_pyod(detector: str, score: str, num_objects: int, runs: int) -> Pairs:
+    """Scores of a detector of PyOD (Zhao et al. 2019, JMLR 20, 96) against ours of that name."""
+    module, _, name = detector.partition(".")
+    try:
+        make = getattr(importlib.import_module(f"pyod.models.{module}"), name)
+    except ImportError as error:
+        raise MeasurementError(f"PyOD is not installed ({error}); pip install pyod") from None
+    embedding_ND = make_embeddings(num_objects, DIM, seed=1)
+    wide_ND = embedding_ND.astype(np.float64)  # scikit-learn's float32 distances are rougher
+
+    def ours() -> np.ndarray:
+        return score_objects(score, embedding_ND, k=K)
+
+    def peer() -> np.ndarray:
+        return np.asarray(make(n_neighbors=K).fit(wide_ND).decision_scores_)
+
+    apart = float(np.max(np.abs(peer() / ours() - 1)))
+    if not apart <= LARGEST_ERROR:
+        raise MeasurementError(f"scores differ by {apart:.2g}, expected at most {LARGEST_ERROR:g}")
+    return _in_turns(ours, peer, runs, apart, num_objects)
+
+
 def against_flat(num_objects: int, runs: int) -> Pairs:
     """Cells with a certificate against our brute force; the certified lists must be equal."""
     embedding_ND = make_embeddings(num_objects, DIM, seed=2)
@@ -136,8 +181,10 @@ def against_flat(num_objects: int, runs: int) -> Pairs:
 
 def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     """All rows; nothing is written."""
-    (brute, brute_runs), (cells, cells_runs) = (
-        ((10_000, 3), (20_000, 3)) if quick else ((100_000, 2), (200_000, 2))
+    (brute, brute_runs), (pyod, pyod_runs), (cells, cells_runs) = (
+        ((10_000, 3), (5_000, 3), (20_000, 3))
+        if quick
+        else ((100_000, 2), (20_000, 3), (200_000, 2))
     )
 
     def rows(function: Callable[[int, int], Pairs], size: int, runs: int) -> list[dict[str, Any]]:
@@ -149,7 +196,9 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
     return [
         *measured(CLAIMS[:1], lambda: rows(against_faiss, brute, brute_runs)),
         *measured(CLAIMS[1:2], lambda: rows(against_sklearn, brute, brute_runs)),
-        *measured(CLAIMS[2:], lambda: rows(against_flat, cells, cells_runs)),
+        *measured(CLAIMS[2:3], lambda: rows(against_pyod_knn, pyod, pyod_runs)),
+        *measured(CLAIMS[3:4], lambda: rows(against_pyod_lof, pyod, pyod_runs)),
+        *measured(CLAIMS[4:], lambda: rows(against_flat, cells, cells_runs)),
     ]
 
 
@@ -205,7 +254,7 @@ def _search(embedding_ND: np.ndarray, index: Any) -> Neighbors:
 
 def main() -> None:
     """`python -m benchmarks.neighbors`."""
-    run_benchmark("neighbors", "The neighbor search against FAISS and scikit-learn.", measure)
+    run_benchmark("neighbors", "The neighbor search against FAISS, scikit-learn and PyOD.", measure)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
+from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import bare_loop, indexes, neighbors, processes, rows, scan
 from benchmarks.rows import BenchRow, MeasurementError
@@ -220,6 +222,30 @@ def test_peers_of_the_neighbor_search_find_the_same_distances(against):
     fields = against(400, 2).fields()
     assert fields["error"] <= neighbors.LARGEST_ERROR
     assert fields["runs"] == 2
+
+
+def test_scores_of_pyod_are_compared_where_it_is_installed(monkeypatch):
+    class Knn:
+        """PyOD's face before scikit-learn, as the benchmark uses it."""
+
+        factor = 1.0
+
+        def __init__(self, n_neighbors):
+            self.k = n_neighbors
+
+        def fit(self, rows_ND):
+            found = NearestNeighbors(n_neighbors=self.k).fit(rows_ND)
+            self.decision_scores_ = self.factor * found.kneighbors()[0][:, -1]
+            return self
+
+    monkeypatch.setitem(sys.modules, "pyod.models.knn", types.SimpleNamespace(KNN=Knn))
+    assert neighbors.against_pyod_knn(300, 2).fields()["error"] < 1e-6
+    Knn.factor = 1.1
+    with pytest.raises(MeasurementError, match=r"scores differ by 0.1"):
+        neighbors.against_pyod_knn(300, 2)
+    monkeypatch.setitem(sys.modules, "pyod.models.lof", None)
+    with pytest.raises(MeasurementError, match="pip install pyod"):
+        neighbors.against_pyod_lof(300, 2)
 
 
 class _Receipt:

@@ -19,11 +19,14 @@ def map_stars(
 ) -> list[Any]:
     """What `work(group, *arguments)` gives for each group of whole stars, in their order.
 
-    work  a function of a module, which takes a StarGroup; it runs in a Ray task
+    work  a function of a module, which takes a StarGroup; it runs in a Ray task, of a late one in
+          two at the same time
     show  is told how many groups are done
     """
     placing = workers.plan_workers(workers="auto", num_gpus=0.0, machines=workers.machines())
-    each = workers.each_remotely(num_cpus=placing.num_cpus, at_once=placing.max_workers)
+    each = workers.each_remotely(
+        num_cpus=placing.num_cpus, at_once=placing.max_workers, repeats_late=True
+    )
 
     def run(function: Callable[..., Any], told: Sequence[tuple[Any, ...]], what: str) -> list[Any]:
         def note(words: str, done: int, of: int) -> None:

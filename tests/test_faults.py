@@ -218,7 +218,7 @@ def broken_rejects(broken):
         ("c-twice", 1, "duplicate", "object_id c-0 is also in row 0"),
         ("c-twice", 5, "duplicate", "object_id a-7 is also in row 7 of shard a-"),
         ("d-shape", None, "unreadable", "d-shape.npz"),
-        ("g-cut", None, "unreadable", "g-cut.npz is no whole .npy or .npz file"),
+        ("g-cut", None, "unreadable", "g-cut.npz is no whole .npy, .npz or HDF5 file"),
         ("h-gone", None, "unreadable", "h-gone.npz is missing"),
         ("i-kills", None, "quarantine", f"killed its worker {attempts.MAX_DEATHS} times"),
     ],

@@ -8,8 +8,9 @@ are compared with our own brute force, whose certified list they must repeat to 
 """
 
 import dataclasses
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,9 @@ def against_flat(num_objects: int, runs: int) -> Pairs:
     )
 
 
-def measure(quick: bool, scratch: Path) -> list[BenchRow]:
-    """All rows; nothing is written."""
-    (brute, brute_runs), (pyod, pyod_runs), (cells, cells_runs) = (
+def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
+    """All rows, as they come; nothing is written."""
+    brute, pyod, cells = (
         ((10_000, 3), (5_000, 3), (20_000, 3))
         if quick
         else ((100_000, 2), (20_000, 3), (200_000, 2))
@@ -193,13 +194,12 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
         fields["facts"] |= {"objects": float(size)}
         return [fields]
 
-    return [
-        *measured(CLAIMS[:1], lambda: rows(against_faiss, brute, brute_runs)),
-        *measured(CLAIMS[1:2], lambda: rows(against_sklearn, brute, brute_runs)),
-        *measured(CLAIMS[2:3], lambda: rows(against_pyod_knn, pyod, pyod_runs)),
-        *measured(CLAIMS[3:4], lambda: rows(against_pyod_lof, pyod, pyod_runs)),
-        *measured(CLAIMS[4:], lambda: rows(against_flat, cells, cells_runs)),
-    ]
+    compared = (
+        (against_faiss, brute), (against_sklearn, brute), (against_pyod_knn, pyod),
+        (against_pyod_lof, pyod), (against_flat, cells),
+    )  # fmt: skip
+    for claim, (function, size_and_runs) in zip(CLAIMS, compared, strict=True):
+        yield from measured([claim], functools.partial(rows, function, *size_and_runs))
 
 
 def _against(embedding_ND: np.ndarray, peer: Callable[[], np.ndarray], runs: int) -> Pairs:

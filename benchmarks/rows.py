@@ -20,7 +20,7 @@ from astroray import provenance
 
 __all__ = ["BenchRow", "MeasurementError", "measured", "run_benchmark", "spread"]
 
-PEER_PACKAGES = ("scikit-learn",)
+PEER_PACKAGES = ("pyod", "scikit-learn")
 """Peers that no result of a run depends on, so that a run record does not name them."""
 
 

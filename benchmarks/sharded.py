@@ -247,8 +247,8 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
         *measured(CLAIMS[3:4], workers_row),
         *measured(CLAIMS[4:6], lambda: scaling(scratch, sizes)),
         *measured(CLAIMS[6:7], lambda: writing(scratch, written, 64)),
-        *measured(CLAIMS[7:8], lambda: scaling(scratch, sizes[:2], 128)[:1]),
-        *measured(CLAIMS[8:9], lambda: scaling(scratch, sizes[:2], survey="digits 0.3")[:1]),
+        *measured(CLAIMS[7:8], lambda: scaling(scratch, sizes, 128)[:1]),
+        *measured(CLAIMS[8:9], lambda: scaling(scratch, sizes, survey="digits 0.3")[:1]),
         *measured(CLAIMS[9:], lambda: list_lengths(scratch, sizes[-2])),
     ]
 

@@ -208,8 +208,10 @@ def starts_of(monkeypatch, errors):
 
 def test_a_start_that_took_too_long_is_tried_again_and_leaves_no_process(monkeypatch, tmp_path):
     starts_of(monkeypatch, [Exception("The current node timed out during startup.")])
-    held = [sys.executable, "-c", "import time; time.sleep(60)", str(tmp_path)]
-    with subprocess.Popen(held) as process:
+    code = "import time; print('here', flush=True); time.sleep(60)"
+    held = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(held, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline()  # before, the kernel may not know its command line yet
         workers._init(joined=True, num_cpus=None, scratch=str(tmp_path))
         assert process.wait() == -signal.SIGKILL
 

@@ -28,6 +28,7 @@ from astroray.flares.found_flares import (
     known_properties,
     known_record,
 )
+from astroray.flares.point_runs import find_runs
 from astroray.flares.records import StarRecord
 from astroray.flares.windows import WindowRule, Windows, describe_windows, join_windows
 
@@ -244,9 +245,7 @@ class _Grid:
 
     def stretches(self) -> np.ndarray:
         """[S, 2] d, where cells follow each other with a flux."""
-        edge_G = np.diff(np.concatenate([[0], self.seen_G.astype(int), [0]]))
-        begin_S, end_S = np.flatnonzero(edge_G == 1), np.flatnonzero(edge_G == -1)
-        return self.first_d + self.cadence_d * np.stack([begin_S, end_S], axis=1)
+        return self.first_d + self.cadence_d * np.stack(find_runs(self.seen_G), axis=1)
 
     def looks(self, rule: WindowRule) -> np.ndarray:
         """[J + 1] d, the ends of windows at which flares are looked for, also before the first."""

@@ -13,6 +13,7 @@ import scipy.fft
 import scipy.ndimage
 
 from astroray.errors import DataError
+from astroray.flares.point_runs import find_runs
 from astroray.flares.thrusters import thruster_pattern
 
 __all__ = ["DetrendConfig", "Detrended", "detrend"]
@@ -206,7 +207,7 @@ class _Grid:
 def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """Trend and relative noise at the points, and the excess scatter over point-to-point noise."""
     trend_P, kept_P, is_high_P = _settle(grid, scaled_P, grid.median(scaled_P, grid.half + 1))
-    begin_R, end_R = _runs(is_high_P)
+    begin_R, end_R = find_runs(is_high_P)
     if (end_R - begin_R).max(initial=0) >= grid.half // 2:
         # So long are large flares; the shoulders of a dip whose floor the median took for the
         # trend, and the maxima of a fast rotation that it cut off. A median of twice the width
@@ -217,9 +218,8 @@ def _fit(grid: _Grid, scaled_P: np.ndarray) -> tuple[np.ndarray, np.ndarray, flo
             other_P, also_kept_P, _ = _settle(grid, scaled_P, start_P)
             if also_kept_P.sum() > kept_P.sum():
                 trend_P, kept_P = other_P, also_kept_P
-    residual_P = scaled_P - trend_P
-    noise_P = _noise(grid, residual_P, kept_P) / np.maximum(trend_P, 1e-3)
-    return trend_P, noise_P, _excess(grid, residual_P, kept_P)
+    scatters = _scatters(grid, scaled_P - trend_P, kept_P)
+    return trend_P, _noise(grid, *scatters) / np.maximum(trend_P, 1e-3), _excess(*scatters)
 
 
 def _settle(
@@ -230,7 +230,7 @@ def _settle(
     good_P = np.ones(len(scaled_P), bool)
     for _ in range(NUM_PASSES):
         residual_P = scaled_P - trend_P
-        ratio_P = residual_P / _noise(grid, residual_P, good_P)
+        ratio_P = residual_P / _noise(grid, *_scatters(grid, residual_P, good_P))
         # A mean of five, so that a faint tail is followed through its noise.
         near_P = scipy.ndimage.uniform_filter1d(ratio_P, 5) > CLIP_GROW
         high_P = ratio_P > CLIP_HIGH
@@ -254,7 +254,7 @@ def _followed(grid: _Grid, scaled_P: np.ndarray, good_P: np.ndarray) -> np.ndarr
 
 def _runs_with(is_seed_P: np.ndarray, is_in_P: np.ndarray) -> np.ndarray:
     """[P] bool, the runs of points that are in which hold a seed."""
-    begin_R, end_R = _runs(is_in_P)
+    begin_R, end_R = find_runs(is_in_P)
     num_seeds_P1 = np.concatenate([[0], np.cumsum(is_seed_P)])
     has_seed_R = num_seeds_P1[end_R] > num_seeds_P1[begin_R]
     step_P1 = np.zeros(len(is_in_P) + 1, np.int8)
@@ -263,16 +263,8 @@ def _runs_with(is_seed_P: np.ndarray, is_in_P: np.ndarray) -> np.ndarray:
     return np.cumsum(step_P1[:-1], dtype=np.int8) > 0
 
 
-def _runs(is_in_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[R] where each run of points that are in begins, and where the points after it do."""
-    padded_P2 = np.concatenate([[False], is_in_P, [False]])
-    edge_E = np.flatnonzero(padded_P2[1:] != padded_P2[:-1])
-    return edge_E[::2], edge_E[1::2]
-
-
-def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> np.ndarray:
-    """[P] local noise of the residuals."""
-    size_P, difference_P = _scatters(grid, residual_P, good_P)
+def _noise(grid: _Grid, size_P: np.ndarray, difference_P: np.ndarray) -> np.ndarray:
+    """[P] local noise, from `_scatters`."""
     width = 4 * grid.half
     white_P = SIGMA_OF_MAD / np.sqrt(2) * grid.median(difference_P, width)
     scatter_P = SIGMA_OF_MAD * grid.median(size_P, width)
@@ -284,9 +276,8 @@ def _noise(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> np.ndarra
     return np.maximum(noise_P, 1e-8)
 
 
-def _excess(grid: _Grid, residual_P: np.ndarray, good_P: np.ndarray) -> float:
+def _excess(size_P: np.ndarray, difference_P: np.ndarray) -> float:
     """Scatter of the residuals over that of neighbors' differences; infinite without neighbors."""
-    size_P, difference_P = _scatters(grid, residual_P, good_P)
     if not np.isfinite(difference_P).any():
         return np.inf
     return float(np.nanmedian(size_P) * np.sqrt(2) / max(np.nanmedian(difference_P), 1e-12))

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.signal
 
 from astroray.flares.detrend import Detrended
+from astroray.flares.point_runs import find_runs
 from astroray.flares.template import mean_flare_shape
 from astroray.schema import FlareFlag
 
@@ -181,14 +182,8 @@ def _holes(is_in_P: np.ndarray, segment_P: np.ndarray) -> np.ndarray:
 
 def _runs(is_in_P: np.ndarray, segment_P: np.ndarray) -> list[tuple[int, int]]:
     """First and last index of each run of True within one segment."""
-    if not is_in_P.size:
-        return []
-    is_new_P = np.concatenate([[True], np.diff(segment_P) != 0])
-    before_P = np.concatenate([[False], is_in_P[:-1]]) & ~is_new_P
-    after_P = np.concatenate([is_in_P[1:], [False]]) & ~np.concatenate([is_new_P[1:], [True]])
-    first = np.flatnonzero(is_in_P & ~before_P)
-    last = np.flatnonzero(is_in_P & ~after_P)
-    return list(zip(first.tolist(), last.tolist(), strict=True))
+    begin_R, stop_R = find_runs(is_in_P, segment_P)
+    return list(zip(begin_R.tolist(), (stop_R - 1).tolist(), strict=True))
 
 
 def _merged(

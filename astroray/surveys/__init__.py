@@ -19,7 +19,7 @@ from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.file_keys import find_paths
 from astroray.surveys.hats_catalogs import is_hats, list_files
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
-from astroray.surveys.survey_paths import count_kinds, glob_of, suffix_of, table_paths
+from astroray.surveys.survey_paths import KINDS, count_kinds, glob_of, suffix_of, table_paths
 
 __all__ = [
     "Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_or_reject",
@@ -47,16 +47,7 @@ SUFFIXES = {
 """File suffix and its reader; `format=NAME` in the survey's options chooses another one, and
 `format=package.module` one that is not in this folder."""
 
-FORMATS = {
-    "light_curves": (
-        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".h5", ".hdf5", ".parquet", ".parq",
-        ".pq", ".csv", ".csv.gz", ".dat", ".dat.gz",
-    ),
-    "spectra": (
-        ".fits", ".fit", ".fits.gz", ".fit.gz", ".npz", ".h5", ".hdf5", ".parquet", ".parq",
-        ".pq",
-    ),
-}  # fmt: skip
+FORMATS = {name: tuple(itertools.chain(*kinds.values())) for name, kinds in KINDS.items()}
 """Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""
 
 

@@ -22,9 +22,9 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError, SchemaError, ShardError
-from astroray.surveys import array_files, shards
 from astroray.surveys import light_curve_columns as columns
 from astroray.surveys import light_curve_text as text
+from astroray.surveys import shards
 from astroray.surveys.hats_catalogs import open_hats
 from astroray.surveys.light_curve_arrays import read_arrays
 from astroray.surveys.light_curve_fits import read_fits
@@ -45,12 +45,6 @@ from astroray.surveys.survey_paths import one_kind, survey_folder
 
 __all__ = ["ZERO_JD", "LightCurve", "list_shards", "read_light_curves", "read_shard"]
 
-_KINDS = {
-    "fits": (".fits", ".fit", ".fits.gz", ".fit.gz"),
-    "npz": array_files.SUFFIXES,
-    "parquet": (".parquet", ".parq", ".pq"),
-    "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
-}
 FLUXES = ("pdcsap", "sap")
 _MIN_WINDOW = 16
 _VISITS = ("quarter", "campaign", "sector")
@@ -122,7 +116,6 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     kind, files = one_kind(
         hats.partitions if hats else inputs,
         uri.location,
-        _KINDS,
         noun="light curves",
         format="light_curves",
     )

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError, SchemaError, ShardError
-from astroray.surveys import array_files, shards
+from astroray.surveys import shards
 from astroray.surveys import spectrum_columns as columns
 from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.hats_catalogs import open_hats
@@ -39,11 +39,6 @@ __all__ = ["list_shards", "read_shard", "read_spectra"]
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {
-    "fits": (".fits", ".fit", ".fits.gz", ".fit.gz"),
-    "npz": array_files.SUFFIXES,
-    "parquet": (".parquet", ".parq", ".pq"),
-}
 _TABLES = ("parquet", "desi", "stack")  # of many objects each
 _MAX_SNIFFED = 16
 
@@ -83,7 +78,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     if hats and not hats.partitions:
         return []
     files = hats.partitions if hats else inputs
-    kind, files = one_kind(files, uri.location, _KINDS, noun="spectra", format="spectra")
+    kind, files = one_kind(files, uri.location, noun="spectra", format="spectra")
     kind = _sniff(files, kind)
     given = dataclasses.asdict(options)
     params = {"kind": kind, "folder": survey_folder(uri.location)}

@@ -8,7 +8,20 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, StorageError
+from astroray.surveys import array_files
 
+_FITS = (".fits", ".fit", ".fits.gz", ".fit.gz")
+_PARQUET = (".parquet", ".parq", ".pq")
+KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "light_curves": {
+        "fits": _FITS,
+        "npz": array_files.SUFFIXES,
+        "parquet": _PARQUET,
+        "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
+    },
+    "spectra": {"fits": _FITS, "npz": array_files.SUFFIXES, "parquet": _PARQUET},
+}
+"""Kinds of files of readers that take several, by `format=NAME`, and the suffixes of each."""
 PACKED = (".gz", ".fz", ".bz2")
 """Suffixes that say how a file is packed, not what it is."""
 
@@ -77,17 +90,17 @@ def glob_of(paths: Iterable[str]) -> str:
 def one_kind(
     inputs: Sequence[storage.InputFile],
     location: str,
-    kinds: Mapping[str, tuple[str, ...]],
     *,
     noun: str,
     format: str,
 ) -> tuple[str, storage.FileList]:
-    """The only kind of file that `inputs` hold, by its suffixes, and those files in order of path.
+    """The only one of KINDS that `inputs` hold, by its suffixes, and those files in order of path.
 
     Files of no known suffix are left out. Raises ConfigError where there are none or several
     kinds, calling what they hold `noun` and their reader `format`.
     """
     files = storage.FileList.by_path(inputs)
+    kinds = KINDS[format]
 
     def kind_of(path: str) -> str | None:
         return next((kind for kind in kinds if path.lower().endswith(kinds[kind])), None)

@@ -159,14 +159,12 @@ class _Hdf5File:
     """An HDF5 file: of each array the rows that are asked for, and the chunks around them.
 
     What would be read from other files (external links and storage, virtual arrays) is left out,
-    as is what is no number and no text. Text of any length is given out as fixed text.
+    as is what is no number and no text. Text of any length, and no other, has the dtype U here.
     """
 
     def __init__(self, file: "h5py.File", path: str) -> None:
         self.file = file
         self.path = path
-        self.free_text: set[str] = set()
-        """Names of the arrays whose text may have any length."""
         self.headers: dict[str, Header] = {}
         file.visititems(self._note)  # follows no link to another file
 
@@ -182,14 +180,12 @@ class _Hdf5File:
             _check_written(name, item)
             dtype = np.dtype("U") if is_free_text else item.dtype
             self.headers[name] = Header(shape=item.shape, dtype=dtype, is_fortran=False)
-        if is_free_text:
-            self.free_text.add(name)
 
     def rows(self, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
-        _plain_header(self.headers, name, self.path)
+        header = _plain_header(self.headers, name, self.path)
         with _file_errors(self.path):
             for start, stop in ranges:
-                if name in self.free_text:
+                if header.dtype.kind == "U":
                     yield _free_text(self.file.filename, name, start, stop)
                 else:
                     yield np.asarray(self.file[name][start:stop])
@@ -224,17 +220,14 @@ def _free_text(path: str, name: str, start: int, stop: int) -> np.ndarray:
 def _check_written(name: str, stored: "h5py.Dataset") -> None:
     """Raises ValueError where numbers that the header promises lie nowhere: HDF5 makes them 0."""
     if stored.chunks:
-        expected = math.prod(map(_num_parts, stored.shape, stored.chunks))
+        lengths = zip(stored.shape, stored.chunks, strict=True)
+        expected = math.prod(-(-length // part) for length, part in lengths)
         found, unit = stored.id.get_num_chunks(), "chunks"
     else:
         expected = math.prod(stored.shape) * stored.id.get_type().get_size()
         found, unit = stored.id.get_storage_size(), "bytes"
     if found < expected:
         raise ValueError(f"array {name!r} has {found} {unit}, its header says {expected}")
-
-
-def _num_parts(length: int, part: int) -> int:
-    return -(-length // part)
 
 
 def _skip_header(member: IO[bytes]) -> int:

@@ -54,9 +54,8 @@ class NightConfig:
 
     def __post_init__(self) -> None:
         parse_workers(self.workers)
-        if storage.is_remote(self.out) != storage.is_remote(self.reference) or (
-            self.out.rstrip("/") == self.reference.rstrip("/")
-        ):
+        is_one = storage.resolve(self.out) == storage.resolve(self.reference)
+        if is_one or storage.is_remote(self.out) != storage.is_remote(self.reference):
             raise ConfigError(
                 f"out is {self.out} and reference {self.reference}, expected two folders of one "
                 "store; older versions are referred to, never changed"
@@ -133,7 +132,9 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     A night that is done is returned as it is, since others may refer to it. Raises ConfigError or
     LedgerError where the reference cannot be one, and where a shard of it has changed.
     """
-    config = dataclasses.replace(config, reference=storage.absolute(config.reference))
+    config = dataclasses.replace(
+        config, out=storage.absolute(config.out), reference=storage.absolute(config.reference)
+    )
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)
     night = versions.Night(

@@ -1,9 +1,9 @@
 """How long files of older versions stay: until nobody refers to them and a person says so."""
 
 import dataclasses
+import functools
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
@@ -71,35 +71,9 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
     Raises ConfigError where either is no finished version, both are the same, or `old` was made of
     `newest`.
     """
-    if not storage.is_remote(old):
-        old, newest = os.path.abspath(old), os.path.abspath(newest)
-    old, newest = old.rstrip("/"), newest.rstrip("/")
-    if old == newest:
-        raise ConfigError(f"{old} cannot be pruned for its own sake; name a newer version")
-    _finished(old)
-    _finished(newest)
-    if newest in (version.rstrip("/") for version in versions.read_inherited(old).versions):
-        raise ConfigError(
-            f"{old} was made of {newest}, expected the older version first; "
-            f"astroray prune {newest} --keep {old}"
-        )
-    if holder := find_holder(old):
-        raise LedgerError(
-            f"{old} is being written by process {holder.owner.pid} on {holder.owner.host}, "
-            "expected nobody; wait until it ends"
-        )
-    inherited = versions.read_inherited(newest)
-    needed = {path for version, path, _ in inherited.catalogs if version.rstrip("/") == old}
-    needed |= {
-        f"embeddings/{name}.parquet"
-        for name, (version, _) in inherited.receipts.items()
-        if version.rstrip("/") == old
-    }
-    if manifest := Manifest.load(newest):
-        of_index = [uri for uri, _ in manifest.files] + [one.ranking for one in manifest.layers]
-        needed |= {uri.removeprefix(f"{old}/") for uri in of_index if uri.startswith(f"{old}/")}
-    listed = files_of(ledger.read_listing(newest))
-    needed |= {path.removeprefix(f"{old}/") for path in listed if path.startswith(f"{old}/")}
+    old, newest = storage.absolute(old).rstrip("/"), storage.absolute(newest).rstrip("/")
+    _check_prunable(old, newest)
+    needed = _names_in(old, _files_needed(newest))
     stays = STAYS if needed else ()
     copied = {f"labels/{name}" for name in storage.list_names(storage.join(newest, "labels"))}
     hidden = [storage.join(old, name) for name in HIDDEN]
@@ -112,6 +86,57 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
         and not name.startswith(stays)
         and (name in copied or not name.startswith("labels/"))
     ]
+
+
+def _check_prunable(old: str, newest: str) -> None:
+    if storage.resolve(old) == storage.resolve(newest):
+        raise ConfigError(f"{old} cannot be pruned for its own sake; name a newer version")
+    _finished(old)
+    _finished(newest)
+    if storage.resolve(newest) in map(storage.resolve, versions.read_inherited(old).versions):
+        raise ConfigError(
+            f"{old} was made of {newest}, expected the older version first; "
+            f"astroray prune {newest} --keep {old}"
+        )
+    if holder := find_holder(old):
+        raise LedgerError(
+            f"{old} is being written by process {holder.owner.pid} on {holder.owner.host}, "
+            "expected nobody; wait until it ends"
+        )
+
+
+def _files_needed(run_dir: str) -> Iterator[str]:
+    """Paths of all files that a version refers to, its own among them."""
+    inherited = versions.read_inherited(run_dir)
+    yield from (storage.join(version, path) for version, path, _ in inherited.catalogs)
+    for name, (version, _) in inherited.receipts.items():
+        yield ledger.embeddings_path(version, name)
+    if manifest := Manifest.load(run_dir):
+        yield from (manifest.path(run_dir, uri) for uri, _ in manifest.files)
+        yield from (manifest.path(run_dir, layer.ranking) for layer in manifest.layers)
+    yield from files_of(ledger.read_listing(run_dir))
+
+
+def _names_in(run_dir: str, paths: Iterable[str]) -> set[str]:
+    """The names within `run_dir` of files that lie there, whichever links lead to it."""
+    place_of = functools.cache(functools.partial(_place_in, storage.resolve(run_dir)))
+    parted = (path.rpartition("/") for path in paths)
+    placed = ((place_of(folder), name) for folder, _, name in parted)
+    return {f"{place}{name}" for place, name in placed if place is not None}
+
+
+def _place_in(run_dir: str, folder: str) -> str | None:
+    """What stands before a name within `run_dir` of a file in `folder`; None: it lies elsewhere.
+
+    A folder within a run may itself be a link, to another disk: then it lies there all the same.
+    """
+    within = ""
+    while folder:
+        if storage.resolve(folder) == run_dir:
+            return within
+        folder, _, name = folder.rpartition("/")
+        within = f"{name}/{within}"
+    return None
 
 
 def delete_files(files: Sequence[InputFile]) -> None:

@@ -36,8 +36,8 @@ def newest_version(folder: str, *, besides: str = "") -> str:
         record = RunRecord.load(run_dir)
         if record is not None and record.state == "done" and record.proof:
             found.append((record.finished, record.begun, run_dir))
-            references |= {record.night.reference.rstrip("/")} if record.night else set()
-    last = [one for one in found if storage.absolute(one[2]).rstrip("/") not in references]
+            references |= {storage.resolve(record.night.reference)} if record.night else set()
+    last = [one for one in found if storage.resolve(one[2]) not in references]
     return max(last or found)[2] if found else ""
 
 
@@ -64,8 +64,7 @@ def version_of(run_dir: str) -> str:
 
     Links of local folders are followed: one may be moved later.
     """
-    if not storage.is_remote(run_dir):
-        run_dir = os.path.realpath(os.path.expanduser(run_dir))
+    run_dir = storage.resolve(run_dir)
     if storage.exists(record_file(run_dir)):
         return run_dir
     return newest_version(run_dir) or run_dir

@@ -62,7 +62,7 @@ def night_after(reference, tmp_path_factory) -> tuple[NightConfig, RunRecord]:
 
 
 def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
-    reference, night_after, tmp_path
+    reference, night_after, tmp_path, monkeypatch
 ):
     sky, ref, new = reference
     shutil.copytree(sky, tmp_path / "sky")
@@ -96,8 +96,10 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
         assert "equal to the last bit" in found.verdict or "the bound holds" in found.verdict
         assert found.encoded == "read and encoded again, equal to the last bit"
     done = files_of(Path(night.out))
-    assert run_here(night).counts == record.counts
-    assert files_of(Path(night.out)) == done
+    monkeypatch.setenv("HOME", str(Path(night.out).parent))
+    for out in (night.out, "~/night"):
+        assert run_here(dataclasses.replace(night, out=out)).counts == record.counts
+        assert files_of(Path(night.out)) == done
 
 
 @pytest.mark.ray

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from astroray import inspection, ledger, pipeline, receipts, runs, storage, surveys
+from astroray.catalog.versions import Inherited
 from astroray.config import load_config
-from astroray.errors import LedgerError
+from astroray.errors import ConfigError, LedgerError
 from astroray.receipts import (
     pack_receipts,
     publish_receipt,
@@ -208,3 +209,23 @@ def test_a_version_that_is_being_written_is_not_pruned(tmp_path):
         made.publish(str(tmp_path / name))
     with hold_lease(str(tmp_path / "old")), pytest.raises(LedgerError, match="is being written by"):
         find_prunable(str(tmp_path / "old"), str(tmp_path / "new"))
+
+
+def test_a_file_that_is_needed_is_not_pruned_by_whichever_links_it_is_reached(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "sky").symlink_to(tmp_path / "disk")
+    old, linked, new = (str(tmp_path / name) for name in ("disk/old", "sky/old", "sky/new"))
+    for run_dir in (old, new):
+        dataclasses.replace(record(), state="done").publish(run_dir)
+    Path(old, "embeddings").symlink_to(tmp_path / "other")
+    storage.publish(f"{old}/embeddings/a.parquet", b"needed")
+    storage.publish(f"{old}/embeddings/b.parquet", b"not")
+    Inherited(receipts={"a": (linked, receipt("a"))}, catalogs=()).publish(new)
+    for name in (old, linked):
+        found = [file.path for file in find_prunable(name, str(tmp_path / "disk" / "new"))]
+        assert found == [f"{name}/embeddings/b.parquet"]
+    with pytest.raises(ConfigError, match="was made of"):
+        find_prunable(new, old)
+    with pytest.raises(ConfigError, match="cannot be pruned for its own sake"):
+        find_prunable(linked, old)

@@ -60,6 +60,11 @@ def absolute(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(os.path.expanduser(path))
 
 
+def resolve(path: str) -> str:
+    """`path` by the one name that it has however it is reached: absolute, and no link in it."""
+    return path.rstrip("/") if is_remote(path) else os.path.realpath(absolute(path))
+
+
 def stem(path: str) -> str:
     """File name without folder and without the suffixes of data files (`a.b.fits.gz` -> `a.b`)."""
     name = path.rstrip("/").rpartition("/")[2]

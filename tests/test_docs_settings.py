@@ -38,7 +38,7 @@ what was expected.
 """
 SURVEYS = {
     "Pictures (jpg, png), `format=pictures`": PictureOptions,
-    "Arrays (npy, npz, HDF5), `format=arrays`": ArrayOptions,
+    "Arrays (npy, npz, HDF5, FITS tables), `format=arrays`": ArrayOptions,
     "FITS cutouts, `format=fits_cutouts`": FitsCutoutOptions,
     "FITS fields, `format=fields`": FieldOptions,
     "Parquet and HATS, `format=tables`": ParquetOptions,

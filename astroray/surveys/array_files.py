@@ -1,4 +1,4 @@
-"""How arrays come out of .npy, .npz and HDF5 files in slices of rows, without pickle."""
+"""How arrays come out of .npy, .npz and HDF5 files, and of FITS tables, in slices of rows."""
 
 import contextlib
 import dataclasses
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".npz", ".h5", ".hdf5")
 """Of files that hold several arrays by name."""
-_RANDOM_ACCESS = (".npy", ".h5", ".hdf5")
+_RANDOM_ACCESS = (".npy", ".h5", ".hdf5", ".fits", ".fit")
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_FITS_MAGICS = (b"SIMPLE  ", b"\x1f\x8b")  # plain and gzip
 _CHUNK_CACHE_BYTES = 64 * 2**20
 """A chunk of HDF5 that several slices of rows share is unpacked once."""
 _TEXT_TIMEOUT_S = 120
@@ -42,7 +43,9 @@ class Header:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    is_fortran: bool
+    is_fortran: bool = False
+    unit: str = ""
+    """As the file states it; empty where it does not."""
 
     @property
     def size_bytes(self) -> int:
@@ -51,7 +54,13 @@ class Header:
 
 
 class ArrayFile(Protocol):
-    """An open file of arrays; that of .npy is called '', those in groups of HDF5 `group/name`."""
+    """An open file of arrays; that of .npy is called '', those in groups of HDF5 `group/name`.
+
+    Text of any length has the dtype U.
+    """
+
+    is_table: bool
+    """Whether the first axis of every array is the objects."""
 
     @property
     def headers(self) -> Mapping[str, Header]:
@@ -68,7 +77,7 @@ def has_random_access(path: str) -> bool:
 
 @contextlib.contextmanager
 def open_arrays(path: str) -> Iterator[ArrayFile]:
-    """The arrays of a .npy, .npz or HDF5 file, told apart by their first bytes.
+    """The arrays of a .npy, .npz or HDF5 file or a FITS table, told apart by their first bytes.
 
     Raises ShardError where it is truncated or something else, FileError where it is missing.
     """
@@ -91,11 +100,18 @@ def _open(copy: Path, path: str, stack: contextlib.ExitStack) -> ArrayFile:
         # Not locked: an archive may be on a file system that takes no locks.
         opened = h5py.File(copy, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
         return _Hdf5File(stack.enter_context(opened), path)
+    if magic.startswith(_FITS_MAGICS):
+        from astroray.surveys.fits_arrays import FitsArrays
+        from astroray.surveys.fits_files import open_fits
+
+        return FitsArrays(stack.enter_context(open_fits(path)))
     raise ValueError(f"it begins with {magic!r}" if magic else "it has no bytes")
 
 
 class _NpyFile:
     """A .npy file, mapped into memory: only the rows that are asked for are read."""
+
+    is_table = False
 
     def __init__(self, copy: Path, path: str) -> None:
         self.copy = copy
@@ -120,6 +136,8 @@ class _NpyFile:
 
 class _NpzFile:
     """A .npz file: each array is unpacked from its beginning as far as rows are asked for."""
+
+    is_table = False
 
     def __init__(self, archive: zipfile.ZipFile, path: str) -> None:
         self.archive = archive
@@ -159,8 +177,10 @@ class _Hdf5File:
     """An HDF5 file: of each array the rows that are asked for, and the chunks around them.
 
     What would be read from other files (external links and storage, virtual arrays) is left out,
-    as is what is no number and no text. Text of any length, and no other, has the dtype U here.
+    as is what is no number and no text.
     """
+
+    is_table = False
 
     def __init__(self, file: "h5py.File", path: str) -> None:
         self.file = file
@@ -179,7 +199,7 @@ class _Hdf5File:
         if is_free_text or item.dtype.kind in "biufS":
             _check_written(name, item)
             dtype = np.dtype("U") if is_free_text else item.dtype
-            self.headers[name] = Header(shape=item.shape, dtype=dtype, is_fortran=False)
+            self.headers[name] = Header(shape=item.shape, dtype=dtype)
 
     def rows(self, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
         header = _plain_header(self.headers, name, self.path)

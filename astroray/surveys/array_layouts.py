@@ -28,8 +28,8 @@ class ArrayOptions(TableOptions):
     """
 
     image: str = ""
-    """Array that holds the images, in a group of HDF5 `group/name`; else a well-known name, or the
-    only 3-D or 4-D one."""
+    """Array or column that holds the images, in a group of HDF5 `group/name`; else a well-known
+    name, or the only 3-D or 4-D one."""
     weight: str = ""
     """Array of the same shape, or of that of one band, whose values are positive where a pixel was
     measured, or 0 there if it is called mask, bad or dq; else a well-known name, if there is one;
@@ -43,7 +43,7 @@ class ArrayOptions(TableOptions):
     """display (0..1; integers are divided by their largest value) or flux (linear); else display
     for unsigned bytes and flux for all other types."""
     shard_rows: int = 10_000
-    """Rows a shard of a .npy or HDF5 file on this machine's disks; others are one shard each."""
+    """Rows a shard of a .npy, HDF5 or FITS file on this machine's disks; others are one each."""
     shard_files: int = 512
     """Files a shard where each file is one object."""
     format: str = ""
@@ -58,7 +58,7 @@ def settle(arrays: ArrayFile, options: ArrayOptions, where: str) -> ArrayOptions
     """
     image = _image_name(arrays.headers, options.image, where)
     header = arrays.headers[image]
-    layout = _layout(header.shape, options.layout, where)
+    layout = _layout(header.shape, options.layout, where, is_table=arrays.is_table)
     num_values = _length(header.shape, layout, "C") * header.shape[layout.index("Y")]
     if num_values * header.shape[layout.index("X")] > _MAX_VALUES:
         raise ShardError(f"images of {where} have shape {header.shape}, expected small cutouts")
@@ -112,12 +112,17 @@ def _image_candidates(headers: Mapping[str, Header]) -> list[str]:
     return []
 
 
-def _layout(shape: tuple[int, ...], asked: str, where: str) -> str:
-    """What each axis is: an axis of at most 6 is the bands, a third large one the objects."""
+def _layout(shape: tuple[int, ...], asked: str, where: str, *, is_table: bool) -> str:
+    """What each axis is: an axis of at most 6 is the bands, a third large one the objects.
+
+    is_table  the first axis is the objects, however short it is
+    """
     if asked:
-        if len(asked) != len(shape):
+        if len(asked) != len(shape) or (is_table and asked[0] != "N"):
             raise ConfigError(f"images of {where} have shape {shape}, layout={asked} does not fit")
         return asked
+    if is_table and len(shape) == 3:
+        return "NYX"
     fitting = {
         2: {"YX": True},
         3: {"CYX": shape[:1] <= (MAX_BANDS,), "YXC": shape[-1:] <= (MAX_BANDS,)},

@@ -1,4 +1,4 @@
-"""How arrays of NumPy and HDF5 become rows: a stack of cutouts in one file, or one object a file.
+"""How arrays of NumPy, HDF5 and FITS tables become rows: a stack of cutouts, or one object a file.
 
 Examples of surveys:
 
@@ -7,6 +7,7 @@ Examples of surveys:
     'stamps.npy?layout=NYXC&table=objects.parquet'
     'deep.npz?image=cutouts&weight=ivar&id=source_id'
     Galaxy10_DECals.h5
+    'stamps.fits?image=STAMP'
 """
 
 import dataclasses
@@ -37,6 +38,7 @@ from astroray.surveys.shards import (
 )
 from astroray.surveys.slices import fault_kind, gather
 from astroray.surveys.survey_paths import survey_folder
+from astroray.surveys.table_columns import Column
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +265,8 @@ def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, rows: range
         if header.shape == in_all and header.dtype.kind == "O":
             logger.warning("array %r of %s holds Python objects: not read", name, shard.name)
         elif header.shape == in_all and header.dtype.kind in "uifUS":
-            columns[name] = next(arrays.rows(name, [(rows.start, rows.stop)]))
+            values = next(arrays.rows(name, [(rows.start, rows.stop)]))
+            columns[name] = Column.of_array(values, unit=header.unit)
     try:
         table = ObjectTable.from_columns(columns, options, shard.inputs[0].path)
         return next(table.by_row([len(rows)])) if table else Objects.unknown(len(rows))

@@ -11,8 +11,9 @@ What a survey is, is seen from the headers of its first file (`layout=auto`): im
 bands at one place are one stamp, other images a stamp each; one image of at most 512 px (and at
 most 6 planes) is a stamp, more planes are a cube. Images above 512 px are wide fields: the reader
 `fields` finds the sources in them. `layout=`, `format=fits_cutouts` and `format=fields` overrule
-that. Files that Kepler, K2 or TESS published as light curves go to the reader `light_curves`,
-though each holds an image of its aperture, those of SDSS, LAMOST and DESI to the reader `spectra`.
+that. Tables with a column of images go to the reader `arrays`. Files that Kepler, K2 or TESS
+published as light curves go to the reader `light_curves`, though each holds an image of its
+aperture, those of SDSS, LAMOST and DESI to the reader `spectra`.
 """
 
 import dataclasses
@@ -25,8 +26,9 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, DataError
-from astroray.surveys import fields, fits_stamps, light_curves, shards, spectra
+from astroray.surveys import arrays, fields, fits_stamps, light_curves, shards, spectra
 from astroray.surveys.band_files import bear_bands, group_band_files
+from astroray.surveys.fits_arrays import image_table
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.light_curve_fits import is_light_curve
 from astroray.surveys.object_tables import (
@@ -81,19 +83,22 @@ class FitsCutoutOptions(TableOptions):
 
 
 def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Shard]:
-    """Shards of the cutouts in `inputs`; wide fields, light curves and spectra go to
-    their own readers.
+    """Shards of the cutouts in `inputs`; wide fields, tables of images, light curves and spectra go
+    to their own readers.
 
     Only headers are read, of the first file, and of each cube for its length.
     Raises ConfigError on bad options, a table that does not fit, or a first file without images.
     """
     files = storage.FileList.by_path(inputs)
     asked = uri.options.get("layout", "auto")
-    found = _sniff(files, uri.options.get("hdu", "")) if asked == "auto" else asked
+    is_told = asked in LAYOUTS and asked != "auto"  # others may be those of another reader
+    found = asked if is_told else _sniff(files, uri.options.get("hdu", ""))
     if found == "light_curves":
         return light_curves.list_shards(files, uri)
     if found == "spectra":
         return spectra.list_shards(files, uri)
+    if found == "arrays":
+        return arrays.list_shards(files, uri)
     if found == "fields" and uri.options.get("format") != "fits_cutouts":
         return fields.list_shards(files, uri)
     _refuse_field_options(uri, files)
@@ -155,7 +160,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
 
 def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
     """The layout of the first file that can be opened, or the reader of files that are no cutouts:
-    "fields" for wide fields, "light_curves", "spectra".
+    "fields" for wide fields, "arrays" for a column of images, "light_curves", "spectra".
     """
     for file in files[:_MAX_SNIFFED]:
         try:
@@ -167,14 +172,17 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
                 images = opened.sciences(hdu)
                 shapes = [image.plain_shape for image in images]
                 lengths = {opened.num_rows(index) for index in opened.tables}
+                has_image_column = not shapes and image_table(opened) is not None
         except DataError:  # its own shard or row is rejected when it is read
             continue
+        if not shapes and has_image_column:
+            return "arrays"
         if not shapes:
             raise ConfigError(
-                f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images; "
+                f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images, "
+                "or a table with a column of them (of two or more axes by its TDIM); "
                 "name the files of cutouts with a glob, or another reader with format=, "
-                "format=light_curves for light curves, format=spectra for spectra; images in a "
-                "column of a table are read from npz or Parquet (docs/surveys.md#fits)"
+                "format=light_curves for light curves, format=spectra for spectra"
             )
         found = _layout_of(shapes, lengths)
         return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found

@@ -10,7 +10,7 @@ import gzip
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +19,7 @@ from astropy.io import fits
 
 from astroray import storage
 from astroray.errors import ShardError
+from astroray.surveys.array_files import Header
 from astroray.surveys.fits_headers import BAD_DATA, FitsImage, logged_warnings, one_line
 
 logger = logging.getLogger(__name__)
@@ -111,14 +112,37 @@ class FitsFile:
         """Rows of table HDU `index`."""
         return int(self.hdus[index].header["NAXIS2"])
 
+    def column_headers(self, index: int) -> dict[str, Header]:
+        """The columns of table HDU `index` as they are read; lists of any length are left out.
+
+        Of two with one name the first counts. Text has the dtype U, without a length.
+        """
+        found: dict[str, Header] = {}
+        with _translated(self.path, f"cannot read the table in HDU {index}"):
+            none = self.hdus[index].data[:0]
+            for column in none.columns:
+                if not column.name or column.name in found or column.format[-1:] == ")":
+                    continue
+                values = np.asarray(none[column.name])
+                found[column.name] = Header(
+                    shape=(self.num_rows(index), *values.shape[1:]),
+                    dtype=np.dtype("U") if values.dtype.kind == "U" else values.dtype,
+                    unit=column.unit or "",
+                )
+        return found
+
     def read_columns(
-        self, index: int, *, start: int | None = None, stop: int | None = None
+        self,
+        index: int,
+        names: Sequence[str],
+        *,
+        start: int | None = None,
+        stop: int | None = None,
     ) -> dict[str, np.ndarray]:
-        """The plain columns of table HDU `index`, rows `start:stop`; vectors are left out."""
+        """Columns of table HDU `index`, rows `start:stop`; an image's TNULL becomes NaN."""
         with _translated(self.path, f"cannot read the table in HDU {index}"):
             rows = self.hdus[index].data[slice(start, stop)]
-            columns = {name: np.asarray(rows[name]) for name in rows.columns.names}
-            return {name: values for name, values in columns.items() if values.ndim == 1}
+            return {name: _column_values(rows, name) for name in names}
 
     def _pair_masks(self) -> dict[int, list[FitsImage]]:
         """The masks of each image, by the image's HDU; there may be one of each name."""
@@ -139,6 +163,15 @@ class FitsFile:
                 if mask is not image and mask.shape == image.shape:
                     pairs.setdefault(image.index, []).append(mask)
         return pairs
+
+
+def _column_values(rows: fits.FITS_rec, name: str) -> np.ndarray:
+    values = np.asarray(rows[name])
+    column = rows.columns[name]
+    if column.null is None or values.ndim < 3 or values.dtype.kind not in "iuf":
+        return values
+    null = column.null * (column.bscale or 1) + (column.bzero or 0)
+    return np.where(values == null, np.float32(np.nan), values)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Reject, Shard, reject
 from astroray.surveys.slices import fault_kind
+from astroray.surveys.table_columns import Column
 
 _BLOCK_ROWS = 64
 _ONE_PLACE_ARCSEC = 1.0
@@ -79,7 +80,10 @@ def _cube_objects(file: FitsFile, image: FitsImage, shard: Shard, num_rows: int)
     if not fitting:
         return Objects.unknown(num_rows)
     start = params["start"] or 0
-    columns = file.read_columns(fitting[0], start=start, stop=start + num_rows)
+    headers = file.column_headers(fitting[0])
+    plain = [name for name, header in headers.items() if len(header.shape) == 1]
+    values = file.read_columns(fitting[0], plain, start=start, stop=start + num_rows)
+    columns = {name: Column.of_array(values[name], unit=headers[name].unit) for name in plain}
     options = TableOptions(id=params["id"], ra=params["ra"], dec=params["dec"])
     try:
         table = ObjectTable.from_columns(columns, options, f"{file.path}, HDU {fitting[0]}")

@@ -81,14 +81,13 @@ class ObjectTable:
 
     @classmethod
     def from_columns(
-        cls, columns: Mapping[str, np.ndarray], options: TableOptions, where: str
+        cls, columns: Mapping[str, Column], options: TableOptions, where: str
     ) -> "ObjectTable | None":
-        """A table made of 1-D arrays; None where they hold neither identifier nor position.
+        """A table of columns in memory; None where they hold neither identifier nor position.
 
         Raises ConfigError where a named column is missing or cannot be understood.
         """
-        held = {name: Column.of_array(array) for name, array in columns.items()}
-        return _choose(Columns.held(held), options, where, angles="deg")
+        return _choose(Columns.held(columns), options, where, angles="deg")
 
     @classmethod
     def of(cls, source: Columns, options: TableOptions, where: str) -> "ObjectTable | None":

@@ -46,11 +46,11 @@ class Column:
     unit: str = ""
 
     @classmethod
-    def of_array(cls, array: np.ndarray) -> "Column":
+    def of_array(cls, array: np.ndarray, unit: str = "") -> "Column":
         """The column that an array [N] of numbers or text is."""
         if array.dtype.kind != "f":
-            return cls(values=array.tolist())
-        return cls(values=pa.array(array.astype(f"f{min(array.dtype.itemsize, 8)}")))
+            return cls(values=array.tolist(), unit=unit)
+        return cls(values=pa.array(array.astype(f"f{min(array.dtype.itemsize, 8)}")), unit=unit)
 
     def to_list(self) -> list[Any]:
         """The values as Python has them, None where null."""

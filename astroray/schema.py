@@ -30,15 +30,17 @@ HEALPIX_29 = column(
 )
 IDENTITY = pa.schema([OBJECT_ID, RA, DEC, HEALPIX_29])
 
-SHARD = column("shard", pa.string(), "", "name of the shard that holds the object", ucd="meta.file")
+SHARD = column(
+    "shard", pa.string(), "", "name of the shard that holds the object", ucd="meta.id;meta.file"
+)
 ROW = column("row", pa.int64(), "", "row within the shard, from 0", ucd="meta.record")
 FLAGS = column(
     "processing_flags", pa.int32(), "", "bits of schema.Flag: how it was prepared",
     ucd="meta.code.qual",
 )  # fmt: skip
-FIELD = column("field", pa.string(), "", "field or image of the survey", ucd="obs.field")
+FIELD = column("field", pa.string(), "", "field or image of the survey", ucd="meta.id;obs.field")
 NIGHT = column("night", pa.string(), "", "night of observation, UTC date at dusk", ucd="time.epoch")
-DETECTOR = column("detector", pa.string(), "", "detector or CCD", ucd="instr.det")
+DETECTOR = column("detector", pa.string(), "", "detector or CCD", ucd="meta.id;instr.det")
 MODEL_ID = column("model_id", pa.string(), "", "content hash of the model", ucd="meta.id")
 SCORE = column(
     "outlier_score", pa.float64(), "", "distance to the neighbors in embedding space; larger is "
@@ -224,7 +226,7 @@ FLARE_EVENT = [
     column(
         "profile_time", pa.list_(pa.float32()), "d", "times of the cadences in and around the "
         "flare, after its peak, up to a pause that splits the light curve; missing ones have none; "
-        "null where it was refused", ucd="time.relative",
+        "null where it was refused", ucd="time.interval",
     ),
     column(
         "profile_flux", pa.list_(pa.float32()), "", "their flux over that of the star without "
@@ -288,7 +290,7 @@ FLARE_STARS = pa.schema(
         *IDENTITY,
         column("num_light_curves", pa.int64(), "", "light curves searched", ucd="meta.number"),
         *_OBSERVED,
-        column("rate", pa.float64(), "d-1", "flares found over days observed", ucd="stat.rate"),
+        column("rate", pa.float64(), "d-1", "flares found over days observed", ucd="arith.rate"),
         column(
             "half_complete", pa.float64(), "s", "equivalent duration from which half of the made "
             "flares are found; null where unknown", ucd="time.duration;stat.min",

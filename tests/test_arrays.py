@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astroray import storage
+from astroray import storage, surveys
 from astroray.errors import ConfigError, ShardError
 from astroray.surveys import arrays
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
@@ -384,3 +384,17 @@ def test_pixels_of_a_mask_beside_the_images_are_missing(
     (unmasked,) = _read(tmp_path / "a.npz", weight="none")
     assert isinstance(unmasked, Cutouts)
     assert np.isfinite(unmasked.image_BCYX).all()
+
+
+@pytest.mark.parametrize(
+    ("axis", "format"), [("wave", "spectra"), ("time", "light_curves"), ("loglam", "spectra")]
+)
+def test_spectra_and_light_curves_are_no_image_whose_rows_they_are(tmp_path, axis, format):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{axis: np.arange(50.0), "flux": np.ones((40, 50)), "names": ["x"] * 40})
+    with pytest.raises(ConfigError, match=rf"a.npz holds .* by the names .* \?format={format}"):
+        surveys.list_shards(str(path))
+    (shard,) = surveys.list_shards(f"{path}?image=flux").shards
+    assert shard.params["layout"] == "YX"
+    np.savez(path, **{axis: np.arange(40.0), "flux": np.ones((40, 50))})  # is no axis of it
+    assert len(surveys.list_shards(str(path)).shards) == 1

@@ -57,6 +57,11 @@ def test_objects_that_are_named_by_their_files_are_found_by_a_column_of_files():
     assert told == "by 'filename' of the table: 1 of 3 objects have a row"
 
 
+def test_positions_that_cannot_be_used_do_not_matter_to_identifiers():
+    joined = join(OWN.assign(ra=1.0))
+    assert joined["mag"].notna().tolist() == [True, False, True]
+
+
 def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
     arcsec = 1 / 3600
     stars = Table({"RAJ2000": [10.0, 10.0, 30.0], "dec": [1 + 2 * arcsec, 1 + arcsec, 4.0]})
@@ -71,7 +76,11 @@ def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
     [
         (pandas.DataFrame({"id": ["x"]}), {}, "first is 'x'; name the column with id="),
         (pandas.DataFrame({"id": [str(BIG)] * 2}), {}, "2 rows of object"),
-        (pandas.DataFrame({"mag": [1.0]}), {}, "neither identifiers nor positions"),
+        (
+            pandas.DataFrame({"mag": [1.0], "ra": 2.0, "dec": 3.0}),
+            {},
+            "has no identifiers, got the",
+        ),
         (pandas.DataFrame({"mag": [1.0]}), {"id": "nmae"}, "no column 'nmae' for option id="),
         (
             pandas.DataFrame({"ra": [99.0], "dec": [9.0]}),

@@ -4,6 +4,7 @@ import astropy.units as u
 import numpy as np
 import pyarrow as pa
 import pytest
+from astropy.io.votable.ucd import check_ucd
 
 from astroray import schema
 from astroray.errors import SchemaError
@@ -16,13 +17,16 @@ TABLES = {
     "thumbnails": schema.THUMBNAILS,
     "forecasts": schema.FORECASTS,
 }
+ALL_TABLES = {name: found for name, found in vars(schema).items() if isinstance(found, pa.Schema)}
 
 
-@pytest.mark.parametrize("name", TABLES)
-def test_every_column_has_a_meaning_and_a_unit_that_astropy_parses(name):
-    for field in TABLES[name]:
+@pytest.mark.parametrize("name", ALL_TABLES)
+def test_every_column_has_a_meaning_a_unit_and_a_ucd_of_the_vocabulary(name):
+    for field in ALL_TABLES[name]:
         assert field.metadata[b"doc"], field.name
         u.Unit(field.metadata[b"unit"].decode())
+        ucd = field.metadata[b"ucd"].decode()
+        assert not ucd or check_ucd(ucd, check_controlled_vocabulary=True), field.name
 
 
 @pytest.mark.parametrize("name", ["embeddings", "neighbors", "catalog", "forecasts"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,16 @@ def test_the_kind_that_most_files_are_is_proposed_by_a_glob_that_takes_all_of_it
     (tmp_path / "c.fits.fz").unlink()
     with pytest.raises(ConfigError, match=r"'folder/\*\.fits\*\?format=light_curves'$"):
         surveys.list_shards(f"{tmp_path}?format=light_curves")
+
+
+def test_fields_are_the_fits_files_of_a_folder_or_else_all_files(tmp_path):
+    for name in ("a.fits", "b.fits.fz", "preview.jpg", "default.sex"):
+        (tmp_path / name).write_bytes(b"SIMPLE")
+    (all_files,) = surveys.list_shards(f"{tmp_path}/*.sex?format=fields").shards
+    fits_files = surveys.list_shards(f"{tmp_path}?format=fields").shards
+    named = [Path(file.path).name for shard in fits_files for file in shard.inputs]
+    assert named == ["a.fits", "b.fits.fz"]
+    assert all_files.inputs[0].path == f"{tmp_path}/default.sex"
 
 
 def test_a_folder_without_parquet_is_no_survey_of_tables_but_may_come_to_nothing_new(tmp_path):

@@ -58,13 +58,15 @@ def _join(
     options: TableOptions,
     radius_arcsec: float | None,
 ) -> pandas.DataFrame:
-    opened = ObjectTable.of(source, options, where)
-    if opened is None or (radius_arcsec is not None and "ra" not in opened.columns):
-        lacks = "no positions" if opened else "neither identifiers nor positions"
-        raise ConfigError(
-            f"{where} has {lacks}, got the columns {list(source.names)}; name them with "
-            f"{'' if opened else 'id=, or '}ra= and dec="
+    by_place = radius_arcsec is not None
+    opened = ObjectTable.of(source, options, where, with_places=by_place)
+    if opened is None or (by_place and "ra" not in opened.columns):
+        lacks, advice = (
+            ("positions", "name them with ra= and dec=")
+            if by_place
+            else ("identifiers", "name them with id=, or match by position with radius_arcsec=")
         )
+        raise ConfigError(f"{where} has no {lacks}, got the columns {list(source.names)}; {advice}")
     found = opened.read()
     if radius_arcsec is None:
         row_N = _rows_of(list(objects["object_id"]), found, where)

@@ -47,6 +47,9 @@ SUFFIXES = {
 """File suffix and its reader; `format=NAME` in the survey's options chooses another one, and
 `format=package.module` one that is not in this folder."""
 
+_TAKES: Mapping[str, tuple[str, ...]] = {"fields": ("fits_cutouts", "pictures")}
+"""Readers whose files another one takes too, in this order, where a folder holds several kinds."""
+
 FORMATS = {name: tuple(itertools.chain(*kinds.values())) for name, kinds in KINDS.items()}
 """Readers that `format=NAME` chooses for files of other readers, and the suffixes they take."""
 
@@ -207,9 +210,9 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
     if asked in FORMATS:
         suffixes = FORMATS[asked]
         readers = [asked if path.lower().endswith(suffixes) else None for path in files.paths]
-    elif asked:  # a reader's own suffixes first; else every file is meant, as jpg for fields
-        own = asked in readers
-        readers = [asked if not own or name == asked else None for name in readers]
+    elif asked:  # files of its own suffixes if there are any, else every file is meant
+        taken = next((name for name in (asked, *_TAKES.get(asked, ())) if name in readers), None)
+        readers = [asked if taken in (None, name) else None for name in readers]
     names = sorted({name for name in readers if name})
     if not names:
         wanted = f"{sorted(SUFFIXES)} or a scheme of {sorted(SCHEMES)}"

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from astroray.errors import ConfigError, ShardError
+from astroray.surveys import light_curve_columns, spectrum_columns
 from astroray.surveys.array_files import ArrayFile, Header
 from astroray.surveys.object_tables import TableOptions
+from astroray.surveys.parquet_columns import plain_name
 
 LAYOUTS = ("NCYX", "NYXC", "NYX", "CYX", "YXC", "YX")
 MAX_BANDS = 6
@@ -17,6 +19,11 @@ _WEIGHT_NAMES = ("weight", "weights", "ivar", "image_ivar", "invvar", "inverse_v
 MASK_NAMES = ("mask", "masks", "bad", "badpix", "dq")
 _BAND_NAMES = ("bands", "band", "image_band", "filters", "filter", "channels")
 _MAX_VALUES = 2**30
+_OTHER_FORMATS = {
+    "light_curves": (light_curve_columns.NAMES["time"], light_curve_columns.NAMES["flux"]),
+    "spectra": (spectrum_columns.NAMES["wavelength"], spectrum_columns.NAMES["flux"]),
+}
+"""Names of the axis and of the fluxes of what is no image."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,21 +86,37 @@ def _image_name(headers: Mapping[str, Header], asked: str, where: str) -> str:
             f"{where} has no array {asked!r} for option image=, expected one of {sorted(headers)}"
         )
     named = [asked] if asked or "" in headers else _image_candidates(headers)
+    other = "" if asked or any(len(headers[n].shape) > 2 for n in named) else _other_format(headers)
+    if other:
+        shapes = {name: header.shape for name, header in headers.items()}
+        raise ConfigError(
+            f"{where} holds {other.replace('_', ' ')} by the names of its arrays, {shapes}; add "
+            f"?format={other}, or name the array of images with image="
+        )
     if len(named) > 1:
         raise ConfigError(f"{where} has several arrays of images, {named}; name one with image=")
     if not named or headers[named[0]].dtype.kind not in "buif":
         stored = {name: f"{h.dtype} {h.shape}" for name, h in headers.items()}
         raise ShardError(
             f"{where} has no array of images, got {stored}, expected numbers with 2 to 4 axes; "
-            f"{_advice(headers)}"
+            "arrays of Python objects are never read, as that could run code"
         )
     return named[0]
 
 
-def _advice(headers: Mapping[str, Header]) -> str:
-    if {"time", "flux"} <= {name.lower() for name in headers}:
-        return "add ?format=light_curves to read its light curve"
-    return "arrays of Python objects are never read, as that could run code"
+def _other_format(headers: Mapping[str, Header]) -> str:
+    """The format whose arrays these are by name, if any: fluxes beside an axis as long."""
+    lengths = {
+        plain_name(name.rpartition("/")[2]): header.shape[-1]
+        for name, header in headers.items()
+        if header.shape
+    }
+    for format, (axes, fluxes) in _OTHER_FORMATS.items():
+        if {lengths[n] for n in axes if n in lengths} & {
+            lengths[n] for n in fluxes if n in lengths
+        }:
+            return format
+    return ""
 
 
 def _image_candidates(headers: Mapping[str, Header]) -> list[str]:

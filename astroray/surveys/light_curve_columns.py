@@ -34,7 +34,7 @@ _ZEROS_BY_NAME: Mapping[str, TimeZero] = {
     "midpointmjdtai": "MJD",
 }  # fmt: skip
 """Columns of time whose name says from when they count."""
-_NAMES = {
+NAMES = {
     "time": ("time", *_ZEROS_BY_NAME),
     "flux": ("flux", "pdcsapflux", "sapflux", "fluxraw", "psfflux"),
     "flux_err": (
@@ -251,8 +251,8 @@ def choose(names: Sequence[str], stated: Stated, path: str) -> dict[str, str]:
     if time is None or (flux is None and mag is None):
         raise SchemaError(
             f"{path} has no column of {'time' if time is None else 'flux'}: it has "
-            f"{', '.join(names)}, expected one of {', '.join(_NAMES['time'][:2])}... and one of "
-            f"{', '.join(_NAMES['flux'])}; rename them"
+            f"{', '.join(names)}, expected one of {', '.join(NAMES['time'][:2])}... and one of "
+            f"{', '.join(NAMES['flux'])}; rename them"
         )
     if flux is None and not stated.mag:
         raise SchemaError(
@@ -274,7 +274,7 @@ def band_column(names: Sequence[str], stated: Stated, where: str) -> str:
     if stated.band and not found:
         raise SchemaError(
             f"band is {stated.band!r}, but {where} has no column of bands, expected one of "
-            f"{', '.join(_NAMES['band'])}; leave band= out"
+            f"{', '.join(NAMES['band'])}; leave band= out"
         )
     return found
 
@@ -302,4 +302,4 @@ def _band(value: object) -> str:
 
 
 def _find(names: Sequence[str], role: str) -> str | None:
-    return find_name(names, _NAMES[role])
+    return find_name(names, NAMES[role])

@@ -90,13 +90,17 @@ class ObjectTable:
         return _choose(Columns.held(columns), options, where, angles="deg")
 
     @classmethod
-    def of(cls, source: Columns, options: TableOptions, where: str) -> "ObjectTable | None":
+    def of(
+        cls, source: Columns, options: TableOptions, where: str, *, with_places: bool = True
+    ) -> "ObjectTable | None":
         """A table of opened columns; None where they hold neither identifier nor position.
+
+        with_places  whether positions are looked for at all
 
         Positions are in the unit that the table or `options.angles` states, else degrees. Raises
         ConfigError where a named column is missing or cannot be understood.
         """
-        return _choose(source, options, where, angles=options.angles)
+        return _choose(source, options, where, angles=options.angles, with_places=with_places)
 
     @classmethod
     def joined(cls, tables: Sequence["ObjectTable"]) -> "ObjectTable":
@@ -249,9 +253,14 @@ def _open(path: str, options: TableOptions, stack: contextlib.ExitStack) -> Obje
 
 
 def _choose(
-    source: Columns, options: TableOptions, where: str, *, angles: str
+    source: Columns, options: TableOptions, where: str, *, angles: str, with_places: bool = True
 ) -> ObjectTable | None:
-    chosen = {key: _column_name(source.names, key, options, where) for key in _WELL_KNOWN}
+    chosen = {
+        key: _column_name(source.names, key, options, where)
+        if with_places or key not in ("ra", "dec")
+        else None
+        for key in _WELL_KNOWN
+    }
     if (chosen["ra"] is None) != (chosen["dec"] is None):
         got, lacking = ("ra", "dec") if chosen["ra"] else ("dec", "ra")
         raise ConfigError(

@@ -25,10 +25,10 @@ from astroray.surveys.shards import Reject, reject
 from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
 from astroray.surveys.table_columns import Column, texts
 
-__all__ = ["check_arrays", "check_parquet", "read_arrays", "read_rows"]
+__all__ = ["NAMES", "check_arrays", "check_parquet", "read_arrays", "read_rows"]
 
 _LOGARITHMS = ("loglam", "logwave", "logwavelength")
-_NAMES: Mapping[str, Sequence[str]] = {
+NAMES: Mapping[str, Sequence[str]] = {
     "wavelength": ("wavelength", "wave", "lambda", "lam", "wl", "spectrumlambda", *_LOGARITHMS),
     "flux": ("flux", "fluxlambda", "flam", "spectrumflux"),
     "ivar": ("ivar", "invvar", "fluxivar", "spectrumivar"),
@@ -71,7 +71,7 @@ def read_rows(
             lists = {
                 role: np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float64)
                 for role, cell in cells.items()
-                if role in _NAMES and cell.is_valid
+                if role in NAMES and cell.is_valid
             }
             redshift = cells["redshift"].as_py() if "redshift" in cells else None
             who = name_and_place(cells, f"{name}:{row}")
@@ -99,7 +99,7 @@ def read_arrays(
         shared = {
             role: _whole(arrays, array)
             for role, array in chosen.items()
-            if role in _NAMES and arrays.headers[array].shape != shape
+            if role in NAMES and arrays.headers[array].shape != shape
         }
         names = _names(arrays, count, path)
         ra_N, dec_N, z_N = (
@@ -157,12 +157,12 @@ def _raw(
 
 
 def _choose(names: Sequence[str], path: str) -> dict[str, str]:
-    found = {role: find_name(names, known) for role, known in _NAMES.items()}
+    found = {role: find_name(names, known) for role, known in NAMES.items()}
     for role in ("wavelength", "flux"):
         if found[role] is None:
             raise SchemaError(
                 f"{path} has no column of {role}: it has {', '.join(names)}, expected one of "
-                f"{', '.join(_NAMES[role])}; rename it"
+                f"{', '.join(NAMES[role])}; rename it"
             )
     return {role: name for role, name in found.items() if name}
 
@@ -171,11 +171,11 @@ def _choose_lists(schema: pa.Schema, path: str) -> ListColumns:
     """Raises SchemaError where columns are missing or hold no lists of numbers."""
     lists = [field.name for field in schema if pa.types.is_nested(field.type)]
     nested = ""
-    if not (find_name(lists, _NAMES["wavelength"]) and find_name(lists, _NAMES["flux"])):
+    if not (find_name(lists, NAMES["wavelength"]) and find_name(lists, NAMES["flux"])):
         fit = [
             name
             for name, parts in find_nested(schema).items()
-            if all(find_name(parts.names, _NAMES[role]) for role in ("wavelength", "flux"))
+            if all(find_name(parts.names, NAMES[role]) for role in ("wavelength", "flux"))
         ]
         if len(fit) > 1:
             raise SchemaError(f"{path} has spectra in the columns {', '.join(fit)}, expected one")

@@ -1,7 +1,7 @@
 """What each index costs a certified list, and how good its list would be without a certificate.
 
 The same vectors are searched by each index in a fresh process on one thread: it is built, all
-objects are searched, and the list is proven. All lists must be those of brute force, to the last
+objects are searched, and the list is proven. All lists must be those without an index, to the last
 bit. Beside the cost stands what the index alone would have given: the share of true neighbors that
 it found, and the share of the list that is in the list of its own scores.
 """
@@ -30,16 +30,16 @@ SURVEYS = ("made", "digits 0.3")
 
 CLAIMS = {
     (survey, kind): at_most(
-        f"{WORDS[survey]}: CPU time of the certified top {TOP} with {kind} over brute force",
+        f"{WORDS[survey]}: CPU time of the certified top {TOP} with {kind} over flat",
         None,
-        peer="astroray's brute force, 1 thread",
+        peer="astroray's search without an index, 1 thread",
     )
     for survey in SURVEYS
     for kind in KINDS
 }
 
 
-def by_brute_force(embedding_ND: np.ndarray) -> dict[str, Any]:
+def by_flat(embedding_ND: np.ndarray) -> dict[str, Any]:
     """Neighbors, scores and the list; CPU seconds and peak private memory."""
     import faiss
 
@@ -91,10 +91,10 @@ def by_partitions(embedding_ND: np.ndarray, folder: str) -> dict[str, Any]:
     return {"bound_N": bound_N, "top": _top_of(certified), "facts": facts}
 
 
-def against_brute_force(scratch: Path, survey: str, num: int) -> dict[str, dict[str, Any]]:
+def against_flat(scratch: Path, survey: str, num: int) -> dict[str, dict[str, Any]]:
     """The fields of a row of each index."""
     embedding_ND = make_survey(survey, num)
-    flat = run_fresh(by_brute_force, embedding_ND, environment=ONE_THREAD).value()
+    flat = run_fresh(by_flat, embedding_ND, environment=ONE_THREAD).value()
     fields = {}
     for kind in KINDS:
         function, given = (
@@ -102,7 +102,7 @@ def against_brute_force(scratch: Path, survey: str, num: int) -> dict[str, dict[
         )
         found = run_fresh(function, embedding_ND, given, environment=ONE_THREAD).value()
         if not all(map(np.array_equal, found["top"], flat["top"])):
-            raise MeasurementError(f"the certified list of {kind} differs from brute force")
+            raise MeasurementError(f"the certified list of {kind} differs from that of flat")
         facts = found["facts"] | {
             "objects": float(num),
             "listed_before": _share(flat["top"][0], np.argsort(-found["bound_N"])[:TOP]),
@@ -128,7 +128,7 @@ def measure(quick: bool, scratch: Path) -> list[BenchRow]:
 
 
 def _rows_of(scratch: Path, survey: str, num: int) -> list[dict[str, Any]]:
-    fields = against_brute_force(scratch, survey, num)
+    fields = against_flat(scratch, survey, num)
     return [fields[kind] for kind in KINDS]
 
 
@@ -155,7 +155,7 @@ def _share(true: np.ndarray, found: np.ndarray) -> float:
 
 def main() -> None:
     """`python -m benchmarks.indexes`."""
-    run_benchmark("indexes", "A certified list with each index, beside brute force.", measure)
+    run_benchmark("indexes", "A certified list with each index, beside none.", measure)
 
 
 if __name__ == "__main__":

@@ -107,6 +107,47 @@ def test_flat_search_equals_float64_brute_force_bit_for_bit(name, k, products):
     assert found.products == products
 
 
+@pytest.fixture
+def searched(monkeypatch):
+    """Keyword arguments of all searches by the kernel, also those for cells of vectors."""
+    calls, kernel = [], candidates.nearest_by_kernel
+
+    def noted(*args, **options):
+        calls.append(options)
+        return kernel(*args, **options)
+
+    monkeypatch.setattr(candidates, "nearest_by_kernel", noted)
+    return calls
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_flat_search_among_cells_equals_float64_brute_force_bit_for_bit(
+    name, monkeypatch, searched
+):
+    if not candidates.has_native():
+        pytest.skip("this machine does not run the native kernel")
+    monkeypatch.setattr(candidates, "MANY", 1)
+    embedding_ND, ids = DATA[name], make_ids(len(DATA[name]))
+    found = search(embedding_ND, ids, SearchConfig(k=10, index="flat"))
+    neighbor_NK, distance_NK = brute_force(embedding_ND, ids, 10)
+    np.testing.assert_array_equal(found.neighbor_NK, neighbor_NK)
+    np.testing.assert_array_equal(found.distance_NK, distance_NK)
+    assert [call["cells"] is not None for call in searched] == [True] * len(searched)
+
+
+def test_cells_are_found_where_many_are_searched(searched):
+    if not candidates.has_native():
+        pytest.skip("this machine does not run the native kernel")
+    embedding_ND = clusters_with_strays(candidates.MANY, dim=4)
+    search(embedding_ND[1:], make_ids(candidates.MANY - 1), SearchConfig(index="flat"))
+    search(embedding_ND, make_ids(candidates.MANY), SearchConfig(index="flat"))
+    fewer, many = searched
+    assert fewer["cells"] is None
+    cell_U, center_CD = many["cells"]
+    assert len(cell_U) == candidates.MANY
+    assert len(center_CD) == cell_U.max() + 1 == 64
+
+
 @pytest.mark.parametrize("num", [2, 3, 17, 500])
 def test_flat_search_agrees_with_scikit_learn(num):
     embedding_ND = np.random.default_rng(num).normal(size=(num, 12)).astype(np.float32)
@@ -465,21 +506,33 @@ def test_yesterdays_scores_prove_todays_list():
 def test_the_index_follows_size_and_memory():
     assert choose_index(50_000, 64, 10**9)[0] == "flat"
     name, reason = choose_index(60_000, 64, 10**9)
-    assert name == "ivf-flat"
-    assert reason == "60000 objects are more than 50000"
-    name, reason = choose_index(1_000_000, 256, 4 * 10**9)
+    assert name == "flat"
+    assert reason == "the native kernel leaves out whole cells of vectors"
+    name, reason = choose_index(1_000_000, 256, 2 * 10**9)
     assert name == "ivf-sq8"
-    assert "1.0 GB of vectors are more than 25% of 4.0 GB of memory" in reason
+    assert reason == "0.5 GB of integers of 16 bits are more than 25% of 2.0 GB of memory"
     name, reason = choose_index(1_000_000, 256, 10**9)
     assert name == "ivf-pq"
     assert reason == "0.3 GB of codes of 8 bits are more than 25% of 1.0 GB of memory"
-    assert choose_index(1_000_000, 256)[0] == "ivf-flat"
+    assert choose_index(1_000_000, 256)[0] == "flat"
     assert choose_index(1_000_000, 256, can_shard=True)[0] == "sharded"
     assert choose_index(50_000, 256, can_shard=True)[0] == "flat"
 
 
+def test_the_index_without_the_kernel_follows_size_and_memory():
+    name, reason = choose_index(60_000, 64, 10**9, has_kernel=False)
+    assert name == "ivf-flat"
+    assert reason == "60000 objects are more than 50000"
+    name, reason = choose_index(1_000_000, 256, 4 * 10**9, has_kernel=False)
+    assert name == "ivf-sq8"
+    assert reason == "1.0 GB of vectors are more than 25% of 4.0 GB of memory"
+    assert choose_index(1_000_000, 256, 10**9, has_kernel=False)[0] == "ivf-pq"
+    assert choose_index(1_000_000, 256, has_kernel=False)[0] == "ivf-flat"
+
+
 def test_auto_takes_brute_force_where_cells_find_too_little(monkeypatch):
     monkeypatch.setattr("astroray.neighbors.search.LARGEST_FLAT", 1000)
+    monkeypatch.setattr(candidates, "has_native", lambda: False)
     noise = np.random.default_rng(0).normal(size=(4000, 48)).astype(np.float32)
     found = search(noise, make_ids(4000), SearchConfig())
     assert found.index == "flat"

@@ -17,9 +17,9 @@ from astroray import faults, scores, storage
 from astroray.actors.index import read_cells
 from astroray.errors import LedgerError
 from astroray.neighbors.blocks import Block, Lists, merge_lists, nearest_in
-from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import parts
+from astroray.neighbors.kernel import nearest_by_kernel
 from astroray.neighbors.partitions import Partition, open_batches, write_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores.gaussian import LARGEST_GAUSSIAN, Gaussian, squares_from

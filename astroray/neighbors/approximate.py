@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 POINTS_PER_CELL = 64  # of the training sample
-LARGEST_COMPARED_SHARE = 0.25  # a vector of an index costs about twice one of brute force
+LARGEST_COMPARED_SHARE = 0.25  # a vector of an index costs about twice one without
 RECALL_SAMPLE = 1_000
 RECALL_GOAL = 0.99
 DIMENSIONS_PER_CODE = 4

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.distances import parts
+from astroray.neighbors.kernel import nearest_by_kernel
 from astroray.neighbors.twins import Twins, first_members
 
 ROWS_AT_ONCE = 16_384

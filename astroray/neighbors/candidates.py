@@ -1,30 +1,30 @@
-"""The proven nearest vectors by brute force: float32 proposes, measured distances decide.
+"""The proven nearest vectors of any of them, with no index to build: measured distances decide.
 
-Brute force multiplies with the native kernel of astroray_kernels, with FAISS where that does not
-run, or, for wide vectors, in slabs.
+The native kernel of astroray_kernels multiplies, and leaves out whole cells of vectors that are
+proven too far where many are asked for; where it does not run FAISS does, or, for wide vectors,
+products in slabs: their float32 proposes.
 
 FAISS itself is handed in; `neighbors` alone imports it. U vectors, all different, in the order of
 object_id; G queries among them; C candidates of each.
 """
 
 import contextlib
-import ctypes
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from astroray.neighbors.cells import SAMPLED_PER_CELL, find_cells, num_cells_of, train_cells
 from astroray.neighbors.distances import (
     UNIT_FLOAT32,
     Frame,
     pair_distances,
     parts,
     slab_squares,
+    spread,
 )
-
-if TYPE_CHECKING:
-    import torch
+from astroray.neighbors.kernel import has_native, nearest_by_kernel
 
 PADS = (8, 100)
 """Candidates beyond k, so that the float32 error seldom reaches the k-th: first and second try."""
@@ -33,6 +33,8 @@ VECTORS_AT_ONCE = 2**18
 WIDE = 1024
 """Dimensions from which on products are summed by slabs: FAISS's would prove too few rows."""
 TILE_SIZE = 2**24  # float32 numbers, 64 MB
+MANY = 8192
+"""Queries from which on the kernel gets cells: to find them costs more than they spare fewer."""
 
 
 class Exact:
@@ -61,13 +63,32 @@ class Exact:
 
     def _by_kernel(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The same by the native kernel, whose distances are the published ones to the last bit."""
-        return nearest_by_kernel(
+        cells = None
+        if len(vector_G) >= MANY:
+            cells = self._cells
+            order_G = np.argsort(cells[0][vector_G], kind="stable")  # what the kernel wants
+            vector_G = vector_G[order_G]
+        near_GK, distance_GK = nearest_by_kernel(
             self.frame.embedding_UD[vector_G],
             self.frame.embedding_UD,
             self.num_neighbors,
             exclude_G=vector_G,
+            cells=cells,
             num_threads=self.faiss.omp_get_max_threads(),
         )
+        if cells is not None:
+            back_G = np.argsort(order_G)
+            near_GK, distance_GK = near_GK[back_G], distance_GK[back_G]
+        return near_GK, distance_GK
+
+    @functools.cached_property
+    def _cells(self) -> tuple[np.ndarray, np.ndarray]:
+        """The cell of each vector, int64 [U], and their centers, float32 [C, D]."""
+        vector_UD = self.frame.embedding_UD
+        num_cells = num_cells_of(len(vector_UD))
+        sample_MD = vector_UD[spread(len(vector_UD), num_cells * SAMPLED_PER_CELL)]
+        center_CD = train_cells(sample_MD, num_cells, seed=0)
+        return find_cells(vector_UD, center_CD), center_CD
 
     def _nearest(self, vector_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         near_BK = np.zeros((len(vector_B), self.num_neighbors), np.int64)
@@ -110,13 +131,6 @@ class Exact:
         return near_BK, distance_BK, left_out_B > square_B + frame.slack(norm_B, square_B, error)
 
 
-def has_native() -> bool:
-    """Whether this machine runs the native nearest-neighbor kernel."""
-    from astroray_kernels.dispatch import why_not
-
-    return not why_not("nearest_vectors", "native", "cpu")
-
-
 def why_products(products: str) -> str:
     """Why exact searches are multiplied by that, `Exact.products`: the native path, or its lack."""
     from astroray_kernels import library
@@ -125,60 +139,6 @@ def why_products(products: str) -> str:
     if products == "slabs":
         return f"vectors have {WIDE} dimensions or more"
     return library.path() if products == "native" else why_not("nearest_vectors", "native", "cpu")
-
-
-def nearest_by_kernel(
-    query_GD: np.ndarray,
-    vector_VD: np.ndarray | Sequence[np.ndarray],
-    k: int,
-    *,
-    exclude_G: np.ndarray | None = None,
-    within_G: np.ndarray | None = None,
-    cells: tuple[np.ndarray, np.ndarray] | None = None,
-    label_V: np.ndarray | None = None,
-    num_threads: int = 1,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [G, k] and published distances [G, k] of the nearest, ties by index; -1 and NaN.
-
-    vector_VD      one or several arrays, one after another, read where they lie
-    within_G  [G]  float64, the largest distance that is looked for
-    cells          the cell of each vector, int64 [V], and a center of each, float32 [C, D]: they
-                   spare comparisons and change no result
-    label_V   [V]  int64, what each vector is called in place of its index
-
-    The native kernel where this machine runs it, else its reference: the same bits.
-    """
-    import torch
-
-    from astroray_kernels.nearest import nearest_vectors
-
-    vectors = [vector_VD] if isinstance(vector_VD, np.ndarray) else vector_VD
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        near_GK, distance_GK = nearest_vectors(
-            _tensor(query_GD),
-            [_tensor(some) for some in vectors],
-            k,
-            exclude_G=None if exclude_G is None else _tensor(exclude_G),
-            within_G=None if within_G is None else _tensor(within_G),
-            cells=None if cells is None else (_tensor(cells[0]), _tensor(cells[1])),
-            label_V=None if label_V is None else _tensor(label_V),
-            backend="native" if has_native() else "reference",
-        )
-    finally:
-        torch.set_num_threads(before)
-    return near_GK.numpy(), distance_GK.numpy()
-
-
-def _tensor(values: np.ndarray) -> "torch.Tensor":
-    """Numbers that are read alone, where they lie; Torch knows none that may not be written."""
-    import torch
-
-    if not values.flags.writeable and values.flags.c_contiguous and values.size:
-        there = (ctypes.c_char * values.nbytes).from_address(values.ctypes.data)
-        values = np.frombuffer(there, values.dtype).reshape(values.shape)
-    return torch.from_numpy(np.require(values, requirements="W"))
 
 
 @contextlib.contextmanager

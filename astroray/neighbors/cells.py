@@ -9,8 +9,8 @@ import math
 
 import numpy as np
 
-from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.distances import UNIT_FLOAT32, Frame, parts
+from astroray.neighbors.kernel import nearest_by_kernel
 
 __all__ = ["distances_from", "find_cells", "group_cells", "num_cells_of", "train_cells"]
 

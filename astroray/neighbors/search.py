@@ -1,6 +1,6 @@
 """The nearest neighbors of every object, and which index finds them: the only file with FAISS.
 
-`candidates` finds neighbors by brute force and proves every row. The indexes of `approximate` give
+`candidates` finds neighbors with no index and proves every row. The indexes of `approximate` give
 upper bounds, and `certificate` re-scores those that matter exactly. `distances` measures them. All
 work is done in the order of `object_id`, so the result does not depend on the order of the input.
 """
@@ -113,30 +113,42 @@ class Neighbors:
 
 
 def choose_index(
-    num_objects: int, dim: int, memory_bytes: int | None = None, *, can_shard: bool = False
+    num_objects: int,
+    dim: int,
+    memory_bytes: int | None = None,
+    *,
+    can_shard: bool = False,
+    has_kernel: bool = True,
 ) -> tuple[str, str]:
     """The index for a survey and the reason in words.
 
-    `memory_bytes` None means enough; `can_shard` where the embeddings lie in a run directory.
-    Of indexes in one process the first is taken that needs at most MEMORY_SHARE of the memory:
-    4 bytes of each number, 1 with ivf-sq8, else ivf-pq, a byte of four.
+    `memory_bytes` None means enough; `can_shard` where the embeddings lie in a run directory;
+    `has_kernel` where the native kernel multiplies, which is as fast as an index and proves all.
+    Of what works in one process the first is taken that holds at most MEMORY_SHARE of the memory
+    beside the vectors: 2 bytes of each number with flat, or 4 with ivf-flat where there is no
+    kernel; 1 with ivf-sq8; else ivf-pq, a byte of four.
     """
     if num_objects <= LARGEST_FLAT:
         return "flat", f"{num_objects} objects are at most {LARGEST_FLAT}"
     reason = f"{num_objects} objects are more than {LARGEST_FLAT}"
     if can_shard:
         return "sharded", reason
-    index = "ivf-flat"
-    for smaller, held, size_bytes in (
-        ("ivf-sq8", "vectors", 4 * num_objects * dim),
-        ("ivf-pq", "codes of 8 bits", num_objects * dim),
+    index, held, bytes_each = "ivf-flat", "vectors", 4
+    if has_kernel:
+        index, held, bytes_each = "flat", "integers of 16 bits", 2
+        reason = "the native kernel leaves out whole cells of vectors"
+    for smaller, held_there, bytes_there in (
+        ("ivf-sq8", "codes of 8 bits", 1),
+        ("ivf-pq", "product-quantized codes", 0),
     ):
-        if memory_bytes is not None and size_bytes > MEMORY_SHARE * memory_bytes:
-            index = smaller
-            reason = (
-                f"{size_bytes / 1e9:.1f} GB of {held} are more than {MEMORY_SHARE:.0%} of "
-                f"{memory_bytes / 1e9:.1f} GB of memory"
-            )
+        size_bytes = bytes_each * num_objects * dim
+        if memory_bytes is None or size_bytes <= MEMORY_SHARE * memory_bytes:
+            break
+        reason = (
+            f"{size_bytes / 1e9:.1f} GB of {held} are more than {MEMORY_SHARE:.0%} of "
+            f"{memory_bytes / 1e9:.1f} GB of memory"
+        )
+        index, held, bytes_each = smaller, held_there, bytes_there
     return index, reason
 
 
@@ -154,7 +166,7 @@ def search(
     embedding_ND  [N, D]  float32, finite, in the model's frozen frame
     object_id_N   [N]     unique strings
     bound_N       [N]     upper bounds of the scores, as those of fewer objects are; infinite where
-                          unknown: those are searched by brute force, others as the top demands,
+                          unknown: those are searched among all, others as the top demands,
                           and whoever is not has no neighbors here
     is_late       with bounds: ends the work early, largest bounds first; see `certify_top`
 
@@ -246,11 +258,13 @@ class _Survey:
         )
 
     def _nearest(self, memory_bytes: int | None) -> Nearest:
-        """The search to use; with `auto`, brute force where an index would find too little."""
+        """The search to use; with `auto`, none where an index would find too little."""
         self.index, self.index_reason = self.config.index, "asked for"
         if self.index == "auto":
             num_objects, dim = len(self.neighbor_NK), self.exact.frame.embedding_UD.shape[1]
-            self.index, self.index_reason = choose_index(num_objects, dim, memory_bytes)
+            self.index, self.index_reason = choose_index(
+                num_objects, dim, memory_bytes, has_kernel=self.exact.products == "native"
+            )
         if self.config.is_on_gpu:
             check_gpu_of(self.faiss)
         if self.index == "flat" or not self.exact.num_neighbors:

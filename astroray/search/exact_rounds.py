@@ -16,8 +16,8 @@ import pyarrow as pa
 from astroray.actors import join
 from astroray.actors.join import JoinPlan, Vectors, write_columns
 from astroray.neighbors.blocks import Lists
-from astroray.neighbors.candidates import has_native
 from astroray.neighbors.certificate import Proof, score_of
+from astroray.neighbors.kernel import has_native
 from astroray.neighbors.partitions import write_batches
 from astroray.neighbors.search import Neighbors
 from astroray.neighbors.twins import without_itself

@@ -13,9 +13,9 @@ from astroray.actors.join import JoinPlan, write_columns, write_ranking
 from astroray.actors.publish import PublishPlan
 from astroray.actors.search import SearchOutcome, SearchPlan, publish_gaussian
 from astroray.neighbors.approximate import LARGEST_COMPARED_SHARE, RECALL_GOAL, RECALL_SAMPLE
-from astroray.neighbors.candidates import nearest_by_kernel
 from astroray.neighbors.certificate import Certified, certify_top, score_of
 from astroray.neighbors.distances import spread
+from astroray.neighbors.kernel import nearest_by_kernel
 from astroray.neighbors.partitions import Partition, open_batches
 from astroray.neighbors.twins import without_itself
 from astroray.scores.gaussian import LARGEST_GAUSSIAN

@@ -12,7 +12,7 @@ from astroray import storage, surveys
 from astroray.errors import ConfigError, FileError, LedgerError, StorageError
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.partitions import Partition
-from astroray.storage import object_store
+from astroray.storage import object_store, remote
 from astroray.storage.copying import copy_file
 
 pytestmark = pytest.mark.s3
@@ -78,6 +78,7 @@ def test_an_empty_object_is_a_file_too(s3):
     storage.publish(path, b"")
     assert storage.read_bytes(path) == b""
     assert storage.describe(path).size_bytes == 0
+    assert remote.get_range(path, 0, 10) == remote.get_range(path, -10, 10) == (b"", 0)
 
 
 def test_a_folder_lists_all_below_it_sorted_without_hidden_names(s3):
@@ -109,6 +110,8 @@ def test_a_folder_is_not_its_longer_namesake(s3):
         ("n*/**/*.fits", ["n1/c.fits", "n1/deep/d.fits"]),
         ("**/*.fits", ["a.fits", "b.fits", "n1/c.fits", "n1/deep/d.fits"]),
         ("_n/*.fits", ["_n/e.fits"]),
+        ("**/_n/*.fits", ["_n/e.fits"]),
+        ("*/**", ["n1/c.fits", "n1/deep/d.fits"]),
         ("*.jpg", []),
     ],
 )
@@ -451,5 +454,7 @@ def test_of_a_file_of_which_little_is_wanted_little_is_read(s3):
     between = storage.METER.bytes_read
     np.testing.assert_array_equal(partition.block(slice(3, 5)).vector_UD, vector_VD[3:5])
     assert storage.METER.bytes_read == between
-    with pytest.raises(LedgerError, match="is missing or damaged"):
-        Partition(f"{path}.gone").member_N.sum()
+    storage.publish(f"{path}.empty", b"")
+    for name in ("gone", "empty"):
+        with pytest.raises(LedgerError, match="is missing or damaged"):
+            Partition(f"{path}.{name}").member_N.sum()

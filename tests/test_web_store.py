@@ -201,6 +201,8 @@ def test_parts_of_a_file_are_read(web, has_ranges):
     file.seek(100_000)
     assert file.read(50) == data[100_000:100_050]
     assert file.read() == data[100_050:]
+    file.seek(400_000)
+    assert file.read(8) == b""
     assert remote.get_range(web.put("empty", b""), 0, 10)[0] == b""
 
 

@@ -1,6 +1,7 @@
 """Names in listings of stores: which are left out, and which a glob means."""
 
 import fnmatch
+from collections.abc import Sequence
 
 from astroray.storage.disk_listing import is_hidden
 
@@ -15,15 +16,13 @@ def has_hidden(key: str) -> bool:
     return any(is_hidden(part) for part in key.split("/"))
 
 
-def matches(parts: list[str], patterns: list[str]) -> bool:
-    """Whether a key matches a glob, folder by folder; `**` stands for any number of folders."""
+def matches(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a key matches a glob, folder by folder, as on a disk; `**` is any number of them."""
     if not patterns or not parts:
-        return not parts and all(pattern == "**" for pattern in patterns)
-    pattern, part = patterns[0], parts[0]
-    if pattern == part:
-        return matches(parts[1:], patterns[1:])
-    if is_hidden(part):
-        return False
+        return not patterns and not parts
+    (part, *inner), (pattern, *rest) = parts, patterns
     if pattern == "**":
-        return matches(parts, patterns[1:]) or matches(parts[1:], patterns)
-    return fnmatch.fnmatchcase(part, pattern) and matches(parts[1:], patterns[1:])
+        is_below = matches(parts, rest or ["*"])
+        return is_below or (not is_hidden(part) and matches(inner, patterns))
+    is_meant = part == pattern or (not is_hidden(part) and fnmatch.fnmatchcase(part, pattern))
+    return is_meant and matches(inner, rest)

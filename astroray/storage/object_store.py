@@ -116,7 +116,12 @@ def get_file(path: str, file: BinaryIO, span: str = "") -> int:
     with _errors(path, "read"):
         for attempt in range(MAX_ATTEMPTS):
             asked = {"Range": span} if span else {}
-            answer = _client().get_object(Bucket=bucket, Key=key, **asked)
+            try:
+                answer = _client().get_object(Bucket=bucket, Key=key, **asked)
+            except ClientError as error:
+                if _status(error) == 416:  # beyond the end: an empty object has no first byte
+                    return head(path)[0]
+                raise
             try:
                 shutil.copyfileobj(answer["Body"], file, PIECE_BYTES)
             except BotoCoreError:  # the connection broke: botocore retries only up to the body

@@ -43,6 +43,8 @@ class Ranges(io.RawIOBase):
         return data
 
     def _between(self, start: int, size: int) -> bytes:
+        if not size:
+            return b""
         for first, data in (self._tail, self._last):
             if first <= start and start + size <= first + len(data):
                 return data[start - first : start - first + size]

@@ -12,11 +12,11 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import FileError, StorageError
+from astroray.surveys.parquet_files import SUFFIXES
 
 __all__ = ["HatsCatalog", "find_pixel", "is_hats", "list_files", "open_hats"]
 
 _PIXEL = re.compile(r"/Norder=(\d+)/(?:Dir=\d+/)?Npix=(\d+)[./]")
-_SUFFIXES = (".parquet", ".parq", ".pq")
 _RADIUS_OF_SIDE = 0.95
 """A pixel lies within so many of its mean sides from its center; 0.875 is the most at any order."""
 
@@ -80,7 +80,7 @@ def open_hats(location: str, files: Sequence[storage.InputFile]) -> HatsCatalog 
         partitions=[
             file
             for file in files
-            if f"{part}/dataset/Norder=" in file.path and file.path.lower().endswith(_SUFFIXES)
+            if f"{part}/dataset/Norder=" in file.path and file.path.lower().endswith(SUFFIXES)
         ],
         ra=facts.get("hats_col_ra", ""),
         dec=facts.get("hats_col_dec", ""),

@@ -23,8 +23,9 @@ from astroray.surveys.list_rows import (
     plain_columns,
     read_cells,
 )
-from astroray.surveys.nested_columns import find_nested, is_numbers, open_rows
+from astroray.surveys.nested_columns import find_nested, is_numbers
 from astroray.surveys.parquet_columns import plain_name
+from astroray.surveys.parquet_files import open_parquet
 from astroray.surveys.quality import Mission
 from astroray.surveys.shards import Reject, reject
 
@@ -74,7 +75,7 @@ def star_of_file(path: str) -> str:
 
 def check_parquet(path: str, stated: Stated) -> int:
     """Rows of the file. Raises ShardError where it is no Parquet, SchemaError without columns."""
-    with open_rows(path) as file:
+    with open_parquet(path) as file:
         _choose_lists(file.schema_arrow, stated, path)
         return int(file.metadata.num_rows)
 
@@ -92,7 +93,7 @@ def read_rows(
 
     Raises ShardError where the file cannot be read, SchemaError where columns are missing.
     """
-    with open_rows(path, data) as file:
+    with open_parquet(path, data) as file:
         chosen = _choose_lists(file.schema_arrow, stated, path)
         for row, cells in read_cells(file, path, chosen, rows):
             if isinstance(cells, Reject):

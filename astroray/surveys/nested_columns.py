@@ -4,19 +4,13 @@ A row is one of them. Its cadences or pixels are lists in columns of their own, 
 that is a struct of lists, as nested-pandas and LSDB write it, or a list of structs.
 """
 
-import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from astroray import storage
-from astroray.errors import ShardError
-
-__all__ = ["find_nested", "is_flags", "is_numbers", "list_leaves", "open_rows", "take_lists"]
-
-_BAD_TABLE = (pa.ArrowException, OSError, ValueError)
+__all__ = ["find_nested", "is_flags", "is_numbers", "list_leaves", "take_lists"]
 
 
 def find_nested(schema: pa.Schema) -> dict[str, pa.Schema]:
@@ -63,37 +57,6 @@ def take_lists(column: pa.Array, part: str = "") -> pa.Array:
     offsets = pa.concat_arrays([pa.array([0], pa.int64()), ends])
     values = pc.struct_field(column.flatten(), part)
     return pa.LargeListArray.from_arrays(offsets, values, mask=column.is_null())
-
-
-@contextlib.contextmanager
-def open_rows(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
-    """The Parquet file, its footer checked.
-
-    data  the file's bytes where they are at hand; then `path` is only what errors call it
-
-    Raises ShardError where it is not whole.
-    """
-    if data is not None:
-        with _open_parquet(pa.BufferReader(data), path) as file:
-            yield file
-        return
-    with storage.local_copy(path) as copy, _open_parquet(copy.as_posix(), path) as file:
-        yield file
-
-
-def _open_parquet(source: str | pa.NativeFile, path: str) -> pq.ParquetFile:
-    try:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        groups = (file.metadata.row_group(i) for i in range(file.num_row_groups))
-        sizes = [group.num_rows for group in groups]
-        if min(sizes, default=0) < 0 or sum(sizes) != file.metadata.num_rows:
-            raise ValueError(f"its row groups have {sum(sizes)} rows, not those of its footer")
-        return file
-    except _BAD_TABLE as error:
-        raise ShardError(
-            f"{path} is not a whole Parquet file ({error}), expected its footer at the end; copy "
-            "or write it again"
-        ) from None
 
 
 def _parts(kind: pa.DataType) -> Sequence[pa.Field]:

@@ -21,6 +21,7 @@ from astroray.surveys.parquet_columns import (
     PositionRange,
     choose_places,
 )
+from astroray.surveys.parquet_files import BAD_PARQUET, SUFFIXES, open_parquet
 from astroray.surveys.positions import check_angles
 from astroray.surveys.sky_grids import SkyGrid
 from astroray.surveys.survey_paths import table_paths
@@ -28,11 +29,9 @@ from astroray.surveys.table_columns import Column, open_columns, texts
 
 __all__ = ["CatalogColumns", "CatalogFiles", "CatalogPart", "find_catalog", "read_catalog"]
 
-_PARQUET = (".parquet", ".parq", ".pq")
-_TABLES = (*_PARQUET, ".csv", ".csv.gz", ".tsv", ".txt", ".fits", ".fit", ".fits.gz", ".xml",
+_TABLES = (*SUFFIXES, ".csv", ".csv.gz", ".tsv", ".txt", ".fits", ".fit", ".fits.gz", ".xml",
            ".vot", ".votable", ".ecsv")  # fmt: skip
 _BATCH_ROWS = 65_536
-_BAD_FILE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises of damaged bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +139,7 @@ def _no_positions(path: str) -> str:
 
 
 def _is_parquet(path: str) -> bool:
-    return path.lower().endswith(_PARQUET)
+    return path.lower().endswith(SUFFIXES)
 
 
 @functools.lru_cache(maxsize=4)
@@ -206,11 +205,11 @@ def _parts(path: str, places: PlaceColumns, near: SkyGrid | None) -> Iterator[Ca
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[pq.ParquetFile]:
     try:
-        with storage.local_copy(path) as copy, pq.ParquetFile(copy) as parquet:
+        with open_parquet(path) as parquet:
             yield parquet
     except DataError as error:
         raise ConfigError(f"catalog cannot be read: {error}") from None
-    except _BAD_FILE as error:
+    except BAD_PARQUET as error:
         raise ConfigError(
             f"catalog {path} is not a whole Parquet file ({error}); copy or write it again"
         ) from None

@@ -19,8 +19,9 @@ from astroray.surveys.list_rows import (
     plain_columns,
     read_cells,
 )
-from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers, open_rows
+from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers
 from astroray.surveys.parquet_columns import plain_name
+from astroray.surveys.parquet_files import open_parquet
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
 from astroray.surveys.table_columns import Column, texts
@@ -43,7 +44,7 @@ UNITS: Mapping[str, float] = {"Angstrom": 1.0, "nm": 10.0, "um": 1e4}
 
 def check_parquet(path: str) -> int:
     """Rows of the file. Raises ShardError where it is no Parquet, SchemaError without columns."""
-    with open_rows(path) as file:
+    with open_parquet(path) as file:
         _choose_lists(file.schema_arrow, path)
         return int(file.metadata.num_rows)
 
@@ -57,7 +58,7 @@ def read_rows(
 
     Raises ShardError where the file cannot be read, SchemaError where columns are missing.
     """
-    with open_rows(path, data) as file:
+    with open_parquet(path, data) as file:
         chosen = _choose_lists(file.schema_arrow, path)
         for row, cells in read_cells(file, path, chosen, rows):
             if isinstance(cells, Reject):

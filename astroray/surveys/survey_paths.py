@@ -8,18 +8,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, StorageError
-from astroray.surveys import array_files
+from astroray.surveys import array_files, parquet_files
 
 _FITS = (".fits", ".fit", ".fits.gz", ".fit.gz")
-_PARQUET = (".parquet", ".parq", ".pq")
 KINDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "light_curves": {
         "fits": _FITS,
         "npz": array_files.SUFFIXES,
-        "parquet": _PARQUET,
+        "parquet": parquet_files.SUFFIXES,
         "text": (".csv", ".csv.gz", ".dat", ".dat.gz"),
     },
-    "spectra": {"fits": _FITS, "npz": array_files.SUFFIXES, "parquet": _PARQUET},
+    "spectra": {"fits": _FITS, "npz": array_files.SUFFIXES, "parquet": parquet_files.SUFFIXES},
 }
 """Kinds of files of readers that take several, by `format=NAME`, and the suffixes of each."""
 PACKED = (".gz", ".fz", ".bz2")

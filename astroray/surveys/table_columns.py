@@ -23,6 +23,7 @@ from astropy.io import fits, votable
 from astropy.table import Table
 
 from astroray.errors import ConfigError
+from astroray.surveys import parquet_files
 
 __all__ = ["Column", "Columns", "open_columns", "texts", "trimmed"]
 
@@ -167,7 +168,7 @@ def _open(path: str, local: Path) -> Columns:
         return _open_csv(local, is_packed)
     if suffix in (".fits", ".fit"):
         return _open_fits(local)
-    if suffix in (".parquet", ".pq"):
+    if suffix in parquet_files.SUFFIXES:
         return _open_parquet(gzip.decompress(local.read_bytes()) if is_packed else local)
     if suffix not in (".xml", ".vot", ".votable", ".ecsv"):
         raise ValueError(f"suffix {suffix!r} is no table's")

@@ -21,6 +21,7 @@ from astroray.surveys.parquet_columns import (
     PositionRange,
     choose_columns,
 )
+from astroray.surveys.parquet_files import BAD_PARQUET, SUFFIXES, open_parquet
 from astroray.surveys.positions import check_angles
 from astroray.surveys.shards import (
     Cutouts,
@@ -35,8 +36,6 @@ from astroray.surveys.table_columns import Column, texts
 
 _MAX_SLICE_ROWS = 256
 _MAX_SLICE_BYTES = 32 << 20
-_SUFFIXES = (".parquet", ".parq", ".pq")
-_BAD_FILE = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises of damaged bytes
 
 _Piece = tuple[list[int] | None, int | None]
 
@@ -63,7 +62,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     for file in sorted(files, key=lambda file: file.path):
         pieces: list[_Piece] = [(None, None)]
         if not is_checked or not storage.is_remote(file.path):
-            with contextlib.suppress(DataError), _open(file.path) as parquet:
+            with contextlib.suppress(DataError), open_parquet(file.path) as parquet:
                 with contextlib.ExitStack() as later:
                     if is_checked:  # what one file lacks rejects that file
                         later.enter_context(contextlib.suppress(ConfigError))
@@ -89,7 +88,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
     """
     path = shard.inputs[0].path
     chosen = {key: value for key, value in shard.params.items() if key != "row_groups"}
-    with _open(path) as file:
+    with open_parquet(path) as file:
         try:
             columns = choose_columns(file, ParquetOptions(**chosen), path)
         except ConfigError as error:
@@ -112,34 +111,6 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
             start = stop
 
 
-@contextlib.contextmanager
-def _open(path: str) -> Iterator[pq.ParquetFile]:
-    """The Parquet file, its footer checked: all of it that is used later can be parsed."""
-    with storage.local_copy(path) as local:
-        try:
-            file = pq.ParquetFile(local, page_checksum_verification=True)
-            _check_footer(file)
-        except _BAD_FILE as error:
-            raise ShardError(
-                f"{path} is not a whole Parquet file ({error}), expected its footer at the end; "
-                "copy or write it again"
-            ) from error
-        with file:
-            yield file
-
-
-def _check_footer(file: pq.ParquetFile) -> None:
-    footer = file.metadata
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    sizes = [group.num_rows for group in groups]
-    if min(sizes, default=0) < 0 or sum(sizes) != footer.num_rows:
-        raise ValueError(f"its row groups have {sum(sizes)} rows, its footer {footer.num_rows}")
-    known = {file.schema.column(i).path for i in range(len(file.schema))}
-    for group in groups:
-        if {group.column(i).path_in_schema for i in range(group.num_columns)} != known:
-            raise ValueError("a row group has other columns than the footer")
-
-
 def _check(options: ParquetOptions) -> None:
     if options.shard_rows < 1:
         raise ConfigError(f"shard_rows is {options.shard_rows}, expected at least 1")
@@ -159,12 +130,12 @@ def _hats_partitions(
         return list(inputs), options
     hats = open_hats(uri.location, inputs)
     if hats is None:
-        files = [file for file in inputs if file.path.lower().endswith(_SUFFIXES)]
+        files = [file for file in inputs if file.path.lower().endswith(SUFFIXES)]
         if not files and not uri.known:
             raise ConfigError(
                 f"{uri.location} has no Parquet file, got {len(inputs)} such as "
                 f"{posixpath.basename(inputs[0].path)}, expected names that end in one of "
-                f"{_SUFFIXES}; leave format=tables out, or name the folder of the Parquet files"
+                f"{SUFFIXES}; leave format=tables out, or name the folder of the Parquet files"
             )
         return files, options
     if options.ra or options.dec:
@@ -202,7 +173,7 @@ def _read_group(
             batch, why = next(batches, None), "it ends early"
             if batch is not None:
                 batch.validate(full=True)  # text of damaged pages may not be UTF-8
-        except _BAD_FILE as error:
+        except BAD_PARQUET as error:
             if isinstance(error, OSError) and error.errno:
                 raise ShardError(f"{shard.inputs[0].path} cannot be read: {error}") from error
             batch, why = None, str(error)

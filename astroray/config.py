@@ -77,8 +77,10 @@ class EncoderConfig:
             )
         if self.bands is not None and not (self.bands and all(self.bands)):
             raise ConfigError(f"encoder.bands is {self.bands}, expected names such as g,r,i")
-        if not 0 <= self.max_missing <= 1:
-            raise ConfigError(f"encoder.max_missing is {self.max_missing}, expected a share 0..1")
+        if not 0 <= self.max_missing < 1:
+            raise ConfigError(
+                f"encoder.max_missing is {self.max_missing}, expected a share of 0 up to below 1"
+            )
 
     @property
     def is_file(self) -> bool:

@@ -308,6 +308,11 @@ class RunRecord:
         return f"{self.fingerprint}-{re.sub('[-:]', '', self.begun or self.created)}"
 
     @property
+    def is_broken_off(self) -> bool:
+        """Whether it ended before it was done, by an error or a signal."""
+        return self.state in ("failed", "interrupted")
+
+    @property
     def is_of_flares(self) -> bool:
         """Whether it is one of `flares find`."""
         return "rule" in self.config  # of FindConfig; a scan has none

@@ -138,9 +138,7 @@ def forget_failed(run_dir: str, fresh: RunRecord) -> None:
 
 
 def _is_given_up(run_dir: str, old: RunRecord | None, fresh: RunRecord) -> bool:
-    if old is None or old.fingerprint == fresh.fingerprint or old.night:
-        return False
-    if old.state not in ("failed", "interrupted"):
+    if old is None or old.fingerprint == fresh.fingerprint or old.night or not old.is_broken_off:
         return False
     return not storage.exists(model_file(run_dir)) and not done_shards(run_dir)
 

@@ -47,7 +47,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
         ("encoder: {latent: 0}", "encoder.latent is 0, expected at least 1"),
         ("encoder: {size_px: 0}", r"encoder.size_px is 0, expected 8\.\.512, or none"),
         ("encoder: {bands: []}", r"encoder.bands is \(\), expected names such as g,r,i"),
-        ("encoder: {max_missing: 7}", "encoder.max_missing is 7.0, expected a share"),
+        ("encoder: {max_missing: 1}", "encoder.max_missing is 1.0, expected a share of 0"),
         ("workers: 2..1", r"workers is '2\.\.1', expected auto, N, or MIN\.\.MAX"),
         ("search: {index: lsh}", "expected one of auto, flat, ivf-flat, ivf-sq8, ivf-pq, hnsw"),
         ("survey: s3://sky", "setting survey in .* is 's3://sky', expected it to be named by"),

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from astroray import faults, schema, storage
 from astroray.errors import LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
-from astroray.run_files import listing_file
+from astroray.run_files import OF_FLARES, OF_SCAN, listing_file
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.storage.parquet import read_batches, read_parquet
 from astroray.surveys.object_files import moved
@@ -82,7 +82,7 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
 
     A run that ended before it had listed its shards left nothing, and its directory is free.
     Raises LedgerError where the directory belongs to a run of another fingerprint, or holds shards
-    of a run whose record is gone.
+    of a run whose record is gone, or what somebody else put where the run would write.
     """
     old = RunRecord.load(run_dir)
     if old is None and done_shards(run_dir):
@@ -90,7 +90,10 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
             f"{run_dir} holds shards of a run, and no run.json that says which settings made them; "
             "restore that file, or choose another --out"
         )
-    if old is None or old.fingerprint == fresh.fingerprint:
+    if old is None:
+        check_unclaimed(run_dir, OF_FLARES if fresh.is_of_flares else OF_SCAN)
+        return None
+    if old.fingerprint == fresh.fingerprint:
         return old
     if is_bare(run_dir):
         return None
@@ -107,6 +110,16 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
         f"{fresh.fingerprint}): {changed}; choose another --out, or repeat that run's settings to "
         "resume it"
     )
+
+
+def check_unclaimed(run_dir: str, names: Collection[str]) -> None:
+    """Raises LedgerError where files or folders of these names stand, though no run is there."""
+    there = {*storage.list_names(run_dir), *storage.list_folders(run_dir)}
+    if taken := sorted(there & set(names)):
+        raise LedgerError(
+            f"{run_dir} holds {', '.join(taken)} and no run, whose files would take their place; "
+            "choose another --out"
+        )
 
 
 def is_bare(run_dir: str, record: str = "run.json") -> bool:

@@ -132,8 +132,9 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     A night that is done is returned as it is, since others may refer to it. Raises ConfigError or
     LedgerError where the reference cannot be one, and where a shard of it has changed.
     """
+    # A link to the newest version leads elsewhere tomorrow.
     config = dataclasses.replace(
-        config, out=storage.absolute(config.out), reference=storage.absolute(config.reference)
+        config, out=storage.absolute(config.out), reference=storage.resolve(config.reference)
     )
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)

@@ -12,8 +12,9 @@ from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.labelling.labels import label_folders
 from astroray.neighbors.partitions import FOLDER, Manifest
-from astroray.receipts import Receipt, publish_receipt, read_receipt
+from astroray.receipts import Receipt, done_shards, publish_receipt, read_receipt
 from astroray.report.page import add_report
+from astroray.run_files import OF_SCAN, record_file
 from astroray.run_record import RunRecord
 from astroray.storage import InputFile
 from astroray.storage.copying import copy_file
@@ -67,9 +68,9 @@ def export_version(run_dir: str, out: str) -> RunRecord:
 def find_prunable(old: str, newest: str) -> list[InputFile]:
     """The files of the version `old` that `newest` does not need: all where it refers to none.
 
-    Labels, which nothing can make again, stay unless `newest` has a copy.
-    Raises ConfigError where either is no finished version, both are the same, or `old` was made of
-    `newest`.
+    Those of other runs that lie within it are not its own. Labels, which nothing can make again,
+    stay unless `newest` has a copy. Raises ConfigError where either is no finished version, both
+    are the same, or `old` was made of `newest`.
     """
     old, newest = storage.absolute(old).rstrip("/"), storage.absolute(newest).rstrip("/")
     _check_prunable(old, newest)
@@ -79,10 +80,13 @@ def find_prunable(old: str, newest: str) -> list[InputFile]:
     hidden = [storage.join(old, name) for name in HIDDEN]
     files = [*storage.list_files(old)] if storage.list_names(old) else []
     files += [storage.describe(path) for path in hidden if storage.exists(path)]
+    records = {file.path for file in files if file.path.endswith("/run.json")}
+    others = tuple(path.removesuffix("run.json") for path in records - {record_file(old)})
     return [
         file
         for file in files
-        if (name := file.path.removeprefix(f"{old}/")) not in needed
+        if not file.path.startswith(others)
+        and (name := file.path.removeprefix(f"{old}/")) not in needed
         and not name.startswith(stays)
         and (name in copied or not name.startswith("labels/"))
     ]
@@ -158,6 +162,8 @@ def _finished(run_dir: str) -> RunRecord:
 
 def _check_free(out: str, record: RunRecord) -> None:
     there = RunRecord.load(out)
+    if there is None and not done_shards(out):
+        ledger.check_unclaimed(out, OF_SCAN)
     if there is not None and there.fingerprint != record.fingerprint:
         raise LedgerError(
             f"{out} holds another run, expected an empty folder; choose another --out"

@@ -3,6 +3,8 @@
 from astroray import storage
 
 __all__ = [
+    "OF_FLARES",
+    "OF_SCAN",
     "changes_file",
     "flare_part_file",
     "listing_file",
@@ -10,6 +12,15 @@ __all__ = [
     "record_file",
     "report_file",
 ]
+
+
+OF_SCAN = ("catalog", "index", "neighbors", "report", "thumbnails")
+"""Folders that a scan or night writes, and takes files out of that are not its own."""
+OF_FLARES = (
+    "flares.parquet", "index.html", "light_curves.parquet", "parts", "refused.parquet",
+    "rejects.parquet", "stars.parquet",
+)  # fmt: skip
+"""What `flares find` writes."""
 
 
 def record_file(run_dir: str) -> str:

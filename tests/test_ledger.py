@@ -55,6 +55,17 @@ def test_a_run_that_ended_before_its_listing_leaves_its_directory_free(run_dir):
 
 
 @pytest.mark.parametrize(
+    ("config", "own"), [({}, "catalog/galaxies.csv"), ({"rule": {}}, "light_curves.parquet")]
+)
+def test_what_is_no_run_s_is_not_taken_for_a_place_to_write(run_dir, config, own):
+    storage.publish(f"{run_dir}/{own}", b"years of work")
+    words = rf"holds {own.partition('/')[0]} and no run, .*; choose another --out"
+    with pytest.raises(LedgerError, match=words):
+        ledger.open_run(run_dir, record(config=config))
+    assert storage.read_bytes(f"{run_dir}/{own}") == b"years of work"
+
+
+@pytest.mark.parametrize(
     ("error", "state"),
     [(StorageError("the disk is full"), "failed"), (Interrupted(signal.SIGTERM), "interrupted")],
 )

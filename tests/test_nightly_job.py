@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, inspection
+from astroray import faults, inspection, pipeline
 from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
@@ -196,6 +196,17 @@ def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_p
     record = run_here(after)
     assert record.night.found.objects_new == 20
     assert record.proof.num_certified == 5
+
+
+def test_a_reference_is_known_by_where_it_lies_whatever_link_leads_to_it(
+    reference, tmp_path, monkeypatch
+):
+    told = []
+    monkeypatch.setattr(pipeline, "scan", lambda config, *, show, night: told.append(night))
+    (tmp_path / "latest").symlink_to(reference[1])
+    run_night(night_of(reference, tmp_path / "night", reference=str(tmp_path / "latest")))
+    (night,) = told
+    assert night.inherited.versions == [night.reference] == [str(reference[1])]
 
 
 def test_two_nights_at_once_are_not_let_in(reference, tmp_path):

@@ -229,3 +229,11 @@ def test_a_file_that_is_needed_is_not_pruned_by_whichever_links_it_is_reached(tm
         find_prunable(new, old)
     with pytest.raises(ConfigError, match="cannot be pruned for its own sake"):
         find_prunable(linked, old)
+
+
+def test_a_run_that_lies_within_another_is_not_pruned_with_it(tmp_path):
+    old, inner = str(tmp_path / "old"), str(tmp_path / "old" / "night")
+    for run_dir in (old, inner):
+        dataclasses.replace(record(), state="done").publish(run_dir)
+    storage.publish(f"{inner}/catalog/objects.parquet", b"its own")
+    assert [file.path for file in find_prunable(old, inner)] == [f"{old}/run.json"]

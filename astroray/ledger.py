@@ -273,6 +273,11 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
     if not rejects:
         storage.delete(path)
         return
+    publish_table(path, rejects_table(rejects, name, attempt=attempt))
+
+
+def rejects_table(rejects: Sequence[Reject], name: str = "", *, attempt: int = 1) -> pa.Table:
+    """Rejects as rows of schema REJECTS; `name` is the shard of those that name none."""
     columns = {
         "shard": [reject.shard or name for reject in rejects],
         "row": [reject.row for reject in rejects],
@@ -281,7 +286,7 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
         "reason": [reject.reason for reject in rejects],
         "attempt": [attempt] * len(rejects),
     }
-    publish_table(path, pa.table(columns, schema=schema.REJECTS))
+    return pa.table(columns, schema=schema.REJECTS)
 
 
 def read_rejects(run_dir: str) -> pa.Table:

@@ -23,7 +23,7 @@ from astroray.forecast.forecast_record import ForecastRecord
 from astroray.forecast.kept_windows import keep_group, read_group, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import course_figure, reliability_figure
-from astroray.forecast.predict import forecast_curves
+from astroray.forecast.predict import ForecastConfig, forecast_curves, forecast_flares
 from astroray.forecast.star_groups import group_stars, name_rows
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
 from astroray.surveys.light_curves import read_light_curves
@@ -272,6 +272,12 @@ def test_a_model_that_no_fit_made_is_not_overwritten(tmp_path):
     with pytest.raises(ConfigError, match="exists and was made by no fit"):
         train_flares(TrainConfig(survey=str(tmp_path), out=str(model)))
     assert model.read_bytes() == b"mine"
+
+
+def test_a_forecast_is_not_written_over_a_run(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds a run, whose rejects and page would be lost"):
+        forecast_flares(ForecastConfig(survey="s", model="m", out=str(tmp_path)))
 
 
 def test_a_fit_whose_survey_was_mistyped_leaves_nothing(tmp_path):

@@ -26,6 +26,7 @@ from astroray.forecast.page import write_page
 from astroray.forecast.star_groups import StarGroup
 from astroray.forecast.star_tasks import map_stars
 from astroray.forecast.train import flare_shards
+from astroray.run_files import record_file
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 
@@ -51,9 +52,13 @@ class ForecastConfig:
 def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -> ForecastRecord:
     """Forecasts every window of a survey, the newest of each star included.
 
-    Raises ConfigError on a file that is no model or a survey without light curves, DataError
-    where no star has a window.
+    Raises ConfigError on a file that is no model, a survey without light curves, and a folder that
+    holds a run, DataError where no star has a window.
     """
+    if storage.exists(record_file(config.out)):
+        raise ConfigError(
+            f"{config.out} holds a run, whose rejects and page would be lost; give another --out"
+        )
     trained = load_forecaster(config.model)
     shards = flare_shards(config.survey)
     with workers.cluster(log_dir=""):
@@ -68,7 +73,7 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     forecasts = pa.concat_tables(tables)
     forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
     dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
-    rejects = _reject_table(rejected)
+    rejects = ledger.rejects_table(sorted(rejected, key=_in_order))
     record = describe_forecasts(
         forecasts,
         trained,
@@ -114,6 +119,10 @@ def _forecast(
     return _table(windows, probability_W, places, trained.alarm), rejects, dropped
 
 
+def _in_order(reject: Reject) -> tuple[str, int]:
+    return reject.shard, -1 if reject.row is None else reject.row
+
+
 def _table(
     windows: Windows,
     probability_W: np.ndarray,
@@ -141,19 +150,3 @@ def _table(
         for name, column in columns.items()
     }
     return schema.conform(pa.table({**identity, **rest}), schema.FORECASTS, "forecasts")
-
-
-def _reject_table(rejects: list[Reject]) -> pa.Table:
-    rows = sorted(
-        rejects, key=lambda reject: (reject.shard, -1 if reject.row is None else reject.row)
-    )
-    columns = {
-        "shard": [reject.shard for reject in rows],
-        "row": [reject.row for reject in rows],
-        "stage": [reject.stage for reject in rows],
-        "class": [reject.kind for reject in rows],
-        "reason": [reject.reason for reject in rows],
-        "attempt": [1] * len(rows),
-    }
-    arrays = [pa.array(columns[field.name], field.type) for field in schema.REJECTS]
-    return pa.Table.from_arrays(arrays, schema=schema.REJECTS)

@@ -120,6 +120,20 @@ def test_a_listing_only_grows_and_membership_never_changes(tmp_path):
     assert not second.changed
 
 
+def test_a_run_that_lies_in_its_survey_is_no_part_of_it(tmp_path):
+    write_pictures(tmp_path / "ledger" / "sky", 3)
+    survey = str(tmp_path / "ledger" / "sky")
+    first = surveys.list_shards(survey).shards
+    for name in ("run.json", "ledger/shards.parquet", "catalog/objects.parquet"):
+        storage.publish(f"{survey}/runs/a/{name}", b"of a run")
+    storage.publish(f"{survey}/night/run.json", b"of a telescope")
+    write_pictures(tmp_path / "ledger" / "sky" / "night", 2)
+    second = surveys.list_shards(survey, known=first).shards
+    assert second[:1] == first
+    assert {file.path.rpartition("/")[0] for file in second[1].inputs} == {f"{survey}/night"}
+    assert surveys.list_shards(f"{survey}/runs/a?format=tables").shards  # what was asked for
+
+
 def test_changed_bytes_of_a_known_file_are_found(tmp_path):
     paths = write_pictures(tmp_path, 3)
     known = surveys.list_shards(str(tmp_path)).shards

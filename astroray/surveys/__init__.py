@@ -5,6 +5,7 @@ import difflib
 import importlib
 import itertools
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol, cast, get_args
@@ -203,7 +204,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
     asked = uri.options.get("format") or ("tables" if is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     tables |= {file.path for file in _catalog_files(uri)}
-    files = list_files(uri.location)
+    files = _without_runs(list_files(uri.location), uri.location)
     if tables:
         files = FileList(file for file in files if file.path not in tables)
     readers = [_reader_of(path) for path in files.paths]
@@ -239,6 +240,15 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
     inputs = files if all(readers) else FileList(itertools.compress(files, readers))
     warn_of_companions(inputs.paths)
     return names[0], inputs
+
+
+def _without_runs(files: FileList, location: str) -> FileList:
+    """The files but those of runs below a folder, as where a scan writes into its own survey."""
+    marks = [path for path in files.paths if path.endswith("/run.json") or "/ledger/" in path]
+    records = {path.removesuffix("run.json") for path in marks}
+    begun = {path[: at.start() + 1] for path in marks for at in re.finditer("/ledger/", path)}
+    runs = tuple(records & begun - {f"{storage.absolute(location).rstrip('/')}/"})
+    return FileList(file for file in files if not file.path.startswith(runs)) if runs else files
 
 
 def _catalog_files(uri: SurveyUri) -> list[storage.InputFile]:

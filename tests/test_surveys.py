@@ -33,6 +33,15 @@ def test_a_survey_is_a_location_and_options(text, location, options):
     assert str(uri) == text
 
 
+@pytest.mark.parametrize("rest", ["", "/*.jpg", "?bands=L", "/*.jpg?bands=L"])
+def test_a_question_mark_of_a_folder_begins_no_options(tmp_path, rest):
+    folder = tmp_path / "run?k=1" / "images"
+    write_pictures(folder, 3)
+    (shard,) = surveys.list_shards(f"{folder}{rest}").shards
+    assert (shard.num_rows, shard.params["bands"]) == (3, "L" if "bands" in rest else "RGB")
+    assert SurveyUri.parse(f"{folder.parent}?table=a/b.csv").options == {"table": "a/b.csv"}
+
+
 def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
     write_pictures(tmp_path, 1)
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 8)))

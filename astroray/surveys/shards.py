@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -52,12 +53,14 @@ class SurveyUri:
 
     @classmethod
     def parse(cls, text: str) -> "SurveyUri":
-        """Splits `location?key=value&...`; a question mark of a glob stays in the location.
+        """Splits `location?key=value&...`; a question mark of a glob stays in the location, as does
+        that of a folder of this machine, `x?a=1/images`.
 
         A plus is a plus, as in J1224+15, and %26 is an ampersand.
         """
         location, mark, query = text.rpartition("?")
-        if not mark or "=" not in query or "/" in query.partition("=")[0]:
+        is_name = "=" not in query or "/" in query.partition("=")[0]
+        if not mark or is_name or ("/" in query and _is_in_a_folder(text)):
             return cls(location=text, options={})
         pairs = (part.partition("=") for part in query.split("&") if part)
         return cls(location=location, options={unquote(key): unquote(v) for key, _, v in pairs})
@@ -65,6 +68,12 @@ class SurveyUri:
     def __str__(self) -> str:
         query = "&".join(f"{_quote(k)}={_quote(value)}" for k, value in self.options.items())
         return f"{self.location}?{query}" if query else self.location
+
+
+def _is_in_a_folder(path: str) -> bool:
+    """Whether all of a path but its last part is a folder of this machine."""
+    folder = os.path.dirname(path)
+    return not storage.is_remote(path) and os.path.isdir(os.path.expanduser(folder))
 
 
 def _quote(text: str) -> str:

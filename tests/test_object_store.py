@@ -1,12 +1,16 @@
 """S3 for real: a server on this machine, and a proxy before it that fails on purpose."""
 
+import io
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import urllib3
 
 from astroray import storage, surveys
 from astroray.errors import ConfigError, FileError, LedgerError, StorageError
@@ -354,6 +358,26 @@ def test_a_download_that_always_breaks_off_stops_the_run(s3, flaky_s3, monkeypat
     flaky_s3.faults[:] = ["cut"] * 50
     with pytest.raises(StorageError, match=r"cannot read .*tried up to 3 times"):
         storage.read_bytes(path)
+
+
+def test_a_download_that_tls_breaks_off_is_begun_again_too(monkeypatch):
+    class Torn(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise urllib3.exceptions.SSLError("bad record mac")
+
+    def client_of(*bodies: io.BytesIO) -> Callable[[], object]:
+        left = iter(bodies)
+        client = SimpleNamespace(
+            get_object=lambda **_: {"Body": next(left), "ContentLength": 5, "ContentRange": ""}
+        )
+        return lambda: client
+
+    monkeypatch.setattr(object_store, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(object_store, "_client", client_of(Torn(), io.BytesIO(b"12345")))
+    assert storage.read_bytes("s3://sky/a") == b"12345"
+    monkeypatch.setattr(object_store, "_client", client_of(Torn(), Torn()))
+    with pytest.raises(StorageError, match=r"bad record mac .*; check the network"):
+        storage.read_bytes("s3://sky/a")
 
 
 def test_a_new_file_whose_answer_was_lost_counts_as_written(s3, flaky_s3):

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 import boto3
+import urllib3
 from boto3.s3.transfer import TransferConfig
 from botocore import exceptions
 from botocore.config import Config
@@ -36,6 +37,9 @@ MIN_PART_BYTES = 64 * 2**20
 """As many of these, or larger ones, as 10,000 parts hold."""
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+_BROKEN = (BotoCoreError, urllib3.exceptions.HTTPError)
+"""What a request raises that gets no answer, or but a part of one: botocore has no words of its own
+for what TLS says within a body."""
 
 
 def list_objects(location: str) -> Iterator[Found]:
@@ -124,7 +128,7 @@ def get_file(path: str, file: BinaryIO, span: str = "") -> int:
                 raise
             try:
                 shutil.copyfileobj(answer["Body"], file, PIECE_BYTES)
-            except BotoCoreError:  # the connection broke: botocore retries only up to the body
+            except _BROKEN:  # the connection broke: botocore retries only up to the body
                 if attempt == MAX_ATTEMPTS - 1:
                     raise
             else:
@@ -285,7 +289,7 @@ def _errors(path: str, action: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _answered(path, action, error) from error
-    except BotoCoreError as error:
+    except _BROKEN as error:
         raise _unanswered(path, action, error) from error
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import torch
 
 from astroray import faults, pipeline, surveys
 from astroray.actors.fit import finish_model
@@ -116,6 +117,23 @@ def workers_here() -> Iterator[None]:
         patch.setattr(workers, "on_each_machine", lambda function: function())
         patch.setattr(streams, "_map", _map_here)
         yield
+
+
+@contextlib.contextmanager
+def fits_here() -> Iterator[None]:
+    """In here networks are fitted in this process too, by the local mode of Ray Train.
+
+    The bytes are those of one training worker, without the six processes that Ray Train starts.
+    """
+    import ray.train
+
+    scaling, num_threads = ray.train.ScalingConfig, torch.get_num_threads()
+    with workers_here(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            ray.train, "ScalingConfig", lambda **told: scaling(**{**told, "num_workers": 0})
+        )
+        yield
+    torch.set_num_threads(num_threads)
 
 
 def _map_here(

@@ -93,26 +93,27 @@ def test_a_token_kills_once_and_only_where_its_text_is(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(ray_cluster, tmp_path_factory):
-    """A scan with a trained fit that nobody disturbs, and the points that it reached."""
+def undisturbed(tmp_path_factory):
+    """A scan in this process with a trained fit, undisturbed, and the points that it reached."""
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "plan").mkdir()
     (folder / "plan" / "reached").touch()
     settings = {"fit__num_passes": 1, "fit__budget_s": None, "encoder__name": "cae"}
     settings["search__index"] = "sharded"
-    scans.scan(SIMULATED, folder / "run", fault_plan=str(folder / "plan"), **settings)
+    with scans.fits_here():
+        scans.scan(SIMULATED, folder / "run", fault_plan=str(folder / "plan"), **settings)
     return folder / "run", scans.reached(folder / "plan")
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(240)
 def test_every_point_but_that_of_a_night_is_reached_in_a_scan(undisturbed):
     assert {point for point, _ in undisturbed[1]} == set(faults.POINTS) - {"inherited"}
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(240)
-def test_killed_workers_a_killed_write_and_a_killed_driver_change_no_byte(undisturbed, tmp_path):
+def test_killed_workers_a_killed_write_and_a_killed_driver_change_no_byte(
+    ray_cluster, undisturbed, tmp_path
+):
     run_dir, _ = undisturbed
     model = str(run_dir / "model" / "model.safetensors")
     names = [shard.name for shard in surveys.list_shards(SIMULATED).shards]

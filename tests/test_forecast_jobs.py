@@ -27,6 +27,7 @@ from astroray.forecast.predict import ForecastConfig, forecast_curves, forecast_
 from astroray.forecast.star_groups import group_stars, name_rows
 from astroray.forecast.train import TrainConfig, deal_stars, flare_shards, train_flares
 from astroray.surveys.light_curves import read_light_curves
+from tests import scans
 from tests.flares_made import star
 from tests.language_made import write_language_model
 
@@ -53,6 +54,13 @@ def groups_of(shards, **options):
 
 def found_in(shards):
     return (collect_windows(group)[:2] for group in groups_of(shards))
+
+
+@pytest.fixture
+def fits_here():
+    """Workers of every kind are this process."""
+    with scans.fits_here():
+        yield
 
 
 def run(*arguments):
@@ -142,10 +150,8 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert "TIC 10" in page or "tic10" in page
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_a_language_model_is_tuned_and_forecasts_from_the_folder_that_it_names(
-    ray_cluster, tmp_path, monkeypatch
+    fits_here, tmp_path, monkeypatch
 ):
     survey, model = write_survey(tmp_path / "in", num_stars=6), tmp_path / "flares.model"
     monkeypatch.chdir(tmp_path)

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.encoders.store import load_model
-from astroray.fitting import train_encoder
+from astroray.fitting import train_encoder, training
 from astroray.fitting.beginning import is_fitted, note_settings
 from tests import scans
 
@@ -31,16 +31,15 @@ def _run(out: Path, *options: str):
 
 
 @pytest.fixture(scope="module")
-def trained(ray_cluster, tmp_path_factory):
-    """A model file whose fit nobody disturbed, and what the command said."""
+def trained(tmp_path_factory):
+    """A model file whose fit in this process nobody disturbed, and what the command said."""
     path = tmp_path_factory.mktemp("trained") / "encoder.safetensors"
-    done = _run(path, *OPTIONS)
+    with scans.fits_here():
+        done = _run(path, *OPTIONS)
     assert done.exit_code == 0, done.output
     return path, done
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
 def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(trained, monkeypatch):
     path, done = trained
     model = load_model(str(path))
@@ -68,7 +67,9 @@ def test_a_survey_becomes_a_model_file_and_the_same_command_finds_it_there(train
 @pytest.mark.ray
 @pytest.mark.faults
 @pytest.mark.timeout(300)
-def test_a_killed_command_resumes_and_ends_in_the_same_weights(trained, tmp_path):
+def test_a_command_killed_on_ray_resumes_and_ends_in_the_same_weights(
+    ray_cluster, trained, tmp_path
+):
     path = tmp_path / "encoder.safetensors"
     command = [sys.executable, "-c", scans.COMMAND, "train", "encoder", SURVEY]
     process = scans.start([*command, "--out", str(path), *OPTIONS], env=scans.this_cluster())
@@ -89,9 +90,10 @@ def test_a_killed_command_resumes_and_ends_in_the_same_weights(trained, tmp_path
         assert killed.fit[name] == whole.fit[name]
 
 
-@pytest.mark.ray
-def test_too_few_rows_for_a_validation_part_are_refused_before_the_training(ray_cluster, tmp_path):
-    done = _run(tmp_path / "m", *OPTIONS, "--rows", "12")
+def test_too_few_rows_for_a_validation_part_are_refused_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "train_in_workers", None)
+    with scans.workers_here():
+        done = _run(tmp_path / "m", *OPTIONS, "--rows", "12")
     assert done.exit_code == 2, done.output
     assert "validation part is 1 of 12 objects (validation_share 0.1), expected at least 2" in (
         done.output

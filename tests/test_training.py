@@ -19,6 +19,7 @@ from astroray.fitting import curves, passes, training
 from astroray.fitting.fit_state import FitConfig, FitState
 from astroray.fitting.passes import run_passes
 from astroray.fitting.training import fit_network, train_in_workers
+from tests import scans
 
 NETWORK = {"num_bands": 2, "size_px": 16, "latent": 8}
 SMALL = FitConfig(num_passes=3, batch_size=16, checkpoint_every_s=0.0)
@@ -344,9 +345,24 @@ def test_the_name_of_a_fit_changes_with_sample_and_configuration(sample_path, tm
     assert name(other, config=SMALL) != first
 
 
+def test_a_fit_by_ray_train_in_its_local_mode_equals_one_without_it(
+    averaged, sample_path, tmp_path
+):
+    seen = []
+    with scans.fits_here():
+        result = fit_network(
+            sample_path, "attcae", NETWORK, HOLDING, str(tmp_path / "fits"), report=seen.append
+        )
+    assert seen[-1].pass_number == 3
+    assert seen[-1].seconds_left == 0
+    expected = _fit(sample_path, tmp_path / "in_process", HOLDING, threads=result.threads)
+    _assert_same_bytes(result, expected)
+
+
 @pytest.mark.ray
+@pytest.mark.faults
 @pytest.mark.timeout(180)
-def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
+def test_two_training_workers_one_of_which_is_killed_take_the_steps_of_their_mean_gradient(
     ray_cluster, averaged, sample_path, tmp_path, monkeypatch
 ):
     train, scar = training._train_in_worker, tmp_path / "died"
@@ -357,7 +373,7 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
         step, count = passes._Fit._step, itertools.count()
 
         def step_or_die(fit, image_BCYX):
-            if next(count) == 4 and not scar.exists():  # in the second pass
+            if next(count) == 4 and fit.place.rank == 1 and not scar.exists():  # in the second pass
                 scar.touch()
                 os._exit(1)
             return step(fit, image_BCYX)
@@ -366,26 +382,14 @@ def test_a_fit_by_ray_train_equals_one_in_process_and_survives_a_killed_worker(
         train(config)
 
     monkeypatch.setattr(training, "_train_in_worker", train_and_die_once)
+    config = dataclasses.replace(HOLDING, num_passes=2, train_workers=2)
     seen = []
     result = fit_network(
-        sample_path, "attcae", NETWORK, HOLDING, str(tmp_path / "fits"), report=seen.append
+        sample_path, "cae", NETWORK, config, str(tmp_path / "fits"), report=seen.append
     )
     assert scar.exists()
-    assert seen[-1].pass_number == 3
+    assert seen[-1].pass_number == 2
     assert seen[-1].seconds_left == 0
-    expected = _fit(sample_path, tmp_path / "in_process", HOLDING, threads=result.threads)
-    _assert_same_bytes(result, expected)
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_two_training_workers_take_the_steps_of_their_mean_gradient_to_the_last_bit(
-    ray_cluster, averaged, sample_path, tmp_path
-):
-    config = dataclasses.replace(HOLDING, num_passes=2, train_workers=2)
-    result = fit_network(
-        sample_path, "cae", NETWORK, config, str(tmp_path), report=lambda progress: None
-    )
     assert result.train_workers == 2
     sample_NCYX, plan = torch.from_numpy(np.load(sample_path)), _plan(config, "cae")
     validation_losses = []
@@ -414,36 +418,44 @@ def _gradients(fit: passes._Fit, image_BCYX: torch.Tensor) -> tuple[torch.Tensor
     return torch.autograd.grad(loss, list(fit.network.parameters()))
 
 
-@pytest.mark.ray
-@pytest.mark.timeout(180)
-def test_what_would_fail_again_is_not_tried_again(ray_cluster, tmp_path):
-    tries = tmp_path / "tries"
+class Trainer:
+    """Ray Train's, in this process: it tries again after every error."""
 
-    def work(config):
-        with open(config["plan"], "a") as file:
-            file.write("tried ")
-        raise ConfigError("the loss is nan in pass 3")
+    def __init__(self, work, *, train_loop_config, run_config, **options):
+        self.work = functools.partial(work, train_loop_config)
+        self.tries_left = run_config.failure_config.max_failures
 
-    with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
-        train_in_workers(work, str(tries), look=lambda: None, **where(tmp_path))
-    assert tries.read_text() == "tried "
-
-
-def test_a_folder_that_holds_an_earlier_refusal_is_no_refusal(tmp_path, monkeypatch):
-    class Trainer:
-        def __init__(self, work, *, train_loop_config, **options):
-            self.work = functools.partial(work, train_loop_config)
-
-        def fit(self):
+    def fit(self):
+        try:
             self.work()
+        except Exception:
+            self.tries_left -= 1
+            if self.tries_left < 0:
+                raise
+            self.fit()
+
+
+def test_what_would_fail_again_is_not_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.ray.train.torch, "TorchTrainer", Trainer)
+    tried = []
 
     def refuse(config):
+        tried.append(config["plan"])
         raise ConfigError("the loss is nan in pass 3")
 
-    monkeypatch.setattr(training.ray.train.torch, "TorchTrainer", Trainer)
     with pytest.raises(ConfigError, match="the loss is nan in pass 3"):
-        train_in_workers(refuse, None, look=lambda: None, **where(tmp_path))
+        train_in_workers(refuse, "this", look=lambda: None, **where(tmp_path))
+    assert tried == ["this"]
+    # what an earlier fit left in the folder is no refusal of this one
     train_in_workers(lambda config: None, None, look=lambda: None, **where(tmp_path))
+
+    def fail(config):
+        tried.append(config["plan"])
+        raise OSError("the disk is slow")
+
+    with pytest.raises(OSError, match="the disk is slow"):
+        train_in_workers(fail, "other", look=lambda: None, **where(tmp_path))
+    assert tried == ["this"] + ["other"] * (1 + training.MAX_FAILURES)
 
 
 def where(folder: Path) -> dict[str, object]:

@@ -101,9 +101,7 @@ class Run:
             raise ConfigError("LSDB is not installed; pip install lsdb") from None
         options = {"anon": False} if storage.is_remote(folder) else None  # else it asks unsigned
         try:
-            return lsdb.open_catalog(  # type: ignore[attr-defined] # lsdb has no __all__
-                folder, storage_options=options
-            )
+            return lsdb.open_catalog(folder, storage_options=options)
         except ImportError as error:
             raise ConfigError(f"LSDB cannot read {folder}: {error}; pip install s3fs") from None
 

@@ -1,6 +1,7 @@
 """What all test files share: fixtures, how examples are drawn, a checkout that stays clean."""
 
 import contextlib
+import gc
 import os
 import subprocess
 from collections.abc import Iterator
@@ -45,6 +46,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(
             key=lambda item: LONG.index(group) if (group := _group(item)) in LONG else len(LONG)
         )
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What was imported stays: without it the garbage collector takes an eighth of the time."""
+    gc.freeze()
 
 
 def _group(item: pytest.Item) -> str:

@@ -17,11 +17,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import scans
 from tests.s3_server import DIE_WITH_PARENT, free_ports
+
+if TYPE_CHECKING:  # this is a plugin, which no process shall wait for that runs no scan
+    from tests import scans
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 90
@@ -38,12 +41,14 @@ class JobCluster:
     folder: Path
     head: "subprocess.Popen[bytes]"
 
-    def astroray(self, *words: str, env: Mapping[str, str] | None = None) -> scans.Ended:
+    def astroray(self, *words: str, env: Mapping[str, str] | None = None) -> "scans.Ended":
         """Runs the command line in the root of the checkout, as a user of the cluster."""
         return self.start(*words, env=env).wait()
 
-    def start(self, *words: str, env: Mapping[str, str] | None = None) -> scans.Process:
+    def start(self, *words: str, env: Mapping[str, str] | None = None) -> "scans.Process":
         """The same, on its way."""
+        from tests import scans
+
         command = [sys.executable, "-c", scans.COMMAND, *words]
         return scans.start(command, env={**self.env, **(env or {})}, cwd=ROOT)
 

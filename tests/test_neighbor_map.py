@@ -73,7 +73,7 @@ def featureless(num_objects, kind, seed):
 
 
 @pytest.mark.parametrize("kind", ["random", "duplicates", "all equal", "one far"])
-@pytest.mark.parametrize("num_objects", [1, 2, 16, 17, 60, 110, 300])
+@pytest.mark.parametrize("num_objects", [1, 2, 16, 17, 60, 110])
 def test_of_few_featureless_objects_the_map_is_finite_and_not_torn(num_objects, kind):
     for seed in range(2):
         xy_M2 = place(featureless(num_objects, kind, seed))

@@ -76,7 +76,7 @@ def open_hdf() -> FieldImage:
     """The Hubble Deep Field picture of scikit-image."""
     import skimage.data  # a second that other surveys need not wait
 
-    image_YXC = np.asarray(skimage.data.hubble_deep_field()).astype(np.float32)  # type: ignore[no-untyped-call]
+    image_YXC = np.asarray(skimage.data.hubble_deep_field()).astype(np.float32)
     image_CYX = np.moveaxis(image_YXC / np.float32(255.0), -1, 0)
     return FieldImage.of_picture(image_CYX, pictures.BANDS["RGB"])
 

@@ -180,7 +180,7 @@ def _uploads(run_dir: str) -> Uploads:
 
 
 def _closed_loop(uploads: Uploads, secret: str, clients: int, seconds: float) -> Loop:
-    """So many clients, each asking for embeddings one after the other."""
+    """So many clients, each asking for embeddings one after the other, at least one."""
     seen = Loop()
     lock = threading.Lock()
     numbers = itertools.count()
@@ -189,7 +189,7 @@ def _closed_loop(uploads: Uploads, secret: str, clients: int, seconds: float) ->
     def ask() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", PORT, timeout=60)
         headers = {"Authorization": f"Bearer {secret}"}
-        while time.perf_counter() < until_s:
+        while True:
             place = next(numbers) % len(uploads.body_M)
             started = time.perf_counter()
             try:
@@ -208,6 +208,8 @@ def _closed_loop(uploads: Uploads, secret: str, clients: int, seconds: float) ->
                 seen.statuses[status] += 1
                 seen.latency_s.append(spent_s)
                 seen.error = max(seen.error, error)
+            if time.perf_counter() >= until_s:
+                return
 
     started = time.perf_counter()
     threads = [threading.Thread(target=ask) for _ in range(clients)]

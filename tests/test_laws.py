@@ -379,7 +379,7 @@ def test_law_7_a_gpu_that_is_not_there_is_an_error_and_auto_is_written_down(firs
     backends = json.loads((first[0] / "run.json").read_text())["backends"]
     assert backends["device"] in ("cpu", "cuda")
     assert backends["index"] == "flat"
-    assert backends["index_reason"] == "120 objects are at most 50000"
+    assert backends["index_reason"] == "120 objects are at most 100000"
     assert backends["products_reason"]
 
 

@@ -504,8 +504,8 @@ def test_yesterdays_scores_prove_todays_list():
 
 
 def test_the_index_follows_size_and_memory():
-    assert choose_index(50_000, 64, 10**9)[0] == "flat"
-    name, reason = choose_index(60_000, 64, 10**9)
+    assert choose_index(100_000, 64, 10**9)[0] == "flat"
+    name, reason = choose_index(120_000, 64, 10**9)
     assert name == "flat"
     assert reason == "the native kernel leaves out whole cells of vectors"
     name, reason = choose_index(1_000_000, 256, 2 * 10**9)
@@ -516,13 +516,15 @@ def test_the_index_follows_size_and_memory():
     assert reason == "0.3 GB of codes of 8 bits are more than 25% of 1.0 GB of memory"
     assert choose_index(1_000_000, 256)[0] == "flat"
     assert choose_index(1_000_000, 256, can_shard=True)[0] == "sharded"
-    assert choose_index(50_000, 256, can_shard=True)[0] == "flat"
+    assert choose_index(100_000, 256, can_shard=True)[0] == "flat"
+    assert choose_index(100_000, 1024, can_shard=True)[0] == "sharded"
+    assert choose_index(50_000, 1024, can_shard=True)[0] == "flat"
 
 
 def test_the_index_without_the_kernel_follows_size_and_memory():
-    name, reason = choose_index(60_000, 64, 10**9, has_kernel=False)
+    name, reason = choose_index(120_000, 64, 10**9, has_kernel=False)
     assert name == "ivf-flat"
-    assert reason == "60000 objects are more than 50000"
+    assert reason == "120000 objects are more than 100000"
     name, reason = choose_index(1_000_000, 256, 4 * 10**9, has_kernel=False)
     assert name == "ivf-sq8"
     assert reason == "1.0 GB of vectors are more than 25% of 4.0 GB of memory"

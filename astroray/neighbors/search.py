@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.neighbors.approximate import ApproximateIndex, check_gpu_of
-from astroray.neighbors.candidates import Exact, threads
+from astroray.neighbors.candidates import WIDE, Exact, threads
 from astroray.neighbors.certificate import Certified, Proof, certify_top, score_of
 from astroray.neighbors.distances import Frame, parts
 from astroray.neighbors.twins import Twins
@@ -30,7 +30,10 @@ Index = Literal[
 
 Nearest = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-LARGEST_FLAT = 50_000
+LARGEST_FLAT = 100_000
+"""Objects whose neighbors are all found and proven in one process: seconds, whatever they are."""
+LARGEST_FLAT_WIDE = 50_000
+"""The same of vectors of `WIDE` dimensions or more."""
 MEMORY_SHARE = 0.25  # vectors that are not in order are held twice beside the index
 ROWS_AT_ONCE = 16_384
 
@@ -128,9 +131,10 @@ def choose_index(
     beside the vectors: 2 bytes of each number with flat, or 4 with ivf-flat where there is no
     kernel; 1 with ivf-sq8; else ivf-pq, a byte of four.
     """
-    if num_objects <= LARGEST_FLAT:
-        return "flat", f"{num_objects} objects are at most {LARGEST_FLAT}"
-    reason = f"{num_objects} objects are more than {LARGEST_FLAT}"
+    largest = LARGEST_FLAT if dim < WIDE else LARGEST_FLAT_WIDE
+    if num_objects <= largest:
+        return "flat", f"{num_objects} objects are at most {largest}"
+    reason = f"{num_objects} objects are more than {largest}"
     if can_shard:
         return "sharded", reason
     index, held, bytes_each = "ivf-flat", "vectors", 4

@@ -196,17 +196,23 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def verify(run_dir: str, repair: bool, as_json: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
-    from astroray.inspection import verify_run
+    from astroray.inspection import take_back_damaged, verify_run
     from astroray.run_record import RunRecord
 
-    faults = verify_run(run_dir, repair=repair)
+    faults = verify_run(run_dir)
+    taken = take_back_damaged(run_dir) if repair and faults else []
     state = RunRecord.of(run_dir).state
     if as_json:
-        click.echo(json.dumps({"run": run_dir, "state": state, "faults": faults}))
+        found = {"run": run_dir, "state": state, "faults": faults, "taken_back": taken}
+        click.echo(json.dumps(found))
         sys.exit(1 if faults else 0)
     for fault in faults:
         click.echo(f"fault: {fault}")
     click.echo(f"{len(faults)} faults" if faults else "all checks passed")
+    if taken:
+        click.echo(
+            f"{len(taken)} shards are taken back; run the same command again to do them anew"
+        )
     if state != "done":
         click.echo(f"of what is there so far: the run is {state}, not done")
     sys.exit(1 if faults else 0)

@@ -178,6 +178,11 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
             "to have it explained"
         )
     receipts = versions.read_all_receipts(run_dir)
+    if undone := set(table["shard"].unique().to_pylist()) - set(receipts):
+        raise LedgerError(
+            f"shard {min(undone)} is in the catalog of {run_dir} but not done, expected its "
+            "embeddings; run the same command again to do it anew"
+        )
     shard = ledger.find_shard(run_dir, row["shard"])
     own_D = _stored(receipts, row)
     names, distance_K = _nearest(receipts, table, row, own_D, k=config.search.k)

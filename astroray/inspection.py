@@ -114,14 +114,13 @@ def read_status(run_dir: str) -> RunStatus:
     )
 
 
-def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
+def verify_run(run_dir: str) -> list[str]:
     """Faults of a run, in words; none is an empty list.
 
     Of a scan, checks every receipt's conservation, every embeddings file's checksum, schema and
     rows, the files of its listing and of its index by their checksums where it has such, that
     embedded = catalog + duplicates, and that the catalog conforms and its ranks are 1..N; of
-    `flares find`, the parts of every shard, and that the tables conform and agree. With `repair`
-    the done marks of damaged shards are taken back.
+    `flares find`, the parts of every shard, and that the tables conform and agree.
     """
     record = _record(run_dir)
     faults: list[str] = []
@@ -138,14 +137,7 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
     coverage = record.night and record.night.coverage
     if record.state == "done" and len(missing) != (coverage.shards_left if coverage else 0):
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[:1]}")
-    check = check_flare_shard if record.is_of_flares else _check_embeddings
-    checked = storage.at_once(lambda found: check(*found), receipts.values())
-    damaged = {name: fault for name, fault in zip(receipts, checked, strict=True) if fault}
-    faults += damaged.values()
-    if repair and damaged:
-        with hold_lease(run_dir):
-            for name in damaged:
-                undo_shard(run_dir, name)
+    faults += _damaged(record, receipts).values()
     if record.state == "done" and record.is_of_flares:
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
@@ -153,6 +145,27 @@ def verify_run(run_dir: str, *, repair: bool = False) -> list[str]:
         faults += _check_index(run_dir, record)
         faults += _check_catalog(run_dir, record)
     return faults
+
+
+def take_back_damaged(run_dir: str) -> list[str]:
+    """Takes back the done marks of damaged shards, so that the next scan does them again.
+
+    Returns their names. Raises ConfigError without a run, LedgerError while another process writes
+    to it.
+    """
+    damaged = sorted(_damaged(_record(run_dir), versions.read_all_receipts(run_dir)))
+    if damaged:
+        with hold_lease(run_dir):
+            for name in damaged:
+                undo_shard(run_dir, name)
+    return damaged
+
+
+def _damaged(record: RunRecord, receipts: versions.Receipts) -> dict[str, str]:
+    """What is wrong with the output of each damaged shard, by its name."""
+    check = check_flare_shard if record.is_of_flares else _check_embeddings
+    checked = storage.at_once(lambda found: check(*found), receipts.values())
+    return {name: fault for name, fault in zip(receipts, checked, strict=True) if fault}
 
 
 def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:

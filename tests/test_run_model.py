@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import shlex
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -116,6 +118,18 @@ def test_the_trace_of_an_object_encodes_it_as_the_run_did(run_of, kind):
         assert 0 < explained.encoded_distance < 0.2 * explained.distance[0]
     else:
         assert explained.encoded == "read and encoded again, equal to the last bit"
+
+
+def test_an_object_of_a_shard_that_was_taken_back_is_not_explained_but_told_so(run_of, tmp_path):
+    out = str(shutil.copytree(run_of("bf16"), tmp_path / "run"))
+    shard = next(Path(out, "embeddings").glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes() + b"x")
+    result = CliRunner().invoke(cli, ["verify", out, "--repair"])
+    assert result.exit_code == 1
+    assert "\n1 faults\n1 shards are taken back; run the same command again" in result.output
+    some = Archive(run_of("bf16")).table["object_id"][2 * TOP + 3].as_py()
+    with pytest.raises(LedgerError, match=r"is in the catalog of .* but not done"):
+        explain_object(out, some)
 
 
 @pytest.mark.parametrize("kind", ["w8a8o", "bf16"])

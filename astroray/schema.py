@@ -109,7 +109,7 @@ class FlareFlag:
 
     EDGE = 1  # beside a gap or an end: its start or stop may be missing
     GAP = 2  # cadences are missing inside, so that flux is missing too
-    SHORT = 4  # fewer points above the threshold than the rule asks for, but a decay after them
+    SHORT = 4  # fewer than three points above the threshold; see events.FlareRule
     COMPLEX = 8  # several peaks, likely several flares
     SHARED = 16  # other stars of the run have a candidate at the same moment: see num_shared
 

@@ -1,6 +1,7 @@
 """How the flare finder stands beside AltaiPony's, on the same light curves and by the same rules.
 
     python -m benchmarks.flare_finders DATA --altaipony PYTHON [--stars dev|held-out] [--curves N]
+                                        [--limits]
 
 PYTHON is that of an environment where AltaiPony is installed (`python -m venv DIR; DIR/bin/pip
 install altaipony 'numpy<2' 'astropy<7' 'scipy<1.14'`: one of its needs does not import with
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from astroray.flares.agreement import find_plainly
+from astroray.flares.events import Event
 from astroray.flares.found_flares import candidates_of
 from astroray.flares.inject import Injection, inject_flares
 from astroray.forecast.finders import FINDER, FLOOR, finder_table, judge_finders
@@ -49,6 +51,9 @@ NUM_MADE = 12
 CLEARANCE_D = 0.1
 """From what is in a light curve to the peak of a made flare."""
 NUM_RESAMPLES = 1000
+CONFIDENCES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+SIGMAS = (3.0, 4.0, 5.0, 6.0, 8.0)
+"""Limits of ours and of the plainest finder, for their recall at other precisions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -253,6 +258,38 @@ def cost_table(searches: Mapping[str, Search]) -> str:
     return "\n".join(["", aligned(lines), *(f"not searched: {reason}" for reason in reasons)])
 
 
+def limit_tables(data: str, name: str, curves: Sequence[FoundCurve]) -> str:
+    """Both finders at other limits: against the labels, and on the same light curves upside down,
+    where all that is found is false."""
+    turned = [
+        dataclasses.replace(one.curve, flux=2 * np.nanmedian(one.curve.flux) - one.curve.flux)
+        for one in curves
+    ]
+    false = [candidates_of(curve) for curve in turned]
+    others, num_false = {}, {}
+    for limit in CONFIDENCES:
+        title = f"confidence {limit:g}"
+        others[title] = [_surer(one.events, limit) for one in curves]
+        num_false[title] = sum(len(_surer(events, limit)) for events in false)
+    for sigma in SIGMAS:
+        title = f"plainest, {sigma:g} sigma"
+        others[title] = [find_plainly(c.curve.time_d, c.curve.flux, sigma=sigma) for c in curves]
+        num_false[title] = sum(len(find_plainly(c.time_d, c.flux, sigma=sigma)) for c in turned)
+    skills = judge_finders(data, name, curves, NUM_RESAMPLES, 0, others=others)
+    lines = [["found upside down", ""], *([title, str(num)] for title, num in num_false.items())]
+    return f"{finder_table(skills)}\n\n{name}\n{aligned(lines)}"
+
+
+def _surer(events: Sequence[Event], limit: float) -> np.ndarray:
+    """[F, 2] spans of what would be found at another limit of confidence."""
+    spans = [
+        (event.start_d, event.stop_d)
+        for event in events
+        if event.refused in ("", "doubtful") and event.confidence >= limit
+    ]
+    return np.array(spans, np.float64).reshape(-1, 2)
+
+
 def compare(data: str, name: str, asked: argparse.Namespace, keep: Path) -> str:
     """All tables of a set of light curves."""
     curves = chosen(find_in_curves(data, name), asked.stars, asked.curves)
@@ -269,9 +306,10 @@ def compare(data: str, name: str, asked: argparse.Namespace, keep: Path) -> str:
     found = [dataclasses.replace(one, events=candidates_of(one.curve)) for one in curves]
     others = {title: search.spans for title, search in searches.items() if "Altai" in title}
     skills = judge_finders(data, name, found, NUM_RESAMPLES, 0, others=others)
-    return "\n".join(
-        [finder_table(skills), recovery_table(name, made, again), cost_table(searches)]
-    )
+    tables = [finder_table(skills), recovery_table(name, made, again), cost_table(searches)]
+    if asked.limits:
+        tables.append(limit_tables(data, name, found))
+    return "\n".join(tables)
 
 
 def main() -> None:
@@ -285,6 +323,7 @@ def main() -> None:
     parser.add_argument("--curves", type=int, default=0, help="most of a star; 0: all")
     parser.add_argument("--sets", nargs="+", choices=sorted(METHODS), default=sorted(METHODS))
     parser.add_argument("--methods", nargs="+", choices=METHODS["tess"], default=METHODS["tess"])
+    parser.add_argument("--limits", action="store_true", help="both finders at other limits, too")
     parser.add_argument("--keep", metavar="DIR", help="where the peer's answers stay")
     asked = parser.parse_args()
     if asked.altaipony:

@@ -79,7 +79,7 @@ def write_labeled(folder):
     )
     with gzip.open(kepler / "kic8.csv.gz", "wt") as file:
         file.write("time_bkjd,flux\n")
-        file.writelines(f"{t - 700:.5f},{f:.6f}\n" for t, f in zip(time_d, flux, strict=True))
+        file.writelines(f"{t - 622:.5f},{f:.6f}\n" for t, f in zip(time_d, flux, strict=True))
     peak = int(np.argmax(flux))
     (kepler / "kic8_flagged.txt").write_text(f"  {peak}\n  {peak + 1}\n  3\n  999999\n")
     return str(folder)

@@ -105,10 +105,14 @@ def test_the_peer_is_asked_once_for_the_same_light_curves_and_answers_in_their_o
 
 
 def test_all_finders_stand_in_all_tables(peer, tmp_path):
-    asked = argparse.Namespace(stars="all", curves=0, altaipony=peer, methods=["savgol"])
+    asked = argparse.Namespace(
+        stars="all", curves=0, altaipony=peer, methods=["savgol"], limits=True
+    )
     text = flare_finders.compare(write_labeled(tmp_path), "kepler", asked, tmp_path)
     for finder in (FINDER, FLOOR, "AltaiPony, savgol"):
-        assert text.count(finder) == 3
+        assert text.count(finder) == 4 + 2 * (finder != "AltaiPony, savgol")
+    assert text.count("confidence 0.8") == text.count("plainest, 8 sigma") == 3
+    assert "found upside down" in text
     assert "12 in the bins" not in text
     assert "not searched" in text
 

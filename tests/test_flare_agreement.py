@@ -75,8 +75,9 @@ def test_labels_are_read_as_spans_of_each_light_curve(labeled):
     assert len(stella.any_L2) == 2
     assert guenther.asked_L2 == pytest.approx(spans((1337.995, 1338.015)))
     found = find_in_curves(labeled, "kepler")
-    (flags,) = read_labels(labeled, "kepler", [one.curve for one in found]).values()
-    assert len(flags[0].asked_L2) == 2
+    flags, calm = read_labels(labeled, "kepler", [one.curve for one in found]).values()
+    assert (len(flags[0].asked_L2), len(calm[0].asked_L2), len(calm[0].any_L2)) == (2, 1, 2)
+    assert calm[0].asked_L2[0, 0] < 879  # the other is in the storm of BKJD 887
 
 
 def test_both_finders_are_judged_against_every_list(labeled):
@@ -121,7 +122,7 @@ def test_the_track_of_light_curves_judges_finders_and_says_where_no_forecast_can
     assert [text.split(":")[0] for text in document["remarks"]] == ["tess", "kepler"]
     assert all("too few to train and judge" in text for text in document["remarks"])
     assert {row["peer"] for row in document["rows"]} == {""}
-    assert len(document["rows"]) == 12
+    assert len(document["rows"]) == 16
     result = CliRunner().invoke(cli, [*arguments, "--split", "kepler"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.output.splitlines()[-1])["rows"] == []

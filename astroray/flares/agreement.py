@@ -68,10 +68,12 @@ def agree(
     return Agreement(asked_S=asked_S, hit_S=hit_S, found_S=found_S, right_S=right_S)
 
 
-def find_plainly(time_d: np.ndarray, flux_T: np.ndarray) -> np.ndarray:
+def find_plainly(
+    time_d: np.ndarray, flux_T: np.ndarray, *, sigma: float = FLOOR_SIGMA
+) -> np.ndarray:
     """[F, 2] first and last moment of what the plainest finder finds.
 
-    Three or more cadences in a row that stand three deviations above a running median of half a
+    Three or more cadences in a row that stand `sigma` deviations above a running median of half a
     day; the deviation is the robust one of the whole light curve.
     """
     is_known_T = np.isfinite(flux_T)
@@ -81,7 +83,7 @@ def find_plainly(time_d: np.ndarray, flux_T: np.ndarray) -> np.ndarray:
     cadences = max(3, round(FLOOR_WINDOW_D / float(np.median(np.diff(time_K)))) | 1)
     left_K = flux_K - scipy.ndimage.median_filter(flux_K, cadences, mode="nearest")
     noise = SIGMA_OF_MAD * float(np.median(np.abs(left_K - np.median(left_K))))
-    index_H = np.flatnonzero(left_K > FLOOR_SIGMA * noise)
+    index_H = np.flatnonzero(left_K > sigma * noise)
     return spans_of_runs(time_K, index_H, min_points=FLOOR_POINTS)
 
 

@@ -31,20 +31,28 @@ Refusal = Literal["", "single", "short", "gap", "slow", "step", "shape", "doubtf
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlareRule:
-    """What counts as a flare: Chang, Byun & Hartman (2015, ApJ 814, 35) with N1 = 3, N3 = 3."""
+    """What counts as a flare: Chang, Byun & Hartman (2015, ApJ 814, 35) with N1 = 3, N3 = 3; where
+    cadences are long, N3 = 2, and the shape decides."""
 
     sigma: float = 3.0
     """Height of the points that make a flare, in local noise."""
     num_points: int = 3
-    """Consecutive points of that height."""
+    """Consecutive points of that height, at spacings up to 150 s."""
+    long_points: int = 2
+    """The same at longer spacings, where most flares have no third; a cosmic ray fills one."""
     stop_sigma: float = 1.0
     """A flare goes on as long as no two consecutive points are below this height."""
     merge_points: int = 3
     """Flares with at most this many points between them are one."""
     max_share: float = 0.5
     """Longest flare over the window of the trend: the trend cannot be told from a longer one."""
-    min_confidence: float = 0.6
+    min_confidence: float = 0.4
     """Flares below it are refused; see Event.confidence."""
+
+    def points_at(self, cadence_d: float) -> int:
+        """Consecutive points above `sigma` that make a flare at a spacing, d."""
+        is_short = cadence_d * 86400.0 <= SHORT_CADENCE_S
+        return self.num_points if is_short else min(self.num_points, self.long_points)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,8 +98,8 @@ def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = N
     curve        the same cadences, detrended
 
     A candidate is a run of points above `stop_sigma` that holds one above `sigma`. It is a flare
-    where `num_points` consecutive ones are above `sigma`; at spacings up to 150 s also where
-    fewer are but the points after them show the decay, which a cosmic ray does not have.
+    where three consecutive ones are above `sigma`, or two at spacings above 150 s; up to 150 s
+    also where fewer are but the points after them show the decay, which a cosmic ray has not.
     """
     rule = rule or FlareRule()
     points = _Points.of(time_d, curve)
@@ -255,7 +263,8 @@ def _refusal(
     points: _Points, place: tuple[int, int, int], num_high: int, rule: FlareRule
 ) -> Refusal:
     first, peak, last = place
-    if num_high < rule.num_points and not _decays(points, peak, num_high, rule):
+    is_few = num_high < rule.points_at(points.cadence_d)
+    if is_few and not _decays(points, peak, num_high, rule):
         return "single" if num_high == 1 else "short"
     length_d = points.time_P[last] - points.time_P[first]
     if last - first < 0.5 * length_d / points.cadence_d:

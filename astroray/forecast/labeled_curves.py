@@ -23,6 +23,9 @@ liberal, and many of its small ones are parts of others."""
 GUENTHER_D = (1325.0, 1382.0)
 """BTJD of the sectors 1 and 2, of which Günther et al. (2020, AJ 159, 60) list the flares."""
 GUENTHER_PATH = "lightcurves/catalogues/guenther2020_tess_s1s2_flares.txt.gz"
+STORM_D = (886.5, 888.0)
+"""BKJD of the solar particles of 7 June 2011: they lifted single cadences of most stars, and 14 of
+the 50 flags of Kepler's are theirs."""
 JD_OF_BTJD = 2457000.0
 
 LABELED_SETS: Mapping[str, tuple[str, str]] = {
@@ -95,7 +98,11 @@ def read_labels(
     """What each list of labels marks in each light curve; None where a list does not cover it."""
     where = storage.join(data, LABELED_SETS[name][0])
     if name == "kepler":
-        return {"flags of another finder, not vetted": [_flags(where, curve) for curve in curves]}
+        flags = [_flags(where, curve) for curve in curves]
+        return {
+            "flags of another finder, not vetted": flags,
+            "the same, outside a storm of particles": [_calm(flag) for flag in flags],
+        }
     stella: dict[str, list[tuple[float, float, float]]] = {}
     for row in csv_rows(storage.join(where, "stella_events.csv")):
         start_d, stop_d = float(row["t_start_btjd"]), float(row["t_end_btjd"])
@@ -127,6 +134,12 @@ def _marked(curve: LightCurve, known: Mapping[str, list[tuple[float, float, floa
     inside = [one for one in known.get(_tic(curve), []) if one[1] >= first_d and one[0] <= last_d]
     label_L3 = np.array(inside, np.float64).reshape(-1, 3)
     return Labels(asked_L2=label_L3[label_L3[:, 2] > FLARE_AMPLITUDE, :2], any_L2=label_L3[:, :2])
+
+
+def _calm(flag: Labels) -> Labels:
+    """None of the flags that begin in the storm is asked for."""
+    is_calm_L = (flag.asked_L2[:, 0] < STORM_D[0]) | (flag.asked_L2[:, 0] > STORM_D[1])
+    return dataclasses.replace(flag, asked_L2=flag.asked_L2[is_calm_L])
 
 
 def _flags(where: str, curve: LightCurve) -> Labels:

@@ -15,7 +15,7 @@ import itertools
 import numpy as np
 
 from astroray.flares.detrend import SIGMA_OF_MAD, DetrendConfig, detrend
-from astroray.flares.events import Event, find_events
+from astroray.flares.events import Event, FlareRule, find_events
 from astroray.flares.inject import inject_flares
 from astroray.flares.long_flares import search_flares
 from astroray.flares.template import TEMPLATE_AREA
@@ -33,7 +33,8 @@ CLEARANCE_D = 0.3
 
 def flares_of(curve: LightCurve, flux_T: np.ndarray, config: DetrendConfig) -> list[Event]:
     """The flares in the light curve with another flux."""
-    _, events = search_flares(curve.time_d, flux_T, config=config, fired_T=curve.fired_T)
+    rule = FlareRule().for_mission(curve.mission)
+    _, events = search_flares(curve.time_d, flux_T, rule, config, fired_T=curve.fired_T)
     return [event for event in events if not event.refused]
 
 

@@ -122,6 +122,8 @@ def test_two_points_in_a_row_are_a_flare_where_cadences_are_long_and_one_is_none
     assert "single" in {event.refused for event in refused_of(time_d, flux)}
     assert flares_of(time_d, flux, FlareRule(long_points=3)) == []
     assert flares_of(1500 + (time_d - 1500) / 15, flux) == []  # the same numbers at 2 minutes
+    assert flares_of(time_d, flux, FlareRule().for_mission("k2")) == []
+    assert FlareRule().for_mission("kepler") == FlareRule()
 
 
 def test_an_event_that_rises_slowly_and_ends_at_once_is_refused_for_its_shape():

@@ -16,6 +16,8 @@ __all__ = ["Event", "FlareRule", "find_events", "measure_again"]
 
 SHORT_CADENCE_S = 150.0
 """Up to this spacing a flare of one or two points shows its decay in the points after them."""
+K2_CONFIDENCE = 0.6
+"""What is less sure in K2 is found upside down as often."""
 CERTAIN_SNR = 8.0
 """Signal-to-noise at which confidence loses its first 1/e."""
 STEP_LENGTH = 0.25
@@ -48,6 +50,14 @@ class FlareRule:
     """Longest flare over the window of the trend: the trend cannot be told from a longer one."""
     min_confidence: float = 0.4
     """Flares below it are refused; see Event.confidence."""
+
+    def for_mission(self, mission: str) -> "FlareRule":
+        """The rule for a mission's light curves; that of K2 asks for three points and more
+        confidence, since firings and cosmic rays lift cadences and pairs of them every day."""
+        if mission != "k2":
+            return self
+        sure = max(self.min_confidence, K2_CONFIDENCE)
+        return dataclasses.replace(self, long_points=self.num_points, min_confidence=sure)
 
     def points_at(self, cadence_d: float) -> int:
         """Consecutive points above `sigma` that make a flare at a spacing, d."""

@@ -75,7 +75,8 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
     The made flares depend on the seed of the plan, the shard and the row, on nothing else.
     Raises DataError where the light curve cannot be detrended.
     """
-    detrended, events = search_flares(curve.time_d, curve.flux, plan.rule, fired_T=curve.fired_T)
+    rule = plan.rule.for_mission(curve.mission)
+    detrended, events = search_flares(curve.time_d, curve.flux, rule, fired_T=curve.fired_T)
     digest = int(hashlib.sha256(shard.encode()).hexdigest()[:8], 16)
     injected_E = recovered_E = np.zeros(len(ED_EDGES_S) - 1, np.int64)
     if plan.num_injections:
@@ -85,7 +86,7 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
             events,
             num_flares=plan.num_injections,
             seed=[plan.seed, digest, curve.row],
-            rule=plan.rule,
+            rule=rule,
             fired_T=curve.fired_T,
         )
         injected_E, recovered_E = recovery.num_injected_E, recovery.num_recovered_E
@@ -94,7 +95,7 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
     sketch = sketch_curve(curve.time_d, curve.flux) if len(events) > num_refused else (None, None)
     upside_down = 2 * np.nanmedian(curve.flux) - curve.flux
     turned = detrend(curve.time_d, upside_down, fired_T=curve.fired_T)
-    mirrored = find_events(curve.time_d, turned, plan.rule)
+    mirrored = find_events(curve.time_d, turned, rule)
     return CurveFlares(
         events=events,
         profiles=[_profile(event, curve.time_d, detrended) for event in events],
@@ -226,7 +227,7 @@ class _Rows:
                 flare_k=self.plan.flare_k,
             )
             reason = REFUSALS[event.refused] if event.refused else None
-            limit = self.plan.rule.min_confidence
+            limit = self.plan.rule.for_mission(curve.mission).min_confidence
             yield {
                 "start": event.start_d,
                 "peak": event.peak_d,

@@ -45,7 +45,8 @@ META = ("teff_k", "logg", "metallicity_dex", "radius_sun", "period_d")
 
 def candidates_of(curve: "LightCurve") -> list[Event]:
     """What the finder sees in a light curve; raises DataError where it cannot be detrended."""
-    return search_flares(curve.time_d, curve.flux, fired_T=curve.fired_T)[1]
+    rule = FlareRule().for_mission(curve.mission)
+    return search_flares(curve.time_d, curve.flux, rule, fired_T=curve.fired_T)[1]
 
 
 def find_record(
@@ -116,8 +117,9 @@ def _look(curve: "LightCurve", moment_d: float) -> Iterator[Event]:
         detrended = detrend(time_d, flux, LOOK, fired_T=fired_T)
     except DataError:  # too little has been seen; the light curve as a whole is judged elsewhere
         return
-    ended_d = moment_d - FlareRule().merge_points * detrended.cadence_d
-    for event in find_events(time_d, detrended):
+    rule = FlareRule().for_mission(curve.mission)
+    ended_d = moment_d - rule.merge_points * detrended.cadence_d
+    for event in find_events(time_d, detrended, rule):
         if not event.refused and event.stop_d < ended_d:
             yield event
 

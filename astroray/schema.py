@@ -215,7 +215,7 @@ FLARE_EVENT = [
     ),
     column(
         "flare_flags", pa.int32(), "", "sum of 1 edge: beside a gap or an end, 2 gap: cadences are "
-        "missing inside, 4 short: fewer points than the rule asks for but a decay, 8 complex: "
+        "missing inside, 4 short: fewer than three points above the threshold, 8 complex: "
         "several peaks, 16 shared: see num_shared", ucd="meta.code.qual",
     ),
     column(

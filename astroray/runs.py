@@ -16,7 +16,7 @@ from astroray.run_files import listing_file, model_file, record_file
 from astroray.run_record import RunRecord
 from astroray.storage.leases import Lease
 from astroray.surveys.object_files import read_outside
-from astroray.surveys.shards import Shard
+from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = [
     "check_encoder", "count_outside", "finished_run", "forget_failed", "list_again", "log_folder",
@@ -157,9 +157,15 @@ def list_again(
     done     names of finished shards
     stay     names of those whose files must still be there
 
-    Raises LedgerError where the bytes of a finished shard have changed, or one must stay and a
-    file of it is gone.
+    Raises ConfigError where the survey is the run's own folder, LedgerError where the bytes of a
+    finished shard have changed, or one must stay and a file of it is gone.
     """
+    location = SurveyUri.parse(survey).location
+    if location not in surveys.SCHEMES and storage.resolve(location) == storage.resolve(run_dir):
+        raise ConfigError(
+            f"--out {run_dir} is the survey's own folder, which files of the run would become part "
+            "of; choose another, it may lie within"
+        )
     folder = ledger.objects_folder(run_dir)
     listing = surveys.list_shards(survey, known=known, objects_folder=folder)
     ledger.check_unchanged(known, listing.changed, done)

@@ -24,6 +24,7 @@ from astroray.storage.leases import Owner, find_holder, hold_lease
 from astroray.surveys import Listing
 from astroray.surveys.shards import Shard
 from tests.runs_made import make_night, make_proof
+from tests.surveys_made import write_pictures
 from tests.test_ledger import receipt, record
 
 NUM_SHARDS = 6
@@ -237,3 +238,13 @@ def test_a_run_that_lies_within_another_is_not_pruned_with_it(tmp_path):
         dataclasses.replace(record(), state="done").publish(run_dir)
     storage.publish(f"{inner}/catalog/objects.parquet", b"its own")
     assert [file.path for file in find_prunable(old, inner)] == [f"{old}/run.json"]
+
+
+def test_a_run_in_the_folder_of_its_survey_is_refused(tmp_path, monkeypatch):
+    write_pictures(tmp_path / "sky", 2)
+    for out in (f"{tmp_path}/sky", f"{tmp_path}/sky/../sky/"):
+        with pytest.raises(ConfigError, match="is the survey's own folder"):
+            runs.list_again(f"{tmp_path}/sky?format=pictures", out, [], [])
+    assert len(runs.list_again(f"{tmp_path}/sky", f"{tmp_path}/sky/run", [], [])) == 1
+    monkeypatch.chdir(tmp_path)
+    assert runs.list_again("sim:galaxies?count=5", "sim:galaxies", [], [])

@@ -17,10 +17,15 @@ BAD_PARQUET = (pa.ArrowException, OSError, ValueError)
 
 
 @contextlib.contextmanager
-def open_parquet(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
-    """The file, its footer checked: all of it that is used later can be parsed.
+def open_parquet(
+    path: str, data: bytes | None = None, *, same_columns: bool = False
+) -> Iterator[pq.ParquetFile]:
+    """The file, the row counts of its footer checked.
 
-    data  the file's bytes where they are at hand; then `path` is only what errors call it
+    data          the file's bytes where they are at hand; then `path` is only what errors call it
+    same_columns  whether the columns of each row group are checked, too: not in what a stranger
+                  sends, since pyarrow ends the process where a damaged footer says of a column
+                  what cannot be
 
     Raises ShardError where it is not whole, FileError where it is missing.
     """
@@ -29,7 +34,9 @@ def open_parquet(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFil
         try:
             source = copy.as_posix() if copy else pa.BufferReader(data)
             file = stack.enter_context(pq.ParquetFile(source, page_checksum_verification=True))
-            _check_footer(file)
+            _check_rows(file)
+            if same_columns:
+                _check_columns(file)
         except BAD_PARQUET as error:
             raise ShardError(
                 f"{path} is not a whole Parquet file ({error}), expected its footer at the end; "
@@ -38,13 +45,16 @@ def open_parquet(path: str, data: bytes | None = None) -> Iterator[pq.ParquetFil
         yield file
 
 
-def _check_footer(file: pq.ParquetFile) -> None:
+def _check_rows(file: pq.ParquetFile) -> None:
     footer = file.metadata
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    sizes = [group.num_rows for group in groups]
+    sizes = [footer.row_group(i).num_rows for i in range(footer.num_row_groups)]
     if min(sizes, default=0) < 0 or sum(sizes) != footer.num_rows:
         raise ValueError(f"its row groups have {sum(sizes)} rows, its footer {footer.num_rows}")
+
+
+def _check_columns(file: pq.ParquetFile) -> None:
+    footer = file.metadata
     known = {file.schema.column(i).path for i in range(len(file.schema))}
-    for group in groups:
+    for group in (footer.row_group(i) for i in range(footer.num_row_groups)):
         if {group.column(i).path_in_schema for i in range(group.num_columns)} != known:
             raise ValueError("a row group has other columns than the footer")

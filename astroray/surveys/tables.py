@@ -62,7 +62,10 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     for file in sorted(files, key=lambda file: file.path):
         pieces: list[_Piece] = [(None, None)]
         if not is_checked or not storage.is_remote(file.path):
-            with contextlib.suppress(DataError), open_parquet(file.path) as parquet:
+            with (
+                contextlib.suppress(DataError),
+                open_parquet(file.path, same_columns=True) as parquet,
+            ):
                 with contextlib.ExitStack() as later:
                     if is_checked:  # what one file lacks rejects that file
                         later.enter_context(contextlib.suppress(ConfigError))
@@ -88,7 +91,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
     """
     path = shard.inputs[0].path
     chosen = {key: value for key, value in shard.params.items() if key != "row_groups"}
-    with open_parquet(path) as file:
+    with open_parquet(path, same_columns=True) as file:
         try:
             columns = choose_columns(file, ParquetOptions(**chosen), path)
         except ConfigError as error:

@@ -236,7 +236,10 @@ def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_
     head, row = out.read_text().splitlines()
     assert '"class"' in head
     assert '"ring"' in row
-    assert export_labels(str(tmp_path), str(out), "csv") == 1  # a folder of one version
+    with pytest.raises(ConfigError, match=r"already there; choose another name, or --overwrite"):
+        export_labels(run_dir, str(out), "csv")
+    # a folder of one version
+    assert export_labels(str(tmp_path), str(out), "csv", overwrite=True) == 1
     with pytest.raises(ConfigError, match="expected the --out of a scan or night"):
         export_labels(str(tmp_path / "none"), str(out), "csv")
 

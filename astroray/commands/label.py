@@ -35,8 +35,15 @@ __all__ = ["label"]
     show_default=True,
     help="Of --export.",
 )
+@click.option("--overwrite", is_flag=True, help="Let --export take the place of a file.")
 def label(
-    run_dir: str, users: tuple[str, ...], host: str, port: int, table: str | None, kind: str
+    run_dir: str,
+    users: tuple[str, ...],
+    host: str,
+    port: int,
+    table: str | None,
+    kind: str,
+    overwrite: bool,
 ) -> None:
     """Look at the most unusual objects of the finished run in RUN_DIR and say what they are.
 
@@ -47,7 +54,7 @@ def label(
     from astroray.labelling.label_server import export_labels, labelling_app, listen, run_app
 
     if table is not None:
-        click.echo(f"{export_labels(run_dir, table, kind)} labels  {table}")
+        click.echo(f"{export_labels(run_dir, table, kind, overwrite=overwrite)} labels  {table}")
         return
     names = users or (getpass.getuser(),)
     with (

@@ -81,12 +81,15 @@ def run_app(app: FastAPI, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def export_labels(run_dir: str, out: str, format: str) -> int:
-    """Writes the labels that stand, beside what the catalog says; returns their number."""
+def export_labels(run_dir: str, out: str, format: str, *, overwrite: bool = False) -> int:
+    """Writes the labels that stand, beside what the catalog says; returns their number.
+
+    Raises ConfigError where `out` is there already, without `overwrite`.
+    """
     finished_run(run_dir)
     run_dir = version_of(run_dir)
     rows = labels_table(LabelLog(run_dir).read(), read_version(run_dir))
-    return export_rows(rows, format=format, out=out, overwrite=True)
+    return export_rows(rows, format=format, out=out, overwrite=overwrite)
 
 
 class _Here:

@@ -44,7 +44,7 @@ CLAIMS = (
     ),
     at_least(
         "certified top 500, 256 dimensions: time of our search of all in memory over ours",
-        0.5,
+        1.0,
         peer="astroray.neighbors.search.search with index flat, 1 thread",
     ),
     at_least(

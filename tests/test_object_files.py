@@ -279,6 +279,8 @@ def test_eight_times_the_objects_are_listed_in_as_much_memory(tmp_path, kind, mo
     for num_objects in (8_000, 64_000):
         stack(tmp_path / str(num_objects), num_objects)
     list_objects(8_000)
-    small, large = (peak_bytes(lambda n=n: list_objects(n)) for n in (8_000, 64_000))
+    small = peak_bytes(lambda: list_objects(8_000))
     held = 56_000 * 180 if kind == "pictures" else 0  # the paths themselves, and numbers of them
-    assert large < 2 * small + held  # what threads of others hold is counted too
+    most = 1.3 * small + held
+    # What other threads take meanwhile is counted too: once without them is enough.
+    assert any(peak_bytes(lambda: list_objects(64_000)) < most for _ in range(3))

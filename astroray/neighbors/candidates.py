@@ -56,19 +56,17 @@ class Exact:
         if near_GK.size == 0:
             return near_GK, distance_GK
         if self.products == "native":  # whose blocks of wide vectors would leave the cache
-            return self._by_kernel(vector_G)
+            is_many = len(vector_G) >= MANY
+            return self._among_cells(vector_G) if is_many else self._by_kernel(vector_G)
         for part in parts(len(vector_G), self._rows_at_once()):
             near_GK[part], distance_GK[part] = self._nearest(vector_G[part])
         return near_GK, distance_GK
 
-    def _by_kernel(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _by_kernel(
+        self, vector_G: np.ndarray, cells: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The same by the native kernel, whose distances are the published ones to the last bit."""
-        cells = None
-        if len(vector_G) >= MANY:
-            cells = self._cells
-            order_G = np.argsort(cells[0][vector_G], kind="stable")  # what the kernel wants
-            vector_G = vector_G[order_G]
-        near_GK, distance_GK = nearest_by_kernel(
+        return nearest_by_kernel(
             self.frame.embedding_UD[vector_G],
             self.frame.embedding_UD,
             self.num_neighbors,
@@ -76,10 +74,14 @@ class Exact:
             cells=cells,
             num_threads=self.faiss.omp_get_max_threads(),
         )
-        if cells is not None:
-            back_G = np.argsort(order_G)
-            near_GK, distance_GK = near_GK[back_G], distance_GK[back_G]
-        return near_GK, distance_GK
+
+    def _among_cells(self, vector_G: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same: fewer pairs are compared, most so where queries of a cell follow each other."""
+        cell_U, center_CD = self._cells
+        order_G = np.argsort(cell_U[vector_G], kind="stable")
+        near_GK, distance_GK = self._by_kernel(vector_G[order_G], (cell_U, center_CD))
+        back_G = np.argsort(order_G)
+        return near_GK[back_G], distance_GK[back_G]
 
     @functools.cached_property
     def _cells(self) -> tuple[np.ndarray, np.ndarray]:

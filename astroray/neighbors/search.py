@@ -137,23 +137,19 @@ def choose_index(
     reason = f"{num_objects} objects are more than {largest}"
     if can_shard:
         return "sharded", reason
-    index, held, bytes_each = "ivf-flat", "vectors", 4
+    largest_held = ("ivf-flat", "vectors", 4)
     if has_kernel:
-        index, held, bytes_each = "flat", "integers of 16 bits", 2
+        largest_held = ("flat", "integers of 16 bits", 2)
         reason = "the native kernel leaves out whole cells of vectors"
-    for smaller, held_there, bytes_there in (
-        ("ivf-sq8", "codes of 8 bits", 1),
-        ("ivf-pq", "product-quantized codes", 0),
-    ):
+    for index, held, bytes_each in (largest_held, ("ivf-sq8", "codes of 8 bits", 1)):
         size_bytes = bytes_each * num_objects * dim
         if memory_bytes is None or size_bytes <= MEMORY_SHARE * memory_bytes:
-            break
+            return index, reason
         reason = (
             f"{size_bytes / 1e9:.1f} GB of {held} are more than {MEMORY_SHARE:.0%} of "
             f"{memory_bytes / 1e9:.1f} GB of memory"
         )
-        index, held, bytes_each = smaller, held_there, bytes_there
-    return index, reason
+    return "ivf-pq", reason
 
 
 def search(

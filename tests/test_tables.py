@@ -1,5 +1,6 @@
 """Tests of astroray.surveys.tables: columns, shards, bad files, HATS catalogs."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import BinaryIO
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from astroray import storage
-from astroray.errors import ConfigError, FileError, ShardError
+from astroray.errors import ConfigError, DataError, FileError, ShardError
 from astroray.storage import object_store
 from astroray.surveys import tables
 from astroray.surveys.shards import Cutouts, Reject, SurveyUri
@@ -196,6 +197,21 @@ def test_a_file_that_is_no_parquet_is_listed_and_refused_when_read(tmp_path, con
     with pytest.raises(ShardError, match=r"a.parquet is not a whole Parquet file"):
         list(tables.read_shard(bad_shard))
     assert len(only(list(tables.read_shard(good_shard))).row_B) == NUM_ROWS
+
+
+def test_a_flipped_bit_of_a_footer_ends_neither_a_listing_nor_the_reading(tmp_path):
+    """Whatever it is: what pyarrow says of a column of a damaged footer may end the process."""
+    path = survey(tmp_path, tensor(images()), others=IDENTITY)
+    data = path.read_bytes()
+    end = 8 * (len(data) - 8)
+    start = end - 8 * int.from_bytes(data[-8:-4], "little")
+    for bit in range(start, end, 89):
+        damaged = bytearray(data)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with contextlib.suppress(ConfigError, DataError):
+            found = read(path)
+            assert sum(len(x.row_B) if isinstance(x, Cutouts) else 1 for x in found) == NUM_ROWS
 
 
 def test_a_file_with_other_columns_is_refused_as_a_shard(tmp_path):

@@ -75,7 +75,8 @@ def image_column(
     Raises ConfigError where the two do not tell.
     """
     where = f"column {field.name!r} of {where}"
-    facts = {k.decode(): v.decode("utf-8", "replace") for k, v in (field.metadata or {}).items()}
+    stated = (field.metadata or {}).items()
+    facts = {key.decode(errors="replace"): fact.decode(errors="replace") for key, fact in stated}
     leaf, num_lists = _leaf(field.type)
     dtype = _dtype(facts["dtype"], where) if _is_bytes(leaf) else np.dtype(leaf.to_pandas_dtype())
     pixels = pixels or facts.get("pixels") or ("display" if dtype.kind == "u" else "flux")

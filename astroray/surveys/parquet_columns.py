@@ -1,16 +1,20 @@
 """Which columns of a Parquet file hold images, identifiers and positions."""
 
+import contextlib
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray.errors import ConfigError
 from astroray.surveys.image_columns import ImageColumn, image_column, is_image
-from astroray.surveys.positions import FEW_POSITIONS, refuse_radians
+from astroray.surveys.parquet_files import BAD_PARQUET
+from astroray.surveys.positions import FEW_POSITIONS, are_within_radians, refuse_radians
+
+_BATCH_ROWS = 65_536
 
 WELL_KNOWN = {
     "image": (
@@ -47,7 +51,8 @@ class ParquetOptions:
     """Column of declination, ICRS, likewise."""
     angles: str = ""
     """deg or rad: the unit of `ra` and `dec` where their metadata state none. Without it they are
-    degrees, and numbers that fill the sky in radians are refused, where the footers tell."""
+    degrees, and numbers that fill the sky in radians are refused: of all files,
+    on an object store of the first."""
     shape: str = ""
     """Shape of an image, `3x64x64`, where the file does not state it."""
     bands: str = ""
@@ -195,35 +200,59 @@ def is_number(field: pa.Field) -> bool:
     return pa.types.is_floating(field.type) or pa.types.is_integer(field.type)
 
 
+def degrees(batch: pa.RecordBatch, columns: PlaceColumns) -> np.ndarray:
+    """[2, B] right ascension and declination as they stand, in deg; NaN where there is none."""
+    angle_2B = np.full((2, batch.num_rows), np.nan)
+    for i, name in enumerate((columns.ra, columns.dec)):
+        if name is not None:
+            numbers = batch.column(name).cast(pa.float64(), safe=False)
+            angle_2B[i] = numbers.to_numpy(zero_copy_only=False) * columns.deg_per_unit[i]
+    return angle_2B
+
+
+def read_spans(file: pq.ParquetFile, columns: PlaceColumns) -> Iterator[np.ndarray]:
+    """Least ra and dec, then the largest of each row group: [2, 2] deg, NaN where it has none."""
+    names = [columns.ra, columns.dec]
+    for group in range(file.num_row_groups):
+        least, largest = np.full((2, 2), np.nan)
+        for batch in file.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
+            angle_2B = degrees(batch, columns)
+            least = np.fmin(least, np.fmin.reduce(angle_2B, axis=1, initial=np.nan))
+            largest = np.fmax(largest, np.fmax.reduce(angle_2B, axis=1, initial=np.nan))
+        yield np.stack([least, largest])
+
+
 class PositionRange:
-    """From where to where the positions of files go, as far as their footers say it.
+    """From where to where the positions of files go, read until they are too large for radians.
 
     It is that of columns without a unit: what they mean can be told from all of them at best.
     """
 
     def __init__(self) -> None:
         self._num_rows = 0
-        self._ranges: dict[str, tuple[float, float]] = {}
+        self._least, self._largest = np.full(2, np.inf), np.full(2, -np.inf)
         self._where = ""
 
     def add(self, file: pq.ParquetFile, columns: PlaceColumns, path: str) -> None:
-        """Takes what the footer of one more file says."""
+        """Takes the positions of one more file, as far as they can be read."""
         if columns.ra is None or columns.dec is None or columns.has_unit:
             return
         self._num_rows += file.metadata.num_rows
         self._where = self._where or f"columns {columns.ra!r} and {columns.dec!r} of {path}"
-        place_of = {file.schema.column(i).path: i for i in range(len(file.schema))}
-        for group in (file.metadata.row_group(i) for i in range(file.num_row_groups)):
-            for role, name in (("ra", columns.ra), ("dec", columns.dec)):
-                known = group.column(place_of[name]).statistics
-                if known is not None and known.has_min_max:
-                    low, high = self._ranges.get(role, (math.inf, -math.inf))
-                    self._ranges[role] = min(low, known.min + 0.0), max(high, known.max + 0.0)
+        spans = read_spans(file, columns)
+        with contextlib.suppress(*BAD_PARQUET):
+            while are_within_radians(*self._ranges()) and (span := next(spans, None)) is not None:
+                self._least = np.fmin(self._least, span[0])
+                self._largest = np.fmax(self._largest, span[1])
 
     def check(self) -> None:
         """Raises ConfigError where they look like radians."""
-        if len(self._ranges) == 2 and self._num_rows >= FEW_POSITIONS:
-            refuse_radians(self._ranges["ra"], self._ranges["dec"], self._where)
+        if self._num_rows >= FEW_POSITIONS:
+            ra, dec = self._ranges()
+            refuse_radians(ra, dec, self._where)
+
+    def _ranges(self) -> Iterator[tuple[float, float]]:
+        return zip(self._least.tolist(), self._largest.tolist(), strict=True)
 
 
 def _unit(schema: pa.Schema, name: str | None) -> str:

@@ -20,6 +20,8 @@ from astroray.surveys.parquet_columns import (
     PlaceColumns,
     PositionRange,
     choose_places,
+    degrees,
+    read_spans,
 )
 from astroray.surveys.parquet_files import BAD_PARQUET, SUFFIXES, open_parquet
 from astroray.surveys.positions import check_angles
@@ -121,7 +123,7 @@ def read_catalog(
 ) -> Iterator[CatalogPart]:
     """The objects of one file of a catalog, or at least all those within the circle of `near`.
 
-    Of Parquet a part is what one batch holds, and row groups are left out by their statistics.
+    Of Parquet a part is what one batch holds, and row groups that are elsewhere are left out.
     Raises ConfigError where the file cannot be read or has no positions.
     """
     parts = _read_parquet(file, columns, near) if _is_parquet(file.path) else None
@@ -168,38 +170,48 @@ def _read_parquet(
     file: storage.InputFile, columns: CatalogColumns, near: SkyGrid | None
 ) -> Iterator[CatalogPart] | None:
     """Parts of a Parquet file; None where its positions are text, which the other way reads."""
+    places = _places(file, columns)
+    return None if places is None else _parts(file, places, near)
+
+
+@functools.lru_cache(maxsize=256)
+def _places(file: storage.InputFile, columns: CatalogColumns) -> PlaceColumns | None:
+    options = ParquetOptions(**dataclasses.asdict(columns))
     with _opened(file.path) as parquet:
-        places = _places(parquet, columns, file.path)
-        if places is None:
+        kinds = {field.name: field.type for field in parquet.schema_arrow}
+        asked = [kinds[name] for name in (columns.ra, columns.dec) if name in kinds]
+        if any(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in asked):
             return None
+        places = choose_places(parquet, options, file.path)
         covered = PositionRange()
         covered.add(parquet, places, file.path)
         covered.check()
-    return _parts(file.path, places, near)
-
-
-def _places(parquet: pq.ParquetFile, columns: CatalogColumns, path: str) -> PlaceColumns | None:
-    options = ParquetOptions(**dataclasses.asdict(columns))
-    kinds = {field.name: field.type for field in parquet.schema_arrow}
-    asked = [kinds[name] for name in (columns.ra, columns.dec) if name in kinds]
-    if any(pa.types.is_string(kind) or pa.types.is_large_string(kind) for kind in asked):
-        return None
-    places = choose_places(parquet, options, path)
     return places if places.ra else None
 
 
-def _parts(path: str, places: PlaceColumns, near: SkyGrid | None) -> Iterator[CatalogPart]:
+def _parts(
+    file: storage.InputFile, places: PlaceColumns, near: SkyGrid | None
+) -> Iterator[CatalogPart]:
     names = [name for name in (places.ra, places.dec, places.object_id) if name]
-    with _opened(path) as parquet:
+    with _opened(file.path) as parquet:
         start = 0
         for group in range(parquet.num_row_groups):
-            facts = parquet.metadata.row_group(group)
-            if near is None or _may_hold(parquet, facts, places, near):
+            stop = start + parquet.metadata.row_group(group).num_rows
+            if near is None or _may_hold(_spans(file, places)[group], near):
                 row = start
                 for batch in parquet.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
-                    yield _part(batch, row, path, places, near)
+                    yield _part(batch, row, file.path, places, near)
                     row += batch.num_rows
-            start += facts.num_rows
+                if row != stop:
+                    raise ValueError(f"row group {group} ends early")
+            start = stop
+
+
+@functools.lru_cache(maxsize=256)
+def _spans(file: storage.InputFile, places: PlaceColumns) -> np.ndarray:
+    """[G, 2, 2] as `read_spans`; kept, since the next image asks for them too."""
+    with _opened(file.path) as parquet:
+        return np.array(list(read_spans(parquet, places)))
 
 
 @contextlib.contextmanager
@@ -218,10 +230,7 @@ def _opened(path: str) -> Iterator[pq.ParquetFile]:
 def _part(
     batch: pa.RecordBatch, start: int, path: str, places: PlaceColumns, near: SkyGrid | None
 ) -> CatalogPart:
-    ra_deg_N, dec_deg_N = (
-        batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False) * unit
-        for name, unit in zip((places.ra, places.dec), places.deg_per_unit, strict=True)
-    )
+    ra_deg_N, dec_deg_N = degrees(batch, places)
     is_sky_N = (ra_deg_N >= -180) & (ra_deg_N <= 360) & (np.abs(dec_deg_N) <= 90)
     ra_deg_N = np.where(is_sky_N, ra_deg_N, np.nan) % 360.0
     dec_deg_N = np.where(is_sky_N, dec_deg_N, np.nan)
@@ -259,23 +268,14 @@ def _is_near(grid: SkyGrid, ra_deg_N: np.ndarray, dec_deg_N: np.ndarray) -> np.n
     return np.asarray(1.0 - cosine_N <= grid.chord**2 / 2 + 1e-12)
 
 
-def _may_hold(
-    parquet: pq.ParquetFile, group: pq.RowGroupMetaData, places: PlaceColumns, near: SkyGrid
-) -> bool:
-    """Whether a row group may have positions near a grid, as far as its statistics say."""
-    place_of = {parquet.schema.column(i).path: i for i in range(len(parquet.schema))}
-    spans = []
-    for name, unit in zip((places.ra, places.dec), places.deg_per_unit, strict=True):
-        known = group.column(place_of[name]).statistics
-        if known is None or not known.has_min_max:
-            return True
-        spans.append((known.min * unit, known.max * unit))
+def _may_hold(span: np.ndarray, near: SkyGrid) -> bool:
+    """Whether positions between the least and the largest, [2, 2] deg, may be near a grid."""
+    (ra_low, dec_low), (ra_high, dec_high) = span.tolist()
     ra0, dec0 = (
         math.degrees(math.atan2(near.center[1], near.center[0])),
         math.degrees(math.asin(max(-1.0, min(1.0, near.center[2])))),
     )
     radius = math.degrees(near.radius_rad) + 1e-9
-    (ra_low, ra_high), (dec_low, dec_high) = spans
     if dec_high < dec0 - radius or dec_low > dec0 + radius:
         return False
     if abs(dec0) + radius >= 90:

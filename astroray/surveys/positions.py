@@ -9,7 +9,7 @@ import numpy as np
 
 from astroray.errors import ConfigError
 
-__all__ = ["FEW_POSITIONS", "check_angles", "is_west", "refuse_radians"]
+__all__ = ["FEW_POSITIONS", "are_within_radians", "check_angles", "is_west", "refuse_radians"]
 
 FEW_POSITIONS = 20
 """Fewer than these say little of their unit by their range."""
@@ -21,6 +21,12 @@ def check_angles(angles: str) -> None:
         raise ConfigError(f"survey option angles is {angles!r}, expected deg or rad")
 
 
+def are_within_radians(ra: tuple[float, float], dec: tuple[float, float]) -> bool:
+    """Whether numbers from the least to the largest could all be positions in radians."""
+    is_ra = ra[0] >= -math.pi and ra[1] <= 2 * math.pi
+    return is_ra and dec[0] >= -math.pi / 2 and dec[1] <= math.pi / 2
+
+
 def refuse_radians(ra: tuple[float, float], dec: tuple[float, float], where: str) -> None:
     """Raises ConfigError where numbers without a unit fill more than half of the sky in radians.
 
@@ -29,9 +35,8 @@ def refuse_radians(ra: tuple[float, float], dec: tuple[float, float], where: str
     As degrees they would be a field of 6 by 3 degrees at ra 0..2 pi, which is rare but not
     impossible, so that the user has to say which.
     """
-    is_within = ra[0] >= -math.pi and ra[1] <= 2 * math.pi
-    is_within &= max(abs(dec[0]), abs(dec[1])) <= math.pi / 2
-    if is_within and ra[1] - ra[0] > math.pi and dec[1] - dec[0] > math.pi / 2:
+    fill_half = ra[1] - ra[0] > math.pi and dec[1] - dec[0] > math.pi / 2
+    if fill_half and are_within_radians(ra, dec):
         raise ConfigError(
             f"{where} have no unit and look like radians: {ra[0]:.4g}..{ra[1]:.4g} and "
             f"{dec[0]:.4g}..{dec[1]:.4g}, expected degrees; say angles=rad, or angles=deg where "

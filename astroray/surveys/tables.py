@@ -5,7 +5,6 @@ import dataclasses
 import math
 import posixpath
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from astroray.surveys.parquet_columns import (
     ParquetOptions,
     PositionRange,
     choose_columns,
+    degrees,
 )
 from astroray.surveys.parquet_files import BAD_PARQUET, SUFFIXES, open_parquet
 from astroray.surveys.positions import check_angles
@@ -62,10 +62,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     for file in sorted(files, key=lambda file: file.path):
         pieces: list[_Piece] = [(None, None)]
         if not is_checked or not storage.is_remote(file.path):
-            with (
-                contextlib.suppress(DataError),
-                open_parquet(file.path, same_columns=True) as parquet,
-            ):
+            with contextlib.suppress(DataError), open_parquet(file.path) as parquet:
                 with contextlib.ExitStack() as later:
                     if is_checked:  # what one file lacks rejects that file
                         later.enter_context(contextlib.suppress(ConfigError))
@@ -91,7 +88,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
     """
     path = shard.inputs[0].path
     chosen = {key: value for key, value in shard.params.items() if key != "row_groups"}
-    with open_parquet(path, same_columns=True) as file:
+    with open_parquet(path) as file:
         try:
             columns = choose_columns(file, ParquetOptions(**chosen), path)
         except ConfigError as error:
@@ -195,12 +192,10 @@ def _read_group(
 
 def _slice_rows(group: pq.RowGroupMetaData, columns: ParquetColumns) -> int:
     """Rows a slice, so that its pixels stay within some tens of megabytes."""
-    chunks = [group.column(i) for i in range(group.num_columns)]
-    stored = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema in columns.leaves)
     image = columns.image
-    row_bytes = stored / max(1, group.num_rows)
+    row_bytes = group.total_byte_size / max(1, group.num_rows)
     if image.shape:
-        row_bytes = max(row_bytes, math.prod(image.shape) * image.dtype.itemsize)
+        row_bytes = math.prod(image.shape) * image.dtype.itemsize
     return max(1, min(_MAX_SLICE_ROWS, int(_MAX_SLICE_BYTES / max(row_bytes, 1.0))))
 
 
@@ -210,8 +205,7 @@ def _cutouts(
     """The longest halves, quarters... of the batch whose images make one array; rejects else."""
     images = batch.column(columns.image.name)
     object_id_B = _identifiers(batch, row_B, columns, shard)
-    ra_deg_B = _degrees(batch, columns.ra, columns.deg_per_unit[0])
-    dec_deg_B = _degrees(batch, columns.dec, columns.deg_per_unit[1])
+    ra_deg_B, dec_deg_B = degrees(batch, columns)
     todo = [(0, len(row_B))]
     while todo:
         start, stop = todo.pop()
@@ -248,10 +242,3 @@ def _identifiers(
     except ConfigError as error:
         raise ShardError(str(error)) from None
     return [name or f"{shard.name}:{row}" for name, row in zip(own, row_B, strict=True)]
-
-
-def _degrees(batch: pa.RecordBatch, name: str | None, deg_per_unit: float) -> np.ndarray:
-    if name is None:
-        return np.full(batch.num_rows, np.nan)
-    angle_B = batch.column(name).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return cast(np.ndarray, angle_B * deg_per_unit)

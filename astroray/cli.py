@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from astroray.commands.train import train
 from astroray.console import show_scan
 from astroray.errors import BackendError, ConfigError
 from astroray.job_command import one_line_errors
-from astroray.terminal import config_option, parse_setting
+from astroray.terminal import config_option, no_script, parse_setting
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.inspection import RunStatus
@@ -35,6 +36,18 @@ if TYPE_CHECKING:  # loads pyarrow
 
 class _Group(click.Group):
     """Turns astroray's own errors into one line and the exit code of their class."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses bytes that are no text here: no table, record or page could hold them."""
+        for word in args:
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                shown = os.fsencode(word).decode("ascii", "backslashreplace")
+                raise click.UsageError(
+                    f"{shown} is no text in {sys.getfilesystemencoding()}, expected UTF-8: set "
+                    "LC_ALL=C.UTF-8, or rename the file",
+                    ctx,
+                )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         with one_line_errors(), _short_usage_errors():
@@ -250,9 +263,8 @@ def doctor() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def bench(name: str, arguments: tuple[str, ...]) -> None:
     """Run the benchmark NAME of a checkout (see benchmarks/), e.g. `astroray bench scan --json`."""
-    if not Path("benchmarks", f"{name}.py").is_file():
-        raise ConfigError(
-            f"no benchmarks/{name}.py in this folder; run it in the root of a checkout"
-        )
+    script = Path("benchmarks", f"{name}.py")
+    if not script.is_file():
+        raise ConfigError(no_script(script))
     # a module of its own: benchmarks start processes, which look for its functions in it
     sys.exit(subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *arguments]))

@@ -178,7 +178,7 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
             f"setting {given[0]} in {where} is {values[given[0]]!r}, expected it to be named by "
             "the command: astroray scan SURVEY --out DIR"
         )
-    values |= {"survey": _absolute(survey), "out": storage.absolute(out) if out else out}
+    values |= {"survey": SurveyUri.absolute(survey), "out": storage.absolute(out) if out else out}
     fit = values.get("fit")
     if isinstance(fit, dict) and not {"num_passes", "budget_s"} & fit.keys():
         fit["budget_s"] = DEFAULT_BUDGET_S
@@ -188,14 +188,3 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
         encoder = dataclasses.replace(config.encoder, name=storage.absolute(path))
         config = dataclasses.replace(config, encoder=encoder)
     return config
-
-
-def _absolute(survey: str) -> str:
-    """Local surveys are known by their absolute path, so that a run may go on from elsewhere."""
-    uri = SurveyUri.parse(survey)
-    location = uri.location
-    if ":" in location.partition("/")[0] or not (
-        os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
-    ):
-        return survey
-    return str(dataclasses.replace(uri, location=storage.absolute(location)))

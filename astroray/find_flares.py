@@ -76,7 +76,9 @@ def find_flares(config: FindConfig, *, show: Show = lambda _: None) -> RunRecord
     The same call on the same directory resumes: no finished shard is read again. Raises
     ConfigError before the first light curve is read, LedgerError where the directory refuses.
     """
-    config = dataclasses.replace(config, out=storage.absolute(config.out))
+    config = dataclasses.replace(
+        config, survey=SurveyUri.absolute(config.survey), out=storage.absolute(config.out)
+    )
     with hold_lease(config.out) as lease:
         fresh = _fresh_record(config)
         ledger.find_owner(config.out, fresh)

@@ -97,6 +97,12 @@ def find_owner(run_dir: str, fresh: RunRecord) -> RunRecord | None:
         return old
     if is_bare(run_dir):
         return None
+    if old.is_of_flares != fresh.is_of_flares:
+        verbs = ("a scan or night", "astroray flares find")
+        raise LedgerError(
+            f"{run_dir} belongs to {verbs[old.is_of_flares]}, expected one of "
+            f"{verbs[fresh.is_of_flares]} or an empty folder; choose another --out"
+        )
     was, now_is = (
         {name: value for name, value in record.config.items() if name not in FREE_SETTINGS}
         for record in (old, fresh)

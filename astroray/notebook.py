@@ -320,7 +320,13 @@ def scan(
     except KeyboardInterrupt:
         raise Interrupted() from None
     try:
-        check_rejects(record, asked.max_rejected, rows="rows", result="catalog is")
+        check_rejects(
+            record,
+            asked.max_rejected,
+            rows="rows",
+            result="catalog is",
+            advice="rejects() has the reasons, and the setting max_rejected allows more",
+        )
     except AstrorayError as error:
         warnings.warn(str(error), stacklevel=2)
     return open_run(asked.out)

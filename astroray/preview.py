@@ -5,6 +5,7 @@ import dataclasses
 import html
 import io
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -83,8 +84,10 @@ class Look:
         )
 
 
-def look(survey: str, *, n: int = 48) -> Look:
-    """Lists a survey and reads its first `n` objects, as a scan would; needs no Ray.
+def look(survey: str | os.PathLike[str], *, n: int = 48) -> Look:
+    """Lists a survey and reads `n` of its objects, as a scan would; needs no Ray.
+
+    Half of them are the first, the others come from the end, where files of another kind may be.
 
     Raises ConfigError where nothing readable is found or an option is wrong.
     """
@@ -114,18 +117,32 @@ def save_sheet(seen: Look, path: str) -> None:
 
 
 def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject]]:
-    """The first `n` objects, as slices, and what was rejected before there were as many."""
+    """Some `n` objects, as slices, half of them of the end, and what was rejected on the way."""
+    *others, last = shards
+    count = last.num_rows or 0
+    rows = range(max(0, count - n // 2), count) if count == len(last.inputs) else None
+    at_end = [last] if others or (rows and count > n) else []
+    ends, rejects = _read_first(at_end, n // 2, rows) if n > 1 else ([], [])
+    left = n - sum(len(slice.row_B) for slice in ends)
+    slices, rejects_before = _read_first(others or [last], left)
+    return slices + ends, rejects_before + rejects
+
+
+def _read_first(
+    shards: Sequence[Shard], n: int, rows: Sequence[int] | None = None
+) -> tuple[list[Rows], list[Reject]]:
+    """The first `n` objects, or of `rows`, and what was rejected before there were as many."""
     slices: list[Rows] = []
     rejects: list[Reject] = []
     left = n
     for shard in shards[:MAX_SHARDS]:
-        for item in surveys.read_or_reject(shard):
+        for item in surveys.read_or_reject(shard, rows=rows):
             if isinstance(item, Reject):
                 rejects.append(item)
             else:
-                rows = item.take(np.arange(min(left, len(item.row_B))))
-                slices.append(rows)
-                left -= len(rows.row_B)
+                taken = item.take(np.arange(min(left, len(item.row_B))))
+                slices.append(taken)
+                left -= len(taken.row_B)
             if left <= 0 or len(rejects) >= n:
                 return slices, rejects
     return slices, rejects
@@ -163,7 +180,8 @@ def _describe_files(shards: Sequence[Shard]) -> dict[str, str]:
 def _describe_rows(slices: Sequence[Rows], *, has_table: bool) -> dict[str, str]:
     """What the objects that were read have in common, and what not."""
     ids = [name for rows in slices for name in rows.object_id_B]
-    facts = {"read": f"{len(ids)}: {', '.join(ids[:3])}{', ...' if len(ids) > 3 else ''}"}
+    some = ids if len(ids) < 4 else [*ids[:2], "...", ids[-1]]
+    facts = {"read": f"{len(ids)}: {', '.join(some)}"}
     if images := [rows for rows in slices if isinstance(rows, Cutouts)]:
         facts |= _describe_images(images)
     if curves := [one for rows in slices if isinstance(rows, LightCurves) for one in rows.curve_B]:
@@ -186,11 +204,19 @@ def _describe_positions(slices: Sequence[Rows], has_table: bool) -> str:
         if has_table:
             advice = "table= gives none; if it has such columns, name them with ra= and dec="
         return f"none of these {len(ra_deg_N)}; {advice}"
-    ra, dec = ra_deg_N[has_place_N], dec_deg_N[has_place_N]
+    first, last = _arc(ra_deg_N[has_place_N] % 360)
+    dec = dec_deg_N[has_place_N]
     return (
-        f"{len(ra)} of {len(ra_deg_N)}, ra {ra.min():.4f} to {ra.max():.4f}, "
+        f"{len(dec)} of {len(ra_deg_N)}, ra {first:.4f} to {last:.4f}, "
         f"dec {dec.min():+.4f} to {dec.max():+.4f} deg"
     )
+
+
+def _arc(ra_deg_N: np.ndarray) -> tuple[float, float]:
+    """From where to where right ascensions lie, over 0 where the widest gap is elsewhere; deg."""
+    ra_N = np.sort(ra_deg_N)
+    widest = int(np.argmax(np.diff(ra_N, append=ra_N[0] + 360)))
+    return float(ra_N[(widest + 1) % len(ra_N)]), float(ra_N[widest])
 
 
 def _describe_curves(curves: Sequence[LightCurve]) -> str:

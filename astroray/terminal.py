@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -22,6 +23,7 @@ __all__ = [
     "echo_note",
     "echo_rejects",
     "in_notebook",
+    "no_script",
     "parse_setting",
     "progress_line",
     "status_line",
@@ -162,7 +164,8 @@ def progress_line(objects: str = "objects") -> Iterator[Callable[["Progress"], N
 def _describe(progress: "Progress", objects: str) -> str:
     parts = [f"{progress.stage:<7}"]
     if progress.shards_total and progress.stage in ("embed", "flares"):
-        parts.append(f"{progress.objects} {objects}  {progress.objects_per_s:.0f}/s")
+        rate = progress.objects_per_s
+        parts.append(f"{progress.objects} {objects}  {rate:.{int(0 < rate < 9.95)}f}/s")
         parts.append(f"shards {progress.shards_done}/{progress.shards_total}")
         parts.append(f"rejects {progress.rejects}")
     if progress.seconds_left is not None:
@@ -173,6 +176,14 @@ def _describe(progress: "Progress", objects: str) -> str:
 def echo_note(text: str) -> None:
     """Writes a line to standard error, beside what a command or call gives."""
     click.echo(text, err=True)
+
+
+def no_script(script: Path) -> str:
+    """Why a script of a checkout is not there: its name is another, or this is no checkout."""
+    names = sorted(path.stem for path in script.parent.glob("[!_]*.py"))
+    if not names:
+        return f"no {script} in this folder; run it in the root of a checkout"
+    return f"no {script}, expected one of {', '.join(names)}"
 
 
 def counted(count: int | None, noun: str) -> str:
@@ -186,15 +197,23 @@ def echo_rejects(rejects: Iterable["RejectCount"]) -> None:
         click.echo(f"  {kind.kind}: {kind.rows} rows, {kind.shards} shards; e.g. {kind.reason}")
 
 
-def check_rejects(record: "RunRecord", limit: float, *, rows: str, result: str) -> None:
+def check_rejects(
+    record: "RunRecord",
+    limit: float,
+    *,
+    rows: str,
+    result: str,
+    advice: str = "see the reasons above and --max-rejected",
+) -> None:
     """Raises AstrorayError, exit code 1, where more than `limit` of rows or shards were rejected.
 
     rows    what a row of the survey is called
     result  what is there all the same, with its verb
+    advice  where the reasons are
     """
     share, of_shards = record.rejected_share, record.counts.shards_rejected_share
     if max(share, of_shards) > limit:
         raise AstrorayError(
             f"{share:.1%} of the {rows} and {of_shards:.1%} of the shards were rejected, expected "
-            f"at most {limit:.1%}; the {result} written; see the reasons above and --max-rejected"
+            f"at most {limit:.1%}; the {result} written; {advice}"
         )

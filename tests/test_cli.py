@@ -43,6 +43,15 @@ def test_tab_completes_verbs_and_paths(words, kind):
     }
 
 
+def test_bytes_that_are_no_text_are_refused_by_name():
+    """As a terminal of Latin-1 sends them, and as any text is in a locale that is not UTF-8."""
+    for word in (b"G\xf6tz 7", "Götz 7".encode()):
+        ended = run("explain", "x", word.decode("ascii", "surrogateescape"))
+        assert ended.exit_code == 2
+        assert "G\\x" in ended.output
+        assert "expected UTF-8" in ended.output
+
+
 def test_version_is_the_package_s():
     assert __version__ in run("--version").output
 

@@ -63,6 +63,13 @@ def save(path, preparation, *, encoder="pixels", center=0.0, fit=None, seed=0, c
     return save_model(str(path), model)
 
 
+def test_a_model_is_shown_in_one_line_without_its_numbers(tmp_path, preparation):
+    save(tmp_path / "m.safetensors", preparation)
+    shown = repr(load_model(str(tmp_path / "m.safetensors")))
+    assert shown.startswith("Model(pixels, 16 × 16 px")
+    assert "tensor" not in shown
+
+
 def build(encoder, num_rows, *, num_bands=2):
     """A network, and inputs that suit it."""
     modality = MODALITIES[ENCODERS[encoder].modality]

@@ -176,7 +176,7 @@ def test_text_that_fits_cannot_hold_is_refused_in_words(tmp_path):
     table = make_catalog(2, num_unplaced=2)
     names = pa.array(["α Cen", "b"], pa.string())
     write(table.set_column(0, schema.OBJECT_ID, names), tmp_path)
-    with pytest.raises(ConfigError, match="ASCII"):
+    with pytest.raises(ConfigError, match=r"ASCII text only, got '"):
         export_catalog(str(tmp_path), format="fits", out=str(tmp_path / "x.fits"))
     export_catalog(str(tmp_path), format="votable", out=str(tmp_path / "x.vot"))
     assert set(Table.read(tmp_path / "x.vot")["object_id"]) == {"α Cen", "b"}
@@ -196,3 +196,13 @@ def test_what_is_not_known_to_be_certified_is_not_certified_in_fits(tmp_path):
     rows = table.set_column(place, table.schema.field(place), pa.array([True, None]))
     export_rows(rows, format="fits", out=str(tmp_path / "x.fits"))
     assert Table.read(tmp_path / "x.fits")["certified"].tolist() == [True, False]
+
+
+def test_votable_has_no_unit_that_its_standard_deprecates(tmp_path):
+    fields = pa.schema([schema.FLARES.field("energy")])
+    rows = pa.table({"energy": [1e33]}, fields)
+    for format in ("votable", "fits"):
+        export_rows(rows, format=format, out=str(tmp_path / format))  # a warning is an error here
+    (column,) = Table.read(tmp_path / "votable", format="votable").itercols()
+    assert column.unit.to("erg") == 1.0
+    assert Table.read(tmp_path / "fits", format="fits")["energy"].unit == "erg"

@@ -227,3 +227,10 @@ def test_a_record_that_cannot_be_read_is_said_so(run_dir, text):
     storage.publish(f"{run_dir}/run.json", text.encode())
     with pytest.raises(LedgerError, match=r"run\.json is no record of a run"):
         RunRecord.load(run_dir)
+
+
+def test_a_directory_of_another_kind_of_run_is_refused_without_listing_all_settings(run_dir):
+    ledger.open_run(run_dir, record())
+    storage.publish(f"{run_dir}/ledger/shards.parquet", b"")
+    with pytest.raises(LedgerError, match="belongs to a scan or night, expected one of astroray f"):
+        ledger.open_run(run_dir, record(fingerprint="f2", config={"rule": {}}))

@@ -26,7 +26,7 @@ def test_pictures_are_described_and_a_broken_one_is_named(tmp_path):
     assert seen.facts["reader"] == "pictures"
     assert seen.facts["files"].startswith("5, 0.0 MB, in 1 shards")
     assert seen.facts["objects"] == "5"
-    assert seen.facts["read"] == "4: p0000, p0002, p0003, ..."
+    assert seen.facts["read"] == "4: p0000, p0002, ..., p0004"
     assert seen.facts["images"] == "24 x 24 px, R G B, display values"
     assert seen.facts["positions"].startswith("none")
     assert seen.facts["reject 1"].startswith("1 corrupt, first: ")
@@ -141,3 +141,36 @@ def test_a_look_loads_neither_torch_nor_ray():
     code = "import sys, astroray; astroray.look('sim:galaxies?count=2', n=2).sheet(); "
     code += "assert not {'torch', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_look_reads_both_ends_of_a_survey(tmp_path):
+    write_pictures(tmp_path / "a", 4)
+    for number in range(3):
+        Image.new("RGB", (50, 40), (9, number, 9)).save(tmp_path / f"z{number}.png")
+    seen = astroray.look(tmp_path, n=4)
+    assert seen.facts["read"] == "4: a/p0000, a/p0001, ..., z2"
+    assert seen.facts["images"].startswith("24 to 50 x 24 to 40 px")
+
+
+def test_a_survey_that_a_scan_would_refuse_for_its_last_file_is_told_so(tmp_path):
+    for number in range(8):
+        image = np.random.default_rng(number).normal(size=(20, 20)).astype(np.float32)
+        header = fits.Header({"FILTER": "g" if number < 6 else "r"})
+        fits.PrimaryHDU(image, header).writeto(tmp_path / f"s{number}.fits")
+    seen = astroray.look(f"{tmp_path}?shard_files=2", n=4)
+    assert seen.facts["read"] == "4: s0, s1, ..., s7"
+    assert seen.facts["a scan"].startswith("refuses them: the survey mixes")
+
+
+@pytest.mark.parametrize(
+    ("ra", "said"),
+    [
+        ([359.9, 0.1, 0.2], "ra 359.9000 to 0.2000"),
+        ([10.0, 12.0, 11.0], "ra 10.0000 to 12.0000"),
+        ([7.0, 7.0, 7.0], "ra 7.0000 to 7.0000"),
+    ],
+)
+def test_a_field_across_ra_0_is_as_narrow_as_it_is(tmp_path, ra, said):
+    stamps = np.random.default_rng(3).normal(size=(3, 1, 16, 16)).astype(np.float32)
+    np.savez(tmp_path / "a.npz", images=stamps, ra=ra, dec=[0.0, 1.0, 2.0])
+    assert said in astroray.look(tmp_path).facts["positions"]

@@ -391,3 +391,11 @@ def test_a_browser_shows_the_page_without_errors_or_network(tmp_path):
     assert (body["data-by-rank"], body["data-hidden"]) == ("1 2 3 4", "true")
     assert "rank 1 · object-0" in body["data-hover"]
     assert int(body["data-width"]) > 90
+
+
+def test_fewer_neighbors_than_k_are_counted_as_they_are(tmp_path):
+    for count, neighbor in ((2, "1st"), (40, f"{K}th")):
+        page = Page(make_run(tmp_path / str(count), count, model=make_model("m0", dim=1)).report())
+        assert f"distance to its {neighbor} nearest" in page.text
+        assert "pca, 1 dimension" in page.text
+        assert "1 dimensions" not in page.text

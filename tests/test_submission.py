@@ -265,7 +265,7 @@ def test_a_script_that_is_no_job_is_said_to_be_none(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nothing"], "no jobs/nothing.py in this folder"),
+        (["nothing"], "no jobs/nothing.py, expected one of nightly, scan, train_"),
         (["scan", "--survey", "hdf", "--out", "/x", "--set", "search.kk=3"], "search.kk"),
         (["scan", "--survey", "hdf", "--out", "/x", "--typo"], "--typo"),
         (["scan", "--survey", "hdf", "--out", "/x", "--set", "k"], "expected KEY=VALUE"),

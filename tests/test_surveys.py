@@ -13,6 +13,7 @@ from astroray import storage, surveys
 from astroray.errors import ConfigError
 from astroray.ledger import objects_folder, read_listing, write_listing
 from astroray.surveys.shards import SurveyUri, parse_options
+from astroray.surveys.survey_paths import glob_of
 from tests.light_curves_made import times, write_mission
 from tests.surveys_made import write_pictures
 
@@ -45,7 +46,7 @@ def test_a_question_mark_of_a_folder_begins_no_options(tmp_path, rest):
 def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
     write_pictures(tmp_path, 1)
     np.save(tmp_path / "a.npy", np.zeros((3, 8, 8)))
-    with pytest.raises(ConfigError, match=r"arrays: 1 such as a.npy, pictures: 1 .* '\*\.npy'"):
+    with pytest.raises(ConfigError, match=r"arrays: 1 such as a.npy, pictures: 1 .* '.*/\*\.npy'"):
         surveys.list_shards(str(tmp_path))
     (shard,) = surveys.list_shards(f"{tmp_path}?format=pictures").shards
     assert shard.reader == "pictures"
@@ -54,11 +55,11 @@ def test_a_folder_of_two_kinds_of_files_is_refused_by_name(tmp_path):
 def test_the_kind_that_most_files_are_is_proposed_by_a_glob_that_takes_all_of_it(tmp_path):
     for name in ("a.fits", "b.fits.gz", "c.fits.fz", "quick.npy"):
         (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match=r"\?format=fits_cutouts, .* such as '\*\.fits\*'$"):
+    with pytest.raises(ConfigError, match=r"\?format=fits_cutouts, .* such as '.*/\*\.fits\*'$"):
         surveys.list_shards(str(tmp_path))
     (tmp_path / "curve.csv").touch()
     (tmp_path / "c.fits.fz").unlink()
-    with pytest.raises(ConfigError, match=r"'folder/\*\.fits\*\?format=light_curves'$"):
+    with pytest.raises(ConfigError, match=rf"'{tmp_path}/\*\.fits\*\?format=light_curves'$"):
         surveys.list_shards(f"{tmp_path}?format=light_curves")
 
 
@@ -228,3 +229,30 @@ def test_a_file_an_object_costs_a_listing_some_hundred_bytes_a_file(tmp_path, mo
     again, again_b = listed(num_files, read_listing(run_dir))
     assert sum(len(shard.inputs) for shard in again) == num_files
     assert max(peak_b, again_b) < 150  # beside those of the ledger, which count apart
+
+
+@pytest.mark.parametrize(
+    ("paths", "proposed"),
+    [
+        (["/s/a.fits", "/s/b.fits"], "/s/*.fits"),
+        (["/s/a.fits", "/s/b.fits.gz"], "/s/*.fits*"),
+        (["/s/one/a.npz", "/s/one/b.npz"], "/s/one/*.npz"),
+        (["s3://b/s/one/a.npz", "s3://b/s/other/b.npz"], "s3://b/s/**/*.npz"),
+    ],
+)
+def test_a_proposed_glob_finds_the_files_where_they_lie(paths, proposed):
+    assert glob_of(paths) == proposed
+
+
+def test_a_glob_that_matches_folders_alone_is_told_from_one_that_matches_nothing(tmp_path):
+    write_pictures(tmp_path / "sky" / "one", 2)
+    with pytest.raises(ConfigError, match=r"it matches folders alone, whose files are '.*/sky/\*/"):
+        surveys.list_shards(f"{tmp_path}/sky/*")
+    with pytest.raises(ConfigError, match=r"check the path$"):
+        surveys.list_shards(f"{tmp_path}/sky/*.jpg")
+    assert surveys.list_shards(f"{tmp_path}/sky/*/**").shards[0].num_rows == 2
+
+
+def test_a_path_object_is_a_survey_too(tmp_path):
+    write_pictures(tmp_path, 2)
+    assert surveys.list_shards(tmp_path).shards == surveys.list_shards(str(tmp_path)).shards

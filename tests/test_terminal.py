@@ -9,6 +9,7 @@ import pytest
 
 from astroray import terminal
 from astroray.errors import AstrorayError
+from astroray.execution.progress import Progress
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.surveys.shards import REST
 from tests.runs_made import make_run
@@ -80,3 +81,11 @@ def test_rests_of_windows_are_counted_but_not_held_against_the_share_that_may_be
     terminal.check_rejects(record, 0.01, rows="rows", result="catalog is")
     with pytest.raises(AstrorayError, match=r"^1\.0% of the rows and 0\.0% of the shards"):
         terminal.check_rejects(record, 0.005, rows="rows", result="catalog is")
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.0, "0/s"), (0.34, "0.3/s"), (9.96, "10/s")])
+def test_slow_work_has_a_rate_that_is_not_zero(clock, capsys, rate, said):
+    progress = Progress(stage="flares", objects=7, objects_per_s=rate, shards_total=3)
+    with terminal.progress_line("light curves") as show:
+        show(progress)
+    assert f"7 light curves  {said}  shards 0/3" in capsys.readouterr().err

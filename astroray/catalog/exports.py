@@ -28,6 +28,8 @@ ROWS_AT_ONCE = 16_384
 _ID_SEPARATOR = "|"
 _NULL_INTEGER = -1  # every integer column of CATALOG is 0 or larger where it is known
 _FITS_BLOCK = 2880
+_VOUNIT = {"erg": "g.cm**2.s**-2"}
+"""Units that VOTable's standard has deprecated, as it has them."""
 _STREAM = (b'<STREAM encoding="base64">', b"</STREAM>")
 
 
@@ -194,7 +196,10 @@ def _votable(facts: _Facts, pieces: Iterable[pa.Table]) -> Iterator[bytes]:
 
 def _votable_file(table: pa.Table, facts: _Facts) -> bytes:
     sink = io.BytesIO()
-    _to_astropy(table, facts).write(sink, format="votable", tabledata_format="binary2")
+    columns = _to_astropy(table, facts)
+    for column in columns.itercols():
+        column.unit = _VOUNIT.get(str(column.unit), column.unit)
+    columns.write(sink, format="votable", tabledata_format="binary2")
     return sink.getvalue()
 
 
@@ -232,7 +237,7 @@ def _fits_table(table: pa.Table, facts: _Facts):  # type: ignore[no-untyped-def]
         hdu = fits.table_to_hdu(columns)
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"FITS tables hold ASCII text only, got {error.object!r}; export votable or csv"
+            f"FITS tables hold ASCII text only, got {str(error.object)!r}; export votable or csv"
         ) from None
     hdu.name = "CATALOG"
     for number, name in enumerate(columns.colnames, start=1):

@@ -8,6 +8,7 @@ import click
 
 from astroray.errors import ConfigError
 from astroray.interrupts import Interrupted
+from astroray.terminal import no_script
 
 __all__ = ["ADDRESS_HELP", "cancel", "submit"]
 
@@ -48,7 +49,7 @@ def submit(
 
     script = Path(job) if job.endswith(".py") else Path("jobs", f"{job}.py")
     if not script.is_file():
-        raise ConfigError(f"no {script} in this folder; run it in the root of a checkout")
+        raise ConfigError(no_script(script))
     config, out = read_job(script, list(arguments))
     of_job: str = getattr(config, "night", "") or datetime.now(UTC).strftime("%Y-%m-%d")
     server = JobServer(address)

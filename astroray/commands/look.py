@@ -19,8 +19,8 @@ __all__ = ["look"]
 def look(survey: str, n: int, picture: str | None) -> None:
     """Say how SURVEY is read: files, bands, sizes, positions, and what is rejected and why.
 
-    The first objects are read as a scan would read them; it takes seconds, and writes nothing but
-    the picture.
+    Some objects, half of them of its end, are read as a scan would read them; it takes seconds, and
+    writes nothing but the picture.
     """
     from astroray.preview import look as look_at
     from astroray.preview import save_sheet

@@ -28,7 +28,7 @@ from astroray.surveys.shards import ModalityName, Rows
 __all__ = ["Model", "build_network", "load_model", "save_model"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)  # its tensors fill a screen
 class Model:
     """A fitted encoder and all that stands before and after its network."""
 
@@ -48,6 +48,10 @@ class Model:
     """That of its file; empty before it is saved."""
     quantized: Quantized | None = None
     """Its layers on fewer bits, beside the network that they come from."""
+
+    def __repr__(self) -> str:
+        encodes = self.preparation.describe()["input"]
+        return f"Model({self.encoder}, {encodes}, dim={self.dim}, model_id={self.model_id!r})"
 
     @property
     def modality(self) -> ModalityName:

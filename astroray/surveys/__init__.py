@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import glob
 import importlib
 import itertools
 import os
@@ -86,7 +87,9 @@ class Listing:
     """Files of known shards that the survey does not list."""
 
 
-def list_shards(survey: str, *, known: Sequence[Shard] = (), objects_folder: str = "") -> Listing:
+def list_shards(
+    survey: str | os.PathLike[str], *, known: Sequence[Shard] = (), objects_folder: str = ""
+) -> Listing:
     """`known` shards first, unchanged, then those that new files of the survey make.
 
     objects_folder  where identifiers and positions of new shards are written, which then name
@@ -153,10 +156,10 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[R
         yield from _reader(shard.reader).read_shard(shard, rows=rows)
 
 
-def read_or_reject(shard: Shard) -> Iterator[Rows | Reject]:
-    """All rows of a shard, as `read_shard`; where it cannot be read, its own reject comes last."""
+def read_or_reject(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[Rows | Reject]:
+    """Rows of a shard, as `read_shard`; where it cannot be read, its own reject comes last."""
     try:
-        yield from read_shard(shard)
+        yield from read_shard(shard, rows=rows)
     except DataError as error:
         yield Reject.of_shard(error)
 
@@ -274,8 +277,12 @@ def _advice(location: str, paths: Sequence[str], asked: str | None) -> str:
         return "a reader of your own is named by ?format=package.module"
     if meant := difflib.get_close_matches(location, SCHEMES, n=1):
         return f"did you mean {meant[0]}?"
-    is_there = os.path.isdir(os.path.expanduser(location))
-    return "the folder is empty" if is_there else "check the path"
+    here = os.path.expanduser(location)
+    if os.path.isdir(here):
+        return "the folder is empty"
+    if glob.has_magic(here) and any(map(os.path.isdir, glob.iglob(here))):
+        return f"it matches folders alone, whose files are '{location.rstrip('/')}/**'"
+    return "check the path"
 
 
 def _reader_of(path: str) -> str | None:

@@ -52,18 +52,30 @@ class SurveyUri:
     shards; empty: the shards carry them."""
 
     @classmethod
-    def parse(cls, text: str) -> "SurveyUri":
+    def parse(cls, survey: str | os.PathLike[str]) -> "SurveyUri":
         """Splits `location?key=value&...`; a question mark of a glob stays in the location, as does
         that of a folder of this machine, `x?a=1/images`.
 
         A plus is a plus, as in J1224+15, and %26 is an ampersand.
         """
+        text = os.fspath(survey)
         location, mark, query = text.rpartition("?")
         is_name = "=" not in query or "/" in query.partition("=")[0]
         if not mark or is_name or ("/" in query and _is_in_a_folder(text)):
             return cls(location=text, options={})
         pairs = (part.partition("=") for part in query.split("&") if part)
         return cls(location=location, options={unquote(key): unquote(v) for key, _, v in pairs})
+
+    @classmethod
+    def absolute(cls, survey: str | os.PathLike[str]) -> str:
+        """A survey on this machine by its absolute path, so that a run may go on from elsewhere."""
+        uri = cls.parse(survey)
+        location = uri.location
+        if ":" in location.partition("/")[0] or not (
+            os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
+        ):
+            return os.fspath(survey)
+        return str(dataclasses.replace(uri, location=storage.absolute(location)))
 
     def __str__(self) -> str:
         query = "&".join(f"{_quote(k)}={_quote(value)}" for k, value in self.options.items())

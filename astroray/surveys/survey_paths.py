@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import itertools
 import os
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,11 +80,17 @@ def suffix_of(path: str) -> str:
 
 
 def glob_of(paths: Iterable[str]) -> str:
-    """A glob for these files of a folder: `*.fits.gz`, or of several suffixes `*.fits*`."""
-    suffixes = {suffix_of(path) for path in paths} or {".fits", ".fits.gz"}
-    if len(suffixes) == 1:
-        return f"*{suffixes.pop()}"
-    return f"*.{min(suffix.split('.')[1] for suffix in suffixes)}*"
+    """A glob for these files: `/sky/*.fits.gz`, of several suffixes `/sky/*.fits*`, of several
+    folders `/sky/**/*.fits`.
+    """
+    kept = list(paths)
+    folders = {posixpath.dirname(path) for path in kept}
+    levels = zip(*(one.split("/") for one in folders), strict=False)
+    folder = "/".join(names[0] for names in itertools.takewhile(lambda n: len({*n}) == 1, levels))
+    suffixes = {suffix_of(path) for path in kept}
+    start = min(suffix.split(".")[1] for suffix in suffixes)
+    name = f"*{suffixes.pop()}" if len(suffixes) == 1 else f"*.{start}*"
+    return f"{folder}/{'**/' * (len(folders) > 1)}{name}"
 
 
 def one_kind(
@@ -108,8 +115,9 @@ def one_kind(
     if len(found) != 1:
         got = count_kinds(map(kind_of, files.paths), files.paths) or f"no {noun}"
         first = [path for path in files.paths if kind_of(path) in sorted(found)[:1]]
+        example = glob_of(first) if first else "folder/*.fits*"
         raise ConfigError(
             f"{location} has {got}, expected one kind of {', '.join(kinds)}; name one kind with a "
-            f"glob: 'folder/{glob_of(first)}?format={format}'"
+            f"glob: '{example}?format={format}'"
         )
     return found.pop(), storage.FileList(file for file in files if kind_of(file.path))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.labels import look
+from benchmarks.labels import know_all_others, look
 from benchmarks.labels_needed import Judged, compare_needed, judge, needed
 from benchmarks.rows import MeasurementError
 
@@ -20,6 +20,11 @@ def made(*, separation, num=240, seed=0):
 def test_a_family_is_found_by_labels_and_only_with_them():
     with_labels, without = look(*made(separation=6.0), seed=0)
     assert with_labels == 20 > without
+
+
+def test_all_other_labels_place_a_family_and_say_nothing_where_there_is_none():
+    assert know_all_others(*made(separation=6.0), seed=0) == 20
+    assert know_all_others(*made(separation=0.0), seed=0) < 16
 
 
 def test_labels_are_needed_until_the_auc_stays_at_the_goal():

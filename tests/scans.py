@@ -152,12 +152,13 @@ def scan_command(survey: str | Path, out: str | Path, **settings: object) -> lis
 
 
 def this_cluster() -> dict[str, str]:
-    """What a process needs to join the cluster of the session."""
+    """What a process needs to join the cluster of the session; no machine of it is taken away."""
     import ray
 
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
     address = ray.get_runtime_context().gcs_address
-    return {"RAY_ADDRESS": address, **{name: os.environ[name] for name in names}}
+    known = {name: os.environ[name] for name in names}
+    return {"RAY_ADDRESS": address, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", **known}
 
 
 def start(

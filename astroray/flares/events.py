@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-import scipy.signal
 
 from astroray.flares.detrend import Detrended
 from astroray.flares.point_runs import find_runs
@@ -340,6 +339,8 @@ def _decays(points: _Points, peak: int, num_high: int, rule: FlareRule) -> bool:
 
 
 def _flags(points: _Points, first: int, last: int, num_high: int, rule: FlareRule) -> int:
+    import scipy.signal  # most of a second, and a server's replica may find no flare
+
     segment = points.segment_P[first]
     beyond = (first - 2, last + 2)
     inside_P = [0 <= at < len(points.segment_P) for at in beyond]

@@ -157,14 +157,14 @@ def resample(image_BCYX: np.ndarray, size_px: int) -> np.ndarray:
 
     image_BCYX  [B, C, Y, X]  float32, no NaN
     """
-    import torch  # only where pixels are touched: the driver of a scan starts without it
-
     height, width = image_BCYX.shape[2:]
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     square_BCYX = image_BCYX[:, :, top : top + edge, left : left + edge]
     if edge == size_px:
         return np.ascontiguousarray(square_BCYX)
+    import torch  # only where pixels change: most processes start without it
+
     resized = torch.nn.functional.interpolate(
         torch.from_numpy(np.require(square_BCYX, requirements=["C", "W"])),
         size=(size_px, size_px),

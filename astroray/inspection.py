@@ -209,6 +209,10 @@ def _reopen(run_dir: str, config: ScanConfig) -> list[str]:
 
 
 def _record(run_dir: str) -> RunRecord:
+    if RunRecord.load(run_dir) is None and (writer := find_holder(run_dir)):
+        raise ConfigError(
+            f"{run_dir} holds no run.json yet: {writer} lists its survey; ask again in a moment"
+        )
     return RunRecord.of(run_dir, expected="scan, a night or flares find")
 
 

@@ -362,8 +362,12 @@ class RunRecord:
         """The record of a directory that somebody named as a run; ConfigError where it is none."""
         record = cls.load(run_dir)
         if record is None:
+            below = storage.list_folders(run_dir)
+            runs = [name for name in below if storage.exists(record_file(f"{run_dir}/{name}"))]
+            advice = f"name one of its {len(runs)} runs, such as {runs[-1]}" if runs else ""
             raise ConfigError(
-                f"{run_dir} holds no run.json, expected the --out of a {expected}; check the path"
+                f"{run_dir} holds no run.json, expected the --out of a {expected}; "
+                f"{advice or 'check the path'}"
             )
         return record
 

@@ -10,6 +10,7 @@ import pytest
 
 from astroray import catalog, inspection, schema
 from astroray.catalog import pixels
+from astroray.errors import ConfigError
 from astroray.receipts import Receipt, publish_receipt
 from astroray.run_record import Counts, RunRecord
 from astroray.storage.leases import hold_lease
@@ -117,3 +118,19 @@ def test_a_run_says_who_writes_to_it_and_that_nobody_does_where_it_was_killed(tm
     left = inspection.read_status(run_dir)
     assert left.words()["writer"].startswith("nobody: it was killed or lost")
     assert left.facts()["writer"] is None
+
+
+def test_a_run_that_has_just_begun_and_a_folder_of_runs_are_told_from_none(tmp_path):
+    with pytest.raises(ConfigError, match=r"check the path$"):
+        inspection.read_status(str(tmp_path / "none"))
+    with (
+        hold_lease(str(tmp_path / "begun")),
+        pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* lists its survey"),
+    ):
+        inspection.read_status(str(tmp_path / "begun"))
+    for name in ("2026-11-28", "2026-11-29"):
+        RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(
+            str(tmp_path / name)
+        )
+    with pytest.raises(ConfigError, match=r"name one of its 2 runs, such as 2026-11-29$"):
+        inspection.read_status(str(tmp_path))

@@ -256,3 +256,16 @@ def test_a_glob_that_matches_folders_alone_is_told_from_one_that_matches_nothing
 def test_a_path_object_is_a_survey_too(tmp_path):
     write_pictures(tmp_path, 2)
     assert surveys.list_shards(tmp_path).shards == surveys.list_shards(str(tmp_path)).shards
+
+
+@pytest.mark.parametrize("survey", ["", "  "])
+def test_no_survey_is_not_the_folder_one_is_in(survey):
+    with pytest.raises(ConfigError, match="the survey is empty"):
+        surveys.list_shards(survey)
+
+
+def test_a_folder_of_runs_is_told_from_an_empty_one(tmp_path):
+    write_listing(str(tmp_path / "run"), [])
+    storage.publish(str(tmp_path / "run" / "run.json"), b"{}")
+    with pytest.raises(ConfigError, match="it holds runs of astroray, which are no survey"):
+        surveys.list_shards(str(tmp_path))

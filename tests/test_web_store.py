@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -178,6 +179,20 @@ def test_nobody_answers(web):
         storage.exists("http://127.0.0.1:9/a")
     with pytest.raises(ConfigError, match="names no server"):
         storage.exists("https:///a")
+
+
+@pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 8)])
+def test_a_name_that_is_no_server_s_is_looked_up_once(web, monkeypatch, code, tries):
+    asked = []
+
+    def resolve(host, *rest):
+        asked.append(host)
+        raise socket.gaierror(code, "not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(StorageError, match=r"cannot read http://nowhere.example/a"):
+        storage.exists("http://nowhere.example/a")
+    assert asked == ["nowhere.example"] * tries
 
 
 def test_what_the_server_forbids_is_the_files_trouble(web):

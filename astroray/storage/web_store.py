@@ -12,6 +12,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import time
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO, NoReturn
 import requests
 import urllib3
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import MaxRetryError
 from urllib3.util.retry import Retry
 
 from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
@@ -257,6 +259,17 @@ def _asked(method: str, path: str, **options: Any) -> Iterator[Any]:
         yield answer
 
 
+class _Tries(Retry):
+    """As urllib3 counts them, but that a name which is no server's is asked for once."""
+
+    def increment(self, method: Any = None, url: Any = None, *args: Any, **known: Any) -> "_Tries":
+        """The tries that are left."""
+        error = known.get("error")
+        if getattr(getattr(error, "__cause__", None), "errno", None) == socket.EAI_NONAME:
+            raise MaxRetryError(known["_pool"], url, error)
+        return super().increment(method, url, *args, **known)
+
+
 def _session() -> Any:
     return _session_of(os.getpid())
 
@@ -264,7 +277,7 @@ def _session() -> Any:
 @functools.lru_cache(maxsize=1)
 def _session_of(pid: int) -> Any:
     """One session a process, whose connections must not be shared across a fork."""
-    retries = Retry(
+    retries = _Tries(
         total=MAX_ATTEMPTS - 1,
         backoff_factor=WAIT_S,
         backoff_jitter=WAIT_S,

@@ -207,7 +207,8 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
     asked = uri.options.get("format") or ("tables" if is_hats(uri.location) else None)
     tables = set(table_paths(uri.location, uri.options.get("table", "")))
     tables |= {file.path for file in _catalog_files(uri)}
-    files = _without_runs(list_files(uri.location), uri.location)
+    all_files = list_files(uri.location)
+    files = _without_runs(all_files, uri.location)
     if tables:
         files = FileList(file for file in files if file.path not in tables)
     readers = [_reader_of(path) for path in files.paths]
@@ -223,7 +224,7 @@ def _find_inputs(uri: SurveyUri) -> tuple[str, FileList]:
         raise ConfigError(
             f"no survey files in {uri.location}: found {_count_suffixes(files.paths)}, expected "
             f"one of {list(FORMATS[asked]) if asked in FORMATS else wanted}; "
-            f"{_advice(uri.location, files.paths, asked)}"
+            f"{_advice(uri.location, files.paths, asked, has_runs=len(files) < len(all_files))}"
         )
     if len(names) > 1:
         most = Counter(filter(None, readers)).most_common(1)[0][0]
@@ -269,8 +270,10 @@ def _count_suffixes(paths: Sequence[str]) -> str:
     return f"{len(paths)} files ({some})" if some else "no files"
 
 
-def _advice(location: str, paths: Sequence[str], asked: str | None) -> str:
+def _advice(location: str, paths: Sequence[str], asked: str | None, *, has_runs: bool) -> str:
     """What to do about a location with files of no reader, if any."""
+    if has_runs and not paths:
+        return "it holds runs of astroray, which are no survey"
     if not asked and any(path.lower().endswith(FORMATS["light_curves"]) for path in paths):
         return "say ?format=light_curves or ?format=spectra if they hold such"
     if paths:

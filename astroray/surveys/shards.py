@@ -59,6 +59,8 @@ class SurveyUri:
         A plus is a plus, as in J1224+15, and %26 is an ampersand.
         """
         text = os.fspath(survey)
+        if not text.strip():
+            raise ConfigError("the survey is empty, expected a folder, a glob or an address")
         location, mark, query = text.rpartition("?")
         is_name = "=" not in query or "/" in query.partition("=")[0]
         if not mark or is_name or ("/" in query and _is_in_a_folder(text)):

@@ -163,7 +163,7 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
     table = versions.read_version(run_dir)
     chosen = table.filter(pc.equal(table["object_id"], object_id))
     if not len(chosen):
-        some = ", ".join(table["object_id"].slice(0, 3).to_pylist())
+        some = versions.names_like(table["object_id"], object_id)
         raise ConfigError(
             f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
             f"{some}; it may be among the rejects"

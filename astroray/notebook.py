@@ -208,9 +208,10 @@ class Run:
         object_id = _named(object_id)
         at = pc.index(self.table["object_id"], object_id).as_py()
         if at < 0:
+            some = versions.names_like(self.table["object_id"], object_id)
             raise ConfigError(
-                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}; "
-                "it may be among the rejects()"
+                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}, "
+                f"such as {some}; it may be among the rejects()"
             )
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
         shard = ledger.find_shard(self.path, place["shard"])

@@ -117,6 +117,10 @@ def test_an_object_is_drawn_and_a_stranger_is_refused_by_name(run):
         run.picture("M31")
     with pytest.raises(ConfigError, match=r"'M31' is neither an object of"):
         run.similar("M31")
+    last = run.table["object_id"][119].as_py()
+    for ask in (run.picture, run.explain, run.similar):  # a name that is written otherwise
+        with pytest.raises(ConfigError, match=rf"such as ([^,;]+, )*{last}[,;]"):
+            ask(f"galaxies/{last.upper()}")
     with pytest.raises(ConfigError, match=r"the object is a Series, expected its identifier"):
         run.picture(run.to_pandas().iloc[0])
 

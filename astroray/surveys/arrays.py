@@ -32,9 +32,9 @@ from astroray.surveys.shards import (
     Reject,
     Shard,
     SurveyUri,
+    file_shard,
     parse_options,
     reject,
-    shard_name,
 )
 from astroray.surveys.slices import fault_kind, gather
 from astroray.surveys.survey_paths import survey_folder
@@ -159,13 +159,8 @@ def _stack_shard(
     file: storage.InputFile, options: ArrayOptions, start: int, stop: int | None
 ) -> Shard:
     params = _stored(options) | {"start": start, "stop": stop}
-    return Shard(
-        name=shard_name([file], params),
-        reader="arrays",
-        inputs=(file,),
-        params=params,
-        num_rows=None if stop is None else stop - start,
-    )
+    num_rows = None if stop is None else stop - start
+    return file_shard(file, reader="arrays", params=params, num_rows=num_rows)
 
 
 def _pieces(path: str, num_rows: int | None, shard_rows: int) -> list[tuple[int, int | None]]:

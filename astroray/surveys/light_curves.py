@@ -138,10 +138,9 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         )
     counts = _count_rows(files, kind, options)
     return [
-        Shard(
-            name=shards.shard_name([file], params),
+        shards.file_shard(
+            file,
             reader="light_curves",
-            inputs=(file,),
             params=params,
             num_rows=None if options.window else num_rows,
         )

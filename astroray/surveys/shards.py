@@ -323,6 +323,14 @@ def group_files(
     ]
 
 
+def file_shard(
+    file: storage.InputFile, *, reader: str, params: Mapping[str, Any], num_rows: int | None
+) -> Shard:
+    """The shard of one file, or of the part of it that `params` name."""
+    name = shard_name([file], params)
+    return Shard(name=name, reader=reader, inputs=(file,), params=params, num_rows=num_rows)
+
+
 def shard_name(inputs: Sequence[storage.InputFile], params: Mapping[str, Any]) -> str:
     """A readable, unique, file-safe name made of the first file's name and a hash of members."""
     members = json.dumps([[file.path for file in inputs], params], sort_keys=True)

@@ -92,13 +92,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
             group_size=options.shard_files,
         )
     return [
-        Shard(
-            name=shards.shard_name([file], params),
-            reader="spectra",
-            inputs=(file,),
-            params=params,
-            num_rows=_count(file.path, kind),
-        )
+        shards.file_shard(file, reader="spectra", params=params, num_rows=_count(file.path, kind))
         for file in files
     ]
 

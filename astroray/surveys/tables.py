@@ -28,9 +28,9 @@ from astroray.surveys.shards import (
     Reject,
     Shard,
     SurveyUri,
+    file_shard,
     parse_options,
     reject,
-    shard_name,
 )
 from astroray.surveys.table_columns import Column, texts
 
@@ -72,10 +72,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
                     pieces = _pieces(parquet.metadata, options.shard_rows)
         for row_groups, num_rows in pieces:
             params = {"row_groups": row_groups, **chosen}
-            name = shard_name([file], params)
-            shards.append(
-                Shard(name=name, reader="tables", inputs=(file,), params=params, num_rows=num_rows)
-            )
+            shards.append(file_shard(file, reader="tables", params=params, num_rows=num_rows))
     covered.check()
     return shards
 

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from astropy.table import Table
 from click.testing import CliRunner
 
 from astroray import schema
@@ -109,6 +110,18 @@ def test_stars_that_flare_often_are_as_likely_in_each_part():
         assert (part_RW == part).mean() == pytest.approx(0.2, abs=0.04)
 
 
+def check_that_they_are_exported(folder, forecasts):
+    """With what is unknown, which is no answer: whether a flare came that nobody could see."""
+    for format in ("votable", "fits", "csv"):
+        path = folder / f"forecasts.{format}"
+        done = run("export", folder, "--format", format, "--out", path)
+        assert done.output == f"{len(forecasts)} rows  {path}\n"
+        got = Table.read(path, format={"csv": "ascii.csv"}.get(format, format))
+        flared = [None if one is np.ma.masked else one in (True, "true") for one in got["flared"]]
+        assert flared == forecasts["flared"].to_pylist()
+        assert got["probability"].tolist() == forecasts["probability"].to_pylist()
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(300)
 def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_path, monkeypatch):
@@ -144,6 +157,7 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert newest["end"].to_numpy() == pytest.approx(last_d + 5 / 1440, abs=1e-6)
     assert newest["flared"].null_count == 10
     assert 0 < table["probability"].to_numpy().min() <= table["probability"].to_numpy().max() < 1
+    check_that_they_are_exported(out, table)
     page = (out / "index.html").read_text()
     assert "Most likely to flare next" in page
     assert "<td>corrupt</td><td>1</td>" in page

@@ -17,7 +17,7 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
     """Write the catalog of the directory RUN as one file for other programs.
 
     votable, fits and csv are its rows, with units and UCDs where the format has them; of a run of
-    `astroray flares find` they are its flares. onnx is its
+    `astroray flares find` they are its flares, of `flares forecast` its forecasts. onnx is its
     encoder instead, as a program for ONNX Runtime and others whose embeddings were found equal;
     RUN may then be a model file too. With --self-contained a night is copied with the files of
     the older versions that it refers to: one HATS catalog, all embeddings, and a reference for
@@ -35,11 +35,18 @@ def export(run: str, kind: str | None, self_contained: bool, out: str, overwrite
 
 def _export_rows(run: str, kind: str, out: str, overwrite: bool) -> int:
     from astroray.catalog.exports import export_catalog
-    from astroray.flares.flare_file import export_flares, holds_flares
+    from astroray.flares.flare_file import (
+        export_flares,
+        export_forecasts,
+        holds_flares,
+        holds_forecasts,
+    )
     from astroray.run_record import RunRecord
     from astroray.runs import finished_run, version_of
 
     folder = version_of(run)
+    if holds_forecasts(folder):
+        return export_forecasts(folder, format=kind, out=out, overwrite=overwrite)
     if holds_flares(RunRecord.of(folder)):
         return export_flares(folder, format=kind, out=out, overwrite=overwrite)
     finished_run(run)

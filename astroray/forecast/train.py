@@ -104,7 +104,9 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
     The same call goes on where a killed one was and ends in the same bytes. Raises ConfigError
     where settings differ from the folder's, DataError where there are too few stars or flares.
     """
-    config = dataclasses.replace(config, out=storage.absolute(config.out))
+    config = dataclasses.replace(
+        config, survey=SurveyUri.absolute(config.survey), out=storage.absolute(config.out)
+    )
     fingerprint = check_backbone(config.backbone) if config.backbone else ""
     if config.backbone:
         config = dataclasses.replace(config, backbone=os.path.abspath(config.backbone))

@@ -2,7 +2,7 @@
 
 24 sums that do not wait for one another, operands in registers: the most that a kernel made of
 them could reach. Of AVX2 12, and vpmaddwd and vpmaddubsw are followed by what adds their products,
-in FOURS by a vpmaddwd before that.
+of two vpmaddubsw in EIGHTS by vpaddw and vpmaddwd before that.
 The native library runs the instructions; time is taken here. A product and a sum are two
 operations, of integers too.
 """
@@ -18,11 +18,11 @@ from typing import Any
 from benchmarks.processes import run_fresh
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark, spread
 
-FOURS = "vpmaddubsw, vpmaddwd"
+EIGHTS = "2 vpmaddubsw, vpmaddwd"
 """Products of 8 bits to sums of 32, by AVX2."""
 INSTRUCTIONS = {
     "vfmadd231ps": 0, "vpdpwssd": 1, "vpdpbusd": 2, "vdpbf16ps": 3, "vfmadd231ph": 4,
-    "tdpbusd": 5, "tdpbf16ps": 6, "vpmaddwd": 7, "vpmaddubsw": 8, FOURS: 9,
+    "tdpbusd": 5, "tdpbf16ps": 6, "vpmaddwd": 7, "vpmaddubsw": 8, EIGHTS: 9,
 }  # fmt: skip
 """Codes of native/peak.h."""
 

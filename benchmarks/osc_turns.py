@@ -28,7 +28,7 @@ from astroray_kernels import (
     pack_weights,
     vfa_attention,
 )
-from benchmarks.instruction_peak import FOURS, InstructionPeak
+from benchmarks.instruction_peak import EIGHTS, InstructionPeak
 
 OUTLIER_SIZE = 30.0
 OUTLIERS = {384: 16, 768: 16, 1536: 32, 3072: 64}
@@ -228,7 +228,7 @@ def _products() -> tuple[str, str]:
     """The instructions that 8 bits are multiplied by here, and 4 bits where theirs is another."""
     if library.features() & library.HAS_AMX:
         return "tdpbusd", ""
-    return ("vpdpbusd", "") if library.features() & library.HAS_AVX512 else (FOURS, "vpmaddubsw")
+    return ("vpdpbusd", "") if library.features() & library.HAS_AVX512 else (EIGHTS, "vpmaddubsw")
 
 
 def _onnx(layer: nn.Linear, x_MK: Tensor, threads: int) -> Callable[[], Tensor]:

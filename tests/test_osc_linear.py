@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from astroray_kernels import dispatch, osc_linear, pack_weights, quantize_activations
-from astroray_kernels.osc import _native
+from astroray_kernels.osc import _excess
 from astroray_kernels.osc.formats import FORMATS, TINY
 from tests.instructions import SETS, limited_to
 
@@ -99,18 +99,41 @@ def test_whole_numbers_of_eight_bits_are_multiplied_exactly(backend, shape, mean
     assert torch.equal(osc_linear(x, packed, backend=backend), x @ weight.T)
 
 
-@given(st.lists(st.integers(-127, 127), min_size=1, max_size=9))
-def test_no_two_weights_saturate_and_none_is_lost(codes):
-    codes_NK = torch.tensor([codes, codes[::-1]], dtype=torch.int8)
-    excess_NK = _native._excess(codes_NK)
-    kept_NK = F.pad(codes_NK - excess_NK, (0, len(codes) % 2)).int()
-    is_less = (excess_NK.sign() == codes_NK.sign()) & (excess_NK.abs() < codes_NK.abs())
-    assert (is_less | (excess_NK == 0)).all()
-    for codes_of_tokens in ([255, 255], [255, 1], [1, 255]):
-        sums = kept_NK.unflatten(1, (-1, 2)) @ torch.tensor(codes_of_tokens, dtype=torch.int32)
-        assert sums.abs().max() < 2**15
-    is_safe = codes_NK.abs() <= 64
+def sums_of_one_sign(x, dim):
+    """Of the positive numbers and of the magnitudes of the negative ones."""
+    return torch.stack((x.clamp(min=0).sum(dim), (-x).clamp(min=0).sum(dim)))
+
+
+@given(st.lists(st.integers(-127, 127), min_size=1, max_size=17))
+def test_no_four_weights_leave_16_bits_and_none_is_lost(codes):
+    codes_NK = torch.tensor([codes, codes[::-1], [0] * len(codes)], dtype=torch.int8)
+    kept_NK = _excess.kept(codes_NK)
+    excess_NK = codes_NK - kept_NK
+    assert ((excess_NK.sign() == codes_NK.sign()) | (excess_NK == 0)).all()
+    assert (kept_NK.abs() <= codes_NK.abs()).all()
+    four = F.pad(kept_NK, (0, -len(codes) % 8)).int().unflatten(1, (-1, 2, 2, 2))
+    assert sums_of_one_sign(four, (2, 4)).max() * 255 < 2**15
+    is_safe = codes_NK.abs() <= 32
     assert not excess_NK[is_safe].any()
+
+
+@pytest.mark.parametrize("spread", [0, 60, 127, 1000])
+def test_entries_hold_the_whole_excess_and_their_sums_16_bits(spread):
+    codes_NK = (spread * numbers(37, 131)).clamp(-127, 127).round().to(torch.int8)
+    excess_NK = codes_NK - _excess.kept(codes_NK)
+    entry_E9, begin = _excess.entries(excess_NK, 16)
+    assert len(begin) == 4
+    assert begin[-1] == len(entry_E9)
+    found_NK = torch.zeros(48, 132, dtype=torch.int32)
+    for block in range(3):
+        for column, *rest in entry_E9[begin[block] : begin[block + 1]].tolist():
+            pairs = torch.tensor(rest[4:], dtype=torch.int32).view(torch.int8).reshape(4, 4).int()
+            assert torch.equal(pairs[:, :2], pairs[:, 2:])
+            assert sums_of_one_sign(pairs[:, :2], (0, 1)).max() * 255 < 2**15
+            for place, pair in zip(rest[:4], pairs[:, :2], strict=True):
+                found_NK[16 * block + column, 2 * place : 2 * place + 2] += pair
+    assert torch.equal(found_NK[:37, :131], excess_NK.int())
+    assert not found_NK[37:].any()
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -19,18 +19,24 @@ enum LinearPath : int32_t { kLinearFloat32 = 0, kLinearBfloat16 = 1, kLinearTile
 enum CodeKind : int32_t { kInt8 = 0, kInt4 = 1, kE2m1 = 2, kNvE2m1 = 3, kWide = 4 };
 constexpr bool is_eight_bits(int kind) { return kind == kInt8 || kind == kWide; }
 
+// Pairs of neighboring weights of an output channel, whose products with codes of at most 255 are added in 16 bits.
+struct Excess {
+  int32_t column;      // of the block of output channels
+  int32_t pair[4];     // input channels 2 pair and 2 pair + 1
+  int32_t weights[4];  // the two bytes, twice; 0 where there are fewer pairs
+};
+
 // One layer, or the first of two: then `next` takes its results, which stay in the L2, and y is that of
 // both. N64, K4 and so on: rounded up. Padded weights, scales and biases are zero.
 struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
-  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4]; kWide:
-                           // [N16/16][K2/2][16][2]; else
+  const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4], by
+                           // AVX2 [N64/16][K8/4][16][4]; kWide: [N64/16][K4/2][16][2]; else
                            // [N64/64][K/8][64][4] bytes, low nibbles the first four channels of eight,
                            // high ones the others; for tiles [N64/32][K32/8][2][16][2] words, nibble j
                            // of pair i the channel 2 j + i of eight
-  const int32_t* excess;   // kInt8 by AVX2: [E][2] 16 times a group of four channels plus an output channel
-                           // of a block, and the four codes taken off `weight` there; null: none
+  const Excess* excess;    // kInt8 by AVX2: what was taken off `weight`; null: nothing
   const int32_t* excess_begin;  // [N64/16+1] where those of a block begin
   const int32_t* start;    // [N64/64][G][64] minus the offset of the tokens' codes times their sum; of 4
                            // bits by AVX2 the lower 16 bits of it

@@ -29,7 +29,7 @@ struct Space {
   char* outlier;   // [block, outlier stride]
   float* c;        // [rows of a tile][kColumns]
   float* row;      // [K64] a token after its norm
-  uint32_t* fours;  // [block / kTurned][stride / 4][kTurned] the codes again, tokens side by side
+  uint16_t* pairs;  // [block / kTurned][stride / 2][kTurned] the codes again, tokens side by side
   int32_t* start;   // [block][kColumns] what the sums of a token start with
   int8_t* panel;    // weights of a block, unpacked
 };
@@ -80,7 +80,7 @@ struct Layer {
     s.outlier = take(room * outlier_stride + 4);
     s.c = reinterpret_cast<float*>(take(Way::kTileRows * kColumns * 4));
     s.row = reinterpret_cast<float*>(take(call.norm == nullptr ? 0 : stride * 4));
-    s.fours = reinterpret_cast<uint32_t*>(take(has_excess ? room * stride : 0));
+    s.pairs = reinterpret_cast<uint16_t*>(take(has_excess ? room * stride : 0));
     s.start = reinterpret_cast<int32_t*>(take(has_excess ? room * kColumns * 4 : 0));
     s.panel = reinterpret_cast<int8_t*>(take(0));
     return s;
@@ -107,6 +107,7 @@ struct Layer {
     if (Way::kWholeSteps > 1) memset(s.outlier, 0, count * outlier_stride);
     for (int64_t row = 0; row < count; ++row) {
       const bool has_norm = call.norm != nullptr;
+      if (row + 1 < count) fetch_token(from, first + row + 1);
       if (has_norm) normalize_token(from, first + row, s.row);
       quantize_token<kKind, Way>(
           has_norm ? normal : from, has_norm ? 0 : first + row, s.codes + row * stride,
@@ -117,18 +118,21 @@ struct Layer {
       memset(s.scale + row * num_scales, 0, 4 * num_scales);
       memset(s.outlier + row * outlier_stride, 0, outlier_stride);
     }
-    if (has_excess) turn_codes(s, count);
+    if constexpr (Way::kHasExcess)
+      for (int64_t row = 0; has_excess && row < count; row += 16)
+        Way::turn(s.codes + row * stride, stride, turned(s, row) + row % kTurned);
   }
 
-  void turn_codes(const Space& s, int64_t count) const {
-    const int64_t groups = stride / 4;
-    const uint32_t* from = reinterpret_cast<const uint32_t*>(s.codes);
-    for (int64_t row = 0; row < count; row += 16) {
-      const int64_t first = row / kTurned * kTurned;
-      for (int64_t i = 0; i < groups; i += 16)
-        transpose16(from + row * groups + i, groups,
-                    s.fours + first * groups + kTurned * i + row - first, kTurned);
-    }
+  // Asks for a token, so that it comes while the one before is quantized.
+  void fetch_token(const Linear& from, int64_t token) const {
+    const int64_t width = from.dtype == kFloat32 ? 4 : 2;
+    const char* x = static_cast<const char*>(from.x) + token * from.stride * width;
+    for (int64_t i = 0; i < from.num_in * width; i += 64) __builtin_prefetch(x + i);
+  }
+
+  // The turned codes of kTurned tokens, of which `row` is one.
+  uint16_t* turned(const Space& s, int64_t row) const {
+    return s.pairs + row / kTurned * kTurned * (stride / 2);
   }
 
   // Sums of each token start with the excess of the weights. Whether there is any.
@@ -136,7 +140,7 @@ struct Layer {
     if constexpr (Way::kHasExcess) {
       if (!has_excess || call.excess_begin[column] == call.excess_begin[column + 1]) return false;
       for (int64_t row = 0; row < count; row += kTurned)
-        Way::add_excess(call, column, s.fours + row * (stride / 4), s.start + row * kColumns);
+        Way::add_excess(call, column, turned(s, row), s.start + row * kColumns);
       return true;
     }
     return false;

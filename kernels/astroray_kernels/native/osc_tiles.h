@@ -12,7 +12,8 @@
 //   unpack(call, column, steps, panel)    weights, but of kInt8, before they are multiplied
 //   multiply(tile, kind)
 //   kHasExcess           whether products of 8 bits leave out what the layer calls excess; it comes by
-//   add_excess(call, column, codes, start)
+//   turn(codes, stride, pairs)            of 16 tokens
+//   add_excess(call, column, pairs, start)
 #pragma once
 #include <cstddef>
 

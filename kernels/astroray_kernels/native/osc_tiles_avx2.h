@@ -1,13 +1,14 @@
-// The tiles of osc_tiles.h on AVX2: 6 rows, or 3 of 4 bits, by 16 columns.
+// The tiles of osc_tiles.h on AVX2: 4 rows, or 3 of 4 bits, by 16 columns.
 //
 // vpmaddubsw adds two products of bytes in 16 bits and saturates. Of 4 bits none can: codes with their
 // offset are at most 23 (int4) or 28 (E2M1), weights 7 or 12, so that 16 bits hold a column's start
 // and half of the sum of its whole group, of at most 128 or 32 channels: 16 * 7 * 128 and 23 * 7 * 64.
 //
-// Of 8 bits, where codes are at most 255, it cannot either where two neighboring weights differ in sign or
-// their magnitudes add up to at most 128. Of others the larger one was made smaller, and what was taken off
-// it, the excess, a few of a hundred weights, is multiplied apart, kTurned tokens at a time: sums start with
-// it. Where it is more, the layer is wide: codes and weights have 16 bits and are multiplied by vpmaddwd.
+// Of 8 bits, where codes are at most 255, they hold four products where neither the positive weights nor the
+// magnitudes of the negative ones add up to more than 128. The four are two neighbors and those four channels
+// on. Where weights are larger, the largest were made smaller, and what was taken off, the excess, is
+// multiplied apart, kTurned tokens at a time: sums start with it. Where it is much, the layer is wide: codes and
+// weights have 16 bits and are multiplied by vpmaddwd.
 #pragma once
 #include <cstdint>
 
@@ -33,45 +34,48 @@ namespace {
   "vmulps %%ymm14, %%ymm" #A0 ", %%ymm" #A0 "\n vmulps %%ymm14, %%ymm" #A1 ", %%ymm" #A1 "\n" \
   "vfmadd132ps (%%r8), %%ymm12, %%ymm" #A0 "\n vfmadd132ps 32(%%r8), %%ymm13, %%ymm" #A1 "\n"
 
-// A row of a step, 16 columns at rsi: of float32 or two integers of 16 bits, which are in ymm12 and 13, or of
-// four bytes, with words of 1 in ymm12.
+// A row of a step, 16 columns: of float32 or two integers of 16 bits, which are in ymm12 and 13, or of eight
+// bytes, in ymm8 to 10 and at rsi, with words of 1 in ymm15.
 #define OSC_FLOATS(ADDRESS, A0, A1) ASTRORAY_ROW1(ASTRORAY_SUM_FLOAT32, ADDRESS, A0, A1)
 #define OSC_PAIRS(ADDRESS, A0, A1) ASTRORAY_ROW1(ASTRORAY_SUM_INT16, ADDRESS, A0, A1)
-#define OSC_FOURS(ADDRESS, A0, A1)                                                             \
-  "vbroadcastss " ADDRESS ", %%ymm13\n"                                                        \
-  "vpmaddubsw (%%rsi), %%ymm13, %%ymm14\n vpmaddubsw 32(%%rsi), %%ymm13, %%ymm15\n"           \
-  "vpmaddwd %%ymm12, %%ymm14, %%ymm14\n vpmaddwd %%ymm12, %%ymm15, %%ymm15\n"                 \
-  "vpaddd %%ymm14, %%ymm" #A0 ", %%ymm" #A0 "\n vpaddd %%ymm15, %%ymm" #A1 ", %%ymm" #A1 "\n"
+#define OSC_EIGHTS(ADDRESS, A0, A1)                                                           \
+  "vbroadcastss " ADDRESS ", %%ymm11\n vbroadcastss 4" ADDRESS ", %%ymm13\n"                  \
+  "vpmaddubsw %%ymm8, %%ymm11, %%ymm12\n vpmaddubsw %%ymm9, %%ymm11, %%ymm11\n"               \
+  "vpmaddubsw %%ymm10, %%ymm13, %%ymm14\n vpmaddubsw 96(%%rsi), %%ymm13, %%ymm13\n"           \
+  "vpaddw %%ymm14, %%ymm12, %%ymm12\n vpaddw %%ymm13, %%ymm11, %%ymm11\n"                     \
+  "vpmaddwd %%ymm15, %%ymm12, %%ymm12\n vpmaddwd %%ymm15, %%ymm11, %%ymm11\n"                 \
+  "vpaddd %%ymm12, %%ymm" #A0 ", %%ymm" #A0 "\n vpaddd %%ymm11, %%ymm" #A1 ", %%ymm" #A1 "\n"
 #define OSC_WORDS_OF_1(A) \
   "vpcmpeqw %%ymm" #A ", %%ymm" #A ", %%ymm" #A "\n vpsrlw $15, %%ymm" #A ", %%ymm" #A "\n"
 
-// One step of 6 rows: rows at rax, rcx apart, the fourth at rdx.
-#define OSC_STEP6(ROW)                                                                          \
-  ROW("(%%rax)", 0, 1) ROW("(%%rax,%%rcx)", 2, 3) ROW("(%%rax,%%rcx,2)", 4, 5)                  \
-  ROW("(%%rdx)", 6, 7) ROW("(%%rdx,%%rcx)", 8, 9) ROW("(%%rdx,%%rcx,2)", 10, 11)                \
-  "add $64, %%rsi\n add $4, %%rax\n add $4, %%rdx\n dec %%rdi\n"
+// One step of 4 rows of A bytes, at rax, rcx apart, the fourth at rdx, and B bytes of columns.
+#define OSC_STEP4(ROW, A, B)                                                                   \
+  ROW("(%%rax)", 0, 1) ROW("(%%rax,%%rcx)", 2, 3) ROW("(%%rax,%%rcx,2)", 4, 5)                 \
+  ROW("(%%rdx)", 6, 7) "add $" B ", %%rsi\n add $" A ", %%rax\n add $" A ", %%rdx\n dec %%rdi\n"
 
-// C[6][16] = token scale * (start + A B) * scale + bias + outliers.
-#define OSC_TILE6(BEFORE, BEFORE_STEP, ROW)                                                    \
+// Of two numbers of 16 bits or a float, and of two steps of four bytes.
+#define OSC_STEP_OF2(ROW) OSC_LOAD2("0(%%rsi)", 12, 13) OSC_STEP4(ROW, "4", "64")
+#define OSC_STEP_OF8 \
+  OSC_LOAD2("0(%%rsi)", 8, 9) "vmovups 64(%%rsi), %%ymm10\n" OSC_STEP4(OSC_EIGHTS, "8", "128")
+
+// C[4][16] = token scale * (start + A B) * scale + bias + outliers.
+#define OSC_TILE4(BEFORE, STEP)                                                                \
   asm volatile(                                                                                \
       "mov (%[t]), %%rax\n mov 8(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n add %%rax, %%rdx\n" \
       "mov 16(%[t]), %%rsi\n mov 24(%[t]), %%rdi\n mov 32(%[t]), %%r9\n mov 128(%[t]), %%r11\n" \
-      OSC_START2(0, 1) OSC_START2(2, 3) OSC_START2(4, 5) OSC_START2(6, 7) OSC_START2(8, 9)     \
-      OSC_START2(10, 11) BEFORE                                                                \
-      ".p2align 5\n1:\n" BEFORE_STEP OSC_STEP6(ROW) "jnz 1b\n"                                 \
+      OSC_START2(0, 1) OSC_START2(2, 3) OSC_START2(4, 5) OSC_START2(6, 7) BEFORE               \
+      ".p2align 5\n1:\n" STEP "jnz 1b\n"                                                       \
       "mov 40(%[t]), %%rax\n mov 48(%[t]), %%r8\n mov 56(%[t]), %%r9\n"                        \
       OSC_LOAD2("0(%%r9)", 12, 13)                                                              \
-      OSC_FINISH2("", 0, 1) OSC_FINISH2("4", 2, 3) OSC_FINISH2("8", 4, 5)                      \
-      OSC_FINISH2("12", 6, 7) OSC_FINISH2("16", 8, 9) OSC_FINISH2("20", 10, 11)                \
+      OSC_FINISH2("", 0, 1) OSC_FINISH2("4", 2, 3) OSC_FINISH2("8", 4, 5) OSC_FINISH2("12", 6, 7) \
       "mov 88(%[t]), %%rdi\n test %%rdi, %%rdi\n jz 3f\n"                                      \
       "mov 64(%[t]), %%rax\n mov 72(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n"               \
       "add %%rax, %%rdx\n mov 80(%[t]), %%rsi\n"                                               \
-      ".p2align 5\n2:\n" OSC_LOAD2("0(%%rsi)", 12, 13) OSC_STEP6(OSC_FLOATS) "jnz 2b\n"        \
+      ".p2align 5\n2:\n" OSC_STEP_OF2(OSC_FLOATS) "jnz 2b\n"                                  \
       "3:\n mov 96(%[t]), %%rax\n mov 104(%[t]), %%rcx\n lea (%%rcx,%%rcx,2), %%rdx\n"         \
       "add %%rax, %%rdx\n"                                                                     \
       OSC_STORE2("(%%rax)", 0, 1) OSC_STORE2("(%%rax,%%rcx)", 2, 3)                            \
       OSC_STORE2("(%%rax,%%rcx,2)", 4, 5) OSC_STORE2("(%%rdx)", 6, 7)                          \
-      OSC_STORE2("(%%rdx,%%rcx)", 8, 9) OSC_STORE2("(%%rdx,%%rcx,2)", 10, 11)                  \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
 // One step of 3 rows: columns at rsi plus B, rows at rax plus A.
@@ -122,18 +126,11 @@ namespace {
       OSC_STORE2("(%%rax,%%rcx,2)", 10, 11)                                                    \
       : : [t] "r"(&tile) : OSC_CLOBBERS)
 
-// Of four channels, products of codes and weights, as 32 bits.
-inline Ints multiply_fours(Ints codes, int32_t weights) {
-  const __m256i all = _mm256_set1_epi32(weights), one = _mm256_set1_epi16(1);
-  return {_mm256_madd_epi16(_mm256_maddubs_epi16(codes.low, all), one),
-          _mm256_madd_epi16(_mm256_maddubs_epi16(codes.high, all), one)};
-}
-
 // Codes as bytes, or integers of 16 bits where they are wide; outliers as float32.
 struct Bytes {
   static constexpr int kPerStep = 1;
-  static constexpr int kTileRows = 6, kPackedRows = 3;
-  static constexpr int kWholeSteps = 1;
+  static constexpr int kTileRows = 4, kPackedRows = 3;
+  static constexpr int kWholeSteps = 2;
   static constexpr int64_t kCodeBytes = 128 * 1024;
   static constexpr Stored stored(int kind) { return kind == kWide ? kShorts : kBytes; }
   static constexpr bool kHasExcess = true;
@@ -145,19 +142,44 @@ struct Bytes {
       widen_bytes(from + i / 2).store(panel + i);
   }
 
-  // Starts of the sums [kTurned][kColumns] of tokens whose codes are [K4/4][kTurned] groups of four.
-  static void add_excess(const Linear& call, int64_t column, const uint32_t* codes, int32_t* start) {
+  // Pairs of codes of 16 tokens side by side, `pairs` being [steps * 2][kTurned]: a token and the one eight on
+  // are neighbors, so that a product's lower halves are those of eight tokens in a row.
+  static void turn(const uint8_t* codes, int64_t stride, uint16_t* pairs) {
+    alignas(64) uint32_t fours[16][16];
+    for (int64_t k = 0; k < stride; k += 64) {
+      transpose16(reinterpret_cast<const uint32_t*>(codes + k), stride / 4, fours[0], 16);
+      for (int64_t i = 0; i < 16; ++i) {
+        const Ints four = Ints::load(fours[i]);
+        __m256i* to = reinterpret_cast<__m256i*>(pairs + (k / 2 + 2 * i) * kTurned);
+        _mm256_store_si256(to, _mm256_blend_epi16(four.low, _mm256_slli_epi32(four.high, 16), 0xaa));
+        to += kTurned / 16;
+        _mm256_store_si256(to, _mm256_blend_epi16(_mm256_srli_epi32(four.low, 16), four.high, 0xaa));
+      }
+    }
+  }
+
+  // Starts of the sums [kTurned][kColumns] of tokens whose turned codes are `pairs`.
+  static void add_excess(const Linear& call, int64_t column, const uint16_t* pairs, int32_t* start) {
     alignas(64) uint32_t sums[kColumns][kTurned];
     for (int64_t i = 0; i < kColumns; ++i)
       for (int64_t t = 0; t < kTurned; t += 16)
         Ints(call.start[column * kColumns + i]).store(sums[i] + t);
     for (int64_t e = call.excess_begin[column]; e < call.excess_begin[column + 1]; ++e) {
-      const uint32_t place = static_cast<uint32_t>(call.excess[2 * e]);
-      const int32_t weights = call.excess[2 * e + 1];
-      const uint32_t* from = codes + place / kColumns * kTurned;
-      uint32_t* to = sums[place % kColumns];
-      for (int64_t t = 0; t < kTurned; t += 16)
-        (Ints::load(to + t) + multiply_fours(Ints::load(from + t), weights)).store(to + t);
+      const Excess& excess = call.excess[e];
+      const __m256i* codes[4];
+      __m256i weights[4];
+      for (int i = 0; i < 4; ++i) {
+        codes[i] = reinterpret_cast<const __m256i*>(pairs + int64_t{kTurned} * excess.pair[i]);
+        weights[i] = _mm256_set1_epi32(excess.weights[i]);
+      }
+      uint32_t* to = sums[excess.column];
+      for (int64_t t = 0; t < kTurned / 16; ++t) {
+        const auto product = [&](int i) { return _mm256_maddubs_epi16(codes[i][t], weights[i]); };
+        const __m256i sum = _mm256_add_epi16(_mm256_add_epi16(product(0), product(1)),
+                                             _mm256_add_epi16(product(2), product(3)));
+        const Ints wide{_mm256_madd_epi16(sum, _mm256_set1_epi32(1)), _mm256_srai_epi32(sum, 16)};
+        (Ints::load(to + 16 * t) + wide).store(to + 16 * t);
+      }
     }
     for (int64_t t = 0; t < kTurned; t += 16)
       transpose16(sums[0] + t, kTurned, reinterpret_cast<uint32_t*>(start) + t * kColumns, kColumns);
@@ -165,9 +187,9 @@ struct Bytes {
 
   static void multiply(const Tile& tile, int kind) {
     if (kind == kInt8)
-      OSC_TILE6(OSC_WORDS_OF_1(12), "", OSC_FOURS);
+      OSC_TILE4(OSC_WORDS_OF_1(15) "shr %%rdi\n", OSC_STEP_OF8);
     else if (kind == kWide)
-      OSC_TILE6("", OSC_LOAD2("0(%%rsi)", 12, 13), OSC_PAIRS);
+      OSC_TILE4("", OSC_STEP_OF2(OSC_PAIRS));
     else
       OSC_TILE3;
   }

@@ -15,7 +15,7 @@ enum PeakKind : int32_t {
   kPeakTileBfloat16 = 6,  // tdpbf16ps
   kPeakPairs = 7,         // vpmaddwd and its vpaddd
   kPeakBytes = 8,         // vpmaddubsw and its vpaddw
-  kPeakFours = 9,         // vpmaddubsw, then vpmaddwd, and its vpaddd
+  kPeakEights = 9,        // two vpmaddubsw, their vpaddw, then vpmaddwd, and its vpaddd
 };
 
 // Runs an instruction 24 times `rounds`, on the 24 sums of a register tile; those of AMX, which do more, a

@@ -6,9 +6,9 @@ multiplied as bfloat16 on AMD, else as float32 (of the same bfloat16 numbers): I
 no faster.
 
 AVX2 has `vpmaddubsw`, whose sums of two products have 16 bits and saturate. They hold those of 4
-bits, of a whole group. Of 8 bits they hold two whose weights are not both large, and weights are
-made so: what is taken off them, a few of a hundred, is multiplied apart. Where it is more than
-that, 8 bits are widened to 16 and multiplied by `vpmaddwd`.
+bits, of a whole group. Of 8 bits 16 hold four products whose weights are not all large, and weights
+are made so: what is taken off them (`_excess`) is multiplied apart. Where it is much, 8 bits are
+widened to 16 and multiplied by `vpmaddwd`.
 
 Where the CPU has AMX, it multiplies 8 bits by `tdpbusd`, outliers by `tdpbf16ps`, and 4 bits by
 `tdpbf16ps` too: as bfloat16 they are exact, E2M1 with the scales of its groups in them, and their
@@ -26,7 +26,7 @@ from torch.nn.functional import pad
 
 from astroray_kernels import library
 from astroray_kernels.dispatch import BackendError
-from astroray_kernels.osc import formats
+from astroray_kernels.osc import _excess, formats
 from astroray_kernels.osc.formats import FORMATS, Format
 from astroray_kernels.osc.norms import Norm
 from astroray_kernels.osc.packed import PackedWeights
@@ -47,10 +47,8 @@ _COLUMNS = 64
 _BLOCK_COLUMNS = {_FLOAT32: 64, _BFLOAT16: 64, _TILES: 32, _AVX2: 16}
 """Output channels of a packed block of weights, by path."""
 
-_LARGEST_EXCESS = 0.07
-"""The share of groups of four weights with any beyond which products of 16 bits are faster."""
-_LARGEST_SUM = 128
-"""Of the magnitudes of two weights of 8 bits by AVX2: 255 times it is below 2**15."""
+_LARGEST_EXCESS = 0.04
+"""Entries of `_excess` for each weight beyond which products of 16 bits are faster."""
 
 
 class _Call(ctypes.Structure):
@@ -291,39 +289,13 @@ def _weights(codes: Tensor, kind: int, path: int) -> Tensor:
 
 
 def _split(codes_NK: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]:
-    """Weights of 8 bits for AVX2: their kind, what is multiplied, and the lists of the rest, None
-    where there is none."""
-    excess_NK = _excess(codes_NK)
-    place, begin = _excess_lists(excess_NK)
-    if 4 * len(place) > _LARGEST_EXCESS * codes_NK.numel():
+    """Weights of 8 bits for AVX2: their kind, what is multiplied, and the entries of the excess and
+    where those of a block begin; None where there is none."""
+    kept_NK = _excess.kept(codes_NK)
+    entry_E9, begin = _excess.entries(codes_NK - kept_NK, _BLOCK_COLUMNS[_AVX2])
+    if len(entry_E9) > _LARGEST_EXCESS * codes_NK.numel():
         return _WIDE, codes_NK, None
-    return _INT8, codes_NK - excess_NK, (place, begin) if len(place) else None
-
-
-def _excess(codes_NK: Tensor) -> Tensor:
-    """What is taken off codes so that no two neighbors' products with 0 to 255 leave 16 bits.
-
-    Of neighbors of one sign whose magnitudes add up to more than 128 it is the rest, and of the
-    larger one; int8 [N, K].
-    """
-    num_in = codes_NK.shape[1]
-    pair_NP2 = pad(codes_NK, (0, num_in % 2)).to(torch.int16).reshape(len(codes_NK), -1, 2)
-    size_NP2 = pair_NP2.abs()
-    rest_NP = (size_NP2.sum(dim=2) - _LARGEST_SUM).clamp(min=0) * (pair_NP2.prod(dim=2) > 0)
-    is_larger_NP = size_NP2[..., 0] >= size_NP2[..., 1]
-    excess_NP2 = torch.stack((rest_NP * is_larger_NP, rest_NP * ~is_larger_NP), dim=2)
-    excess_NP2 = excess_NP2 * pair_NP2.sign()
-    return excess_NP2.flatten(1)[:, :num_in].to(torch.int8)
-
-
-def _excess_lists(excess_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Groups of four channels of an output channel that have any, int32 [E, 2]: their place in the
-    block of output channels, and their four codes; and where those of each block begin."""
-    blocks = _blocks(excess_NK, 4, *_block(_AVX2)).contiguous().view(torch.int32).flatten(1)
-    is_there = blocks != 0
-    place = is_there.nonzero()[:, 1].to(torch.int32)
-    begin = pad(is_there.sum(dim=1).cumsum(dim=0), (1, 0)).to(torch.int32)
-    return torch.stack((place, blocks[is_there]), dim=1), begin
+    return _INT8, kept_NK, (entry_E9, begin) if len(entry_E9) else None
 
 
 def _levels(packed: PackedWeights, path: int) -> tuple[Tensor, Tensor | None]:
@@ -354,7 +326,7 @@ def _norm_rows(norm: Norm, num_in: int) -> Tensor:
 
 def _block(path: int) -> tuple[int, int]:
     """Columns of a block of weights, and the number that its steps are a multiple of."""
-    return _BLOCK_COLUMNS[path], 16 if path == _TILES else 1
+    return _BLOCK_COLUMNS[path], {_TILES: 16, _AVX2: 2}.get(path, 1)
 
 
 def _blocks(x_NK: Tensor, size: int, columns: int, steps: int = 1) -> Tensor:

@@ -47,7 +47,7 @@ _COLUMNS = 64
 _BLOCK_COLUMNS = {_FLOAT32: 64, _BFLOAT16: 64, _TILES: 32, _AVX2: 16}
 """Output channels of a packed block of weights, by path."""
 
-_LARGEST_EXCESS = 0.04
+_LARGEST_EXCESS = 0.035
 """Entries of `_excess` for each weight beyond which products of 16 bits are faster."""
 
 

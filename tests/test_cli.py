@@ -89,6 +89,8 @@ def test_version_is_the_package_s():
         ),
         (["flares", "forecast", "a", "--model", "none", "--out", "x"], "none is missing; check"),
         (["flares", "find", "a", "--out", "x", "--workers", "some"], "workers is 'some', expected"),
+        (["evaluate", "flares", "--data", "none"], "is not there; --data DIR must hold"),
+        (["evaluate", "flares", "--track", "light-curves", "--data", "none"], "is not there; --da"),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line_and_exit_code_2(

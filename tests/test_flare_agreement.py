@@ -105,7 +105,7 @@ def test_windows_are_answered_by_what_the_finder_found(labeled):
 
 
 def test_a_set_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="tess_young_stars is not there"):
+    with pytest.raises(ConfigError, match=r"tess_young_stars/index\.csv is not there"):
         find_in_curves(str(tmp_path), "tess")
 
 

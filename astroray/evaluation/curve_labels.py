@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from astroray import storage, surveys
-from astroray.errors import ConfigError
+from astroray import data_sets, storage, surveys
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 
 __all__ = ["crts_pools", "csv_rows", "tess_pools"]
@@ -80,11 +79,7 @@ def _curves(survey: str) -> Iterator[tuple[str, LightCurve]]:
 
 def csv_rows(path: str) -> Iterator[dict[str, str]]:
     """Rows of a CSV file of a labelled set, gzipped or not; raises ConfigError where it is not."""
-    if not storage.exists(path):
-        raise ConfigError(
-            f"{path} is not there; --data DIR must hold the data set as lightcurves/NAME/... or "
-            "spectra/NAME/..."
-        )
+    data_sets.expect(path)
     data = storage.read_bytes(path)
     text = gzip.decompress(data) if path.endswith(".gz") else data
     yield from csv.DictReader(io.StringIO(text.decode("utf-8-sig")))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from astroray import storage
+from astroray import data_sets, storage
 from astroray.errors import ConfigError, FileError
 from astroray.evaluation.curve_labels import crts_pools, tess_pools
 from astroray.evaluation.protocols import PROTOCOLS, Protocol, Subset
@@ -132,7 +132,7 @@ def _mirabest(folder: str, contamination: float | None) -> Protocol:
         storage.join(folder, "labels.csv"), ("file", "fr_class", "confidence", "morphology")
     )
     stack = storage.join(folder, "mirabest_150px_uint8.npz")
-    _expect(stack)
+    data_sets.expect(stack)
     pools: dict[str, list[str]] = {"FRI": [], "FRII": [], "tails": []}
     for row in rows:
         object_id = row["file"].removesuffix(".fits")
@@ -271,7 +271,7 @@ def _read_table(path: str, columns: Sequence[str]) -> list[dict[str, str]]:
 
     Raises ConfigError where the file or one of the columns is missing.
     """
-    _expect(path)
+    data_sets.expect(path)
     rows = csv.DictReader(io.StringIO(storage.read_bytes(path).decode("utf-8-sig")))
     missing = set(columns) - set(rows.fieldnames or ())
     if missing:
@@ -297,7 +297,7 @@ def _pictures_in(folder: str) -> set[str]:
     kind_of = {storage.stem(f.path): _kind_of_file(storage.read_bytes(f.path)) for f in files}
     counts = Counter(kind for kind in kind_of.values() if kind)
     if not counts:
-        raise _missing(f"{folder}/*.jpg")
+        raise data_sets.missing(f"{folder}/*.jpg")
     ((commonest, count),) = counts.most_common(1)
     if count < len(kind_of):
         logger.warning(
@@ -317,17 +317,6 @@ def _kind_of_file(data: bytes) -> str:
             return f"{picture.format} {picture.size} {picture.mode} {tables}"
     except (OSError, SyntaxError, ValueError):  # what Pillow raises on a broken header
         return ""
-
-
-def _expect(path: str) -> None:
-    if not storage.exists(path):
-        raise _missing(path)
-
-
-def _missing(path: str) -> ConfigError:
-    return ConfigError(
-        f"{path} is not there; --data DIR must hold the data set as galaxies/NAME/..."
-    )
 
 
 _FOLDERS = {

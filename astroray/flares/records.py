@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from astroray import storage
+from astroray import data_sets, storage
 from astroray.errors import SchemaError
 
 __all__ = ["PROPERTIES", "Records", "StarRecord", "read_kepler_records"]
@@ -71,7 +71,7 @@ def read_kepler_records(data: str) -> Records:
     flares do. Columns of the star table that sum up its flares (number, share, largest energy)
     look into the future of every window, and are not read.
 
-    Raises FileError where a table is missing, SchemaError where a row cannot be understood.
+    Raises ConfigError where a table is missing, SchemaError where a row cannot be understood.
     """
     flares = _flares(storage.join(data, FOLDER, FLARES_NAME))
     stars, dropped = _stars(storage.join(data, FOLDER, STARS_NAME)), Counter[str]()
@@ -119,6 +119,7 @@ def _stars(path: str) -> dict[int, tuple[float, np.ndarray]]:
 
 def _lines(path: str) -> Iterator[str]:
     """The data lines of a table in the fixed columns of the journals, below its last rule."""
+    data_sets.expect(path)
     lines = gzip.decompress(storage.read_bytes(path)).decode("ascii").splitlines()
     rules = [number for number, line in enumerate(lines) if line.startswith("-----")]
     if not rules:

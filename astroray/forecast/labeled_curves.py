@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from astroray import storage, surveys
-from astroray.errors import ConfigError
+from astroray import data_sets, storage, surveys
 from astroray.evaluation.curve_labels import csv_rows
 from astroray.flares.agreement import Labels, spans_of_runs
 from astroray.flares.curve_windows import curve_windows, rule_for
@@ -62,10 +61,7 @@ def find_in_curves(data: str, name: str) -> list[FoundCurve]:
     """
     folder, survey = LABELED_SETS[name]
     where = storage.join(data, folder)
-    if not storage.exists(storage.join(where, "index.csv")):
-        raise ConfigError(
-            f"{where} is not there; --data DIR must hold the data set as lightcurves/NAME/..."
-        )
+    data_sets.expect(storage.join(where, "index.csv"))
     found = [
         FoundCurve(curve=item, events=candidates_of(item))
         for shard in surveys.list_shards(storage.join(where, survey)).shards

@@ -1,0 +1,53 @@
+"""Which encoder to label with: what a made person finds with the embeddings of each.
+
+python -m benchmarks.label_encoders prints a table of Markdown: interesting objects among the first
+100 without learning and with it, of several labelled sets, means over draws that are made as those
+of `benchmarks.labels`. It takes some minutes.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from benchmarks.labels import DATA, draw_set, look
+
+ENCODERS = ("rings", "rings-fine", "vit-tiny")
+SETS = {
+    "efigi, elongated": ("efigi", "S1"),
+    "efigi, edge-on": ("efigi", "S2"),
+    "efigi, face-on spirals": ("efigi", "S4"),
+    "efigi, all kinds": ("efigi", "S5"),
+    "efigi, ellipticals among spirals": ("efigi", "R1"),
+    "gz2, spirals": ("gz2", "S1"),
+    "gz2, others among spirals": ("gz2", "R1"),
+    "mirabest, FRI among FRII": ("mirabest", "S1"),
+    "mirabest, FRII among FRI": ("mirabest", "S2"),
+}
+NUM_SEEDS = 20
+
+
+def found(protocol: str, subset: str, encoder: str, data: str) -> tuple[float, float, int]:
+    """Means with learning and without over the draws, and how many there are in a draw."""
+    with tempfile.TemporaryDirectory() as scratch:
+        drawn = draw_set(protocol, subset, data, Path(scratch), NUM_SEEDS, encoder)
+    draws = zip(drawn.embedding_SND, drawn.is_good_SN, drawn.score_SN, strict=True)
+    looked = [look(*draw, seed=seed) for seed, draw in enumerate(draws)]
+    with_mean, without_mean = (sum(column) / len(looked) for column in zip(*looked, strict=True))
+    return with_mean, without_mean, int(drawn.is_good_SN[0].sum())
+
+
+def main() -> None:
+    """Prints a row a set, as it comes."""
+    data = os.environ.get("ASTRORAY_TEST_DATA", DATA)
+    print("| set |", *(f"`{encoder}` |" for encoder in ENCODERS), "all there are |")
+    print("|---|", *("---|" for _ in ENCODERS), "---|", sep="")
+    for name, (protocol, subset) in SETS.items():
+        cells, num_good = [], 0
+        for encoder in ENCODERS:
+            with_mean, without_mean, num_good = found(protocol, subset, encoder, data)
+            cells.append(f"{without_mean:.1f} → {with_mean:.1f}")
+        print(f"| {name} |", *(f"{cell} |" for cell in cells), f"{num_good} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

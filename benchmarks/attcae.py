@@ -303,6 +303,14 @@ def auc_of(embedding_ND: np.ndarray, is_planted_N: np.ndarray) -> float:
     return float(rates(score_N, is_planted_N, np.ones((len(ids), 1))).auc_R[0])
 
 
+def pixels_auc(images: Images) -> float:
+    """The AUC of the same held-out images by their pixels."""
+    first = round(FIT_SHARE * images.sample.num_rows)
+    held_out_NCYX = np.load(images.sample.path, mmap_mode="r")[first:].astype(np.float32)
+    is_planted_N = np.load(images.planted_path)[first:]
+    return auc_of(held_out_NCYX.reshape(len(held_out_NCYX), -1), is_planted_N)
+
+
 def measure_passes(images: Images, sizes: Sizes, scratch: Path) -> dict[str, Any]:
     """Fields of the claim about the AUC."""
     folder = scratch / "passes"
@@ -320,6 +328,7 @@ def measure_passes(images: Images, sizes: Sizes, scratch: Path) -> dict[str, Any
         "seconds_a_pass": course[-1][0] / len(course),
         "fitted": float(num_fitted),
         "held_out": float(images.sample.num_rows - num_fitted),
+        "auc_pixels": run_fresh(pixels_auc, images).value(),
     }
     facts |= {f"auc_{number}": auc for number, (_, auc) in enumerate(course, 1)}
     return {"value": float(needed + 1), "runs": 1, "facts": facts}

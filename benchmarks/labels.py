@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from astroray.labelling.label_queue import next_objects
 from astroray.neighbors.certificate import score_of
 from benchmarks.labels_needed import GOAL_AUC, compare_needed, judge
 from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
+
+if TYPE_CHECKING:  # loads the readers of surveys
+    from astroray.evaluation.protocols import Protocol
 
 SETS = (("efigi", "S3"), ("gz2", "S1"), ("mirabest", "S3"))
 """Perturbed galaxies, spirals, wide-angle tails."""
@@ -92,15 +95,10 @@ class Drawn:
 
 
 @functools.cache
-def draw_set(
-    protocol: str,
-    subset: str,
-    data: str,
-    scratch: Path,
-    num_seeds: int,
-    encoder: str = ENCODER,
-) -> Drawn:
-    """Draws of one labelled set, encoded once without labels. Raises MeasurementError."""
+def embed_set(
+    protocol: str, data: str, scratch: Path, encoder: str = ENCODER
+) -> tuple["Protocol", np.ndarray]:
+    """A labelled set and its embeddings [N, D], without labels. Raises MeasurementError."""
     from astroray.evaluation import models
     from astroray.evaluation.label_tables import open_protocol
     from astroray.evaluation.pictures import Pictures
@@ -109,15 +107,28 @@ def draw_set(
         opened = open_protocol(protocol, data=data)
     except ConfigError as error:
         raise MeasurementError(f"{error}") from None
+    pictures = Pictures(opened)
+    sample = models.take_sample(pictures, opened.fit_rows(0), str(scratch))
+    path = models.fit_model(encoder, sample, seed=0, budget_s=60)
+    return opened, models.embed(path, pictures, str(scratch)).embedding_ND
+
+
+@functools.cache
+def draw_set(
+    protocol: str,
+    subset: str,
+    data: str,
+    scratch: Path,
+    num_seeds: int,
+    encoder: str = ENCODER,
+) -> Drawn:
+    """Draws of one labelled set. Raises MeasurementError."""
+    opened, embedding_ND = embed_set(protocol, data, scratch, encoder)
     (thinned,) = (
         dataclasses.replace(one, contamination=INTERESTING_SHARE)
         for one in opened.subsets
         if one.name == subset
     )
-    pictures = Pictures(opened)
-    sample = models.take_sample(pictures, opened.fit_rows(0), str(scratch))
-    path = models.fit_model(encoder, sample, seed=0, budget_s=60)
-    embedding_ND = models.embed(path, pictures, str(scratch)).embedding_ND
     drawn = Drawn(embedding_SND=[], is_good_SN=[], score_SN=[])
     for seed in range(num_seeds):
         draw = thinned.draw(seed, 0)

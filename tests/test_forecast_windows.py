@@ -6,7 +6,7 @@ import gzip
 import numpy as np
 import pytest
 
-from astroray.errors import DataError, FileError, SchemaError
+from astroray.errors import ConfigError, DataError, SchemaError
 from astroray.flares.history import HISTORY, STATISTICS, observed_days, recall_past
 from astroray.flares.records import read_kepler_records
 from astroray.flares.windows import WindowRule, join_windows, record_windows
@@ -164,7 +164,7 @@ def test_the_kepler_tables_are_read_without_what_looks_ahead(real_data):
 
 
 def test_tables_that_are_none_are_refused_by_name(tmp_path):
-    with pytest.raises(FileError, match="flare_param"):
+    with pytest.raises(ConfigError, match="flare_param"):
         read_kepler_records(str(tmp_path))
     folder = tmp_path / "lightcurves" / "catalogues"
     folder.mkdir(parents=True)

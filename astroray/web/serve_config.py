@@ -43,8 +43,8 @@ class EncoderReplicas(Replicas):
     """Uploads of one web replica that may wait; more are told to come again."""
     max_batch: int = 16
     """Uploads encoded at once, at most."""
-    batch_wait_ms: float = 0.0
-    """How long a batch waits to become full; while one is encoded the next one gathers anyway."""
+    batch_wait_ms: float = 2.0
+    """How long a batch waits to become full."""
     num_gpus: float = 0.0
     """GPUs of a replica, fractions too; 0: it computes on the CPU."""
 

@@ -80,7 +80,7 @@ class Sizes:
     passes: int
 
 
-FULL = Sizes(images=17_778, block_images=256, rounds=12, passes=8)
+FULL = Sizes(images=17_778, block_images=256, rounds=12, passes=4)
 QUICK = Sizes(images=1_500, block_images=128, rounds=4, passes=2)
 
 

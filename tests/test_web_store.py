@@ -183,9 +183,11 @@ def test_nobody_answers(web):
 
 @pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 8)])
 def test_a_name_that_is_no_server_s_is_looked_up_once(web, monkeypatch, code, tries):
-    asked = []
+    asked, others = [], socket.getaddrinfo
 
     def resolve(host, *rest):
+        if host != "nowhere.example":  # which threads of other tests may still ask for
+            return others(host, *rest)
         asked.append(host)
         raise socket.gaierror(code, "not known")
 

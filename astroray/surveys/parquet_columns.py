@@ -14,8 +14,6 @@ from astroray.surveys.image_columns import ImageColumn, image_column, is_image
 from astroray.surveys.parquet_files import BAD_PARQUET
 from astroray.surveys.positions import FEW_POSITIONS, are_within_radians, refuse_radians
 
-_BATCH_ROWS = 65_536
-
 WELL_KNOWN = {
     "image": (
         "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp",
@@ -210,12 +208,17 @@ def degrees(batch: pa.RecordBatch, columns: PlaceColumns) -> np.ndarray:
     return angle_2B
 
 
+def read_group(file: pq.ParquetFile, group: int, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Columns of one row group, at most 65,536 rows at once."""
+    return file.iter_batches(65_536, [group], names, use_threads=False)
+
+
 def read_spans(file: pq.ParquetFile, columns: PlaceColumns) -> Iterator[np.ndarray]:
     """Least ra and dec, then the largest of each row group: [2, 2] deg, NaN where it has none."""
-    names = [columns.ra, columns.dec]
+    names = [name for name in (columns.ra, columns.dec) if name]
     for group in range(file.num_row_groups):
         least, largest = np.full((2, 2), np.nan)
-        for batch in file.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
+        for batch in read_group(file, group, names):
             angle_2B = degrees(batch, columns)
             least = np.fmin(least, np.fmin.reduce(angle_2B, axis=1, initial=np.nan))
             largest = np.fmax(largest, np.fmax.reduce(angle_2B, axis=1, initial=np.nan))

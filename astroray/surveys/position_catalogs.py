@@ -21,6 +21,7 @@ from astroray.surveys.parquet_columns import (
     PositionRange,
     choose_places,
     degrees,
+    read_group,
     read_spans,
 )
 from astroray.surveys.parquet_files import BAD_PARQUET, SUFFIXES, open_parquet
@@ -33,7 +34,6 @@ __all__ = ["CatalogColumns", "CatalogFiles", "CatalogPart", "find_catalog", "rea
 
 _TABLES = (*SUFFIXES, ".csv", ".csv.gz", ".tsv", ".txt", ".fits", ".fit", ".fits.gz", ".xml",
            ".vot", ".votable", ".ecsv")  # fmt: skip
-_BATCH_ROWS = 65_536
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ def _parts(
             stop = start + parquet.metadata.row_group(group).num_rows
             if near is None or _may_hold(_spans(file, places)[group], near):
                 row = start
-                for batch in parquet.iter_batches(_BATCH_ROWS, [group], names, use_threads=False):
+                for batch in read_group(parquet, group, names):
                     yield _part(batch, row, file.path, places, near)
                     row += batch.num_rows
                 if row != stop:

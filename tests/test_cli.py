@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from astroray import __version__
 from astroray.cli import cli
 from astroray.errors import BackendError
+from astroray.evaluation.protocols import PROTOCOLS
 from astroray.run_record import RunRecord
 
 
@@ -30,6 +31,11 @@ def test_what_a_verb_does_is_said_whole_in_one_line(group):
     for line in listed:
         assert line.endswith("."), line
         assert not line.endswith("..."), line
+
+
+def test_help_names_every_protocol():
+    words = run("evaluate", "outliers", "--help").output.replace(",", " ").split()
+    assert set(PROTOCOLS) <= set(words)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gzip
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -260,6 +261,54 @@ def test_a_table_of_measurements_is_sorted_into_the_objects_it_names(tmp_path):
     assert only.object_id == "a"
     with pytest.raises(ConfigError, match="no column 'name'"):
         shards_of(f"{tmp_path}?id=name")
+
+
+SOURCES = {
+    "diaObjectId": [2**62 + 1, 2**62, 2**62 + 1, 2**62, None, 2**62],
+    "midpointMjdTai": [3.0, 2.0, 1.0, 1.0, 1.0, 4.0],
+    "psfFlux": [30.0, 12.0, 10.0, 11.0, 5.0, None],
+    "band": ["g", "g", "g", "g", "g", "r"],
+    "ra": [359.9999, None, 0.0001, 10.0, 11.0, 12.0],
+    "dec": [-90.0, 5.0, 5.0, 6.0, 7.0, 8.0],
+}
+"""As Rubin has a DiaSource table, a row a measurement."""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_row_a_measurement_becomes_curves_at_the_positions_it_states(tmp_path, kind):
+    table = pa.table(SOURCES)
+    write = pq.write_table if kind == "parquet" else pyarrow.csv.write_csv
+    write(table, tmp_path / f"a.{kind}")
+    first, second, nameless = read(f"{tmp_path}?id=diaObjectId&band=g")
+    assert (first.object_id, first.flux.tolist()) == (str(2**62 + 1), [10, 30])
+    assert (first.ra_deg, first.dec_deg) == (359.9999, -90)
+    assert (second.object_id, second.flux.tolist()) == (str(2**62), [11, 12])
+    assert (second.ra_deg, second.dec_deg) == (10, 6)
+    assert nameless.kind == "missing"
+
+
+def test_a_band_that_a_table_lacks_is_said_with_those_that_it_has(tmp_path, caplog):
+    pq.write_table(pa.table(SOURCES), tmp_path / "a.parquet")
+    assert read(f"{tmp_path}?id=diaObjectId&band=z") == []
+    assert "has nothing in band z: its bands are g, r" in caplog.text
+
+
+def test_parquet_of_one_measurement_a_row_is_told_from_one_of_lists(tmp_path):
+    pq.write_table(pa.table(SOURCES), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="say which column names the object with id="):
+        read(f"{tmp_path}?band=g")
+    lists = {name: [values] for name, values in SOURCES.items() if name != "diaObjectId"}
+    pq.write_table(pa.table(lists), tmp_path / "a.parquet")
+    with pytest.raises(ConfigError, match="leave id=ra out, where a row is a light curve"):
+        read(f"{tmp_path}?id=ra")
+
+
+def test_measurements_whose_columns_hold_no_positions_are_read_and_it_is_said(tmp_path, caplog):
+    rows = [f"{name},{day},1{day},120.{name},{name}0.0" for name in (1, 2) for day in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(["id,MJD,flux,dec,ra", *rows]))
+    first, _ = read(f"{tmp_path}?id=id")
+    assert np.isnan([first.ra_deg, first.dec_deg]).all()
+    assert "look exchanged" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "\n", "time,flux\n1,x\n2,3\n", "1,2\n3\n", "\0\0\0"])

@@ -68,23 +68,24 @@ def test_missing_pixels_are_filled_with_the_median_and_flagged(sample, preparati
 
 
 @pytest.mark.parametrize(
-    ("spoil", "kind"),
+    ("spoil", "kind", "reason"),
     [
-        (lambda image: image.fill(np.nan), "missing"),
-        (lambda image: image[:, :17].fill(np.nan), "missing"),
-        (lambda image: image[2].fill(np.nan), "missing"),
-        (lambda image: image.fill(0.0), "constant"),
-        (lambda image: image.fill(np.inf), "missing"),
+        (lambda image: image.fill(np.nan), "missing", "100% of the pixels are missing, expected"),
+        (lambda image: image[:, :17].fill(np.nan), "missing", "53% of the pixels are missing"),
+        (lambda image: image[2].fill(np.nan), "missing", "all pixels of band i are missing"),
+        (lambda image: image.fill(0.0), "constant", "all pixels are 0"),
+        (lambda image: image.fill(np.inf), "missing", "100% of the pixels"),
     ],
     ids=["all NaN", "53 % NaN", "a band NaN", "all zero", "infinite"],
 )
 def test_a_row_without_enough_to_look_at_is_a_reject_and_no_other_is_lost(
-    sample, preparation, spoil, kind
+    sample, preparation, spoil, kind, reason
 ):
     image_BCYX = sample.image_BCYX.copy()
     spoil(image_BCYX[5])
     prepared = prepare(cutouts(image_BCYX), preparation)
     assert [(reject.row, reject.kind) for reject in prepared.rejects] == [(5, kind)]
+    assert reason in prepared.rejects[0].reason
     assert prepared.index_B.tolist() == [i for i in range(40) if i != 5]
     assert len(prepared.input_BCYX) == 39
     assert np.isfinite(prepared.input_BCYX).all()

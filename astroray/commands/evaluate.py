@@ -23,8 +23,9 @@ def evaluate() -> None:
 @click.option(
     "--protocol",
     required=True,
-    metavar="efigi|gz2|mirabest|sim|tess|crts",
-    help="What is usual and rare.",
+    metavar="NAME",
+    help="What is usual and rare: efigi, gz2, mirabest or sim of images, tess or crts of light "
+    "curves, lamost or types of spectra.",
 )
 @click.option(
     "--encoders",
@@ -35,7 +36,10 @@ def evaluate() -> None:
     "trivial baselines come anyway.",
 )
 @click.option(
-    "--data", type=click.Path(), metavar="DIR", help="Folder with galaxies/efigi/... (not for sim)."
+    "--data",
+    type=click.Path(),
+    metavar="DIR",
+    help="Folder with galaxies/efigi, lightcurves/..., spectra/... (not for sim).",
 )
 @click.option("--seeds", default=3, show_default=True, help="Fits of each encoder; 20 draws each.")
 @click.option("--k", default=10, show_default=True, help="Neighbors of each object.")

@@ -137,7 +137,7 @@ def text_table(results: Results) -> str:
             f"{len(subset.candidate_O)} outliers"
         )
         if not subset.has_bar:
-            what += "  (reported, no bar)"
+            what += "  (no goal is set for it)"
         blocks.append(f"{what}\n{_aligned(heads, [_cells(line, peers) for line in found])}")
     mixed = [line for line in lines if line.subset.name == results.protocol.fitted]
     stages = ("encoder", "score", "fit s", "passes", "encode s", "index s", "query s")
@@ -157,7 +157,7 @@ def notes(results: Results) -> list[str]:
     return list(said)
 
 
-_HEADS = ("encoder", "score", "AUC", "recall", "5 %", "10 %", "15 %", "lift")
+_HEADS = ("encoder", "score", "AUC", "recall", "at 5 %", "at 10 %", "at 15 %", "lift")
 
 
 def _cells(line: Line, peers: Sequence[str]) -> list[str]:

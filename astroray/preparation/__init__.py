@@ -299,10 +299,13 @@ def _usable(
     reasons: list[Reason | None] = [None] * num_rows
     bad_B = (missing_B > preparation.max_missing) | empty_B | (low_B == high_B)
     for i in np.flatnonzero(bad_B):
-        if missing_B[i] > preparation.max_missing or empty_B[i]:
+        if missing_B[i] > preparation.max_missing:
             share = f"{missing_B[i]:.0%} of the pixels are missing"
-            limit = f"expected at most {preparation.max_missing:.0%} and no band without any"
-            reasons[i] = ("missing", f"{share}, {limit}")
+            reasons[i] = ("missing", f"{share}, expected at most {preparation.max_missing:.0%}")
+        elif empty_B[i]:
+            gaps = zip(preparation.bands, missing_BCYX[i].all(axis=(1, 2)), strict=True)
+            empty = ", ".join(band for band, is_empty in gaps if is_empty)
+            reasons[i] = ("missing", f"all pixels of band {empty} are missing, expected some")
         else:
             reasons[i] = ("constant", f"all pixels are {low_B[i]:g}: nothing to look at")
     return image_BCYX, flags_B, reasons

@@ -201,16 +201,17 @@ def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> ListColumns:
     nested = _choose_nested(schema, stated, path)
     parts = find_nested(schema)[nested] if nested else schema
     chosen = choose(parts.names, stated, path)
+    for name in chosen.values():
+        kind = parts.field(name).type
+        if not is_numbers(kind):
+            raise SchemaError(
+                f"column {name!r} of {path} has type {kind}, expected lists of numbers: a row is "
+                "one light curve; where it is one measurement, say which column names the object "
+                "with id="
+            )
     lists = [field.name for field in parts if pa.types.is_nested(field.type)]
     if band := band_column(lists, stated, path):
         chosen["band"] = band
-    for role, name in chosen.items():
-        kind = parts.field(name).type
-        if role != "band" and not is_numbers(kind):
-            raise SchemaError(
-                f"column {name!r} of {path} has type {kind}, expected lists of numbers: a row is "
-                "one light curve"
-            )
     return ListColumns(columns={**chosen, **plain_columns(schema, IDENTITY)}, nested=nested)
 
 

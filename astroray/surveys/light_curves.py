@@ -9,6 +9,7 @@ Examples of surveys:
     'tess_young_stars/*.npz?format=light_curves&time=BTJD&mission=tess'
     'ogle/*.dat.gz?format=light_curves&columns=bjd,mag,mag_err&mag=true'
     'transients.csv.gz?format=light_curves&id=ID&mag=true'
+    'dia_sources/*.parquet?format=light_curves&id=diaObjectId&band=g'
 
 `read_light_curves` gives them one by one, `read_shard`, which every reader offers, in slices.
 """
@@ -37,7 +38,9 @@ from astroray.surveys.light_curve_rows import (
     settle,
 )
 from astroray.surveys.light_curve_windows import ROWS_PER_CURVE, cut_windows
+from astroray.surveys.measurements import read_parquet_measurements
 from astroray.surveys.objects import Objects
+from astroray.surveys.parquet_files import SUFFIXES
 from astroray.surveys.quality import Mission, mask_bits
 from astroray.surveys.shards import Reject, Shard, SurveyUri, reject
 from astroray.surveys.slices import fault_kind, gather_lists, identity_of
@@ -73,8 +76,8 @@ class LightCurveOptions:
     columns: str = ""
     """Names of the columns of text files that have no line of names: `time,flux,flux_err`."""
     id: str = ""
-    """Column of objects in text files that are tables of measurements of many; without it each
-    text file is one object."""
+    """Column of objects in text and Parquet files that have a row a measurement; without it a text
+    file, or a row of Parquet, is one object."""
     max_gap_d: float = 0.0
     """A light curve with a longer gap between two cadences is rejected; 0 is 1000 days for Kepler,
     K2 and TESS, 10000 for others."""
@@ -120,7 +123,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         format="light_curves",
     )
     _check_for_kind(options, kind)
-    if kind == "text" and options.id:
+    if options.id:
         kind = "measurements"
     params = {"kind": kind, "folder": survey_folder(uri.location)} | {
         name: value
@@ -157,6 +160,11 @@ def _check_for_kind(options: LightCurveOptions, kind: str) -> None:
         )
     if options.band and kind == "fits":
         raise ConfigError(f"band is {options.band!r}, expected none: FITS files are of one band")
+    if options.id and kind not in ("text", "parquet"):
+        raise ConfigError(
+            f"id is {options.id!r}, expected none: it names the objects of text and Parquet files "
+            f"that have a row a measurement, and these are {kind}"
+        )
 
 
 def read_light_curves(
@@ -356,9 +364,12 @@ def _read_table(
 
 
 def _read_measurements(path: str, options: LightCurveOptions) -> list[RawCurve]:
-    return text.read_measurements(
-        path, _stated(options), names=_names(options), id_column=options.id
-    )
+    stated, id_column = _stated(options), options.id
+    if path.lower().endswith(SUFFIXES):
+        return read_parquet_measurements(path, stated, id_column=id_column).by_object()
+    names = _names(options)
+    measured = text.read_text_measurements(path, stated, names=names, id_column=id_column)
+    return measured.by_object()
 
 
 def _names(options: LightCurveOptions) -> list[str]:

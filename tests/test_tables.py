@@ -199,12 +199,16 @@ def test_a_file_that_is_no_parquet_is_listed_and_refused_when_read(tmp_path, con
     assert len(only(list(tables.read_shard(good_shard))).row_B) == NUM_ROWS
 
 
+def footer_bytes(data: bytes) -> int:
+    return int.from_bytes(data[-8:-4], "little")
+
+
 def test_a_flipped_bit_of_a_footer_ends_neither_a_listing_nor_the_reading(tmp_path):
     """Whatever it is: what pyarrow says of a column of a damaged footer may end the process."""
     path = survey(tmp_path, tensor(images()), others=IDENTITY)
     data = path.read_bytes()
     end = 8 * (len(data) - 8)
-    start = end - 8 * int.from_bytes(data[-8:-4], "little")
+    start = end - 8 * footer_bytes(data)
     for bit in range(start, end, 89):
         damaged = bytearray(data)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -212,6 +216,21 @@ def test_a_flipped_bit_of_a_footer_ends_neither_a_listing_nor_the_reading(tmp_pa
         with contextlib.suppress(ConfigError, DataError):
             found = read(path)
             assert sum(len(x.row_B) if isinstance(x, Cutouts) else 1 for x in found) == NUM_ROWS
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80])  # another letter, another case, no UTF-8
+@pytest.mark.parametrize("name", [b"SOURCE_ID", b"DEJ2000"])
+def test_a_file_whose_footer_misspells_a_column_is_no_whole_file(tmp_path, name, mask):
+    """Else its rows would go without the identifiers or positions that they have."""
+    survey(tmp_path, tensor(images()), others=IDENTITY, file="a.parquet")
+    path = survey(tmp_path, tensor(images()), others=IDENTITY, file="b.parquet")
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes([len(name)]) + name, len(data) - 8 - footer_bytes(data)) + 1] ^= mask
+    path.write_bytes(data)
+    good, bad = list_shards(tmp_path)
+    assert len(only(list(tables.read_shard(good))).row_B) == NUM_ROWS
+    with pytest.raises(ShardError, match=r"b.parquet is not a whole Parquet file"):
+        list(tables.read_shard(bad))
 
 
 def test_a_file_with_other_columns_is_refused_as_a_shard(tmp_path):

@@ -18,11 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet
 from astropy.io import fits, votable
 from astropy.table import Table
 
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, ShardError
 from astroray.surveys import parquet_files
 
 __all__ = ["Column", "Columns", "open_columns", "texts", "trimmed"]
@@ -35,7 +34,7 @@ _MAX_EXACT_FLOAT = 2**53
 _ADVICE = "floats lose digits of identifiers: write the column as text, or name another with id="
 _BAD_TABLE = (
     pa.ArrowException, OSError, EOFError, ValueError, TypeError, KeyError, IndexError,
-    fits.VerifyError, csv.Error, zlib.error,
+    fits.VerifyError, csv.Error, zlib.error, ShardError,
 )  # fmt: skip
 
 
@@ -169,7 +168,7 @@ def _open(path: str, local: Path) -> Columns:
     if suffix in (".fits", ".fit"):
         return _open_fits(local)
     if suffix in parquet_files.SUFFIXES:
-        return _open_parquet(gzip.decompress(local.read_bytes()) if is_packed else local)
+        return _open_parquet(path, gzip.decompress(local.read_bytes()) if is_packed else local)
     if suffix not in (".xml", ".vot", ".votable", ".ecsv"):
         raise ValueError(f"suffix {suffix!r} is no table's")
     data = local.read_bytes()
@@ -203,17 +202,13 @@ def _open_csv(local: Path, is_packed: bool) -> Columns:
     return Columns(names=names, pieces=pieces)
 
 
-def _open_parquet(source: bytes | Path) -> Columns:
-    def opened() -> pa.parquet.ParquetFile:
-        is_path = isinstance(source, Path)
-        return pa.parquet.ParquetFile(str(source) if is_path else pa.BufferReader(source))
-
-    with opened() as file:
+def _open_parquet(path: str, source: bytes | Path) -> Columns:
+    with parquet_files.open_parquet(path, source) as file:
         schema = file.schema_arrow
     units_of = {field.name: (field.metadata or {}).get(b"unit", b"").decode() for field in schema}
 
     def pieces(chosen: Sequence[str]) -> Iterator[Piece]:
-        with opened() as file:
+        with parquet_files.open_parquet(path, source) as file:
             for batch in file.iter_batches(batch_size=PIECE_ROWS, columns=list(chosen)):
                 yield {n: Column(values=batch.column(n), unit=units_of[n]) for n in chosen}
 

@@ -15,6 +15,7 @@ from astroray import surveys
 from astroray.errors import ConfigError, ShardError
 from astroray.schema import Flag
 from astroray.surveys.shards import Cutouts, Shard
+from tests.light_curves_made import write_mission
 
 SIZE_PX = 200
 STARS = [(30.2, 40.2), (100.3, 60.7), (150.25, 149.8), (60.25, 170.75)]
@@ -287,6 +288,13 @@ def test_images_of_one_name_in_two_folders_keep_their_sources_apart(tmp_path):
     names = [set(read(shard).object_id_B) for shard in list_fields(str(tmp_path))]
     assert len(names) == 2
     assert not names[0] & names[1]
+
+
+def test_the_aperture_of_a_light_curve_is_no_field(tmp_path):
+    path = str(write_mission(tmp_path / "kplr1_llc.fits"))
+    (shard,) = list_fields(path, "format=fields")
+    with pytest.raises(ShardError, match="has 0 image HDUs, expected one; format=light_curves"):
+        list(surveys.read_shard(shard))
 
 
 def test_a_truncated_file_is_listed_and_refused_when_read(tmp_path):

@@ -153,11 +153,12 @@ class _Planes:
 
 def _only_image(file: FitsFile) -> FitsImage:
     images = file.sciences()
-    if len(images) != 1:
-        raise ShardError(
-            f"{file.path} has {len(images)} image HDUs, expected one; name it with hdu="
-        )
-    return images[0]
+    if len(images) == 1:
+        return images[0]
+    advice = "name it with hdu="
+    if not images and file.tables:
+        advice = "format=light_curves and format=spectra read tables"
+    raise ShardError(f"{file.path} has {len(images)} image HDUs, expected one; {advice}")
 
 
 def _check_one_grid(planes: Sequence[_Planes]) -> None:

@@ -29,6 +29,7 @@ _ERRORS = ("ERR", "ERROR", "VAR", "VARIANCE", "RMS", "SIGMA")
 _COMPANIONS = (
     *_BAD_IF_SET, *_BAD_IF_NOT_POSITIVE, *_ERRORS, "PSF",
     "BACK", "BACKGROUND", "BKG", "SEGM", "SEGMAP", "SEGMENTATION", "MODEL", "EXPOSURE", "CTX",
+    "APERTURE",  # the pixels that a light curve of Kepler, K2 or TESS was summed over
 )  # fmt: skip
 _IMAGES = ("SCI", "IMAGE", "IMG", "DATA")
 _LOST_PLANES = ("BAD", "CR", "NO_DATA", "SAT", "UNMASKEDNAN")

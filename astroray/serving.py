@@ -32,10 +32,11 @@ from astroray.runs import finished_run, version_of
 from astroray.settings import from_dict
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
-from astroray.web.app import address_of, build_app
+from astroray.web.app import build_app
 from astroray.web.flares import FlareForecast, build_flare_router
 from astroray.web.guard import AuditLog
 from astroray.web.labelling import LOGIN_PATH, build_label_router
+from astroray.web.listening import address_of
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
 from astroray.web.serve_config import Replicas, ServeConfig
@@ -62,20 +63,14 @@ def serving(config: ServeConfig) -> Iterator[str]:
     """Serves a run until the context ends; yields the address. Ray is started or joined.
 
     Raises ConfigError where the run is not done or the replicas do not fit into the cluster,
-    BackendError where they could not compute in the numbers of the run.
+    BackendError where the port is taken, or they could not compute in the numbers of the run.
     """
     finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with runs.logs_of(config.run_dir) as log_dir, workers.cluster(log_dir=log_dir):
         check_room(config, workers.machines())
         check_model(config)
-        https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
-        options = {"host": config.host, "port": config.port}
-        serve.start(
-            proxy_location="HeadOnly",
-            http_options=options | (https if config.tls_cert else {}),
-            logging_config=_QUIET,
-        )
+        _start_proxy(config)
         try:
             try:
                 serve.run(_bind(config), name=APP, route_prefix="/", logging_config=_QUIET)
@@ -88,6 +83,23 @@ def serving(config: ServeConfig) -> Iterator[str]:
                 serve.delete(APP)
             else:
                 serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _start_proxy(config: ServeConfig) -> None:
+    """Raises BackendError where it cannot listen."""
+    https = {"ssl_certfile": config.tls_cert, "ssl_keyfile": config.tls_key}
+    options = {"host": config.host, "port": config.port}
+    try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=options | (https if config.tls_cert else {}),
+            logging_config=_QUIET,
+        )
+    except RuntimeError as error:  # of a Ray task: its last line has the reason
+        reason = str(error).strip().rpartition("\n")[2]
+        raise BackendError(
+            f"Ray Serve's proxy does not start: {reason}; choose another --host or --port"
+        ) from None
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -339,7 +351,7 @@ class WebApp:
             limits=self.config.limits,
             audit=self.audit,
             routers=routers,
-            open_paths=[LOGIN_PATH],
+            login_path=LOGIN_PATH,
         )
 
     async def _watch(self) -> None:

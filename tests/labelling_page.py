@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import uvicorn
 
-from astroray.labelling.label_server import labelling_app, listen
+from astroray.labelling.label_server import labelling_app
+from astroray.web.listening import listen
 
 
 @contextlib.contextmanager

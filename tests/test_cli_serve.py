@@ -5,8 +5,11 @@ from click.testing import CliRunner
 
 from astroray.cli import cli
 from astroray.commands.serve import TOKENS
+from astroray.web import security
+from astroray.web.listening import listen
 from astroray.web.security import Tokens
 from astroray.web.serve_config import ServeConfig
+from tests.runs_made import make_record
 
 
 @pytest.fixture
@@ -29,6 +32,18 @@ def test_a_token_is_issued_listed_and_revoked(run):
     assert secret not in listed
     assert run("token", "revoke", "ana").output == "revoked ana\n"
     assert run.tokens.find(secret) is None
+    assert run("token", "list").output == (
+        f"no token in {run.tokens.path}; `astroray token add NAME` issues one\n"
+    )
+
+
+def test_a_token_that_has_expired_is_listed_as_such(run, monkeypatch):
+    for year in ("2998", "2999"):
+        run("token", "add", f"until-{year}", "--expires", f"{year}-01-01")
+    monkeypatch.setattr(security, "_now", lambda: "2998-06-01T00:00:00Z")
+    first, second = run("token", "list").output.splitlines()
+    assert first.endswith("until 2998-01-01T00:00:00Z, expired")
+    assert second.endswith("until 2999-01-01T00:00:00Z")
 
 
 def test_a_token_that_cannot_be_is_one_line_and_exit_code_2(run):
@@ -41,6 +56,16 @@ def test_a_folder_without_a_run_is_refused_before_a_token_is_issued(run, tmp_pat
     result = run("serve", str(tmp_path))
     assert result.exit_code == 2
     assert "holds no run.json, expected the --out of a scan" in result.output
+    assert run.tokens.all() == ()
+
+
+def test_a_port_that_is_taken_is_said_before_ray_starts(run, tmp_path, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    make_record(1, [1.0], state="done").publish(str(tmp_path))
+    with listen("127.0.0.1", 0) as (_, address):
+        result = run("serve", str(tmp_path), "--port", address.rpartition(":")[2])
+    assert result.exit_code == 2
+    assert f"cannot listen on {address}: Address already in use" in result.output
     assert run.tokens.all() == ()
 
 

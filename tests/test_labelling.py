@@ -12,9 +12,10 @@ from starlette.testclient import TestClient
 
 from astroray.catalog.versions import read_version
 from astroray.errors import ConfigError, StorageError
-from astroray.labelling.label_server import export_labels, labelling_app, listen
+from astroray.labelling.label_server import export_labels, labelling_app
 from astroray.labelling.labels import LabelLog, current_labels
 from astroray.report.page import write_report
+from astroray.web.listening import listen
 from astroray.web.security import COOKIE
 from tests.browser import open_page
 from tests.labelling_page import serve_labelling

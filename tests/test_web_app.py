@@ -1,5 +1,6 @@
 """The endpoints of a run: what they answer, and what they refuse."""
 
+import html
 import io
 import math
 
@@ -295,3 +296,17 @@ def test_the_reference_page_names_every_endpoint_and_loads_nothing(client, app):
         assert path in page
     for mark in ("<script", "src=", "http://", "https://", "@import"):
         assert mark not in page
+    assert "log in" not in page  # this app has no pages
+    answer = TestClient(app).get("/docs", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "/")
+
+
+def test_the_reference_page_says_what_is_in_lists_and_objects(client):
+    page = client.get("/").text
+    for field, text in (
+        ("objects[].ra", "right ascension, ICRS (deg)"),
+        ("object.outlier_score", schema.CATALOG.field("outlier_score").metadata[b"doc"].decode()),
+        ("neighbors[].distance", "Euclidean"),
+    ):
+        assert field in page
+        assert html.escape(text) in page

@@ -39,14 +39,19 @@ def test_admin_allows_all_and_other_scopes_only_themselves(tokens):
     assert [root.allows(scope) for scope in security.SCOPES] == [True, True, True]
 
 
-def test_a_revoked_or_expired_token_is_forgotten_by_those_who_have_read_the_file(tokens):
+def test_a_revoked_or_expired_token_is_forgotten_by_those_who_have_read_the_file(
+    tokens, monkeypatch
+):
     other = Tokens(tokens.path)
     secret = tokens.issue("ana", ["read"])
     assert other.find(secret) is not None
     tokens.revoke("ana")
     assert other.find(secret) is None
-    assert tokens.find(tokens.issue("old", ["read"], expires="2001-01-01")) is None
-    assert tokens.find(tokens.issue("new", ["read"], expires="2999-01-01")) is not None
+    short, long = (tokens.issue(end, ["read"], expires=end) for end in ("2998-01-01", "2999-01-01"))
+    assert tokens.find(short) is not None
+    monkeypatch.setattr(security, "_now", lambda: "2998-01-01T00:00:00Z")
+    assert tokens.find(short) is None
+    assert tokens.find(long) is not None
 
 
 @pytest.mark.parametrize(
@@ -56,6 +61,7 @@ def test_a_revoked_or_expired_token_is_forgotten_by_those_who_have_read_the_file
         ("ana", ["write"], "", "expected some of read, label, admin"),
         ("ana", [], "", "expected some of"),
         ("ana", ["read"], "soon", "expected a date"),
+        ("ana", ["read"], "2001-01-01", "which is over"),
     ],
 )
 def test_a_token_that_cannot_be_is_refused(tokens, name, scopes, expires, message):
@@ -119,6 +125,7 @@ class Client:
             limits=Limits(**limits),
             audit=audit,
             open_paths=["/healthz"],
+            login_path="/ui/login",
             headers={"x-run": "r1"},
         )
 
@@ -164,6 +171,20 @@ def test_without_a_valid_token_only_open_paths_answer(tokens, audit, key):
     assert client.ask("/healthz")[:1] == (200,)
     status, headers, _ = client.ask("/v1/catalog", authorization=key)
     assert (status, headers["x-caller"]) == (200, "ana")
+
+
+def test_a_browser_without_a_token_is_sent_from_pages_to_log_in(tokens, audit, key):
+    client = Client(tokens, audit)
+    html = "text/html,application/xhtml+xml,*/*;q=0.8"
+    for path in ("/ui", "/ui/report"):
+        status, headers, _ = client.ask(path, accept=html)
+        assert (status, headers["location"]) == (303, "/ui/login")
+    assert client.ask("/ui/login", accept=html)[0] == 200
+    assert client.ask("/ui", accept=html, authorization=key)[0] == 200
+    others = [{"path": "/ui"}, {"path": "/uix"}, {"path": "/v1/run"}, {"method": "POST"}]
+    for one in others:
+        accept = {} if one == {"path": "/ui"} else {"accept": html}
+        assert client.ask(**{"path": "/ui/labels", **one, **accept})[0] == 401
 
 
 def test_every_answer_carries_the_security_headers(tokens, audit, key):

@@ -51,7 +51,8 @@ def label(
     round the labels say which objects come next; the certified ranking stays as it is. Labels are
     kept in RUN_DIR/labels.
     """
-    from astroray.labelling.label_server import export_labels, labelling_app, listen, run_app
+    from astroray.labelling.label_server import export_labels, labelling_app, run_app
+    from astroray.web.listening import listen
 
     if table is not None:
         click.echo(f"{export_labels(run_dir, table, kind, overwrite=overwrite)} labels  {table}")

@@ -1,5 +1,6 @@
 """The verbs that serve a run: `astroray serve` and `astroray token`."""
 
+import os
 import signal
 import threading
 
@@ -54,6 +55,7 @@ def serve(
     """
     from astroray.runs import finished_run
     from astroray.settings import load_settings
+    from astroray.web.listening import listen
     from astroray.web.security import Tokens
     from astroray.web.serve_config import ServeConfig
 
@@ -61,6 +63,9 @@ def serve(
     flags |= dict(parse_setting(text) for text in settings)
     config: ServeConfig = load_settings(ServeConfig, file, {**flags, "run_dir": run_dir})
     finished_run(run_dir)
+    if not os.environ.get("RAY_ADDRESS"):  # the proxy of a cluster listens on its head
+        with listen(config.host, config.port):
+            pass  # a port that is taken is said before anything starts
     if config.flares:
         from astroray.forecast.model_file import load_forecaster
 
@@ -118,8 +123,12 @@ def list_tokens(tokens: str) -> None:
     """Say which tokens there are."""
     from astroray.web.security import Tokens
 
-    for one in Tokens(tokens).all():
+    known = Tokens(tokens)
+    if not known.all():
+        click.echo(f"no token in {known.path}; `astroray token add NAME` issues one")
+    for one in known.all():
         until = f"until {one.expires}" if one.expires else "no end"
+        until += ", expired" if one.is_expired else ""
         click.echo(f"{one.name:<20}{','.join(one.scopes):<20}since {one.created}  {until}")
 
 

@@ -16,15 +16,14 @@ from astroray.actors.answer import Answerer
 from astroray.archive import Archive
 from astroray.catalog.exports import export_rows
 from astroray.catalog.versions import read_version
-from astroray.errors import ConfigError
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.runs import finished_run, version_of
-from astroray.web.app import address_of, build_app
+from astroray.web.app import build_app
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
 from astroray.web.security import Tokens
 
-__all__ = ["export_labels", "labelling_app", "listen", "run_app"]
+__all__ = ["export_labels", "labelling_app", "run_app"]
 
 LIMITS = Limits(requests_per_s=1000.0, burst=5000)
 """A page of pictures asks for hundreds at once, of people who sit at this machine."""
@@ -47,30 +46,9 @@ def labelling_app(run_dir: str, names: Sequence[str]) -> Iterator[tuple[FastAPI,
             tokens=tokens,
             limits=LIMITS,
             routers=[build_label_router(archive, LabelLog(archive.run_dir))],
-            open_paths=[LOGIN_PATH],
+            login_path=LOGIN_PATH,
         )
         yield app, secret_of
-
-
-@contextlib.contextmanager
-def listen(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
-    """A socket that listens, and its address; port 0 takes a free one. Raises ConfigError.
-
-    An IPv6 host may stand in brackets, as it does in an address.
-    """
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-            listening.listen()  # so that who opens the address at once waits, and is not refused
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {address_of(host, port)}: {error.strerror}; choose another "
-                "--host or --port"
-            ) from None
-        yield listening, address_of(host, listening.getsockname()[1])
 
 
 def run_app(app: FastAPI, listening: socket.socket) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 
 from astroray import __version__
 from astroray.archive import Archive
@@ -17,18 +17,13 @@ from astroray.web.reference import render_reference
 from astroray.web.routes import Encoder, build_router
 from astroray.web.security import Tokens
 
-__all__ = ["OPEN_PATHS", "address_of", "build_app"]
+__all__ = ["OPEN_PATHS", "build_app"]
 
 _log = logging.getLogger("astroray.web")
 
-OPEN_PATHS = ("/", "/healthz", "/readyz", "/openapi.json")
+OPEN_PATHS = ("/", "/docs", "/healthz", "/readyz", "/openapi.json")
 """What needs no token: nothing of a run is in it."""
 _PAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-
-
-def address_of(host: str, port: int, *, scheme: str = "http") -> str:
-    """The address of a server as browsers take it: IPv6 hosts stand in brackets."""
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def build_app(
@@ -39,13 +34,14 @@ def build_app(
     limits: Limits | None = None,
     audit: AuditLog | None = None,
     routers: Sequence[APIRouter] = (),
-    open_paths: Sequence[str] = (),
+    login_path: str = "",
 ) -> FastAPI:
     """The app of one finished run.
 
     routers     further pages and endpoints, such as the labelling page at /ui; each of their
                 routes asks for its scope with `Depends(needs(...))`
-    open_paths  paths of theirs that need no token, such as a page to log in
+    login_path  of the page to log in, which needs no token, in the folder of the pages that
+                browsers without one are sent away from; empty where there are no pages
     """
     limits, audit = limits or Limits(), audit or AuditLog()
     app = FastAPI(
@@ -60,7 +56,7 @@ def build_app(
     preparation = read_model_file(archive.model.path).preparation
     for router in (build_router(archive, encoder, preparation, limits, audit), *routers):
         app.include_router(router)
-    _add_open_routes(app, encoder)
+    _add_open_routes(app, encoder, login_path)
     app.add_exception_handler(RequestValidationError, _explain)
     for kind in (StorageError, LedgerError):
         app.add_exception_handler(kind, _excuse)
@@ -70,13 +66,14 @@ def build_app(
         tokens=tokens,
         limits=limits,
         audit=audit,
-        open_paths=(*OPEN_PATHS, *open_paths),
+        open_paths=OPEN_PATHS,
+        login_path=login_path,
         headers={"x-astroray-run": archive.run_id, "x-astroray-model": archive.model_id},
     )
     return app
 
 
-def _add_open_routes(app: FastAPI, encoder: Encoder) -> None:
+def _add_open_routes(app: FastAPI, encoder: Encoder, login_path: str) -> None:
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
         """Whether the process answers."""
@@ -92,8 +89,12 @@ def _add_open_routes(app: FastAPI, encoder: Encoder) -> None:
 
     @app.get("/", include_in_schema=False)
     def reference() -> HTMLResponse:
-        page = render_reference(app.openapi())
+        page = render_reference(app.openapi(), login_path)
         return HTMLResponse(page, headers={"Content-Security-Policy": _PAGE_POLICY})
+
+    @app.get("/docs", include_in_schema=False)
+    def docs() -> RedirectResponse:
+        return RedirectResponse("/")
 
 
 async def _explain(request: Request, error: Exception) -> JSONResponse:

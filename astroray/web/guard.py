@@ -119,10 +119,15 @@ class Guard:
         audit: AuditLog,
         open_paths: Collection[str],
         headers: Mapping[str, str],
+        login_path: str = "",
     ) -> None:
-        """`headers` go with every answer."""
+        """`headers` go with every answer; `login_path` is open too.
+
+        Browsers without a token are sent there from the pages of its folder.
+        """
         self.app, self.tokens, self.limits, self.audit = app, tokens, limits, audit
-        self.open_paths = frozenset(open_paths)
+        self.open_paths = frozenset({*open_paths, login_path} - {""})
+        self.login_path = login_path
         self.headers = {**_HEADERS, **headers}
         self._buckets = _Buckets()
         self._in_flight = 0
@@ -182,6 +187,8 @@ class Guard:
         if self._in_flight > self.limits.in_flight:
             return 503, "busy: too many requests at once", {"retry-after": "1"}
         if token is None:
+            if self._is_page(scope, headers):
+                return 303, "log in first", {"location": self.login_path}
             reason = "no valid token: send Authorization: Bearer TOKEN"
             return 401, reason, {"www-authenticate": CHALLENGE}
         origin = headers.get("origin")
@@ -190,6 +197,12 @@ class Guard:
         if not hmac.compare_digest(_host(origin).encode(), headers.get("host", "").encode()):
             return 403, f"a page of {origin[:100]} may not write here", {}
         return None
+
+    def _is_page(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """Whether a browser asks for a page that people log in for."""
+        folder = self.login_path.rpartition("/")[0]
+        is_there = bool(folder) and f"{scope['path']}/".startswith(f"{folder}/")
+        return is_there and scope["method"] in _SAFE and "text/html" in headers.get("accept", "")
 
     async def _read(
         self, receive: Receive, headers: Mapping[str, str]

@@ -94,7 +94,7 @@ class Said(BaseModel):
 
 
 def build_label_router(archive: Archive, log: LabelLog) -> APIRouter:
-    """The routes of the page of one run; `OPEN_PATHS` of the app get LOGIN_PATH beside theirs."""
+    """The routes of the page of one run; the app takes LOGIN_PATH beside them."""
     router = APIRouter(prefix="/ui", include_in_schema=False)
     desk = _Desk(archive, log)
     router.get("")(desk.page)

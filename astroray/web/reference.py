@@ -8,15 +8,18 @@ from astroray.templates import load_template
 __all__ = ["render_reference"]
 
 
-def render_reference(document: Mapping[str, Any]) -> str:
-    """One HTML page: every endpoint with its parameters, answers and a line for curl."""
+def render_reference(document: Mapping[str, Any], login_path: str) -> str:
+    """One HTML page: every endpoint with its parameters, answers and a line for curl.
+
+    login_path  where people log in for pages; empty where there are none
+    """
     endpoints = [
         _endpoint(document, path, method, operation)
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
     template = load_template("astroray.web", "reference.html.jinja")
-    return template.render(info=document["info"], endpoints=endpoints)
+    return template.render(info=document["info"], endpoints=endpoints, login_path=login_path)
 
 
 def _endpoint(
@@ -77,15 +80,21 @@ def _kind(shape: Mapping[str, Any]) -> str:
 
 
 def _fields(document: Mapping[str, Any], answer: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Fields of a JSON answer, one level deep; empty for errors and other kinds of answers."""
+    """Fields of a JSON answer; empty for errors and other kinds of answers."""
     shape = answer.get("content", {}).get("application/json", {}).get("schema", {})
-    if not str(shape.get("$ref", "")).startswith("#/components/schemas/"):
-        return []
-    name = shape["$ref"].rpartition("/")[2]
-    if name == "Problem":
-        return []
-    properties = document["components"]["schemas"][name].get("properties", {})
-    return [
-        {"name": key, "kind": _kind(value), "text": value.get("description", "")}
-        for key, value in properties.items()
-    ]
+    return [] if _kind(shape) == "Problem" else _inside(document, shape, "")
+
+
+def _inside(
+    document: Mapping[str, Any], shape: Mapping[str, Any], before: str
+) -> list[dict[str, str]]:
+    """Fields of an object, and those of objects and lists in it; `before` begins their names."""
+    name = str(shape.get("$ref", "")).rpartition("/")[2]
+    properties = document["components"]["schemas"].get(name, {}).get("properties", {})
+    fields = []
+    for key, value in properties.items():
+        text, full = value.get("description", ""), f"{before}{key}"
+        fields.append({"name": full, "kind": _kind(value), "text": text})
+        fields += _inside(document, value, f"{full}.")
+        fields += _inside(document, value.get("items", {}), f"{full}[].")
+    return fields

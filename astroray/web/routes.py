@@ -29,7 +29,9 @@ MAX_NEIGHBORS = 1000
 MAX_CONE_ROWS = 10_000
 
 ObjectId = Annotated[str, Path(description="object_id of the catalog, its slashes included")]
-Degrees = Annotated[float | None, Query(allow_inf_nan=False)]
+Degrees = Annotated[
+    float | None, Query(allow_inf_nan=False, description="deg, ICRS; of a cone, all three or none")
+]
 NumNeighbors = Annotated[int, Query(ge=1, le=MAX_NEIGHBORS, description="how many")]
 Exclude = Annotated[
     str | None, Query(description="object_id that is left out: the upload's own, if it has one")
@@ -212,10 +214,7 @@ class _View:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="objects a page")] = 100,
         certified: Annotated[bool | None, Query(description="only the proven, or the rest")] = None,
     ) -> dict[str, Any]:
-        """Objects in order of rank, page by page; of a cone where ra, dec and radius are given.
-
-        All three are in degrees, ICRS.
-        """
+        """Objects in order of rank, page by page; of a cone where ra, dec and radius are given."""
         row_M = self._matching(ra, dec, radius)
         if certified is not None:
             is_certified_N = self.archive.table["certified"].to_numpy(zero_copy_only=False)

@@ -55,6 +55,11 @@ class Token:
         """Whether it may be used for `scope`; admin may do everything."""
         return scope in self.scopes or "admin" in self.scopes
 
+    @property
+    def is_expired(self) -> bool:
+        """Whether its last moment is over."""
+        return bool(self.expires) and self.expires <= _now()
+
 
 class Tokens:
     """The tokens of one JSON file, which is read again when it changes; safe between threads."""
@@ -84,14 +89,12 @@ class Tokens:
         for token in self.all():
             if hmac.compare_digest(token.sha256, digest):
                 found = token
-        if found and found.expires and found.expires <= _now():
-            return None
-        return found
+        return None if found and found.is_expired else found
 
     def issue(self, name: str, scopes: Sequence[str], *, expires: str = "") -> str:
         """Adds a token and returns its secret, which is kept nowhere.
 
-        Raises ConfigError on a name that is taken or odd, or an unknown scope.
+        Raises ConfigError on a name that is taken or odd, an unknown scope, or an end in the past.
         """
         if not _NAME.fullmatch(name):
             raise ConfigError(f"token name is {name!r}, expected 1 to 64 of A-Z a-z 0-9 @ . _ -")
@@ -106,6 +109,8 @@ class Tokens:
             created=_now(),
             expires=_moment(expires),
         )
+        if token.is_expired:
+            raise ConfigError(f"expires is {expires!r}, which is over; expected a later date")
         with self._held():
             known = self.all()
             if any(other.name == name for other in known):

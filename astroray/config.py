@@ -59,8 +59,19 @@ class EncoderConfig:
     """Largest share of missing pixels of a cutout. For a fit only."""
     output: str | None = None
     """Output of an ONNX file that is the embedding; None: its only one of two dimensions."""
+    network: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    """Further keywords that a class of yours (module:Class) is constructed with, each by its name,
+    `encoder.network.depth=4`. For a fit only."""
 
     def __post_init__(self) -> None:
+        if self.network and not is_own(self.name):
+            raise ConfigError(
+                f"encoder.network has {', '.join(self.network)} for encoder {self.name}, expected "
+                "nothing: only a class of yours (module:Class) is constructed with your keywords"
+            )
+        for key, value in self.network.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"encoder.network.{key} is {value}, expected a finite number")
         if self.output is not None and not is_onnx_file(self.name):
             raise ConfigError(
                 f"encoder.output is {self.output!r} for encoder {self.name}, expected none: only "
@@ -160,6 +171,8 @@ class ScanConfig:
 
             settings["encoder"]["name"] = f"{self.encoder.name} {own_code(self.encoder.name)}"
         settings["encoder"].pop("output", None)
+        if not settings["encoder"].get("network"):
+            settings["encoder"].pop("network", None)
         settings["search"].pop("num_threads", None)
         settings |= {"device": device, "batch_size": self.batch_size_on(device)}
         return settings

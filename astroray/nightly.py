@@ -215,7 +215,7 @@ def _scan_config(config: NightConfig, reference: RunRecord) -> ScanConfig:
         before,
         survey=located.survey,
         out=located.out,
-        encoder=dataclasses.replace(before.encoder, name=model),
+        encoder=dataclasses.replace(before.encoder, name=model, output=None, network={}),
         search=search,
         workers=config.workers,
         num_gpus=config.num_gpus,

@@ -102,7 +102,7 @@ class _Run:
         stay = self.night.must_stay(self.config.survey) if self.night else ()
         self.shards = runs.list_again(self.config.survey, self.out, before, self._done(), stay=stay)
         kind = self.given.encoder if self.given else self.config.encoder.name
-        runs.check_encoder(kind, self.shards)
+        runs.check_encoder(kind, self.shards, self.config.encoder.network)
         self.listed_s = time.monotonic() - self.started
 
     def open(self) -> None:

@@ -105,10 +105,17 @@ def encoder_of(name: str, shards: Sequence[Shard]) -> str:
     return choose_encoder(name, surveys.modality_of(shards[0])) if name == AUTO and shards else name
 
 
-def check_encoder(name: str, shards: Sequence[Shard]) -> None:
-    """Raises ConfigError where an encoder is none, or takes rows of another kind than these."""
+def check_encoder(name: str, shards: Sequence[Shard], keywords: Collection[str] = ()) -> None:
+    """Raises ConfigError where an encoder is none, or takes rows of another kind than these.
+
+    keywords  that a class of the user's own is to be constructed with, also refused here
+    """
     if shards:
         choose_encoder(name, surveys.modality_of(shards[0]))
+        if keywords:
+            from astroray.encoders.own import check_keywords
+
+            check_keywords(name, keywords)
 
 
 def read_known(run_dir: str, fresh_on: Callable[[str], RunRecord]) -> list[Shard]:

@@ -41,6 +41,8 @@ def to_dict(config: Any) -> dict[str, Any]:
         if dataclasses.is_dataclass(value := getattr(config, field.name))
         else list(value)
         if isinstance(value, tuple)
+        else dict(value)
+        if isinstance(value, Mapping)
         else value
         for field in dataclasses.fields(config)
     }
@@ -89,6 +91,11 @@ def _checked(value: Any, hint: Any, key: str, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"setting {key} in {where} is {value!r}, expected a section of keys")
         return from_dict(hint, value, where=where, path=f"{key}.")
+    if typing.get_origin(hint) is Mapping:  # a section of any keys, all of one type
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"setting {key} in {where} is {value!r}, expected a section of keys")
+        (_, inner) = typing.get_args(hint)
+        return {str(k): _checked(of, inner, f"{key}.{k}", where) for k, of in value.items()}
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         accepted, converted = _accept(value, option)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import types
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from astroray import catalog, ledger, schema
 from astroray.actors.night import rank_night
 from astroray.actors.search import SearchOutcome, rank_survey
 from astroray.catalog import exports, pixels, versions
+from astroray.config import EncoderConfig, ScanConfig
 from astroray.errors import ConfigError, LedgerError
 from astroray.neighbors.search import SearchConfig, search
-from astroray.nightly import parse_finish_by
+from astroray.nightly import NightConfig, _scan_config, parse_finish_by
+from astroray.run_files import model_file
 from astroray.run_record import Changes
+from astroray.settings import to_dict
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 
 Shards = Mapping[str, tuple[list[str], np.ndarray]]
@@ -262,6 +266,21 @@ def test_a_night_is_read_a_row_group_at_a_time_with_the_rows_of_its_version(tmp_
     assert pa.concat_tables(light).column_names == ["certified", "object_id"]
     out = str(tmp_path / "night.csv")
     assert exports.export_catalog(run_dir, format="csv", out=out) == 260
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        EncoderConfig(name="mine.onnx", output="embedding"),
+        EncoderConfig(name="nets:Small", network={"width": 8}),
+    ],
+)
+def test_a_night_takes_a_model_without_the_settings_that_made_it(encoder):
+    """It was refused: a model file has neither outputs to choose from nor keywords."""
+    before = ScanConfig(survey="hdf", out="run", encoder=encoder)
+    asked = NightConfig(survey="hdf", reference="run", out="night")
+    night = _scan_config(asked, types.SimpleNamespace(config=to_dict(before)))
+    assert night.encoder == EncoderConfig(name=model_file("run"))
 
 
 def test_finish_by_is_the_next_such_time():

@@ -10,13 +10,15 @@ import torch
 
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
-from astroray.config import EncoderConfig, FitConfig, ScanConfig
+from astroray.config import EncoderConfig, FitConfig, ScanConfig, load_config
 from astroray.encoders import choose_encoder, is_own, kind_of, read_model_file
 from astroray.encoders.own import build_own
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
 from astroray.fitting.passes import run_passes
 from astroray.preparation import Wishes
+from astroray.runs import check_encoder
+from astroray.settings import from_dict, to_dict
 from astroray.surveys import list_shards
 
 PAGE = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()
@@ -99,6 +101,50 @@ def test_other_code_is_another_run(module):
     assert before["encoder"]["name"].startswith(f"{NAME} ")
     module.write_text(SHOWN + "\n")
     assert science() != before
+
+
+def test_settings_of_the_class_reach_its_constructor_and_are_part_of_model_and_run(
+    module, sample, tmp_path
+):
+    def asked(**keywords):
+        flags = {f"encoder.network.{key}": value for key, value in keywords.items()}
+        return load_config("hdf", "run", None, {"encoder.name": NAME, **flags})
+
+    keywords = asked(width=24).encoder.network
+    network = network_config(NAME, sample, latent=5, keywords=keywords)
+    path = str(tmp_path / "model.safetensors")
+    finish_model(sample, path=path, encoder=NAME, config=network)
+    assert load_model(path).network.encode[1].out_features == 24
+    assert from_dict(ScanConfig, to_dict(asked(width=24)), where="run.json") == asked(width=24)
+    fingerprints = [
+        asked(**one).science(model_id="", device="cpu") for one in ({}, {"width": 24}, {"width": 8})
+    ]
+    assert fingerprints[0] != fingerprints[1] != fingerprints[2]
+    assert "network" not in fingerprints[0]["encoder"], "a run of before it was a setting goes on"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        (NAME, {"depth": 2}, r"network.depth is no keyword of .*Small, expected one of width; wha"),
+        (NAME, {"latent": 2}, r"network.latent is no keyword .* latent is encoder.latent"),
+        (NAME, {"width": [1, 2]}, r"network.width in the flags is \[1, 2\], expected int or float"),
+        (NAME, {"width": "nan"}, r"encoder.network.width is nan, expected a finite number"),
+        ("rings", {"width": 2}, r"network has width for encoder rings, expected nothing: only a c"),
+    ],
+)
+def test_a_setting_that_the_class_does_not_take_is_refused_by_its_name(
+    module, name, flags, message
+):
+    shards = list_shards("sim:galaxies?count=4&size=16").shards
+    keywords = {f"encoder.network.{key}": value for key, value in flags.items()}
+
+    def begin():
+        config = load_config("hdf", "run", None, {"encoder.name": name, **keywords})
+        check_encoder(config.encoder.name, shards, config.encoder.network)
+
+    with pytest.raises(ConfigError, match=message):
+        begin()
 
 
 def test_a_module_that_is_edited_is_run_anew(module):

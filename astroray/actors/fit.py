@@ -27,7 +27,7 @@ def finish_model(
     *,
     path: str,
     encoder: str,
-    config: Mapping[str, int],
+    config: Mapping[str, Any],
     weights: Mapping[str, Tensor] | None = None,
     fit: Mapping[str, Any] = MappingProxyType({}),
     seed: int = 0,

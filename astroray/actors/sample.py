@@ -5,7 +5,8 @@ import hashlib
 import io
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -114,8 +115,12 @@ def publish_sample(
     return Sample(path=path, modality=modality, preparation=preparation, num_rows=len(sample_NCYX))
 
 
-def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[str, int]:
+def network_config(
+    encoder: str, sample: Sample, *, latent: int | None, keywords: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The numbers that the encoder's network is built with.
+
+    keywords  of a class of the user's own, beside those that astroray gives
 
     Raises ConfigError where `latent` is given for an encoder whose length is fixed.
     """
@@ -127,7 +132,7 @@ def network_config(encoder: str, sample: Sample, *, latent: int | None) -> dict[
                 "leave it out"
             )
         config["latent"] = latent
-    return config
+    return config | dict(keywords or {})
 
 
 def _to_measure(shards: Sequence[Shard]) -> Iterator[Rows]:

@@ -162,7 +162,7 @@ class ModelFile:
     modality: ModalityName
     """What it encodes."""
     preparation: AnyPreparation
-    network_config: Mapping[str, int]
+    network_config: Mapping[str, Any]
     dim: int
     """Length of an embedding."""
     fit: Mapping[str, Any]

@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast, get_args
@@ -16,12 +17,14 @@ from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
 from astroray.surveys.shards import ModalityName
 
-__all__ = ["build_own", "own_code", "own_kind"]
+__all__ = ["build_own", "check_keywords", "own_code", "own_kind"]
 
 CONTRACT = (
     "expected a torch.nn.Module whose constructor takes keyword numbers and whose forward makes "
     "[B, D] of [B, C, S, S]; see docs/encoders.md"
 )
+GIVEN = ("num_bands", "size_px", "num_windows", "latent")
+"""Keywords that astroray gives: what the survey says, and `encoder.latent`."""
 
 
 def own_kind(name: str) -> EncoderKind:
@@ -49,7 +52,22 @@ def own_kind(name: str) -> EncoderKind:
     )
 
 
-def build_own(name: str, numbers: dict[str, int]) -> nn.Module:
+def check_keywords(name: str, keywords: Collection[str]) -> None:
+    """Raises ConfigError where its constructor does not take these, of `encoder.network`."""
+    found = inspect.signature(_class(name)).parameters.values()
+    if any(one.kind is one.VAR_KEYWORD for one in found):
+        known: Collection[str] = {*keywords} - {*GIVEN}
+    else:
+        known = [one.name for one in found if one.name not in GIVEN]
+    if strange := [key for key in keywords if key not in known]:
+        raise ConfigError(
+            f"encoder.network.{strange[0]} is no keyword of {name}, expected "
+            f"{'one of ' + ', '.join(known) if known else 'none: it takes no further ones'}; what "
+            f"the survey says ({', '.join(GIVEN[:3])}) astroray gives, latent is encoder.latent"
+        )
+
+
+def build_own(name: str, numbers: dict[str, Any]) -> nn.Module:
     """Its network. Raises ConfigError where its constructor takes other keywords."""
     found = _class(name)
     try:

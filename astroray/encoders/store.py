@@ -35,7 +35,7 @@ class Model:
     encoder: str
     preparation: AnyPreparation
     network: nn.Module
-    network_config: Mapping[str, int]
+    network_config: Mapping[str, Any]
     center_D: Tensor
     """[D] float32, mean of the network's outputs over the fitting sample."""
     scale_D: Tensor
@@ -83,7 +83,7 @@ class Model:
         )
 
 
-def build_network(encoder: str, network_config: Mapping[str, int]) -> nn.Module:
+def build_network(encoder: str, network_config: Mapping[str, Any]) -> nn.Module:
     """The untrained network of an encoder. Raises ConfigError on an unknown name."""
     if is_own(encoder):
         built = build_own(encoder, dict(network_config))

@@ -258,7 +258,7 @@ def _is_whole(file: ModelFile) -> bool:
     )
 
 
-def _recipe_id(encoder: str, numbers: Mapping[str, int]) -> str:
+def _recipe_id(encoder: str, numbers: Mapping[str, Any]) -> str:
     """Hash of what a fit is made of beside its sample, so that a changed network is fitted anew."""
     recipe = find_recipe(encoder, FitConfig(num_passes=1))
     tensors = build_network(encoder, numbers).state_dict()

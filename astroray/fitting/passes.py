@@ -37,7 +37,7 @@ class Plan:
 
     sample_path: str
     encoder: str
-    network: Mapping[str, int]
+    network: Mapping[str, Any]
     config: FitConfig
     recipe: Recipe
     folder: str
@@ -60,7 +60,7 @@ class Place:
 def run_passes(
     sample_path: str,
     encoder: str,
-    network: Mapping[str, int],
+    network: Mapping[str, Any],
     config: FitConfig,
     folder: str,
     *,

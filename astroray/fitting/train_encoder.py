@@ -78,7 +78,7 @@ def train_encoder(config: ScanConfig, path: str, *, show: Show = lambda _: None)
         show(Progress(stage="list", note=config.survey))
         folder = ledger.objects_folder(config.out)
         shards = surveys.list_shards(config.survey, objects_folder=folder).shards
-        runs.check_encoder(config.encoder.name, shards)
+        runs.check_encoder(config.encoder.name, shards, config.encoder.network)
         note_settings(config.out, settings)
         storage.remove_temporaries(config.out)
         log_dir = stack.enter_context(runs.logs_of(config.out))
@@ -113,7 +113,7 @@ def fit_model(
     plan = SamplePlan(folder=folder, max_rows=config.max_fit_rows, wishes=wishes, seed=config.seed)
     sample = workers.remotely(draw_sample, num_cpus=1)(shards, plan)
     faults.reach("sampled")
-    network = network_config(name, sample, latent=encoder.latent)
+    network = network_config(name, sample, latent=encoder.latent, keywords=encoder.network)
     weights: Mapping[str, Any] | None = None
     facts: dict[str, Any] = {"seed": config.seed}
     if program:

@@ -40,7 +40,7 @@ WORKER_ENVIRONMENT = {
 def fit_network(
     sample_path: str,
     encoder: str,
-    network: Mapping[str, int],
+    network: Mapping[str, Any],
     config: FitConfig,
     folder: str,
     *,
@@ -81,7 +81,7 @@ def fit_network(
 def _fingerprint(
     sample_path: str,
     encoder: str,
-    network: Mapping[str, int],
+    network: Mapping[str, Any],
     config: FitConfig,
     recipe: Recipe,
     use_gpu: bool,

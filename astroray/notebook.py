@@ -7,7 +7,7 @@ import html
 import io
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,9 +139,16 @@ class Run:
         """What was rejected, a row each: shard, row, stage, class and reason."""
         return _to_pandas(ledger.read_rejects(self.path))
 
-    def embeddings(self) -> np.ndarray:
-        """[N, D] float32, in the order of the table: row i is the object of rank i + 1."""
-        return Archive(self.path).embedding_ND
+    def embeddings(self, object_ids: Sequence[str | int] | None = None) -> np.ndarray:
+        """[N, D] float32, in the order of the table: row i is the object of rank i + 1.
+
+        object_ids  those alone, in this order. Raises ConfigError where the run lacks one
+        """
+        embedding_ND = Archive(self.path).embedding_ND
+        if object_ids is None:
+            return embedding_ND
+        wanted = [object_ids] if isinstance(object_ids, str) else object_ids
+        return embedding_ND[[self._place(_named(one)) for one in wanted]]
 
     def labels(self) -> "pandas.DataFrame":
         """What people said of its objects on the labelling page, by time: schema.LABELS.
@@ -176,11 +183,17 @@ class Run:
         return _to_pandas(read_map(self.path))
 
     def similar(
-        self, query: StrPath | int, n: int = 20, *, bands: str = "", row: int | None = None
+        self,
+        query: StrPath | int | np.ndarray,
+        n: int = 20,
+        *,
+        bands: str = "",
+        row: int | None = None,
     ) -> "pandas.DataFrame":
         """The `n` objects nearest to an object of the run or to a file, exactly, nearest first.
 
-        query, bands, row  as `astroray similar` takes them
+        query, bands, row  as `astroray similar` takes them; or an embedding [D], such as the mean
+                           of some of `embeddings()`
         Returns object_id, ra and dec (deg), rank, outlier_score and distance.
         """
         import pandas
@@ -188,7 +201,8 @@ class Run:
         from astroray.similar import find_similar
 
         _check_count("n", n)
-        found = find_similar(self.path, _named(query), n, bands=bands, row=row)
+        asked = query if isinstance(query, np.ndarray) else _named(query)
+        found = find_similar(self.path, asked, n, bands=bands, row=row)
         names = ["object_id", "ra", "dec", "rank", "outlier_score", "distance"]
         numbers = dict.fromkeys(("ra", "dec", "outlier_score"), float)  # of nothing but None too
         return pandas.DataFrame(list(found.neighbors), columns=names).astype(numbers)
@@ -206,13 +220,7 @@ class Run:
         """
         _check_count("size_px", size_px)
         object_id = _named(object_id)
-        at = pc.index(self.table["object_id"], object_id).as_py()
-        if at < 0:
-            some = versions.names_like(self.table["object_id"], object_id)
-            raise ConfigError(
-                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}, "
-                f"such as {some}; it may be among the rejects()"
-            )
+        at = self._place(object_id)
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
         shard = ledger.find_shard(self.path, place["shard"])
         png = draw_rows(shard, [place["row"]], size_px=size_px).get(place["row"])
@@ -221,6 +229,17 @@ class Run:
                 f"no picture of {object_id}: row {place['row']} of {shard.name} is gone"
             )
         return Image.open(io.BytesIO(png))
+
+    def _place(self, object_id: str) -> int:
+        """Row of an object in the table. Raises ConfigError without one."""
+        at: int = pc.index(self.table["object_id"], object_id).as_py()
+        if at < 0:
+            some = versions.names_like(self.table["object_id"], object_id)
+            raise ConfigError(
+                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}, "
+                f"such as {some}; it may be among the rejects()"
+            )
+        return at
 
     def _repr_html_(self) -> str:
         """What a notebook shows: counts, proof, and the most unusual objects that have pictures."""

@@ -38,31 +38,37 @@ class Similar:
     numbers: str
     """What that model computed the embeddings in: float32, or as `encoder.quantize` has it."""
     query: Mapping[str, Any]
-    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a file."""
+    """`object_id`, `ra`, `dec`, `rank`, `outlier_score` of an object; `path` of a file; `dim` of an
+    embedding."""
     neighbors: Sequence[Mapping[str, Any]]
     """As `/v1/similar` gives them, nearest first."""
 
 
 def find_similar(
-    run_dir: str, query: str, n: int = 20, *, bands: str = "", row: int | None = None
+    run_dir: str, query: str | np.ndarray, n: int = 20, *, bands: str = "", row: int | None = None
 ) -> Similar:
-    """The `n` objects of a scan or night nearest to one of its objects, or to a file.
+    """The `n` objects of a scan or night nearest to one of its objects, a file or an embedding.
 
     query  object_id of the catalog; else a file of one cutout (FITS, PNG, JPEG), light curve or
-           spectrum (FITS, Parquet), local or s3://
+           spectrum (FITS, Parquet), local or s3://; or numbers [D], as embeddings of the run are
     bands  names of the planes of a FITS image, `g,r,i`, where its header does not say them
     row    which of several light curves or spectra of a file, from 0
 
-    An object does not find itself. Raises ConfigError where the run is not done, and where there
-    is neither such an object nor such a file; DataError where the file cannot be used.
+    An object does not find itself. Raises ConfigError where the run is not done, where there
+    is neither such an object nor such a file, and where the numbers are no embedding; DataError
+    where the file cannot be used.
     """
     searched = _open(run_dir)
     model = model_of_run(searched.run_dir, searched.record)
-    place = searched.find(query)
-    if place is not None:
+    about: Mapping[str, Any]
+    if isinstance(query, np.ndarray):
+        embedding_D = _checked(query, searched.record.fitted.dim)
+        near_K, distance_K = searched.nearest(embedding_D, n)
+        about = {"dim": len(embedding_D)}
+    elif (place := searched.find(query)) is not None:
         near_K, distance_K = searched.nearest(searched.embedding(place), n, exclude=place)
-        (about,) = Rows(searched.rows(np.array([place]))).neighbors([0.0])
-        del about["distance"]
+        (row_of_it,) = Rows(searched.rows(np.array([place]))).neighbors([0.0])
+        about = {key: value for key, value in row_of_it.items() if key != "distance"}
     else:
         near_K, distance_K = searched.nearest(_embed(searched, model, query, bands, row), n)
         about = {"path": query}
@@ -115,6 +121,20 @@ class _Whole:
 def _open(run_dir: str) -> _Searched:
     run_dir = version_of(run_dir)
     return open_indexed(run_dir, finished_run(run_dir)) or _Whole(run_dir)
+
+
+def _checked(embedding_D: np.ndarray, dim: int) -> np.ndarray:
+    """An embedding that somebody made, float32. Raises ConfigError where it is none of the run."""
+    if embedding_D.shape != (dim,) or embedding_D.dtype.kind not in "iuf":
+        raise ConfigError(
+            f"the embedding is {embedding_D.dtype} {embedding_D.shape}, expected the numbers "
+            f"({dim},) of one, such as a mean of rows of run.embeddings()"
+        )
+    if not np.isfinite(embedding_D).all():
+        raise ConfigError(
+            "the embedding has numbers that are not finite, expected only finite ones"
+        )
+    return embedding_D.astype(np.float32)
 
 
 def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | None) -> np.ndarray:

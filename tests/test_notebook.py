@@ -110,6 +110,29 @@ def test_neighbors_and_embeddings_are_those_of_the_catalog(run):
     assert "equal to the last bit" in run.explain(first["object_id"]).verdict
 
 
+def test_embeddings_of_some_objects_are_asked_with_again(run):
+    ids = run.table["object_id"].take([7, 2]).to_pylist()
+    embedding_ND = run.embeddings(ids)
+    np.testing.assert_array_equal(embedding_ND, run.embeddings()[[7, 2]])
+    np.testing.assert_array_equal(run.embeddings(ids[1]), embedding_ND[1:])
+    near = run.similar(embedding_ND[1], 3)
+    assert near["object_id"][0] == ids[1], "an embedding is no object, so the object is found"
+    assert near["distance"][0] == 0
+    pandas.testing.assert_frame_equal(near.iloc[1:].reset_index(drop=True), run.similar(ids[1], 2))
+    middle_D = embedding_ND.mean(axis=0)
+    apart_N = np.linalg.norm(run.embeddings().astype(float) - middle_D, axis=1)
+    nearest = run.table["object_id"].take(np.argsort(apart_N, kind="stable")[:5]).to_pylist()
+    assert list(run.similar(middle_D, 5)["object_id"]) == nearest
+    with pytest.raises(ConfigError, match=r"no object 'M31' in"):
+        run.embeddings(["M31"])
+    with pytest.raises(
+        ConfigError, match=r"is float32 \(2, \d+\), expected the numbers \(\d+,\)"
+    ):
+        run.similar(embedding_ND)
+    with pytest.raises(ConfigError, match="not finite"):
+        run.similar(np.full_like(middle_D, np.nan))
+
+
 def test_an_object_is_drawn_and_a_stranger_is_refused_by_name(run):
     first = run.table["object_id"][0].as_py()
     assert run.picture(first, size_px=80).size == (80, 80)

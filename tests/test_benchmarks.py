@@ -35,6 +35,7 @@ NAMES = [
     "forecast",
     "serve",
     "labels",
+    "hyrax",
 ]
 
 

@@ -125,9 +125,7 @@ def test_embeddings_of_some_objects_are_asked_with_again(run):
     assert list(run.similar(middle_D, 5)["object_id"]) == nearest
     with pytest.raises(ConfigError, match=r"no object 'M31' in"):
         run.embeddings(["M31"])
-    with pytest.raises(
-        ConfigError, match=r"is float32 \(2, \d+\), expected the numbers \(\d+,\)"
-    ):
+    with pytest.raises(ConfigError, match=r"is float32 \(2, \d+\), expected the numbers \(\d+,\)"):
         run.similar(embedding_ND)
     with pytest.raises(ConfigError, match="not finite"):
         run.similar(np.full_like(middle_D, np.nan))

@@ -189,6 +189,15 @@ def test_a_constructor_of_other_numbers_and_an_output_of_other_shape_are_refused
         build_network(NAME, {"num_bands": 3, "depth": 2})
 
 
+def test_a_class_that_is_written_with_a_dot_is_meant():
+    with pytest.raises(
+        ConfigError, match=r"module:Class\); did you mean shown_nets.small:Small\?$"
+    ):
+        read_model_file("shown_nets.small.Small")
+    with pytest.raises(ConfigError, match=r"module:Class\)$"):
+        read_model_file("rings.fine")
+
+
 @pytest.mark.parametrize(
     "name", ["rings", "rings:w8a8o", "s3://bucket/model", "mine.onnx", "runs/a:b", "auto"]
 )

@@ -327,10 +327,12 @@ def unknown_encoder(name: str) -> ConfigError:
             f"encoder is the path {name}, where there is neither a model file (.safetensors), nor "
             "a run that has one, nor an ONNX file (.onnx); check the path"
         )
+    module, _, attribute = name.rpartition(".")
+    is_dotted = attribute[:1].isupper() and is_own(f"{module}:{attribute}")
     return ConfigError(
         f"encoder is {name!r}, expected one of {sorted(ENCODERS)} or the path of a model file "
         "(model.safetensors), of a run that has one, or of an ONNX file (.onnx), or a class of "
-        "your own (module:Class)"
+        "your own (module:Class)" + (f"; did you mean {module}:{attribute}?" if is_dotted else "")
     )
 
 

@@ -185,7 +185,7 @@ def load_config(survey: str, out: str, file: str | None, flags: Mapping[str, Any
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    where, values = file or "the flags", gather(file, flags)
+    values, where = gather(file, flags)
     if given := [name for name in ("survey", "out") if name in values]:
         raise ConfigError(
             f"setting {given[0]} in {where} is {values[given[0]]!r}, expected it to be named by "

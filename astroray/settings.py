@@ -22,16 +22,25 @@ def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
 
     Raises ConfigError on an unknown key or a value of another type.
     """
-    return from_dict(cls, gather(file, flags), where=file or "the flags")
+    values, where = gather(file, flags)
+    return from_dict(cls, values, where=where)
 
 
-def gather(file: str | None, flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a YAML file, and over them those of flags, as nested dictionaries."""
+def gather(file: str | None, flags: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The settings of a YAML file, and over them those of flags, as nested dictionaries.
+
+    With them, where they are from, for errors. Keys of the file may be dotted too. Raises
+    ConfigError where it says one of them in both ways.
+    """
     values = _load_yaml(file) if file else {}
-    for key, value in flags.items():
-        if value is not None:
-            _put(values, key, value, file)
-    return values
+    for key in [key for key in values if isinstance(key, str) and "." in key]:
+        _put(values, key, values.pop(key), file, is_new=True)
+    given = {key: value for key, value in flags.items() if value is not None}
+    for key, value in given.items():
+        _put(values, key, value, file)
+    if not file:
+        return values, "the flags"
+    return values, f"{file} or the flags" if given else file
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -141,6 +150,8 @@ def _type_name(hint: Any) -> str:
         return f"one of {', '.join(typing.get_args(hint))}"
     if hint is types.NoneType:
         return "none"
+    if typing.get_origin(hint) is tuple:
+        return "list"
     return getattr(hint, "__name__", str(hint)).replace("typing.", "")
 
 
@@ -156,7 +167,9 @@ def _load_yaml(file: str) -> dict[str, Any]:
     return values
 
 
-def _put(values: dict[str, Any], key: str, value: Any, where: str | None) -> None:
+def _put(
+    values: dict[str, Any], key: str, value: Any, where: str | None, *, is_new: bool = False
+) -> None:
     *sections, name = key.split(".")
     for section in sections:
         values = values.setdefault(section, {})
@@ -165,4 +178,6 @@ def _put(values: dict[str, Any], key: str, value: Any, where: str | None) -> Non
                 f"setting {section} in {where} is {values!r}, expected a section of keys such as "
                 f"{name}, since {key} is set too; write `{section}: {{{name}: ...}}`"
             )
+    if is_new and name in values:
+        raise ConfigError(f"setting {key} stands twice in {where}, expected once; leave one out")
     values[name] = value

@@ -19,6 +19,19 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
     assert (config.batch_size, config.workers, config.encoder.name) == (16, "auto", "auto")
 
 
+def test_keys_of_a_file_may_be_dotted_as_those_of_flags_are(tmp_path):
+    file = tmp_path / "scan.yaml"
+    file.write_text("search: {top: 50}\nsearch.k: 20\nfit.num_passes: 3\n")
+    config = load_config("hdf", "out", str(file), {})
+    assert (config.search.k, config.search.top, config.fit.num_passes) == (20, 50, 3)
+
+
+def test_a_flag_that_is_wrong_is_not_laid_to_the_file_alone(tmp_path):
+    (tmp_path / "scan.yaml").write_text("search: {top: 50}")
+    with pytest.raises(ConfigError, match=r"setting serch in .*scan\.yaml or the flags is unknown"):
+        load_config("hdf", "out", str(tmp_path / "scan.yaml"), {"serch.k": 3})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -38,7 +51,9 @@ def test_flags_come_before_the_file_and_the_file_before_the_defaults(tmp_path):
             "encoder: {bands: [g, [r]]}",
             r"setting encoder.bands in .* is \['g', \['r'\]\], expected",
         ),
-        ("encoder: {bands: 3}", "setting encoder.bands in .* is 3, expected tuple"),
+        ("encoder: {bands: 3}", "setting encoder.bands in .* is 3, expected list or none"),
+        ("search.k: 3\nsearch: {k: 4}", "setting search.k stands twice in .*scan.yaml, expected"),
+        ("search.kk: 3", "setting search.kk in .* is unknown, .* did you mean search.k?"),
         ("seed: -1", "seed is -1, expected at least 0"),
         ("num_random: -1", "num_random is -1, expected at least 0"),
         ("num_gpus: -0.5", "num_gpus is -0.5, expected at least 0"),

@@ -138,6 +138,21 @@ def write_bands(folder: Path, *names: str, side: int = SIDE) -> None:
         fits.writeto(folder / f"{name}.fits", np.full((side, side), 2.0, np.float32))
 
 
+@pytest.mark.parametrize("suffix", [".fits", ""])
+def test_a_manifest_with_a_row_for_each_file_of_a_band_names_its_object(tmp_path, suffix):
+    rows = ["object_id,ra,dec,filter,filename"]
+    for ra_deg in (11, 10):
+        for flux_YX, band in zip(FLUX_CYX, "GRI", strict=True):
+            name = f"{ra_deg}-cutout-HSC-{band}-9813-pdr3"
+            fits.writeto(tmp_path / f"{name}.fits", flux_YX)
+            rows.append(f"id{ra_deg},{ra_deg},2,HSC-{band},{name}{suffix}")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    (found,) = read(f"{tmp_path}?bands=HSC-G,HSC-R,HSC-I&table=manifest.csv")
+    assert list(found.object_id_B) == ["id10", "id11"]
+    assert found.ra_deg_B.tolist() == [10, 11]
+    np.testing.assert_array_equal(found.image_BCYX[0], FLUX_CYX)
+
+
 def test_an_object_that_lacks_a_band_or_has_one_of_another_shape_is_a_reject(tmp_path):
     write_bands(tmp_path, "1_g", "1_r", "2_g", "3_g", "3_z")
     write_bands(tmp_path, "3_r", side=SIDE + 1)

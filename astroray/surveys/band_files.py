@@ -16,7 +16,7 @@ from typing import Any
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.surveys.object_tables import ObjectTable
-from astroray.surveys.objects import Objects, describe_objects
+from astroray.surveys.objects import Objects, basename, describe_objects, stem
 from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
 
 __all__ = ["bear_bands", "group_band_files", "match_band_files"]
@@ -98,7 +98,7 @@ def group_band_files(
     step = max(1, group_size // len(bands))
     groups = [names[start : start + step] for start in range(0, len(names), step)]
     objects = (
-        table.by_file(names, folder, step=step)
+        table.renamed(_objects_of_files(by_object)).by_file(names, folder, step=step)
         if table
         else (Objects.from_files(group, folder) for group in groups)
     )
@@ -106,6 +106,21 @@ def group_band_files(
         _shard([by_object[name] for name in group], bands, reader, params, own)
         for group, own in zip(groups, describe_objects(objects, objects_folder), strict=True)
     ]
+
+
+def _objects_of_files(
+    by_object: Mapping[str, Mapping[str, storage.InputFile]],
+) -> dict[str, str]:
+    """By the name of each file, with and without suffix, what its object is called likewise.
+
+    So a table may name the objects, or have a row for each file of them, as manifests do.
+    """
+    return {
+        of(basename(file.path)): of(basename(name))
+        for name, own in by_object.items()
+        for file in own.values()
+        for of in (str, stem)
+    }
 
 
 def _shard(

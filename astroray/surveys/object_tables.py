@@ -112,6 +112,16 @@ class ObjectTable:
             tables[0].columns,
         )
 
+    def renamed(self, name_of: Mapping[str, str]) -> "ObjectTable":
+        """The same rows, those called by a file of `name_of`, in whatever folder, by its value."""
+
+        def pieces() -> Iterator[NamedRows]:
+            for piece in self.pieces():
+                names = [name and name_of.get(basename(name), name) for name in piece.names]
+                yield dataclasses.replace(piece, names=names)
+
+        return ObjectTable(self.where, self.num_rows, pieces, self.columns)
+
     def read(self) -> NamedRows:
         """All rows, in memory."""
         parts = list(self.pieces())

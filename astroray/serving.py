@@ -62,12 +62,14 @@ Result = TypeVar("Result")
 def serving(config: ServeConfig) -> Iterator[str]:
     """Serves a run until the context ends; yields the address. Ray is started or joined.
 
-    Raises ConfigError where the run is not done or the replicas do not fit into the cluster,
-    BackendError where the port is taken, or they could not compute in the numbers of the run.
+    Raises ConfigError where the run is not done, the replicas do not fit into the cluster or that
+    serves something already, BackendError where the port is taken, or they could not compute in the
+    numbers of the run.
     """
     finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with runs.logs_of(config.run_dir) as log_dir, workers.cluster(log_dir=log_dir):
+        _refuse_second()
         check_room(config, workers.machines())
         check_model(config)
         _start_proxy(config)
@@ -83,6 +85,17 @@ def serving(config: ServeConfig) -> Iterator[str]:
                 serve.delete(APP)
             else:
                 serve.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _refuse_second() -> None:
+    """Raises ConfigError where the cluster serves: on its own port, and it would end with us."""
+    there = serve.status()
+    if there.applications or there.proxies:
+        names = ", ".join(there.applications) or "without an application"
+        raise ConfigError(
+            f"Ray Serve runs on this cluster already ({names}), on a port of its own; add the run "
+            "to its config file as cluster/serve.yaml has it, or end it with `serve shutdown`"
+        )
 
 
 def _start_proxy(config: ServeConfig) -> None:

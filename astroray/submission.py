@@ -284,10 +284,13 @@ def _exit_code(details: "JobDetails") -> int:
 
 
 def _unseen(out: str) -> str:
-    """Why an output cannot be looked at from here; empty where it can."""
+    """Why an output cannot be looked at from here; empty where it can.
+
+    A job that ends before its run begins leaves none anywhere.
+    """
     if not out or storage.is_remote(out) or Path(out).exists():
         return ""
-    return f"{out} is not on this machine; ask `astroray status` on the cluster's"
+    return f"{out} is not on this machine; if it is on the cluster's, ask `astroray status` there"
 
 
 def _utc(moment_ms: int | None) -> str:

@@ -80,6 +80,15 @@ def test_a_stranger_gets_nothing_through_the_proxy_either(client):
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
+def test_a_cluster_that_serves_is_refused_and_goes_on_serving(client, config):
+    with (
+        pytest.raises(ConfigError, match=r"runs on this cluster already \(astroray\)"),
+        serving.serving(config),
+    ):
+        pass
+    assert client.get("/readyz").status_code == 200
+
+
 def test_flares_are_forecast_by_the_model_that_the_server_was_given(client, config):
     answer = client.post("/v1/flares/forecast", content=curve_bytes(*star(days=8.0)))
     assert answer.status_code == 200

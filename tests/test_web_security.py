@@ -132,6 +132,8 @@ class Client:
     def ask(self, path="/", *, method="GET", body=(b"",), **headers):
         chunks = list(body)
         sent = []
+        if any(chunks) and "content_length" not in headers:
+            headers["transfer_encoding"] = "chunked"
 
         async def receive():
             if not chunks:
@@ -195,6 +197,11 @@ def test_every_answer_carries_the_security_headers(tokens, audit, key):
         assert len(headers["x-astroray-request"]) == 16
 
 
+def test_a_request_that_claims_no_body_is_not_waited_for(tokens, audit, key):
+    nothing_comes = {"authorization": key, "body": ()}
+    assert Client(tokens, audit).ask(**nothing_comes)[0] == 200
+
+
 def test_half_of_a_body_is_not_handed_on(tokens, audit, key):
     status, _, body = Client(tokens, audit).ask(authorization=key, body=(b"half", None))
     assert (status, json.loads(body)["detail"]) == (
@@ -238,7 +245,7 @@ def test_a_body_that_never_ends_is_given_up(tokens, audit, key):
     async def send(message):
         sent.append(message)
 
-    headers = [(b"authorization", key.encode())]
+    headers = [(b"authorization", key.encode()), (b"content-length", b"11")]
     scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "client": None}
     asyncio.run(client.guard(scope, receive, send))
     assert sent[0]["status"] == 408

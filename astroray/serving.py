@@ -267,13 +267,13 @@ def forecast(
     """What a forecaster makes of the light curves of an upload."""
     if trained is None:
         raise ConfigError("no forecaster is served, expected `flares` to name its model file")
-    table, rejects, dropped = forecast_curves(items, trained, "upload")
+    found = forecast_curves(items, trained, "upload")
     return FlareForecast(
         model_id=trained.model_id,
         alarm=trained.alarm,
-        table=table,
-        rejects=rejects,
-        dropped=dropped,
+        table=found.table,
+        rejects=found.rejects,
+        dropped=found.dropped,
     )
 
 

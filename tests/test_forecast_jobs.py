@@ -132,6 +132,7 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     assert f"model_id {trained.model_id}" in done.output
     assert (tmp_path / "flares.model.fit" / "adapter.safetensors").stat().st_size < 600_000
     assert len(trained.facts["validation_auprc"]) == 2
+    assert trained.facts["missions"] == {"tess": 10}
 
     monkeypatch.setattr(train, "_fit_by_ray", None)  # not fitted again
     again = run("train", "flares", survey, "--out", model, *QUICK)
@@ -151,6 +152,7 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     record = json.loads((out / "forecast.json").read_text())
     assert record["windows"] == len(table)
     assert record["model_id"] == trained.model_id
+    assert record["missions"] == {"tess": 10}
     newest = table.filter(table["newest"])
     assert len(newest) == 10
     last_d = 1500 + 16 - 10 / 1440
@@ -181,12 +183,10 @@ def test_a_language_model_is_tuned_and_forecasts_from_the_folder_that_it_names(
     done = run("flares", "forecast", survey, "--model", model, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     assert "on the language model" in (tmp_path / "out" / "index.html").read_text()
-    served, rejects, _ = forecast_curves(
-        read_light_curves(flare_shards(survey)[0]), trained, "uploaded"
-    )
+    served = forecast_curves(read_light_curves(flare_shards(survey)[0]), trained, "uploaded")
     table = pq.read_table(tmp_path / "out" / "forecasts.parquet")
-    assert not rejects
-    assert served["probability"].to_numpy() == pytest.approx(table["probability"].to_numpy())
+    assert not served.rejects
+    assert served.table["probability"].to_numpy() == pytest.approx(table["probability"].to_numpy())
 
     write_language_model(tmp_path / "tiny", seed=1)
     again = run(*command)
@@ -274,6 +274,7 @@ def test_a_killed_gathering_goes_on_with_the_groups_that_are_left(tmp_path, monk
     expected, _, _ = collect_windows(groups[0])
     np.testing.assert_array_equal(found[0][0].flux_WTC, expected.flux_WTC)
     assert (found[0][0].star_ids, found[0][0].dropped) == (expected.star_ids, expected.dropped)
+    assert found[0][0].missions == {"tess": 1}
 
     monkeypatch.setattr(kept_windows, "collect_windows", None)  # none is gathered again
     assert [keep_group(group, str(tmp_path / "fit")) for group in groups] == paths
@@ -331,6 +332,21 @@ def test_a_forecast_that_one_probability_for_all_would_beat_is_told_so():
         told[brier] = record.is_worse_than_base_rate
     assert told == {0.15: False, 0.17: True}
     assert not dataclasses.replace(record, skill={}).is_worse_than_base_rate
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        ({"missions": {"tess": 9}}, "trained on tess alone and says little of the stars of k2 (3)"),
+        ({"missions": {"k2": 1, "tess": 9}}, ""),
+        ({}, ""),  # a model file that does not say
+    ],
+)
+def test_stars_of_a_mission_that_a_model_was_not_trained_on_are_told_of(trained, told):
+    fields = dict.fromkeys(field.name for field in dataclasses.fields(ForecastRecord))
+    missions = {"tess": 2, "k2": 3}
+    record = ForecastRecord(**(fields | {"trained": trained, "missions": missions}))
+    assert record.strangers == told
 
 
 def test_the_forecasts_of_a_star_are_drawn_by_what_came():

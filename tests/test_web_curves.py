@@ -136,9 +136,8 @@ def test_a_forecast_is_that_of_the_command_line_for_the_same_file(client, folder
     (folder / "tess").mkdir()
     (folder / "tess" / "tic.fits").write_bytes(body)
     (shard,) = flare_shards(f"{folder}/tess/*.fits?format=light_curves")
-    table, _, dropped = forecast_group(
-        StarGroup(parts=((shard, None),)), str(folder / "flares.model")
-    )
+    told = forecast_group(StarGroup(parts=((shard, None),)), str(folder / "flares.model"))
+    table, dropped = told.table, told.dropped
     answer = client.post("/v1/flares/forecast", content=body)
     found = answer.json()
     assert answer.headers["x-astroray-model"] == found["model_id"] == trained.model_id

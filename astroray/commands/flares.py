@@ -120,6 +120,8 @@ def forecast(survey: str, model: str, out: str) -> None:
             f"  AUC {record.skill['auc']:.3f}, AUPRC {record.skill['auprc']:.3f}, Brier "
             f"{record.skill['brier']:.4f} at a base rate of {record.skill['base_rate']:.1%}"
         )
+    if record.strangers:
+        click.echo(f"  the model was {record.strangers}")
     if record.is_worse_than_base_rate:
         click.echo("  worse than that base rate for every window: train on more stars, or passes")
     echo_rejects(record.rejects)

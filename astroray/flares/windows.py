@@ -73,19 +73,19 @@ class Windows:
     only records of flares are at hand."""
     dropped: Mapping[str, int]
     """Windows, or whole stars, that were left out, by reason."""
+    missions: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Stars whose light curves are at hand, by mission."""
 
     def __len__(self) -> int:
         return len(self.end_W)
 
     def take(self, index_V: np.ndarray) -> "Windows":
-        """Those at the indices, in their order; `dropped` stays what it was."""
+        """Those at the indices, in their order; what is counted stays what it was."""
         chosen = {name: getattr(self, name)[index_V] for name in _COLUMNS}
         return dataclasses.replace(self, **chosen)
 
 
-_COLUMNS = tuple(
-    field.name for field in dataclasses.fields(Windows) if field.name not in ("star_ids", "dropped")
-)
+_COLUMNS = tuple(field.name for field in dataclasses.fields(Windows) if field.type is np.ndarray)
 
 
 def record_windows(stars: Iterable[StarRecord], rule: WindowRule | None = None) -> Windows:
@@ -107,8 +107,11 @@ def join_windows(parts: Sequence[Windows]) -> Windows:
     joined["star_W"] = np.concatenate(
         [np.array([place[name] for name in part.star_ids])[part.star_W] for part in parts]
     )
-    dropped = sum((Counter(dict(part.dropped)) for part in parts), Counter[str]())
-    windows = Windows(star_ids=ids, dropped=dict(dropped), **joined)
+    dropped, missions = Counter[str](), Counter[str]()
+    for part in parts:
+        dropped.update(part.dropped)
+        missions.update(part.missions)
+    windows = Windows(star_ids=ids, dropped=dict(dropped), missions=dict(missions), **joined)
     return windows.take(np.lexsort((windows.end_W, windows.star_W)))
 
 

@@ -68,7 +68,8 @@ def star_windows(
             except DataError as error:
                 rejects.append(_refuse(shard, curve, error))
         if usable:
-            parts.append(curve_windows(usable, rule, events=events, unanswered=unanswered))
+            windows = curve_windows(usable, rule, events=events, unanswered=unanswered)
+            parts.append(dataclasses.replace(windows, missions={first.mission: 1}))
     return (join_windows(parts) if parts else None), rejects, places
 
 

@@ -31,6 +31,8 @@ class ForecastRecord:
     """Windows whose 24 h were observed, so that the forecast can be judged."""
     flared: int
     dropped: Mapping[str, int]
+    missions: Mapping[str, int]
+    """Stars by the mission of their light curves."""
     rejected: int
     """Light curves."""
     rejects: Sequence[RejectCount]
@@ -49,6 +51,16 @@ class ForecastRecord:
         return brier_of_base_rate(self.skill["base_rate"]) if self.skill else math.nan
 
     @property
+    def strangers(self) -> str:
+        """What the model was trained on, where stars are of another mission; else empty."""
+        known = self.trained.get("missions") or self.missions  # model files did not always say
+        others = {name: count for name, count in self.missions.items() if name not in known}
+        if not others:
+            return ""
+        told = ", ".join(f"{name} ({count})" for name, count in others.items())
+        return f"trained on {', '.join(known)} alone and says little of the stars of {told}"
+
+    @property
     def is_worse_than_base_rate(self) -> bool:
         """Whether one probability for all windows, their share with a flare, scores better."""
         return bool(self.skill) and self.skill["brier"] >= self.brier_of_base_rate
@@ -61,12 +73,14 @@ def describe_forecasts(
     survey: str,
     model: str,
     dropped: Mapping[str, int],
+    missions: Mapping[str, int],
     rejects: pa.Table,
 ) -> ForecastRecord:
     """The record of forecasts by a model.
 
     forecasts  schema.FORECASTS
     dropped    windows left out, by reason
+    missions   stars, by mission
     rejects    schema.REJECTS
     """
     known = forecasts.filter(forecasts["flared"].is_valid())
@@ -89,6 +103,7 @@ def describe_forecasts(
         answered=len(label_W),
         flared=int(label_W.sum()),
         dropped=dict(dropped),
+        missions=dict(missions),
         rejected=len(rejects),
         rejects=ledger.summarize_rejects(rejects),
         skill=skill,

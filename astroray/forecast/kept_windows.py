@@ -63,17 +63,15 @@ def _arrays(windows: Windows) -> dict[str, np.ndarray]:
     }
     return {
         "star_ids": np.array(windows.star_ids, np.str_),
-        "reasons": np.array(list(windows.dropped), np.str_),
-        "counts": np.array(list(windows.dropped.values()), np.int64),
+        "counts": np.array(json.dumps([windows.dropped, windows.missions])),
         **columns,
     }
 
 
 def _windows(columns: dict[str, np.ndarray]) -> Windows:
-    ids, reasons, counts = (
-        columns.pop(name).tolist() for name in ("star_ids", "reasons", "counts")
-    )
-    return Windows(star_ids=ids, dropped=dict(zip(reasons, counts, strict=True)), **columns)
+    ids = columns.pop("star_ids").tolist()
+    dropped, missions = json.loads(str(columns.pop("counts")))
+    return Windows(star_ids=ids, dropped=dropped, missions=missions, **columns)
 
 
 def _publish(path: str, columns: dict[str, np.ndarray]) -> None:

@@ -9,7 +9,7 @@ index.html          reliability, and the stars most likely to flare next
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +30,7 @@ from astroray.run_files import record_file
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 
-__all__ = ["ForecastConfig", "forecast_curves", "forecast_flares", "forecast_group"]
+__all__ = ["ForecastConfig", "Forecasts", "forecast_curves", "forecast_flares", "forecast_group"]
 
 Show = Callable[[str], None]
 
@@ -49,6 +49,19 @@ class ForecastConfig:
             raise ConfigError("out is empty, expected a folder or s3://...; give --out DIR")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecasts:
+    """What came of some light curves."""
+
+    table: pa.Table | None
+    """FORECASTS; None where no window is left."""
+    rejects: Sequence[Reject]
+    dropped: Mapping[str, int]
+    """Windows left out, by reason."""
+    missions: Mapping[str, int]
+    """Stars by the mission of their light curves."""
+
+
 def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -> ForecastRecord:
     """Forecasts every window of a survey, the newest of each star included.
 
@@ -63,8 +76,8 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     shards = flare_shards(config.survey)
     with workers.cluster(log_dir=""):
         found = map_stars(shards, forecast_group, config.model, show=show)
-    tables = [table for table, _, _ in found if table is not None]
-    rejected = [reject for _, rejects, _ in found for reject in rejects]
+    tables = [one.table for one in found if one.table is not None]
+    rejected = [reject for one in found for reject in one.rejects]
     if not tables:
         raise DataError(
             f"no star of {config.survey} has a window of 512 cadences: {len(rejected)} light "
@@ -72,7 +85,10 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
         )
     forecasts = pa.concat_tables(tables)
     forecasts = forecasts.sort_by([("object_id", "ascending"), ("end", "ascending")])
-    dropped = sum((Counter(counts) for _, _, counts in found), Counter[str]())
+    dropped, missions = Counter[str](), Counter[str]()
+    for one in found:
+        dropped.update(one.dropped)
+        missions.update(one.missions)
     rejects = ledger.rejects_table(sorted(rejected, key=_in_order))
     record = describe_forecasts(
         forecasts,
@@ -80,6 +96,7 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
         survey=config.survey,
         model=config.model,
         dropped=dropped,
+        missions=missions,
         rejects=rejects,
     )
     ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
@@ -90,16 +107,14 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
     return record
 
 
-def forecast_group(
-    group: StarGroup, model: str
-) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
-    """FORECASTS of the stars of a group, its rejects, and windows left out by reason."""
+def forecast_group(group: StarGroup, model: str) -> Forecasts:
+    """What a model file forecasts of the stars of a group."""
     return _forecast(collect_windows(group, unanswered=True), load_forecaster(model))
 
 
 def forecast_curves(
     items: Iterable[LightCurve | Reject], trained: TrainedForecaster, name: str
-) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
+) -> Forecasts:
     """The same of light curves that are at hand; `name` stands for that of their shard."""
     named = ((name, item) for item in items)
     return _forecast(star_windows(named, unanswered=True), trained)
@@ -108,15 +123,16 @@ def forecast_curves(
 def _forecast(
     found: tuple[Windows | None, list[Reject], Mapping[str, StarPlace]],
     trained: TrainedForecaster,
-) -> tuple[pa.Table | None, list[Reject], dict[str, int]]:
+) -> Forecasts:
     windows, rejects, places = found
     if windows is None:
-        return None, rejects, {}
+        return Forecasts(table=None, rejects=rejects, dropped={}, missions={})
+    table = None
+    if len(windows):
+        probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
+        table = _table(windows, probability_W, places, trained.alarm)
     dropped = {reason: count for reason, count in windows.dropped.items() if count}
-    if not len(windows):
-        return None, rejects, dropped
-    probability_W = trained.calibration.probability(forecast_logits(trained.model, windows))
-    return _table(windows, probability_W, places, trained.alarm), rejects, dropped
+    return Forecasts(table=table, rejects=rejects, dropped=dropped, missions=windows.missions)
 
 
 def _in_order(reject: Reject) -> tuple[str, int]:

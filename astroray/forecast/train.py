@@ -279,6 +279,7 @@ def _finish(config: TrainConfig) -> dict[str, Any]:
         "method": config.method,
         "backbone": config.backbone,
         "stars": len(windows.star_ids),
+        "missions": dict(windows.missions),
         "windows": len(windows),
         "dropped": dict(windows.dropped),
         "validation_stars": len(set(validation.star_W.tolist())),

@@ -15,10 +15,11 @@ from astroray.actors.embed import prepare_slice
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
+from astroray.catalog.asked import find_object
 from astroray.catalog.versions import Receipts
 from astroray.config import ScanConfig
 from astroray.encoders import OF_BATCH
-from astroray.errors import BackendError, ConfigError, DataError, LedgerError
+from astroray.errors import BackendError, DataError, LedgerError
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.runs import finished_run, version_of
@@ -161,14 +162,7 @@ def explain_object(run_dir: str, object_id: str) -> Explanation:
     run_dir, record = version_of(run_dir), finished_run(run_dir)
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     table = versions.read_version(run_dir)
-    chosen = table.filter(pc.equal(table["object_id"], object_id))
-    if not len(chosen):
-        some = versions.names_like(table["object_id"], object_id)
-        raise ConfigError(
-            f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
-            f"{some}; it may be among the rejects"
-        )
-    row = chosen.to_pylist()[0]
+    row = table.slice(find_object(table, object_id, run_dir), 1).to_pylist()[0]
     numbers = record.proven.selected_by
     if numbers and row["rank"] <= record.proven.num_rescored:  # the shortlist
         raise LedgerError(

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from PIL import Image
 
 from astroray import ledger, storage
 from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
+from astroray.catalog.asked import find_object
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.interrupts import Interrupted
@@ -148,7 +148,7 @@ class Run:
         if object_ids is None:
             return embedding_ND
         wanted = [object_ids] if isinstance(object_ids, str) else object_ids
-        return embedding_ND[[self._place(_named(one)) for one in wanted]]
+        return embedding_ND[[find_object(self.table, _named(one), self.path) for one in wanted]]
 
     def labels(self) -> "pandas.DataFrame":
         """What people said of its objects on the labelling page, by time: schema.LABELS.
@@ -220,7 +220,7 @@ class Run:
         """
         _check_count("size_px", size_px)
         object_id = _named(object_id)
-        at = self._place(object_id)
+        at = find_object(self.table, object_id, self.path)
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
         shard = ledger.find_shard(self.path, place["shard"])
         png = draw_rows(shard, [place["row"]], size_px=size_px).get(place["row"])
@@ -229,17 +229,6 @@ class Run:
                 f"no picture of {object_id}: row {place['row']} of {shard.name} is gone"
             )
         return Image.open(io.BytesIO(png))
-
-    def _place(self, object_id: str) -> int:
-        """Row of an object in the table. Raises ConfigError without one."""
-        at: int = pc.index(self.table["object_id"], object_id).as_py()
-        if at < 0:
-            some = versions.names_like(self.table["object_id"], object_id)
-            raise ConfigError(
-                f"no object {object_id!r} in {self.path}, expected one of its {len(self.table)}, "
-                f"such as {some}; it may be among the rejects()"
-            )
-        return at
 
     def _repr_html_(self) -> str:
         """What a notebook shows: counts, proof, and the most unusual objects that have pictures."""

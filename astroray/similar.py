@@ -11,7 +11,7 @@ import pyarrow as pa
 from astroray import ledger, storage
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
-from astroray.catalog import versions
+from astroray.catalog.asked import names_like
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError, DataError
 from astroray.preparation.modalities import MODALITIES
@@ -165,7 +165,7 @@ def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | No
 def _unknown(run: _Searched, query: str) -> str:
     count = run.num_objects if isinstance(run, _Whole) else 3  # of others a name costs a look-up
     names = run.rows(np.arange(min(count, run.num_objects)))["object_id"]
-    some = versions.names_like(names, query)
+    some = names_like(names, query)
     modality = run.record.fitted.modality
     file = (
         "a FITS, PNG or JPEG file of a cutout"

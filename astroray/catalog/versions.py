@@ -26,8 +26,8 @@ from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "Inherited", "Night", "Receipts", "describe_version", "names_like", "read_all_receipts",
-    "read_inherited", "read_layers", "read_older", "read_pieces", "read_version",
+    "Inherited", "Night", "Receipts", "describe_version", "read_all_receipts", "read_inherited",
+    "read_layers", "read_older", "read_pieces", "read_version",
 ]  # fmt: skip
 
 Receipts = Mapping[str, tuple[str, Receipt]]
@@ -299,10 +299,3 @@ def _check_file(path: str, sha256: str) -> None:
 
 def _path(run_dir: str) -> str:
     return storage.join(run_dir, "ledger", _FILE)
-
-
-def names_like(object_id_N: pa.ChunkedArray, asked: str) -> str:
-    """Three identifiers in which `asked` occurs, whatever its case, else the first three."""
-    stem = asked.rpartition("/")[2].strip()
-    found = pc.filter(object_id_N, pc.match_substring(object_id_N, stem, ignore_case=True))
-    return ", ".join((found if len(found) else object_id_N).slice(0, 3).to_pylist())

@@ -8,8 +8,8 @@ import numpy as np
 from astroray.errors import ConfigError, ShardError
 from astroray.surveys import light_curve_columns, spectrum_columns
 from astroray.surveys.array_files import ArrayFile, Header
+from astroray.surveys.column_names import plain_name
 from astroray.surveys.object_tables import TableOptions
-from astroray.surveys.parquet_columns import plain_name
 
 LAYOUTS = ("NCYX", "NYXC", "NYX", "CYX", "YXC", "YX")
 MAX_BANDS = 6

@@ -14,17 +14,15 @@ import pyarrow as pa
 
 from astroray import storage
 from astroray.errors import SchemaError
+from astroray.surveys.column_names import OF_LISTS, find_name, plain_name
 from astroray.surveys.light_curve_rows import FluxKind, RawCurve, TimeZero
 from astroray.surveys.list_rows import (
-    IDENTITY,
     ListColumns,
-    find_name,
     name_and_place,
     plain_columns,
     read_cells,
 )
 from astroray.surveys.nested_columns import find_nested, is_numbers
-from astroray.surveys.parquet_columns import plain_name
 from astroray.surveys.parquet_files import open_parquet
 from astroray.surveys.quality import Mission
 from astroray.surveys.shards import Reject, reject
@@ -119,7 +117,7 @@ def _row(
     columns = {
         role: np.asarray(cell.values.to_numpy(zero_copy_only=False), np.float64)
         for role, cell in cells.items()
-        if role not in IDENTITY and cell.is_valid
+        if role not in OF_LISTS and cell.is_valid
     }
     if bands is not None:
         try:
@@ -212,7 +210,7 @@ def _choose_lists(schema: pa.Schema, stated: Stated, path: str) -> ListColumns:
     lists = [field.name for field in parts if pa.types.is_nested(field.type)]
     if band := band_column(lists, stated, path):
         chosen["band"] = band
-    return ListColumns(columns={**chosen, **plain_columns(schema, IDENTITY)}, nested=nested)
+    return ListColumns(columns={**chosen, **plain_columns(schema, OF_LISTS)}, nested=nested)
 
 
 def _choose_nested(schema: pa.Schema, stated: Stated, path: str) -> str:

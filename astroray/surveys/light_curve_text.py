@@ -12,13 +12,13 @@ import pyarrow.csv
 
 from astroray import storage
 from astroray.errors import SchemaError, ShardError
+from astroray.surveys.column_names import OF_MEASUREMENTS
 from astroray.surveys.light_curve_columns import Stated, star_of_file
 from astroray.surveys.light_curve_rows import RawCurve
 from astroray.surveys.measurements import MeasuredColumns, Measurements, choose_measured
 
 __all__ = ["read_text", "read_text_measurements"]
 
-_ID_NAMES = frozenset({"id", "objectid", "object_id", "objid", "oid", "source_id", "name", "star"})
 _BAD_TEXT = (pa.ArrowException, OSError, ValueError, EOFError, csv.Error, zlib.error)
 
 
@@ -65,7 +65,9 @@ def read_text_measurements(
 def _refuse_many(path: str) -> None:
     """Raises SchemaError where a column may tell objects apart: their times start again."""
     first = _first_line(_unpacked(path))[1]
-    ids = [name for name in next(csv.reader([first.strip()]), []) if name.lower() in _ID_NAMES]
+    ids = [
+        name for name in next(csv.reader([first.strip()]), []) if name.lower() in OF_MEASUREMENTS
+    ]
     if ids:
         raise SchemaError(
             f"time of {path} goes backwards, and its column {ids[0]!r} may tell several objects "

@@ -12,27 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray.errors import ConfigError, SchemaError
+from astroray.surveys.column_names import OF_LISTS, find_name
 from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
-from astroray.surveys.parquet_columns import is_identifier, is_number, plain_name
+from astroray.surveys.parquet_columns import is_identifier, is_number
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.table_columns import Column, texts, trimmed
 
-__all__ = [
-    "IDENTITY", "ListColumns", "find_name", "name_and_place", "plain_columns", "read_cells",
-]  # fmt: skip
+__all__ = ["ListColumns", "name_and_place", "plain_columns", "read_cells"]
 
-IDENTITY: Mapping[str, Sequence[str]] = {
-    "id": (
-        "objectid", "objid", "sourceid", "targetid", "diaobjectid", "ps1objid", "ticid", "kepid",
-        "kic", "tic", "specobjid", "obsid", "id",
-    ),
-    "ra": ("ra", "radeg", "raobj", "raicrs", "objra", "ramean", "meanra", "coordra", "targetra"),
-    "dec": (
-        "dec", "decdeg", "decobj", "deicrs", "objdec", "decmean", "meandec", "coorddec",
-        "targetdec",
-    ),
-}  # fmt: skip
-"""Names of columns that say who a row is; case, blanks and underscores do not matter."""
 _BAD_TABLE = (pa.ArrowException, OSError, ValueError)
 _BATCH_ROWS = 64
 
@@ -47,7 +34,7 @@ class ListColumns:
     """By role: columns, or parts of the nested one."""
     nested: str = ""
     """The column that the lists are nested in; empty where they have columns of their own."""
-    plain: Collection[str] = tuple(IDENTITY)
+    plain: Collection[str] = tuple(OF_LISTS)
     """Roles that are one value a row, in a column of their own."""
 
     def read(self, batch: pa.RecordBatch, role: str) -> pa.Array:
@@ -153,9 +140,3 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 _SUITS = {"id": is_identifier, "ra": _is_angle, "dec": _is_angle}
-
-
-def find_name(names: Sequence[str], known: Sequence[str]) -> str | None:
-    """The first of the known names that is there, as it is written there."""
-    written = {plain_name(name): name for name in reversed(names)}
-    return next((written[name] for name in known if name in written), None)

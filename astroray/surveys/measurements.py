@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.errors import ConfigError, SchemaError, ShardError
+from astroray.surveys.column_names import OF_LISTS, find_name
 from astroray.surveys.light_curve_columns import (
     NAMES,
     Stated,
@@ -22,7 +23,6 @@ from astroray.surveys.light_curve_columns import (
     of_one_band,
 )
 from astroray.surveys.light_curve_rows import RawCurve
-from astroray.surveys.list_rows import IDENTITY, find_name
 from astroray.surveys.parquet_files import BAD_PARQUET, open_parquet
 from astroray.surveys.table_columns import Column, texts, trimmed
 from astroray.surveys.table_positions import TablePositions
@@ -59,7 +59,7 @@ def choose_measured(
     """
     if id_column and id_column not in names:
         raise SchemaError(f"{path} has no column {id_column!r}, expected one of {list(names)}")
-    ra, dec = (find_name(names, IDENTITY[role]) for role in ("ra", "dec"))
+    ra, dec = (find_name(names, OF_LISTS[role]) for role in ("ra", "dec"))
     return MeasuredColumns(
         numbers=choose(names, stated, path),
         band=band_column(names, stated, path),

@@ -11,6 +11,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.surveys.column_names import OF_FILES
 from astroray.surveys.file_matches import NamedRows, match_files
 from astroray.surveys.objects import Objects, basename, describe_objects, stem
 from astroray.surveys.positions import check_angles
@@ -20,22 +21,6 @@ from astroray.surveys.table_columns import Column, Columns, Piece, open_columns,
 from astroray.surveys.table_positions import TablePositions
 
 __all__ = ["ObjectTable", "TableOptions", "group_objects", "open_object_table"]
-
-_WELL_KNOWN = {
-    "id": (
-        "object_id", "objid", "dr7objid", "dr8objid", "sdssid", "source_id",
-        "specobjid", "asset_id", "pgc_name", "iauname", "designation", "id", "name",
-    ),
-    "ra": (
-        "ra", "raj2000", "ra_deg", "ra_icrs", "alpha_j2000", "alphawin_j2000", "right_ascension",
-    ),
-    "dec": (
-        "dec", "decj2000", "dej2000", "dec_deg", "de_deg", "dec_icrs", "de_icrs", "delta_j2000",
-        "deltawin_j2000", "declination", "de",
-    ),
-    "file": ("file", "filename", "file_name", "file_path", "image", "path", "img"),
-}  # fmt: skip
-"""Column names that are tried where none is given; case, spaces and underscores do not matter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +126,7 @@ class ObjectTable:
         if not any(any(piece.names) for piece in self.pieces()):
             raise ConfigError(
                 f"{self.where} has neither file names nor identifiers, expected a column that "
-                f"names the files; give it as file=COLUMN (tried {', '.join(_WELL_KNOWN['file'])})"
+                f"names the files; give it as file=COLUMN (tried {', '.join(OF_FILES['file'])})"
             )
         return match_files(self.pieces, paths, folder, where=self.where, step=step)
 
@@ -269,12 +254,12 @@ def _choose(
         key: _column_name(source.names, key, options, where)
         if with_places or key not in ("ra", "dec")
         else None
-        for key in _WELL_KNOWN
+        for key in OF_FILES
     }
     if (chosen["ra"] is None) != (chosen["dec"] is None):
         got, lacking = ("ra", "dec") if chosen["ra"] else ("dec", "ra")
         raise ConfigError(
-            f"{where} has {got} in column {chosen[got]!r} but none of {_WELL_KNOWN[lacking]}; name "
+            f"{where} has {got} in column {chosen[got]!r} but none of {OF_FILES[lacking]}; name "
             f"it with {lacking}=COLUMN, one of {list(source.names)}"
         )
     names = sorted({name for name in chosen.values() if name})
@@ -318,7 +303,7 @@ def _column_name(names: Sequence[str], key: str, options: TableOptions, where: s
     plain = {_plain(name): name for name in reversed(names)}
     asked = getattr(options, key)
     if not asked:
-        return next((plain[_plain(w)] for w in _WELL_KNOWN[key] if _plain(w) in plain), None)
+        return next((plain[_plain(w)] for w in OF_FILES[key] if _plain(w) in plain), None)
     if asked in names:
         return str(asked)
     if _plain(asked) in plain:

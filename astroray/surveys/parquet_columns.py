@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from astroray.errors import ConfigError
+from astroray.surveys.column_names import OF_IMAGES, plain_name
 from astroray.surveys.image_columns import ImageColumn, image_column, is_image
 from astroray.surveys.parquet_files import BAD_PARQUET
 from astroray.surveys.positions import FEW_POSITIONS, are_within_radians, refuse_radians
@@ -19,20 +20,9 @@ WELL_KNOWN = {
         "image", "images", "cutout", "cutouts", "image_array", "img", "flux", "pixels", "stamp",
         "data",
     ),
-    "id": (
-        "object_id", "objid", "source_id", "target_id", "coadd_object_id", "ls_id", "iauname",
-        "designation", "id", "name",
-    ),
-    "ra": (
-        "ra", "ra_deg", "raj2000", "ra_icrs", "alpha_j2000", "right_ascension", "ra_mean",
-        "coord_ra", "obj_ra",
-    ),
-    "dec": (
-        "dec", "de", "dec_deg", "de_deg", "decj2000", "dej2000", "dec_icrs", "de_icrs",
-        "delta_j2000", "declination", "dec_mean", "coord_dec", "obj_dec",
-    ),
+    **OF_IMAGES,
 }  # fmt: skip
-"""Names of columns that are tried where none is given; case and underscores do not matter."""
+"""Names of columns that are tried where none is given."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,11 +164,6 @@ def _find(
             f"expected {expected}"
         )
     return cast(str, field.name)
-
-
-def plain_name(name: str) -> str:
-    """A column's name without what does not matter in it."""
-    return name.lower().replace("_", "").replace(" ", "")
 
 
 def is_identifier(field: pa.Field) -> bool:

@@ -11,16 +11,14 @@ import pyarrow as pa
 
 from astroray.errors import ConfigError, SchemaError
 from astroray.surveys.array_files import ArrayFile, open_arrays
+from astroray.surveys.column_names import OF_LISTS, find_name, plain_name
 from astroray.surveys.list_rows import (
-    IDENTITY,
     ListColumns,
-    find_name,
     name_and_place,
     plain_columns,
     read_cells,
 )
 from astroray.surveys.nested_columns import find_nested, is_flags, is_numbers
-from astroray.surveys.parquet_columns import plain_name
 from astroray.surveys.parquet_files import open_parquet
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.spectrum_rows import RawSpectrum, from_logarithm
@@ -36,8 +34,8 @@ NAMES: Mapping[str, Sequence[str]] = {
     "err": ("fluxerr", "fluxerror", "error", "err", "sigma"),
     "mask": ("mask", "andmask", "pixmask", "flags", "quality"),
 }
-_PLAIN: Mapping[str, Sequence[str]] = {**IDENTITY, "redshift": ("redshift", "z", "zhelio")}
-_NAME = ("name", *IDENTITY["id"])
+_PLAIN: Mapping[str, Sequence[str]] = {**OF_LISTS, "redshift": ("redshift", "z", "zhelio")}
+_NAME = ("name", *OF_LISTS["id"])
 UNITS: Mapping[str, float] = {"Angstrom": 1.0, "nm": 10.0, "um": 1e4}
 """Angstrom that one unit of wavelength has."""
 

@@ -209,11 +209,10 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def verify(run_dir: str, repair: bool, as_json: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
-    from astroray.inspection import take_back_damaged, verify_run
+    from astroray.inspection import repair_run, verify_run
     from astroray.run_record import RunRecord
 
-    faults = verify_run(run_dir)
-    taken = take_back_damaged(run_dir) if repair and faults else []
+    faults, taken = repair_run(run_dir) if repair else (verify_run(run_dir), [])
     state = RunRecord.of(run_dir).state
     if as_json:
         found = {"run": run_dir, "state": state, "faults": faults, "taken_back": taken}

@@ -122,6 +122,25 @@ def verify_run(run_dir: str) -> list[str]:
     embedded = catalog + duplicates, and that the catalog conforms and its ranks are 1..N; of
     `flares find`, the parts of every shard, and that the tables conform and agree.
     """
+    return _find_faults(run_dir)[0]
+
+
+def repair_run(run_dir: str) -> tuple[list[str], list[str]]:
+    """Takes back the done marks of damaged shards, so that the next scan does them again.
+
+    Returns the faults as `verify_run` has them, and the names of those shards. Raises ConfigError
+    without a run, LedgerError while another process writes to it.
+    """
+    faults, damaged = _find_faults(run_dir)
+    if damaged:
+        with hold_lease(run_dir):
+            for name in damaged:
+                undo_shard(run_dir, name)
+    return faults, damaged
+
+
+def _find_faults(run_dir: str) -> tuple[list[str], list[str]]:
+    """Faults in words, and the names of the shards whose output is damaged."""
     record = _record(run_dir)
     faults: list[str] = []
     listing = ledger.read_listing(run_dir)
@@ -137,28 +156,15 @@ def verify_run(run_dir: str) -> list[str]:
     coverage = record.night and record.night.coverage
     if record.state == "done" and len(missing) != (coverage.shards_left if coverage else 0):
         faults.append(f"the run is done, but {len(missing)} shards are not, first {missing[:1]}")
-    faults += _damaged(record, receipts).values()
+    damaged = _damaged(record, receipts)
+    faults += damaged.values()
     if record.state == "done" and record.is_of_flares:
         own = {name: receipt for name, (_, receipt) in receipts.items()}
         faults += check_flare_tables(run_dir, record, own)
     elif record.state == "done":
         faults += _check_index(run_dir, record)
         faults += _check_catalog(run_dir, record)
-    return faults
-
-
-def take_back_damaged(run_dir: str) -> list[str]:
-    """Takes back the done marks of damaged shards, so that the next scan does them again.
-
-    Returns their names. Raises ConfigError without a run, LedgerError while another process writes
-    to it.
-    """
-    damaged = sorted(_damaged(_record(run_dir), versions.read_all_receipts(run_dir)))
-    if damaged:
-        with hold_lease(run_dir):
-            for name in damaged:
-                undo_shard(run_dir, name)
-    return damaged
+    return faults, sorted(damaged)
 
 
 def _damaged(record: RunRecord, receipts: versions.Receipts) -> dict[str, str]:

@@ -194,8 +194,9 @@ def check_that_damage_is_found(folder, config):
     (part, *_) = sorted((folder / "parts" / "candidates").iterdir())
     whole, flares = part.read_bytes(), folder / "flares.parquet"
     part.write_bytes(whole[:-9])
-    (fault,) = inspection.verify_run(config.out)
-    assert len(inspection.take_back_damaged(config.out)) == 1
+    assert len(inspection.verify_run(config.out)) == 1
+    (fault,), taken = inspection.repair_run(config.out)
+    assert len(taken) == 1
     assert "its receipt says" in fault
     find_flares(config)
     assert inspection.verify_run(config.out) == []

@@ -204,8 +204,8 @@ def test_rejects_are_summed_by_kind_with_an_example(run_dir):
     assert summary[0].reason == "r0"
 
 
-def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
-    from astroray.inspection import take_back_damaged, verify_run
+def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir, monkeypatch):
+    from astroray import inspection
 
     ledger.write_listing(
         run_dir, [Shard(name=n, reader="simulated", inputs=(), params={}) for n in ("a", "b")]
@@ -213,13 +213,18 @@ def test_a_damaged_shard_is_found_and_repair_has_it_done_again(run_dir):
     record(state="running").publish(run_dir)
     for shard in ("a", "b"):
         ledger.finish_shard(run_dir, receipt(shard), embeddings=b"E", rejects=[])
-    faults = verify_run(run_dir)
+    faults = inspection.verify_run(run_dir)
     assert [fault.split("/")[-1] for fault in faults] == [
         f"{name}.parquet differs from its receipt: sha256 expected 0" for name in ("a", "b")
     ]
     assert done_shards(run_dir) == {"a", "b"}
-    assert take_back_damaged(run_dir) == ["a", "b"]
+    check, read = inspection._check_embeddings, []
+    monkeypatch.setattr(
+        inspection, "_check_embeddings", lambda *of: (read.append(of[1].shard), check(*of))[1]
+    )
+    assert inspection.repair_run(run_dir) == (faults, ["a", "b"])
     assert done_shards(run_dir) == set()
+    assert sorted(read) == ["a", "b"]  # once each
 
 
 @pytest.mark.parametrize("text", ['{"survey": ', "[]", '{"of": "another program"}'])

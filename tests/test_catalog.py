@@ -204,19 +204,6 @@ def test_a_catalog_is_taken_down_from_its_completing_file_on(tmp_path, monkeypat
         assert (tmp_path / "catalog" / "hats.properties").exists() == (survivors == 0)
 
 
-def test_extra_properties_are_kept_but_cannot_replace_the_layout(tmp_path):
-    write_catalog(
-        make_catalog(5), str(tmp_path), name="n", created=CREATED,
-        properties={"obs_description": "Outliers; all: sorted", "hats_nrows": "99"},
-    )  # fmt: skip
-    from hats.catalog import TableProperties
-
-    read = TableProperties.read_from_dir(tmp_path / "catalog")
-    assert read.total_rows == 5
-    assert read.obs_description == "Outliers; all: sorted"
-    assert read.hats_creation_date == CREATED
-
-
 def test_a_table_with_other_columns_is_refused(tmp_path):
     with pytest.raises(SchemaError, match="'rank' is missing in catalog"):
         write(make_catalog(3).drop_columns("rank"), tmp_path)

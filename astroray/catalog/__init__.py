@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +26,6 @@ def write_catalog(
     *,
     name: str,
     created: str,
-    properties: Mapping[str, str] | None = None,
     rows_per_pixel: int = pixels.ROWS_PER_PIXEL,
 ) -> list[str]:
     """Writes `rows` as the run's catalog and returns the paths written, the completing one last.
@@ -35,7 +34,6 @@ def write_catalog(
                     on disk, so that a piece and a row group are held, and a number of each row
     name            name of the catalog in HATS
     created         date of creation, UTC, ISO 8601; it is written to hats.properties alone
-    properties      more lines for hats.properties, such as obs_description
     rows_per_pixel  a pixel with more rows is split in four
 
     An earlier catalog of the run is taken down first: its completing file, then every file that
@@ -50,7 +48,7 @@ def write_catalog(
         footers = [pixels.write_rows(run_dir, file, ordered.groups(file)) for file in ordered.files]
     joined = pixels.join_files(
         run_dir, ordered.files, footers, ordered.healpix_29_P, name=name, created=created,
-        properties=properties, rows_per_pixel=rows_per_pixel,
+        rows_per_pixel=rows_per_pixel,
     )  # fmt: skip
     return [*(storage.join(run_dir, pixels.FOLDER, file.name) for file in ordered.files), *joined]
 

@@ -146,7 +146,6 @@ def join_files(
     *,
     name: str,
     created: str,
-    properties: Mapping[str, str] | None = None,
     rows_per_pixel: int = ROWS_PER_PIXEL,
 ) -> list[str]:
     """Publishes what joins the files of a catalog, the completing one last; returns their paths.
@@ -159,10 +158,10 @@ def join_files(
     leaves = [(file, footer) for file, footer in zip(files, footers, strict=True) if file.pixel]
     if not leaves:
         return []
-    fixed = _properties(name, created, len(healpix_29_P), rows_per_pixel)
+    properties = _properties(name, created, len(healpix_29_P), rows_per_pixel)
     merged = [
         *_merged([footer for _, footer in leaves]),
-        *_hats_files([file for file, _ in leaves], healpix_29_P, {**(properties or {}), **fixed}),
+        *_hats_files([file for file, _ in leaves], healpix_29_P, properties),
     ]
     return [_publish(run_dir, file, data) for file, data in merged]
 

@@ -8,10 +8,8 @@ NUM_BINS = 400
 """Bins in time, of which each keeps its faintest and its brightest cadence."""
 
 
-def sketch_curve(
-    time_d: np.ndarray, flux: np.ndarray, num_bins: int = NUM_BINS
-) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest flux of each bin over the median of all, minus 1; both [num_bins] float32.
+def sketch_curve(time_d: np.ndarray, flux: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest flux of each bin over the median of all, minus 1; both [NUM_BINS] float32.
 
     time_d  [T]  float64, d, ascending; the bins reach evenly from the first to the last
     flux    [T]  any unit, with a median above 0; NaN where missing
@@ -21,9 +19,9 @@ def sketch_curve(
     length_d = float(time_d[-1] - time_d[0])
     relative_T = flux / np.nanmedian(flux) - 1
     known_T = np.isfinite(relative_T)
-    bin_T = ((time_d - time_d[0]) / (length_d or 1.0) * num_bins).astype(np.int64)
-    bin_T = np.minimum(bin_T, num_bins - 1)[known_T]
-    low_B, high_B = np.full(num_bins, np.inf), np.full(num_bins, -np.inf)
+    bin_T = ((time_d - time_d[0]) / (length_d or 1.0) * NUM_BINS).astype(np.int64)
+    bin_T = np.minimum(bin_T, NUM_BINS - 1)[known_T]
+    low_B, high_B = np.full(NUM_BINS, np.inf), np.full(NUM_BINS, -np.inf)
     np.minimum.at(low_B, bin_T, relative_T[known_T])
     np.maximum.at(high_B, bin_T, relative_T[known_T])
     is_empty_B = low_B > high_B

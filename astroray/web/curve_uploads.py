@@ -78,22 +78,12 @@ class Stated:
         return {name: value for name, value in dataclasses.asdict(self).items() if value}
 
 
-def read_curves(
-    data: bytes,
-    stated: Stated,
-    *,
-    limits: CurveLimits,
-    params: Mapping[str, Any] | None = None,
-    name: str = "the upload",
-) -> list[LightCurve | Reject]:
+def read_curves(data: bytes, stated: Stated, *, limits: CurveLimits) -> list[LightCurve | Reject]:
     """The light curves of a FITS or Parquet file, and those of its rows that are none.
-
-    params  of a shard of the survey whose options count; else the defaults
-    name    what errors call the file
 
     Raises DataError where it cannot be used as a whole.
     """
-    shard, contents = open_upload(data, limits, {**(params or {}), **stated.given()}, name)
+    shard, contents = open_upload(data, limits, stated.given(), "the upload")
     return _read(shard, contents, limits)
 
 

@@ -66,8 +66,10 @@ class Job:
 
     @property
     def key(self) -> str:
-        """The submission id without its attempt."""
-        word = re.sub(r"[^\w]+", "-", storage.stem(self.survey.partition("?")[0])).strip("-")
+        """The submission id without its attempt; a glob is called by the folder that it is in."""
+        parts = reversed(self.survey.partition("?")[0].split("/"))
+        words = (re.sub(r"[^\w]+", "-", storage.stem(part)).strip("-") for part in parts)
+        word = next(filter(None, words), "")
         digest = hashlib.sha256(self.survey.encode()).hexdigest()[:8]
         return "-".join(filter(None, [self.script.stem, word[:40], digest, self.night]))
 

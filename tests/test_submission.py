@@ -87,7 +87,9 @@ def server(*jobs):
 
 
 def test_an_id_is_made_of_job_survey_night_and_attempt():
-    assert job().key.startswith("scan-")
+    assert job().key.startswith("scan-Deep-Field-")
+    assert job(survey="s3://sky/images").key.startswith("scan-images-")
+    assert job(survey="sim:galaxies?count=9").key.startswith("scan-sim-galaxies-")
     assert job().key.endswith("-2026-11-28")
     assert job().key != job(survey="s3://sky/Deep_Field/*.fits?size=64").key
     assert job(script="jobs/train_encoder.py").key.startswith("train_encoder-")

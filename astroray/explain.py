@@ -27,6 +27,7 @@ from astroray.settings import from_dict
 from astroray.sky import describe_position
 from astroray.storage import InputFile
 from astroray.surveys.shards import Reject, Shard
+from astroray.terminal import one_line
 
 __all__ = ["Explanation", "explain_object"]
 
@@ -122,7 +123,8 @@ class Explanation:
         row = self.row
         again = "" if self.encoded_distance is None else f", distance {self.encoded_distance:.3g}"
         return "\n".join(
-            [
+            one_line(line)
+            for line in [
                 f"object    {row['object_id']}  {describe_position(row['ra'], row['dec'])}",
                 f"shard     {row['shard']}, row {row['row']}, embedded in {self.embedded_in}",
                 *(

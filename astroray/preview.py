@@ -20,6 +20,7 @@ from astroray.preparation.modalities import MODALITIES
 from astroray.surveys.light_curve_rows import LightCurve, LightCurves
 from astroray.surveys.shards import Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.spectrum_rows import Spectra, Spectrum
+from astroray.terminal import one_line
 
 __all__ = ["Look", "look", "save_sheet"]
 
@@ -42,7 +43,7 @@ class Look:
     rejects: Sequence[Reject]
 
     def __str__(self) -> str:
-        return "\n".join(f"{name:<11}{value}" for name, value in self.facts.items())
+        return "\n".join(one_line(f"{name:<11}{value}") for name, value in self.facts.items())
 
     __repr__ = __str__
 

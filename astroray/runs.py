@@ -52,6 +52,12 @@ def finished_run(run_dir: str) -> RunRecord:
             f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "
             "command finishes it"
         )
+    if record.is_of_flares:
+        raise ConfigError(
+            f"{run_dir} is a run of flares find, expected one of a scan or night; its flares are "
+            f"in {run_dir}/flares.parquet and index.html, and `astroray export` writes them for "
+            "other programs"
+        )
     if not record.proof:
         raise ConfigError(
             f"{run_dir} holds a run without a search, expected the --out of a scan or night"

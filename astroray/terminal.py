@@ -24,6 +24,7 @@ __all__ = [
     "echo_rejects",
     "in_notebook",
     "no_script",
+    "one_line",
     "parse_setting",
     "progress_line",
     "status_line",
@@ -173,6 +174,13 @@ def _describe(progress: "Progress", objects: str) -> str:
     return "  ".join([*parts, progress.note]).rstrip()
 
 
+def one_line(text: str) -> str:
+    """Text of a survey as a terminal may be shown it, with what would end the line or steer it
+    written as Python has it: `new\\nline`, `\\x1b[2J`.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def echo_note(text: str) -> None:
     """Writes a line to standard error, beside what a command or call gives."""
     click.echo(text, err=True)
@@ -194,7 +202,9 @@ def counted(count: int | None, noun: str) -> str:
 def echo_rejects(rejects: Iterable["RejectCount"]) -> None:
     """Writes a line for each kind of reject, with an example of its reason."""
     for kind in rejects:
-        click.echo(f"  {kind.kind}: {kind.rows} rows, {kind.shards} shards; e.g. {kind.reason}")
+        click.echo(
+            f"  {kind.kind}: {kind.rows} rows, {kind.shards} shards; e.g. {one_line(kind.reason)}"
+        )
 
 
 def check_rejects(

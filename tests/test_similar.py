@@ -140,12 +140,16 @@ def test_light_curves_are_searched_and_explained_by_name_and_by_a_file(curves, t
     assert answer["neighbors"][0]["object_id"] == "KIC 6 Q2"
 
 
-def test_a_run_without_a_search_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [({}, "a run without a search"), ({"rule": {}}, r"run of flares find, .*/flares\.parquet")],
+)
+def test_a_run_without_a_search_is_refused(tmp_path, config, message):
     from astroray.run_record import RunRecord
 
     record = RunRecord(
-        survey="k2", fingerprint="f", config={}, created="2026-01-01T00:00:00Z", state="done"
+        survey="k2", fingerprint="f", config=config, created="2026-01-01T00:00:00Z", state="done"
     )
     record.publish(str(tmp_path))
-    with pytest.raises(ConfigError, match="a run without a search"):
+    with pytest.raises(ConfigError, match=message):
         Archive(str(tmp_path))

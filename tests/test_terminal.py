@@ -6,10 +6,12 @@ import sys
 import types
 
 import pytest
+from PIL import Image
 
 from astroray import terminal
 from astroray.errors import AstrorayError
 from astroray.execution.progress import Progress
+from astroray.preview import look
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.surveys.shards import REST
 from tests.runs_made import make_run
@@ -89,3 +91,13 @@ def test_slow_work_has_a_rate_that_is_not_zero(clock, capsys, rate, said):
     with terminal.progress_line("light curves") as show:
         show(progress)
     assert f"7 light curves  {said}  shards 0/3" in capsys.readouterr().err
+
+
+def test_names_of_a_survey_neither_end_a_line_nor_steer_the_terminal(tmp_path, capsys):
+    assert terminal.one_line("größe 1 \t\x1b[2J") == r"größe 1 \t\x1b[2J"
+    for name in ("new\nline", "\x1b[2J"):
+        Image.new("L", (32, 32)).save(tmp_path / f"{name}.png")
+    assert r"2: \x1b[2J, new\nline" in str(look(str(tmp_path)))
+    reject = RejectCount(stage="read", kind="corrupt", rows=1, shards=0, reason="a\nb")
+    terminal.echo_rejects([reject])
+    assert capsys.readouterr().out == "  corrupt: 1 rows, 0 shards; e.g. a\\nb\n"

@@ -5,6 +5,8 @@ import json
 
 import click
 
+from astroray.terminal import one_line
+
 __all__ = ["similar"]
 
 
@@ -36,12 +38,13 @@ def similar(run_dir: str, query: str, n: int, bands: str, row: int | None, as_js
         click.echo(f"file    {about['path']}")
     else:
         position = describe_position(about["ra"], about["dec"])
-        click.echo(f"object  {about['object_id']}  {position}, rank {about['rank']}")
+        click.echo(f"object  {one_line(about['object_id'])}  {position}, rank {about['rank']}")
     click.echo(f"model   {found.model_id} in {found.numbers}\n")
-    width = max([9, *(len(one["object_id"]) for one in found.neighbors)])
+    names = [one_line(one["object_id"]) for one in found.neighbors]
+    width = max([9, *map(len, names)])
     click.echo(f"{'':>4}  {'distance':>10}  {'object_id':<{width}}  {'rank':>9}  position")
-    for place, one in enumerate(found.neighbors, start=1):
+    for place, (name, one) in enumerate(zip(names, found.neighbors, strict=True), start=1):
         click.echo(
-            f"{place:>4}  {one['distance']:>10.6g}  {one['object_id']:<{width}}  "
+            f"{place:>4}  {one['distance']:>10.6g}  {name:<{width}}  "
             f"{one['rank']:>9}  {describe_position(one['ra'], one['dec'])}"
         )

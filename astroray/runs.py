@@ -49,8 +49,8 @@ def finished_run(run_dir: str) -> RunRecord:
     record = RunRecord.of(version_of(run_dir))
     if record.state != "done":
         raise ConfigError(
-            f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "
-            "command finishes it"
+            f"{run_dir} holds a run that is {record.state}, expected one that is done; the "
+            "command that began it finishes it"
         )
     if record.is_of_flares:
         raise ConfigError(

@@ -175,6 +175,16 @@ def test_without_a_valid_token_only_open_paths_answer(tokens, audit, key):
     assert (status, headers["x-caller"]) == (200, "ana")
 
 
+def test_who_has_an_expired_token_is_told_so(tokens, audit, monkeypatch):
+    key = "Bearer " + tokens.issue("ana", ["read"], expires="2998-01-01")
+    monkeypatch.setattr(security, "_now", lambda: "2998-01-01T00:00:00Z")
+    client = Client(tokens, audit)
+    status, headers, body = client.ask("/v1/catalog", authorization=key)
+    assert (status, headers["www-authenticate"]) == (401, security.CHALLENGE)
+    assert "token of ana expired at 2998-01-01T00:00:00Z" in json.loads(body)["detail"]
+    assert "no valid token" in client.ask("/v1/catalog", authorization=key + "x")[2].decode()
+
+
 def test_a_browser_without_a_token_is_sent_from_pages_to_log_in(tokens, audit, key):
     client = Client(tokens, audit)
     html = "text/html,application/xhtml+xml,*/*;q=0.8"

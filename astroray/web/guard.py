@@ -189,7 +189,7 @@ class Guard:
         if token is None:
             if self._is_page(scope, headers):
                 return 303, "log in first", {"location": self.login_path}
-            reason = "no valid token: send Authorization: Bearer TOKEN"
+            reason = self.tokens.why_not(secret_of(headers))
             return 401, reason, {"www-authenticate": CHALLENGE}
         origin = headers.get("origin")
         if origin is None or scope["method"] in _SAFE:

@@ -80,16 +80,25 @@ class Tokens:
             return self._tokens
 
     def find(self, secret: str) -> Token | None:
-        """The token of a secret, if it is known and has not expired.
+        """The token of a secret, if it is known and has not expired."""
+        found = self._known(secret)
+        return None if found and found.is_expired else found
 
-        Every known hash is compared, each in constant time.
-        """
+    def why_not(self, secret: str) -> str:
+        """Why a secret opens nothing; that it once did, only who has it is told."""
+        known = self._known(secret)
+        if known is None:
+            return "no valid token: send Authorization: Bearer TOKEN"
+        return f"the token of {known.name} expired at {known.expires}; ask for another one"
+
+    def _known(self, secret: str) -> Token | None:
+        """The token of a secret: every known hash is compared, each in constant time."""
         digest = _digest(secret)
         found = None
         for token in self.all():
             if hmac.compare_digest(token.sha256, digest):
                 found = token
-        return None if found and found.is_expired else found
+        return found
 
     def issue(self, name: str, scopes: Sequence[str], *, expires: str = "") -> str:
         """Adds a token and returns its secret, which is kept nowhere.

@@ -86,6 +86,9 @@ COMPARED: Sequence[Compared] = (
 CLAIMS = (
     *(claim for claim, _, _ in COMPARED),
     at_least("share of the true 10 nearest of each object that are given", 1.0, unit=""),
+    at_least(
+        "share of objects whose embedding is the same to the last bit in two runs", 1.0, unit=""
+    ),
     at_least("share of files of results that have equal bytes in two runs", 1.0, unit=""),
     at_least("share of whole objects embedded beside one damaged file", 1.0, unit=""),
     at_most("seconds to all embeddings after a kill at half, over an undisturbed run", 0.8),
@@ -169,6 +172,7 @@ def measure_all(scene: Scene) -> list[dict[str, Any]]:
     return [
         *({**compare(pairs, unit, value), "error": error} for _, unit, value in COMPARED),
         both([true_share(one) for one in found[0][2:]]) | {"error": error},
+        both([equal_embeddings(found[0][at], found[1][at]) for at in (2, 3)]),
         both([equal_share(found[0][at], found[1][at]) for at in (2, 3)]),
         both(embedded_beside_damage(scene)),
         both([s / whole for s, whole in zip(seconds_after_kill(scene), whole_s, strict=True)]),
@@ -228,6 +232,12 @@ def true_share(found: Found) -> float:
         true = {names[other] for other in np.argsort(distance_N, kind="stable")[:NUM_NEAREST]}
         shares.append(len(true & set(found.nearest[name])) / NUM_NEAREST)
     return float(np.mean(shares))
+
+
+def equal_embeddings(one: Found, other: Found) -> float:
+    """Share of the objects whose embedding is the same to the last bit."""
+    equal = [np.array_equal(vector_D, other.stored[name]) for name, vector_D in one.stored.items()]
+    return float(np.mean(equal))
 
 
 def equal_share(one: Found, other: Found) -> float:

@@ -268,7 +268,7 @@ def _call(command: Sequence[str], pattern: str, kill_at: int) -> _Ran:
 def _took(fresh: Fresh[_Ran], embedded_s: float, out: Path) -> Took:
     ran = fresh.value()
     files = [path for path in out.rglob("*") if path.is_file()]
-    return Took(
+    took = Took(
         embed_s=embedded_s - ran.began_s,
         total_s=ran.ended_s - ran.began_s,
         embed_cpu_s=fresh.cpu_s(ran.began_s, embedded_s),
@@ -276,6 +276,8 @@ def _took(fresh: Fresh[_Ran], embedded_s: float, out: Path) -> Took:
         peak_mb=fresh.peak_bytes(ran.began_s, ran.ended_s) / 1e6,
         disk_mb=sum(path.stat().st_size for path in files) / 1e6,
     )
+    print(f"{out}: {took}", file=sys.stderr, flush=True)  # of a command that takes minutes
+    return took
 
 
 def _digests(folder: Path, files: Sequence[Path]) -> dict[str, str]:

@@ -101,6 +101,7 @@ def test_two_runs_are_equal_by_the_bytes_of_every_file():
     assert hyrax.equal_share(one, one) == 1
     assert hyrax.equal_share(one, other) == pytest.approx(2 / 3)
     assert hyrax.equal_share(one, found([], digests={"d": "x"})) == 0
+    assert hyrax.equal_embeddings(found([[1.0], [2.0]]), found([[1.0], [2.0 + 1e-6]])) == 0.5
 
 
 def test_objects_a_second_leave_the_start_out_and_a_ratio_is_of_one_turn():

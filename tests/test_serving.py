@@ -13,7 +13,7 @@ import ray
 
 from astroray import serving, surveys
 from astroray.archive import Archive
-from astroray.errors import ConfigError
+from astroray.errors import BackendError, ConfigError
 from astroray.forecast.model_file import load_forecaster
 from astroray.ledger import open_run
 from astroray.settings import from_dict
@@ -87,6 +87,15 @@ def test_a_cluster_that_serves_is_refused_and_goes_on_serving(client, config):
     ):
         pass
     assert client.get("/readyz").status_code == 200
+
+
+def test_a_proxy_that_cannot_listen_is_an_error_of_one_line(config, monkeypatch):
+    def fail(**_):
+        raise RuntimeError("ray::ProxyActor.ready()\nRuntimeError: Failed to bind to '[::1]:80'.")
+
+    monkeypatch.setattr(serving.serve, "start", fail)
+    with pytest.raises(BackendError, match=r"start: RuntimeError: Failed to bind to .*; choose "):
+        serving._start_proxy(config)
 
 
 def test_flares_are_forecast_by_the_model_that_the_server_was_given(client, config):

@@ -18,6 +18,7 @@ from astroray_kernels import (
 )
 from astroray_kernels.knn import _native as knn
 from astroray_kernels.knn import reference
+from astroray_kernels.osc import _excess
 from astroray_kernels.osc.formats import FORMATS
 from astroray_kernels.vfa import _native
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
@@ -202,3 +203,12 @@ def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error():
         pytest.raises(ValueError, match="=avx3, expected one of amx, avx512, avx2, none; unset"),
     ):
         knn.why_not(CPU)
+
+
+def test_no_list_is_made_of_weights_that_are_spread_evenly(avx2, monkeypatch):
+    monkeypatch.setattr(_excess, "entries", None)  # it takes seconds for a large layer
+    draw = torch.Generator().manual_seed(3)
+    x_MK, weight_NK = torch.rand(13, 200, generator=draw), torch.rand(70, 200, generator=draw) - 0.5
+    packed = pack_weights(weight_NK, format="int8")
+    got, expected = (osc_linear(x_MK, packed, backend=one) for one in ("native", "reference"))
+    torch.testing.assert_close(got, expected)

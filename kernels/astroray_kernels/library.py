@@ -14,7 +14,7 @@ LIBRARY = Path(__file__).parent / "_native_kernels.so"
 # Codes of native/features.h, and what the library's functions return when there is no memory.
 HAS_AVX512, HAS_BFLOAT16, HAS_FLOAT16, IS_AMD, HAS_AVX2, HAS_AMX = 1, 2, 4, 8, 16, 32
 NO_MEMORY = 1
-INTERFACE = 4
+INTERFACE = 5
 """Of the library's functions, the structures that they take and what these point to, as
 native/features.h numbers them: another number is of another version."""
 

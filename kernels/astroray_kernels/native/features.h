@@ -9,7 +9,7 @@ namespace astroray {
 // Of what Python calls and hands over: the functions, the structures of osc.h, vfa.h, knn.h and peak.h,
 // and how what they point to lies. Raised here and in library.py when any of it changes, so that a
 // library of another version is refused instead of run.
-constexpr int32_t kInterface = 4;
+constexpr int32_t kInterface = 5;
 
 // kHasAvx2: with FMA and F16C. kHasAvx512: with VNNI, VBMI and VBMI2. kHasAmx: tiles of int8 and of
 // bfloat16, and the kernel lets this process use them.

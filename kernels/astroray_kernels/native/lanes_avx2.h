@@ -282,12 +282,6 @@ inline Ints look_up(__m128i values, Ints places) {
   return {_mm256_shuffle_epi8(table, places.low), _mm256_shuffle_epi8(table, places.high)};
 }
 
-// 32 signed bytes as integers of 16 bits.
-inline Ints widen_bytes(const void* p) {
-  const __m128i* x = static_cast<const __m128i*>(p);
-  return {_mm256_cvtepi8_epi16(_mm_loadu_si128(x)), _mm256_cvtepi8_epi16(_mm_loadu_si128(x + 1))};
-}
-
 inline Doubles lower(Floats x) { return Doubles(x.low); }
 inline Doubles upper(Floats x) { return Doubles(x.high); }
 

@@ -32,7 +32,7 @@ struct Linear {
   const void* x;           // [M, K], `stride` numbers from token to token
   void* y;                 // [M, N] out; null: quantize only
   const int8_t* weight;    // kInt8: [N64/64][K4/4][64][4] codes, for tiles [N64/32][K64/4][32][4], by
-                           // AVX2 [N64/16][K8/4][16][4]; kWide: [N64/16][K4/2][16][2]; else
+                           // AVX2 [N64/16][K8/4][16][4]; kWide: int16 [N64/16][K4/2][16][2]; else
                            // [N64/64][K/8][64][4] bytes, low nibbles the first four channels of eight,
                            // high ones the others; for tiles [N64/32][K32/8][2][16][2] words, nibble j
                            // of pair i the channel 2 j + i of eight

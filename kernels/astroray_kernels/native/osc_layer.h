@@ -53,10 +53,12 @@ struct Layer {
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
     const int64_t row_bytes = c.num_in * code_bytes<Way>(c.kind);
     is_packed = !is_eight_bits(c.kind);
-    has_panel = c.kind != kInt8;
+    has_panel = is_packed;
     has_excess = Way::kHasExcess && c.excess != nullptr;
     num_scales = Way::stored(c.kind) == kNumbers && c.kind != kInt4 ? 1 : c.num_groups;
     rows = is_packed ? Way::kPackedRows : Way::kTileRows;
+    if constexpr (Way::kHasExcess)
+      if (c.kind == kInt8) rows = Way::kEightsRows;
     room = up(up(block, rows), has_excess ? kTurned : 1);
     steps = up((row_bytes + 3) / 4, Way::kWholeSteps);
     stride = up(row_bytes, 64);

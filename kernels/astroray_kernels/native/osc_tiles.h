@@ -4,12 +4,13 @@
 // How a layer is multiplied is a struct, the Way of the other files:
 //
 //   kPerStep             outliers of a token that one step takes
-//   kTileRows            tokens of a tile
+//   kTileRows            tokens of a tile, the most of all kinds
 //   kPackedRows          the same of a tile of 4 bits
+//   kEightsRows          the same of a tile of kInt8, where kHasExcess
 //   kWholeSteps          steps come in multiples of it
 //   kCodeBytes           codes of a block of tokens, a part of the L2
 //   stored(kind)         how codes of tokens are stored
-//   unpack(call, column, steps, panel)    weights, but of kInt8, before they are multiplied
+//   unpack(call, column, steps, panel)    weights of 4 bits, before they are multiplied
 //   multiply(tile, kind)
 //   kHasExcess           whether products of 8 bits leave out what the layer calls excess; it comes by
 //   turn(codes, stride, pairs)            of 16 tokens

@@ -26,6 +26,12 @@ def kept(codes_NK: Tensor) -> Tensor:
     return small_NK[:, :num_in].to(torch.int8)
 
 
+def fewest_entries(excess_NK: Tensor) -> int:
+    """That the list of `entries` has at least, found in much less time than the list."""
+    pair_NP2 = pad(excess_NK, (0, excess_NK.shape[1] % 2)).reshape(len(excess_NK), -1, 2)
+    return int(pair_NP2.any(dim=2).sum()) // PAIRS
+
+
 def entries(excess_NK: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """The excess as an array of native/osc.h's Excess, int32 [E, 9], by blocks of `columns` output
     channels, and where that of each block begins, int32 [N / columns + 1], N rounded up."""

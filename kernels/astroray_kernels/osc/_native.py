@@ -276,8 +276,10 @@ def _start(sum_NG: Tensor, kind: int, path: int) -> Tensor:
 
 def _weights(codes: Tensor, kind: int, path: int) -> Tensor:
     """Codes as native/osc.h has them; of 4 bits two a byte, for tiles four a word."""
-    if kind in (_INT8, _WIDE):
-        return _blocks(codes, 4 if kind == _INT8 else 2, *_block(path))
+    if kind == _INT8:
+        return _blocks(codes, 4, *_block(path))
+    if kind == _WIDE:
+        return _blocks(codes.to(torch.int16), 2, *_block(path))
     codes_NK = formats.unpack_nibbles(codes)
     if path != _TILES:
         blocks = _blocks(codes_NK, 4, *_block(path))
@@ -291,9 +293,11 @@ def _weights(codes: Tensor, kind: int, path: int) -> Tensor:
 def _split(codes_NK: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]:
     """Weights of 8 bits for AVX2: their kind, what is multiplied, and the entries of the excess and
     where those of a block begin; None where there is none."""
-    kept_NK = _excess.kept(codes_NK)
+    kept_NK, most = _excess.kept(codes_NK), _LARGEST_EXCESS * codes_NK.numel()
+    if _excess.fewest_entries(codes_NK - kept_NK) > most:
+        return _WIDE, codes_NK, None
     entry_E9, begin = _excess.entries(codes_NK - kept_NK, _BLOCK_COLUMNS[_AVX2])
-    if len(entry_E9) > _LARGEST_EXCESS * codes_NK.numel():
+    if len(entry_E9) > most:
         return _WIDE, codes_NK, None
     return _INT8, kept_NK, (entry_E9, begin) if len(entry_E9) else None
 

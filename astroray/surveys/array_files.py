@@ -1,7 +1,6 @@
 """How arrays come out of .npy, .npz and HDF5 files, and of FITS tables, in slices of rows."""
 
 import contextlib
-import dataclasses
 import io
 import math
 import subprocess
@@ -18,6 +17,7 @@ from numpy.lib import format as npy
 
 from astroray import storage
 from astroray.errors import ShardError
+from astroray.surveys.array_headers import ArrayHeader
 
 if TYPE_CHECKING:
     import h5py
@@ -37,22 +37,6 @@ _BAD_FILE = (
 """What NumPy, zipfile and h5py raise on bytes that are no whole file of theirs."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Header:
-    """Shape and type of a stored array, read without its numbers."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    is_fortran: bool = False
-    unit: str = ""
-    """As the file states it; empty where it does not."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the numbers, unpacked."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-
 class ArrayFile(Protocol):
     """An open file of arrays; that of .npy is called '', those in groups of HDF5 `group/name`.
 
@@ -63,7 +47,7 @@ class ArrayFile(Protocol):
     """Whether the first axis of every array is the objects."""
 
     @property
-    def headers(self) -> Mapping[str, Header]:
+    def headers(self) -> Mapping[str, ArrayHeader]:
         """By name, as stored."""
 
     def rows(self, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
@@ -142,7 +126,7 @@ class _NpzFile:
     def __init__(self, archive: zipfile.ZipFile, path: str) -> None:
         self.archive = archive
         self.path = path
-        self.headers: dict[str, Header] = {}
+        self.headers: dict[str, ArrayHeader] = {}
         for info in archive.infolist():
             if not info.filename.endswith(".npy"):
                 continue
@@ -185,7 +169,7 @@ class _Hdf5File:
     def __init__(self, file: "h5py.File", path: str) -> None:
         self.file = file
         self.path = path
-        self.headers: dict[str, Header] = {}
+        self.headers: dict[str, ArrayHeader] = {}
         file.visititems(self._note)  # follows no link to another file
 
     def _note(self, name: str | bytes, item: "h5py.Dataset | h5py.Group") -> None:
@@ -199,7 +183,7 @@ class _Hdf5File:
         if is_free_text or item.dtype.kind in "biufS":
             _check_written(name, item)
             dtype = np.dtype("U") if is_free_text else item.dtype
-            self.headers[name] = Header(shape=item.shape, dtype=dtype)
+            self.headers[name] = ArrayHeader(shape=item.shape, dtype=dtype)
 
     def rows(self, name: str, ranges: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
         header = _plain_header(self.headers, name, self.path)
@@ -255,7 +239,7 @@ def _skip_header(member: IO[bytes]) -> int:
     return member.tell()
 
 
-def _plain_header(headers: Mapping[str, Header], name: str, path: str) -> Header:
+def _plain_header(headers: Mapping[str, ArrayHeader], name: str, path: str) -> ArrayHeader:
     header = headers.get(name)
     if header is None:
         raise ShardError(f"{path} has no array {name!r}, expected one of {sorted(headers)}")
@@ -267,7 +251,7 @@ def _plain_header(headers: Mapping[str, Header], name: str, path: str) -> Header
     return header
 
 
-def _read_header(file: IO[bytes]) -> Header:
+def _read_header(file: IO[bytes]) -> ArrayHeader:
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"its header has version {version}, expected 1.0 or 2.0")
@@ -275,7 +259,7 @@ def _read_header(file: IO[bytes]) -> Header:
     shape, is_fortran, dtype = read(file)
     if any(length < 0 for length in shape):
         raise ValueError(f"its header says shape {shape}")
-    return Header(shape=shape, dtype=dtype, is_fortran=is_fortran and len(shape) > 1)
+    return ArrayHeader(shape=shape, dtype=dtype, is_fortran=is_fortran and len(shape) > 1)
 
 
 @contextlib.contextmanager

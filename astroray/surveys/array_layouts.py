@@ -7,7 +7,8 @@ import numpy as np
 
 from astroray.errors import ConfigError, ShardError
 from astroray.surveys import light_curve_columns, spectrum_columns
-from astroray.surveys.array_files import ArrayFile, Header
+from astroray.surveys.array_files import ArrayFile
+from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.column_names import plain_name
 from astroray.surveys.object_tables import TableOptions
 
@@ -80,7 +81,7 @@ def settle(arrays: ArrayFile, options: ArrayOptions, where: str) -> ArrayOptions
     )
 
 
-def _image_name(headers: Mapping[str, Header], asked: str, where: str) -> str:
+def _image_name(headers: Mapping[str, ArrayHeader], asked: str, where: str) -> str:
     if asked and asked not in headers:
         raise ConfigError(
             f"{where} has no array {asked!r} for option image=, expected one of {sorted(headers)}"
@@ -104,7 +105,7 @@ def _image_name(headers: Mapping[str, Header], asked: str, where: str) -> str:
     return named[0]
 
 
-def _other_format(headers: Mapping[str, Header]) -> str:
+def _other_format(headers: Mapping[str, ArrayHeader]) -> str:
     """The format whose arrays these are by name, if any: fluxes beside an axis as long."""
     lengths = {
         plain_name(name.rpartition("/")[2]): header.shape[-1]
@@ -119,7 +120,7 @@ def _other_format(headers: Mapping[str, Header]) -> str:
     return ""
 
 
-def _image_candidates(headers: Mapping[str, Header]) -> list[str]:
+def _image_candidates(headers: Mapping[str, ArrayHeader]) -> list[str]:
     """Well-known names first, then all arrays with 3 or 4 axes, then those with 2."""
     for axes in ((3, 4), (2,)):
         found = [
@@ -167,7 +168,7 @@ def _length(shape: tuple[int, ...], layout: str, axis: str) -> int:
 
 
 def _weight_name(
-    headers: Mapping[str, Header], asked: str, image: str, layout: str, where: str
+    headers: Mapping[str, ArrayHeader], asked: str, image: str, layout: str, where: str
 ) -> str:
     if asked == NO_WEIGHT:
         return NO_WEIGHT

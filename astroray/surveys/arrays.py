@@ -22,7 +22,8 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError, ShardError
-from astroray.surveys.array_files import ArrayFile, Header, has_random_access, open_arrays
+from astroray.surveys.array_files import ArrayFile, has_random_access, open_arrays
+from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.array_layouts import LAYOUTS, MASK_NAMES, NO_WEIGHT, ArrayOptions, settle
 from astroray.surveys.object_tables import ObjectTable, group_objects, open_object_table
 from astroray.surveys.objects import Objects, describe_objects
@@ -244,7 +245,7 @@ def _runs(rows: Sequence[int], max_rows: int) -> Iterator[tuple[int, int]]:
             first = i
 
 
-def _slice_rows(header: Header) -> int:
+def _slice_rows(header: ArrayHeader) -> int:
     values = max(1, math.prod(header.shape[1:]))
     return max(1, min(MAX_SLICE_ROWS, MAX_SLICE_BYTES // (4 * values)))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from astroray.errors import ShardError
-from astroray.surveys.array_files import Header
+from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.fits_files import FitsFile
 
 
@@ -37,7 +37,7 @@ class FitsArrays:
                 "its TDIM"
             )
         self.index = index
-        self.headers: Mapping[str, Header] = {
+        self.headers: Mapping[str, ArrayHeader] = {
             name: header
             for name, header in file.column_headers(index).items()
             if len(header.shape) != 2 or header.dtype.kind == "U"
@@ -53,5 +53,5 @@ class FitsArrays:
             yield self.file.read_columns(self.index, [name], start=start, stop=stop)[name]
 
 
-def _is_image(header: Header) -> bool:
+def _is_image(header: ArrayHeader) -> bool:
     return len(header.shape) > 2 and header.dtype.kind in "buif"

@@ -19,7 +19,7 @@ from astropy.io import fits
 
 from astroray import storage
 from astroray.errors import ShardError
-from astroray.surveys.array_files import Header
+from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.fits_headers import BAD_DATA, FitsImage, logged_warnings, one_line
 
 logger = logging.getLogger(__name__)
@@ -112,19 +112,19 @@ class FitsFile:
         """Rows of table HDU `index`."""
         return int(self.hdus[index].header["NAXIS2"])
 
-    def column_headers(self, index: int) -> dict[str, Header]:
+    def column_headers(self, index: int) -> dict[str, ArrayHeader]:
         """The columns of table HDU `index` as they are read; lists of any length are left out.
 
         Of two with one name the first counts. Text has the dtype U, without a length.
         """
-        found: dict[str, Header] = {}
+        found: dict[str, ArrayHeader] = {}
         with _translated(self.path, f"cannot read the table in HDU {index}"):
             none = self.hdus[index].data[:0]
             for column in none.columns:
                 if not column.name or column.name in found or column.format[-1:] == ")":
                     continue
                 values = np.asarray(none[column.name])
-                found[column.name] = Header(
+                found[column.name] = ArrayHeader(
                     shape=(self.num_rows(index), *values.shape[1:]),
                     dtype=np.dtype("U") if values.dtype.kind == "U" else values.dtype,
                     unit=column.unit or "",

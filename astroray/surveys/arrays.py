@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from astroray import storage
-from astroray.errors import ConfigError, FileError, ShardError
+from astroray.errors import ConfigError, DataError, FileError, ShardError
 from astroray.surveys.array_files import ArrayFile, has_random_access, open_arrays
 from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.array_layouts import LAYOUTS, MASK_NAMES, NO_WEIGHT, ArrayOptions, settle
@@ -37,7 +37,7 @@ from astroray.surveys.shards import (
     parse_options,
     reject,
 )
-from astroray.surveys.slices import fault_kind, gather
+from astroray.surveys.slices import gather, reject_file
 from astroray.surveys.survey_paths import survey_folder
 from astroray.surveys.table_columns import Column
 
@@ -192,10 +192,8 @@ def _read_single(path: str, row: int, options: ArrayOptions) -> tuple[int, np.nd
             return row, next(_read_images(arrays, options, whole))[0]
     except ConfigError as error:
         return reject(row, "shape", str(error))
-    except ShardError as error:
-        return reject(row, "corrupt", str(error))
-    except FileError as error:
-        return reject(row, fault_kind(path), str(error))
+    except DataError as error:
+        return reject_file(row, path, error)
 
 
 def _read_stack(

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from astroray import sky
-from astroray.errors import ConfigError, FileError, ShardError
+from astroray.errors import ConfigError, DataError, ShardError
 from astroray.surveys.fits_files import ALL, FitsFile, open_fits
 from astroray.surveys.fits_headers import FitsImage
 from astroray.surveys.object_tables import ObjectTable, TableOptions
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Reject, Shard, reject
-from astroray.surveys.slices import fault_kind
+from astroray.surveys.slices import reject_file
 from astroray.surveys.table_columns import Column
 
 _BLOCK_ROWS = 64
@@ -198,10 +198,8 @@ def _read_file(shard: Shard, member: int, row: int, bands: str, objects: Objects
             images = file.sciences(str(shard.params["hdu"]))
             stamp = read_stamp(file, images, row, name, bands)
             return _place(stamp, images[0]) if isinstance(stamp, Stamp) else stamp
-    except FileError as error:
-        return reject(row, fault_kind(path), str(error))
-    except ShardError as error:
-        return reject(row, "corrupt", str(error))
+    except DataError as error:
+        return reject_file(row, path, error)
 
 
 def _known_place(stamp: Stamp | Reject, objects: Objects) -> Stamp | Reject:

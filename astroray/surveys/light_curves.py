@@ -43,7 +43,7 @@ from astroray.surveys.objects import Objects
 from astroray.surveys.parquet_files import SUFFIXES
 from astroray.surveys.quality import Mission, mask_bits
 from astroray.surveys.shards import Reject, Shard, SurveyUri, reject
-from astroray.surveys.slices import fault_kind, gather_lists, identity_of
+from astroray.surveys.slices import gather_lists, identity_of, reject_file
 from astroray.surveys.survey_paths import one_kind, survey_folder
 
 __all__ = ["ZERO_JD", "LightCurve", "list_shards", "read_light_curves", "read_shard"]
@@ -275,12 +275,8 @@ def _read_file(
     """What a file of one object says."""
     try:
         return _parse(path, kind, options, contents.get(path))
-    except FileError as error:
-        return reject(row, fault_kind(path), str(error))
-    except SchemaError as error:
-        return reject(row, "schema", str(error))
-    except ShardError as error:
-        return reject(row, "corrupt", str(error))
+    except DataError as error:
+        return reject_file(row, path, error)
 
 
 def _parse(path: str, kind: str, options: LightCurveOptions, data: bytes | None = None) -> RawCurve:

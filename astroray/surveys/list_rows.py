@@ -15,12 +15,12 @@ from astroray.errors import ConfigError, SchemaError
 from astroray.surveys.column_names import OF_LISTS, find_name
 from astroray.surveys.nested_columns import is_numbers, list_leaves, take_lists
 from astroray.surveys.parquet_columns import is_identifier, is_number
+from astroray.surveys.parquet_files import BAD_PARQUET
 from astroray.surveys.shards import Reject, reject
 from astroray.surveys.table_columns import Column, texts, trimmed
 
 __all__ = ["ListColumns", "name_and_place", "plain_columns", "read_cells"]
 
-_BAD_TABLE = (pa.ArrowException, OSError, ValueError)
 _BATCH_ROWS = 64
 
 Cells = dict[str, pa.Scalar]
@@ -83,7 +83,7 @@ def _read_group(
             batch = next(batches)
             batch.validate(full=True)  # text of damaged pages may not be UTF-8
             lists = {role: chosen.read(batch, role) for role in chosen.columns}
-        except (*_BAD_TABLE, StopIteration) as error:
+        except (*BAD_PARQUET, StopIteration) as error:
             reason = f"row group {group} of {path} cannot be decoded: {error}"
             for bad in sorted(bad for bad in wanted if bad >= row):
                 yield bad, reject(bad, "corrupt", reason)

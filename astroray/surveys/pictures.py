@@ -22,7 +22,7 @@ from astroray.errors import ConfigError, FileError
 from astroray.surveys.object_tables import TableOptions, group_objects, open_object_table
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri, parse_options, reject
-from astroray.surveys.slices import fault_kind, gather
+from astroray.surveys.slices import gather, reject_file
 from astroray.surveys.survey_paths import survey_folder
 
 BANDS = {"RGB": ("R", "G", "B"), "L": ("L",)}
@@ -93,7 +93,7 @@ def _read_picture(
     try:
         data = storage.read_bytes(path)
     except FileError as error:
-        return reject(row, fault_kind(path), str(error))
+        return reject_file(row, path, error)
     image_CYX = decode_picture(path, data, mode, max_pixels=max_pixels)
     return reject(row, *image_CYX) if isinstance(image_CYX, tuple) else (row, image_CYX)
 

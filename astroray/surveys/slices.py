@@ -6,9 +6,9 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from astroray import storage
-from astroray.errors import FileError, StorageError
+from astroray.errors import DataError, FileError, SchemaError, StorageError
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows
+from astroray.surveys.shards import Cutouts, Pixels, Reject, Rows, reject
 
 MAX_SLICE_ROWS = 64
 MAX_SLICE_BYTES = 64 * 2**20
@@ -91,12 +91,16 @@ def gather(
         yield _cutouts(pending, objects, bands, pixels)
 
 
-def fault_kind(path: str) -> str:
-    """Class of a row whose file could not be opened: missing, or unreadable where it is there."""
+def reject_file(row: int, path: str, error: DataError) -> Reject:
+    """The row of a file that cannot be read: missing, unreadable though there, schema, corrupt."""
+    if not isinstance(error, FileError):
+        kind = "schema" if isinstance(error, SchemaError) else "corrupt"
+        return reject(row, kind, str(error))
     try:
-        return "unreadable" if storage.exists(path) else "missing"
+        is_there = storage.exists(path)
     except (FileError, StorageError):  # forbidden: a store does not even say whether it is there
-        return "unreadable"
+        is_there = True
+    return reject(row, "unreadable" if is_there else "missing", str(error))
 
 
 def _fits(pending: Sequence[tuple[int, np.ndarray]], image_CYX: np.ndarray) -> bool:

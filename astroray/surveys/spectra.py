@@ -23,8 +23,8 @@ from astroray.surveys import spectrum_columns as columns
 from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.hats_catalogs import open_hats
 from astroray.surveys.objects import Objects
-from astroray.surveys.shards import Reject, Shard, SurveyUri, reject
-from astroray.surveys.slices import fault_kind, gather_lists, identity_of
+from astroray.surveys.shards import Reject, Shard, SurveyUri
+from astroray.surveys.slices import gather_lists, identity_of, reject_file
 from astroray.surveys.spectrum_fits import holds_many, read_many, read_one
 from astroray.surveys.spectrum_rows import (
     RawSpectrum,
@@ -192,12 +192,8 @@ def _read_file(
             raw = read_one(path, data)
         else:
             ((_, raw),) = columns.read_arrays(path, None, shard.name, str(shard.params["unit"]))
-    except FileError as error:
-        return reject(row, fault_kind(path), str(error))
-    except SchemaError as error:
-        return reject(row, "schema", str(error))
-    except ShardError as error:
-        return reject(row, "corrupt", str(error))
+    except DataError as error:
+        return reject_file(row, path, error)
     if raw.object_id:
         return raw
     (name,) = Objects.from_files([path], str(shard.params["folder"])).object_id_N

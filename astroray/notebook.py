@@ -17,7 +17,7 @@ from PIL import Image
 from astroray import ledger, storage
 from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
-from astroray.catalog.asked import find_object
+from astroray.catalog.asked import find_object, find_objects
 from astroray.catalog.exports import to_astropy
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.interrupts import Interrupted
@@ -148,7 +148,7 @@ class Run:
         if object_ids is None:
             return embedding_ND
         wanted = [object_ids] if isinstance(object_ids, str) else object_ids
-        return embedding_ND[[find_object(self.table, _named(one), self.path) for one in wanted]]
+        return embedding_ND[find_objects(self.table, [_named(one) for one in wanted], self.path)]
 
     def labels(self) -> "pandas.DataFrame":
         """What people said of its objects on the labelling page, by time: schema.LABELS.

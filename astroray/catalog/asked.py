@@ -1,23 +1,36 @@
-"""Which object of a catalog a person means by its name, and what is said where it has none."""
+"""Which objects of a catalog a person means by their names, and what is said where it lacks one."""
+
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.errors import ConfigError
 
-__all__ = ["find_object", "names_like"]
+__all__ = ["find_object", "find_objects", "names_like"]
 
 
 def find_object(table: pa.Table, object_id: str, run_dir: str) -> int:
     """Row of an object in the catalog of a run. Raises ConfigError where it has none."""
-    place: int = pc.index(table["object_id"], object_id).as_py()
-    if place < 0:
-        some = names_like(table["object_id"], object_id)
-        raise ConfigError(
-            f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
-            f"{some}; it may be among the rejects"
-        )
-    return place
+    (row,) = find_objects(table, [object_id], run_dir)
+    return row
+
+
+def find_objects(table: pa.Table, object_ids: Sequence[str], run_dir: str) -> list[int]:
+    """Rows of objects, in the order asked for. Raises ConfigError where the run lacks one."""
+    asked = pa.array(dict.fromkeys(object_ids), pa.string())
+    asked_N = pc.index_in(table["object_id"], value_set=asked)  # null: not asked for
+    row_F = pc.indices_nonzero(pc.is_valid(asked_N))
+    names = table["object_id"].take(row_F).to_pylist()
+    rows = dict(zip(names, row_F.to_pylist(), strict=True))
+    for object_id in object_ids:
+        if object_id not in rows:
+            some = names_like(table["object_id"], object_id)
+            raise ConfigError(
+                f"no object {object_id!r} in {run_dir}, expected one of its {len(table)}, such as "
+                f"{some}; it may be among the rejects"
+            )
+    return [rows[object_id] for object_id in object_ids]
 
 
 def names_like(object_id_N: pa.ChunkedArray, asked: str) -> str:

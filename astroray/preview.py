@@ -113,8 +113,10 @@ def save_sheet(seen: Look, path: str) -> None:
     sheet = seen.sheet()
     try:
         sheet.save(path)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise ConfigError(f"{path} cannot be written as a picture: {error}; try look.png") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}; name a file elsewhere") from None
 
 
 def _read_some(shards: Sequence[Shard], n: int) -> tuple[list[Rows], list[Reject]]:

@@ -77,8 +77,8 @@ def find(
         record = find_flares(config, show=show)
     counts = record.counts
     click.echo(
-        f"{counted(counts.flares, 'flare')} of {counted(counts.stars, 'star')} in "
-        f"{counted(counts.rows_embedded, 'light curve')}, "
+        f"{counted(counts.flares, 'flare')} in {counted(counts.rows_embedded, 'light curve')} of "
+        f"{counted(counts.stars, 'star')}, "
         f"{counted(counts.refused, 'candidate')} refused, "
         f"{counted(counts.rows_rejected, 'light curve')} and "
         f"{counted(counts.shards_rejected, 'shard')} rejected, {record.spent_s:.0f} s"

@@ -8,6 +8,8 @@ from astropy.wcs.utils import wcs_to_celestial_frame
 
 __all__ = ["find_celestial", "to_pixels", "to_sky"]
 
+_NAMES_AXES = ("CTYPE", "AMD")
+"""Without one of these no axis is celestial: its type, or a plate solution of the DSS."""
 _MAX_STEPS = 50
 _STEP_PX = 1e-6
 _AWAY_PX = 1e-3
@@ -15,6 +17,8 @@ _AWAY_PX = 1e-3
 
 def find_celestial(header: fits.Header) -> WCS | None:
     """The celestial axes that a header has; None where there are none."""
+    if not any(key.startswith(_NAMES_AXES) for key in header):
+        return None  # at once: to build a WCS takes as long as to read a cutout
     wcs = WCS(header, naxis=None)
     if not wcs.has_celestial:
         return None

@@ -206,7 +206,7 @@ def test_no_instructions_are_a_reason_and_a_misspelt_name_is_an_error():
 
 
 def test_no_list_is_made_of_weights_that_are_spread_evenly(avx2, monkeypatch):
-    monkeypatch.setattr(_excess, "entries", None)  # it takes seconds for a large layer
+    monkeypatch.setattr(_excess, "entries", None)  # which takes longer than all else of the layout
     draw = torch.Generator().manual_seed(3)
     x_MK, weight_NK = torch.rand(13, 200, generator=draw), torch.rand(70, 200, generator=draw) - 0.5
     packed = pack_weights(weight_NK, format="int8")

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import hyrax, hyrax_jobs
+from benchmarks import hyrax, hyrax_jobs, processes
 from benchmarks.hyrax_jobs import Found, Images, Theirs, Took
 from benchmarks.rows import MeasurementError
 
@@ -54,7 +54,10 @@ def test_both_are_given_the_same_files_and_damage_stays_where_it_is_made(images,
     assert (images.folder / "1000002_g.fits").read_bytes() == before
 
 
-def test_hyrax_is_asked_by_its_own_python_and_an_object_is_no_neighbor_of_itself(images, tmp_path):
+def test_hyrax_is_asked_by_its_own_python_and_an_object_is_no_neighbor_of_itself(
+    images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(processes, "SAMPLE_EVERY_S", 0.01)  # the peer's job is a short one
     python = tmp_path / "python"
     python.write_text(PEER.format(python=sys.executable))
     python.chmod(0o755)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from astroray.flares import sketch
 from astroray.flares.detrend import detrend
 from astroray.flares.events import find_events
 from astroray.flares.figures import (
@@ -13,7 +14,6 @@ from astroray.flares.figures import (
 )
 from astroray.flares.frequency import completeness_of, frequency_of
 from astroray.flares.inject import ED_EDGES_S, inject_flares, recover_flares
-from astroray.flares.sketch import sketch_curve
 from astroray.flares.template import TEMPLATE_AREA
 from tests.flares_made import star
 
@@ -135,16 +135,18 @@ def test_the_line_of_a_profile_does_not_cross_cadences_that_are_missing():
     assert (first.count("L"), second.count("L")) == (3, 1)
 
 
-def test_a_sketch_keeps_the_extremes_of_each_bin_and_says_which_are_empty():
+def test_a_sketch_keeps_the_extremes_of_each_bin_and_says_which_are_empty(monkeypatch):
+    monkeypatch.setattr(sketch, "NUM_BINS", 4)
     time_d = np.array([0.0, 0.1, 0.4, 0.6, 2.9, 4.0])
     flux = np.array([100.0, 90.0, np.nan, 150.0, 100.0, 110.0])
-    low_B, high_B = sketch_curve(time_d, flux, num_bins=4)
+    low_B, high_B = sketch.sketch_curve(time_d, flux)
     assert low_B.tolist() == pytest.approx([-0.1, np.nan, 0.0, 0.1], nan_ok=True)
     assert high_B.tolist() == pytest.approx([0.5, np.nan, 0.0, 0.1], nan_ok=True)
     assert high_B.dtype == np.float32
     random = np.random.default_rng(0)
     time_d, flux = np.sort(random.uniform(0, 9, 500)), random.uniform(1, 2, 500)
-    low_B, high_B = sketch_curve(time_d, flux, num_bins=7)
+    monkeypatch.setattr(sketch, "NUM_BINS", 7)
+    low_B, high_B = sketch.sketch_curve(time_d, flux)
     for number in range(7):
         is_in_T = (time_d - time_d[0]) * 7 // (time_d[-1] - time_d[0]) == number
         is_in_T[-1] |= number == 6
@@ -152,8 +154,9 @@ def test_a_sketch_keeps_the_extremes_of_each_bin_and_says_which_are_empty():
         assert (low_B[number], high_B[number]) == pytest.approx((inside.min(), inside.max()))
 
 
-def test_one_cadence_makes_a_sketch():
-    low_B, high_B = sketch_curve(np.array([5.0]), np.array([2.0]), num_bins=3)
+def test_one_cadence_makes_a_sketch(monkeypatch):
+    monkeypatch.setattr(sketch, "NUM_BINS", 3)
+    low_B, high_B = sketch.sketch_curve(np.array([5.0]), np.array([2.0]))
     assert high_B.tolist() == pytest.approx([0.0, np.nan, np.nan], nan_ok=True)
     assert np.array_equal(low_B, high_B, equal_nan=True)
 

@@ -69,7 +69,8 @@ def serving(config: ServeConfig) -> Iterator[str]:
     finished_run(config.run_dir)  # what is wrong with the run is said before anything starts
     is_ours = not (ray.is_initialized() or os.environ.get("RAY_ADDRESS"))
     with runs.logs_of(config.run_dir) as log_dir, workers.cluster(log_dir=log_dir):
-        _refuse_second()
+        if not is_ours:  # Serve may take a new Ray of this process for the one before
+            _refuse_second()
         check_room(config, workers.machines())
         check_model(config)
         _start_proxy(config)

@@ -1,10 +1,14 @@
 """The verbs that serve: tokens from the command line, and what is refused before Ray starts."""
 
+import contextlib
+
 import pytest
 from click.testing import CliRunner
 
+from astroray import serving
 from astroray.cli import cli
 from astroray.commands.serve import TOKENS
+from astroray.errors import ConfigError
 from astroray.web import security
 from astroray.web.listening import listen
 from astroray.web.security import Tokens
@@ -67,6 +71,24 @@ def test_a_port_that_is_taken_is_said_before_ray_starts(run, tmp_path, monkeypat
     assert result.exit_code == 2
     assert f"cannot listen on {address}: Address already in use" in result.output
     assert run.tokens.all() == ()
+
+
+def test_a_ray_of_its_own_is_not_asked_what_one_before_it_served(tmp_path, monkeypatch):
+    def refuse_room(config, machines):
+        raise ConfigError("no room")
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(serving.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(serving.workers, "cluster", lambda log_dir: contextlib.nullcontext())
+    monkeypatch.setattr(serving.workers, "machines", list)
+    monkeypatch.setattr(serving.serve, "status", lambda: pytest.fail("it was asked"))
+    monkeypatch.setattr(serving, "check_room", refuse_room)
+    make_record(1, [1.0], state="done").publish(str(tmp_path))
+    with (
+        pytest.raises(ConfigError, match="no room"),
+        serving.serving(ServeConfig(run_dir=str(tmp_path))),
+    ):
+        pass
 
 
 def test_both_verbs_look_for_tokens_in_the_same_file():

@@ -12,6 +12,7 @@ error that ended infer; ANSWER.npz the ids, the embeddings and the ids of the ne
 import json
 import sys
 import time
+from math import asinh
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,6 @@ class InHyrax(nn.Module):
 
     def stretched(self, image: Tensor) -> Tensor:
         """Flux to 0..1, by asinh."""
-        from math import asinh
-
         low = asinh(3.0)
         high = torch.asinh((self.peak - self.sky) / self.noise) + low
         return ((torch.asinh((image - self.sky) / self.noise) + low) / high).clamp(0, 1)

@@ -48,12 +48,11 @@ struct Layer {
   const Linear& call;
   int64_t block, num_scales, steps, stride, outlier_steps, outlier_stride, rows, room, num_columns;
   int64_t bytes;
-  bool is_packed, has_panel, has_excess;
+  bool is_packed, has_excess;
 
   Layer(const Linear& c, int64_t most_tokens) : call(c), block(most_tokens) {
     const int64_t row_bytes = c.num_in * code_bytes<Way>(c.kind);
     is_packed = !is_eight_bits(c.kind);
-    has_panel = is_packed;
     has_excess = Way::kHasExcess && c.excess != nullptr;
     num_scales = Way::stored(c.kind) == kNumbers && c.kind != kInt4 ? 1 : c.num_groups;
     rows = is_packed ? Way::kPackedRows : Way::kTileRows;
@@ -66,7 +65,7 @@ struct Layer {
         up((c.num_outliers + Way::kPerStep - 1) / Way::kPerStep, Way::kWholeSteps);
     outlier_stride = 4 * outlier_steps;
     num_columns = (c.num_out + kColumns - 1) / kColumns;
-    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (has_panel ? steps * kStepBytes : 0);
+    bytes = reinterpret_cast<int64_t>(space(nullptr).panel) + (is_packed ? steps * kStepBytes : 0);
   }
 
   Space space(char* begin) const {
@@ -151,7 +150,7 @@ struct Layer {
   void multiply_block(const Space& s, const Results& to, int64_t count, int64_t column) const {
     Tile tile{};
     tile.stride = stride;
-    tile.b = has_panel ? s.panel : call.weight + column * steps * kStepBytes;
+    tile.b = is_packed ? s.panel : call.weight + column * steps * kStepBytes;
     tile.steps = steps / num_scales;
     tile.groups = num_scales;
     tile.start = call.start + column * call.num_groups * kColumns;
@@ -162,7 +161,7 @@ struct Layer {
     tile.outlier_weight =
         static_cast<const char*>(call.outlier_weight) + column * outlier_steps * kStepBytes;
     tile.outlier_steps = outlier_steps;
-    if (has_panel) Way::unpack(call, column, steps, s.panel);
+    if (is_packed) Way::unpack(call, column, steps, s.panel);
     const bool has_starts = start_sums(s, count, column);
     tile.start_stride = has_starts ? 4 * kColumns : 0;
     const bool is_direct = to.dtype == kFloat32 && call.gelu == nullptr &&

@@ -294,9 +294,10 @@ def _split(codes_NK: Tensor) -> tuple[int, Tensor, tuple[Tensor, Tensor] | None]
     """Weights of 8 bits for AVX2: their kind, what is multiplied, and the entries of the excess and
     where those of a block begin; None where there is none."""
     kept_NK, most = _excess.kept(codes_NK), _LARGEST_EXCESS * codes_NK.numel()
-    if _excess.fewest_entries(codes_NK - kept_NK) > most:
+    excess_NK = codes_NK - kept_NK
+    if _excess.fewest_entries(excess_NK) > most:
         return _WIDE, codes_NK, None
-    entry_E9, begin = _excess.entries(codes_NK - kept_NK, _BLOCK_COLUMNS[_AVX2])
+    entry_E9, begin = _excess.entries(excess_NK, _BLOCK_COLUMNS[_AVX2])
     if len(entry_E9) > most:
         return _WIDE, codes_NK, None
     return _INT8, kept_NK, (entry_E9, begin) if len(entry_E9) else None

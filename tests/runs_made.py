@@ -126,11 +126,20 @@ def make_model(model_id: str, *, dim: int = 5) -> ModelRef:
 
 
 def make_proof(num_certified: int, num_objects: int = 100, **facts: Any) -> CatalogProof:
-    known = {"threshold": 0.5, "next_bound": 0.4, "sentence": "exact: all re-scored"}
+    known = {
+        "num_rescored": num_objects,
+        "threshold": 0.5,
+        "next_bound": 0.4,
+        "sentence": "exact: all re-scored",
+    }
     return CatalogProof(
-        num_certified=num_certified, num_objects=num_objects, num_rescored=num_objects,
-        score="kth", k=K, model_id="m0", **{**known, **facts},
-    )  # fmt: skip
+        num_certified=num_certified,
+        num_objects=num_objects,
+        score="kth",
+        k=K,
+        model_id="m0",
+        **{**known, **facts},
+    )
 
 
 def make_night(reference: str, *, shards_left: int = 0, objects_new: int = 3) -> NightRecord:

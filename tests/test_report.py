@@ -113,6 +113,14 @@ def test_the_certificate_is_stated_with_threshold_and_bound(tmp_path):
     assert f"at or below {scores[4]:.6g}" in text
 
 
+def test_a_bound_is_stated_of_those_alone_that_were_not_scored(tmp_path):
+    proof = make_proof(4, num_objects=40, num_rescored=20, threshold=7.0, next_bound=2.0)
+    text = Page(make_run(tmp_path, 40, proof=proof).report()).text
+    assert "20 of 40 objects were scored exactly" in text
+    assert "what was not scored exactly cannot exceed 2" in text
+    assert "everything outside the list" not in text  # the fifth score is 6
+
+
 def test_without_a_certificate_none_is_claimed(tmp_path):
     text = make_run(tmp_path, 40, proof=None).report()
     assert "this list carries no certificate" in text

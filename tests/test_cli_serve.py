@@ -29,13 +29,13 @@ def run(tmp_path):
 
 def test_a_token_is_issued_listed_and_revoked(run):
     secret = run("token", "add", "ana", "--scope", "read", "--scope", "label").output.strip()
-    assert run.tokens.find(secret).scopes == ("read", "label")
+    assert run.tokens.find(secret)[0].scopes == ("read", "label")
     listed = run("token", "list").output
     assert "ana" in listed
     assert "read,label" in listed
     assert secret not in listed
     assert run("token", "revoke", "ana").output == "revoked ana\n"
-    assert run.tokens.find(secret) is None
+    assert run.tokens.find(secret)[0] is None
     assert run("token", "list").output == (
         f"no token in {run.tokens.path}; `astroray token add NAME` issues one\n"
     )

@@ -144,10 +144,9 @@ class Guard:
         headers = {
             key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]
         }
-        secret = secret_of(headers)
         answer = _Answer(send, self.headers)
         try:
-            token = self.tokens.find(secret) if secret else None
+            token, why_not = self.tokens.find(secret_of(headers))
         except ConfigError as error:  # nobody is let in; the operator reads why
             _log.error("%s", error)
             await answer.refuse(503, "the server cannot read its tokens", {"retry-after": "60"})
@@ -158,7 +157,7 @@ class Guard:
         body = b""
         self._in_flight += 1
         try:
-            refusal = self._refuse(scope, headers, token)
+            refusal = self._refuse(scope, headers, token, why_not)
             if refusal is None:
                 body, refusal = await self._read(receive, headers)
             if refusal is not None:
@@ -171,9 +170,12 @@ class Guard:
                 self._note(scope, token, answer, len(body), time.perf_counter() - started)
 
     def _refuse(
-        self, scope: Scope, headers: Mapping[str, str], token: Token | None
+        self, scope: Scope, headers: Mapping[str, str], token: Token | None, why_not: str
     ) -> tuple[int, str, dict[str, str]] | None:
-        """Why a request is refused before its body is read: status, reason, further headers."""
+        """Why a request is refused before its body is read: status, reason, further headers.
+
+        `why_not` is why it has no token.
+        """
         if scope["path"] in self.open_paths:
             return None
         client = (scope.get("client") or ("unknown",))[0]
@@ -189,8 +191,7 @@ class Guard:
         if token is None:
             if self._is_page(scope, headers):
                 return 303, "log in first", {"location": self.login_path}
-            reason = self.tokens.why_not(secret_of(headers))
-            return 401, reason, {"www-authenticate": CHALLENGE}
+            return 401, why_not, {"www-authenticate": CHALLENGE}
         origin = headers.get("origin")
         if origin is None or scope["method"] in _SAFE:
             return None

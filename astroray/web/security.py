@@ -34,6 +34,7 @@ SCOPES = ("read", "label", "admin")
 COOKIE = "astroray_token"
 """A page that sets it says HttpOnly and SameSite=Strict."""
 CHALLENGE = 'Bearer, Basic realm="astroray"'
+_NO_TOKEN = "no valid token: send Authorization: Bearer TOKEN"
 PREFIX = "astroray_"
 """So that scanners of repositories and logs know a token when they see one."""
 _NAME = re.compile(r"[A-Za-z0-9@._-]{1,64}")
@@ -79,26 +80,24 @@ class Tokens:
                 self._version = version
             return self._tokens
 
-    def find(self, secret: str) -> Token | None:
-        """The token of a secret, if it is known and has not expired."""
-        found = self._known(secret)
-        return None if found and found.is_expired else found
+    def find(self, secret: str) -> tuple[Token | None, str]:
+        """The token of a secret; or None, and why the secret opens nothing. Raises ConfigError.
 
-    def why_not(self, secret: str) -> str:
-        """Why a secret opens nothing; that it once did, only who has it is told."""
-        known = self._known(secret)
-        if known is None:
-            return "no valid token: send Authorization: Bearer TOKEN"
-        return f"the token of {known.name} expired at {known.expires}; ask for another one"
-
-    def _known(self, secret: str) -> Token | None:
-        """The token of a secret: every known hash is compared, each in constant time."""
-        digest = _digest(secret)
+        Every known hash is compared, each in constant time. That a token has expired, only who has
+        it is told.
+        """
         found = None
-        for token in self.all():
-            if hmac.compare_digest(token.sha256, digest):
-                found = token
-        return found
+        if secret:
+            digest = _digest(secret)
+            for token in self.all():
+                if hmac.compare_digest(token.sha256, digest):
+                    found = token
+        if found is None:
+            return None, _NO_TOKEN
+        if found.is_expired:
+            when = f"the token of {found.name} expired at {found.expires}"
+            return None, f"{when}; ask for another one"
+        return found, ""
 
     def issue(self, name: str, scopes: Sequence[str], *, expires: str = "") -> str:
         """Adds a token and returns its secret, which is kept nowhere.
@@ -171,10 +170,7 @@ def needs(scope: str) -> Callable[[Request], Awaitable[Token]]:
     async def caller(request: Request) -> Token:  # else FastAPI asks a thread for it
         token: Token | None = getattr(request.state, "token", None)
         if token is None:
-            raise HTTPException(
-                401, "no valid token: send Authorization: Bearer TOKEN",
-                headers={"WWW-Authenticate": CHALLENGE},
-            )  # fmt: skip
+            raise HTTPException(401, _NO_TOKEN, headers={"WWW-Authenticate": CHALLENGE})
         if not token.allows(scope):
             raise HTTPException(
                 403, f"token {token.name!r} has scopes {', '.join(token.scopes)}, needs {scope}"

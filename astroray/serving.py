@@ -25,6 +25,7 @@ from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import workers
+from astroray.forecast.forecast_record import tell_strangers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog
@@ -272,6 +273,7 @@ def forecast(
     return FlareForecast(
         model_id=trained.model_id,
         alarm=trained.alarm,
+        strangers=tell_strangers(trained.facts, found.missions),
         table=found.table,
         rejects=found.rejects,
         dropped=found.dropped,

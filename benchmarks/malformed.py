@@ -142,7 +142,9 @@ class _Free:
     async def forecast(self, items: Sequence[Any]) -> Any:
         from astroray.web.flares import FlareForecast
 
-        return FlareForecast(model_id="none", alarm=0.5, table=None, rejects=[], dropped={})
+        return FlareForecast(
+            model_id="none", alarm=0.5, strangers="", table=None, rejects=[], dropped={}
+        )
 
     async def is_ready(self) -> bool:
         return True

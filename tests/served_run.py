@@ -140,7 +140,7 @@ def make_forecaster(path: str) -> TrainedForecaster:
         method="full",
         calibration=Calibration(slope=1.0, intercept=0.0),
         alarm=0.5,
-        facts={},
+        facts={"missions": {"tess": 9}},
     )
     return load_forecaster(path)
 

@@ -175,6 +175,20 @@ def test_stars_of_a_parquet_file_are_forecast_each_and_rejects_are_said(client):
     assert picture.status_code == 415
 
 
+def test_stars_of_a_mission_that_the_model_does_not_know_are_told_of(client):
+    body = parquet_bytes(*flaring(), names=["a", "b"])
+    told = {}
+    for mission in ("tess", "other"):
+        found = client.post("/v1/flares/forecast", content=body, params={"mission": mission})
+        told[mission] = found.json()["warning"]
+    assert told == {
+        "tess": "",
+        "other": "the model was trained on tess alone and says little of the stars of other (2)",
+    }
+    answers = client.get("/openapi.json").json()["components"]["schemas"]["Forecasts"]
+    assert "not trained on" in answers["properties"]["warning"]["description"]
+
+
 def test_without_a_model_there_is_no_such_endpoint(archive, folder):
     tokens = Tokens(str(folder / "tokens.json"))
     routers = [build_flare_router(None, archive.run_id, CurveLimits())]

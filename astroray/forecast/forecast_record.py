@@ -13,7 +13,7 @@ from astroray.forecast.model_file import TrainedForecaster
 from astroray.forecast.skill import Threshold, brier_of_base_rate, measure_skill
 from astroray.run_record import RejectCount
 
-__all__ = ["ForecastRecord", "describe_forecasts"]
+__all__ = ["ForecastRecord", "describe_forecasts", "tell_strangers"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,27 @@ class ForecastRecord:
     @property
     def strangers(self) -> str:
         """What the model was trained on, where stars are of another mission; else empty."""
-        known = self.trained.get("missions") or self.missions  # model files did not always say
-        others = {name: count for name, count in self.missions.items() if name not in known}
-        if not others:
-            return ""
-        told = ", ".join(f"{name} ({count})" for name, count in others.items())
-        return f"trained on {', '.join(known)} alone and says little of the stars of {told}"
+        return tell_strangers(self.trained, self.missions)
 
     @property
     def is_worse_than_base_rate(self) -> bool:
         """Whether one probability for all windows, their share with a flare, scores better."""
         return bool(self.skill) and self.skill["brier"] >= self.brier_of_base_rate
+
+
+def tell_strangers(trained: Mapping[str, Any], missions: Mapping[str, int]) -> str:
+    """What a model was trained on, by the facts of its file, where stars are of another mission.
+
+    missions  stars, by mission
+
+    Empty where all are of missions that it knows.
+    """
+    known = trained.get("missions") or missions  # model files did not always say
+    others = {name: count for name, count in missions.items() if name not in known}
+    if not others:
+        return ""
+    told = ", ".join(f"{name} ({count})" for name, count in others.items())
+    return f"trained on {', '.join(known)} alone and says little of the stars of {told}"
 
 
 def describe_forecasts(

@@ -141,6 +141,10 @@ class Forecasts(Answer):
     """Forecasts of flares; model_id is that of the forecaster."""
 
     alarm: float = Field(description="probability from which a flare is forecast")
+    warning: str = Field(
+        description="that stars are of a mission that the forecaster was not trained on, so that "
+        "their probabilities say little; else empty"
+    )
     windows: list[Window] = Field(description="by star and time")
     dropped: dict[str, int] = Field(description="windows left out, by reason")
     num_rejected: int = Field(description="light curves that give no forecast")

@@ -46,6 +46,8 @@ class FlareForecast:
     model_id: str
     alarm: float
     """Probability from which a flare is forecast."""
+    strangers: str
+    """What the model was trained on, where stars are of another mission; else empty."""
     table: pa.Table | None
     """FORECASTS; None where no window is left."""
     rejects: Sequence[Reject]
@@ -109,6 +111,7 @@ def build_flare_router(
             "run_id": run_id,
             "model_id": found.model_id,
             "alarm": found.alarm,
+            "warning": f"the model was {found.strangers}" if found.strangers else "",
             "windows": [row for row in rows if row["newest"] or not newest],
             "dropped": dict(found.dropped),
             "num_rejected": len(found.rejects),

@@ -1,5 +1,6 @@
 """The page of an evaluation: each forecaster with its interval on one axis, gaps as dashes."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ from astroray.evaluation.metrics import Estimate
 from astroray.forecast.comparison import calibrate, compare
 from astroray.forecast.evaluation_page import interval_figure, write_evaluation_page
 from astroray.forecast.finders import FinderSkill
+from astroray.forecast.rows import undecided
 
 DOCUMENT = {
     "name": "evaluate flares light-curves",
@@ -61,6 +63,20 @@ def test_every_forecaster_has_a_line_a_curve_and_a_lead_of_the_model(comparison,
     assert "forward AUC" not in html
     assert "few &lt;stars&gt;" in html
     assert "1,234" in html
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_told"),
+    [(-0.2, 0.3, True), (-0.01, 0.02, False), (0.01, 0.4, False), (-0.4, -0.01, False)],
+)
+def test_a_lead_of_which_nothing_follows_is_told(comparison, low, high, is_told):
+    lead = Estimate(value=0.05, low=low, high=high)
+    found = dataclasses.replace(comparison, differences={("ours", "<peer>", "auc"): lead})
+    told = undecided([found], ["ours", "absent"])
+    assert bool(told) == is_told
+    if is_told:
+        flared = f"{found.num_flared} of 600 windows have a flare"
+        assert f"whether ours is better than <peer>: {flared}" in told[0]
 
 
 def test_finders_stand_by_list_of_labels_and_what_is_not_known_is_a_dash(tmp_path):

@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from astroray.cli import cli
 from astroray.flares.windows import record_windows
-from astroray.forecast import baselines
+from astroray.forecast import baselines, evaluate
 from astroray.forecast.record_model import (
     RecordConfig,
     fit_record_net,
@@ -36,6 +36,18 @@ def made():
 def members(made):
     windows, split = made
     return fit_record_net(windows.take(split.train_V), windows.take(split.validation_V), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("flaring", "told", "can_be_judged"),
+    [(9, "too few to train and judge", False), (10, "few stars", True), (30, "", True)],
+)
+def test_few_stars_that_flare_are_told_however_many_do_not(made, flaring, told, can_be_judged):
+    windows, _ = made
+    windows = dataclasses.replace(windows, label_W=windows.star_W < flaring)
+    remark, is_judged = evaluate.told_of_size("kepler", windows, 5)
+    assert is_judged == can_be_judged
+    assert (told in remark) if told else not remark
 
 
 def test_stars_it_never_saw_are_told_apart_by_their_rates(made, members):

@@ -52,6 +52,8 @@ class Comparison:
     differences: Mapping[tuple[str, str, str], Estimate]
     """(forecaster, peer, auc or auprc): forecaster minus peer, in the same resamples."""
     num_windows: int
+    num_flared: int
+    """Windows with a flare."""
     num_stars: int
 
 
@@ -123,5 +125,6 @@ def compare(
         metrics=metrics,
         differences=differences,
         num_windows=len(label_W),
+        num_flared=int(label_W.sum()),
         num_stars=num_stars,
     )

@@ -22,7 +22,7 @@ from astroray.forecast.fit import FitPlan, fit_forecaster, forecast_logits
 from astroray.forecast.labeled_curves import LABELED_SETS, find_in_curves, windows_of
 from astroray.forecast.model import ForecasterConfig
 from astroray.forecast.record_model import RecordConfig, fit_record_net, record_logits
-from astroray.forecast.rows import json_rows, text_table
+from astroray.forecast.rows import json_rows, text_table, undecided
 from astroray.forecast.simulated_stars import SimulatedStars, flare_chances, simulate_windows
 from astroray.forecast.splits import Split, split_by_star, split_by_time, split_in_order
 
@@ -50,7 +50,7 @@ the median AUC within stars is not .5, that of the forward AUC is; see forward_s
 NUM_TRAIN = 40
 """Simulated stars that train, and as many that validate; all others are tested."""
 FEW_STARS = 30
-"""Below so many stars, resamples of them are said to be few."""
+"""Below so many stars with a flare, resamples of them are said to be few."""
 VARIANTS: Mapping[str, Mapping[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     "tuning": {
         CURVE_MODEL: ({}, {}),
@@ -133,20 +133,21 @@ def evaluate_flares(
     windows = outcome.windows
     rows = json_rows(outcome.comparisons, models=MODELS, bars=BARS, within=WITHIN)
     rows += finder_rows(config.track, outcome.finders)
+    remarks = [*outcome.remarks, *undecided(outcome.comparisons, MODELS)]
     document = provenance.document(f"evaluate flares {config.track}", rows) | {
         "seed": config.seed,
         "windows": len(windows),
         "stars": len(windows.star_ids),
         "base_rate": float(windows.label_W.mean()),
         "dropped": dict(windows.dropped),
-        "remarks": list(outcome.remarks),
+        "remarks": remarks,
         "seconds": round(time.monotonic() - began_s, 1),
     }
     storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
     write_evaluation_page(config.out, document, outcome.comparisons, outcome.finders, models=MODELS)
     blocks = [text_table(outcome.comparisons, windows, models=MODELS)]
     blocks += [finder_table(outcome.finders)] if outcome.finders else []
-    return FlareEvaluation(document=document, table="\n".join([*blocks, *outcome.remarks]))
+    return FlareEvaluation(document=document, table="\n".join([*blocks, *remarks]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -242,7 +243,7 @@ def _light_curves(config: FlareEvaluationConfig, show: Show) -> _Outcome:
             finders += judge_finders(config.data, name, found, config.num_resamples, config.seed)
         if name not in config.splits:
             continue
-        remark, can_be_judged = _told(name, windows, config.num_folds)
+        remark, can_be_judged = told_of_size(name, windows, config.num_folds)
         remarks += [remark] if remark else []
         if can_be_judged:
             folds = split_by_star(windows, num_folds=config.num_folds, seed=config.seed)
@@ -252,7 +253,7 @@ def _light_curves(config: FlareEvaluationConfig, show: Show) -> _Outcome:
     )
 
 
-def _told(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
+def told_of_size(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
     """What is to be said of a set's size, if anything, and whether a forecaster can be judged."""
     flaring = len(set(windows.star_W[windows.label_W].tolist()))
     told = (
@@ -261,7 +262,7 @@ def _told(name: str, windows: Windows, num_folds: int) -> tuple[str, bool]:
     )
     if flaring < 2 * num_folds:
         return f"{told}: too few to train and judge a forecaster in {num_folds} folds", False
-    if len(windows.star_ids) < FEW_STARS:
+    if flaring < FEW_STARS:
         return f"{told}: few stars, of which an interval says less than it seems to", True
     return "", True
 

@@ -9,7 +9,7 @@ from astroray.evaluation.metrics import Estimate
 from astroray.flares.windows import Windows
 from astroray.forecast.comparison import Comparison
 
-__all__ = ["aligned", "json_rows", "metric_row", "text_table"]
+__all__ = ["aligned", "json_rows", "metric_row", "text_table", "undecided"]
 
 COLUMNS = (
     ("auc", "AUC"),
@@ -22,6 +22,9 @@ COLUMNS = (
     ("balanced_accuracy", "1:1 accuracy"),
 )
 FORWARD = ("forward_auc", "forward")
+WIDE = 0.05
+"""An interval of a lead in AUC that is wider and holds 0 says nothing: good forecasters are not so
+far ahead of simple ones."""
 BIAS = (
     "within-star: chance is below .5 for forecasts that follow the star's past\n"
     "forward: each forecast against the star's earlier ones, chance is .5; see docs/flares.md"
@@ -120,6 +123,28 @@ def text_table(
     if any(metric == FORWARD[0] for found in comparisons for _, metric in found.metrics):
         blocks.append(f"\n{BIAS}")
     return "\n".join(blocks)
+
+
+def undecided(comparisons: Sequence[Comparison], models: Sequence[str]) -> list[str]:
+    """For each split and model, of which others its test windows do not say which is better."""
+    told = []
+    for found, model in itertools.product(comparisons, models):
+        leads = {peer: found.differences.get((model, peer, "auc")) for peer in found.skills}
+        peers = [peer for peer, lead in leads.items() if lead and _says_nothing(lead)]
+        if peers:
+            told.append(
+                f"{found.split}: nothing follows of whether {model} is better than "
+                f"{', '.join(peers)}: {found.num_flared} of {found.num_windows} windows have a "
+                f"flare, too few; the 95 % interval of its lead in AUC holds 0 and is wider than "
+                f"{WIDE}"
+            )
+    return told
+
+
+def _says_nothing(lead: Estimate) -> bool:
+    """Whether either may be far ahead; so where no resample gave a number."""
+    is_decided = lead.low > 0 or lead.high < 0
+    return not is_decided and not lead.high - lead.low <= WIDE
 
 
 def _skill_lines(found: Comparison) -> list[list[str]]:

@@ -230,6 +230,15 @@ def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
         train._keep_windows(found_in(shards), str(tmp_path / "windows.npz"), 0)
 
 
+def test_too_few_stars_are_refused_before_any_flare_is_looked_for(fits_here, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "keep_group", None)
+    survey = write_survey(tmp_path / "in", num_stars=4, days=1.0)
+    (tmp_path / "in" / "tic9.npz").write_bytes(b"nothing")
+    done = run("train", "flares", survey, "--out", tmp_path / "flares.model")
+    assert done.exit_code == 1
+    assert "has light curves of 4 stars that can be read, expected at least 5" in done.output
+
+
 def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
     survey = write_survey(tmp_path / "in", num_stars=0)
     time_d, flux = star(days=16, cadence_d=2 / 24)

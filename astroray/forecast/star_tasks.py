@@ -15,12 +15,14 @@ def map_stars(
     shards: Sequence[Shard],
     work: Callable[..., Any],
     *arguments: Any,
+    expect: Callable[[int], None] = lambda num_stars: None,
     show: Callable[[str], None] = lambda text: None,
 ) -> list[Any]:
     """What `work(group, *arguments)` gives for each group of whole stars, in their order.
 
     work  a function of a module, which takes a StarGroup; it runs in a Ray task, of a late one in
           two at the same time
+    expect  is told how many stars were named, before any work; what it raises ends it
     show  is told how many groups are done
     """
     placing = workers.plan_workers(workers="auto", num_gpus=0.0, machines=workers.machines())
@@ -36,5 +38,6 @@ def map_stars(
         return run_all(noted(each, note, what), function, told)
 
     named = run(name_rows, [(shard,) for shard in shards], "naming the stars  shards")
+    expect(len({name for one in named for _, name in one.stars or () if name}))
     told = [(group, *arguments) for group in group_stars(named)]
     return run(work, told, "windows  groups of stars")

@@ -97,6 +97,15 @@ class TrainConfig:
         """Where the fit stands, absolute, since Ray's workers have another working directory."""
         return f"{storage.absolute(self.out)}.fit"
 
+    def expect_stars(self, num_stars: int) -> None:
+        """Raises DataError on fewer stars than parts; of none, their rejects say why later."""
+        if 0 < num_stars < NUM_PARTS:
+            raise DataError(
+                f"{self.survey} has light curves of {num_stars} stars that can be read, expected "
+                f"at least {NUM_PARTS}: one to choose the best pass, one to test it, the others to "
+                "learn from; give more stars, or see with `astroray look` which are rejected"
+            )
+
 
 def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict[str, Any]:
     """Trains a forecaster on a survey of light curves and writes it; returns its facts.
@@ -126,7 +135,9 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
         with workers.cluster(log_dir=log_dir):
             path = storage.join(config.folder, WINDOWS)
             if not storage.exists(path):
-                found = map_stars(shards, keep_group, config.folder, show=show)
+                found = map_stars(
+                    shards, keep_group, config.folder, expect=config.expect_stars, show=show
+                )
                 try:
                     _keep_windows(map(read_group, found), path, config.seed)
                 except DataError:  # a fit of another survey may take the folder

@@ -110,7 +110,7 @@ def test_bands_and_size_that_it_does_not_take_are_refused(tmp_path):
     assert free.wishes("images", Wishes(size_px=32)).size_px == 32
     assert free.wishes("images", Wishes()).size_px is None
     oblong = read_onnx(write_program(tmp_path / "oblong.onnx", weights(), width_px=32))
-    with pytest.raises(ConfigError, match="images of 16 x 32 px, expected a square"):
+    with pytest.raises(ConfigError, match=r"images of 2, 16, 32, expected bands.*square.*nchw"):
         oblong.wishes("images", Wishes())
 
 

@@ -187,6 +187,16 @@ def test_a_constructor_of_other_numbers_and_an_output_of_other_shape_are_refused
         finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
     with pytest.raises(ConfigError, match=r"is built with num_bands, depth: missing .*size_px"):
         build_network(NAME, {"num_bands": 3, "depth": 2})
+    module.write_text("import torch\n\n\nclass Small(torch.nn.Module):\n    pass\n")
+    with pytest.raises(ConfigError, match=r"built with num_bands, size_px: it has no constructor"):
+        build_network(NAME, NUMBERS)
+
+
+def test_an_encoder_that_makes_no_numbers_is_named(module, sample, tmp_path):
+    module.write_text(SHOWN.replace("return self.encode(image)", "return self.encode(image).log()"))
+    network = network_config(NAME, sample, latent=None)
+    with pytest.raises(ConfigError, match=r"Small makes NaN or infinite numbers of 40 of 40 obj"):
+        finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
 
 
 def test_a_class_that_is_written_with_a_dot_is_meant():

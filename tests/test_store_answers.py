@@ -1,11 +1,14 @@
 """Answers of an object store that mean more than they say: lost, forbidden, refused for good."""
 
+import socket
 import tracemalloc
 
 import pytest
+from botocore.retries.standard import ExponentialBackoff
 
 from astroray import storage, surveys
 from astroray.errors import StorageError
+from tests.s3_server import set_environment
 
 pytestmark = pytest.mark.s3
 
@@ -21,6 +24,35 @@ def test_a_refusal_is_not_a_store_to_wait_for(s3):
     with pytest.raises(StorageError, match=r"after 1 try; check the address") as caught:
         storage.publish(f"{s3.new_prefix()}/{'k' * 2000}", b"1")
     assert "wait" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])
+def test_a_host_that_does_not_exist_is_looked_up_once(flaky_s3, monkeypatch, code):
+    asked, others = [], socket.getaddrinfo
+
+    def resolve(host, *rest):
+        if host != "nowhere.example":
+            return others(host, *rest)
+        asked.append(host)
+        raise socket.gaierror(code, "not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    set_environment(monkeypatch, {"AWS_ENDPOINT_URL": "http://nowhere.example"})
+    with pytest.raises(StorageError, match=r"nowhere.example.*AWS_ENDPOINT_URL") as caught:
+        storage.exists("s3://sky/a")
+    tries = 1 if code == socket.EAI_NONAME else 3
+    assert len(asked) == tries
+    assert ("tried up to 3 times" in str(caught.value)) == (tries == 3)
+
+
+def test_a_store_without_tls_is_not_asked_again_for_it(s3, flaky_s3, monkeypatch):
+    delays = []
+    monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda *_: delays.append(0) or 0)
+    secure = s3.endpoint.replace("http:", "https:")
+    set_environment(monkeypatch, {"AWS_ENDPOINT_URL": secure})
+    with pytest.raises(StorageError, match=r"SSL validation failed for .*; check the network"):
+        storage.exists("s3://sky/a")
+    assert not delays
 
 
 def test_one_file_of_a_bucket_that_may_not_be_looked_through_is_a_survey(s3, flaky_s3):

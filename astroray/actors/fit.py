@@ -54,6 +54,7 @@ def finish_model(
         if weights is not None:
             network.load_state_dict(dict(weights))
         output_ND = _outputs(network, sample_NCYX)
+    _check_finite(output_ND, facts.get("program", encoder))
     center_D, scale_D, live_D = freeze_frame(output_ND, standardize=kind_of(encoder).standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     model = Model(
@@ -101,3 +102,14 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
             "objects, expected [B, D]: a vector of each; flatten what it returns"
         )
     return torch.cat(outputs)
+
+
+def _check_finite(output_ND: Tensor, encoder: str) -> None:
+    """Raises ConfigError where the network makes no numbers of objects that have some."""
+    num_bad = int((~torch.isfinite(output_ND)).any(dim=1).sum())
+    if num_bad:
+        raise ConfigError(
+            f"the encoder {encoder} makes NaN or infinite numbers of {num_bad} of "
+            f"{len(output_ND)} objects of the sample, expected finite ones; look for a division "
+            "by a spread, or a logarithm, of images that have no contrast"
+        )

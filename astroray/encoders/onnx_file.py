@@ -62,7 +62,8 @@ class OnnxFile:
             return dataclasses.replace(wishes, num_windows=height)
         if height != width:
             raise ConfigError(
-                f"{self.path} takes images of {height} x {width} px, expected a square"
+                f"{self.path} takes images of {_words(self.shape)}, expected bands and a square: "
+                "[bands, size, size]; export it so (tf2onnx: --inputs-as-nchw puts bands first)"
             )
         if wishes.size_px and height and wishes.size_px != height:
             raise ConfigError(

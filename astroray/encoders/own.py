@@ -71,6 +71,8 @@ def build_own(name: str, numbers: dict[str, Any]) -> nn.Module:
     """Its network. Raises ConfigError where its constructor takes other keywords."""
     found = _class(name)
     try:
+        if found.__init__ is nn.Module.__init__:  # whose signature takes anything
+            raise TypeError("it has no constructor of its own")
         inspect.signature(found).bind(**numbers)
     except TypeError as error:
         raise ConfigError(

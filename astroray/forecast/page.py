@@ -1,5 +1,6 @@
 """What a person is shown of forecasts: one HTML file that needs no network."""
 
+import math
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -17,6 +18,9 @@ NUM_COURSES = 12
 """Stars of which all forecasts are drawn, those most likely to flare next."""
 SIZE, LEFT, BOTTOM, TOP, RIGHT = 420, 58, 46, 12, 16
 COURSE_WIDTH, COURSE_HEIGHT = 480, 150
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+"""Steps of an axis of probabilities."""
+MOST_TICKS = 5
 
 
 def write_page(folder: str, record: ForecastRecord, forecasts: pa.Table) -> str:
@@ -56,8 +60,10 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
     """
     if not points:
         return Markup("")
-    top = max(max(mean, share) for mean, share, _ in points) * 1.15 or 1.0
-    top = min(1.0, top)
+    most = max(max(mean, share) for mean, share, _ in points)
+    step = next(step for step in TICKS if most <= MOST_TICKS * step)
+    num_ticks = max(1, math.ceil(most / step))
+    top = num_ticks * step
     base, right = SIZE - BOTTOM, SIZE - RIGHT
 
     def x(value: float) -> float:
@@ -67,7 +73,7 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
         return base - min(value / top, 1.0) * (base - TOP)
 
     parts = [f'<path class="grid" d="M{x(0):.1f} {y(0):.1f}L{x(top):.1f} {y(top):.1f}"/>']
-    for tick in (0.0, top / 2, top):
+    for tick in (number * step for number in range(num_ticks + 1)):
         parts.append(_text(f'x="{x(tick):.1f}" y="{base + 16}"', f"{tick:.2g}"))
         parts.append(_text(f'x="{LEFT - 20}" y="{y(tick) + 4:.1f}"', f"{tick:.2g}"))
     line = "L".join(f"{x(mean):.1f} {y(share):.1f}" for mean, share, _ in points)

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import socket
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
@@ -226,9 +227,25 @@ def _client_of(pid: int, environment: Collection[tuple[str, str]]) -> Any:
         retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
     )
     try:
-        return boto3.session.Session().client("s3", config=config)
+        client = boto3.session.Session().client("s3", config=config)
     except ValueError as error:  # botocore's word for an endpoint that is no URL
         raise ConfigError(f"{error}; check AWS_ENDPOINT_URL, expected http(s)://host") from error
+    client.meta.events.register_first("needs-retry.s3", _give_up_at_once)
+    return client
+
+
+def _give_up_at_once(caught_exception: Exception | None = None, **_: Any) -> None:
+    """Raises what asking again cannot mend, instead of half a minute's silence."""
+    if caught_exception and _is_lasting(caught_exception):
+        raise caught_exception
+
+
+def _is_lasting(error: Exception) -> bool:
+    """Whether there is no such host, or it speaks no TLS, or none that is trusted here."""
+    inner = getattr(error, "kwargs", {}).get("error")
+    if isinstance(error, exceptions.SSLError):
+        return any(text in str(inner) for text in ("CERTIFICATE_VERIFY", "WRONG_VERSION"))
+    return getattr(getattr(inner, "__cause__", None), "errno", None) == socket.EAI_NONAME
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -338,9 +355,10 @@ def _unanswered(path: str, action: str, error: Any) -> AstrorayError:
         ),
     ):
         return ConfigError(f"cannot {action} {path}: {error}; {_CREDENTIALS}")
+    tried = "" if _is_lasting(error) else f" (tried up to {MAX_ATTEMPTS} times)"
     return StorageError(
-        f"cannot {action} {path}: {error} (tried up to {MAX_ATTEMPTS} times); check the network "
-        "and AWS_ENDPOINT_URL, then run the same command again to resume"
+        f"cannot {action} {path}: {error}{tried}; check the network and AWS_ENDPOINT_URL, then "
+        "run the same command again to resume"
     )
 
 

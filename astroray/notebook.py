@@ -18,7 +18,7 @@ from astroray import ledger, storage
 from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
 from astroray.catalog.asked import find_object, find_objects
-from astroray.catalog.exports import to_astropy
+from astroray.catalog.exports import to_astropy, to_pandas
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.interrupts import Interrupted
 from astroray.labelling.labels import LabelLog, labels_table
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # loaded where they are asked for
     from lsdb.catalog.catalog import Catalog
 
     from astroray.explain import Explanation
+    from astroray.explorer import Explorer
 
 __all__ = ["Run", "open_run", "scan"]
 
@@ -69,7 +70,7 @@ class Run:
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The table as a DataFrame; integers that may be missing are pandas' own Int64."""
-        return _to_pandas(self.table)
+        return to_pandas(self.table)
 
     def to_astropy(self) -> "astropy.table.Table":
         """The table as astropy has it, with units and descriptions, and UCDs in `column.meta`.
@@ -137,7 +138,7 @@ class Run:
 
     def rejects(self) -> "pandas.DataFrame":
         """What was rejected, a row each: shard, row, stage, class and reason."""
-        return _to_pandas(ledger.read_rejects(self.path))
+        return to_pandas(ledger.read_rejects(self.path))
 
     def embeddings(self, object_ids: Sequence[str | int] | None = None) -> np.ndarray:
         """[N, D] float32, in the order of the table: row i is the object of rank i + 1.
@@ -155,7 +156,7 @@ class Run:
 
         Of each person and object the last label that was not undone.
         """
-        return _to_pandas(labels_table(LabelLog(self.path).read(), self.table))
+        return to_pandas(labels_table(LabelLog(self.path).read(), self.table))
 
     def show(self, height_px: int = 900) -> "Framed | None":
         """Its report, to be used as in a browser: in a notebook as the last line of a cell.
@@ -172,6 +173,31 @@ class Run:
             return None
         return Framed(storage.read_bytes(page).decode(), height_px)
 
+    def explore(self, height_px: int = 900) -> "Explorer":
+        """Its report as a widget: `selected` are the objects that are selected on its map.
+
+        `select(IDS)` selects some from the notebook. It is alive as long as the kernel is; `show()`
+        stays in the notebook. Raises ConfigError where anywidget is missing, or the page has no
+        map, or one of another version.
+        """
+        try:
+            from astroray.explorer import Explorer
+        except ImportError as error:
+            raise ConfigError(
+                f"{error.name} is not installed, expected for a widget; pip install "
+                "'astroray[notebook]', or use show()"
+            ) from None
+        from astroray.pages import find_page
+        from astroray.report.script import has_live_map
+
+        page = storage.read_bytes(find_page(self.path)).decode()
+        if not has_live_map(page):
+            raise ConfigError(
+                f"the page of {self.path} has no map that a notebook can ask, expected one of this "
+                f"version; write it with `astroray report {self.path} --again`"
+            )
+        return Explorer(Framed(page, height_px)._repr_html_(), self.table, self.path)
+
     def map(self) -> "pandas.DataFrame":
         """The objects on the report's map at their places, by rank: schema.MAP.
 
@@ -180,7 +206,7 @@ class Run:
         """
         from astroray.report.map import read_map
 
-        return _to_pandas(read_map(self.path))
+        return to_pandas(read_map(self.path))
 
     def similar(
         self,
@@ -357,11 +383,3 @@ def _check_count(name: str, value: int) -> None:
     """Raises ConfigError where it is no whole number from 1: a slice would take -1 for another."""
     if not isinstance(value, int | np.integer) or value < 1:
         raise ConfigError(f"{name} is {value!r}, expected a whole number from 1")
-
-
-def _to_pandas(table: pa.Table) -> "pandas.DataFrame":
-    import pandas
-
-    # a HEALPix index beside a null would become a float, which cannot hold it
-    nullable = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
-    return table.to_pandas(types_mapper=nullable.get)

@@ -88,9 +88,9 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def open_page(folder: Path, address: str) -> AsyncIterator[Page]:
+async def open_page(folder: Path, address: str, *flags: str) -> AsyncIterator[Page]:
     """A browser of its own, with no cookie, at an address; `folder` is its profile."""
-    command = [find_browser(), *FLAGS, f"--user-data-dir={folder}", address]
+    command = [find_browser(), *FLAGS, *flags, f"--user-data-dir={folder}", address]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = folder / "DevToolsActivePort"

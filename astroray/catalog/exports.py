@@ -9,6 +9,7 @@ import base64
 import gc
 import io
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,10 @@ from astroray.catalog import versions
 from astroray.errors import ConfigError
 from astroray.storage.spill import Spill
 
-__all__ = ["FORMATS", "export_catalog", "export_rows", "to_astropy"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["FORMATS", "export_catalog", "export_rows", "to_astropy", "to_pandas"]
 
 FORMATS = ("votable", "fits", "csv")
 ROWS_AT_ONCE = 16_384
@@ -76,6 +80,15 @@ def to_astropy(table: pa.Table):  # type: ignore[no-untyped-def] # astropy has n
     facts = _Facts(table.schema)
     facts.add(table)
     return _to_astropy(table, facts)
+
+
+def to_pandas(table: pa.Table) -> "pandas.DataFrame":
+    """A table as a DataFrame; integers that may be missing are pandas' own."""
+    import pandas
+
+    # a HEALPix index beside a null would become a float, which cannot hold it
+    nullable = {pa.int64(): pandas.Int64Dtype(), pa.int32(): pandas.Int32Dtype()}
+    return table.to_pandas(types_mapper=nullable.get)
 
 
 class _Facts:

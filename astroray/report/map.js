@@ -223,6 +223,7 @@ const choose = (list, how) => {
     return make("tr", {}, ...(hasPictures ? [make("td", {}, ...(addressOf(i) ? [make("img", { src: addressOf(i), alt: "", loading: "lazy" })] : []))] : []), make("td", { className: "number", textContent: MAP.rank[i].toLocaleString("en") }), make("td", { className: "name" }, go), ...(parts ? [make("td", { textContent: parts.values[parts.value_of[i]] ?? "–" })] : []), ...cells.map((textContent) => make("td", { className: "number", textContent })));
   }));
   byId("map-more").textContent = rows.length > SHOWN_ROWS ? `The first ${SHOWN_ROWS} by rank are shown; the CSV has all.` : "";
+  tellHost(rows.map((i) => MAP.object_id[i]));
   if (pinned >= 0) pin(pinned); else redraw();
 };
 const within = (path) => {

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from astroray.templates import load_template
 
-__all__ = ["render_script", "script_at_desk"]
+__all__ = ["has_live_map", "render_script", "script_at_desk"]
 
 
 def render_script(facts: Mapping[str, Any], desk: Mapping[str, str] | None = None) -> Markup:
@@ -39,3 +39,8 @@ def script_at_desk(script: str, desk: Mapping[str, str]) -> Markup | None:
     if str(render_script(facts)).strip() != script.strip():
         return None
     return render_script(facts, desk)
+
+
+def has_live_map(page: str) -> bool:
+    """Whether a written page has a map that a notebook can ask what is selected on it."""
+    return "const hearHost" in page

@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import astroray
-from astroray import ledger, notebook, storage
+from astroray import ledger, storage
 from astroray.archive import Archive
 from astroray.catalog import pixels, versions
+from astroray.catalog.exports import to_pandas
 from astroray.errors import BackendError, ConfigError, DataError
 from astroray.report.thumbnails import publish_thumbnails
 from tests import scans
@@ -63,7 +64,7 @@ def test_a_healpix_index_beside_a_missing_one_keeps_all_its_digits(run, tmp_path
     some[5] = None
     field = run.table.schema.field(index)
     holed = run.table.set_column(index, field, pa.array(some, field.type))
-    frame = notebook._to_pandas(holed)
+    frame = to_pandas(holed)
     assert frame["_healpix_29"].isna().sum() == 1
     kept = [None if value is pandas.NA else int(value) for value in frame["_healpix_29"]]
     assert kept == some

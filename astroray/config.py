@@ -41,7 +41,7 @@ class EncoderConfig:
     name: str = AUTO
     """A name, fitted on the survey, or the path of a model file, of a run that has one, or of an
     ONNX file (.onnx), or a class of yours (module:Class); auto: the default of what the survey
-    holds, `rings` for images and `waves` for light curves."""
+    holds, `rings` for images, `waves` for light curves, `lines` for spectra."""
     size_px: int | None = None
     """Edge of the prepared square; None: the cutouts' own, at most 64. For a fit only."""
     bands: tuple[str, ...] | None = None

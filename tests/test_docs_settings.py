@@ -30,11 +30,12 @@ PATH = Path(__file__).parents[1] / "docs" / "settings.md"
 INTRODUCTION = """\
 # All settings
 
-Made of the code by `python -m tests.test_docs_settings`. A setting is given as `--set search.k=20`,
-in the YAML file of `--config`, or as `settings={"search.k": 20}` [from Python](python.md); flags go
-before the file, the file before the defaults. An option of a survey stands after its question mark:
-`'images/*.fits?size=64&bands=g,r,i'`. What cannot be meant is refused before anything is read, with
-what was expected.
+Give a setting as `--set search.k=20`, in the YAML file of `--config`, or as
+`settings={"search.k": 20}` [from Python](python.md). Flags override the file, and the file
+overrides the defaults. Give an option of a survey after its question mark:
+`'images/*.fits?size=64&bands=g,r,i'`. A setting that is unknown or out of range is refused
+before anything is read, with what was expected. This page is written from the code by
+`python -m tests.test_docs_settings`.
 """
 SURVEYS = {
     "Pictures (jpg, png), `format=pictures`": PictureOptions,

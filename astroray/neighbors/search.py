@@ -49,7 +49,8 @@ class SearchConfig:
     score: Score = "kth"
     """Distance to the k-th neighbor, or mean distance to the k neighbors."""
     index: Index = "auto"
-    """auto: see `choose_index`; gpu-: a GPU proposes neighbors, the list is proven on the CPU."""
+    """auto: all in memory (flat), above 100,000 objects over partitions on disk (sharded); see
+    docs/scale.md. gpu-: a GPU proposes neighbors, the list is proven on the CPU."""
     seed: int = 0
     """Of the cells of an index, or of its graph."""
     num_threads: int = 1

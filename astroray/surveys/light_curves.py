@@ -62,7 +62,8 @@ class LightCurveOptions:
     """pdcsap (systematics removed), sap (as the aperture summed it), or of FITS files the name of
     any column."""
     quality: str = "default"
-    """Bits that mask a cadence: default, hard, none, or an integer; see quality.DEFAULT."""
+    """Bits that mask a cadence: default (pointing, momentum dumps, thruster firings, scattered
+    light), hard (more), none, or an integer."""
     time: str = ""
     """BKJD, BTJD, BJD or MJD, where the files do not say; their times must be TDB."""
     mission: str = "other"

@@ -86,7 +86,7 @@ class ServeConfig:
     web: WebReplicas = dataclasses.field(default_factory=WebReplicas)
     encoder: EncoderReplicas = dataclasses.field(default_factory=EncoderReplicas)
     attention: AttentionName = "auto"
-    """How transformers compute attention; auto: as the run did. See `encoders.attention`."""
+    """How transformers compute attention; auto: as the run did, see `encoder.attention`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.port < 65536:

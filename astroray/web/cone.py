@@ -48,5 +48,6 @@ def _infos(votable: Any, facts: dict[str, str]) -> list[Any]:
 
 def _to_xml(votable: Any) -> bytes:
     sink = io.BytesIO()
+    votable.version = "1.1"  # the last in which the standard's own UCDs are valid
     votable.to_xml(sink)
     return sink.getvalue()

@@ -36,6 +36,11 @@ def show_scan(config: "ScanConfig") -> None:
     click.echo(f"proof    {record.proven.sentence}")
     if num_objects <= config.search.k:
         click.echo(f"note     {_few_objects(config, num_objects)}")
+    elif record.proven.threshold == 0:
+        click.echo(
+            f"note     the list ends with score 0: its last object and k={config.search.k} others "
+            "have one and the same vector; see whether the encoder tells objects apart"
+        )
     click.echo(f"catalog  {config.out}/catalog\nreport   {_page_of(config.out)}")
     check_rejects(record, config.max_rejected, rows="rows", result="catalog is")
 

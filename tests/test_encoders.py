@@ -175,11 +175,12 @@ def test_a_later_format_is_refused_with_advice(tmp_path, preparation):
         load_model(str(path))
 
 
-def test_the_name_of_an_encoder_is_no_model_file_and_the_way_to_one_is_said():
-    with pytest.raises(
-        ConfigError, match=r"vit-tiny is the name .* scan SURVEY --encoder vit-tiny"
-    ):
-        read_model_file("vit-tiny")
+@pytest.mark.parametrize("name", ["rings", "nets:Small", "mine.onnx"])
+def test_what_a_scan_has_to_fit_first_is_no_model_file_yet(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.onnx").write_bytes(b"a graph of operators")
+    with pytest.raises(ConfigError, match=rf"{name} is .*scan SURVEY --encoder {name} --out RUN"):
+        read_model_file(name)
 
 
 def test_an_unknown_encoder_is_refused_with_the_known_ones():

@@ -9,12 +9,14 @@ import pytest
 from PIL import Image
 
 from astroray import terminal
+from astroray.config import load_config
+from astroray.console import show_scan
 from astroray.errors import AstrorayError
 from astroray.execution.progress import Progress
 from astroray.preview import look
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.surveys.shards import REST
-from tests.runs_made import make_run
+from tests.runs_made import make_proof, make_record, make_run
 
 
 @pytest.fixture
@@ -101,3 +103,17 @@ def test_names_of_a_survey_neither_end_a_line_nor_steer_the_terminal(tmp_path, c
     reject = RejectCount(stage="read", kind="corrupt", rows=1, shards=0, reason="a\nb")
     terminal.echo_rejects([reject])
     assert capsys.readouterr().out == "  corrupt: 1 rows, 0 shards; e.g. a\\nb\n"
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_a_list_that_ends_among_equal_vectors_is_noted(monkeypatch, capsys, tmp_path, threshold):
+    record = make_record(
+        40,
+        [1.0] * 40,
+        counts=Counts(shards=2, rows_read=40, rows_embedded=40, catalog=40),
+        proof=make_proof(4, 40, threshold=threshold, next_bound=0.0),
+    )
+    monkeypatch.setattr("astroray.pipeline.scan", lambda config, show: record)
+    show_scan(load_config("hdf", str(tmp_path / "run"), None, {}))
+    noted = "note     the list ends with score 0: its last object and k=10 others"
+    assert (noted in capsys.readouterr().out) == (threshold == 0)

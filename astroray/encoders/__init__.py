@@ -200,8 +200,11 @@ def read_model_file(path: str) -> ModelFile:
         data = _read_file(path)
         shapes = {name: tensor["shape"] for name, tensor in _tensors(data)}
     except FileError:
-        raise _not_fitted(path) if path in ENCODERS else unknown_encoder(path) from None
+        is_name = path in ENCODERS or is_own(path)
+        raise _not_fitted(path) if is_name else unknown_encoder(path) from None
     except safetensors.SafetensorError as error:
+        if is_onnx_file(path):
+            raise _not_fitted(path) from None
         raise ConfigError(f"{path} is not a model file: {error}; fit one with a scan") from None
     metadata = read_metadata(data)
     if "astroray" not in metadata:
@@ -312,9 +315,10 @@ def content_id(meaning: str, data: bytes) -> str:
 
 
 def _not_fitted(name: str) -> ConfigError:
-    """The error for the name of an encoder where a model file is wanted."""
+    """The error for a name or program of an encoder where a model file is wanted."""
+    kind = "an ONNX program" if is_onnx_file(name) else "the name of an encoder"
     return ConfigError(
-        f"{name} is the name of an encoder, expected a model file or a run: one that holds how a "
+        f"{name} is {kind}, expected a model file or a run: one that holds how a "
         f"survey is prepared; scan with it first (astroray scan SURVEY --encoder {name} --out RUN) "
         "and name RUN here"
     )

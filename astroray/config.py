@@ -25,7 +25,7 @@ from astroray.execution.worker_bounds import parse_workers
 from astroray.fitting.fit_state import FitConfig
 from astroray.neighbors.search import SearchConfig
 from astroray.preparation import MAX_SIZE_PX, MIN_SIZE_PX
-from astroray.settings import from_dict, gather, to_dict
+from astroray.settings import UNTOLD, from_dict, gather, to_dict
 from astroray.surveys.shards import SurveyUri
 
 DEFAULT_BUDGET_S = 90.0
@@ -129,7 +129,7 @@ class ScanConfig:
     """Share of rows or of shards that may be rejected; above it the exit code is 1."""
     num_random: int = 60
     """Random objects shown in the report beside the outliers."""
-    fault_plan: str = ""
+    fault_plan: str = dataclasses.field(default="", metadata=UNTOLD)
     """Folder of kill points for tests; see faults.py."""
 
     def __post_init__(self) -> None:

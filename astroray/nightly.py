@@ -23,7 +23,7 @@ from astroray.execution.worker_bounds import parse_workers
 from astroray.run_files import model_file
 from astroray.run_record import Backends, RunRecord
 from astroray.runs import newest_version
-from astroray.settings import from_dict
+from astroray.settings import UNTOLD, from_dict
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
 
@@ -50,7 +50,7 @@ class NightConfig:
     num_gpus: float | None = None
     max_rejected: float | None = None
     """None: that of the reference."""
-    fault_plan: str = ""
+    fault_plan: str = dataclasses.field(default="", metadata=UNTOLD)
 
     def __post_init__(self) -> None:
         parse_workers(self.workers)

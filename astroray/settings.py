@@ -12,7 +12,10 @@ import yaml
 from astroray import storage
 from astroray.errors import ConfigError, FileError
 
-__all__ = ["from_dict", "gather", "load_settings", "to_dict"]
+__all__ = ["UNTOLD", "from_dict", "gather", "load_settings", "to_dict"]
+
+UNTOLD = {"untold": True}
+"""Metadata of a field that can be set and that no message names."""
 
 
 def load_settings(cls: type, file: str | None, flags: Mapping[str, Any]) -> Any:
@@ -65,7 +68,7 @@ def from_dict(cls: type, values: Mapping[str, Any], *, where: str, path: str = "
     for key, value in values.items():
         if key not in known:
             raise ConfigError(
-                f"setting {path}{key} in {where} is unknown, expected one of {sorted(known)}"
+                f"setting {path}{key} in {where} is unknown, expected one of {sorted(_told(cls))}"
                 f"{_meant(str(key), cls, path)}"
             )
         arguments[key] = _checked(value, hints[key], f"{path}{key}", where)
@@ -84,10 +87,17 @@ def _meant(key: str, cls: type, path: str) -> str:
     return f"; did you mean {path}{found[0]}?" if found else ""
 
 
+def _told(cls: type) -> list[str]:
+    """The settings of `cls` that users are told of."""
+    return [field.name for field in dataclasses.fields(cls) if field.metadata != UNTOLD]
+
+
 def _setting_names(cls: type) -> list[str]:
-    """Dotted names of all settings of `cls`."""
+    """Dotted names of all settings of `cls` that users are told of."""
     names = []
-    for name, hint in typing.get_type_hints(cls).items():
+    hints = typing.get_type_hints(cls)
+    for name in _told(cls):
+        hint = hints[name]
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             names += [name, *(f"{name}.{inner}" for inner in _setting_names(hint))]
         else:

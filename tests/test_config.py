@@ -32,6 +32,13 @@ def test_a_flag_that_is_wrong_is_not_laid_to_the_file_alone(tmp_path):
         load_config("hdf", "out", str(tmp_path / "scan.yaml"), {"serch.k": 3})
 
 
+def test_a_setting_of_tests_alone_is_named_in_no_message():
+    for given in ("serch", "fault_plans"):
+        with pytest.raises(ConfigError, match="unknown, expected one of") as refused:
+            load_config("hdf", "out", None, {given: 3})
+        assert "fault_plan" not in str(refused.value).replace("fault_plans", "")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

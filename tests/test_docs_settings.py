@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from astroray.config import ScanConfig
+from astroray.settings import UNTOLD
 from astroray.surveys.array_layouts import ArrayOptions
 from astroray.surveys.fields import FieldOptions
 from astroray.surveys.fits_cutouts import FitsCutoutOptions
@@ -48,8 +49,8 @@ SURVEYS = {
     "sim:galaxies": SimulatedOptions,
     "sim:spectra": SimulatedSpectrumOptions,
 }
-HIDDEN = {"survey", "out", "run_dir", "fault_plan", "format"}
-"""Named by the command itself, in a heading, or of tests."""
+HIDDEN = {"survey", "out", "run_dir", "format"}
+"""Named by the command itself, or in a heading."""
 
 
 def meanings(cls: type) -> dict[str, str]:
@@ -75,7 +76,7 @@ def rows(settings: Any, *, without: type | None = None, path: str = "") -> Itera
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             yield from rows(value, path=f"{path}{field.name}.")
-        elif field.name not in HIDDEN | known:
+        elif field.name not in HIDDEN | known and field.metadata != UNTOLD:
             default = "" if value in (None, "") else f"`{str(value).lower()}`"
             choices = typing.get_args(hints[field.name])
             text = said.get(field.name, "")

@@ -45,7 +45,7 @@ class Similar:
 
 
 def find_similar(
-    run_dir: str, query: str | np.ndarray, n: int = 20, *, bands: str = "", row: int | None = None
+    run_dir: str, query: str | np.ndarray, n: int, *, bands: str = "", row: int | None = None
 ) -> Similar:
     """The `n` objects of a scan or night nearest to one of its objects, a file or an embedding.
 

@@ -207,7 +207,7 @@ def fit_model(
     weights = None
     if num_passes:
         config = FitConfig(num_passes=num_passes, batch_size=16)
-        weights = run_passes(sample.path, encoder, network, config, folder).state_dict
+        weights = run_passes(sample.path, encoder, network, config, folder, threads=1).state_dict
     finish_model(sample, path=str(path), encoder=encoder, config=network, weights=weights)
     return str(path)
 

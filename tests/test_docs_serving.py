@@ -20,6 +20,7 @@ from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
+from astroray.web.guard import Limits
 from astroray.web.security import Tokens
 from astroray.web.serve_config import ServeConfig
 from benchmarks.bad_uploads import curve_bytes, fits_bytes
@@ -52,7 +53,9 @@ def environment(tmp_path_factory, free_port):
     tokens = Tokens(str(folder / "tokens.json"))
     forecaster = PlainForecaster(make_forecaster(str(folder / "flares.model")))
     routers = [build_flare_router(forecaster, archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
+    app = build_app(
+        archive, PlainEncoder(archive.model), tokens=tokens, limits=Limits(), routers=routers
+    )
     (folder / "lc.fits").write_bytes(curve_bytes(*star(days=8.0)))
     shard = surveys.list_shards(SURVEY).shards[0]
     found = next(item for item in surveys.read_shard(shard) if isinstance(item, Cutouts))

@@ -35,7 +35,8 @@ def further_scores(embedding_ND: np.ndarray, found: Neighbors) -> dict[str, np.n
 
 def catalog_table(objects: pa.Table, found: Neighbors, *, model_id: str) -> pa.Table:
     further = further_scores(make_embedding(len(objects)), found)
-    return outliers.catalog_table(objects, found, further, model_id=model_id)
+    names_of = objects["object_id"].combine_chunks().take
+    return outliers.catalog_table(objects, found, further, model_id=model_id, names_of=names_of)
 
 
 def neighbors_table(objects: pa.Table, found: Neighbors) -> pa.Table:
@@ -139,8 +140,9 @@ def test_a_missing_column_is_named():
     found = search(make_embedding(3), objects["object_id"], SearchConfig())
     with pytest.raises(SchemaError, match="'processing_flags' is missing in catalog"):
         catalog_table(objects.drop_columns(["processing_flags"]), found, model_id="m")
+    names_of = objects["object_id"].combine_chunks().take
     with pytest.raises(SchemaError, match="'kth_distance' is missing in catalog"):
-        outliers.catalog_table(objects, found, {}, model_id="m")
+        outliers.catalog_table(objects, found, {}, model_id="m", names_of=names_of)
 
 
 def rows_of(*rows: tuple[str, str, int]) -> pa.Table:

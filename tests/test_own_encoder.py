@@ -52,7 +52,7 @@ def sample(tmp_path):
 def fitted(sample, path) -> str:
     network = network_config(NAME, sample, latent=None)
     config = FitConfig(num_passes=2, batch_size=8)
-    result = run_passes(sample.path, NAME, network, config, f"{path}.fit")
+    result = run_passes(sample.path, NAME, network, config, f"{path}.fit", threads=1)
     return finish_model(
         sample,
         path=path,

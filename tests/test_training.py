@@ -51,8 +51,10 @@ def averaged(monkeypatch) -> None:
         monkeypatch.setattr(module, "find_recipe", lambda encoder, config: AVERAGED)
 
 
-def _fit(sample_path: str, folder: Path, config: FitConfig = SMALL, **options):
-    return run_passes(sample_path, "attcae", NETWORK, config, str(folder), **options)
+def _fit(sample_path: str, folder: Path, config: FitConfig = SMALL, *, threads: int = 1, **options):
+    return run_passes(
+        sample_path, "attcae", NETWORK, config, str(folder), threads=threads, **options
+    )
 
 
 def _assert_same_bytes(result, expected) -> None:
@@ -319,7 +321,14 @@ def test_a_sample_of_another_shape_is_refused_and_torch_s_settings_are_as_they_w
     settings = torch.utils.deterministic
     before = settings.fill_uninitialized_memory, torch.get_num_threads()
     with pytest.raises(ConfigError, match=r"shape \(64, 2, 16, 16\), expected \[N, 3, 16, 16\]"):
-        run_passes(sample_path, "cae", NETWORK | {"num_bands": 3}, SMALL, str(tmp_path / "fit"))
+        run_passes(
+            sample_path,
+            "cae",
+            NETWORK | {"num_bands": 3},
+            SMALL,
+            str(tmp_path / "fit"),
+            threads=1,
+        )
     assert before == (settings.fill_uninitialized_memory, torch.get_num_threads())
     assert not torch.are_deterministic_algorithms_enabled()
 

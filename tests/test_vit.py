@@ -131,5 +131,6 @@ def test_it_learns_simulated_galaxies_in_seconds(tmp_path):
         {"num_bands": 3, "size_px": 32},
         FitConfig(num_passes=6, batch_size=32, learning_rate=5e-3),
         str(tmp_path / "fit"),
+        threads=1,
     )
     assert fit.loss_per_pass[-1] < 0.9 * fit.loss_per_pass[0]

@@ -16,7 +16,7 @@ from astroray.archive import Archive
 from astroray.errors import ConfigError
 from astroray.surveys.shards import Cutouts
 from astroray.web.app import build_app
-from astroray.web.guard import AuditLog
+from astroray.web.guard import AuditLog, Limits
 from astroray.web.routes import BusyError
 from astroray.web.security import Tokens
 from benchmarks.bad_uploads import fits_bytes
@@ -45,7 +45,7 @@ def audit(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(archive, encoder, tokens, audit):
-    return build_app(archive, encoder, tokens=tokens, audit=audit)
+    return build_app(archive, encoder, tokens=tokens, limits=Limits(), routers=[], audit=audit)
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +266,8 @@ def test_a_busy_encoder_is_503_and_when_to_come_again(archive, tokens, cutouts):
             return False
 
     headers = {"Authorization": f"Bearer {tokens.issue('hasty', ['read'])}"}
-    client = TestClient(build_app(archive, Busy(), tokens=tokens), headers=headers)
+    busy = build_app(archive, Busy(), tokens=tokens, limits=Limits(), routers=[])
+    client = TestClient(busy, headers=headers)
     body = fits_bytes(cutouts.image_BCYX[0], cutouts.bands)
     answer = client.post("/v1/score", content=body)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

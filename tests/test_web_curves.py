@@ -15,6 +15,7 @@ from astroray.forecast.train import flare_shards
 from astroray.web.app import build_app
 from astroray.web.curve_uploads import CurveLimits
 from astroray.web.flares import build_flare_router
+from astroray.web.guard import Limits
 from astroray.web.security import Tokens
 from benchmarks.bad_uploads import curve_bytes, parquet_bytes
 from tests.flares_made import star
@@ -41,7 +42,9 @@ def trained(folder):
 def client(folder, archive, trained):
     tokens = Tokens(str(folder / "tokens.json"))
     routers = [build_flare_router(PlainForecaster(trained), archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
+    app = build_app(
+        archive, PlainEncoder(archive.model), tokens=tokens, limits=Limits(), routers=routers
+    )
     return TestClient(app, headers={"Authorization": f"Bearer {tokens.issue('a', ['read'])}"})
 
 
@@ -192,7 +195,9 @@ def test_stars_of_a_mission_that_the_model_does_not_know_are_told_of(client):
 def test_without_a_model_there_is_no_such_endpoint(archive, folder):
     tokens = Tokens(str(folder / "tokens.json"))
     routers = [build_flare_router(None, archive.run_id, CurveLimits())]
-    app = build_app(archive, PlainEncoder(archive.model), tokens=tokens, routers=routers)
+    app = build_app(
+        archive, PlainEncoder(archive.model), tokens=tokens, limits=Limits(), routers=routers
+    )
     assert "/v1/flares/forecast" not in app.openapi()["paths"]
     headers = {"Authorization": f"Bearer {tokens.issue('b', ['read'])}"}
     answer = TestClient(app, headers=headers).post("/v1/flares/forecast", content=b"x")

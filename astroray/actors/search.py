@@ -85,7 +85,7 @@ def rank_survey(plan: SearchPlan) -> SearchOutcome:
     gaussian = Gaussian.of(embedding_ND)
     publish_gaussian(plan.run_dir, gaussian)
     further = scores.further_scores(embedding_ND, found, gaussian)
-    publish_rows(plan, objects, found, further)
+    publish_rows(plan, objects, found, further, objects["object_id"].combine_chunks().take)
     wanted_M = shown_objects(plan, np.argsort(found.rank_N), found.neighbor_NK.__getitem__)
     counts = Counts(
         duplicates=len(unique.rejects),
@@ -107,7 +107,7 @@ def publish_rows(
     objects: pa.Table,
     found: Neighbors,
     further: Mapping[str, np.ndarray],
-    names_of: Callable[[np.ndarray], pa.Array] | None = None,
+    names_of: Callable[[np.ndarray], pa.Array],
 ) -> None:
     """Writes NEIGHBORS and CATALOG of some objects, made a row group at a time.
 

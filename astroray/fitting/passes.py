@@ -64,7 +64,7 @@ def run_passes(
     config: FitConfig,
     folder: str,
     *,
-    threads: int = 1,
+    threads: int,
     report: Callable[[FitProgress], None] = lambda progress: None,
 ) -> FitResult:
     """Fits a network in this process, on the CPU, without Ray; its state is kept in `folder`.

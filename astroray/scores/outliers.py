@@ -58,15 +58,15 @@ def catalog_table(
     further_scores: Mapping[str, np.ndarray],
     *,
     model_id: str,
+    names_of: Callable[[np.ndarray], pa.Array],
     row_M: np.ndarray | None = None,
-    names_of: Callable[[np.ndarray], pa.Array] | None = None,
 ) -> pa.Table:
     """CATALOG, in the order of `objects`, or of those of its rows that `row_M` names.
 
     `objects` has the identity, `shard`, `row` and `processing_flags` of the rows that were
     searched, in the order of the search; `further_scores` are those of the rows of the result. A
     score is null where an object has no neighbor. `names_of` says which `object_id` each neighbor
-    [B] has, where that is not the one of its row in `objects`.
+    [B] has.
     Raises SchemaError where a column is missing.
     """
     picked = objects.select([name for name in objects.column_names if name in _CARRIED])
@@ -85,8 +85,6 @@ def catalog_table(
         "certified": pa.array(neighbors.certified_N[row_M]),
     }
     columns |= {n: pa.array(s_M, mask=np.isnan(s_M)) for n, s_M in further_scores.items()}
-    if names_of is None:
-        names_of = objects["object_id"].combine_chunks().take
     columns |= _neighbor_columns(names_of, neighbors, row_M)
     return schema.conform(pa.table(columns), schema.CATALOG, "catalog")
 

@@ -31,9 +31,9 @@ def build_app(
     encoder: Encoder,
     *,
     tokens: Tokens,
-    limits: Limits | None = None,
+    limits: Limits,
+    routers: Sequence[APIRouter],
     audit: AuditLog | None = None,
-    routers: Sequence[APIRouter] = (),
     login_path: str = "",
 ) -> FastAPI:
     """The app of one finished run.
@@ -43,7 +43,7 @@ def build_app(
     login_path  of the page to log in, which needs no token, in the folder of the pages that
                 browsers without one are sent away from; empty where there are no pages
     """
-    limits, audit = limits or Limits(), audit or AuditLog()
+    audit = audit or AuditLog()
     app = FastAPI(
         title="astroray",
         version=__version__,

@@ -15,6 +15,7 @@ from astropy import units
 from astropy.table import Table
 
 from astroray.errors import ConfigError
+from astroray.surveys.column_names import find_name
 from astroray.surveys.file_matches import NamedRows
 from astroray.surveys.object_tables import ObjectTable, TableOptions, open_object_table
 from astroray.surveys.objects import Objects
@@ -50,6 +51,20 @@ def _by_file(folder: Path, paths: Sequence[str], **options: str) -> Objects:
 def _write(folder: Path, name: str, text: str) -> Path:
     (folder / name).write_text(text)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "found"),
+    [
+        (["Obj-ID", "object_id"], ["objid", "object_id"], "Obj-ID"),
+        (["ra", "RA (J2000)"], ["raj2000", "ra"], "RA (J2000)"),
+        (["TIME.BTJD"], ["time_btjd"], "TIME.BTJD"),
+        (["имя", "ra"], ["номер"], None),  # letters of any script tell names apart
+        (["#", "ra"], ["?"], None),
+    ],
+)
+def test_a_known_name_is_found_by_its_letters_and_digits(names, known, found):
+    assert find_name(names, known) == found
 
 
 def _astropy_table() -> Table:

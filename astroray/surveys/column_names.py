@@ -1,8 +1,9 @@
 """By which names the columns are known that say who and where an object is.
 
-They are tried in order where the user names none. Case, underscores and blanks do not matter. The
-kinds of tables differ: a name such as `name` is an identifier beside files and of a row with an
-image, and a word like any other beside the numbers of a light curve.
+They are tried in order where the user names none. Nothing but letters and digits matters, in either
+case: `RA (J2000)` is `raj2000`. The kinds of tables differ: a name such as `name` is an identifier
+beside files and of a row with an image, and a word like any other beside the numbers of a light
+curve.
 """
 
 from collections.abc import Mapping, Sequence
@@ -60,10 +61,11 @@ OF_MEASUREMENTS = ("id", "objectid", "object_id", "objid", "oid", "source_id", "
 
 def plain_name(name: str) -> str:
     """A column's name without what does not matter in it."""
-    return name.lower().replace("_", "").replace(" ", "")
+    return "".join(filter(str.isalnum, name.lower()))
 
 
 def find_name(names: Sequence[str], known: Sequence[str]) -> str | None:
     """The first of the known names that is there, as it is written there."""
     written = {plain_name(name): name for name in reversed(names)}
-    return next((written[name] for name in map(plain_name, known) if name in written), None)
+    plain = filter(None, map(plain_name, known))
+    return next((written[name] for name in plain if name in written), None)

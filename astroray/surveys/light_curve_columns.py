@@ -44,7 +44,7 @@ NAMES = {
     "quality": ("quality", "sapquality", "flags", "catflags"),
     "band": ("band", "passband", "filter", "filtercode", "filterid", "fid"),
 }  # fmt: skip
-"""Names that are tried; case, blanks and underscores do not matter."""
+"""Names that are tried, as `column_names.find_name` compares them."""
 _STAR = re.compile(r"(?<![a-z])(tic|kic|epic|kplr|ktwo)[ _-]?0*(\d+)", re.IGNORECASE)
 _CATALOGS = {"kplr": "KIC", "ktwo": "EPIC"}
 _MAG_TO_LN = 0.4 * float(np.log(10.0))

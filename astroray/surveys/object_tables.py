@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
-from astroray.surveys.column_names import OF_FILES
+from astroray.surveys.column_names import OF_FILES, find_name
 from astroray.surveys.file_matches import NamedRows, match_files
 from astroray.surveys.objects import Objects, basename, describe_objects, stem
 from astroray.surveys.positions import check_angles
@@ -300,18 +299,13 @@ def _stems(names: Sequence[str | None]) -> list[str | None]:
 
 def _column_name(names: Sequence[str], key: str, options: TableOptions, where: str) -> str | None:
     """The column for `key` (id, ra, dec, file): as the options name it, else a well-known one."""
-    plain = {_plain(name): name for name in reversed(names)}
     asked = getattr(options, key)
     if not asked:
-        return next((plain[_plain(w)] for w in OF_FILES[key] if _plain(w) in plain), None)
+        return find_name(names, OF_FILES[key])
     if asked in names:
         return str(asked)
-    if _plain(asked) in plain:
-        return plain[_plain(asked)]
+    if (meant := find_name(names, [asked])) is not None:
+        return meant
     raise ConfigError(
         f"{where} has no column {asked!r} for option {key}=, expected one of {list(names)}"
     )
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())

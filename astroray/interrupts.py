@@ -18,10 +18,19 @@ GOES_ON = "what is done stays, the same command goes on"
 ENDING = "ending; what was begun is put away first, {again} once more to leave at once"
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked for the end; `exit_code` is a shell's for it: 130, of SIGTERM 143."""
+_CAME: list[int] = [signal.SIGINT]
+"""The signal that ended the last block of `raise_on_signals`, if any did."""
 
-    def __init__(self, number: int = signal.SIGINT) -> None:
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for the end; `exit_code` is a shell's for it: 130, of SIGTERM 143.
+
+    number  None: the signal that came; while a result of Ray is awaited, Ray raises a plain
+            KeyboardInterrupt for any
+    """
+
+    def __init__(self, number: int | None = None) -> None:
+        number = _CAME[-1] if number is None else number
         self.exit_code = 128 + number
         by = "" if number == signal.SIGINT else f" by {signal.Signals(number).name}"
         super().__init__(f"interrupted{by}; {GOES_ON}")
@@ -42,10 +51,12 @@ def raise_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    _CAME[:] = [signal.SIGINT]
     before = {number: signal.getsignal(number) for number in SIGNALS}
     ours = [n for n in SIGNALS if before[n] in (signal.SIG_DFL, signal.default_int_handler)]
 
     def first(number: int, _: object) -> None:
+        _CAME[:] = [number]
         for one in ours:
             signal.signal(one, second)
         raise Interrupted(number)

@@ -1,5 +1,6 @@
 """The command line: messages and exit codes, without starting Ray."""
 
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from astroray import __version__
 from astroray.cli import cli
 from astroray.errors import BackendError
 from astroray.evaluation.protocols import PROTOCOLS
+from astroray.interrupts import Interrupted, raise_on_signals
 from astroray.run_record import RunRecord
 
 
@@ -235,6 +237,15 @@ def test_a_second_signal_does_not_tear_what_the_first_one_ends_and_a_third_does(
     assert again in done.stderr
     assert ("the same command goes on" in done.stderr) == (code > 0)
     assert "Traceback" not in done.stderr
+
+
+def test_a_signal_is_named_where_ray_raises_its_own_error_for_it():
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
+        signal.raise_signal(signal.SIGTERM)
+    assert Interrupted().exit_code == 143
+    assert str(Interrupted()).startswith("interrupted by SIGTERM; what is done stays")
+    with raise_on_signals():
+        assert Interrupted().exit_code == 130  # of a later command
 
 
 def test_a_module_of_an_extra_that_is_missing_is_named_with_its_extra(tmp_path):

@@ -1,5 +1,7 @@
 """How `auto` decides: the fastest numbers and attention that keep the list, else the reference."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -168,3 +170,12 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
         assert ways["w8a8o", f"vfa native {precision}"].speed
     cores = {m.core for m in model.network.modules() if hasattr(m, "core")}
     assert cores == {torch.nn.functional.scaled_dot_product_attention}  # as it was given
+
+
+def test_a_reason_that_many_ways_share_is_told_once():
+    slow = "no fast code here: it needs AVX-512"
+    notes = {"none": slow, "bf16": slow, "w8a8": "not faster than float32", "w8a8o": ""}
+    ways = [Way(numbers=numbers, note=note) for numbers, note in notes.items()]
+    assert [way.brief for way in ways] == ["no fast code here"] * 2 + [notes["w8a8"], ""]
+    decision = dataclasses.replace(choose(), ways=ways)
+    assert decision.details == [slow]

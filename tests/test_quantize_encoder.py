@@ -1,5 +1,6 @@
 """`astroray quantize`: the file, the page, and what is refused."""
 
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -14,6 +15,7 @@ from astroray.encoders.selecting import choose_numbers
 from astroray.encoders.store import load_model
 from astroray.errors import ConfigError
 from astroray.evaluation import models as evaluation_models
+from astroray.quantization import encoder
 from astroray.quantization.modules import SCHEMES
 from astroray.quantization.page import SCHEME_WORDS
 from tests import scans
@@ -143,6 +145,14 @@ def test_the_evaluation_of_encoders_judges_a_quantized_model_by_its_fewer_bits(
 def test_every_scheme_can_be_asked_for_in_a_scan_and_on_the_command_line():
     names = set(get_args(QuantizeName)) - set(PLAIN_NUMBERS)
     assert names == set(SCHEMES) == set(SCHEME_WORDS) == set(cli_quantize.SCHEMES) - {"auto"}
+
+
+def test_the_name_of_a_scheme_does_not_run_into_the_number_of_its_layers(monkeypatch, tmp_path):
+    layer = SimpleNamespace(bytes_before=4, bytes_after=1, num_outliers=0)
+    found = SimpleNamespace(decision=None, schemes={"osc-mxfp4": [layer] * 25}, model_id="m0")
+    monkeypatch.setattr(encoder, "quantize_encoder", lambda config, show: (found, "page.html"))
+    ended = quantize("vit.safetensors", tmp_path / "new.safetensors", "--scheme", "osc-mxfp4")
+    assert "osc-mxfp4 25 layers, 0.25 of the bytes" in ended.output
 
 
 def test_a_model_that_is_quantized_already_is_refused(quantized, tmp_path):

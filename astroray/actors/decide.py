@@ -61,6 +61,11 @@ class Way:
         """Numbers and attention."""
         return f"{self.numbers}, {self.attention}" if self.attention else self.numbers
 
+    @property
+    def brief(self) -> str:
+        """The note up to its reason, which many ways may share."""
+        return self.note.partition(": ")[0]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -73,6 +78,11 @@ class Decision:
     reason: str
     num_rows: int
     ways: Sequence[Way]
+
+    @property
+    def details(self) -> list[str]:
+        """The notes with their reasons, each once."""
+        return list(dict.fromkeys(way.note for way in self.ways if way.note != way.brief))
 
 
 def decide(
@@ -95,7 +105,7 @@ def decide(
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # as the workers of a scan
     try:
-        show("timing")
+        show(f"timing{'' if len(image_NCYX) >= LEAST_ROWS else ', but ' + _few(len(image_NCYX))}")
         models, ways = _prepared(model)
         ways = _timed(models, ways, image_NCYX)
     finally:
@@ -205,10 +215,7 @@ def _chosen(ways: Mapping[Pair, Way], num_rows: int) -> Decision:
     reason = "no way is faster than float32 and keeps the list"
     if num_rows < LEAST_ROWS:
         best = REFERENCE
-        reason = (
-            f"undecided: {num_rows} objects are fewer than {LEAST_ROWS}, so the reference is "
-            "used; observe a larger survey"
-        )
+        reason = f"undecided: {_few(num_rows)}"
     elif best != REFERENCE:
         kept = ways[best].kept or 0.0
         reason = f"{keeping[best]:.2f} times as fast as float32, keeps {kept:.1%} of the list"
@@ -239,3 +246,10 @@ def _kept_share(reference_N: np.ndarray, fast_N: np.ndarray) -> float:
     top = np.argsort(-reference_N, kind="stable")[:num_top]
     fast = np.argsort(-fast_N, kind="stable")[:num_fast]
     return float(np.isin(top, fast).mean())
+
+
+def _few(num_rows: int) -> str:
+    return (
+        f"{num_rows} objects are fewer than {LEAST_ROWS}, so the reference is used; observe a "
+        "larger survey"
+    )

@@ -49,8 +49,10 @@ def quantize(model: str, observe: str, out: str, scheme: str, rows: int | None, 
         for way in found.decision.ways:
             speed = "     –" if way.speed is None else f"{way.speed:6.2f}"
             kept = "     –" if way.kept is None else f"{way.kept:6.1%}"
-            line = f"{way.name:<{width}} {speed} x float32  list kept {kept}  {way.note}"
+            line = f"{way.name:<{width}} {speed} x float32  list kept {kept}  {way.brief}"
             click.echo(line.rstrip())
+        for detail in found.decision.details:
+            click.echo(f"note     {detail}")
         click.echo(f"choice   {found.decision.chosen}: {found.decision.reason}")
     for name, layers in found.schemes.items():
         before, after = (
@@ -59,7 +61,7 @@ def quantize(model: str, observe: str, out: str, scheme: str, rows: int | None, 
         )
         kept_apart = sum(layer.num_outliers for layer in layers)
         click.echo(
-            f"{name:<9}{len(layers)} layers, {after / before:.2f} of the bytes in bfloat16, "
+            f"{name:<10}{len(layers)} layers, {after / before:.2f} of the bytes in bfloat16, "
             f"{kept_apart} outlier channels"
         )
     click.echo(f"model_id {found.model_id}\nmodel    {out}\npage     {page}")

@@ -63,15 +63,16 @@ inline float sum_of_squares(const float* x, int64_t n) {
   return sum(squares);
 }
 
+// Sizes of numbers as integers, in the same order, and NaN above all of them.
+inline Ints sizes(Floats x) { return as_ints(x) & Ints(0x7fffffff); }
+
 inline float largest(const float* x, int64_t n) {  // NaN where there is one
-  Floats top(0.0f);
-  uint32_t nan = 0;
-  for (int64_t d = 0; d < n; d += 16) {
-    const Floats v = Floats::load(x + d);
-    nan |= is_nan(v);
-    top = max(top, abs(v));
-  }
-  return nan ? __builtin_nanf("") : largest(top);
+  Ints top(0);
+  for (int64_t d = 0; d < n; d += 16) top = max(top, sizes(Floats::load(x + d)));
+  const int32_t bits = largest(top);
+  float size;
+  memcpy(&size, &bits, 4);
+  return size;
 }
 
 // Scale of integers that hold rows of this largest number and norm. In 16 bits the norms of a query
@@ -112,21 +113,23 @@ inline int32_t quantize_row(const float* x, int64_t dim, float inverse, bool is_
 template <class Score>
 inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, float norm,
                        char* groups, int32_t* init, float* bias, KeyBlock* block) {
-  alignas(64) char plain[kBlock * kMaxDim * 4];
+  alignas(64) char integers[Score::kIsFloat ? 64 : kBlock * kMaxDim * 4 / Score::kPerGroup];
+  const char* plain = Score::kIsFloat ? reinterpret_cast<const char*>(rows) : integers;
   const int64_t num_groups = dim / Score::kPerGroup;
   float scale = 1.0f;
-  if constexpr (!Score::kIsFloat)
+  if constexpr (!Score::kIsFloat) {
     scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
-  for (int j = 0; j < kBlock; ++j) {
-    const int32_t sum =
-        quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false, plain + j * num_groups * 4);
-    // Unsigned, since the integers of a NaN may be any and their sum too large to be multiplied.
-    init[j] = Score::kHasInit ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
+    for (int j = 0; j < kBlock; ++j) {
+      const int32_t sum = quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false,
+                                              integers + j * num_groups * 4);
+      // Unsigned, since the integers of a NaN may be any and their sum too large to be multiplied.
+      init[j] = Score::kHasInit ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
+    }
   }
   for (int64_t d = 0; d < num_groups; d += 16)
     for (int j = 0; j < kBlock; j += 16)
       if (num_groups - d >= 16) {
-        transpose16(reinterpret_cast<uint32_t*>(plain) + j * num_groups + d, num_groups,
+        transpose16(reinterpret_cast<const uint32_t*>(plain) + j * num_groups + d, num_groups,
                     reinterpret_cast<uint32_t*>(groups) + d * kBlock + j, kBlock);
       } else {
         for (int i = 0; i < 16; ++i)
@@ -235,7 +238,7 @@ inline void pack_keys(const Attention& call, const Shape& shape, int64_t batch, 
     const bool any = valid_keys(call, batch, b * kBlock, valid) > 0;
     load_block(call.k, call.dtype, base + b * kBlock * call.k_strides[2], call.k_strides[2], dim,
                valid, rows);
-    const float most = center(rows, valid, head->mean, dim, !head->has_mean);
+    const float most = center(rows, valid, head->mean, dim, Score::kCentered && !head->has_mean);
     norm2 = most > norm2 || most != most ? most : norm2;
     pack_block<Score>(rows, valid, dim, __builtin_sqrtf(most), groups + b * bytes,
                       init + b * kBlock, bias + b * kBlock, head->blocks + b);
@@ -314,24 +317,21 @@ template <class Value>
 inline void scale_values(const Attention& call, int64_t batch, int64_t base, float* scale,
                          float* inverse) {
   uint8_t valid[kBlock];
-  uint32_t nan[kMaxDim / 16] = {};
   alignas(64) float tops[kMaxDim] = {};
   for (int64_t start = 0; start < call.length; start += kBlock) {
     valid_keys(call, batch, start, valid);
     for (int64_t d = 0; d < call.dim; d += 16) {
-      Floats top = Floats::load(tops + d);
-      for (int j = 0; j < kBlock; ++j) {
-        if (!valid[j]) continue;
-        const Floats x = load16(call.v, call.dtype, base + (start + j) * call.v_strides[2] + d);
-        nan[d / 16] |= is_nan(x);
-        top = max(top, abs(x));
-      }
+      Ints top = Ints::load(tops + d);
+      for (int j = 0; j < kBlock; ++j)
+        if (valid[j])
+          top = max(top, sizes(load16(call.v, call.dtype,
+                                      base + (start + j) * call.v_strides[2] + d)));
       top.store(tops + d);
     }
   }
   for (int64_t d = 0; d < call.dim; ++d) {
-    const bool is_nan = nan[d / 16] >> (d % 16) & 1;
-    scale[d] = is_nan ? __builtin_nanf("") : tops[d] ? Value::divisor(tops[d]) : 1.0f;
+    const bool is_nan = tops[d] != tops[d];
+    scale[d] = is_nan ? tops[d] : tops[d] ? Value::divisor(tops[d]) : 1.0f;
     inverse[d] = 1.0f / (scale[d] * 0.5f);  // of half a value: 2^-127 may count as 0
   }
 }

@@ -68,6 +68,11 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
         assert not anchor or anchor in anchors(target), link
 
 
+def test_every_page_is_in_the_list_of_pages():
+    listed = re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text())
+    assert sorted(listed) == sorted(page.name for page in PAGES if page.name != "README.md")
+
+
 def test_every_make_target_exists():
     targets = re.findall(r"^make (\w+)", "\n".join(BLOCKS), re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()

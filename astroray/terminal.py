@@ -1,6 +1,7 @@
 """What a person sees of long work: a line that changes while it runs, and what was rejected."""
 
 import datetime
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -99,7 +100,7 @@ def status_line() -> Iterator[Callable[[str, str], None]]:
     else:
         status = _Status(_write_logged, _log_wait_s)
     try:
-        yield status.show
+        yield status.show if line else functools.partial(_show_with_time, status)
     finally:
         status.flush()
         if line and line.last:
@@ -125,8 +126,13 @@ class _Rewritten:
         self.last = text
 
 
+def _show_with_time(status: _Status, stage: str, text: str) -> None:
+    """A line that is written later than it was said, as the last one of its stage, says when."""
+    status.show(stage, f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} {text}")
+
+
 def _write_logged(text: str, is_new: bool) -> None:
-    click.echo(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} {text}", err=True)
+    click.echo(text, err=True)
 
 
 def _log_wait_s(since_begun_s: float) -> float:

@@ -5,9 +5,11 @@ A row of a dataset names a shard and never carries its pixels; what comes back i
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from astroray.actors.embed import Embedder, EmbedPlan, pack_shard
+from astroray.actors.held import call_held
 from astroray.execution import workers
 from astroray.execution.workers import WorkerPlan
 from astroray.receipts import Receipt
@@ -57,11 +59,12 @@ def _map(
     options: dict[str, Any] = {}
     if isinstance(function, type):
         least, most = (min(size, len(rows)) for size in (pool.min_workers, pool.max_workers))
-        options = {
-            "fn_constructor_args": told,
-            "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most),
-            "num_gpus": pool.num_gpus or None,
-        }
+        if pool.num_gpus:  # Ray ends a process whose task had a GPU, and its model with it
+            compute: Any = ray.data.ActorPoolStrategy(min_size=least, max_size=most)
+            options = {"fn_constructor_args": told, "num_gpus": pool.num_gpus, "compute": compute}
+        else:  # in the processes that fit before and search afterwards: their libraries are loaded
+            function = partial(call_held, made=function, told=told)
+            options = {"compute": ray.data.TaskPoolStrategy(most)}
     blocks = min(len(rows), MAX_INPUT_BLOCKS)
     dataset = ray.data.from_items(list(rows), override_num_blocks=blocks)
     made = dataset.map_batches(function, batch_size=1, num_cpus=pool.num_cpus, **options)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
 from astroray import allowance, faults, storage
+from astroray.actors.held import let_go
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs, session_folder
 from astroray.execution.tasks import LOOK_S, Tasks, put_once
@@ -126,6 +127,7 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in nodes if node["Alive"]]
 
 
+@dataclasses.dataclass(frozen=True)
 class RayNodes:
     """The machines of the cluster, as a worker on one of them sees them: `attempts.Nodes`."""
 
@@ -289,6 +291,7 @@ def remotely(
     fault_plan = faults.armed()
 
     def run(*args: Params.args, **kwargs: Params.kwargs) -> Result:
+        let_go()
         faults.arm(fault_plan)
         return function(*args, **kwargs)
 
@@ -323,6 +326,7 @@ def each_remotely(
         function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]
     ) -> Iterator[tuple[int, Any]]:
         def armed(*args: Any) -> Any:
+            let_go()
             faults.arm(fault_plan)
             return function(*args)
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
-from scipy.spatial import cKDTree
 
 from astroray.surveys.celestial import find_celestial, to_pixels, to_sky
 
@@ -141,6 +140,8 @@ def choose_grid(
     known = np.flatnonzero(np.isfinite(ra_deg_N) & np.isfinite(dec_deg_N))
     if not len(known) or not grids:
         return owner_N, num_G
+    from scipy.spatial import cKDTree  # takes a third of a second, and cutouts need none
+
     tree = cKDTree(_vectors(ra_deg_N[known], dec_deg_N[known]))
     centers = np.stack([grid.center for grid in grids])
     reach = np.array([grid.chord for grid in grids])
@@ -159,6 +160,8 @@ def find_overlaps(grids: Sequence[SkyGrid]) -> list[list[int]]:
     """Of each grid the places of all whose circles touch its own, itself among them, ascending."""
     if not grids:
         return []
+    from scipy.spatial import cKDTree
+
     tree = cKDTree(np.stack([grid.center for grid in grids]))
     radius = np.array([grid.radius_rad for grid in grids])
     reach = 2 * np.sin(np.minimum(radius + radius.max(), np.pi) / 2)

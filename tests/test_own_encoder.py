@@ -21,7 +21,7 @@ from astroray.runs import check_encoder
 from astroray.settings import from_dict, to_dict
 from astroray.surveys import list_shards
 
-PAGE = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "own_networks.md").read_text()
 (SHOWN,) = re.findall(
     r"^```python\n(\"\"\"A plain autoencoder.*?)^```", PAGE, re.DOTALL | re.MULTILINE
 )

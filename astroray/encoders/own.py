@@ -21,7 +21,7 @@ __all__ = ["build_own", "check_keywords", "own_code", "own_kind"]
 
 CONTRACT = (
     "expected a torch.nn.Module whose constructor takes keyword numbers and whose forward makes "
-    "[B, D] of [B, C, S, S]; see docs/encoders.md"
+    "[B, D] of [B, C, S, S]; see docs/own_networks.md"
 )
 GIVEN = ("num_bands", "size_px", "num_windows", "latent")
 """Keywords that astroray gives: what the survey says, and `encoder.latent`."""

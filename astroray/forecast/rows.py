@@ -27,7 +27,7 @@ WIDE = 0.05
 far ahead of simple ones."""
 BIAS = (
     "within-star: chance is below .5 for forecasts that follow the star's past\n"
-    "forward: each forecast against the star's earlier ones, chance is .5; see docs/flares.md"
+    "forward: each forecast against the star's earlier ones, chance is .5; see docs/forecasts.md"
 )
 
 

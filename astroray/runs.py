@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from astroray import ledger, storage, surveys
-from astroray.encoders import AUTO, choose_encoder
+from astroray.encoders import AUTO, choose_encoder, is_own
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.receipts import done_shards
@@ -117,11 +117,12 @@ def check_encoder(name: str, shards: Sequence[Shard], keywords: Collection[str] 
     keywords  that a class of the user's own is to be constructed with, also refused here
     """
     if shards:
-        choose_encoder(name, surveys.modality_of(shards[0]))
-        if keywords:
+        modality = surveys.modality_of(shards[0])
+        choose_encoder(name, modality)
+        if is_own(name):
             from astroray.encoders.own import check_keywords
 
-            check_keywords(name, keywords)
+            check_keywords(name, keywords, modality)
 
 
 def read_known(run_dir: str, fresh_on: Callable[[str], RunRecord]) -> list[Shard]:

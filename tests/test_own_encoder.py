@@ -192,6 +192,16 @@ def test_a_constructor_of_other_numbers_and_an_output_of_other_shape_are_refused
         build_network(NAME, NUMBERS)
 
 
+@pytest.mark.parametrize("keywords", ["bands, size_px", "num_bands, size_px, depth"])
+def test_a_constructor_of_other_keywords_is_refused_before_ray_starts(module, keywords):
+    module.write_text(SHOWN.replace("num_bands, size_px, latent=16", f"{keywords}, latent"))
+    shards = list_shards("sim:galaxies?count=4&size=16").shards
+    with pytest.raises(ConfigError, match=r"Small is built with num_bands, size_px, latent: "):
+        check_encoder(NAME, shards)
+    module.write_text(SHOWN.replace("latent=16", "latent"))
+    check_encoder(NAME, shards)
+
+
 def test_an_encoder_that_makes_no_numbers_is_named(module, sample, tmp_path):
     module.write_text(SHOWN.replace("return self.encode(image)", "return self.encode(image).log()"))
     network = network_config(NAME, sample, latent=None)

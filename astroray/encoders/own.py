@@ -4,7 +4,7 @@ import hashlib
 import importlib
 import inspect
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast, get_args
@@ -23,6 +23,12 @@ CONTRACT = (
     "expected a torch.nn.Module whose constructor takes keyword numbers and whose forward makes "
     "[B, D] of [B, C, S, S]; see docs/own_networks.md"
 )
+NUMBERS: Mapping[ModalityName, tuple[str, ...]] = {
+    "images": ("num_bands", "size_px"),
+    "light_curves": ("num_windows",),
+    "spectra": ("num_windows",),
+}
+"""Keywords that the survey gives, as `network` of its preparation has them."""
 GIVEN = ("num_bands", "size_px", "num_windows", "latent")
 """Keywords that astroray gives: what the survey says, and `encoder.latent`."""
 
@@ -52,9 +58,14 @@ def own_kind(name: str) -> EncoderKind:
     )
 
 
-def check_keywords(name: str, keywords: Collection[str]) -> None:
-    """Raises ConfigError where its constructor does not take these, of `encoder.network`."""
-    found = inspect.signature(_class(name)).parameters.values()
+def check_keywords(name: str, keywords: Collection[str], modality: ModalityName) -> None:
+    """Raises ConfigError where its constructor takes other keywords than it will be given.
+
+    keywords  those of `encoder.network`
+    """
+    network = _class(name)
+    parameters = inspect.signature(network).parameters
+    found = parameters.values()
     if any(one.kind is one.VAR_KEYWORD for one in found):
         known: Collection[str] = {*keywords} - {*GIVEN}
     else:
@@ -65,20 +76,26 @@ def check_keywords(name: str, keywords: Collection[str]) -> None:
             f"{'one of ' + ', '.join(known) if known else 'none: it takes no further ones'}; what "
             f"the survey says ({', '.join(GIVEN[:3])}) astroray gives, latent is encoder.latent"
         )
+    latent = ("latent",) if "latent" in parameters else ()
+    _check_constructor(network, name, [*NUMBERS[modality], *latent, *keywords])
 
 
 def build_own(name: str, numbers: dict[str, Any]) -> nn.Module:
     """Its network. Raises ConfigError where its constructor takes other keywords."""
     found = _class(name)
+    _check_constructor(found, name, numbers)
+    return found(**numbers)
+
+
+def _check_constructor(found: type[nn.Module], name: str, keywords: Collection[str]) -> None:
     try:
         if found.__init__ is nn.Module.__init__:  # whose signature takes anything
             raise TypeError("it has no constructor of its own")
-        inspect.signature(found).bind(**numbers)
+        inspect.signature(found).bind(**dict.fromkeys(keywords))
     except TypeError as error:
         raise ConfigError(
-            f"encoder {name} is built with {', '.join(numbers)}: {error}; {CONTRACT}"
+            f"encoder {name} is built with {', '.join(keywords)}: {error}; {CONTRACT}"
         ) from None
-    return found(**numbers)
 
 
 def own_code(name: str) -> str:

@@ -63,5 +63,5 @@ def test_layers_and_blocks_take_turns_and_are_near_their_originals():
     assert all(len(seconds) == 2 for seconds in layer.seconds.values())
     assert layer.error[W8A8O] < 2 * layer.error[BFLOAT16] < layer.error[INT8]
     ours = [name for name in osc_speed.BLOCKS if name in block.seconds]
-    assert ours[0] == osc_speed.BLOCKS[0]  # of int8_qk VFA AVX2 has none
-    assert max(block.error[name] for name in ours) < osc_speed.LARGEST_BLOCK_ERROR
+    assert len(ours) >= 2  # of int8_qk VFA AVX2 has none
+    assert all(block.error[name] < osc_speed.BLOCKS[name] for name in ours)

@@ -5,11 +5,11 @@ python -m benchmarks.label_encoders prints a table of Markdown: interesting obje
 of `benchmarks.labels`. It takes some ten minutes.
 """
 
-import os
 import tempfile
 from pathlib import Path
 
-from benchmarks.labels import DATA, draw_set, look
+from benchmarks.labels import draw_set, look
+from benchmarks.rows import find_survey_data
 
 ENCODERS = ("rings", "rings-fine", "vit-tiny")
 SETS = {
@@ -54,7 +54,7 @@ def print_rows(data: str, scratch: Path) -> None:
 def main() -> None:
     """`python -m benchmarks.label_encoders`."""
     with tempfile.TemporaryDirectory() as scratch:
-        print_rows(os.environ.get("ASTRORAY_TEST_DATA", DATA), Path(scratch))
+        print_rows(find_survey_data(), Path(scratch))
 
 
 if __name__ == "__main__":

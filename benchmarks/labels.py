@@ -10,7 +10,6 @@ first when it has the labels of all others, four fifths of the set at a time.
 
 import dataclasses
 import functools
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +22,13 @@ from astroray.labelling.interest import Learnt, Reranker
 from astroray.labelling.label_queue import next_objects
 from astroray.neighbors.certificate import score_of
 from benchmarks.labels_needed import GOAL_AUC, compare_needed, judge
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    find_survey_data,
+    measured,
+    run_benchmark,
+)
 
 if TYPE_CHECKING:  # loads the readers of surveys
     from astroray.evaluation.protocols import Protocol
@@ -36,7 +41,6 @@ NUM_LOOKED_AT, FIRST_ROUND, ROUND = 100, 20, 10
 NUM_SEEDS, NUM_RESAMPLES, NUM_FOLDS = 10, 2000, 5
 K = 10
 NUM_LABELS, NUM_EMBEDDINGS, DIM = 10_000, 1_000_000, 32
-DATA = "../shared/data"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,12 +202,15 @@ def measure_speed(num_labels: int, num_embeddings: int) -> list[dict[str, Any]]:
     return fields
 
 
+def _draw(protocol: str, subset: str, scratch: Path, num_seeds: int) -> Drawn:
+    return draw_set(protocol, subset, find_survey_data(), scratch, num_seeds)
+
+
 def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; quick: three draws, and a tenth of the embeddings."""
-    data = os.environ.get("ASTRORAY_TEST_DATA", DATA)
     num_seeds = 3 if quick else NUM_SEEDS
     for protocol, subset in SETS:
-        draw = functools.partial(draw_set, protocol, subset, data, scratch, num_seeds)
+        draw = functools.partial(_draw, protocol, subset, scratch, num_seeds)
         yield from measured(
             [_claim(protocol, subset)],
             lambda: [compare(measure_set(draw()))],  # noqa: B023

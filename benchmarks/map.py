@@ -8,7 +8,6 @@ at best.
 """
 
 import importlib.util
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -21,12 +20,17 @@ from astroray.errors import ConfigError
 from astroray.report.neighbor_map import neighbor_map
 from astroray.report.plane import principal_plane
 from benchmarks.clock import timed
-from benchmarks.rows import BenchRow, MeasurementError, measured, run_benchmark
+from benchmarks.rows import (
+    BenchRow,
+    MeasurementError,
+    find_survey_data,
+    measured,
+    run_benchmark,
+)
 
 NUM_NEAREST = 10
 MAX_OBJECTS, QUICK_OBJECTS = 5_000, 1_000
 NUM_TURNS = 3
-DATA = "../shared/data"
 
 Maker = Callable[[np.ndarray], np.ndarray]
 
@@ -138,12 +142,12 @@ CLAIMS = (
 
 def measure(quick: bool, scratch: Path) -> Iterator[BenchRow]:
     """All rows; quick: a thousand objects, one turn."""
-    data = os.environ.get("ASTRORAY_TEST_DATA", DATA)
     num_objects = QUICK_OBJECTS if quick else MAX_OBJECTS
     found: dict[str, dict[str, float]] = {}
     reason = ""
     try:
-        found = compare(read_embeddings(data, scratch, num_objects), 1 if quick else NUM_TURNS)
+        embedding_MD = read_embeddings(find_survey_data(), scratch, num_objects)
+        found = compare(embedding_MD, 1 if quick else NUM_TURNS)
     except (ImportError, MeasurementError) as error:
         reason = str(error)
     for peer, key, what, goal, is_at_most in CLAIMS:

@@ -9,6 +9,7 @@ and `high` their range. A row without a value is not ok and says why.
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +19,14 @@ from typing import Any
 
 from astroray import provenance
 
-__all__ = ["BenchRow", "MeasurementError", "measured", "run_benchmark", "spread"]
+__all__ = [
+    "BenchRow",
+    "MeasurementError",
+    "find_survey_data",
+    "measured",
+    "run_benchmark",
+    "spread",
+]
 
 PEER_PACKAGES = ("pyod", "scikit-learn")
 """Peers that no result of a run depends on, so that a run record does not name them."""
@@ -26,6 +34,17 @@ PEER_PACKAGES = ("pyod", "scikit-learn")
 
 class MeasurementError(Exception):
     """A measurement failed; the message becomes the row's reason."""
+
+
+def find_survey_data() -> str:
+    """The folder of real survey data, `ASTRORAY_TEST_DATA`; raises MeasurementError without."""
+    folder = os.environ.get("ASTRORAY_TEST_DATA", "")
+    if not os.path.isdir(folder):
+        raise MeasurementError(
+            f"ASTRORAY_TEST_DATA is {folder!r}, expected the folder of real survey data that holds "
+            "galaxies/"
+        )
+    return folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

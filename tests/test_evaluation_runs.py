@@ -244,7 +244,7 @@ def test_an_object_without_a_readable_picture_is_named(tmp_path):
         (["--encoders", ","], "no encoder is named"),
         (
             ["--encoders", "rings?latnt=3"],
-            "encoder.latnt in encoder rings?latnt=3 is unknown, expected one of ['latent']",
+            "latnt in encoder rings?latnt=3 is unknown, expected one of ['latent', 'network']",
         ),
         (["--encoders", "rings?latent=many"], "encoder.latent in encoder rings?latent=many is"),
         (["--encoders", "rings?latent=0"], "encoder.latent is 0, expected at least 1"),

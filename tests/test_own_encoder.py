@@ -15,6 +15,8 @@ from astroray.encoders import choose_encoder, is_own, kind_of, read_model_file
 from astroray.encoders.own import build_own
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
+from astroray.evaluation.compared import compared_encoders
+from astroray.evaluation.models import fit_model
 from astroray.fitting.passes import run_passes
 from astroray.preparation import Wishes
 from astroray.runs import check_encoder
@@ -145,6 +147,22 @@ def test_a_setting_that_the_class_does_not_take_is_refused_by_its_name(
 
     with pytest.raises(ConfigError, match=message):
         begin()
+
+
+def test_an_evaluation_fits_the_class_with_the_settings_that_stand_behind_its_name(module, sample):
+    asked = f"{NAME}?latent=5&network.width=24"
+    *_, plain, wide = compared_encoders([NAME, asked], "images")
+    assert (plain.label, wide.label) == (NAME, asked)
+    assert wide.describe()["settings"] == {"latent": 5, "network": {"width": 24}}
+    latent, keywords = wide.settings.latent, wide.settings.network
+    path = fit_model(NAME, sample, seed=0, budget_s=0.0, latent=latent, keywords=keywords)
+    assert load_model(path).network.encode[1].out_features == 24
+    for one, message in (
+        (f"{NAME}?network.depth=2", "network.depth is no keyword of .*Small, expected one of wid"),
+        ("rings?network.width=2", "network has width for encoder rings, expected nothing: only a"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            compared_encoders([one], "images")
 
 
 def test_a_module_that_is_edited_is_run_anew(module):

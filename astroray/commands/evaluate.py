@@ -31,9 +31,9 @@ def evaluate() -> None:
     "--encoders",
     required=True,
     metavar="NAME,PATH,...",
-    help="Names of encoders, fitted here, or model files; 'rings?latent=64' is fitted with that "
-    "setting; with :w8a8o, :osc-w4a4, :bf16, ... behind it on fewer bits, beside float32. The "
-    "trivial baselines come anyway.",
+    help="Names of encoders, fitted here, or model files; 'rings?latent=64' and "
+    "'nets:Small?network.width=24' are fitted with that setting; with :w8a8o, :osc-w4a4, :bf16, "
+    "... behind it on fewer bits, beside float32. The trivial baselines come anyway.",
 )
 @click.option(
     "--data",

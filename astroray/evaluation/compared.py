@@ -17,7 +17,7 @@ from astroray.encoders import (
 )
 from astroray.errors import ConfigError
 from astroray.evaluation.quantized import split_numbers
-from astroray.settings import from_dict
+from astroray.settings import from_dict, gather, to_dict
 from astroray.surveys.shards import ModalityName, SurveyUri
 
 __all__ = ["ALWAYS", "Compared", "FitSettings", "compared_encoders"]
@@ -36,13 +36,18 @@ class FitSettings:
 
     latent: int | None = None
     """Length of the network's output; None: its own default."""
-
-    def __post_init__(self) -> None:
-        EncoderConfig(latent=self.latent)  # refuses what a scan refuses
+    network: Mapping[str, int | float | bool | str] = dataclasses.field(default_factory=dict)
+    """Further keywords of a class of the user's own."""
 
     def given(self) -> dict[str, Any]:
         """The settings that are not the default."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value}
+        return {name: value for name, value in to_dict(self).items() if value}
+
+    def options(self) -> dict[str, str]:
+        """The same as they are asked for."""
+        latent = {} if self.latent is None else {"latent": self.latent}
+        keywords = {f"network.{key}": value for key, value in self.network.items()}
+        return {key: str(value) for key, value in (latent | keywords).items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,8 +81,8 @@ class Compared:
 def compared_encoders(asked: Sequence[str], modality: ModalityName) -> list[Compared]:
     """Trivial baselines, then what was asked for, each once, behind what it is compared with.
 
-    asked  names or model files; `rings?latent=64` is fitted with that setting, `vit-tiny:w8a8o`
-           computes with those numbers
+    asked  names or model files; `rings?latent=64` and `nets:Small?network.width=24` are fitted
+           with these settings, `vit-tiny:w8a8o` computes with those numbers
 
     Raises ConfigError on other names and settings, and on encoders of another modality.
     """
@@ -100,11 +105,10 @@ def _given(text: str, modality: ModalityName) -> list[Compared]:
     """The encoder of a name or a file; of a quantized file its reference, then it itself."""
     uri = SurveyUri.parse(text)
     name = uri.location
-    settings = _settings(text, uri.options)
     if name in ENCODERS or is_own(name):
         name = choose_encoder(name, modality)
-        options = {key: str(value) for key, value in settings.given().items()}
-        label = str(SurveyUri(location=name, options=options))
+        settings = _settings(text, name, uri.options, modality)
+        label = str(SurveyUri(location=name, options=settings.options()))
         return [Compared(label=label, name=name, settings=settings)]
     if uri.options:
         raise ConfigError(
@@ -116,9 +120,17 @@ def _given(text: str, modality: ModalityName) -> list[Compared]:
     return _of_file(name, modality)
 
 
-def _settings(text: str, options: Mapping[str, str]) -> FitSettings:
-    values = {key: yaml.safe_load(value) for key, value in options.items()}
+def _settings(
+    text: str, name: str, options: Mapping[str, str], modality: ModalityName
+) -> FitSettings:
+    """The settings of an encoder; raises ConfigError on those that a scan refuses."""
+    values, _ = gather(None, {key: yaml.safe_load(value) for key, value in options.items()})
     settings: FitSettings = from_dict(FitSettings, values, where=f"encoder {text}", path="encoder.")
+    EncoderConfig(name=name, latent=settings.latent, network=settings.network)
+    if is_own(name):
+        from astroray.encoders.own import check_keywords
+
+        check_keywords(name, settings.network, modality)
     return settings
 
 

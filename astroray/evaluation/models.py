@@ -112,16 +112,19 @@ def fit_model(
     seed: int,
     budget_s: float,
     latent: int | None = None,
+    keywords: Mapping[str, Any] | None = None,
     report: Callable[[FitProgress], None] = lambda progress: None,
 ) -> str:
     """Fits an encoder beside its sample and returns the path of its model file.
 
     A fit that was killed, or whose budget ended before NUM_PASSES, goes on where it was. The
     first pass is made whatever the budget.
+    keywords  of a class of the user's own
+
     Raises ConfigError on an unknown encoder, a `latent` for one whose length is fixed, or a loss
     that is not finite.
     """
-    numbers = network_config(encoder, sample, latent=latent)
+    numbers = network_config(encoder, sample, latent=latent, keywords=keywords)
     name = f"{encoder}-seed{seed}-{_recipe_id(encoder, numbers)}"
     stem = storage.join(os.path.dirname(sample.path), name)
     path = f"{stem}.safetensors"

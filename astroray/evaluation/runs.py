@@ -206,6 +206,7 @@ class _Run:
             encoder.name,
             sample,
             latent=encoder.settings.latent,
+            keywords=encoder.settings.network,
             seed=seed,
             budget_s=budget_s,
             report=report,

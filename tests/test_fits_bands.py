@@ -1,6 +1,7 @@
 """Files of one object with an HDU a band, and masks that name what they mask or their planes."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
@@ -131,6 +132,31 @@ def test_files_of_a_band_each_are_one_object_by_their_names(tmp_path, pattern):
     assert rows.bands == ("g", "r", "i")
     np.testing.assert_allclose(rows.ra_deg_B, [30.0, 31.0, 32.0])
     np.testing.assert_allclose(rows.image_BCYX[2], FLUX_CYX + 2)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [("{}-cutout-{}-9813-pdr3.fits", ["HSC-G", "HSC-R", "HSC-I"]), ("{1}/{0}.fits", ["g", "r"])],
+)
+def test_files_of_a_band_each_are_not_taken_for_objects_where_no_bands_are_named(
+    tmp_path, pattern, names
+):
+    for i, band in itertools.product(range(2), names):
+        path = tmp_path / pattern.format(i, band)
+        path.parent.mkdir(exist_ok=True)
+        fits.writeto(path, FLUX_CYX[0])
+    bands = ",".join(names)
+    with pytest.raises(ConfigError, match=f"differ in the band alone .* say bands={bands} to"):
+        surveys.list_shards(f"{tmp_path}/**")
+    (rows,) = read(f"{tmp_path}/**?bands={bands}")
+    assert rows.image_BCYX.shape[:2] == (2, len(names))
+    (each,) = read(f"{tmp_path}/**?layout=stamp")
+    assert len(each.object_id_B) == 2 * len(names)
+
+
+def test_names_that_end_in_a_letter_are_no_bands(tmp_path):
+    write_bands(tmp_path, "ngc_a", "ngc_g", "m31_r", "m33_r", "m51-i")
+    assert len(surveys.list_shards(str(tmp_path)).shards) == 1
 
 
 def write_bands(folder: Path, *names: str, side: int = SIDE) -> None:

@@ -19,11 +19,22 @@ from astroray.surveys.object_tables import ObjectTable
 from astroray.surveys.objects import Objects, basename, describe_objects, stem
 from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
 
-__all__ = ["bear_bands", "group_band_files", "match_band_files"]
+__all__ = ["bear_bands", "group_band_files", "guess_bands", "match_band_files"]
 
 logger = logging.getLogger(__name__)
 
 _MARKS = "_.-"
+_KNOWN_BANDS = (
+    ("HSC-G", "HSC-R", "HSC-I", "HSC-Z", "HSC-Y"),
+    ("u", "g", "r", "i", "z", "y"),
+    ("G", "R", "I", "Z", "Y"),
+    ("U", "B", "V", "R", "I"),
+    ("Y", "J", "H", "Ks"),
+    ("w1", "w2", "w3", "w4"),
+)
+"""Of surveys whose stamps come a file a band, the longer names before those that end them."""
+_MAX_GUESSED = 4096
+"""Files whose names are looked at for bands that nobody named."""
 
 
 def bear_bands(
@@ -40,6 +51,21 @@ def bear_bands(
     found = {_split(path, bands, folder)[1] for path in every()} - {""}
     found = found or {_split_inside(path, bands)[1] for path in every()} - {""}
     return bool(found) if some else found == set(bands)
+
+
+def guess_bands(paths: Sequence[str], folder: str) -> list[str]:
+    """Bands that most files differ in alone, going by the names of the first; empty without any."""
+    paths = paths[:_MAX_GUESSED]
+    for known in _KNOWN_BANDS:
+        by_object: dict[str, set[str]] = {}
+        for name, band in _name_all(paths, known, folder):
+            if band:
+                by_object.setdefault(name, set()).add(band)
+        several = [own for own in by_object.values() if len(own) > 1]
+        if 2 * sum(map(len, several)) > len(paths):
+            found = set[str]().union(*several)
+            return [band for band in known if band in found]
+    return []
 
 
 def match_band_files(

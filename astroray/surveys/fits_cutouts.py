@@ -27,7 +27,7 @@ import numpy as np
 from astroray import storage
 from astroray.errors import ConfigError, DataError
 from astroray.surveys import arrays, fields, fits_stamps, light_curves, shards, spectra
-from astroray.surveys.band_files import bear_bands, group_band_files
+from astroray.surveys.band_files import bear_bands, group_band_files, guess_bands
 from astroray.surveys.fits_arrays import image_table
 from astroray.surveys.fits_files import open_fits
 from astroray.surveys.light_curve_fits import is_light_curve
@@ -109,6 +109,8 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     is_open = options.layout == "stamp" and asked == "auto"
     if is_open and bear_bands([uri.known, files.paths], bands, folder):
         options = dataclasses.replace(options, layout="band")
+    elif is_open and not (bands or uri.known):
+        _expect_no_bands(files.paths, folder)
     named = open_object_table(uri.location, options) if options.table else nullcontext()
     with named as table:
         if options.layout not in ("band", "stamp"):
@@ -210,6 +212,28 @@ def _refuse_field_options(uri: SurveyUri, files: Sequence[storage.InputFile]) ->
             f"survey option {wrong[0]!r} is for wide fields, and {files[0].path} holds cutouts; "
             "say format=fields to cut objects out of it"
         )
+
+
+def _expect_no_bands(paths: Sequence[str], folder: str) -> None:
+    """Raises ConfigError where files that are taken for an object each are a band each.
+
+    Only where no header says so: of those that do, a scan refuses what is in several bands.
+    """
+    bands = guess_bands(paths, folder)
+    if bands and not _names_its_band(paths[0]):
+        raise ConfigError(
+            f"files of {folder or 'the survey'} differ in the band alone ({', '.join(bands)}), "
+            f"such as {paths[0]}, expected an object each; say bands={','.join(bands)} to read "
+            "them together, or layout=stamp where each is an object"
+        )
+
+
+def _names_its_band(path: str) -> bool:
+    try:
+        with open_fits(path) as opened:
+            return any(map(fits_stamps.band_of, opened.sciences()))
+    except DataError:
+        return False
 
 
 def _params(options: FitsCutoutOptions) -> dict[str, Any]:

@@ -124,6 +124,11 @@ def _names(images: Sequence[FitsImage], prefix: str) -> list[str]:
     return [""] * len(images)
 
 
+def band_of(image: FitsImage) -> str:
+    """The band that its header names; empty where it names none."""
+    return image.text("BAND") or image.text("FILTER")
+
+
 def are_bands(images: Sequence[FitsImage]) -> bool:
     """Whether several images show one object, a band each, rather than an object each.
 
@@ -139,7 +144,7 @@ def are_bands(images: Sequence[FitsImage]) -> bool:
     away_arcsec = sky.separation_arcsec(*places.T, *places[0])
     if np.any(away_arcsec > _ONE_PLACE_ARCSEC):
         return False
-    bands = [image.text("BAND") or image.text("FILTER") for image in images]
+    bands = [band_of(image) for image in images]
     if all(bands):
         return len(set(bands)) == len(bands)
     return not any(bands) and bool(np.all(away_arcsec <= _ONE_PLACE_ARCSEC))
@@ -250,7 +255,7 @@ def _bands(images: Sequence[FitsImage], counts: Sequence[int], asked: str) -> tu
     if len(images) == 1:
         return images[0].bands(counts[0], asked=asked)
     names = tuple(filter(None, map(str.strip, asked.split(",")))) or tuple(
-        image.text("BAND") or image.text("FILTER") or image.name for image in images
+        band_of(image) or image.name for image in images
     )
     if len(names) == sum(counts) and all(names) and len(set(names)) == len(names):
         return names

@@ -13,6 +13,7 @@ from astroray import surveys
 from astroray.errors import ConfigError, ShardError
 from astroray.surveys import celestial
 from astroray.surveys.shards import Cutouts, Reject, Shard
+from benchmarks.bad_uploads import curve_bytes
 
 N, C, Y, X = 25, 3, 12, 14
 
@@ -43,6 +44,18 @@ def known_objects() -> dict[str, np.ndarray]:
 def write(path: Path, *hdus: fits.hdu.base.ExtensionHDU) -> str:
     fits.HDUList(list(hdus)).writeto(path)
     return str(path)
+
+
+def test_a_folder_of_two_kinds_is_refused_by_an_example_of_each(tmp_path):
+    for name in ("a", "b", "d"):
+        write(tmp_path / f"{name}.fits", fits.PrimaryHDU(make_cube()[0, 0]))
+    (tmp_path / "broken.fits").write_bytes(b"nothing")
+    list_all(str(tmp_path))
+    (tmp_path / "c.fits").write_bytes(curve_bytes(np.arange(900) / 720, np.ones(900)))
+    with pytest.raises(ConfigError, match=r"images such as .*/a\.fits and light curves .*/c\.fits"):
+        list_all(str(tmp_path))
+    (shard,) = list_all(f"{tmp_path}?format=fits_cutouts")
+    assert len(read(shard)[1]) == 2
 
 
 def list_all(survey: str) -> tuple[Shard, ...]:

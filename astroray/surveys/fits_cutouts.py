@@ -29,7 +29,7 @@ from astroray.errors import ConfigError, DataError
 from astroray.surveys import arrays, fields, fits_stamps, light_curves, shards, spectra
 from astroray.surveys.band_files import bear_bands, group_band_files, guess_bands
 from astroray.surveys.fits_arrays import image_table
-from astroray.surveys.fits_files import open_fits
+from astroray.surveys.fits_files import FitsFile, open_fits
 from astroray.surveys.light_curve_fits import is_light_curve
 from astroray.surveys.object_tables import (
     ObjectTable,
@@ -45,9 +45,14 @@ from astroray.surveys.survey_paths import survey_folder
 LAYOUTS = ("auto", "cube", "mef", "stamp", "band")
 _MAX_STAMP_PX = 512
 _MAX_BANDS = 6
+_KINDS = {"light_curves": "light curves", "spectra": "spectra", "fits_cutouts": "images"}
 _SLICE_BYTES = 32 * 2**20
 _SLICE_ROWS = 256
 _MAX_SNIFFED = 16
+_NUM_COMPARED = 12
+_MAX_COMPARED_BYTES = 16 * 2**20
+"""Size of a file that is opened only to see whether it is like the first: some are fetched whole,
+or unpacked."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,13 +91,16 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     """Shards of the cutouts in `inputs`; wide fields, tables of images, light curves and spectra go
     to their own readers.
 
-    Only headers are read, of the first file, and of each cube for its length.
-    Raises ConfigError on bad options, a table that does not fit, or a first file without images.
+    Only headers are read, of the first file, of a few more to see that they are like it, and of
+    each cube for its length. Raises ConfigError on bad options, a table that does not fit, a first
+    file without images, or files of two kinds.
     """
     files = storage.FileList.by_path(inputs)
     asked = uri.options.get("layout", "auto")
     is_told = asked in LAYOUTS and asked != "auto"  # others may be those of another reader
     found = asked if is_told else _sniff(files, uri.options.get("hdu", ""))
+    if not (is_told or uri.known or "format" in uri.options):
+        _expect_one_kind(files)
     if found == "light_curves":
         return light_curves.list_shards(files, uri)
     if found == "spectra":
@@ -167,10 +175,8 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
     for file in files[:_MAX_SNIFFED]:
         try:
             with open_fits(file.path) as opened:
-                if is_light_curve(opened.hdus):
-                    return "light_curves"
-                if is_spectrum(opened.hdus):
-                    return "spectra"
+                if product := _product_of(opened):
+                    return product
                 images = opened.sciences(hdu)
                 shapes = [image.plain_shape for image in images]
                 lengths = {opened.num_rows(index) for index in opened.tables}
@@ -189,6 +195,39 @@ def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
         found = _layout_of(shapes, lengths)
         return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found
     return "stamp"
+
+
+def _product_of(opened: FitsFile) -> str:
+    """The reader of a file that is no image: light_curves or spectra; empty where it is neither."""
+    if is_light_curve(opened.hdus):
+        return "light_curves"
+    return "spectra" if is_spectrum(opened.hdus) else ""
+
+
+def _expect_one_kind(files: Sequence[storage.InputFile]) -> None:
+    """Raises ConfigError where small files all over the listing are for several readers.
+
+    What cannot be read, or holds no pixels, is a reject of its own later.
+    """
+    example: dict[str, str] = {}
+    for place in np.unique(np.linspace(0, len(files) - 1, _NUM_COMPARED).astype(int)):
+        file = files[int(place)]
+        if file.size_bytes > _MAX_COMPARED_BYTES:
+            continue
+        try:
+            with open_fits(file.path) as opened:
+                kind = _product_of(opened) or ("fits_cutouts" if opened.sciences() else "")
+        except DataError:
+            continue
+        if kind:
+            example.setdefault(kind, file.path)
+    if len(example) > 1:
+        (first, one), (second, other), *_ = example.items()
+        raise ConfigError(
+            f"the survey mixes {_KINDS[first]} such as {one} and {_KINDS[second]} such as {other}, "
+            f"expected one kind; name it with a glob, or with format={first}, which rejects the "
+            "others"
+        )
 
 
 def _layout_of(shapes: Sequence[tuple[int, ...]], lengths: set[int]) -> str:

@@ -22,7 +22,7 @@ from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
 from astroray.run_files import model_file
 from astroray.run_record import Backends, RunRecord
-from astroray.runs import newest_version
+from astroray.runs import check_finished, newest_version
 from astroray.settings import UNTOLD, from_dict
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
@@ -175,11 +175,7 @@ def parse_finish_by(text: str, *, out: str = "", now_s: float | None = None) -> 
 
 def _check_reference(reference: str) -> RunRecord:
     record = RunRecord.of(reference)
-    if record.state != "done" or not record.proof:
-        raise ConfigError(
-            f"the reference {reference} is {record.state}, expected a finished scan or night; "
-            "run its command again to finish it"
-        )
+    check_finished(record, reference)
     if record.schema_version != schema.SCHEMA_VERSION:
         raise ConfigError(
             f"the reference {reference} has schema version {record.schema_version}, expected "

@@ -19,8 +19,9 @@ from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = [
-    "check_encoder", "count_outside", "finished_run", "forget_failed", "list_again", "log_folder",
-    "logs_of", "newest_version", "note_failure", "read_known", "version_of",
+    "check_encoder", "check_finished", "count_outside", "finished_run", "forget_failed",
+    "list_again", "log_folder", "logs_of", "newest_version", "note_failure", "read_known",
+    "version_of",
 ]  # fmt: skip
 
 
@@ -47,6 +48,12 @@ def finished_run(run_dir: str) -> RunRecord:
     Raises ConfigError where it is not done or another run.
     """
     record = RunRecord.of(version_of(run_dir))
+    check_finished(record, run_dir)
+    return record
+
+
+def check_finished(record: RunRecord, run_dir: str) -> None:
+    """Raises ConfigError where it is not that of a finished scan or night."""
     if record.state != "done":
         raise ConfigError(
             f"{run_dir} holds a run that is {record.state}, expected one that is done; the "
@@ -62,7 +69,6 @@ def finished_run(run_dir: str) -> RunRecord:
         raise ConfigError(
             f"{run_dir} holds a run without a search, expected the --out of a scan or night"
         )
-    return record
 
 
 def version_of(run_dir: str) -> str:
@@ -204,9 +210,10 @@ def _check_withdrawn(
     gone = sorted(path for path in files if not storage.exists(path))
     if gone:
         raise LedgerError(
-            f"{len(gone)} files of the reference were withdrawn, first {gone[0]} (shard "
-            f"{files[gone[0]]}): scores are bounds only while objects are added; restore them, or "
-            "scan what is left into a new --out with the same model, which begins a new reference"
+            f"{len(gone)} of the reference's files {'was' if len(gone) == 1 else 'were'} "
+            f"withdrawn, first {gone[0]} (shard {files[gone[0]]}): scores are bounds only while "
+            "objects are added; restore them, or scan what is left into a new --out with the same "
+            "model, which begins a new reference"
         )
 
 

@@ -160,7 +160,7 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
     aside, stat = tmp_path / "aside", first.stat()
     shutil.move(first, aside)
     try:
-        with pytest.raises(LedgerError, match="1 files of the reference were withdrawn"):
+        with pytest.raises(LedgerError, match="1 of the reference's files was withdrawn"):
             run_night(night_of(reference, tmp_path / "night"))
         shutil.copy2(new, first)
         with pytest.raises(LedgerError, match="other files than when they were read"):
@@ -173,9 +173,15 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
     unfinished = tmp_path / "unfinished"
     shutil.copytree(ref, unfinished)
     record = RunRecord.load(str(unfinished))
+    of_flares = dataclasses.replace(record, config={"rule": {}})
+    for other, words in (
+        (dataclasses.replace(record, state="failed"), "a run that is failed, expected one that"),
+        (of_flares, "is a run of flares find, expected one of a scan or night"),
+    ):
+        other.publish(str(unfinished))
+        with pytest.raises(ConfigError, match=words):
+            run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
     dataclasses.replace(record, state="failed").publish(str(unfinished))
-    with pytest.raises(ConfigError, match="is failed, expected a finished scan"):
-        run_night(night_of(reference, tmp_path / "night", reference=str(unfinished)))
     with pytest.raises(LedgerError, match="belongs to another run"):
         run_night(night_of(reference, unfinished))
     with pytest.raises(ConfigError, match="expected two folders"):

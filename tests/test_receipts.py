@@ -183,7 +183,7 @@ def test_files_that_the_survey_still_lists_are_not_asked_for_one_by_one(tmp_path
     assert not [path for path in asked if path.endswith(".npy")]
     (tmp_path / "2.npy").unlink()
     assert runs.list_again(survey, str(tmp_path / "run"), known, stay) == known
-    with pytest.raises(LedgerError, match=r"1 files of the reference were withdrawn, .*2.npy"):
+    with pytest.raises(LedgerError, match=r"1 of the reference's files was withdrawn, .*2.npy"):
         runs.list_again(survey, str(tmp_path / "run"), known, stay, stay=stay)
 
 

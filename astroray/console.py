@@ -138,18 +138,12 @@ def _describe_lost(config: "NightConfig", num_new: int) -> str:
 
 def show_flare_training(config: "TrainConfig") -> None:
     """Trains a forecaster of flares while a person looks on; says in the end what it is worth."""
-    from astroray.forecast.skill import brier_of_base_rate
+    from astroray.forecast.forecast_record import tell_held_out
     from astroray.forecast.train import train_flares
 
     with status_line() as show:
         facts = train_flares(config, show=functools.partial(show, "train"))
-    skill, floor = facts["skill"], brier_of_base_rate(facts["base_rate"])
-    click.echo(
-        f"{facts['windows']} windows of {facts['stars']} stars; on {facts['test_windows']} of "
-        f"{facts['test_stars']} stars that it never saw, {facts['base_rate']:.1%} with a flare: "
-        f"AUC {skill['auc']:.3f}, AUPRC {skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier "
-        f"{skill['brier']:.4f} ({floor:.4f} by the base rate alone)"
-    )
+    click.echo(f"{facts['windows']} windows of {facts['stars']} stars; {tell_held_out(facts)}")
     if facts["validation_stars"] < FEW_STARS:
         click.echo(
             f"note     probabilities are calibrated on {facts['validation_stars']} stars, expected "

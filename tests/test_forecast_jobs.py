@@ -20,7 +20,7 @@ from astroray.fitting.beginning import is_fitted, note_settings
 from astroray.flares.windows import WindowRule, join_windows
 from astroray.forecast import kept_windows, train
 from astroray.forecast.collect import collect_windows
-from astroray.forecast.forecast_record import ForecastRecord
+from astroray.forecast.forecast_record import ForecastRecord, tell_held_out
 from astroray.forecast.kept_windows import keep_group, read_group, read_windows, write_windows
 from astroray.forecast.model_file import load_forecaster
 from astroray.forecast.page import course_figure, reliability_figure
@@ -146,6 +146,8 @@ def test_light_curves_become_a_model_and_the_model_forecasts(ray_cluster, tmp_pa
     done = run("flares", "forecast", survey, "--model", model, "--out", out)
     assert done.exit_code == 0, done.output
     assert "1 light curve rejected" in done.output
+    held_out = f"{tell_held_out(trained.facts)}; those it was trained on flatter it"
+    assert f"%\n  {held_out}\n" in done.output
     assert "  corrupt: 1 rows, 0 shards; e.g. " in done.output
     table = pq.read_table(out / "forecasts.parquet")
     assert table.schema.equals(schema.FORECASTS, check_metadata=True)

@@ -105,6 +105,7 @@ def forecast(survey: str, model: str, out: str) -> None:
     The newest window of each star ends with its last cadence. Writes forecasts.parquet,
     rejects.parquet, forecast.json and index.html into DIR.
     """
+    from astroray.forecast.forecast_record import tell_held_out
     from astroray.forecast.predict import ForecastConfig, forecast_flares
 
     config = ForecastConfig(survey=survey, model=model, out=out)
@@ -120,6 +121,7 @@ def forecast(survey: str, model: str, out: str) -> None:
             f"  AUC {record.skill['auc']:.3f}, AUPRC {record.skill['auprc']:.3f}, Brier "
             f"{record.skill['brier']:.4f} at a base rate of {record.skill['base_rate']:.1%}"
         )
+        click.echo(f"  {tell_held_out(record.trained)}; those it was trained on flatter it")
     if record.strangers:
         click.echo(f"  the model was {record.strangers}")
     if record.is_worse_than_base_rate:

@@ -13,7 +13,7 @@ from astroray.forecast.model_file import TrainedForecaster
 from astroray.forecast.skill import Threshold, brier_of_base_rate, measure_skill
 from astroray.run_record import RejectCount
 
-__all__ = ["ForecastRecord", "describe_forecasts", "tell_strangers"]
+__all__ = ["ForecastRecord", "describe_forecasts", "tell_held_out", "tell_strangers"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +74,17 @@ def tell_strangers(trained: Mapping[str, Any], missions: Mapping[str, int]) -> s
         return ""
     told = ", ".join(f"{name} ({count})" for name, count in others.items())
     return f"trained on {', '.join(known)} alone and says little of the stars of {told}"
+
+
+def tell_held_out(trained: Mapping[str, Any]) -> str:
+    """A model's skill on the stars that its training kept apart, by the facts of its file."""
+    skill, floor = trained["skill"], brier_of_base_rate(trained["base_rate"])
+    return (
+        f"on {trained['test_windows']} windows of {trained['test_stars']} stars that it never saw, "
+        f"{trained['base_rate']:.1%} with a flare: AUC {skill['auc']:.3f}, AUPRC "
+        f"{skill['auprc']:.3f}, TSS {skill['tss']:.3f}, Brier {skill['brier']:.4f} ({floor:.4f} by "
+        "the base rate alone)"
+    )
 
 
 def describe_forecasts(

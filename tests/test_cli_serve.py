@@ -41,6 +41,23 @@ def test_a_token_is_issued_listed_and_revoked(run):
     )
 
 
+def test_who_serves_is_told_where_it_listens_and_where_its_metrics_are(run, tmp_path, monkeypatch):
+    node = {"Alive": True, "NodeManagerAddress": "10.0.0.1", "MetricsExportPort": 8080}
+    gone = {**node, "Alive": False, "NodeManagerAddress": "10.0.0.2"}
+    monkeypatch.setattr(serving.ray, "nodes", lambda: [node, gone])
+    monkeypatch.setattr(
+        serving, "serving", lambda config: contextlib.nullcontext("http://127.0.0.1:8123")
+    )
+    monkeypatch.setattr("astroray.commands.serve.signal.signal", lambda number, handler: None)
+    monkeypatch.setattr("astroray.commands.serve.threading.Event.wait", lambda self: None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    make_record(1, [1.0], state="done").publish(str(tmp_path))
+    done = run("serve", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert "serving  http://127.0.0.1:8123  (endpoints: " in done.output
+    assert "metrics  http://10.0.0.1:8080/metrics\n" in done.output
+
+
 def test_a_token_that_has_expired_is_listed_as_such(run, monkeypatch):
     for year in ("2998", "2999"):
         run("token", "add", f"until-{year}", "--expires", f"{year}-01-01")

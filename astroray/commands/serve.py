@@ -75,6 +75,7 @@ def serve(
         secret = known.issue("owner", ["admin"])
         click.echo(f"{known.path} had no token; this one may do everything, and is shown once:")
         click.echo(f"  {secret}")
+    from astroray.execution.workers import metrics_addresses
     from astroray.serving import serving
 
     stop = threading.Event()
@@ -83,6 +84,7 @@ def serve(
     click.echo("starting Ray and the replicas, which takes about half a minute")
     with serving(config) as address:
         click.echo(f"serving  {address}  (endpoints: {address}/, stop with Ctrl-C)")
+        click.echo(f"metrics  {', '.join(metrics_addresses())}")
         stop.wait()
     click.echo("stopped")
 

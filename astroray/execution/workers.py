@@ -113,6 +113,14 @@ def machines() -> list[dict[str, float]]:
     return [node["Resources"] for node in _alive()]
 
 
+def metrics_addresses() -> list[str]:
+    """Where Prometheus finds what Ray tells of each machine."""
+    return [
+        f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+        for node in _alive()
+    ]
+
+
 def cpus_of_one_machine(num_gpus: float = 0.0) -> int:
     """CPUs of the largest machine with so many GPUs: a task that asks for more waits for ever."""
     able = [one for one in machines() if one.get("GPU", 0.0) >= num_gpus]

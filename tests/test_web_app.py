@@ -302,6 +302,12 @@ def test_the_reference_page_names_every_endpoint_and_loads_nothing(client, app):
     assert (answer.status_code, answer.headers["location"]) == (307, "/")
 
 
+def test_a_line_for_curl_has_what_a_request_needs(client):
+    page = html.unescape(client.get("/docs").text)
+    assert '"$URL/v1/cone?RA=150.1&DEC=2.2&SR=0.5"' in page
+    assert '"$URL/v1/objects/ID"' in page
+
+
 def test_the_reference_page_says_what_is_in_lists_and_objects(client):
     page = client.get("/").text
     for field, text in (

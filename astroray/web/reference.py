@@ -31,8 +31,11 @@ def _endpoint(
     words += [] if is_open else ['-H "Authorization: Bearer $TOKEN"']
     words += ["--data-binary @FILE.fits -H 'Content-Type: application/fits'"] if is_upload else []
     example = path.replace("{object_id}", "ID")
-    required = [p["name"] for p in operation.get("parameters", []) if p["required"]]
-    query = "&".join(f"{name}=..." for name in required if f"{{{name}}}" not in path)
+    query = "&".join(
+        f"{one['name']}={one['schema'].get('examples', ['...'])[0]}"
+        for one in operation.get("parameters", [])
+        if one["in"] == "query" and (one["required"] or "examples" in one["schema"])
+    )
     words.append(f'"$URL{example}{"?" if query else ""}{query}"')
     return {
         "id": f"{method}{path}",

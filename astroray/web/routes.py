@@ -232,9 +232,9 @@ class _View:
 
     def cone(
         self,
-        RA: Annotated[str, Query(description="deg, ICRS")] = "",
-        DEC: Annotated[str, Query(description="deg, ICRS")] = "",
-        SR: Annotated[str, Query(description="radius, deg")] = "",
+        RA: Annotated[str, Query(description="deg, ICRS", examples=["150.1"])] = "",
+        DEC: Annotated[str, Query(description="deg, ICRS", examples=["2.2"])] = "",
+        SR: Annotated[str, Query(description="radius, deg", examples=["0.5"])] = "",
         VERB: Annotated[str, Query(description="1, 2 or 3; all columns come anyway")] = "1",
     ) -> Response:
         """VO Simple Cone Search: a VOTable for TOPCAT and others, at most 10,000 objects."""

@@ -223,6 +223,14 @@ def test_ray_that_never_starts_is_the_machine_s_error(monkeypatch, tmp_path):
     assert len(left) == 1
 
 
+@pytest.mark.parametrize(("load", "told"), [(7.0, True), (5.0, False)])
+def test_that_a_machine_is_busy_is_said_where_ray_does_not_start(load, told, monkeypatch):
+    monkeypatch.setattr(workers.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(workers.allowance, "num_cores", lambda: 2)
+    text = str(workers._not_started(Exception("timed out")))
+    assert text.endswith("to do: its load is 7 on 2 cores" if told else "this machine lacks")
+
+
 def test_another_error_of_ray_s_start_is_not_tried_again(monkeypatch, tmp_path):
     left = starts_of(monkeypatch, [KeyError("a bug"), None])
     with pytest.raises(KeyError):

@@ -36,6 +36,8 @@ ENVIRONMENT = {
 
 NUM_STARTS = 3
 """Ray gives up a start after 30 s, which on a machine that is busy with other work is not long."""
+BUSY = 3.0
+"""Processes a core that want to run: with more of them a start may take that long."""
 
 RAY_DATA_NOTE = "\nFailed to apply UDF"
 """Begins what Ray Data adds to the message of an error that passes through it."""
@@ -251,9 +253,11 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
 
 
 def _not_started(error: Exception) -> BackendError:
-    return BackendError(
-        f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
-    )
+    load, num_cores = os.getloadavg()[0], allowance.num_cores()
+    text = f"Ray does not start: {error}; run `astroray doctor` to see what this machine lacks"
+    if load > BUSY * num_cores:
+        text += f", or wait until it has less to do: its load is {load:.0f} on {num_cores} cores"
+    return BackendError(text)
 
 
 def _set_up_ray_data() -> None:

@@ -238,6 +238,23 @@ def test_another_error_of_ray_s_start_is_not_tried_again(monkeypatch, tmp_path):
     assert len(left) == 1
 
 
+@pytest.mark.ray
+def test_a_cluster_of_its_own_listens_on_loopback_alone(ray_cluster):
+    import psutil
+    import ray
+
+    (node,) = ray.nodes()
+    assert node["NodeManagerAddress"] == "127.0.0.1"
+    listens = {
+        socket.laddr.ip.removeprefix("::ffff:")
+        for process in psutil.Process().children(recursive=True)
+        if "ray" in " ".join(process.cmdline())
+        for socket in process.net_connections("tcp")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    assert listens == {"127.0.0.1"}
+
+
 def test_a_local_folder_on_several_machines_is_refused(monkeypatch):
     import ray
 

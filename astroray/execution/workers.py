@@ -239,7 +239,7 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         }
     for starts_left in reversed(range(NUM_STARTS)):
         try:
-            with keep_handlers():
+            with keep_handlers(), contextlib.nullcontext() if joined else _on_loopback():
                 ray.init(**options)
             return
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -250,6 +250,22 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
             session_folder.end_processes_of(scratch)
             if not starts_left:
                 raise _not_started(error) from error
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """What Ray starts here listens on loopback alone: its way on macOS, for which it has no option.
+
+    Elsewhere it takes the machine's address and listens on all, with series that need no token.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _not_started(error: Exception) -> BackendError:

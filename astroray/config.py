@@ -122,7 +122,7 @@ class ScanConfig:
     seed: int = 0
     """Of the sample that is fitted on and of the random objects shown."""
     workers: str = "auto"
-    """Workers of the embed stage: auto, N, or MIN..MAX."""
+    """Workers of the embed stage: auto, N, or MIN..MAX, of which MIN are kept on GPUs."""
     num_gpus: float | None = None
     """GPUs a worker, fractions too; None: one each where there are any."""
     max_rejected: float = 0.01

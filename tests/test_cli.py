@@ -240,8 +240,12 @@ def test_a_second_signal_does_not_tear_what_the_first_one_ends_and_a_third_does(
 
 
 def test_a_signal_is_named_where_ray_raises_its_own_error_for_it():
-    with pytest.raises(KeyboardInterrupt), raise_on_signals():
-        signal.raise_signal(signal.SIGTERM)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Ray's, once a test has started it
+    try:
+        with pytest.raises(KeyboardInterrupt), raise_on_signals():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert Interrupted().exit_code == 143
     assert str(Interrupted()).startswith("interrupted by SIGTERM; what is done stays")
     with raise_on_signals():

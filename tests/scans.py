@@ -152,13 +152,20 @@ def scan_command(survey: str | Path, out: str | Path, **settings: object) -> lis
 
 
 def this_cluster() -> dict[str, str]:
-    """What a process needs to join the cluster of the session; no machine of it is taken away."""
+    """What a process needs to join the cluster of the session; no machine of it is taken away.
+
+    The last name keeps that process to the loopback address as well: else it waits for a machine
+    with the address that others know.
+    """
     import ray
 
     names = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")
-    address = ray.get_runtime_context().gcs_address
-    known = {name: os.environ[name] for name in names}
-    return {"RAY_ADDRESS": address, "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", **known}
+    return {
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        **{name: os.environ[name] for name in names},
+    }
 
 
 def start(

@@ -270,6 +270,24 @@ def test_a_body_that_never_ends_is_given_up(tokens, audit, key):
     assert sent[0]["status"] == 408
 
 
+def test_more_requests_at_once_than_allowed_are_told_to_come_again(tokens, audit, key):
+    client, seen = Client(tokens, audit, in_flight=2), []
+
+    async def asks_while_it_answers(scope, receive, send):
+        async def keep(message):
+            if message["type"] == "http.response.start":
+                seen.append((message["status"], dict(message["headers"]).get(b"retry-after")))
+
+        await client.guard(scope, receive, keep)
+        await echo(scope, receive, send)
+
+    client.guard.app = asks_while_it_answers
+    assert client.ask(authorization=key)[0] == 200
+    assert seen == [(503, b"1"), (200, None)]
+    client.guard.app = echo
+    assert client.ask(authorization=key)[0] == 200  # none of them is counted any longer
+
+
 def test_a_caller_above_its_rate_is_told_when_to_come_again(tokens, audit, key):
     client = Client(tokens, audit, requests_per_s=0.1, burst=3, strangers_per_s=0.1)
     assert [client.ask(authorization=key)[0] for _ in range(4)] == [200, 200, 200, 429]

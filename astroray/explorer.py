@@ -11,7 +11,7 @@ import anywidget
 import pyarrow as pa
 import traitlets
 
-from astroray.catalog.asked import find_objects
+from astroray.catalog.asked import find_objects, names_of
 from astroray.catalog.exports import to_pandas
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Explorer(anywidget.AnyWidget):
 
         Those are not selected. Raises ConfigError where the run lacks one.
         """
-        row_M = self._rows_of([str(one) for one in object_ids])
+        row_M = self._rows_of(names_of(object_ids))
         self.object_ids = self._table["object_id"].take(row_M).to_pylist()
 
     def _rows_of(self, object_ids: Sequence[str]) -> pa.Array:

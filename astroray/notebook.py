@@ -17,7 +17,7 @@ from PIL import Image
 from astroray import ledger, storage
 from astroray.archive import Archive, draw_rows
 from astroray.catalog import pixels, versions
-from astroray.catalog.asked import find_object, find_objects
+from astroray.catalog.asked import find_object, find_objects, name_of, names_of
 from astroray.catalog.exports import to_astropy, to_pandas
 from astroray.errors import AstrorayError, ConfigError, DataError
 from astroray.interrupts import Interrupted
@@ -148,8 +148,7 @@ class Run:
         embedding_ND = Archive(self.path).embedding_ND
         if object_ids is None:
             return embedding_ND
-        wanted = [object_ids] if isinstance(object_ids, str) else object_ids
-        return embedding_ND[find_objects(self.table, [_named(one) for one in wanted], self.path)]
+        return embedding_ND[find_objects(self.table, names_of(object_ids), self.path)]
 
     def labels(self) -> "pandas.DataFrame":
         """What people said of its objects on the labelling page, by time: schema.LABELS.
@@ -227,7 +226,7 @@ class Run:
         from astroray.similar import find_similar
 
         _check_count("n", n)
-        asked = query if isinstance(query, np.ndarray) else _named(query)
+        asked = query if isinstance(query, np.ndarray) else name_of(query)
         found = find_similar(self.path, asked, n, bands=bands, row=row)
         names = ["object_id", "ra", "dec", "rank", "outlier_score", "distance"]
         numbers = dict.fromkeys(("ra", "dec", "outlier_score"), float)  # of nothing but None too
@@ -237,7 +236,7 @@ class Run:
         """The trace of an object: its file, its neighbors, and its score computed once more."""
         from astroray.explain import explain_object
 
-        return explain_object(self.path, _named(object_id))
+        return explain_object(self.path, name_of(object_id))
 
     def picture(self, object_id: str | int, size_px: int = 256) -> Image.Image:
         """An object as it is drawn in the report, read from the survey's own file.
@@ -245,7 +244,7 @@ class Run:
         Raises ConfigError without such an object, DataError where its file can no longer be read.
         """
         _check_count("size_px", size_px)
-        object_id = _named(object_id)
+        object_id = name_of(object_id)
         at = find_object(self.table, object_id, self.path)
         place = self.table.select(["shard", "row"]).slice(at, 1).to_pylist()[0]
         shard = ledger.find_shard(self.path, place["shard"])
@@ -365,18 +364,6 @@ def scan(
     except AstrorayError as error:
         warnings.warn(str(error), stacklevel=2)
     return open_run(asked.out)
-
-
-def _named(what: StrPath | int) -> str:
-    """An identifier or path as text: a survey's numbers are the text of their digits here."""
-    if isinstance(what, str | os.PathLike):
-        return os.fspath(what)
-    if not isinstance(what, int | np.integer):
-        raise ConfigError(
-            f"the object is a {type(what).__name__}, expected its identifier, such as "
-            "run.to_pandas().object_id[0], or a path"
-        )
-    return str(what)
 
 
 def _check_count(name: str, value: int) -> None:

@@ -1,13 +1,15 @@
 """Which objects of a catalog a person means by their names, and what is said where it lacks one."""
 
+import os
 from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.errors import ConfigError
 
-__all__ = ["find_object", "find_objects", "names_like"]
+__all__ = ["find_object", "find_objects", "name_of", "names_like", "names_of"]
 
 
 def find_object(table: pa.Table, object_id: str, run_dir: str) -> int:
@@ -38,3 +40,23 @@ def names_like(object_id_N: pa.ChunkedArray, asked: str) -> str:
     stem = asked.rpartition("/")[2].strip()
     found = pc.filter(object_id_N, pc.match_substring(object_id_N, stem, ignore_case=True))
     return ", ".join((found if len(found) else object_id_N).slice(0, 3).to_pylist())
+
+
+def name_of(what: str | os.PathLike[str] | int) -> str:
+    """An identifier or path as text: a survey's numbers are the text of their digits here.
+
+    Raises ConfigError on what is neither.
+    """
+    if isinstance(what, str | os.PathLike):
+        return os.fspath(what)
+    if not isinstance(what, int | np.integer):
+        raise ConfigError(
+            f"the object is a {type(what).__name__}, expected its identifier, such as "
+            "run.to_pandas().object_id[0], or a path"
+        )
+    return str(what)
+
+
+def names_of(object_ids: str | Sequence[str | int]) -> list[str]:
+    """Identifiers as text, of one or several. Raises ConfigError on what is none."""
+    return [name_of(one) for one in ([object_ids] if isinstance(object_ids, str) else object_ids)]

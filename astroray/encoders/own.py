@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import inspect
+import itertools
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -29,7 +30,8 @@ NUMBERS: Mapping[ModalityName, tuple[str, ...]] = {
     "spectra": ("num_windows",),
 }
 """Keywords that the survey gives, as `network` of its preparation has them."""
-GIVEN = ("num_bands", "size_px", "num_windows", "latent")
+SAID = tuple(dict.fromkeys(itertools.chain(*NUMBERS.values())))
+GIVEN = (*SAID, "latent")
 """Keywords that astroray gives: what the survey says, and `encoder.latent`."""
 
 
@@ -74,7 +76,7 @@ def check_keywords(name: str, keywords: Collection[str], modality: ModalityName)
         raise ConfigError(
             f"encoder.network.{strange[0]} is no keyword of {name}, expected "
             f"{'one of ' + ', '.join(known) if known else 'none: it takes no further ones'}; what "
-            f"the survey says ({', '.join(GIVEN[:3])}) astroray gives, latent is encoder.latent"
+            f"the survey says ({', '.join(SAID)}) astroray gives, latent is encoder.latent"
         )
     latent = ("latent",) if "latent" in parameters else ()
     _check_constructor(network, name, [*NUMBERS[modality], *latent, *keywords])

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MADE = ("__pycache__", "*.so", "*.pyc", "*.egg-info", "build", "dist", "runs", ".venv", ".*_cache")
 FILES = (
-    ".dockerignore", ".gitignore", ".rayignore", "CHANGELOG.md", "LICENSE", "MANIFEST.in",
-    "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py",
+    ".dockerignore", ".gitignore", ".rayignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE",
+    "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py",
 )  # fmt: skip
 FOLDERS = (".ci", "astroray", "benchmarks", "cluster", "docs", "jobs", "kernels", "tests")
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from astroray import ledger, provenance, runs, schema, storage, surveys
+from astroray import ledger, moments, provenance, runs, schema, storage, surveys
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
 from astroray.execution.progress import Counter, Progress, Show
@@ -108,7 +108,7 @@ def _fresh_record(config: FindConfig) -> RunRecord:
         survey=config.survey,
         fingerprint=ledger.fingerprint({"job": "flares find", **science}),
         config=settings,
-        created=ledger.now(),
+        created=moments.now(),
         versions=provenance.versions(),
         machine=provenance.machine(),
         backends=Backends(device="cpu"),
@@ -192,7 +192,7 @@ def _gather(
     record = dataclasses.replace(
         record,
         state="done",
-        finished=ledger.now(),
+        finished=moments.now(),
         counts=counts,
         rejects=ledger.summarize_rejects(rejects),
         seconds={**record.seconds, "flares": round(spent_s, 3)},

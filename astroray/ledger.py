@@ -18,7 +18,6 @@ import io
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -48,11 +47,6 @@ _LISTING = pa.schema(
     ]
 )
 _SHARDS_AT_ONCE = 64
-
-
-def now() -> str:
-    """The time, UTC, ISO 8601."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def fingerprint(science: Mapping[str, Any]) -> str:

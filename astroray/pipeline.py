@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from astroray import faults, ledger, provenance, receipts, runs, storage
+from astroray import faults, ledger, moments, provenance, receipts, runs, storage
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.render import render_rows
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
@@ -144,7 +144,7 @@ class _Run:
             survey=config.survey,
             fingerprint=ledger.fingerprint(science),
             config=to_dict(config),
-            created=ledger.now(),
+            created=moments.now(),
             versions=provenance.versions(),
             machine=provenance.machine(),
             backends=backends,
@@ -366,7 +366,7 @@ class _Run:
         add_report(self.out)
         faults.reach("reported")
         self._note(
-            state="done", finished=ledger.now(), seconds={"report": time.monotonic() - started}
+            state="done", finished=moments.now(), seconds={"report": time.monotonic() - started}
         )
         faults.reach("done")
         return self.record

@@ -5,12 +5,11 @@ import functools
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from astroray import allowance
+from astroray import allowance, moments
 
 PACKAGES = (
     "astroray", "ray", "torch", "faiss-cpu", "faiss-gpu-cu12", "numpy", "pyarrow", "astropy",
@@ -59,7 +58,7 @@ def document(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "device": f"{where.cpu}, {where.cores} cores, {where.memory_bytes / 2**30:.0f} GiB",
         "versions": versions(),
         "commit": _commit(Path(__file__).parents[1]),
-        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "when": moments.now(),
         "rows": list(rows),
     }
 

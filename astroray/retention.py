@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
-from astroray import catalog, ledger, schema, storage
+from astroray import catalog, ledger, moments, schema, storage
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
 from astroray.labelling.labels import label_folders
@@ -57,7 +57,7 @@ def export_version(run_dir: str, out: str) -> RunRecord:
         catalog.write_catalog(pieces, out, name=record.survey, created=record.created)
         counts = dataclasses.replace(record.counts, inherited=0, duplicates=num_duplicates)
         counts = ledger.total((receipt for _, receipt in receipts.values()), counts)
-        alone = dataclasses.replace(record, begun=ledger.now(), counts=counts, night=None)
+        alone = dataclasses.replace(record, begun=moments.now(), counts=counts, night=None)
         dataclasses.replace(alone, state="running").publish(out)
         add_report(out)
         lease.check()

@@ -19,7 +19,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +26,7 @@ from astroray import storage
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.inspection import read_status
 from astroray.job_status import JobStatus
+from astroray.moments import in_utc
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -189,8 +189,8 @@ class JobServer:
             submission_id=submission_id,
             status=details.status.value,
             about=about,
-            started=_utc(details.start_time),
-            ended=_utc(details.end_time),
+            started=in_utc(details.start_time / 1e3) if details.start_time else "",
+            ended=in_utc(details.end_time / 1e3) if details.end_time else "",
             exit_code=_exit_code(details) if details.status.is_terminal() else None,
             last_words=message.rpartition("\n")[2],
             run=run,
@@ -293,12 +293,6 @@ def _unseen(out: str) -> str:
     if not out or storage.is_remote(out) or Path(out).exists():
         return ""
     return f"{out} is not on this machine; if it is on the cluster's, ask `astroray status` there"
-
-
-def _utc(moment_ms: int | None) -> str:
-    if not moment_ms:
-        return ""
-    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from astroray import moments
 from astroray.errors import AstrorayError, ConfigError
 
 if TYPE_CHECKING:  # loads pyarrow
@@ -128,7 +129,7 @@ class _Rewritten:
 
 def _show_with_time(status: _Status, stage: str, text: str) -> None:
     """A line that is written later than it was said, as the last one of its stage, says when."""
-    status.show(stage, f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} {text}")
+    status.show(stage, f"{moments.now()} {text}")
 
 
 def _write_logged(text: str, is_new: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from astroray import ledger
+from astroray import moments
 from astroray.actors.search import SearchOutcome
 from astroray.run_record import ModelRef, RunRecord
 from astroray.search.nearby import IndexedRun, open_indexed
@@ -183,7 +183,7 @@ def _finish(run_dir: str, outcome: SearchOutcome) -> RunRecord:
         survey="made",
         fingerprint="f",
         config={"search": {"k": 10}},
-        created=ledger.now(),
+        created=moments.now(),
         state="done",
         model=ModelRef(model_id="m0", encoder="pca", dim=DIM),
         proof=outcome.proof,

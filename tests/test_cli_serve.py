@@ -61,7 +61,7 @@ def test_who_serves_is_told_where_it_listens_and_where_its_metrics_are(run, tmp_
 def test_a_token_that_has_expired_is_listed_as_such(run, monkeypatch):
     for year in ("2998", "2999"):
         run("token", "add", f"until-{year}", "--expires", f"{year}-01-01")
-    monkeypatch.setattr(security, "_now", lambda: "2998-06-01T00:00:00Z")
+    monkeypatch.setattr(security, "now", lambda: "2998-06-01T00:00:00Z")
     first, second = run("token", "list").output.splitlines()
     assert first.endswith("until 2998-01-01T00:00:00Z, expired")
     assert second.endswith("until 2999-01-01T00:00:00Z")

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 import astroray
-from astroray import attempts, faults, ledger, pipeline, storage, surveys
+from astroray import attempts, faults, ledger, moments, pipeline, storage, surveys
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.catalog import read_catalog
 from astroray.cli import cli
@@ -319,7 +319,7 @@ def test_only_shards_whose_rejects_may_have_gone_are_opened_again(tmp_path):
     paths[1].unlink()
     run_dir = str(tmp_path / "run")
     config = to_dict(scans.small_config(survey, run_dir, encoder__name=model))
-    record = RunRecord(survey=survey, fingerprint="f", config=config, created=ledger.now())
+    record = RunRecord(survey=survey, fingerprint="f", config=config, created=moments.now())
     record.publish(run_dir)
     ledger.write_listing(run_dir, shards)
     for shard in shards:

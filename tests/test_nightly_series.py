@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 
-from astroray import console, ledger, nightly
+from astroray import console, ledger, moments, nightly
 from astroray.actors.embed import EmbedPlan
 from astroray.actors.night_rows import unique_new
 from astroray.errors import ConfigError
@@ -54,7 +54,7 @@ def test_the_reference_is_the_finished_version_that_ended_last(tmp_path):
 def test_a_self_contained_copy_goes_before_what_it_was_made_of(tmp_path):
     ended = "2026-11-26T20:00:00Z"
     publish(tmp_path, "2026-11-26", ended)
-    publish(tmp_path, "0-copy", ended, begun=ledger.now())
+    publish(tmp_path, "0-copy", ended, begun=moments.now())
     assert plan_night(series(tmp_path)).reference == str(tmp_path / "0-copy")
 
 

@@ -49,7 +49,7 @@ def test_a_revoked_or_expired_token_is_forgotten_by_those_who_have_read_the_file
     assert other.find(secret)[0] is None
     short, long = (tokens.issue(end, ["read"], expires=end) for end in ("2998-01-01", "2999-01-01"))
     assert tokens.find(short)[0] is not None
-    monkeypatch.setattr(security, "_now", lambda: "2998-01-01T00:00:00Z")
+    monkeypatch.setattr(security, "now", lambda: "2998-01-01T00:00:00Z")
     assert tokens.find(short)[0] is None
     assert tokens.find(long)[0] is not None
 
@@ -178,7 +178,7 @@ def test_without_a_valid_token_only_open_paths_answer(tokens, audit, key):
 
 def test_who_has_an_expired_token_is_told_so(tokens, audit, monkeypatch):
     key = "Bearer " + tokens.issue("ana", ["read"], expires="2998-01-01")
-    monkeypatch.setattr(security, "_now", lambda: "2998-01-01T00:00:00Z")
+    monkeypatch.setattr(security, "now", lambda: "2998-01-01T00:00:00Z")
     client = Client(tokens, audit)
     status, headers, body = client.ask("/v1/catalog", authorization=key)
     assert (status, headers["www-authenticate"]) == (401, security.CHALLENGE)

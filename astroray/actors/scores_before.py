@@ -102,8 +102,8 @@ class ByName:
         known = self._between(ends["min"] or "", ends["max"] or "")
         place_R = pc.index_in(rows["object_id"], value_set=known["object_id"].combine_chunks())
         same = [pc.equal(rows[name], known[name].take(place_R)) for name in ("shard", "row")]
-        is_kept_R = _plain(pc.fill_null(pc.and_(*same), False))
-        new_Q = np.flatnonzero(~_plain(pc.is_in(rows["shard"], value_set=self.old)))
+        is_kept_R = _truths(pc.fill_null(pc.and_(*same), False))
+        new_Q = np.flatnonzero(~_truths(pc.is_in(rows["shard"], value_set=self.old)))
         unique = unique_new(rows.take(pa.array(new_Q)), known["object_id"])
         is_kept_R[new_Q[unique.kept_M]] = True
         return Unique(
@@ -119,8 +119,8 @@ class ByName:
         return {
             "score": rows["outlier_score"].to_numpy(),
             "rank": rows["rank"].fill_null(0).to_numpy(),
-            "certified": _plain(rows["certified"].fill_null(False)),
-            "is_old": _plain(rows["object_id"].is_valid()),
+            "certified": _truths(rows["certified"].fill_null(False)),
+            "is_old": _truths(rows["object_id"].is_valid()),
         }
 
     def _of(self, ids: pa.Array) -> pa.Table:
@@ -153,6 +153,6 @@ def _rows_between(file: pa.Table, first: str, last: str) -> pa.Table:
     return file.slice(start, stop + has_last - start)
 
 
-def _plain(values: pa.ChunkedArray) -> np.ndarray:
+def _truths(values: pa.ChunkedArray) -> np.ndarray:
     """Truth values that may be changed."""
     return np.array(values.to_numpy(), bool)

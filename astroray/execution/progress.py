@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable
 
-from astroray import ledger, storage
+from astroray import moments, storage
 from astroray.errors import FileError
 from astroray.neighbors.partitions import FOLDER
 from astroray.receipts import Receipt
@@ -84,7 +84,7 @@ class Steps:
         self.written = now
         if left_s is not None:
             text += f", {left_s:.0f} s left of them"
-        facts = {"text": text, "when": ledger.now()}
+        facts = {"text": text, "when": moments.now()}
         storage.publish(_path(self.run_dir), json.dumps(facts).encode())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from astroray import ledger, provenance
+from astroray import ledger, moments, provenance
 from astroray.forecast.model_file import TrainedForecaster
 from astroray.forecast.skill import Threshold, brier_of_base_rate, measure_skill
 from astroray.run_record import RejectCount
@@ -130,6 +130,6 @@ def describe_forecasts(
         skill=skill,
         reliability=reliability,
         trained=trained.facts,
-        finished=ledger.now(),
+        finished=moments.now(),
         versions=provenance.versions(),
     )

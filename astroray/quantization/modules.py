@@ -58,9 +58,9 @@ class QuantizedLinear(nn.Module):
     activation  none, or gelu: applied to its results
     norm        of each token before it is quantized, or None
     second      weights of a layer that takes the results, which are not stored then, or None
-    backend     auto, or one of the kernels'; resolved where the weights are, when made or moved
 
-    For inference. Raises BackendError where this machine cannot run it.
+    For inference; its backend is chosen where the weights are, when made or moved. Raises
+    BackendError where this machine cannot run it.
     """
 
     def __init__(
@@ -70,12 +70,10 @@ class QuantizedLinear(nn.Module):
         activation: str = "none",
         norm: Norm | None = None,
         second: PackedWeights | None = None,
-        backend: str = "auto",
     ) -> None:
         super().__init__()
         self.in_features, self.out_features = packed.num_in, (second or packed).num_out
-        self.activation, self.asked = activation, backend
-        self.packed, self.norm, self.second = packed, norm, second
+        self.activation, self.packed, self.norm, self.second = activation, packed, norm, second
         self.backend = self._resolved()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +106,7 @@ class QuantizedLinear(nn.Module):
     def _resolved(self) -> str:
         need = Need(precision=self.packed.format, dtype=torch.float32)
         try:
-            return resolved("osc_linear", self.packed.codes.device, self.asked, need)
+            return resolved("osc_linear", self.packed.codes.device, "auto", need)
         except KernelError as error:
             raise BackendError(f"quantized layer: {error}; use encoder.quantize=none") from error
 
@@ -129,9 +127,7 @@ def pack_layers(
     return {name: _pack(name, layers[name], one, SCHEMES[scheme]) for name, one in ranges.items()}
 
 
-def install_layers(
-    network: nn.Module, packed: Mapping[str, PackedWeights], *, backend: str = "auto"
-) -> nn.Module:
+def install_layers(network: nn.Module, packed: Mapping[str, PackedWeights]) -> nn.Module:
     """A copy of the network whose layers of these names are quantized; the rest is as it was.
 
     What `layer_chains` finds around a layer is computed by its kernel and leaves an `nn.Identity`:
@@ -146,7 +142,6 @@ def install_layers(
             activation="gelu" if name in gelus else "none",
             norm=_norm(copied.get_submodule(norms[name])) if name in norms else None,
             second=packed[seconds[name]] if name in seconds else None,
-            backend=backend,
         )
         for name, weights in packed.items()
         if name not in seconds.values()

@@ -33,14 +33,13 @@ class _Objects:
     embedding_ND: np.ndarray
     k: int
     seed: int
-    num_threads: int
     reconstruction_N: np.ndarray | None
 
     @functools.cached_property
     def found(self) -> Neighbors:
         """The exact neighbors of all objects."""
         names = [f"{row:012d}" for row in range(len(self.embedding_ND))]
-        config = SearchConfig(k=self.k, index="flat", num_threads=self.num_threads)
+        config = SearchConfig(k=self.k, index="flat", num_threads=1)
         return search(self.embedding_ND, names, config)
 
 
@@ -51,15 +50,14 @@ def score_objects(
     k: int,
     seed: int = 0,
     reconstruction_N: np.ndarray | None = None,
-    num_threads: int = 1,
 ) -> np.ndarray:
     """One of SCORES for every object among all, itself excluded.
 
     embedding_ND      [N, D]  finite, in the model's frozen frame
     reconstruction_N  [N]     errors of the autoencoder; only the score of that name wants them
 
-    Returns float64 [N], larger is more unusual; NaN where there is no other object. `num_threads`
-    never changes a result, `seed` only that of `forest`.
+    Returns float64 [N], larger is more unusual; NaN where there is no other object. `seed` changes
+    the result of `forest` alone.
     Raises ConfigError on an unknown name, a `k` below one, missing reconstruction errors or more
     than 512 dimensions for `gaussian`; DataError on numbers that are not finite or of the wrong
     count; BackendError where FAISS or, for `forest`, scikit-learn is not installed.
@@ -76,7 +74,6 @@ def score_objects(
         embedding_ND=embedding_ND,
         k=k,
         seed=seed,
-        num_threads=num_threads,
         reconstruction_N=reconstruction_N,
     )
     return SCORES[name](objects)

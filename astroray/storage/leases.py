@@ -16,11 +16,11 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from astroray import processes, storage
 from astroray.errors import AstrorayError, FileError, LedgerError, StorageError
+from astroray.moments import in_utc
 
 EXPIRY_S = 60.0
 RENEW_S = 15.0
@@ -61,7 +61,7 @@ class Holder:
 
     def __str__(self) -> str:
         """Who it is and since when, for a person."""
-        return f"{_name(self.owner)} since {_utc(self.since_s)}"
+        return f"{_name(self.owner)} since {in_utc(self.since_s)}"
 
 
 def _this_process() -> Owner:
@@ -313,7 +313,7 @@ def _refusal(run_dir: str, holder: Holder, owner: Owner) -> str:
         do = f"wait until it ends, or stop it with `kill {holder.owner.pid}`"
     else:
         free_s = holder.expires_s + CLOCK_MARGIN_S
-        do = f"wait until it ends; if it is dead, {run_dir} is free after {_utc(free_s)}"
+        do = f"wait until it ends; if it is dead, {run_dir} is free after {in_utc(free_s)}"
     return (
         f"{run_dir} is being written by {holder}, expected nobody; {do}, then run the same command "
         "again, or choose another --out"
@@ -322,10 +322,6 @@ def _refusal(run_dir: str, holder: Holder, owner: Owner) -> str:
 
 def _name(owner: Owner) -> str:
     return f"process {owner.pid} on {owner.host}"
-
-
-def _utc(unix_s: float) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _folder(run_dir: str) -> str:

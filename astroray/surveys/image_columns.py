@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from astroray.errors import ConfigError
+from astroray.surveys.nested_columns import is_list
 from astroray.surveys.shards import Pixels
 
 _RAY_TENSORS = ("ray.data.arrow_tensor", "ray.data.arrow_tensor_v2")  # shape is their metadata
@@ -182,7 +183,7 @@ def _flux_and_bands(images: pa.Array) -> tuple[pa.Array, list[tuple[str, ...]]]:
     """Flux as lists with one entry a band, and the names of the bands of each row."""
     struct = _struct(images.type)
     flux, band = _child(struct, _FLUX_NAMES), _child(struct, _BAND_NAMES)
-    if not _is_list(images.type):
+    if not is_list(images.type):
         names = images.field(band).to_pylist() if band else [None] * len(images)
         return images.field(flux), [tuple(map(str, row or ())) for row in names]
     offsets = np.cumsum([0, *pc.list_value_length(images).to_pylist()])
@@ -198,7 +199,7 @@ def _leaf(kind: pa.DataType) -> tuple[pa.DataType, int]:
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
-        elif _is_list(kind):
+        elif is_list(kind):
             kind, num_lists = kind.value_type, num_lists + 1
         elif pa.types.is_struct(kind) and (flux := _child(kind, _FLUX_NAMES)):
             kind = kind.field(flux).type
@@ -208,17 +209,12 @@ def _leaf(kind: pa.DataType) -> tuple[pa.DataType, int]:
 
 def _struct(kind: pa.DataType) -> pa.DataType | None:
     """The struct that an image is, or is a list of."""
-    kind = kind.value_type if _is_list(kind) else kind
+    kind = kind.value_type if is_list(kind) else kind
     return kind if pa.types.is_struct(kind) else None
 
 
 def _child(struct: pa.DataType, names: Sequence[str]) -> str | None:
     return next((field.name for field in struct if field.name.lower() in names), None)
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in kinds)
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-__all__ = ["find_nested", "is_flags", "is_numbers", "list_leaves", "take_lists"]
+__all__ = ["find_nested", "is_flags", "is_list", "is_numbers", "list_leaves", "take_lists"]
 
 
 def find_nested(schema: pa.Schema) -> dict[str, pa.Schema]:
@@ -19,9 +19,15 @@ def find_nested(schema: pa.Schema) -> dict[str, pa.Schema]:
     return {name: pa.schema(parts) for name, parts in found.items() if parts}
 
 
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is lists, of whatever and of one size or many."""
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_kind(kind) for is_kind in lists)
+
+
 def is_numbers(kind: pa.DataType) -> bool:
     """Whether a type is lists of numbers."""
-    if not _is_list(kind):
+    if not is_list(kind):
         return False
     value = kind.value_type
     return bool(pa.types.is_floating(value) or pa.types.is_integer(value))
@@ -29,7 +35,7 @@ def is_numbers(kind: pa.DataType) -> bool:
 
 def is_flags(kind: pa.DataType) -> bool:
     """Whether a type is lists of true and false."""
-    return _is_list(kind) and bool(pa.types.is_boolean(kind.value_type))
+    return is_list(kind) and bool(pa.types.is_boolean(kind.value_type))
 
 
 def list_leaves(
@@ -63,13 +69,8 @@ def _parts(kind: pa.DataType) -> Sequence[pa.Field]:
     """The parts of a nested type as lists; none of another type."""
     if pa.types.is_struct(kind):
         parts = [kind.field(i) for i in range(kind.num_fields)]
-        return parts if parts and all(_is_list(part.type) for part in parts) else []
-    if _is_list(kind) and pa.types.is_struct(kind.value_type):
+        return parts if parts and all(is_list(part.type) for part in parts) else []
+    if is_list(kind) and pa.types.is_struct(kind.value_type):
         parts = [kind.value_type.field(i) for i in range(kind.value_type.num_fields)]
         return [pa.field(part.name, pa.large_list(part.type)) for part in parts]
     return []
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in lists)

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 from astroray import schema, storage
 from astroray.errors import ConfigError
 from astroray.surveys.shards import Reject, Shard, SurveyUri, parse_options
-from astroray.surveys.slices import gather_lists, identity_of
-from astroray.surveys.spectrum_rows import RawSpectrum, Spectra, Spectrum, settle
+from astroray.surveys.slices import gather_lists
+from astroray.surveys.spectrum_rows import RawSpectrum, Spectra, settle
 
 __all__ = ["KINDS", "READ_BY", "list_shards", "pack", "read_shard", "truth_table"]
 
@@ -100,7 +100,7 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[S
     wanted = range(stop - start) if rows is None else sorted(set(rows))
     made = ((row, _made(shard, row)) for row in wanted)
     yield from gather_lists(
-        (settle(raw, row=row, where=raw.object_id) for row, raw in made), _slice
+        (settle(raw, row=row, where=raw.object_id) for row, raw in made), Spectra.of
     )
 
 
@@ -143,10 +143,6 @@ def truth_table(survey: str | Shard) -> pa.Table:
         "is_outlier": pa.array([kind in KINDS for kind in kinds], pa.bool_()),
     }
     return pa.table({**identity, **columns})
-
-
-def _slice(spectra: Sequence[Spectrum]) -> Spectra:
-    return Spectra(**identity_of(spectra), spectrum_B=tuple(spectra))
 
 
 def _name(seed: int, index: int) -> str:

@@ -24,7 +24,7 @@ from astroray.surveys.fits_tables import read_hdus
 from astroray.surveys.hats_catalogs import open_hats
 from astroray.surveys.objects import Objects
 from astroray.surveys.shards import Reject, Shard, SurveyUri
-from astroray.surveys.slices import gather_lists, identity_of, reject_file
+from astroray.surveys.slices import gather_lists, reject_file
 from astroray.surveys.spectrum_fits import holds_many, read_many, read_one
 from astroray.surveys.spectrum_rows import (
     RawSpectrum,
@@ -137,11 +137,7 @@ def read_shard(
 
     `contents` are as `read_spectra` has them. Raises ShardError as `read_spectra` does.
     """
-    yield from gather_lists(read_spectra(shard, rows=rows, contents=contents), _slice)
-
-
-def _slice(spectra: Sequence[Spectrum]) -> Spectra:
-    return Spectra(**identity_of(spectra), spectrum_B=tuple(spectra))
+    yield from gather_lists(read_spectra(shard, rows=rows, contents=contents), Spectra.of)
 
 
 def _sniff(files: Sequence[storage.InputFile], kind: str) -> str:

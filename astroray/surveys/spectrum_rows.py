@@ -18,6 +18,7 @@ import numpy as np
 
 from astroray.errors import ConfigError
 from astroray.surveys.shards import ModalityName, Reject, Rows, reject
+from astroray.surveys.slices import identity_of
 
 __all__ = [
     "Origin",
@@ -88,6 +89,11 @@ class Spectra(Rows):
 
     spectrum_B: Sequence[Spectrum]
     """[B]."""
+
+    @classmethod
+    def of(cls, spectra: Sequence[Spectrum]) -> "Spectra":
+        """Spectra of one shard, in its order."""
+        return cls(**identity_of(spectra), spectrum_B=tuple(spectra))
 
     @property
     def num_values(self) -> int:

@@ -27,6 +27,7 @@ from fastapi import HTTPException, Request
 
 from astroray import storage
 from astroray.errors import ConfigError, FileError
+from astroray.moments import in_utc, now
 
 __all__ = ["COOKIE", "SCOPES", "Token", "Tokens", "needs"]
 
@@ -59,7 +60,7 @@ class Token:
     @property
     def is_expired(self) -> bool:
         """Whether its last moment is over."""
-        return bool(self.expires) and self.expires <= _now()
+        return bool(self.expires) and self.expires <= now()
 
 
 class Tokens:
@@ -114,7 +115,7 @@ class Tokens:
             name=name,
             scopes=tuple(scope for scope in SCOPES if scope in scopes),
             sha256=_digest(secret),
-            created=_now(),
+            created=now(),
             expires=_moment(expires),
         )
         if token.is_expired:
@@ -222,10 +223,6 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _moment(text: str) -> str:
     """A date or time as UTC, ISO 8601. Raises ConfigError."""
     if not text:
@@ -235,4 +232,4 @@ def _moment(text: str) -> str:
     except ValueError:
         raise ConfigError(f"expires is {text!r}, expected a date such as 2027-01-31") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return in_utc(moment)

@@ -41,12 +41,12 @@ class Machine:
     loops: list[Loop]
 
 
-def compile_multiply(name: str, arch: int, *, gelu: bool = False) -> Machine:
+def compile_multiply(name: str, arch: int) -> Machine:
     """The kernel that multiplies, for bfloat16 in and out, with outliers and bias."""
     from astroray_kernels.osc import _triton_kernels
 
     constants = {
-        "HAS_OUTLIERS": True, "HAS_BIAS": True, "GELU": gelu, "INTERPRET": False,
+        "HAS_OUTLIERS": True, "HAS_BIAS": True, "GELU": False, "INTERPRET": False,
         **_triton.tiles_of(name, arch),
     }  # fmt: skip
     warps = _triton.warps_of(constants)

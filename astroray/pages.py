@@ -9,7 +9,7 @@ from pathlib import Path
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.report.page import survey_name, write_report
-from astroray.runs import finished_run, version_of
+from astroray.runs import check_takes, finished_run, version_of
 
 __all__ = ["find_page", "open_page", "rewrite_page"]
 
@@ -39,8 +39,12 @@ def find_page(result: str) -> str:
 
 
 def rewrite_page(run_dir: str) -> str:
-    """Writes the report of a finished scan or night anew, by this version; returns its path."""
+    """Writes the report of a finished scan or night anew, by this version; returns its path.
+
+    Raises ConfigError where it is another result, StorageError where the run takes no page.
+    """
     finished_run(run_dir)
+    check_takes(run_dir, "report")
     return write_report(version_of(run_dir))
 
 

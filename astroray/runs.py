@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from astroray import ledger, storage, surveys
@@ -19,9 +20,9 @@ from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = [
-    "check_encoder", "check_finished", "count_outside", "finished_run", "forget_failed",
-    "list_again", "log_folder", "logs_of", "newest_version", "note_failure", "read_known",
-    "version_of",
+    "check_encoder", "check_finished", "check_takes", "count_outside", "finished_run",
+    "forget_failed", "list_again", "log_folder", "logs_of", "newest_version", "note_failure",
+    "read_known", "version_of",
 ]  # fmt: skip
 
 
@@ -71,6 +72,25 @@ def check_finished(record: RunRecord, run_dir: str) -> None:
         )
 
 
+def check_takes(run_dir: str, folder: str) -> None:
+    """Raises StorageError where nothing can be written into a folder of a finished run.
+
+    For what is added to it later: who may only read it is told so before any work for it.
+    """
+    run_dir = version_of(run_dir)
+    probe = storage.join(run_dir, folder, f"{storage.TEMPORARY_PREFIX}{uuid.uuid4().hex}")
+    try:
+        storage.publish(probe, b"")
+    except StorageError as error:
+        reason = str(error).partition(";")[0].replace(probe, storage.join(run_dir, folder))
+        raise StorageError(
+            f"{reason}; `astroray export {run_dir} --self-contained --out DIR` makes a copy of "
+            "the run that is yours"
+        ) from None
+    with contextlib.suppress(StorageError):  # who may add need not be allowed to delete
+        storage.delete(probe)
+
+
 def version_of(run_dir: str) -> str:
     """The folder itself where it holds a run, else the newest finished version in it.
 
@@ -83,14 +103,18 @@ def version_of(run_dir: str) -> str:
 
 
 def log_folder(run_dir: str) -> str:
-    """Where Ray's messages go: into the run directory, or, where that is remote, a new folder.
+    """Where Ray's messages go: into the run directory, or, where none can go there, a new folder.
 
-    The new one is readable by its owner alone, and nobody can have been there before: on a shared
-    machine a name that can be guessed is taken by another run, or leads elsewhere.
+    That is where it is remote, or another person's who lets it be served. The new one is readable
+    by its owner alone, and nobody can have been there before: on a shared machine a name that can
+    be guessed is taken by another run, or leads elsewhere.
     """
-    if storage.is_remote(run_dir):
+    folder = os.path.join(run_dir, "logs")
+    there = folder if os.path.exists(folder) else run_dir
+    is_closed = os.path.exists(there) and not os.access(there, os.W_OK)
+    if storage.is_remote(run_dir) or is_closed:
         return tempfile.mkdtemp(prefix="astroray-logs-")
-    return os.path.join(run_dir, "logs")
+    return folder
 
 
 @contextlib.contextmanager
@@ -98,7 +122,7 @@ def logs_of(run_dir: str) -> Iterator[str]:
     """`log_folder`; one outside of the run stays only where the block fails, to be read then."""
     folder = log_folder(run_dir)
     yield folder
-    if storage.is_remote(run_dir):
+    if folder != os.path.join(run_dir, "logs"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from astroray import runs, storage
+from astroray import runs
 from astroray.actors.answer import Answerer
 from astroray.actors.run_model import RunModel, model_of_run
 from astroray.archive import Archive
@@ -391,6 +391,6 @@ def audit_path(config: ServeConfig) -> str:
     """Where the audit log is written."""
     path = config.audit or os.path.join(runs.log_folder(config.run_dir), "audit.jsonl")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    if storage.is_remote(config.run_dir):
+    if Path(config.run_dir) not in Path(path).parents:
         _log.warning("requests are noted in %s of this machine", path)
     return os.path.abspath(path)

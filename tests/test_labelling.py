@@ -229,6 +229,15 @@ def test_light_curves_are_labelled_by_their_plots_without_stretch_and_bands(tmp_
             assert Image.open(io.BytesIO(answer.content)).size == size
 
 
+def test_a_run_that_takes_no_labels_is_refused_before_its_page_opens(run_dir):
+    (Path(run_dir) / "labels").write_text("where a folder would have to be")
+    with (
+        pytest.raises(StorageError, match=r"/labels: .* --self-contained --out DIR` makes a copy"),
+        labelling_app(run_dir, ["ana"]),
+    ):
+        pass
+
+
 def test_labels_are_exported_and_a_run_that_is_not_done_is_refused(clients, run_dir, tmp_path):
     (one,) = clients["ana"].post("/ui/queue", json={"size": 1}).json()["objects"]
     clients["ana"].post("/ui/labels", json={"object_id": one["object_id"], "kind": "ring"})

@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -12,7 +13,7 @@ from click.testing import CliRunner
 import astroray
 from astroray import pages
 from astroray.cli import cli
-from astroray.errors import ConfigError
+from astroray.errors import ConfigError, StorageError
 from astroray.labelling.labels import Label, LabelLog
 from astroray.notebook import Framed
 from tests.runs_made import make_run
@@ -78,6 +79,10 @@ def test_a_page_is_written_again_and_what_has_none_says_what_was_expected(run, t
         pages.find_page(f"{tmp_path}/none")
     with pytest.raises(ConfigError, match="expected the --out of a scan or night"):
         pages.rewrite_page(f"{tmp_path}/none")
+    shutil.rmtree(page.parent)
+    page.parent.write_text("where a folder would have to be")
+    with pytest.raises(StorageError, match=r"/report: .* --self-contained --out DIR` makes a copy"):
+        pages.rewrite_page(run.path)
 
 
 def test_a_notebook_has_the_page_in_a_frame_that_reaches_nothing_else(run, opened, monkeypatch):

@@ -17,7 +17,7 @@ from astroray.archive import Archive
 from astroray.catalog.exports import export_rows
 from astroray.catalog.versions import read_version
 from astroray.labelling.labels import LabelLog, labels_table
-from astroray.runs import finished_run, version_of
+from astroray.runs import check_takes, finished_run, version_of
 from astroray.web.app import build_app
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router
@@ -33,9 +33,11 @@ LIMITS = Limits(requests_per_s=1000.0, burst=5000)
 def labelling_app(run_dir: str, names: Sequence[str]) -> Iterator[tuple[FastAPI, dict[str, str]]]:
     """The app of a finished run and the secret of each person, valid until the context ends.
 
-    Raises ConfigError where the run is not done, or a name cannot be that of a person.
+    Raises ConfigError where the run is not done, or a name cannot be that of a person, and
+    StorageError where its folder takes no labels.
     """
     finished_run(run_dir)
+    check_takes(run_dir, "labels")
     archive = Archive(run_dir)
     with tempfile.TemporaryDirectory() as folder:
         tokens = Tokens(os.path.join(folder, "tokens.json"))

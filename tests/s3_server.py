@@ -33,6 +33,7 @@ from astroray.storage import object_store
 
 START_TIMEOUT_S = 60
 CODES = {
+    400: "AuthorizationHeaderMalformed",
     403: "AccessDenied",
     409: "ConditionalRequestConflict",
     500: "InternalError",

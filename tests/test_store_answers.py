@@ -8,6 +8,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from astroray import storage, surveys
 from astroray.errors import StorageError
+from astroray.storage import object_store
 from tests.s3_server import set_environment
 
 pytestmark = pytest.mark.s3
@@ -24,6 +25,36 @@ def test_a_refusal_is_not_a_store_to_wait_for(s3):
     with pytest.raises(StorageError, match=r"after 1 try; check the address") as caught:
         storage.publish(f"{s3.new_prefix()}/{'k' * 2000}", b"1")
     assert "wait" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "faults", "reason"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, [], "the store does not know the access key"),
+        ({"AWS_SECRET_ACCESS_KEY": "x"}, [], "the secret key is wrong"),
+        ({}, [400] * 3, r"in another region; set AWS_DEFAULT_REGION to it \(on purpose\)"),
+    ],
+)
+def test_a_refused_look_at_a_file_says_why_though_such_an_answer_has_no_body(
+    flaky_s3, monkeypatch, wrong, faults, reason
+):
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    flaky_s3.faults[:] = faults
+    with pytest.raises(StorageError, match=rf"cannot look for s3://sky/a: .*{reason}"):
+        storage.exists("s3://sky/a")
+
+
+def test_what_is_waited_for_is_said_after_some_tries_and_not_by_every_request(
+    flaky_s3, monkeypatch, caplog
+):
+    monkeypatch.setattr(object_store, "SILENT_ATTEMPTS", 2)
+    monkeypatch.setattr(object_store, "_silence", {"end": 0.0})
+    for faults in ([503], [503, 503], [503, 503]):
+        flaky_s3.faults[:] = faults
+        storage.exists("s3://sky/a")
+    (said,) = caplog.messages
+    assert said.startswith("waiting for S3, try 2 of 3: it answers 503; if that is not your store")
 
 
 @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_AGAIN])

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import itertools
+import logging
 import os
 import random
 import re
@@ -29,6 +30,7 @@ from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
 from astroray.storage.meter import PIECE_BYTES
 from astroray.storage.names import Found, has_hidden, matches
 
+_log = logging.getLogger("astroray.storage")
 MAX_ATTEMPTS = 11
 """Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each
 time: on average half a minute in all, so that a store may be restarted under a scan."""
@@ -38,6 +40,11 @@ MIN_PART_BYTES = 64 * 2**20
 """As many of these, or larger ones, as 10,000 parts hold."""
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
+SILENT_ATTEMPTS, NOTE_EVERY_S = 8, 5.0
+"""Before what is waited for is said: some 3 s. Whatever times out has taken longer."""
+_TIMEOUTS = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
+_WAITING = "waiting for S3, try %d of %d: %s; if that is not your store, check AWS_ENDPOINT_URL"
+_silence = {"end": 0.0}
 _BROKEN = (BotoCoreError, urllib3.exceptions.HTTPError)
 """What a request raises that gets no answer, or but a part of one: botocore has no words of its own
 for what TLS says within a body."""
@@ -230,14 +237,22 @@ def _client_of(pid: int, environment: Collection[tuple[str, str]]) -> Any:
         client = boto3.session.Session().client("s3", config=config)
     except ValueError as error:  # botocore's word for an endpoint that is no URL
         raise ConfigError(f"{error}; check AWS_ENDPOINT_URL, expected http(s)://host") from error
-    client.meta.events.register_first("needs-retry.s3", _give_up_at_once)
+    client.meta.events.register_first("needs-retry.s3", _look_at_failure)
     return client
 
 
-def _give_up_at_once(caught_exception: Exception | None = None, **_: Any) -> None:
-    """Raises what asking again cannot mend, instead of half a minute's silence."""
+def _look_at_failure(
+    caught_exception: Exception | None = None, attempts: int = 1, response: Any = None, **_: Any
+) -> None:
+    """Raises what asking again cannot mend; says what is waited for once that takes seconds."""
     if caught_exception and _is_lasting(caught_exception):
         raise caught_exception
+    status = response[0].status_code if response else 0
+    trouble = caught_exception or (f"it answers {status}" if status >= 500 else "")
+    is_slow = attempts >= SILENT_ATTEMPTS or isinstance(caught_exception, _TIMEOUTS)
+    if trouble and is_slow and attempts < MAX_ATTEMPTS and time.monotonic() > _silence["end"]:
+        _silence["end"] = time.monotonic() + NOTE_EVERY_S  # of many requests one speaks for all
+        _log.warning(_WAITING, attempts, MAX_ATTEMPTS, trouble)
 
 
 def _is_lasting(error: Exception) -> bool:
@@ -263,8 +278,15 @@ def _head(path: str, action: str) -> tuple[int, str] | None:
         except ClientError as error:
             if _status(error) == 404:
                 return None
+            _ask_why(bucket, key, _status(error))
             raise
     return answer["ContentLength"], answer["ETag"].strip('"')
+
+
+def _ask_why(bucket: str, key: str, status: int) -> None:
+    """Raises the reason of a refusal, which the answer to a HEAD has no body to give."""
+    if 300 <= status < 500 and status not in (408, 429):
+        _client().get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
 
 
 def _list(bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[Found]:
@@ -289,7 +311,10 @@ def _holds(path: str, data: bytes) -> bool:
 _CREDENTIALS = (
     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL"
 )
-_BAD_CREDENTIALS = {
+_OTHER_REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to it"
+_NO_FILE_S_FAULT = {
+    "AuthorizationHeaderMalformed": _OTHER_REGION,
+    "PermanentRedirect": _OTHER_REGION,
     "ExpiredToken": "the session token has expired; renew it",
     "ExpiredTokenException": "the session token has expired; renew it",
     "InvalidAccessKeyId": f"the store does not know the access key; {_CREDENTIALS}",
@@ -312,7 +337,8 @@ def _errors(path: str, action: str) -> Iterator[None]:
 
 def _answered(path: str, action: str, error: Any) -> AstrorayError:
     """The error for an answer of the store that is no success."""
-    status, code = _status(error), error.response.get("Error", {}).get("Code", "")
+    about = error.response.get("Error", {})
+    status, code, said = _status(error), about.get("Code", ""), about.get("Message", "")
     resume = "then run the same command again to resume"
     if code == "NoSuchBucket":
         bucket = _split(path)[0]
@@ -320,8 +346,9 @@ def _answered(path: str, action: str, error: Any) -> AstrorayError:
             f"cannot {action} {path}: there is no bucket {bucket!r}; create it, or check the name "
             "and AWS_ENDPOINT_URL"
         )
-    if code in _BAD_CREDENTIALS:
-        return StorageError(f"cannot {action} {path}: {_BAD_CREDENTIALS[code]}, {resume}")
+    if code in _NO_FILE_S_FAULT:
+        told = f" ({said})" if said and _NO_FILE_S_FAULT[code] == _OTHER_REGION else ""
+        return StorageError(f"cannot {action} {path}: {_NO_FILE_S_FAULT[code]}{told}, {resume}")
     if status == 404 and action == "read":
         return _missing(path)
     if status == 403:
@@ -331,7 +358,6 @@ def _answered(path: str, action: str, error: Any) -> AstrorayError:
             "permissions of the bucket"
         )
     tries = _num_tries(error)
-    said = error.response.get("Error", {}).get("Message", "")
     is_refusal = 400 <= status < 500 and status not in (408, 409, 429)  # waiting would not help
     advice = "check the address and AWS_ENDPOINT_URL" if is_refusal else "wait until it is well"
     return StorageError(

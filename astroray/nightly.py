@@ -138,12 +138,15 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     )
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)
+    before = reference.backends
     night = versions.Night(
         reference=config.reference,
         inherited=versions.describe_version(config.reference),
         listing=ledger.read_listing(config.reference),
         survey=reference.survey,
-        backends=Backends(device=reference.backends.device, attention=reference.backends.attention),
+        backends=Backends(
+            device=before.device, attention=before.attention, quantize=before.quantize
+        ),
         num_listed=reference.proven.num_certified,
         number=reference.night.number + 1 if reference.night else 1,
         embed_until_s=_embed_until_s(config, reference),

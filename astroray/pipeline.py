@@ -22,7 +22,7 @@ from astroray.execution.progress import Counter, Progress, Show, Steps
 from astroray.execution.streams import embed_shards, map_rows
 from astroray.execution.structured_logs import log_context
 from astroray.execution.workers import WorkerPlan
-from astroray.fitting.train_encoder import fit_model
+from astroray.fitting.train_encoder import check_program, fit_model
 from astroray.neighbors.search import check_faiss
 from astroray.receipts import done_shards, read_receipts
 from astroray.report.page import add_report
@@ -103,6 +103,8 @@ class _Run:
         self.shards = runs.list_again(self.config.survey, self.out, before, self._done(), stay=stay)
         kind = self.given.encoder if self.given else self.config.encoder.name
         runs.check_encoder(kind, self.shards, self.config.encoder.network)
+        if not storage.exists(self.model_path):
+            check_program(self.config.encoder, self.shards)
         self.listed_s = time.monotonic() - self.started
 
     def open(self) -> None:

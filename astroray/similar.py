@@ -55,8 +55,8 @@ def find_similar(
     row    which of several light curves or spectra of a file, from 0
 
     An object does not find itself. Raises ConfigError where the run is not done, where there
-    is neither such an object nor such a file, and where the numbers are no embedding; DataError
-    where the file cannot be used.
+    is neither such an object nor such a file or row, and where the numbers are no embedding;
+    DataError where the file cannot be used.
     """
     searched = _open(run_dir)
     model = model_of_run(searched.run_dir, searched.record)
@@ -141,20 +141,23 @@ def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | No
     """Embedding [D] of what is in a file, by the run's model on the CPU."""
     from astroray.actors.answer import Answerer  # loads torch
     from astroray.web.curve_uploads import CurveLimits
-    from astroray.web.uploads import Beside, read_upload  # loads astropy
+    from astroray.web.uploads import AskedError, Beside, read_upload  # loads astropy
 
     if not (storage.is_remote(path) or os.path.isfile(path)):
         raise ConfigError(_unknown(run, path))
     shards = ledger.read_listing(run.run_dir)
-    prepared = read_upload(
-        storage.read_bytes(path),
-        read_model_file(model.path).preparation,
-        beside=Beside(bands=bands, row=row),
-        params=shards[0].params if shards else {},
-        max_pixels=MAX_PIXELS,
-        curves=CurveLimits(curves=MAX_CURVES, cadences=MAX_CADENCES),
-        name=path,
-    )
+    try:
+        prepared = read_upload(
+            storage.read_bytes(path),
+            read_model_file(model.path).preparation,
+            beside=Beside(bands=bands, row=row),
+            params=shards[0].params if shards else {},
+            max_pixels=MAX_PIXELS,
+            curves=CurveLimits(curves=MAX_CURVES, cadences=MAX_CADENCES),
+            name=path,
+        )
+    except AskedError as error:
+        raise ConfigError(str(error)) from None
     answerer = Answerer(device="cpu", num_threads=1)
     (embedding_D,) = answerer.embed([(model, prepared.input_BCYX[0])])
     if not np.isfinite(embedding_D).all():

@@ -53,8 +53,10 @@ def groups_of(shards, **options):
     return group_stars([name_rows(shard) for shard in shards], **options)
 
 
-def found_in(shards):
-    return (collect_windows(group)[:2] for group in groups_of(shards))
+def keep_windows(survey, folder):
+    config = train.TrainConfig(survey=survey, out=str(folder / "flares.model"))
+    found = (collect_windows(group)[:2] for group in groups_of(flare_shards(survey)))
+    train._keep_windows(found, str(folder / "windows.npz"), config)
 
 
 @pytest.fixture
@@ -228,9 +230,10 @@ def test_what_cannot_work_is_said_in_one_line(arguments, message, tmp_path, monk
 
 
 def test_too_few_flares_to_learn_from_are_refused_with_their_number(tmp_path):
-    shards = flare_shards(write_survey(tmp_path / "in", num_stars=5, days=8.0))
-    with pytest.raises(DataError, match=r"part has \d+ windows with a flare of \d+, of 5 stars"):
-        train._keep_windows(found_in(shards), str(tmp_path / "windows.npz"), 0)
+    survey = str(write_survey(tmp_path / "in", num_stars=5, days=8.0))
+    message = rf"part of {re.escape(survey)} has \d+ windows with a flare of \d+, of 5 stars"
+    with pytest.raises(DataError, match=message):
+        keep_windows(survey, tmp_path)
 
 
 def test_too_few_stars_are_refused_before_any_flare_is_looked_for(fits_here, tmp_path, monkeypatch):
@@ -246,8 +249,9 @@ def test_where_no_light_curve_can_be_used_training_says_why(tmp_path):
     survey = write_survey(tmp_path / "in", num_stars=0)
     time_d, flux = star(days=16, cadence_d=2 / 24)
     np.savez(tmp_path / "in" / "tic8.npz", time=time_d, flux=flux)
-    with pytest.raises(DataError, match=r"1 light curves were rejected, first: .*takes 7200 s"):
-        train._keep_windows(found_in(flare_shards(survey)), str(tmp_path / "windows.npz"), 0)
+    message = r"no star of .*/in/.* gives a window: 1 light curves .* first: .*takes 7200 s"
+    with pytest.raises(DataError, match=message):
+        keep_windows(str(survey), tmp_path)
 
 
 def test_windows_do_not_depend_on_how_many_files_a_survey_has(tmp_path):

@@ -204,6 +204,14 @@ def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_p
     assert record.proof.num_certified == 5
 
 
+def test_a_night_with_nothing_new_says_in_which_numbers_its_embeddings_are(reference, tmp_path):
+    night = night_of(reference, tmp_path / "night")
+    record = run_here(night)
+    assert record.night.coverage.shards_new == 0
+    words = inspection.read_status(night.out).words()
+    assert words["model"] == f"{record.model.model_id} in float32"
+
+
 def test_a_reference_is_known_by_where_it_lies_whatever_link_leads_to_it(
     reference, tmp_path, monkeypatch
 ):

@@ -198,14 +198,19 @@ def test_a_run_is_known_by_the_program_and_not_by_its_path(tmp_path):
         EncoderConfig(name="rings", output="embedding")
 
 
+def test_a_scan_says_before_ray_starts_what_the_program_does_not_take(tmp_path, monkeypatch):
+    monkeypatch.setattr("astroray.execution.workers.cluster", None)
+    survey = "sim:galaxies?count=60&seed=3&size=16&shard_rows=20&bands=2"
+    path = write_program(tmp_path / "three.onnx", weights(num_bands=3))
+    for size_px, message in ((None, "takes 3 bands, the survey gives 2"), (32, "images of 16 px")):
+        with pytest.raises(ConfigError, match=message):
+            scans.scan(survey, tmp_path / "run", encoder__name=path, encoder__size_px=size_px)
+
+
 def test_scans_by_a_program_repeat_and_answer_afterwards(tmp_path):
     survey = "sim:galaxies?count=60&seed=3&size=16&shard_rows=20&bands=2"
     path = write_program(tmp_path / "net.onnx", weights())
-    wrong = write_program(tmp_path / "three.onnx", weights(num_bands=3))
-    with pytest.raises(ConfigError, match="takes 3 bands, the survey gives 2"):
-        scans.scan_here(survey, tmp_path / "1", encoder__name=wrong, encoder__size_px=None)
     for name in ("1", "2"):
-        # the folder of a scan that failed before it had a model is free
         scans.scan_here(survey, tmp_path / name, encoder__name=path, encoder__size_px=None)
     assert scans.catalog_bytes(tmp_path / "1") == scans.catalog_bytes(tmp_path / "2")
     (tmp_path / "net.onnx").unlink()

@@ -135,7 +135,11 @@ def test_light_curves_are_searched_and_explained_by_name_and_by_a_file(curves, t
     path = tmp_path / "many.parquet"  # more than a server would take of a stranger
     names = [f"x{number}" for number in range(70)]
     path.write_bytes(parquet_bytes(times(num=600), fluxes(600, seed=6), names=names))
-    assert "say which one with row=0" in run(curves, path).output
+    for asked, wrong in (((), ""), (("--row", 70), "row is 70, and ")):
+        refused = run(curves, path, *asked)
+        assert refused.exit_code == 2
+        assert f"{wrong}{path} holds 70 rows that can be used" in refused.output
+        assert "say which one with row=0" in refused.output
     answer = json.loads(run(curves, path, "--row", 66, "--n", 1, "--json").output)
     assert answer["neighbors"][0]["object_id"] == "KIC 6 Q2"
 

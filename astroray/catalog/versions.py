@@ -96,7 +96,7 @@ class Night:
     survey: str
     """The reference's; where the night's is the same, its shards must still be there."""
     backends: Backends
-    """Device and attention that the reference was embedded with."""
+    """Device, attention and numbers that the reference was embedded with."""
     num_listed: int
     """Length of the reference's certified list."""
     number: int

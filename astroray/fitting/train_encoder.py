@@ -28,9 +28,9 @@ from astroray.preparation import Wishes
 from astroray.preparation.modalities import MODALITIES
 from astroray.settings import to_dict
 from astroray.storage.leases import hold_lease
-from astroray.surveys.shards import Shard
+from astroray.surveys.shards import Cutouts, ModalityName, Shard
 
-__all__ = ["fit_model", "load_training", "train_encoder"]
+__all__ = ["check_program", "fit_model", "load_training", "train_encoder"]
 
 FOLDER_SUFFIX = ".fit"
 DEFAULT_BUDGET_S = 3600.0
@@ -106,10 +106,8 @@ def fit_model(
     modality = surveys.modality_of(shards[0])
     name = choose_encoder(encoder.name, modality)
     show(Progress(stage="fit", note=f"{name}  drawing the sample"))
-    wishes = Wishes(size_px=encoder.size_px, bands=encoder.bands, max_missing=encoder.max_missing)
     program = _read_program(encoder)
-    if program:
-        wishes = program.wishes(modality, wishes)
+    wishes = _wishes(encoder, program, modality)
     plan = SamplePlan(folder=folder, max_rows=config.max_fit_rows, wishes=wishes, seed=config.seed)
     sample = workers.remotely(draw_sample, num_cpus=1)(shards, plan)
     faults.reach("sampled")
@@ -144,6 +142,29 @@ def _finish(sample: Sample, told: Mapping[str, Any]) -> str:
     from astroray.actors.fit import finish_model
 
     return finish_model(sample, **told)
+
+
+def check_program(encoder: EncoderConfig, shards: Sequence[Shard]) -> None:
+    """Raises ConfigError where an ONNX file takes no objects like the first one of the survey.
+
+    It opens a file of the survey, which a scan without a model reads anyway; one that is damaged
+    says nothing here.
+    """
+    program = _read_program(encoder)
+    if not program or not shards:
+        return
+    modality = surveys.modality_of(shards[0])
+    _wishes(encoder, program, modality)
+    items = surveys.read_or_reject(shards[0])
+    first = next((item for item in items if isinstance(item, Cutouts)), None)
+    if first:
+        program.numbers((len(encoder.bands or first.bands), *first.image_BCYX.shape[2:]))
+
+
+def _wishes(encoder: EncoderConfig, program: OnnxFile | None, modality: ModalityName) -> Wishes:
+    """How objects are to be prepared by the settings, and by an ONNX file where there is one."""
+    wishes = Wishes(size_px=encoder.size_px, bands=encoder.bands, max_missing=encoder.max_missing)
+    return program.wishes(modality, wishes) if program else wishes
 
 
 def _read_program(encoder: EncoderConfig) -> OnnxFile | None:

@@ -139,7 +139,7 @@ def train_flares(config: TrainConfig, *, show: Show = lambda text: None) -> dict
                     shards, keep_group, config.folder, expect=config.expect_stars, show=show
                 )
                 try:
-                    _keep_windows(map(read_group, found), path, config.seed)
+                    _keep_windows(map(read_group, found), path, config)
                 except DataError:  # a fit of another survey may take the folder
                     forget_groups(config.folder)
                     raise
@@ -179,7 +179,7 @@ def deal_stars(windows: Windows, seed: int) -> np.ndarray:
 def _keep_windows(
     found: Iterable[tuple[Windows | None, Sequence[Reject]]],
     path: str,
-    seed: int,
+    config: TrainConfig,
 ) -> None:
     """Publishes the windows of all stars, as they were found group by group."""
     parts, rejected, first = [], Counter[str](), ""
@@ -190,20 +190,22 @@ def _keep_windows(
             parts.append(windows)
     if not parts:
         raise DataError(
-            f"no star gives a window: {rejected.total()} light curves were rejected, first: {first}"
+            f"no star of {config.survey} gives a window: {rejected.total()} light curves were "
+            f"rejected, first: {first}"
         )
     windows = join_windows(parts)
-    part_W = deal_stars(windows, seed)
+    part_W = deal_stars(windows, config.seed)
     for name, is_W in (
         ("training", part_W > 1),
         ("validation", part_W == 0),
         ("test", part_W == 1),
     ):
-        if windows.label_W[is_W].sum() < MIN_FLARES:
+        num_flares = int(windows.label_W[is_W].sum())
+        if num_flares < MIN_FLARES:
             raise DataError(
-                f"the {name} part has {int(windows.label_W[is_W].sum())} windows with a flare of "
-                f"{int(is_W.sum())}, of {len(windows.star_ids)} stars in all, expected at least "
-                f"{MIN_FLARES}; give more stars or longer light curves"
+                f"the {name} part of {config.survey} has {num_flares} windows with a flare of "
+                f"{int(is_W.sum())}, of {len(windows.star_ids)} stars in all, "
+                f"expected at least {MIN_FLARES}; give more stars or longer light curves"
             )
     dropped = {**windows.dropped, **rejected}
     write_windows(path, dataclasses.replace(windows, dropped=dropped))

@@ -19,7 +19,9 @@ from astroray.web.curve_uploads import CurveLimits, Stated, UnknownFormatError, 
 from astroray.web.fits_limits import check_fits, unpack
 from astroray.web.spectrum_uploads import read_spectra
 
-__all__ = ["FORMATS", "MEDIA_TYPES", "Beside", "UnknownFormatError", "read_upload"]
+__all__ = [
+    "FORMATS", "MEDIA_TYPES", "AskedError", "Beside", "UnknownFormatError", "read_upload",
+]  # fmt: skip
 
 _LISTS = ("application/fits", "application/vnd.apache.parquet", "application/octet-stream")
 
@@ -38,6 +40,10 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8")
 _MAX_BYTES_A_PIXEL = 8
 _MAX_SHOWN = 8
 """Rows of a file that an error names."""
+
+
+class AskedError(DataError):
+    """Not the file is at fault, but what was said beside it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,25 +79,25 @@ def read_upload(
     curves      how much of light curves or spectra is taken
     name        what errors call it
 
-    Raises DataError with what is wrong with it.
+    Raises DataError with what is wrong with it; AskedError where that is what was said of it.
     """
     beside = beside or Beside()
     params, curves = params or {}, curves or CurveLimits()
     if isinstance(preparation, Preparation):
         if beside.row is not None or beside.time or beside.mission:
-            raise DataError(
+            raise AskedError(
                 "row, time and mission are of light curves and spectra, this run is one of images"
             )
         return _cutout(name, data, preparation, beside.bands, params, max_pixels)
     modality = MODALITIES[preparation.modality]
     if beside.bands:
-        raise DataError(f"bands are of images, this run is one of {modality.nouns}")
+        raise AskedError(f"bands are of images, this run is one of {modality.nouns}")
     if isinstance(preparation, CurvePreparation):
         stated = Stated(time=beside.time, mission=beside.mission)
         rows: Rows = read_rows(data, stated, limits=curves, params=params, name=name)
     else:
         if beside.time or beside.mission:
-            raise DataError("time and mission are of light curves, this run is one of spectra")
+            raise AskedError("time and mission are of light curves, this run is one of spectra")
         rows = read_spectra(data, limits=curves, params=params, name=name)
     prepared = modality.prepare(_one_of(rows, beside.row, name), preparation)
     if prepared.rejects:
@@ -108,7 +114,7 @@ def _one_of(rows: Rows, row: int | None, name: str) -> Rows:
         some = [f"{at} is {who!r}" for at, who in zip(known, rows.object_id_B, strict=True)]
         shown = ", ".join(some[:_MAX_SHOWN]) + (f" ... {some[-1]}" if some[_MAX_SHOWN:] else "")
         wrong = "" if row is None else f"row is {row}, and "
-        raise DataError(
+        raise AskedError(
             f"{wrong}{name} holds {len(known)} rows that can be used: {shown}; say which one with "
             f"row={known[0]}"
         )

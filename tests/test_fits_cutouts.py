@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from astroray import surveys
 from astroray.errors import ConfigError, ShardError
-from astroray.surveys import celestial
+from astroray.surveys import celestial, fits_cutouts
 from astroray.surveys.shards import Cutouts, Reject, Shard
 from benchmarks.bad_uploads import curve_bytes
 
@@ -52,10 +52,43 @@ def test_a_folder_of_two_kinds_is_refused_by_an_example_of_each(tmp_path):
     (tmp_path / "broken.fits").write_bytes(b"nothing")
     list_all(str(tmp_path))
     (tmp_path / "c.fits").write_bytes(curve_bytes(np.arange(900) / 720, np.ones(900)))
-    with pytest.raises(ConfigError, match=r"images such as .*/a\.fits and light curves .*/c\.fits"):
+    message = (
+        r"images of objects such as .*/a\.fits and light curves .*/c\.fits.*rejects the others"
+    )
+    with pytest.raises(ConfigError, match=message):
         list_all(str(tmp_path))
     (shard,) = list_all(f"{tmp_path}?format=fits_cutouts")
     assert len(read(shard)[1]) == 2
+
+
+@pytest.mark.parametrize("first", ["stamp", "field"])
+def test_stamps_beside_wide_fields_are_refused_whichever_comes_first(tmp_path, first):
+    field = np.zeros((520, 530), np.float32)
+    pixels = {"stamp": make_cube()[0, 0], "field": field}
+    for name, kind in zip("ab", sorted(pixels, key=lambda kind: kind != first), strict=True):
+        write(tmp_path / f"{name}.fits", fits.PrimaryHDU(pixels[kind]))
+    with pytest.raises(ConfigError, match=r"wide fields \(above 512 px\) such as") as refused:
+        list_all(str(tmp_path))
+    name = {"stamp": "fits_cutouts", "field": "fields"}[first]
+    assert str(refused.value).endswith(f"or with format={name}, which takes all for such")
+    for format in ("fits_cutouts", "fields"):
+        assert len(list_all(f"{tmp_path}?format={format}"))
+
+
+def test_a_listing_opens_a_file_once_and_not_all_of_them(tmp_path, monkeypatch):
+    for number in range(40):
+        write(tmp_path / f"{number:02d}.fits", fits.PrimaryHDU(make_cube()[0, 0]))
+    opened: list[str] = []
+    open_fits = fits_cutouts.open_fits
+    monkeypatch.setattr(
+        fits_cutouts, "open_fits", lambda path: opened.append(Path(path).stem) or open_fits(path)
+    )
+    list_all(str(tmp_path))
+    assert len(opened) == len(set(opened)) == 12
+    assert {opened[0], opened[-1]} == {"00", "39"}
+    opened.clear()
+    list_all(f"{tmp_path}?format=fits_cutouts")
+    assert opened == ["00"]
 
 
 def list_all(survey: str) -> tuple[Shard, ...]:

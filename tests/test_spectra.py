@@ -219,6 +219,15 @@ def test_a_first_file_without_spectra_and_files_of_two_kinds_are_refused(tmp_pat
         shards_of(f"{tmp_path}?format=spectra")
 
 
+def test_what_files_hold_is_seen_from_a_good_one_wherever_in_the_folder_it_is(tmp_path):
+    for number in range(17):
+        (tmp_path / f"a{number:02d}.fits").write_bytes(b"no file of anything")
+    write_desi(tmp_path / "b.fits")
+    *_, last = shards_of(f"{tmp_path}/*.fits?format=spectra")
+    assert len(list(read_shard(last))) == 1
+    assert [file.path for file in last.inputs] == [f"{tmp_path}/b.fits"]
+
+
 def test_a_broken_file_of_many_is_a_shard_that_cannot_be_read(tmp_path):
     write_desi(tmp_path / "a.fits")
     path = write_desi(tmp_path / "b.fits")

@@ -16,9 +16,9 @@ published as light curves go to the reader `light_curves`, though each holds an 
 aperture, those of SDSS, LAMOST and DESI to the reader `spectra`.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -40,16 +40,20 @@ from astroray.surveys.object_tables import (
 from astroray.surveys.objects import describe_objects
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 from astroray.surveys.spectrum_fits import is_spectrum
-from astroray.surveys.survey_paths import survey_folder
+from astroray.surveys.survey_paths import some_of, survey_folder
 
 LAYOUTS = ("auto", "cube", "mef", "stamp", "band")
 _MAX_STAMP_PX = 512
 _MAX_BANDS = 6
-_KINDS = {"light_curves": "light curves", "spectra": "spectra", "fits_cutouts": "images"}
+_KINDS = {
+    "light_curves": "light curves",
+    "spectra": "spectra",
+    "fields": f"wide fields (above {_MAX_STAMP_PX} px)",
+    "fits_cutouts": "images of objects",
+}
 _SLICE_BYTES = 32 * 2**20
 _SLICE_ROWS = 256
-_MAX_SNIFFED = 16
-_NUM_COMPARED = 12
+_NUM_LOOKED_AT = 12
 _MAX_COMPARED_BYTES = 16 * 2**20
 """Size of a file that is opened only to see whether it is like the first: some are fetched whole,
 or unpacked."""
@@ -98,9 +102,9 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     files = storage.FileList.by_path(inputs)
     asked = uri.options.get("layout", "auto")
     is_told = asked in LAYOUTS and asked != "auto"  # others may be those of another reader
-    found = asked if is_told else _sniff(files, uri.options.get("hdu", ""))
-    if not (is_told or uri.known or "format" in uri.options):
-        _expect_one_kind(files)
+    is_new = not (uri.known or "format" in uri.options)
+    hdu = uri.options.get("hdu", "")
+    found = asked if is_told else _look_over(files, hdu, is_compared=is_new)
     if found == "light_curves":
         return light_curves.list_shards(files, uri)
     if found == "spectra":
@@ -119,7 +123,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
         options = dataclasses.replace(options, layout="band")
     elif is_open and not (bands or uri.known):
         _expect_no_bands(files.paths, folder)
-    named = open_object_table(uri.location, options) if options.table else nullcontext()
+    named = open_object_table(uri.location, options) if options.table else contextlib.nullcontext()
     with named as table:
         if options.layout not in ("band", "stamp"):
             return _list_files(files, options, table, uri)
@@ -168,33 +172,58 @@ def read_shard(shard: Shard, *, rows: Sequence[int] | None = None) -> Iterator[C
         yield _cutouts(pending)
 
 
-def _sniff(files: Sequence[storage.InputFile], hdu: str) -> str:
-    """The layout of the first file that can be opened, or the reader of files that are no cutouts:
-    "fields" for wide fields, "arrays" for a column of images, "light_curves", "spectra".
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What one file holds."""
+
+    path: str
+    found: str
+    """cube, mef or stamp, or the reader of what is no cutouts: fields for wide fields, arrays for a
+    column of images, light_curves, spectra; empty where there are no pixels."""
+    has_tables: bool
+
+
+def _look_over(files: Sequence[storage.InputFile], hdu: str, *, is_compared: bool) -> str:
+    """What the first file that can be opened holds, as `_Seen.found`; stamp where none can.
+
+    is_compared  whether some more, all over the listing, have to be for the same reader
+
+    A file that cannot be opened is a reject of its own later. Raises ConfigError where the first
+    holds no pixels, or small files are for several readers.
     """
-    for file in files[:_MAX_SNIFFED]:
-        try:
-            with open_fits(file.path) as opened:
-                if product := _product_of(opened):
-                    return product
-                images = opened.sciences(hdu)
-                shapes = [image.plain_shape for image in images]
-                lengths = {opened.num_rows(index) for index in opened.tables}
-                has_image_column = not shapes and image_table(opened) is not None
-        except DataError:  # its own shard or row is rejected when it is read
+    seen: list[_Seen] = []
+    for file in some_of(files, _NUM_LOOKED_AT):
+        is_enough = seen and not (is_compared and seen[0].found)
+        if is_enough or (seen and file.size_bytes > _MAX_COMPARED_BYTES):
             continue
-        if not shapes and has_image_column:
-            return "arrays"
-        if not shapes:
-            raise ConfigError(
-                f"{file.path} holds {'only tables' if lengths else 'no pixels'}, expected images, "
-                "or a table with a column of them (of two or more axes by its TDIM); "
-                "name the files of cutouts with a glob, or another reader with format=, "
-                "format=light_curves for light curves, format=spectra for spectra"
-            )
-        found = _layout_of(shapes, lengths)
-        return "stamp" if found == "mef" and fits_stamps.are_bands(images) else found
-    return "stamp"
+        with contextlib.suppress(DataError):
+            seen.append(_look_at(file.path, hdu))
+    if not seen:
+        return "stamp"
+    if not seen[0].found:
+        raise ConfigError(
+            f"{seen[0].path} holds {'only tables' if seen[0].has_tables else 'no pixels'}, "
+            "expected images, or a table with a column of them (of two or more axes by its TDIM); "
+            "name the files of cutouts with a glob, or another reader with format=, "
+            "format=light_curves for light curves, format=spectra for spectra"
+        )
+    _expect_one_kind(seen)
+    return seen[0].found
+
+
+def _look_at(path: str, hdu: str) -> _Seen:
+    with open_fits(path) as opened:
+        found, has_tables = _product_of(opened), bool(opened.tables)
+        if not found:
+            images = opened.sciences(hdu)
+            lengths = {opened.num_rows(index) for index in opened.tables}
+            if images:
+                found = _layout_of([image.plain_shape for image in images], lengths)
+            elif image_table(opened) is not None:
+                found = "arrays"
+            if found == "mef" and fits_stamps.are_bands(images):
+                found = "stamp"
+        return _Seen(path=path, found=found, has_tables=has_tables)
 
 
 def _product_of(opened: FitsFile) -> str:
@@ -204,29 +233,20 @@ def _product_of(opened: FitsFile) -> str:
     return "spectra" if is_spectrum(opened.hdus) else ""
 
 
-def _expect_one_kind(files: Sequence[storage.InputFile]) -> None:
-    """Raises ConfigError where small files all over the listing are for several readers.
-
-    What cannot be read, or holds no pixels, is a reject of its own later.
-    """
+def _expect_one_kind(seen: Sequence[_Seen]) -> None:
+    """Raises ConfigError where files are for several readers; what has no pixels is a reject."""
     example: dict[str, str] = {}
-    for place in np.unique(np.linspace(0, len(files) - 1, _NUM_COMPARED).astype(int)):
-        file = files[int(place)]
-        if file.size_bytes > _MAX_COMPARED_BYTES:
-            continue
-        try:
-            with open_fits(file.path) as opened:
-                kind = _product_of(opened) or ("fits_cutouts" if opened.sciences() else "")
-        except DataError:
-            continue
-        if kind:
+    for file in seen:
+        if file.found not in ("", "arrays"):
+            kind = file.found if file.found in _KINDS else "fits_cutouts"
             example.setdefault(kind, file.path)
     if len(example) > 1:
         (first, one), (second, other), *_ = example.items()
+        are_images = {first, second} == {"fields", "fits_cutouts"}
+        effect = "takes all for such" if are_images else "rejects the others"
         raise ConfigError(
             f"the survey mixes {_KINDS[first]} such as {one} and {_KINDS[second]} such as {other}, "
-            f"expected one kind; name it with a glob, or with format={first}, which rejects the "
-            "others"
+            f"expected one kind; name it with a glob, or with format={first}, which {effect}"
         )
 
 

@@ -33,14 +33,14 @@ from astroray.surveys.spectrum_rows import (
     check_mask,
     settle,
 )
-from astroray.surveys.survey_paths import one_kind, survey_folder
+from astroray.surveys.survey_paths import one_kind, some_of, survey_folder
 
 __all__ = ["list_shards", "read_shard", "read_spectra"]
 
 logger = logging.getLogger(__name__)
 
 _TABLES = ("parquet", "desi", "stack")  # of many objects each
-_MAX_SNIFFED = 16
+_NUM_LOOKED_AT = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,8 @@ def read_shard(
 
 
 def _sniff(files: Sequence[storage.InputFile], kind: str) -> str:
-    """The kind, told from what the first file that can be read holds: one object or many."""
-    for file in files[:_MAX_SNIFFED]:
+    """The kind, told from what a file that can be read holds: one object or many."""
+    for file in some_of(files, _NUM_LOOKED_AT):
         try:
             if kind == "fits":
                 return "desi" if holds_many(read_hdus(file.path)) else "fits"

@@ -5,7 +5,7 @@ import glob
 import itertools
 import os
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from astroray import storage
 from astroray.errors import ConfigError, StorageError
@@ -91,6 +91,13 @@ def glob_of(paths: Iterable[str]) -> str:
     start = min(suffix.split(".")[1] for suffix in suffixes)
     name = f"*{suffixes.pop()}" if len(suffixes) == 1 else f"*.{start}*"
     return f"{folder}/{'**/' * (len(folders) > 1)}{name}"
+
+
+def some_of(files: Sequence[storage.InputFile], count: int) -> Iterator[storage.InputFile]:
+    """At most `count` files, the first one and others all over the listing, in its order."""
+    step = max(1.0, (len(files) - 1) / max(1, count - 1))
+    for number in range(min(count, len(files))):
+        yield files[round(number * step)]
 
 
 def one_kind(

@@ -112,7 +112,7 @@ def _check_prunable(old: str, newest: str) -> None:
 def _files_needed(run_dir: str) -> Iterator[str]:
     """Paths of all files that a version refers to, its own among them."""
     inherited = versions.read_inherited(run_dir)
-    yield from (storage.join(version, path) for version, path, _ in inherited.catalogs)
+    yield from (file.address for file in inherited.catalogs)
     for name, (version, _) in inherited.receipts.items():
         yield ledger.embeddings_path(version, name)
     if manifest := Manifest.load(run_dir):

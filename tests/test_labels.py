@@ -9,7 +9,7 @@ import pytest
 
 from astroray import schema, storage
 from astroray.catalog.exports import export_rows
-from astroray.catalog.versions import Inherited
+from astroray.catalog.versions import Inherited, OlderFile
 from astroray.errors import ConfigError, LedgerError
 from astroray.labelling import labels
 from astroray.labelling.labels import Label, LabelLog, current_labels, interest_of, labels_table
@@ -191,7 +191,7 @@ def test_standing_labels_are_a_table_beside_the_catalog_for_other_tools(tmp_path
 
 def test_a_night_has_what_was_said_in_the_versions_it_was_made_of(tmp_path):
     first, reference, night = (str(tmp_path / name) for name in ("first", "reference", "night"))
-    older = [(version, "catalog/x.parquet", "") for version in (first, reference)]
+    older = [OlderFile(version, "catalog/x.parquet", "") for version in (first, reference)]
     Inherited(receipts={}, catalogs=older).publish(night)
     said = [LabelLog(version).append(say("a")) for version in (first, reference)]
     log = LabelLog(night)

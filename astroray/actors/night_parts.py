@@ -85,16 +85,14 @@ class NightPlan:
         return self.index.scratch("listed")
 
 
-def read_before(plan: NightPlan, place: int, file: tuple[str, str, str]) -> None:
+def read_before(plan: NightPlan, place: int, file: versions.OlderFile) -> None:
     """What a file of the older catalogs says of its objects, sorted by name.
-
-    file  one of `Inherited.catalogs`
 
     Raises LedgerError where the file is missing or differs.
     """
     if storage.exists(plan.before(place)):
         return
-    rows = versions.read_file(*file, BEFORE)
+    rows = versions.read_file(file, BEFORE)
     _write(plan.before(place), rows.sort_by("object_id").combine_chunks())
 
 

@@ -87,7 +87,7 @@ class ByName:
     def __init__(self, files: Sequence[str], inherited: Inherited) -> None:
         tables = [open_batches(path).read_all() for path in files]
         oldest = inherited.versions[:1]
-        num_first = sum([version] == oldest for version, _, _ in inherited.catalogs)
+        num_first = sum([file.version] == oldest for file in inherited.catalogs)
         self.first, self.later = tables[:num_first], tables[num_first:]
         """Files of the first version, most of all, have an object once."""
         self.old = pa.array(list(inherited.receipts), pa.string())

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +26,8 @@ from astroray.storage.parquet import read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
-    "Inherited", "Night", "Receipts", "describe_version", "read_all_receipts", "read_inherited",
-    "read_layers", "read_older", "read_pieces", "read_version",
+    "Inherited", "Night", "OlderFile", "Receipts", "describe_version", "read_all_receipts",
+    "read_file", "read_inherited", "read_layers", "read_older", "read_pieces", "read_version",
 ]  # fmt: skip
 
 Receipts = Mapping[str, tuple[str, Receipt]]
@@ -46,24 +46,35 @@ _FIELDS = pa.schema(
 )
 
 
+class OlderFile(NamedTuple):
+    """A file of an older version."""
+
+    version: str
+    """Its run directory."""
+    path: str
+    """In that directory."""
+    sha256: str
+
+    @property
+    def address(self) -> str:
+        """Where it lies."""
+        return storage.join(self.version, self.path)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inherited:
     """What a version takes over from older ones."""
 
     receipts: Receipts
     """By shard: the run directory that embedded it, and its receipt."""
-    catalogs: Sequence[tuple[str, str, str]]
-    """Run directory, path in it and sha256 of each catalog file, oldest version first."""
-    rankings: Sequence[tuple[str, str, str]] = ()
-    """Run directory, path and sha256 of each file of scores in an index; the manifest of that says
-    which of them are valid."""
+    catalogs: Sequence[OlderFile]
+    """Catalog files, oldest version first."""
+    rankings: Sequence[OlderFile] = ()
+    """Files of scores in an index, the manifest of which says which of them are valid."""
 
     def publish(self, run_dir: str) -> None:
         """Writes the manifest of `run_dir`."""
-        rows = [
-            {"version": version, "path": path, "sha256": sha256, "receipt": None}
-            for version, path, sha256 in [*self.catalogs, *self.rankings]
-        ]
+        rows = [file._asdict() | {"receipt": None} for file in [*self.catalogs, *self.rankings]]
         for name in sorted(self.receipts):
             version, receipt = self.receipts[name]
             text = json.dumps(dataclasses.asdict(receipt), sort_keys=True)
@@ -82,7 +93,7 @@ class Inherited:
     def versions(self) -> list[str]:
         """The run directories that are referred to, oldest first."""
         of_embeddings = (version for version, _ in self.receipts.values())
-        return list(dict.fromkeys([*(version for version, _, _ in self.catalogs), *of_embeddings]))
+        return list(dict.fromkeys([*(file.version for file in self.catalogs), *of_embeddings]))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,7 +128,7 @@ class Night:
     @property
     def identity(self) -> str:
         """Content hash of all that the night inherits."""
-        checksums = [sha256 for _, _, sha256 in self.inherited.catalogs]
+        checksums = [file.sha256 for file in self.inherited.catalogs]
         shards = {name: receipt.checksum for name, (_, receipt) in self.inherited.receipts.items()}
         text = json.dumps([checksums, shards], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -138,12 +149,12 @@ def read_inherited(run_dir: str) -> Inherited:
 
 def _inherited(rows: Sequence[Mapping[str, Any]]) -> Inherited:
     receipts: dict[str, tuple[str, Receipt]] = {}
-    catalogs: list[tuple[str, str, str]] = []
-    rankings: list[tuple[str, str, str]] = []
+    catalogs: list[OlderFile] = []
+    rankings: list[OlderFile] = []
     for row in rows:
         if row["receipt"] is None:
             files = rankings if row["path"].startswith(_RANKING) else catalogs
-            files.append((row["version"], row["path"], row["sha256"]))
+            files.append(OlderFile(row["version"], row["path"], row["sha256"]))
         else:
             receipt = Receipt(**json.loads(row["receipt"]))
             receipts[receipt.shard] = (row["version"], receipt)
@@ -157,10 +168,10 @@ def describe_version(run_dir: str) -> Inherited:
     of_index = storage.list_names(storage.join(run_dir, "index"))
     rankings = [f"index/{n}" for n in of_index if f"index/{n}".startswith(_RANKING)]
 
-    def named(paths: Sequence[str]) -> list[tuple[str, str, str]]:
+    def named(paths: Sequence[str]) -> list[OlderFile]:
         whole = (storage.join(run_dir, path) for path in paths)
         checksums = storage.at_once(storage.checksum, whole)
-        return [(run_dir, *one) for one in zip(paths, checksums, strict=True)]
+        return [OlderFile(run_dir, *one) for one in zip(paths, checksums, strict=True)]
 
     return Inherited(
         receipts={**older.receipts, **{name: (run_dir, receipt) for name, receipt in own.items()}},
@@ -218,8 +229,8 @@ def read_pieces(run_dir: str) -> Iterator[Piece]:
 
 def _all_pieces(run_dir: str, inherited: Inherited) -> Iterator[tuple[bool, Piece]]:
     """What every version wrote, oldest first, and whether it is the last of them."""
-    for version, path, _ in inherited.catalogs:
-        for piece in catalog.read_pieces(version, [path]):
+    for file in inherited.catalogs:
+        for piece in catalog.read_pieces(file.version, [file.path]):
             yield False, piece
     for piece in catalog.read_pieces(run_dir):
         yield True, piece
@@ -227,7 +238,7 @@ def _all_pieces(run_dir: str, inherited: Inherited) -> Iterator[tuple[bool, Piec
 
 def _ranks(run_dir: str, inherited: Inherited) -> list[np.ndarray]:
     """The ranks of the rows of `_all_pieces`; 0 where a later version wrote the object again."""
-    storage.at_once(lambda file: _check_file(storage.join(*file[:2]), file[2]), inherited.catalogs)
+    storage.at_once(_check_file, inherited.catalogs)
     found = [
         piece.read(["object_id", "outlier_score"]).cast(_RANKED)
         for _, piece in _all_pieces(run_dir, inherited)
@@ -270,31 +281,28 @@ def read_layers(inherited: Inherited, columns: Sequence[str]) -> Iterator[tuple[
     Raises LedgerError where a file is missing or differs.
     """
     by_version: dict[str, list[pa.Table]] = {}
-    for version, path, sha256 in inherited.catalogs:
-        by_version.setdefault(version, []).append(read_file(version, path, sha256, columns))
+    for file in inherited.catalogs:
+        by_version.setdefault(file.version, []).append(read_file(file, columns))
     for version, tables in by_version.items():
         yield version, pa.concat_tables(tables)
 
 
-def read_file(version: str, path: str, sha256: str, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a catalog file of an older version, one of `Inherited.catalogs`.
-
-    Raises LedgerError where it is missing or differs.
-    """
-    _check_file(storage.join(version, path), sha256)
-    pieces = [piece.read(columns) for piece in catalog.read_pieces(version, [path])]
+def read_file(file: OlderFile, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a catalog file. Raises LedgerError where it is missing or differs."""
+    _check_file(file)
+    pieces = [piece.read(columns) for piece in catalog.read_pieces(file.version, [file.path])]
     return pa.concat_tables([schema.CATALOG.empty_table().select(columns), *pieces])
 
 
-def _check_file(path: str, sha256: str) -> None:
+def _check_file(file: OlderFile) -> None:
     """Raises LedgerError where a file of an older version is missing or differs."""
     advice = "older versions may not change: restore it, or begin a new reference"
     try:
-        found = storage.checksum(path)
+        found = storage.checksum(file.address)
     except FileError as error:
         raise LedgerError(f"{error}; this version refers to it; {advice}") from None
-    if found != sha256:
-        raise LedgerError(f"{path} has changed, expected sha256 {sha256}; {advice}")
+    if found != file.sha256:
+        raise LedgerError(f"{file.address} has changed, expected sha256 {file.sha256}; {advice}")
 
 
 def _path(run_dir: str) -> str:

@@ -110,7 +110,7 @@ class NightIndex:
             self.search.model_id,
             self.search.search.seed,
             self.rows_each,
-            [sha256 for _, _, sha256 in [*inherited.catalogs, *inherited.rankings]],
+            [file.sha256 for file in [*inherited.catalogs, *inherited.rankings]],
             [sha256 for _, sha256 in self.older.files] if self.older else [],
             [(receipt.shard, receipt.checksum) for _, receipt in own],
         ]
@@ -159,7 +159,7 @@ def _rankings(manifest: Manifest, reference: str) -> list[str]:
 
 def _noted(inherited: Inherited) -> dict[str, str]:
     """The sha256 of each such file, by path, when the night began."""
-    return {storage.join(version, path): sha256 for version, path, sha256 in inherited.rankings}
+    return {file.address: file.sha256 for file in inherited.rankings}
 
 
 def _damage(manifest: Manifest, inherited: Inherited, reference: str, each: Each) -> str:

@@ -14,7 +14,7 @@ from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
 from astroray.catalog.versions import Night
 from astroray.config import ScanConfig
-from astroray.encoders import PLAIN_ATTENTION, PLAIN_NUMBERS, kind_of, read_model_file
+from astroray.encoders import PLAIN_ATTENTION, PLAIN_NUMBERS, can_choose_attention, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
 from astroray.execution import workers
 from astroray.execution.metrics import RunMetrics
@@ -101,10 +101,10 @@ class _Run:
         before = self.known or (list(self.night.listing) if self.night else [])
         stay = self.night.must_stay(self.config.survey) if self.night else ()
         self.shards = runs.list_again(self.config.survey, self.out, before, self._done(), stay=stay)
-        kind = self.given.encoder if self.given else self.config.encoder.name
-        runs.check_encoder(kind, self.shards, self.config.encoder.network)
+        encoder = self.config.encoder
+        runs.check_encoder(encoder.name, self.shards, encoder.network, given=self.given)
         if not storage.exists(self.model_path):
-            check_program(self.config.encoder, self.shards)
+            check_program(encoder, self.shards)
         self.listed_s = time.monotonic() - self.started
 
     def open(self) -> None:
@@ -246,7 +246,7 @@ class _Run:
         encoder = self.config.encoder
         model = self.record.fitted
         found = {"quantize": "none"}
-        if kind_of(model.encoder).has_attention:
+        if can_choose_attention(model.encoder):
             found["attention"] = "sdpa"
         is_plain = encoder.quantize in ("none", "auto") and not model.quantized
         if encoder.attention not in PLAIN_ATTENTION or not is_plain:

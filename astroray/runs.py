@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from astroray import ledger, storage, surveys
-from astroray.encoders import AUTO, choose_encoder, is_own
+from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.receipts import done_shards
@@ -141,13 +141,23 @@ def encoder_of(name: str, shards: Sequence[Shard]) -> str:
     return choose_encoder(name, surveys.modality_of(shards[0])) if name == AUTO and shards else name
 
 
-def check_encoder(name: str, shards: Sequence[Shard], keywords: Collection[str] = ()) -> None:
+def check_encoder(
+    name: str,
+    shards: Sequence[Shard],
+    keywords: Collection[str] = (),
+    *,
+    given: ModelFile | None = None,
+) -> None:
     """Raises ConfigError where an encoder is none, or takes rows of another kind than these.
 
     keywords  that a class of the user's own is to be constructed with, also refused here
+    given     the model file that is named; its class, and torch with it, is left to the workers
     """
     if shards:
         modality = surveys.modality_of(shards[0])
+        if given:
+            given.check_modality(modality)
+            return
         choose_encoder(name, modality)
         if is_own(name):
             from astroray.encoders.own import check_keywords

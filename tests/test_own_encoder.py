@@ -11,7 +11,13 @@ import torch
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, FitConfig, ScanConfig, load_config
-from astroray.encoders import choose_encoder, is_own, kind_of, read_model_file
+from astroray.encoders import (
+    can_choose_attention,
+    choose_encoder,
+    is_own,
+    kind_of,
+    read_model_file,
+)
 from astroray.encoders.own import build_own
 from astroray.encoders.store import build_network, load_model
 from astroray.errors import ConfigError
@@ -89,7 +95,14 @@ def test_a_model_file_is_read_without_its_class_and_loaded_with_the_same_code_on
     module.unlink()
     for name in ("shown_nets.small", "shown_nets"):
         monkeypatch.delitem(sys.modules, name)
-    assert read_model_file(path).describe().modality == "images"
+    file = read_model_file(path)
+    assert file.describe().modality == "images"
+    shards = list_shards("sim:galaxies?count=1").shards
+    check_encoder(path, shards, given=file)
+    assert not can_choose_attention(file.encoder)
+    with pytest.raises(ConfigError, match="takes images, the survey has spectra"):
+        check_encoder(path, list_shards("sim:spectra?count=1").shards, given=file)
+    assert "shown_nets.small" not in sys.modules
     with pytest.raises(ConfigError, match=r"cannot be imported: .*PYTHONPATH"):
         load_model(path)
 

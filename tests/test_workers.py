@@ -255,6 +255,15 @@ def test_a_cluster_of_its_own_listens_on_loopback_alone(ray_cluster):
     assert listens == {"127.0.0.1"}
 
 
+@pytest.mark.ray
+def test_a_cluster_of_its_own_has_no_process_that_waits_for_what_never_comes(ray_cluster):
+    import psutil
+
+    commands = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
+    assert any("raylet" in command for command in commands)
+    assert not [command for command in commands if "monitor.py" in command]
+
+
 def test_a_local_folder_on_several_machines_is_refused(monkeypatch):
     import ray
 

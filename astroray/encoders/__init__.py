@@ -33,6 +33,7 @@ __all__ = [
     "EncoderKind",
     "ModelFile",
     "QuantizeName",
+    "can_choose_attention",
     "choose_encoder",
     "content_id",
     "fixed_numbers",
@@ -175,6 +176,12 @@ class ModelFile:
     code: str = ""
     """Hash of the code of a class of the user's own; else empty."""
 
+    def check_modality(self, modality: ModalityName) -> None:
+        """Raises ConfigError where it encodes something else; a class of somebody's own is not
+        loaded for it.
+        """
+        _check_modality(self.encoder, self.modality, modality)
+
     def describe(self) -> ModelRef:
         """What a run record says of the model."""
         known = {name: value for name, value in self.quantized.items() if name != "schemes"}
@@ -258,13 +265,17 @@ def choose_encoder(name: str, modality: ModalityName) -> str:
     if name == AUTO:
         return MODALITIES[modality].default_encoder
     name = PROGRAMS[modality] if is_onnx_file(name) else name
-    if kind_of(name).modality != modality:
+    _check_modality(name, kind_of(name).modality, modality)
+    return name
+
+
+def _check_modality(name: str, taken: ModalityName, modality: ModalityName) -> None:
+    if taken != modality:
         suited = sorted(known for known, kind in ENCODERS.items() if kind.modality == modality)
         raise ConfigError(
-            f"encoder {name} takes {_words(kind_of(name).modality)}, the survey has "
-            f"{_words(modality)}, expected one of {suited} or the path of a model file"
+            f"encoder {name} takes {_words(taken)}, the survey has {_words(modality)}, expected "
+            f"one of {suited} or the path of a model file"
         )
-    return name
 
 
 def kind_of(name: str) -> EncoderKind:
@@ -279,6 +290,11 @@ def kind_of(name: str) -> EncoderKind:
     if name not in KINDS:
         raise unknown_encoder(name)
     return KINDS[name]
+
+
+def can_choose_attention(name: str) -> bool:
+    """Whether it is a transformer of astroray's; a class of the user's own is not loaded."""
+    return not is_own(name) and kind_of(name).has_attention
 
 
 def is_own(name: str) -> bool:

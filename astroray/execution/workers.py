@@ -13,6 +13,7 @@ from astroray import allowance, faults, storage
 from astroray.actors.held import let_go
 from astroray.errors import AstrorayError, BackendError, ConfigError
 from astroray.execution import ray_logs, session_folder
+from astroray.execution.small_start import small_start
 from astroray.execution.tasks import LOOK_S, Tasks, put_once
 from astroray.execution.worker_bounds import parse_workers
 from astroray.interrupts import keep_handlers
@@ -230,6 +231,8 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         os.environ.update(ENVIRONMENT)  # the workers of a local cluster inherit it
         # A process of every fit that asks whether its machine is about to be taken away.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # By 1 s, the default, a search on all cores ends workers whose libraries the report needs.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "5000")
         options |= {
             "address": "local",
             "include_dashboard": False,
@@ -239,7 +242,7 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
         }
     for starts_left in reversed(range(NUM_STARTS)):
         try:
-            with keep_handlers(), contextlib.nullcontext() if joined else _on_loopback():
+            with keep_handlers(), contextlib.nullcontext() if joined else small_start():
                 ray.init(**options)
             return
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -250,22 +253,6 @@ def _init(*, joined: bool, num_cpus: int | None, scratch: str) -> None:
             session_folder.end_processes_of(scratch)
             if not starts_left:
                 raise _not_started(error) from error
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """What Ray starts here listens on loopback alone: its way on macOS, for which it has no option.
-
-    Elsewhere it takes the machine's address and listens on all, with series that need no token.
-    """
-    from ray._private import ray_constants
-
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _not_started(error: Exception) -> BackendError:

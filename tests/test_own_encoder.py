@@ -240,6 +240,27 @@ def test_an_encoder_that_makes_no_numbers_is_named(module, sample, tmp_path):
         finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("self.encode(image), 1", "makes a tuple of 32 objects, expected .B, D."),
+        ("self.encode(image).numpy()", "makes a ndarray of 32 objects"),
+        ("self.encode(image)[:1]", r"makes \(1, 16\) of 32 objects"),
+        ("self.encode(image)[:, :0]", r"makes \(32, 0\) of 32 objects"),
+        ("self.encode(image) * 1j", r"makes \(32, 16\) torch.complex64 of 32 objects"),
+        ("self.encode(image) - self.encode(image).mean(0)", "alone than beside others"),
+        ("self.encode(image) + image.new_empty(16).normal_()", "or when asked again"),
+    ],
+)
+def test_an_encoder_whose_output_is_no_vector_of_each_object_is_refused(
+    module, sample, tmp_path, returned, message
+):
+    module.write_text(SHOWN.replace("return self.encode(image)", f"return {returned}"))
+    network = network_config(NAME, sample, latent=None)
+    with pytest.raises(ConfigError, match=message):
+        finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
+
+
 def test_a_class_that_is_written_with_a_dot_is_meant():
     with pytest.raises(
         ConfigError, match=r"module:Class\); did you mean shown_nets.small:Small\?$"

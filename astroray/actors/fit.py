@@ -20,6 +20,8 @@ from astroray.scores.statistics import Moments
 
 FRAME_ROWS = 2048
 FRAME_BATCH = 32
+COMPANY_TOLERANCE = 0.01
+"""Of the largest number of a batch: what sums in another order change, in bfloat16 too."""
 
 
 def finish_model(
@@ -93,15 +95,38 @@ def freeze_frame(output_ND: Tensor, *, standardize: bool) -> tuple[Tensor, Tenso
 def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
     """The network's outputs over evenly spaced rows of the sample, [M, D]."""
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
-    chosen_NCYX = sample_NCYX[::step]
-    batches = [batch.float() for batch in torch.split(chosen_NCYX, FRAME_BATCH)]
-    outputs = [network(batch.to(memory_format=torch.channels_last)).float() for batch in batches]
-    if outputs[0].ndim != 2:
-        raise ConfigError(
-            f"{type(network).__name__} makes {tuple(outputs[0].shape)} of {len(batches[0])} "
-            "objects, expected [B, D]: a vector of each; flatten what it returns"
-        )
+    batches = torch.split(sample_NCYX[::step], FRAME_BATCH)
+    outputs = [_vectors(network, batch) for batch in batches]
+    _check_alone(network, _vectors(network, batches[0][:1]), outputs[0])
     return torch.cat(outputs)
+
+
+def _vectors(network: nn.Module, batch_BCYX: Tensor) -> Tensor:
+    """[B, D] of a batch. Raises ConfigError where the network makes something else of it."""
+    made: Any = network(batch_BCYX.float().to(memory_format=torch.channels_last))
+    is_real = isinstance(made, Tensor) and not made.is_complex()
+    if not is_real or made.ndim != 2 or len(made) != len(batch_BCYX) or not made.shape[1]:
+        found = f"a {type(made).__name__}"
+        if isinstance(made, Tensor):
+            found = f"{tuple(made.shape)}{'' if is_real else f' {made.dtype}'}"
+        raise ConfigError(
+            f"{type(network).__name__} makes {found} of {len(batch_BCYX)} objects, expected "
+            "[B, D]: a vector of real numbers of each, as one tensor; mend what it returns"
+        )
+    return made.float()
+
+
+def _check_alone(network: nn.Module, alone_1D: Tensor, beside_BD: Tensor) -> None:
+    """Raises ConfigError where an object's vector alone is another than beside others."""
+    largest = float(beside_BD.abs().max())
+    apart = float((alone_1D - beside_BD[:1]).abs().max())
+    if apart > COMPANY_TOLERANCE * largest:
+        raise ConfigError(
+            f"{type(network).__name__} makes other numbers of an object alone than beside others, "
+            f"or when asked again: they differ by {apart:.2g}, the largest is {largest:.2g}, "
+            "expected those of the object itself, so that a scan can be repeated; look for random "
+            "numbers, and for a mean over the batch"
+        )
 
 
 def _check_finite(output_ND: Tensor, encoder: str) -> None:

@@ -229,6 +229,9 @@ def test_a_constructor_of_other_keywords_is_refused_before_ray_starts(module, ke
     shards = list_shards("sim:galaxies?count=4&size=16").shards
     with pytest.raises(ConfigError, match=r"Small is built with num_bands, size_px, latent: "):
         check_encoder(NAME, shards)
+    module.write_text(SHOWN.replace("latent=16", "depth, latent=16"))
+    with pytest.raises(ConfigError, match=r"'depth'; .*give it as --set encoder.network.depth="):
+        check_encoder(NAME, shards)
     module.write_text(SHOWN.replace("latent=16", "latent"))
     check_encoder(NAME, shards)
 
@@ -238,6 +241,20 @@ def test_an_encoder_that_makes_no_numbers_is_named(module, sample, tmp_path):
     network = network_config(NAME, sample, latent=None)
     with pytest.raises(ConfigError, match=r"Small makes NaN or infinite numbers of 40 of 40 obj"):
         finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (".flatten(1), reduction='none')", r"is numbers of shape \(8, 768\), expected one number"),
+        (".flatten(1)).detach()", "is a constant, expected one number"),
+        (".flatten(1)).item()", "is a float, expected one number"),
+    ],
+)
+def test_a_loss_that_trains_nothing_is_refused(module, sample, tmp_path, change, message):
+    module.write_text(SHOWN.replace(".flatten(1))\n", f"{change}\n"))
+    with pytest.raises(ConfigError, match=f"the loss of {NAME} {message}"):
+        fitted(sample, str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,16 @@ def _check_constructor(found: type[nn.Module], name: str, keywords: Collection[s
             raise TypeError("it has no constructor of its own")
         inspect.signature(found).bind(**dict.fromkeys(keywords))
     except TypeError as error:
+        parameters = inspect.signature(found).parameters
+        missing = [
+            f"give it as --set encoder.network.{one.name}="
+            for one in parameters.values()
+            if one.name not in keywords and one.default is one.empty
+        ]
+        is_known = all(key in parameters for key in keywords)
         raise ConfigError(
-            f"encoder {name} is built with {', '.join(keywords)}: {error}; {CONTRACT}"
+            f"encoder {name} is built with {', '.join(keywords)}: {error}; "
+            f"{missing[0] if missing and is_known else CONTRACT}"
         ) from None
 
 

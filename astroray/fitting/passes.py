@@ -196,10 +196,22 @@ class _Fit:
     def _step(self, image_BCYX: Tensor) -> Tensor:
         self.descent.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
-            loss: Tensor = self.objective(image_BCYX)
+            loss = self._number(self.objective(image_BCYX))
         loss.backward()  # type: ignore[no-untyped-call]
         self.descent.step()
         return loss.detach()
+
+    def _number(self, loss: Any) -> Tensor:
+        """The loss itself. Raises ConfigError where no weight can be trained by it."""
+        if isinstance(loss, Tensor) and not loss.ndim and loss.requires_grad:
+            return loss
+        found = f"a {type(loss).__name__}"
+        if isinstance(loss, Tensor):
+            found = "a constant" if not loss.ndim else f"numbers of shape {tuple(loss.shape)}"
+        raise ConfigError(
+            f"the loss of {self.plan.encoder} is {found}, expected one number, a tensor without "
+            "dimensions, that depends on the weights; take its mean, and do not detach it"
+        )
 
     @torch.no_grad()
     def _validate(self) -> tuple[float, int]:

@@ -116,6 +116,17 @@ def test_the_job_of_an_entrypoint_exists_and_takes_its_arguments(document):
         assert int(config.workers.partition("..")[0]) <= 4 * workers[0]["minReplicas"]
 
 
+def test_the_scan_is_the_first_version_that_the_nights_go_on_from():
+    read = []
+    for name in ("scan", "nightly-rayjob"):
+        job = yaml.safe_load((CLUSTER / f"kubernetes/base/{name}.yaml").read_text())
+        _, script, *arguments = shlex.split(job["spec"]["entrypoint"])
+        read.append(read_job(ROOT / script, arguments))
+    (scan, first), (night, folder) = read
+    assert scan.survey == night.survey
+    assert first.rpartition("/")[0] == folder
+
+
 def test_the_night_of_the_cron_job_and_its_alternative_are_the_same_job():
     night = yaml.safe_load((CLUSTER / "kubernetes/base/nightly-rayjob.yaml").read_text())
     other = yaml.safe_load((CLUSTER / "kubernetes/nightly-raycronjob.yaml").read_text())

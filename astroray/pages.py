@@ -9,6 +9,7 @@ from pathlib import Path
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.report.page import survey_name, write_report
+from astroray.run_record import RunRecord
 from astroray.runs import check_takes, finished_run, version_of
 
 __all__ = ["find_page", "open_page", "rewrite_page"]
@@ -43,6 +44,12 @@ def rewrite_page(run_dir: str) -> str:
 
     Raises ConfigError where it is another result, StorageError where the run takes no page.
     """
+    record = RunRecord.load(version_of(run_dir))
+    if record and record.is_of_flares:
+        raise ConfigError(
+            f"{run_dir} is a run of flares find, and --again writes the page of a scan or night; "
+            "the command that began the run writes its page anew, and searches nothing again"
+        )
     finished_run(run_dir)
     check_takes(run_dir, "report")
     return write_report(version_of(run_dir))

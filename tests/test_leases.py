@@ -101,6 +101,18 @@ def test_a_live_process_of_this_machine_keeps_its_lease_however_late_it_renews(r
         pass
 
 
+def test_where_a_clock_went_back_the_lease_of_a_dead_machine_is_named(run_dir, clock):
+    abandon(run_dir, REMOTE, clock)
+    clock.now_s -= 3600
+    with pytest.raises(LedgerError) as caught, hold(run_dir, MINE, clock):
+        pass
+    path = leases._path(run_dir, 1)
+    assert f"has a wrong clock, once you delete {path}, then run" in str(caught.value)
+    os.unlink(path)
+    with hold(run_dir, MINE, clock):
+        pass
+
+
 def test_the_lease_of_another_machine_is_respected_until_it_expires(run_dir, clock):
     abandon(run_dir, REMOTE, clock)
     clock.now_s += leases.EXPIRY_S + leases.CLOCK_MARGIN_S - 1

@@ -16,6 +16,7 @@ from astroray.cli import cli
 from astroray.errors import ConfigError, StorageError
 from astroray.labelling.labels import Label, LabelLog
 from astroray.notebook import Framed
+from astroray.run_record import RunRecord
 from tests.runs_made import make_run
 
 
@@ -83,6 +84,17 @@ def test_a_page_is_written_again_and_what_has_none_says_what_was_expected(run, t
     page.parent.write_text("where a folder would have to be")
     with pytest.raises(StorageError, match=r"/report: .* --self-contained --out DIR` makes a copy"):
         pages.rewrite_page(run.path)
+
+
+def test_the_page_of_flares_is_written_by_its_own_command_which_is_said(tmp_path):
+    record = RunRecord(
+        survey="k2", fingerprint="f", config={"rule": {}}, created="2026-01-01T00:00:00Z",
+        state="done",
+    )  # fmt: skip
+    record.publish(str(tmp_path))
+    answer = CliRunner().invoke(cli, ["report", str(tmp_path), "--again"])
+    assert answer.exit_code == 2
+    assert "the command that began the run writes its page anew" in answer.output
 
 
 def test_a_notebook_has_the_page_in_a_frame_that_reaches_nothing_else(run, opened, monkeypatch):

@@ -243,7 +243,7 @@ def _acquire(
     for _ in range(_MAX_TRIES):
         last = _find_last(run_dir)
         if last and _is_held(last, clock(), alive):
-            raise LedgerError(_refusal(run_dir, last, owner))
+            raise LedgerError(_refusal(run_dir, last, owner, clock()))
         now_s = clock()
         mine = Holder(
             epoch=last.epoch + 1 if last else 1,
@@ -306,7 +306,7 @@ def _clear_up(run_dir: str, *, before: int) -> None:
             storage.delete(_path(run_dir, epoch))
 
 
-def _refusal(run_dir: str, holder: Holder, owner: Owner) -> str:
+def _refusal(run_dir: str, holder: Holder, owner: Owner, now_s: float) -> str:
     if holder.owner == owner:
         do = "this very process has it; end that run first"
     elif holder.owner.machine == _this_machine():
@@ -314,6 +314,9 @@ def _refusal(run_dir: str, holder: Holder, owner: Owner) -> str:
     else:
         free_s = holder.expires_s + CLOCK_MARGIN_S
         do = f"wait until it ends; if it is dead, {run_dir} is free after {in_utc(free_s)}"
+        if free_s - now_s > EXPIRY_S + 2 * CLOCK_MARGIN_S:
+            path = _path(run_dir, holder.epoch)
+            do += f", or, as one of the two machines has a wrong clock, once you delete {path}"
     return (
         f"{run_dir} is being written by {holder}, expected nobody; {do}, then run the same command "
         "again, or choose another --out"

@@ -121,6 +121,11 @@ def test_what_cannot_be_prepared_is_a_reject_that_says_why(flux, kind, reason):
     assert len(done.input_BCYX) == 2
 
 
+def test_four_bins_with_a_measurement_are_enough():
+    few = np.where(np.arange(300) < 4, noise(300), np.nan)
+    assert not prepare_curves(slice_of(curve(few)), PREPARATION).rejects
+
+
 def test_a_slice_without_a_usable_row_has_no_input():
     done = prepare_curves(slice_of(curve(np.full(300, 7.0))), PREPARATION)
     assert done.input_BCYX.shape == (0, 2, 2, WINDOW)

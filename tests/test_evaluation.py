@@ -184,6 +184,16 @@ def test_equal_scores_find_what_chance_finds():
     assert (got.auc_R[0], got.recall_R[0]) == (0.5, pytest.approx(0.1))
 
 
+@pytest.mark.parametrize("lacking", [True, False], ids=["no outlier", "no inlier"])
+def test_a_resample_that_lacks_a_kind_says_nothing_and_the_others_stay(lacking):
+    score, is_outlier = np.arange(10.0), np.arange(10) > 7
+    weight = np.stack([np.ones(10), np.where(is_outlier == lacking, 0, 1)], axis=1)
+    got = rates(score, is_outlier, weight)
+    assert got.auc_R.tolist() == pytest.approx([1.0, np.nan], nan_ok=True)
+    if lacking:
+        assert np.isnan([got.recall_R[1], *got.recall_at_FR[:, 1]]).all()
+
+
 def test_weights_count_as_repeated_objects():
     random = np.random.default_rng(1)
     score, is_outlier = random.normal(size=40), np.arange(40) % 4 == 0

@@ -156,20 +156,51 @@ def test_a_flare_beside_a_gap_and_one_around_a_gap_are_flagged():
     assert gap.flags & FlareFlag.GAP
 
 
+def curve_of(relative_T):
+    """A detrended light curve of two-minute cadences with a noise of 1 %."""
+    num = len(relative_T)
+    return Detrended(
+        relative_T=relative_T,
+        trend_T=np.ones(num),
+        noise_T=np.full(num, 0.01),
+        segment_T=np.zeros(num, np.int64),
+        window_d=1.2,
+        cadence_d=2 * MINUTE_D,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tail", "last"),
+    [
+        ((0.9, 2.0, 0.9, 2.0, 0.9, 0.9, 2.0), 106),  # one point below one sigma is let pass
+        ((0.9, 0.9, 2.0, 2.0), 102),  # two end it
+        ((2.0, 1.1, 0.9), 104),
+    ],
+)
+def test_a_flare_ends_before_two_points_in_a_row_below_one_sigma(tail, last):
+    height_T = np.zeros(200)
+    height_T[100 : 103 + len(tail)] = 30, 20, 10, *tail
+    (flare,) = find_events(np.arange(200) * 2 * MINUTE_D, curve_of(0.01 * height_T))
+    assert (flare.first, flare.peak, flare.last) == (100, 100, last)
+
+
+@pytest.mark.parametrize(("between", "found"), [(3, [100]), (4, [100, 109])])
+def test_flares_with_at_most_three_points_between_them_are_one(between, found):
+    height_T = np.zeros(200)
+    for first in (100, 105 + between):
+        height_T[first : first + 5] = 50, 30, 15, 8, 4
+    events = find_events(np.arange(200) * 2 * MINUTE_D, curve_of(0.01 * height_T))
+    assert [event.first for event in events] == found
+    assert events[-1].last == 109 + between
+
+
 def test_a_pause_in_a_flare_is_bridged_by_a_line_and_counted_once():
-    cadence_d = 2 * MINUTE_D
-    time_d = 1500 + cadence_d * np.delete(np.arange(200), [104, 105, 106])
+    time_d = 1500 + 2 * MINUTE_D * np.delete(np.arange(200), [104, 105, 106])
     relative_T = np.zeros(197)
     relative_T[100:105] = 0.1, 0.4, 0.3, 0.2, 0.1  # at cadences 100 to 103, and at 107
-    curve = Detrended(
-        relative_T=relative_T,
-        trend_T=np.ones(197),
-        noise_T=np.full(197, 0.01),
-        segment_T=np.zeros(197, np.int64),
-        window_d=1.2,
-        cadence_d=cadence_d,
-    )
-    (flare,) = find_events(time_d, curve)
+    (flare,) = find_events(time_d, curve_of(relative_T))
+    assert flare.snr == pytest.approx(1.1 / (0.01 * np.sqrt(5)))
+    assert flare.num_points == 5
     # 120 s each, but for half of the pause of four cadences on either side of it
     assert flare.equivalent_duration_s == pytest.approx(120 * (0.1 + 0.4 + 0.3) + 300 * (0.2 + 0.1))
     err_s = 0.01 * np.sqrt(3 * 120**2 + 2 * 300**2)
@@ -281,6 +312,17 @@ def test_a_flare_does_not_reach_over_the_last_point_of_its_segment():
     ]
 
 
+@pytest.mark.parametrize("cadence_d", [2 * MINUTE_D, 0.25])
+def test_a_pause_of_an_eighth_of_a_day_and_of_six_cadences_is_no_gap(cadence_d):
+    longest_T = max(6, int(0.125 / cadence_d))  # in cadences
+    for pause, num_pieces in ((longest_T, 1), (longest_T + 1, 2)):
+        step_T = np.ones(120)
+        step_T[60] = pause
+        time_d = 1500 + cadence_d * np.cumsum(step_T)
+        flux = 1000 + np.random.default_rng(0).normal(size=120)
+        assert detrend(time_d, flux).segment_T.max() + 1 == num_pieces
+
+
 def test_missing_flux_stays_missing():
     time_d, flux = star()
     flux[100:110] = np.nan
@@ -302,6 +344,8 @@ def test_the_unit_of_the_flux_does_not_matter(scale):
     ("change", "message"),
     [
         (lambda time_d, flux: (time_d[::-1], flux), "time does not ascend"),
+        (lambda time_d, flux: (np.append(time_d[:-1], np.inf), flux), "inf d in cadence 719"),
+        (lambda time_d, flux: (time_d[:1] * np.nan, flux[:1]), "time does not ascend"),
         (lambda time_d, flux: (time_d, flux * np.nan), "no 30 points stand together"),
         (lambda time_d, flux: (time_d[:20], flux[:20]), "no 30 points stand together"),
         (lambda time_d, flux: (time_d[:1], flux[:1]), "no 30 points stand together"),
@@ -339,7 +383,15 @@ def test_a_star_as_hot_as_its_flares_gives_its_own_luminosity_times_the_duration
 
 @pytest.mark.parametrize(
     "unknown",
-    [{"mission": "other"}, {"teff_k": np.nan}, {"teff_k": -9999.0}, {"radius_sun": 0.0}],
+    [
+        {"mission": "other"},
+        {"teff_k": np.nan},
+        {"teff_k": -9999.0},
+        {"teff_k": 12_001.0},
+        {"radius_sun": np.nan},
+        {"radius_sun": 0.0},
+        {"radius_sun": 101.0},
+    ],
 )
 def test_energy_is_unknown_where_star_or_band_are(unknown):
     known = {"mission": "tess", "teff_k": 3500.0, "radius_sun": 0.5}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from astroray.errors import ConfigError, SchemaError
+from astroray.forecast import fit
 from astroray.forecast.fit import (
     TUNING_RATES,
     FitPlan,
@@ -184,6 +185,17 @@ def test_a_fit_that_was_killed_ends_in_the_same_bits(made):
         again = fit_forecaster(train, validation, PLAN, state=known)
         expected, found = whole.state_dict(), again.state_dict()
         assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_tuning_ends_after_passes_without_a_better_one_and_keeps_the_best(made, monkeypatch):
+    auprcs, states = iter([0.5, 0.6, 0.6, 0.4, 0.9]), []
+    monkeypatch.setattr(fit, "average_precision", lambda *_: next(auprcs))
+    plan = dataclasses.replace(PLAN, pretrain_passes=0, num_passes=9, patience=2)
+    model = fit_forecaster(*made, plan, keep=lambda state: states.append(state.model))
+    assert len(states) == 4
+    tuned = adapter_state(model)
+    assert all(torch.equal(tuned[name], weight) for name, weight in states[1].items())
+    assert not all(torch.equal(tuned[name], weight) for name, weight in states[3].items())
 
 
 def test_a_state_comes_back_from_its_file(made, tmp_path):

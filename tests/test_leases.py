@@ -182,6 +182,20 @@ def test_a_check_after_a_long_sleep_renews_the_lease_first(run_dir, clock):
     assert leases.find_holder(run_dir, clock=clock).owner == REMOTE
 
 
+def test_a_check_renews_a_lease_that_has_lost_half_of_its_time(run_dir, clock):
+    lease = abandon(run_dir, REMOTE, clock)
+    clock.now_s += leases.EXPIRY_S / 2 + 1
+    lease.check()
+    clock.now_s += leases.EXPIRY_S + leases.CLOCK_MARGIN_S - 1
+    assert leases.find_holder(run_dir, clock=clock) is not None
+
+
+def test_a_ledger_in_which_others_are_always_faster_is_left_to_them(run_dir, clock, monkeypatch):
+    monkeypatch.setattr(storage, "publish_new", lambda path, data: False)
+    with pytest.raises(LedgerError, match="changes all the time"), hold(run_dir, MINE, clock):
+        pass
+
+
 def test_a_check_between_renewals_writes_nothing(run_dir, clock, monkeypatch):
     lease = abandon(run_dir, MINE, clock)
     monkeypatch.setattr(storage, "publish", None)

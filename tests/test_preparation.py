@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from astroray.errors import ConfigError
-from astroray.preparation import Wishes, measure, measure_cutouts, prepare, resample, stretch
+from astroray.preparation import (
+    Preparation,
+    Wishes,
+    measure,
+    measure_cutouts,
+    not_prepared,
+    prepare,
+    resample,
+    stretch,
+)
 from astroray.schema import Flag
 from tests.surveys_made import cutouts
 
@@ -40,6 +49,33 @@ def test_prepared_pixels_lie_in_0_to_1_and_use_that_range(sample, preparation):
     assert image_BCYX.dtype == np.float32
     assert 0 <= image_BCYX.min() < 0.3
     assert 0.8 < image_BCYX.max() <= 1
+
+
+def test_three_noise_levels_below_the_sky_is_black_and_the_peak_is_white():
+    levels = {"sky_C": (10.0,), "noise_C": (2.0,), "peak_C": (1010.0,)}
+    one = Preparation(size_px=8, bands=("g",), pixels="flux", stretch="asinh", **levels)
+    flux = np.array([-50.0, 4.0, 10.0, 12.0, 1010.0, 5000.0], np.float32).reshape(1, 1, 1, 6)
+    floor, top = np.arcsinh(-3), np.arcsinh(500)
+    expected = [0, 0, -floor / (top - floor), (np.arcsinh(1) - floor) / (top - floor), 1, 1]
+    np.testing.assert_allclose(stretch(flux, one).ravel(), expected, atol=1e-6)
+
+
+def test_the_sky_is_that_of_the_border_and_what_lies_inside_has_no_say():
+    image_BCYX = np.full((20, 1, 32, 32), 300.0, np.float32)
+    ring = np.ones((32, 32), bool)
+    ring[1:-1, 1:-1] = False
+    image_BCYX[:, 0, ring] = noise((20, ring.sum()))
+    found = measure(iter([cutouts(image_BCYX)]), size_px=16)
+    assert (found.sky_C[0], found.noise_C[0]) == pytest.approx((5, 2), abs=0.1)
+    assert found.peak_C == (300.0,)
+
+
+def test_a_sky_without_noise_gets_a_thousandth_of_the_peak_and_an_empty_one_something():
+    image_BCYX = np.zeros((5, 2, 16, 16), np.float32)
+    image_BCYX[:, 0, 8, 8] = 500.0
+    found = measure(iter([cutouts(image_BCYX)]), size_px=16)
+    assert found.noise_C == (0.5, 1.0)
+    assert found.peak_C == (500.0, 10.0)  # at least ten noise levels, or noise would be white
 
 
 def test_display_pictures_stay_as_they_are():
@@ -91,6 +127,21 @@ def test_a_row_without_enough_to_look_at_is_a_reject_and_no_other_is_lost(
     assert np.isfinite(prepared.input_BCYX).all()
 
 
+def test_so_many_pixels_as_are_allowed_may_be_missing(sample, preparation):
+    image_BCYX = sample.image_BCYX.copy()
+    image_BCYX[5, :, :16] = np.nan
+    assert not prepare(cutouts(image_BCYX), preparation).rejects
+    strict = measure_cutouts(iter([sample]), Wishes(max_missing=0.49))
+    (reject,) = prepare(cutouts(image_BCYX), strict).rejects
+    assert reject.reason == "50% of the pixels are missing, expected at most 49%"
+    assert not_prepared(cutouts(image_BCYX), strict) == (reject,)
+
+
+def test_a_picture_without_pixels_is_a_reject(preparation):
+    (reject,) = prepare(cutouts(np.zeros((1, 3, 0, 8))), preparation).rejects
+    assert (reject.kind, reject.reason) == ("shape", "image is (0, 8) px: no pixels")
+
+
 def test_a_survey_without_a_band_of_the_model_is_rejected_row_by_row(sample, preparation):
     prepared = prepare(cutouts(sample.image_BCYX[:, :2]), preparation)
     assert len(prepared.rejects) == 40
@@ -106,13 +157,22 @@ def test_bands_are_taken_by_name(sample, preparation):
     )
 
 
-def test_resampling_keeps_the_mean_of_the_central_square():
-    image_BCYX = noise((2, 1, 40, 64)) + 100
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40)])
+def test_resampling_keeps_the_mean_of_the_central_square(shape):
+    image_BCYX = noise((2, 1, *shape)) + 100
+    square_BCYX = image_BCYX[..., 12:52] if shape[1] > 40 else image_BCYX[:, :, 12:52]
+    np.testing.assert_array_equal(resample(image_BCYX, 40), square_BCYX)
     small = resample(image_BCYX, 10)
     assert small.shape == (2, 1, 10, 10)
-    np.testing.assert_allclose(
-        small.mean(axis=(2, 3)), image_BCYX[..., 12:52].mean(axis=(2, 3)), rtol=2e-3
-    )
+    np.testing.assert_allclose(small.mean(axis=(2, 3)), square_BCYX.mean(axis=(2, 3)), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("edge", "wished", "size_px"), [(100, None, 64), (47, None, 32), (10, None, 16), (100, 40, 40)]
+)
+def test_the_size_is_that_of_the_cutouts_as_networks_take_it_or_as_wished(edge, wished, size_px):
+    slices = [cutouts(noise((n, 1, px, 200))) for n, px in ((3, edge), (1, 16), (1, 150))]
+    assert measure_cutouts(iter(slices), Wishes(size_px=wished)).size_px == size_px
 
 
 def test_a_mixed_survey_is_refused(sample):

@@ -81,9 +81,13 @@ def detrend(
     its median is not above 0, so that relative flux has no meaning.
     """
     config = config or DetrendConfig()
-    if not (np.diff(time_d) > 0).all() or not np.isfinite(time_d).all():
-        row = int(np.argmin(np.diff(time_d) > 0))
-        raise DataError(f"time does not ascend after cadence {row}; sort it, or mend the reader")
+    is_later_T = np.append(True, time_d[1:] > time_d[:-1]) & np.isfinite(time_d)
+    if not is_later_T.all():
+        row = int(np.argmin(is_later_T))
+        raise DataError(
+            f"time does not ascend: it is {time_d[row]:.6f} d in cadence {row}, expected a number "
+            "above the one before; sort it, or mend the reader"
+        )
     use_P, segment_P = _pieces(time_d, np.isfinite(flux), config)
     if not use_P.size:
         raise DataError(

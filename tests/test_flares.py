@@ -7,7 +7,7 @@ import pytest
 
 from astroray.errors import DataError
 from astroray.flares.detrend import DetrendConfig, Detrended, detrend
-from astroray.flares.energy import flare_energy_erg
+from astroray.flares.energy import BANDS, flare_energy_erg
 from astroray.flares.events import FlareRule, find_events
 from astroray.flares.template import TEMPLATE_AREA, flare_shape, mean_flare_shape
 from astroray.schema import FlareFlag
@@ -373,6 +373,23 @@ def test_energies_are_those_of_guenther_et_al_2020():
         duration_s = amplitude * width_d * 86400 * TEMPLATE_AREA
         energy = flare_energy_erg(duration_s, mission="tess", teff_k=2824, radius_sun=0.129)
         assert energy == pytest.approx(energy_erg, rel=0.05)
+
+
+@pytest.mark.parametrize(("mission", "low", "high"), [("kepler", 420, 900), ("tess", 600, 1000)])
+def test_a_band_is_where_the_instrument_s_handbook_has_it(mission, low, high):
+    nm, response = BANDS[mission]
+    assert (np.diff(nm) > 0).all()
+    assert 0 == response[0] == response[-1]
+    assert low - 20 <= nm[0] < nm[-1] < high + 120
+    fine = np.arange(300.0, 1200.0)
+    inside = fine[np.interp(fine, nm, response) > max(response) / 2]
+    assert (inside[0], inside[-1]) == pytest.approx((low, high), abs=20)
+
+
+def test_k2_has_the_band_of_kepler():
+    star = {"teff_k": 3500.0, "radius_sun": 0.5}
+    kepler, k2 = (flare_energy_erg(10.0, mission=name, **star) for name in ("kepler", "k2"))
+    assert k2 == kepler
 
 
 def test_a_star_as_hot_as_its_flares_gives_its_own_luminosity_times_the_duration():

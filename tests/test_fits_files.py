@@ -312,6 +312,29 @@ def test_bands_come_from_the_option_else_from_the_header(tmp_path):
             image.bands(2, asked="u,v,w")
 
 
+@pytest.mark.parametrize(
+    ("cards", "bands"),
+    [
+        ({"BAND1": "u", "FILTER2": "v"}, ("u", "v")),
+        ({"BAND": "u,v", "FILTER": "g,r"}, ("u", "v")),
+        ({"BANDS": "u, v"}, ("u", "v")),
+        ({}, ("g", "r")),  # as the file's first header says
+        ({"FILTER": "g,g"}, ("b0", "b1")),
+        ({"BAND": "g"}, ("b0", "b1")),
+        ({"BAND": "g", "FILTER1": "g"}, ("b0", "b1")),
+    ],
+    ids=str,
+)
+def test_bands_that_a_header_does_not_tell_apart_have_numbers(tmp_path, cards, bands):
+    hdu = fits.ImageHDU(np.zeros((2, 3, 4), "f4"), fits.Header(cards))
+    primary = fits.PrimaryHDU(header=fits.Header({"FILTER": "g,r", "DATE-OBS": "2026-07-25"}))
+    path = write(tmp_path / "a.fits", primary, hdu)
+    with open_fits(str(path)) as file:
+        (image,) = file.images
+        assert image.bands(2) == bands
+        assert image.night == "2026-07-25"
+
+
 def test_masks_belong_to_images_by_version_and_are_joined(tmp_path):
     dq = np.zeros((2, Y, X), np.int16)
     dq[0, 1, 2], dq[1, 3, 4] = 4, 8

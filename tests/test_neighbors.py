@@ -432,10 +432,18 @@ def test_needles_are_on_top_whatever_the_index():
         assert set(np.flatnonzero(found.rank_N <= 9)) == set(needles)
 
 
-def certify(bound_N: list[float], exact_N: list[float], top: int) -> certificate.Certified:
+def certify(
+    bound_N: list[float], exact_N: list[float], top: int, *, is_late=lambda: False
+) -> certificate.Certified:
     bound, exact = np.array(bound_N, float), np.array(exact_N, float)
     return certify_top(
-        bound, np.zeros(len(bound), bool), lambda rows: exact[rows], top=top, k=10, score="kth"
+        bound,
+        np.zeros(len(bound), bool),
+        lambda rows: exact[rows],
+        top=top,
+        k=10,
+        score="kth",
+        is_late=is_late,
     )
 
 
@@ -447,6 +455,27 @@ def test_rescoring_stops_only_at_a_bound_strictly_below_the_threshold(monkeypatc
     assert done.rank_N.tolist() == [1, 2, 3, 4, 5]
     assert done.proof.next_bound == 4
     assert "next bound 4 < threshold 5" in done.proof.in_words()
+
+
+@pytest.mark.parametrize(("best", "proven"), [(9, 1), (7, 0)])
+def test_a_search_that_is_late_proves_what_lies_above_all_bounds_that_are_left(
+    best, proven, monkeypatch
+):
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 1)
+    late = iter([False, True])
+    done = certify([9, 8, 7, 6, 1], [best, 5, 4, 2, 1], top=2, is_late=lambda: next(late))
+    assert done.is_exact_N.tolist() == [True, True, False, False, False]
+    assert done.certified_N.tolist() == [proven > 0, False, False, False, False]
+    assert (done.proof.threshold, done.proof.next_bound) == (9 if proven else None, 7)
+    words = f"stopped by the clock with 2 of 5 re-scored: the first {proven} are proven"
+    assert words in done.proof.in_words()
+
+
+def test_the_proof_says_whether_the_next_score_is_lower_or_equal_or_there_is_none():
+    assert "next score 4 < threshold 5" in certify([5, 4], [5, 4], top=1).proof.in_words()
+    assert "next score 5 = threshold 5" in certify([5, 5], [5, 5], top=1).proof.in_words()
+    words = certify([5, 4], [5, 4], top=3).proof.in_words()
+    assert words == "exact: 2 of 2 re-scored, all of them in the top 2 (k=10, kth distance)"
 
 
 def test_an_infinite_bound_is_always_rescored(monkeypatch):

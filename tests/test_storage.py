@@ -345,6 +345,22 @@ def test_names_are_those_of_files_directly_in_the_folder(tmp_path):
     assert storage.list_names(str(tmp_path)) == ["_c", "a.done", "b.done"]
 
 
+def test_folders_and_versions_are_those_directly_in_it_without_unfinished_files(tmp_path):
+    fill(tmp_path, "b.json", "a.json", "_c", ".tmp-x", "deep/d.json", "an/e", "_hidden/f", ".g/h")
+    assert storage.list_folders(str(tmp_path)) == ["an", "deep"]
+    expected = [storage.describe(f"{tmp_path}/{name}") for name in ("_c", "a.json", "b.json")]
+    assert storage.list_versions(str(tmp_path)) == expected
+    for look in (storage.list_folders, storage.list_versions):
+        assert look(str(tmp_path / "none")) == []
+
+
+def test_many_files_are_read_in_their_order_and_one_that_is_gone_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "_FILES_AT_ONCE", 2)
+    fill(tmp_path, "a", "b", "c")
+    paths = [f"{tmp_path}/{name}" for name in ("c", "gone", "b", "a", "b")]
+    assert list(storage.read_each(paths)) == [b"c", None, b"b", b"a", b"b"]
+
+
 @pytest.mark.parametrize("name", ["gone.fits", "file/below.fits"])
 def test_a_missing_input_is_the_file_s_own_trouble(tmp_path, name):
     fill(tmp_path, "file")
@@ -382,6 +398,8 @@ def test_the_local_copy_of_a_local_file_is_the_file_and_its_bytes_are_counted(tm
         ("/a/b.fits", "b"),
         ("s3://bucket/a/b.c.fits.gz", "b.c"),
         ("b.fits.fz", "b"),
+        ("b.fits.bz2", "b"),
+        ("night/b.d/", "b"),
         ("noext", "noext"),
     ],
 )

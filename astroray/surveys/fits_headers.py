@@ -131,29 +131,30 @@ class FitsImage:
         return _number(self.header, key, otherwise)
 
     def bands(self, num_bands: int, *, asked: str = "") -> tuple[str, ...]:
-        """Names of the planes: `asked` (`g,r,i`), else BAND or FILTER, else b0, b1...
+        """Names of the planes: `asked` (`g,r,i`), else BAND or FILTER of its own header, one for
+        all planes or BAND1, BAND2..., else of the file's first one, else b0, b1...
 
         Raises ShardError where `asked` has another number of names.
         """
-        names = tuple(name.strip() for name in asked.split(",") if name.strip())
+        names = _split(asked)
         if names and len(names) != num_bands:
             raise ShardError(
                 f"{self.path} has {num_bands} bands in HDU {self.index}, expected the "
                 f"{len(names)} of bands={asked}; name them all, and where each file is a band "
                 "as the files' names have them"
             )
-        if not names:
-            own = self.text("BAND") or self.text("FILTER") or self.text("BANDS")
-            given = own or _text(self.primary, "BAND") or _text(self.primary, "FILTER")
-            names = tuple(name.strip() for name in given.split(",") if name.strip())
-        if len(names) != num_bands:
-            planes = [
-                self.text(f"BAND{i}") or self.text(f"FILTER{i}") for i in range(1, num_bands + 1)
-            ]
-            names = tuple(planes)
+        names = names or self._own_bands(num_bands) or _bands(self.primary)
         if not all(names) or len(set(names)) != num_bands:
             return tuple(f"b{plane}" for plane in range(num_bands))
         return names
+
+    def _own_bands(self, num_bands: int) -> tuple[str, ...]:
+        """What its header says of the planes, in one card or in one of each; else empty."""
+        names = _bands(self.header)
+        if len(names) == num_bands:
+            return names
+        planes = [self.text(f"BAND{i}") or self.text(f"FILTER{i}") for i in range(1, num_bands + 1)]
+        return tuple(planes) if any(planes) else names
 
     def positions(self, x_px_N: np.ndarray, y_px_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Right ascension and declination, deg, ICRS, of 0-based pixel coordinates.
@@ -214,6 +215,14 @@ def _text(header: fits.Header, key: str) -> str:
     except (fits.VerifyError, ValueError):  # a card that cannot be parsed says nothing
         return ""
     return "" if isinstance(value, fits.card.Undefined) else str(value).strip()
+
+
+def _bands(header: fits.Header) -> tuple[str, ...]:
+    return _split(_text(header, "BAND") or _text(header, "FILTER") or _text(header, "BANDS"))
+
+
+def _split(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _number(header: fits.Header, key: str, otherwise: float) -> float:

@@ -108,6 +108,7 @@ def test_a_curve_longer_than_the_windows_gets_wider_bins_and_a_flag():
     [
         (np.full(300, 7.0), "constant", "every flux is 7"),
         (-noise(300), "level", "expected above 0"),
+        (np.arange(301.0) - 150, "level", "median flux is 0, expected above 0"),
         (np.where(np.arange(300) < 3, noise(300), np.nan), "sparse", "3 bins of 0.00139 d"),
     ],
 )
@@ -164,6 +165,16 @@ def test_fluxes_of_differences_are_not_divided_by_their_median():
     assert not found.is_relative
     assert found.scale == pytest.approx(10, rel=0.1)
     assert not prepare_curves(slice_of(*curves), found).rejects
+
+
+@pytest.mark.parametrize(("num_negative", "is_relative"), [(2, True), (3, False)])
+def test_flux_is_relative_where_nine_of_ten_medians_are_above_zero(num_negative, is_relative):
+    levels = [-1000.0] * num_negative + [1000.0] * (20 - num_negative)
+    curves = [curve(noise(seed=seed, level=level)) for seed, level in enumerate(levels)]
+    found = measure_curves(iter([slice_of(*curves)]), Wishes())
+    assert found.is_relative == is_relative
+    assert found.scale == pytest.approx(0.01 if is_relative else 10, rel=0.1)
+    assert len(prepare_curves(slice_of(*curves), found).rejects) == num_negative * is_relative
 
 
 def test_wishes_for_images_are_refused():

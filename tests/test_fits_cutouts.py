@@ -325,6 +325,22 @@ def test_blank_pixels_are_missing(tmp_path):
     assert missing.tolist() == [[0, 0, 2, 5]]
 
 
+@pytest.mark.parametrize(
+    ("shape", "found"),
+    [
+        ((512, 30), "stamp"),
+        ((513, 30), "fields"),
+        ((6, 20, 20), "stamp"),
+        ((7, 20, 20), "cube"),
+        ((2, 3, 20, 20), "cube"),
+    ],
+    ids=str,
+)
+def test_what_a_survey_is_follows_from_the_size_of_its_first_image(tmp_path, shape, found):
+    (shard,) = list_all(write(tmp_path / "a.fits", fits.PrimaryHDU(np.zeros(shape, np.uint8))))
+    assert (shard.params["layout"] if shard.reader == "fits_cutouts" else shard.reader) == found
+
+
 def test_large_images_are_handed_to_the_reader_of_fields(tmp_path):
     image_YX = np.random.default_rng(2).normal(0, 1, (40, 600)).astype(np.float32)
     y_YX, x_YX = np.mgrid[:40, :600]

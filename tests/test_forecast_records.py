@@ -59,6 +59,29 @@ def test_stars_it_never_saw_are_told_apart_by_their_rates(made, members):
     assert auc > roc_auc_score(test.label_W, rate_W) - 0.03
 
 
+def test_no_forecaster_learns_from_the_labels_that_it_is_tested_on(monkeypatch):
+    windows = record_windows(poisson_stars(9, days=400.0))
+    split = next(split_by_star(windows, num_folds=3, seed=0))
+    monkeypatch.setattr(baselines, "NUM_TREES", 5)
+    monkeypatch.setattr(evaluate, "RecordConfig", lambda seed: QUICK)
+    monkeypatch.setattr(evaluate, "compare", lambda judged, *_, **__: judged)
+    turned_W = windows.label_W.copy()
+    turned_W[split.test_V] ^= True
+    fits = {**baselines.BASELINES, evaluate.RECORD_MODEL: evaluate._record_model}
+    config = evaluate.FlareEvaluationConfig(track="records", out="")
+    told, turned = (
+        evaluate._run_split(
+            dataclasses.replace(windows, label_W=label_W), "", [split], fits, config, lambda _: None
+        )
+        for label_W in (windows.label_W, turned_W)
+    )
+    for name in fits:
+        for values, others in zip(
+            vars(told[name]).values(), vars(turned[name]).values(), strict=True
+        ):
+            np.testing.assert_array_equal(values, others, name)
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(made, members):
     windows, split = made
     parts = windows.take(split.train_V), windows.take(split.validation_V)
@@ -126,6 +149,7 @@ def test_the_command_prints_every_forecaster_and_ends_with_rows(tmp_path, monkey
         (["--track", "nothing"], "track is 'nothing', expected one of"),
         (["--split", "random"], "split of the track 'records' is 'random', expected one of"),
         (["--folds", "2"], "num_folds is 2"),
+        (["--resamples", "9"], "num_resamples is 9, expected at least 10"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_line(arguments, message, tmp_path):

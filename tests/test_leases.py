@@ -196,6 +196,15 @@ def test_a_ledger_in_which_others_are_always_faster_is_left_to_them(run_dir, clo
         pass
 
 
+def test_a_lease_that_vanishes_before_it_is_read_does_not_pass_for_none(
+    run_dir, clock, monkeypatch
+):
+    abandon(run_dir, NEIGHBOR, clock)
+    monkeypatch.setattr(leases, "_read", lambda run_dir, epoch: None)
+    with pytest.raises(LedgerError, match="changes all the time"):
+        leases.find_holder(run_dir, clock=clock)
+
+
 def test_a_check_between_renewals_writes_nothing(run_dir, clock, monkeypatch):
     lease = abandon(run_dir, MINE, clock)
     monkeypatch.setattr(storage, "publish", None)
@@ -358,6 +367,8 @@ def test_a_live_process_is_known_as_such(run_dir, holder):
     assert leases.find_holder(run_dir).owner.pid == holder.pid
     with pytest.raises(LedgerError, match=f"kill {holder.pid}"), leases.hold_lease(run_dir):
         pass
+    holder.communicate(b"", timeout=60)
+    assert holder.returncode == 0  # to be asked for does it no harm
 
 
 def test_a_killed_process_loses_its_lease_even_while_it_is_a_zombie(run_dir, holder):

@@ -114,8 +114,7 @@ def find_events(time_d: np.ndarray, curve: Detrended, rule: FlareRule | None = N
     points = _Points.of(time_d, curve)
     is_high_P = points.ratio_P >= rule.sigma
     high = _runs(is_high_P, points.segment_P)
-    ranges = points.ranges(rule)
-    ranges = [(a, b) for a, b in ranges if is_high_P[a : b + 1].any()]
+    ranges = [(a, b) for a, b in points.ranges(rule) if is_high_P[a : b + 1].any()]
     return [
         _describe(points, first, last, max(b - a + 1 for a, b in high if first <= a <= last), rule)
         for first, last in _merged(ranges, points.segment_P, rule.merge_points)
@@ -342,10 +341,9 @@ def _flags(points: _Points, first: int, last: int, num_high: int, rule: FlareRul
     import scipy.signal  # most of a second, and a server's replica may find no flare
 
     segment = points.segment_P[first]
-    beyond = (first - 2, last + 2)
-    inside_P = [0 <= at < len(points.segment_P) for at in beyond]
     is_edge = not all(
-        ok and points.segment_P[at] == segment for ok, at in zip(inside_P, beyond, strict=True)
+        0 <= at < len(points.segment_P) and points.segment_P[at] == segment
+        for at in (first - 2, last + 2)
     )
     steps = np.diff(points.time_P[max(first - 1, 0) : last + 2]) / points.cadence_d
     ratio_P = points.ratio_P[max(first - 1, 0) : last + 2]

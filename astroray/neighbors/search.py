@@ -311,10 +311,8 @@ def _order(
     check_finite(embedding_ND, ids)
     order_N = pc.sort_indices(ids).to_numpy().astype(np.int64)
     ordered = ids.take(pa.array(order_N))
-    repeats = (
-        pc.equal(ordered[1:], ordered[: len(ids) - 1]) if len(ids) else pa.array([], pa.bool_())
-    )
-    twice = np.flatnonzero(repeats.to_numpy(zero_copy_only=False))
+    is_repeat = pc.equal(ordered[1:], ordered[:-1])
+    twice = np.flatnonzero(is_repeat.to_numpy(zero_copy_only=False))
     if twice.size:
         raise DataError(
             f"object_id {ordered[int(twice[0])]} occurs more than once, expected unique; "

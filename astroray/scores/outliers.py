@@ -34,11 +34,9 @@ def drop_duplicates(rows: pa.Table) -> Unique:
     beyond the order of the rejects.
     """
     code_N = rows["object_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    count_U = np.bincount(code_N) if len(code_N) else np.zeros(0, np.int64)
-    several_R = np.flatnonzero(count_U[code_N] > 1)
+    several_R = np.flatnonzero(np.bincount(code_N)[code_N] > 1)
     order_R = several_R[_order_of(rows.take(pa.array(several_R)), code_N[several_R])]
-    starts_R = np.ones(len(order_R), bool)
-    starts_R[1:] = code_N[order_R[1:]] != code_N[order_R[:-1]]
+    starts_R = np.diff(code_N[order_R], prepend=-1) != 0
     keeper_R = order_R[starts_R][np.cumsum(starts_R) - 1]
     dropped_R, keeper_R = order_R[~starts_R], keeper_R[~starts_R]
     by_row_R = np.argsort(dropped_R)

@@ -182,6 +182,7 @@ def test_a_flare_ends_before_two_points_in_a_row_below_one_sigma(tail, last):
     height_T[100 : 103 + len(tail)] = 30, 20, 10, *tail
     (flare,) = find_events(np.arange(200) * 2 * MINUTE_D, curve_of(0.01 * height_T))
     assert (flare.first, flare.peak, flare.last) == (100, 100, last)
+    assert not flare.flags & FlareFlag.SHORT  # three points are high
 
 
 @pytest.mark.parametrize(("between", "found"), [(3, [100]), (4, [100, 109])])
@@ -192,6 +193,13 @@ def test_flares_with_at_most_three_points_between_them_are_one(between, found):
     events = find_events(np.arange(200) * 2 * MINUTE_D, curve_of(0.01 * height_T))
     assert [event.first for event in events] == found
     assert events[-1].last == 109 + between
+
+
+def test_the_confidence_in_a_perfect_template_is_that_of_its_signal_to_noise():
+    shape_T = mean_flare_shape((np.arange(200) - 100) / 3, 1 / 3)
+    (flare,) = find_events(np.arange(200) * 2 * MINUTE_D, curve_of(0.08 * shape_T))
+    assert flare.snr < 12
+    assert flare.confidence == pytest.approx(1 - np.exp(-((flare.snr / 8) ** 2)), rel=0.01)
 
 
 def test_a_pause_in_a_flare_is_bridged_by_a_line_and_counted_once():

@@ -81,8 +81,10 @@ def test_a_sky_without_noise_gets_a_thousandth_of_the_peak_and_an_empty_one_some
 def test_display_pictures_stay_as_they_are():
     image_BCYX = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
     pictures = cutouts(image_BCYX, pixels="display", bands=("R", "G", "B"))
-    prepared = prepare(pictures, measure(iter([pictures]), size_px=32))
-    np.testing.assert_array_equal(prepared.input_BCYX, image_BCYX)
+    measured = measure(iter([pictures]), size_px=32)
+    np.testing.assert_array_equal(prepare(pictures, measured).input_BCYX, image_BCYX)
+    beyond = np.array([-0.5, 0.5, 1.5], np.float32)
+    assert stretch(beyond, measured).tolist() == [0.0, 0.5, 1.0]
 
 
 def test_a_row_is_prepared_the_same_alone_and_in_company(sample, preparation):
@@ -196,6 +198,15 @@ def test_an_empty_sample_is_refused():
         measure(iter([]), size_px=16)
 
 
-def test_a_size_that_makes_no_sense_is_refused(preparation):
-    with pytest.raises(ConfigError, match="size is 4 px, expected 8"):
-        dataclasses.replace(preparation, size_px=4)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size_px": 4}, "size is 4 px, expected 8"),
+        ({"size_px": 513}, "size is 513 px"),
+        ({"max_missing": 1.0}, "max_missing is 1.0, expected 0 up to below 1"),
+        ({"max_missing": -0.1}, "max_missing is -0.1"),
+    ],
+)
+def test_a_preparation_that_makes_no_sense_is_refused(preparation, change, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(preparation, **change)

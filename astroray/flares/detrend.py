@@ -81,13 +81,7 @@ def detrend(
     its median is not above 0, so that relative flux has no meaning.
     """
     config = config or DetrendConfig()
-    is_later_T = np.append(True, time_d[1:] > time_d[:-1]) & np.isfinite(time_d)
-    if not is_later_T.all():
-        row = int(np.argmin(is_later_T))
-        raise DataError(
-            f"time does not ascend: it is {time_d[row]:.6f} d in cadence {row}, expected a number "
-            "above the one before; sort it, or mend the reader"
-        )
+    _check_time(time_d)
     use_P, segment_P = _pieces(time_d, np.isfinite(flux), config)
     if not use_P.size:
         raise DataError(
@@ -126,6 +120,16 @@ def detrend(
         window_d=window_d,
         cadence_d=cadence_d,
     )
+
+
+def _check_time(time_d: np.ndarray) -> None:
+    is_later_T = np.append(True, time_d[1:] > time_d[:-1]) & np.isfinite(time_d)
+    if not is_later_T.all():
+        row = int(np.argmin(is_later_T))
+        raise DataError(
+            f"time does not ascend: it is {time_d[row]:.6f} d in cadence {row}, expected a number "
+            "above the one before; sort it, or mend the reader"
+        )
 
 
 def _over(scaled_P: np.ndarray, trend_P: np.ndarray) -> np.ndarray:

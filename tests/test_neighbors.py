@@ -433,18 +433,11 @@ def test_needles_are_on_top_whatever_the_index():
 
 
 def certify(
-    bound_N: list[float], exact_N: list[float], top: int, *, is_late=lambda: False
+    bound_N: list[float], exact_N: list[float], top: int, **options
 ) -> certificate.Certified:
     bound, exact = np.array(bound_N, float), np.array(exact_N, float)
-    return certify_top(
-        bound,
-        np.zeros(len(bound), bool),
-        lambda rows: exact[rows],
-        top=top,
-        k=10,
-        score="kth",
-        is_late=is_late,
-    )
+    is_exact, rescore = np.zeros(len(bound), bool), lambda rows: exact[rows]
+    return certify_top(bound, is_exact, rescore, top=top, k=10, score="kth", **options)
 
 
 def test_rescoring_stops_only_at_a_bound_strictly_below_the_threshold(monkeypatch):

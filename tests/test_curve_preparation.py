@@ -186,6 +186,25 @@ def test_a_preparation_goes_through_json():
     assert CurvePreparation.from_json(dataclasses.asdict(PREPARATION)) == PREPARATION
 
 
+@pytest.mark.parametrize(
+    "change", [{"num_windows": 0}, {"num_windows": 17}, {"cadence_s": 0.0}, {"scale": 0.0}], ids=str
+)
+def test_a_preparation_that_makes_no_sense_is_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        dataclasses.replace(PREPARATION, **change)
+
+
+def test_a_preparation_says_what_an_encoder_gets():
+    fast = dataclasses.replace(PREPARATION, cadence_s=0.6, num_windows=16)
+    slow = dataclasses.replace(PREPARATION, cadence_s=86400.0, is_relative=False)
+    assert [one.describe()["input"] for one in (PREPARATION, fast, slow)] == [
+        "relative flux, 2 × 512 bins of 2 min",
+        "relative flux, 16 × 512 bins of 0.01 min",
+        "flux, 2 × 512 bins of 1 d",
+    ]
+    assert PREPARATION.describe()["scale"] == 0.01
+
+
 def test_files_of_a_mission_are_light_curves_and_each_visit_has_a_name(tmp_path):
     write_mission(tmp_path / "kplr1_llc.fits", primary={"QUARTER": 3})
     write_mission(tmp_path / "kplr2_llc.fits", primary={"QUARTER": 4})

@@ -87,6 +87,12 @@ def test_noise_is_local():
     assert np.median(noise_T[time_d > 1508]) > 4 * np.median(noise_T[time_d < 1504])
 
 
+def test_points_that_stick_out_add_nothing_to_the_noise():
+    time_d, flux = star(spots=0.0, noise=0.001)
+    flux[::8] *= 0.95
+    assert np.nanmedian(detrend(time_d, flux).noise_T) == pytest.approx(0.001, rel=0.1)
+
+
 def test_a_negative_flare_is_none():
     time_d, flux = star(flares=THREE)
     assert flares_of(time_d, 2000 - flux) == []

@@ -157,6 +157,38 @@ def test_a_preparation_goes_through_json():
     assert SpectrumPreparation.from_json(dataclasses.asdict(PREPARATION)) == PREPARATION
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"num_windows": 0},
+        {"num_windows": 5},
+        {"num_bins": 1},
+        {"num_bins": 2 * WINDOW + 1},
+        {"first": 0.0},
+        {"step": 0.0},
+        {"scale": 0.0},
+        {"max_missing": 1.0},
+    ],
+    ids=str,
+)
+def test_a_preparation_that_makes_no_sense_is_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        dataclasses.replace(PREPARATION, **change)
+
+
+def test_a_preparation_says_what_an_encoder_gets():
+    words = PREPARATION.describe()
+    assert words["input"] == f"relative flux, {NUM} bins of 345 km/s, 3802 to 7577 Å"
+    assert dataclasses.replace(PREPARATION, num_windows=4, num_bins=4 * WINDOW).num_windows == 4
+
+
+def test_the_scale_is_the_scatter_of_spectra_in_units_of_their_level():
+    draw = np.random.default_rng(0)
+    scattered = [spectrum(50 * (1 + 0.1 * draw.normal(size=NUM)), ivar=100.0) for _ in range(9)]
+    found = measure_spectra(iter([slice_of(*scattered)]), Wishes())
+    assert found.scale == pytest.approx(0.1, rel=0.05)
+
+
 def test_lines_are_found_at_their_width_and_not_where_nothing_was_observed():
     network = Lines(num_windows=1)
     plain = torch.zeros(3, 2, 1, WINDOW)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from astroray_kernels.vfa import guard, reference
-from astroray_kernels.vfa.estimates import ESTIMATES
+from astroray_kernels.vfa.estimates import ESTIMATES, exact_maximum_BHM1
 from tests.attention_inputs import INPUTS, exact, make_inputs, relative_error
 from tests.reference_attention import attend
 
@@ -68,6 +68,23 @@ def test_a_sum_outside_its_window_is_no_proof(precision, low):
         is_sparse_BH11=torch.zeros(1, 1, 1, 1, dtype=torch.bool),
     )
     assert good.flatten().tolist() == [False, False, True, True, True, False, False, False]
+
+
+@pytest.mark.parametrize(("precision", "unit"), [("fp32", 1), ("int8", 255)])
+def test_a_row_that_lost_tiles_needs_a_sum_of_half_a_largest_weight(precision, unit):
+    x, rows = torch.ones(1, 1, 4, 1), slice(0, 4)
+    operands = reference.prepare(x, x, x, scale=0.1, mask_BN=None, precision=precision)
+    total = unit * torch.tensor([0.49, 0.5, 0.51, 1.0])[None, None, :, None]
+    for is_sparse, expected in ((True, [False, True, True, True]), (False, [True] * 4)):
+        good = guard.certified_BHM1(
+            operands,
+            rows,
+            [rows],
+            maximum_BHM1=exact_maximum_BHM1(operands, rows, [rows]),
+            total_BHM1=total,
+            is_sparse_BH11=torch.full((1, 1, 1, 1), is_sparse),
+        )
+        assert good.flatten().tolist() == expected
 
 
 def test_rows_are_redone_alone():

@@ -87,7 +87,14 @@ def show_night(config: "NightConfig") -> None:
     changes = ", ".join(f"{number} {name}" for name, number in vars(found.changes).items())
     click.echo(f"list     {changes}\nproof    {record.proven.sentence}")
     click.echo(f"changes  {config.out}/changes.parquet\nreport   {_page_of(config.out)}")
-    check_rejects(record, record.config["max_rejected"], rows="rows", result="catalog is")
+    check_rejects(
+        record,
+        record.config["max_rejected"],
+        rows="rows",
+        result="catalog is",
+        advice="see the reasons above; a file of which nothing was read is taken by the next night "
+        "once it is mended",
+    )
 
 
 def _losses(record: "RunRecord") -> str:

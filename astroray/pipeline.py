@@ -100,7 +100,8 @@ class _Run:
         self.known = runs.read_known(self.out, self._fresh_record)
         before = self.known or (list(self.night.listing) if self.night else [])
         stay = self.night.must_stay(self.config.survey) if self.night else ()
-        self.shards = runs.list_again(self.config.survey, self.out, before, self._done(), stay=stay)
+        done = done_shards(self.out) | set(self.night.settled if self.night else ())
+        self.shards = runs.list_again(self.config.survey, self.out, before, done, stay=stay)
         encoder = self.config.encoder
         runs.check_encoder(encoder.name, self.shards, encoder.network, given=self.given)
         if not storage.exists(self.model_path):
@@ -154,7 +155,7 @@ class _Run:
 
     def _inherit(self, night: Night) -> None:
         """Writes what the night refers to, and takes over what is measured by."""
-        night.inherited.publish(self.out)
+        night.taken_over(self.shards).publish(self.out)
         gaussian = storage.join(night.reference, GAUSSIAN_PATH)
         if storage.exists(gaussian):
             storage.publish(storage.join(self.out, GAUSSIAN_PATH), storage.read_bytes(gaussian))
@@ -170,7 +171,7 @@ class _Run:
 
     def _done(self) -> set[str]:
         """Shards that are done, here or in an older version."""
-        inherited = self.night.inherited.receipts if self.night else {}
+        inherited = self.night.taken_over(self.shards).receipts if self.night else {}
         return done_shards(self.out) | set(inherited)
 
     def fit(self) -> None:

@@ -188,6 +188,30 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
         night_of(reference, ref)
 
 
+def test_a_file_that_came_in_half_is_embedded_by_the_night_after_it_is_whole(reference, tmp_path):
+    _, _, new = reference
+    late, broken = tmp_path / "sky" / new.name, tmp_path / "sky" / "z.parquet"
+    late.parent.mkdir()
+    for path in (late, broken):
+        path.write_bytes(new.read_bytes()[:3000])
+    first = night_of(reference, tmp_path / "first", survey=str(late.parent))
+    assert run_here(first).counts.shards_rejected == 2
+    shutil.copy2(new, late)
+    second = dataclasses.replace(first, reference=first.out, out=str(tmp_path / "second"))
+    record = run_here(second)
+    assert (record.counts.catalog, record.counts.shards_rejected) == (60, 0)
+    status = inspection.read_status(second.out)
+    assert (status.done.shards, status.num_shards, status.done.shards_rejected) == (4, 4, 1)
+    export_version(second.out, str(tmp_path / "copy"))
+    for run_dir in (second.out, str(tmp_path / "copy")):
+        assert inspection.verify_run(run_dir) == []
+    late.unlink()
+    third = dataclasses.replace(second, out=str(tmp_path / "third"))
+    assert run_here(third).counts.catalog == 40, "the first night had read nothing of that file"
+    with pytest.raises(LedgerError, match="was withdrawn"):
+        run_here(dataclasses.replace(third, reference=second.out, out=str(tmp_path / "fourth")))
+
+
 def test_a_night_without_time_leaves_the_shards_to_the_next_one(reference, tmp_path):
     _, _, new = reference
     late = night_of(reference, tmp_path / "late", survey=str(new), finish_by_s=1.0)

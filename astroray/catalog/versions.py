@@ -117,9 +117,29 @@ class Night:
     finish_by_s: float | None
     """Unix time."""
 
+    @property
+    def settled(self) -> Collection[str]:
+        """Inherited shards whose files stay as they are: not those of which nothing was read."""
+        receipts = self.inherited.receipts.items()
+        return {name for name, (_, receipt) in receipts if not receipt.shard_rejected}
+
     def must_stay(self, survey: str) -> Collection[str]:
         """Shards whose files a night of this survey has to find: the reference's, of the same."""
-        return self.inherited.receipts if survey == self.survey else ()
+        return self.settled if survey == self.survey else ()
+
+    def taken_over(self, shards: Sequence[Shard]) -> Inherited:
+        """What is inherited, where the survey's shards are these now.
+
+        A shard of which nothing was read, and whose files have changed since, as where a file had
+        come in half, is none of it: it is embedded now.
+        """
+        before = {shard.name: list(shard.inputs) for shard in self.listing}
+        changed = {shard.name for shard in shards if list(shard.inputs) != before.get(shard.name)}
+        mended = changed - set(self.settled)
+        receipts = self.inherited.receipts.items()
+        return dataclasses.replace(
+            self.inherited, receipts={name: one for name, one in receipts if name not in mended}
+        )
 
     def describe(self) -> NightRecord:
         """What a run record says of it before anything is embedded."""

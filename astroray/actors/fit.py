@@ -46,6 +46,7 @@ def finish_model(
     torch.manual_seed(seed)  # a class of the user's own may draw weights, and keep them
     network = build_network(encoder, config)
     facts = dict(fit)
+    name = facts.get("program", encoder)
     if weights is None and (shipped := load_pretrained(encoder)) is not None:
         weights = shipped.weights(cast(Preparation, sample.preparation).bands)
         facts |= {"pretrained": dict(shipped.story)}
@@ -55,8 +56,8 @@ def finish_model(
             facts |= fit_pca(network, sample_NCYX, seed=seed)
         if weights is not None:
             network.load_state_dict(dict(weights))
-        output_ND = _outputs(network, sample_NCYX)
-    _check_finite(output_ND, facts.get("program", encoder))
+        output_ND = _outputs(network, sample_NCYX, name)
+    _check_finite(output_ND, name)
     center_D, scale_D, live_D = freeze_frame(output_ND, standardize=kind_of(encoder).standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     model = Model(
@@ -92,16 +93,16 @@ def freeze_frame(output_ND: Tensor, *, standardize: bool) -> tuple[Tensor, Tenso
 
 
 @torch.inference_mode()
-def _outputs(network: nn.Module, sample_NCYX: Tensor) -> Tensor:
-    """The network's outputs over evenly spaced rows of the sample, [M, D]."""
+def _outputs(network: nn.Module, sample_NCYX: Tensor, name: str) -> Tensor:
+    """The network's outputs over evenly spaced rows of the sample, [M, D]; errors name it."""
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     batches = torch.split(sample_NCYX[::step], FRAME_BATCH)
-    outputs = [_vectors(network, batch) for batch in batches]
-    _check_alone(network, _vectors(network, batches[0][:1]), outputs[0])
+    outputs = [_vectors(network, batch, name) for batch in batches]
+    _check_alone(_vectors(network, batches[0][:1], name), outputs[0], name)
     return torch.cat(outputs)
 
 
-def _vectors(network: nn.Module, batch_BCYX: Tensor) -> Tensor:
+def _vectors(network: nn.Module, batch_BCYX: Tensor, name: str) -> Tensor:
     """[B, D] of a batch. Raises ConfigError where the network makes something else of it."""
     made: Any = network(batch_BCYX.float().to(memory_format=torch.channels_last))
     is_real = isinstance(made, Tensor) and not made.is_complex()
@@ -110,19 +111,19 @@ def _vectors(network: nn.Module, batch_BCYX: Tensor) -> Tensor:
         if isinstance(made, Tensor):
             found = f"{tuple(made.shape)}{'' if is_real else f' {made.dtype}'}"
         raise ConfigError(
-            f"{type(network).__name__} makes {found} of {len(batch_BCYX)} objects, expected "
+            f"{name} makes {found} of {len(batch_BCYX)} objects, expected "
             "[B, D]: a vector of real numbers of each, as one tensor; mend what it returns"
         )
     return made.float()
 
 
-def _check_alone(network: nn.Module, alone_1D: Tensor, beside_BD: Tensor) -> None:
+def _check_alone(alone_1D: Tensor, beside_BD: Tensor, name: str) -> None:
     """Raises ConfigError where an object's vector alone is another than beside others."""
     largest = float(beside_BD.abs().max())
     apart = float((alone_1D - beside_BD[:1]).abs().max())
     if apart > COMPANY_TOLERANCE * largest:
         raise ConfigError(
-            f"{type(network).__name__} makes other numbers of an object alone than beside others, "
+            f"{name} makes other numbers of an object alone than beside others, "
             f"or when asked again: they differ by {apart:.2g}, the largest is {largest:.2g}, "
             "expected those of the object itself, so that a scan can be repeated; look for random "
             "numbers, and for a mean over the batch"

@@ -28,16 +28,28 @@ def failing(monkeypatch, step: str, number: int, path: object = None) -> None:
     monkeypatch.setattr(os, step, fail)
 
 
-@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS])
-def test_a_file_system_whose_folders_cannot_be_synced_is_written_to(tmp_path, monkeypatch, number):
+def sync_files_alone(monkeypatch, number: int) -> None:
+    """Makes each sync of a folder fail."""
     fsync = os.fsync
 
-    def sync_files_alone(handle: int) -> None:
+    def sync(handle: int) -> None:
         if stat.S_ISDIR(os.fstat(handle).st_mode):
             raise OSError(number, os.strerror(number))
         fsync(handle)
 
-    monkeypatch.setattr(os, "fsync", sync_files_alone)
+    monkeypatch.setattr(os, "fsync", sync)
+
+
+def test_a_folder_that_a_broken_disk_does_not_keep_is_an_error(tmp_path, monkeypatch):
+    sync_files_alone(monkeypatch, errno.EIO)
+    for write in (storage.publish, storage.publish_new):
+        with pytest.raises(StorageError, match="the disk reports an error"):
+            write(str(tmp_path / write.__name__), b"1")
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM, errno.ENOSYS])
+def test_a_file_system_whose_folders_cannot_be_synced_is_written_to(tmp_path, monkeypatch, number):
+    sync_files_alone(monkeypatch, number)
     storage.publish(str(tmp_path / "a"), b"1")
     assert storage.publish_new(str(tmp_path / "b"), b"2")
     storage.delete(str(tmp_path / "a"))

@@ -240,6 +240,15 @@ def test_a_file_lists_as_itself_with_size_and_version(tmp_path):
     assert storage.describe(found.path).version == "1" != found.version
 
 
+def test_a_path_has_one_name_however_it_is_reached(tmp_path, monkeypatch):
+    fill(tmp_path, "survey/a.fits")
+    (tmp_path / "link").symlink_to("survey")
+    monkeypatch.chdir(tmp_path)
+    for path in ("survey", "link/", "./survey/../link", str(tmp_path / "link")):
+        assert storage.resolve(path) == os.path.realpath(tmp_path / "survey")
+    assert storage.resolve("s3://bucket/run/") == "s3://bucket/run"
+
+
 def test_a_relative_location_lists_absolute_paths(tmp_path, monkeypatch):
     fill(tmp_path, "survey/a.fits")
     monkeypatch.chdir(tmp_path)

@@ -187,6 +187,15 @@ def test_a_fit_that_was_killed_ends_in_the_same_bits(made):
         assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_the_prior_changes_what_is_learnt_unless_it_is_left_out(made):
+    plan = dataclasses.replace(PLAN, pretrain_passes=0, num_passes=1)
+    with_it, without = (
+        forecast_logits(fit_forecaster(*made, dataclasses.replace(plan, use_prior=used)), made[1])
+        for used in (True, False)
+    )
+    assert not np.array_equal(with_it, without)
+
+
 def test_tuning_ends_after_passes_without_a_better_one_and_keeps_the_best(made, monkeypatch):
     auprcs, states = iter([0.5, 0.6, 0.6, 0.4, 0.9]), []
     monkeypatch.setattr(fit, "average_precision", lambda *_: next(auprcs))

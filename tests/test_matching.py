@@ -18,7 +18,14 @@ OBJECTS = pandas.DataFrame(
         "rank": [1, 2, 3],
     }
 )
-OWN = pandas.DataFrame({"source_id": [BIG, BIG + 1, BIG + 2], "mag": [20.5, 21.5, 22.5], "rank": 7})
+OWN = pandas.DataFrame(
+    {
+        "source_id": [BIG, BIG + 1, BIG + 2],
+        "mag": [20.5, 21.5, 22.5],
+        "rank": 7,
+        "is_odd": [True, True, False],
+    }
+)
 
 
 def join(table, *, radius_arcsec=None, **options):
@@ -45,6 +52,8 @@ def test_rows_go_to_the_objects_whose_identifiers_they_bear_to_the_last_digit(tm
     np.testing.assert_array_equal(joined["mag"].to_numpy(float), [22.5, np.nan, 20.5])
     assert joined["rank"].tolist() == [1, 2, 3]
     assert joined["rank_table"].tolist() == [7, pandas.NA, 7]
+    assert joined["is_odd"].tolist() == [False, pandas.NA, True]
+    assert joined[joined["is_odd"]]["rank"].tolist() == [3]
 
 
 def test_objects_that_are_named_by_their_files_are_found_by_a_column_of_files():

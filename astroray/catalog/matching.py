@@ -142,20 +142,25 @@ def _rows_of(object_ids: Sequence[str], found: NamedRows, where: str) -> np.ndar
 
 
 def _frame(source: Columns, table: Any) -> pandas.DataFrame:
-    """All columns; integers as pandas' own Int64, which keeps its digits beside a missing one."""
+    """All columns; integers and truths as pandas' own types, which stay so beside a missing one."""
     if hasattr(table, "reset_index"):
         frame = table.reset_index(drop=True)
     else:
         columns = source.load(source.names)
         frame = pandas.DataFrame({name: list(column.values) for name, column in columns.items()})
     if isinstance(table, str | os.PathLike) and os.fspath(table).lower().endswith(_TEXT_TABLES):
-        frame = frame.apply(_numbers)
-    whole = [name for name in frame if pandas.api.types.is_integer_dtype(frame[name].dtype)]
-    return frame.astype(dict.fromkeys(whole, "Int64"))
+        frame = frame.apply(_values)
+    of = pandas.api.types
+    whole = [name for name in frame if of.is_integer_dtype(frame[name].dtype)]
+    flags = [name for name in frame if of.is_bool_dtype(frame[name].dtype)]
+    return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(flags, "boolean"))
 
 
-def _numbers(text: pandas.Series) -> pandas.Series:
-    """The column of a text file as numbers, if all of it are."""
+def _values(text: pandas.Series) -> pandas.Series:
+    """The column of a text file as numbers, or as true and false, if all of it are."""
+    said = text.replace("", None).str.lower()
+    if set(said.dropna()) and set(said.dropna()) <= {"true", "false"}:
+        return said.map({"true": True, "false": False}).astype("boolean")
     try:
         return pandas.to_numeric(text.replace("", None))
     except (ValueError, TypeError):

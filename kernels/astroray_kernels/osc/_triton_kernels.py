@@ -9,6 +9,7 @@ import triton.language as tl
 INFINITY = tl.constexpr(0x7F800000)
 TINY = tl.constexpr(2.0**-100)
 MX_GROUP, NV_GROUP = tl.constexpr(32), tl.constexpr(16)
+E2M1 = tl.constexpr("e2m1")  # the format of codes, as `tl.dot_scaled` calls it
 ROUND = tl.constexpr(12582912.0)  # adding and taking away 1.5 * 2**23 rounds half to even
 
 
@@ -167,7 +168,7 @@ def _add_scaled(
     if HAS_LEVELS:
         a_power = a_power.to(tl.float8e4nv, bitcast=True)
         b_power = b_power.to(tl.float8e4nv, bitcast=True)
-    return tl.dot_scaled(a, a_power, "e2m1", b, b_power, "e2m1", total)
+    return tl.dot_scaled(a, a_power, E2M1, b, b_power, E2M1, total)
 
 
 @triton.jit

@@ -29,6 +29,12 @@ from astroray_kernels.vfa._triton_steps import (
 
 GROUP: tl.constexpr = tl.constexpr(32)
 """Numbers that share a scale."""
+E2M1: tl.constexpr = tl.constexpr("e2m1")
+"""The format of codes, as `tl.dot_scaled` calls it."""
+ZERO_MAY_BE_CONSTANT: tl.constexpr = tl.constexpr(
+    tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 9)
+)
+"""Before, Triton fails to compile a block-scaled product of a loop that starts from such a zero."""
 LOG2_OF_ONE_AND_A_HALF: tl.constexpr = tl.constexpr(0.5849625)
 LEAST_EXPONENT: tl.constexpr = tl.constexpr(-124)
 MOST_EXPONENT: tl.constexpr = tl.constexpr(120)
@@ -161,7 +167,11 @@ def _attend_mxfp4(
         start = tl.cast(block, tl.int64) * BLOCK_N
         k = tl.load(k_codes_ptr + start * (D // 2) + k_half)
         k_scale = tl.load(k_scale_ptr + start * (D // GROUP) + k_group)
-        raw = tl.dot_scaled(q, q_scale, "e2m1", tl.trans(k), k_scale, "e2m1")
+        if ZERO_MAY_BE_CONSTANT:
+            raw = tl.dot_scaled(q, q_scale, E2M1, tl.trans(k), k_scale, E2M1)
+        else:
+            zero = tl.broadcast_to(0.0 * m, (M, BLOCK_N))
+            raw = tl.dot_scaled(q, q_scale, E2M1, tl.trans(k), k_scale, E2M1, zero)
         if MASKED:
             valid = _valid_keys(mask_ptr, block * BLOCK_N, length, BLOCK_N, HAS_MASK)
             raw = tl.where(valid[None, :], raw, float("-inf"))
@@ -174,8 +184,8 @@ def _attend_mxfp4(
         p_scale = (exponent + 125.0).to(tl.uint8)
         v = tl.load(v_codes_ptr + start // 2 + v_half)
         v_scale = tl.load(v_scale_ptr + start // GROUP + v_group)
-        acc = tl.dot_scaled(codes, p_scale, "e2m1", tl.trans(v), v_scale, "e2m1", acc)
-        total = tl.dot_scaled(codes, p_scale, "e2m1", ones, ones_scale, "e2m1", total)
+        acc = tl.dot_scaled(codes, p_scale, E2M1, tl.trans(v), v_scale, E2M1, acc)
+        total = tl.dot_scaled(codes, p_scale, E2M1, ones, ones_scale, E2M1, total)
     return acc, total
 
 

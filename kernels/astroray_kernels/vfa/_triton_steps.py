@@ -129,7 +129,8 @@ def _add_block(
     p = _rounded(p, v.dtype, BUILD.INTERPRET)
     acc = _dot(p, v, acc, BUILD.INTERPRET)
     if BUILD.ROW_SUM == "ones":
-        total = _dot(p, tl.full((BUILD.BLOCK_N, 16), 1.0, v.dtype), total, BUILD.INTERPRET)
+        ones = tl.full((BUILD.BLOCK_N, 16), 1.0, tl.float32).to(v.dtype)
+        total = _dot(p, ones, total, BUILD.INTERPRET)
     elif BUILD.ROW_SUM == "partial":
         # Eight columns of the tile lie in one thread: no lanes talk inside the loop.
         pieces = tl.reshape(p.to(tl.float32), (p.shape[0], BUILD.BLOCK_N // 8, 8))

@@ -17,6 +17,8 @@ FILES = (
     "MANIFEST.in", "Makefile", "README.md", "constraints.txt", "pyproject.toml", "setup.py",
 )  # fmt: skip
 FOLDERS = (".ci", "astroray", "benchmarks", "cluster", "docs", "jobs", "kernels", "tests")
+TRITON_OF_TORCH = {"2.13.0": "3.7.1", "2.14.1": "3.8.0"}
+"""What torch of PyPI requires to the letter, but its build for CPUs does not."""
 BUILD = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
 
 
@@ -47,3 +49,9 @@ def test_an_sdist_holds_the_checkout(tmp_path):
     assert there - held == set()
     made = ("PKG-INFO", "setup.cfg")
     assert {name for name in held - there if ".egg-info/" not in name} <= set(made)
+
+
+def test_constraints_name_the_triton_that_torch_of_pypi_asks_for():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned["triton"] == TRITON_OF_TORCH[pinned["torch"]]

@@ -1,4 +1,4 @@
-# Two commands on a machine that has Python 3.11: `make scan` and `make test`.
+# Two commands on a machine that has Python 3.11 or later: `make scan` and `make test`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # loaded where they are asked for
     import pandas
     from lsdb.catalog.catalog import Catalog
 
+    from astroray.evaluation.own_labels import LabelEvaluation
     from astroray.explain import Explanation
     from astroray.explorer import Explorer
 
@@ -135,6 +136,30 @@ class Run:
         if show:
             echo_note(f"joined {joined.attrs['joined']}")
         return joined
+
+    def evaluate(
+        self,
+        labels: "StrPath | pandas.DataFrame | astropy.table.Table",
+        interesting: str,
+        *,
+        radius_arcsec: float | None = None,
+        id: str = "",
+        ra: str = "",
+        dec: str = "",
+    ) -> "LabelEvaluation":
+        """How early its list has the interesting among the objects that a table of yours labels.
+
+        interesting  COLUMN=VALUE[,VALUE...] of the table; the rest as `join` takes it
+
+        Returns it as `table`, text, and `document`, as `astroray evaluate run --json` ends with.
+        """
+        from astroray.evaluation.own_labels import evaluate_labels
+        from astroray.surveys.object_tables import TableOptions
+
+        options = TableOptions(id=id, ra=ra, dec=dec)
+        return evaluate_labels(
+            self.path, labels, interesting, options=options, radius_arcsec=radius_arcsec
+        )
 
     def rejects(self) -> "pandas.DataFrame":
         """What was rejected, a row each: shard, row, stage, class and reason."""

@@ -39,13 +39,20 @@ def join_table(
                    it is in the column separation_arcsec
 
     A column that both have is called NAME_table, and attrs["joined"] says by which columns rows
-    were matched, and how many. Raises ConfigError where not one object has a row, where the table
-    has several rows of one, and where it cannot be read.
+    were matched, and how many; attrs["columns"] has their names by those that the table gave,
+    attrs["rows"] and attrs["rows_unmatched"] count its rows. Raises ConfigError where not one
+    object has a row, where the table has several rows of one, where columns of positions are named
+    without a radius, and where it cannot be read.
     """
     if radius_arcsec is not None and not (
         isinstance(radius_arcsec, int | float | np.number) and radius_arcsec > 0
     ):
         raise ConfigError(f"radius_arcsec is {radius_arcsec!r}, expected a number above 0")
+    if radius_arcsec is None and (options.ra or options.dec):
+        raise ConfigError(
+            f"column {options.ra or options.dec!r} holds positions, which nothing is matched by; "
+            "say within how many arcsec, with radius_arcsec="
+        )
     with contextlib.ExitStack() as stack:
         return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
 
@@ -76,16 +83,20 @@ def _join(
     if len(objects) and np.all(row_N < 0):
         raise ConfigError(_no_match(objects, found.objects, where, radius_arcsec))
     theirs = _frame(source, table).reindex(row_N).set_index(objects.index)
-    theirs.columns = [f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns]
+    names = {n: f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns}
+    theirs.columns = list(names.values())
     if apart_arcsec_N is not None:
         theirs.insert(0, "separation_arcsec", apart_arcsec_N)
     joined = objects.join(theirs)
     by = ("id", "file") if radius_arcsec is None else ("ra", "dec")
     named = " and ".join(repr(opened.columns[key]) for key in by if key in opened.columns)
     num_matched = np.count_nonzero(row_N >= 0)
-    joined.attrs["joined"] = (
-        f"by {named} of {where}: {num_matched:,} of {len(objects):,} objects have a row"
-    )
+    joined.attrs |= {
+        "joined": f"by {named} of {where}: {num_matched:,} of {len(objects):,} objects have a row",
+        "columns": names,
+        "rows": len(found.names),
+        "rows_unmatched": len(found.names) - len(np.unique(row_N[row_N >= 0])),
+    }
     return joined
 
 

@@ -97,6 +97,59 @@ def outliers(
     _say(evaluation.table, config.out, evaluation.page, evaluation.document if as_json else None)
 
 
+@evaluate.command("run", short_help="Measure a finished run by labels of your own.")
+@click.argument("run_dir", type=click.Path())
+@click.option(
+    "--labels",
+    required=True,
+    type=click.Path(),
+    metavar="TABLE",
+    help="Your table, a row an object: CSV, FITS, VOTable, ECSV or Parquet.",
+)
+@click.option(
+    "--interesting",
+    required=True,
+    metavar="COLUMN=VALUE,...",
+    help="Which rows are of interesting objects; rows with another value are of others, objects "
+    "without a value do not count.",
+)
+@click.option("--id", default="", metavar="COLUMN", help="Identifiers or file names, if unnamed.")
+@click.option(
+    "--radius-arcsec",
+    type=float,
+    metavar="ARCSEC",
+    help="Match by position instead: the nearest row within so much.",
+)
+@click.option("--ra", default="", metavar="COLUMN", help="Right ascension, if unnamed.")
+@click.option("--dec", default="", metavar="COLUMN", help="Declination, if unnamed.")
+@_json_option
+def evaluate_run(
+    run_dir: str,
+    labels: str,
+    interesting: str,
+    id: str,
+    radius_arcsec: float | None,
+    ra: str,
+    dec: str,
+    as_json: bool,
+) -> None:
+    """How early the list of the scan or night in RUN_DIR has what you call interesting.
+
+    AUC, and the interesting among the first of the labelled objects, with 95 % intervals, beside
+    the catalog's other scores on the same objects and beside random order.
+    """
+    from astroray.evaluation.own_labels import evaluate_labels
+    from astroray.surveys.object_tables import TableOptions
+
+    options = TableOptions(id=id, ra=ra, dec=dec)
+    found = evaluate_labels(
+        run_dir, labels, interesting, options=options, radius_arcsec=radius_arcsec
+    )
+    click.echo(found.table)
+    if as_json:
+        click.echo(json.dumps(found.document, allow_nan=False))
+
+
 @evaluate.command("flares", short_help="Compare forecasts of flares.")
 @click.option(
     "--track",

@@ -4,10 +4,11 @@ Shape letters: N objects of a draw, I inliers, G distinct scores of outliers, R 
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["FLAGGED", "Estimate", "Rates", "rates"]
+__all__ = ["FLAGGED", "Estimate", "Rates", "rates", "resampled"]
 
 FLAGGED = (0.05, 0.10, 0.15)
 """Shares of the objects that are flagged for the recalls beside the one at the true rate."""
@@ -39,6 +40,15 @@ class Rates:
     recall, precision and F1 are one number there."""
     recall_at_FR: np.ndarray
     """[F, R] share of the outliers found when 5, 10 and 15 % of the objects are flagged."""
+
+
+def resampled(sizes: Sequence[int], num_resamples: int, random: np.random.Generator) -> np.ndarray:
+    """How often each object is in each resample of its group, float32 [sum of sizes, R].
+
+    Groups are resampled apart, each to its own number; they follow one another.
+    """
+    parts = [random.multinomial(n, np.full(n, 1 / n), size=num_resamples).T for n in sizes]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def rates(score_N: np.ndarray, is_outlier_N: np.ndarray, weight_NR: np.ndarray) -> Rates:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from astroray.errors import ConfigError
+from astroray.evaluation.metrics import resampled
 
 __all__ = ["NUM_DRAWS", "PROTOCOLS", "Draw", "Protocol", "Subset"]
 
@@ -87,11 +88,8 @@ class Subset:
         Returns [I + O, R]; inliers first, then candidates, both in order of row.
         """
         random = np.random.default_rng([_number_of(self.name), num_resamples])
-        parts = [
-            random.multinomial(count, np.full(count, 1 / count), size=num_resamples)
-            for count in (len(self.inlier_I), len(self.candidate_O))
-        ]
-        return np.concatenate([part.T for part in parts]).astype(np.float32)
+        sizes = (len(self.inlier_I), len(self.candidate_O))
+        return resampled(sizes, num_resamples, random)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -136,7 +136,7 @@ def make_proof(num_certified: int, num_objects: int = 100, **facts: Any) -> Cata
         num_certified=num_certified,
         num_objects=num_objects,
         score="kth",
-        k=K,
+        k=max(1, min(K, num_objects - 1)),
         model_id="m0",
         **{**known, **facts},
     )

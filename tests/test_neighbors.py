@@ -468,7 +468,7 @@ def test_the_proof_says_whether_the_next_score_is_lower_or_equal_or_there_is_non
     assert "next score 4 < threshold 5" in certify([5, 4], [5, 4], top=1).proof.in_words()
     assert "next score 5 = threshold 5" in certify([5, 5], [5, 5], top=1).proof.in_words()
     words = certify([5, 4], [5, 4], top=3).proof.in_words()
-    assert words == "exact: 2 of 2 re-scored, all of them in the top 2 (k=10, kth distance)"
+    assert words == "exact: 2 of 2 re-scored, all of them in the top 2 (k=1, kth distance)"
 
 
 def test_an_infinite_bound_is_always_rescored(monkeypatch):

@@ -259,6 +259,12 @@ def test_rejects_and_their_reasons_are_tabled_with_counts(tmp_path):
     assert "constant 1,200 row 7 is blank" in text
 
 
+def test_one_object_is_one_row(tmp_path):
+    text = Page(make_run(tmp_path, 1).report()).text
+    assert re.search(r"object ranked +1 .*shards read +2 +1 row +rows rejected +0", text)
+    assert "1 rows" not in text
+
+
 def test_the_run_is_described_so_that_it_can_be_repeated(tmp_path):
     run = make_run(tmp_path, 12)
     text = Page(run.report()).text

@@ -182,7 +182,7 @@ def _ranked(
 ) -> tuple[pa.Table, Proof]:
     """The shortlist in its new order, and why its head is what it is."""
     if not len(listed):
-        return listed, _proof(np.zeros(0), plan)
+        return listed, _proof(np.zeros(0), plan, num_encoded=0)
     ids = sorted(encoded)
     embedding_MD = np.array([encoded[name] for name in ids], np.float32)
     found = search(
@@ -201,7 +201,7 @@ def _ranked(
         "neighbor_distance": distances,
     }
     ranked = schema.conform(pa.table(columns), schema.CATALOG, "catalog")
-    return ranked, _proof(found.score_N[place_S], plan)
+    return ranked, _proof(found.score_N[place_S], plan, num_encoded=len(ids))
 
 
 def _neighbor_lists(
@@ -220,7 +220,7 @@ def _neighbor_lists(
     )
 
 
-def _proof(score_S: np.ndarray, plan: SearchPlan) -> Proof:
+def _proof(score_S: np.ndarray, plan: SearchPlan, *, num_encoded: int) -> Proof:
     """Of a shortlist whose scores, descending, are all known."""
     num_top = min(plan.search.top, len(score_S))
     return Proof(
@@ -230,5 +230,5 @@ def _proof(score_S: np.ndarray, plan: SearchPlan) -> Proof:
         threshold=float(score_S[num_top - 1]) if num_top else None,
         next_bound=float(score_S[num_top]) if num_top < len(score_S) else None,
         score=plan.search.score,
-        k=plan.search.k,
+        k=max(1, min(plan.search.k, num_encoded - 1)),
     )

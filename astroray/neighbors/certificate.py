@@ -31,6 +31,7 @@ class Proof:
     all were, the best exact score outside the top, at most the threshold. None where none is."""
     score: str
     k: int
+    """Neighbors that a score is made of: all others, where there are fewer than asked for."""
     is_cut: bool = False
     """The clock stopped it before the list had its full length: what is certified is proven."""
 
@@ -146,7 +147,7 @@ def _certified(
         threshold=float(threshold) if num_top else None,
         next_bound=next_bound,
         score=score,
-        k=k,
+        k=max(1, min(k, len(score_N) - 1)),
         is_cut=is_cut,
     )
     return Certified(

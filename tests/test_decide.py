@@ -179,3 +179,16 @@ def test_a_reason_that_many_ways_share_is_told_once():
     assert [way.brief for way in ways] == ["no fast code here"] * 2 + [notes["w8a8"], ""]
     decision = dataclasses.replace(choose(), ways=ways)
     assert decision.details == [slow]
+
+
+def test_objects_without_numbers_are_left_out_of_the_lists_that_are_compared():
+    import torch
+
+    class Model:
+        def embed(self, image_BCYX):
+            return image_BCYX.flatten(1)
+
+    image_NCYX = torch.arange(48.0).reshape(12, 1, 2, 2)
+    expected_N = module._scores(Model(), image_NCYX)
+    holed = torch.cat([torch.full((1, 1, 2, 2), torch.nan), image_NCYX])
+    np.testing.assert_array_equal(module._scores(Model(), holed), [np.nan, *expected_N])

@@ -5,9 +5,12 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from astroray import ledger
+from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, FitConfig, ScanConfig, load_config
@@ -27,7 +30,7 @@ from astroray.fitting.passes import run_passes
 from astroray.preparation import Wishes
 from astroray.runs import check_encoder
 from astroray.settings import from_dict, to_dict
-from astroray.surveys import list_shards
+from astroray.surveys import list_shards, read_shard
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_networks.md").read_text()
 (SHOWN,) = re.findall(
@@ -35,6 +38,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "own_networks.md").read_text()
 )
 NAME = "shown_nets.small:Small"
 NUMBERS = {"num_bands": 3, "size_px": 4}
+SURVEY = "sim:galaxies?count=40&size=16"
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def module(tmp_path, monkeypatch):
 
 @pytest.fixture
 def sample(tmp_path):
-    shards = list_shards("sim:galaxies?count=40&size=16").shards
+    shards = list_shards(SURVEY).shards
     plan = SamplePlan(folder=str(tmp_path / "fit"), max_rows=40, wishes=Wishes(), seed=0)
     return draw_sample(shards, plan)
 
@@ -241,6 +245,85 @@ def test_an_encoder_that_makes_no_numbers_is_named(module, sample, tmp_path):
     network = network_config(NAME, sample, latent=None)
     with pytest.raises(ConfigError, match=r"Small makes NaN or infinite numbers of 40 of 40 obj"):
         finish_model(sample, path=str(tmp_path / "m.safetensors"), encoder=NAME, config=network)
+
+
+def embedder_of(model_path, tmp_path) -> Embedder:
+    run = str(tmp_path / "run")
+    return Embedder(EmbedPlan(run_dir=run, model_path=model_path, session="S1", batch_size=16))
+
+
+def test_an_object_that_it_makes_nan_of_is_not_fitted_on_and_is_a_reject(module, sample, tmp_path):
+    mean_N = np.sort(np.load(sample.path).astype(np.float32).mean((1, 2, 3)))
+    brightest = float(mean_N[-6] + mean_N[-5]) / 2  # of those that are kept: five are brighter
+    kept = f"(image.mean((1, 2, 3)) < {brightest})[:, None]"
+    code = f"return self.encode(image).where({kept}, float('nan'))"
+    module.write_text(SHOWN.replace("return self.encode(image)", code))
+    path = str(tmp_path / "model.safetensors")
+    finish_model(sample, path=path, encoder=NAME, config=network_config(NAME, sample, latent=None))
+    embedder = embedder_of(path, tmp_path)
+    receipts = [embedder.embed(shard) for shard in list_shards(SURVEY).shards]
+    assert sum(receipt.rows_embedded for receipt in receipts) == 35
+    rejects = ledger.read_rejects(embedder.plan.run_dir)["class"].to_pylist()
+    assert rejects == ["nonfinite"] * 5
+
+
+FAILING = """for one in image:
+            if self.bad is not None and torch.equal(one, self.bad):
+                raise ValueError("no\\ncontrast")
+        if len(image) == self.size:
+            raise ValueError(f"{len(image)} are many")
+        return self.encode(image)"""
+
+
+def test_what_it_raises_of_an_object_is_one_message_with_line_shard_and_object(
+    module, sample, tmp_path, caplog
+):
+    code = SHOWN.replace("from torch", "import torch\nfrom torch")
+    code = code.replace("    def __init__", "    bad = size = None\n\n    def __init__")
+    module.write_text(code.replace("return self.encode(image)", FAILING))
+    path = str(tmp_path / "model.safetensors")
+    finish_model(sample, path=path, encoder=NAME, config=network_config(NAME, sample, latent=None))
+    (shard,) = list_shards(SURVEY).shards
+    embedder = embedder_of(path, tmp_path)
+    network, (*_, rows) = embedder.encoder.model.network, read_shard(shard)
+    assert rows.row_B[-1] == 39
+    network.bad = torch.from_numpy(embedder.encoder.model.prepare(rows).input_BCYX[-3])
+    line = r"\(\S+small.py, line \d+, in forward\); mend"
+    with pytest.raises(
+        ConfigError,
+        match=rf"^shard {shard.name}, row 37 \(object {rows.object_id_B[-3]}\): {NAME} raised "
+        rf"ValueError: no contrast {line}",
+    ):
+        embedder.embed(shard)
+    assert "Traceback" in caplog.text
+    network.bad, network.size = None, 16
+    with pytest.raises(
+        ConfigError, match=rf"row 0 .* to row 15 .*, each of which .* alone.*: 16 are many {line}"
+    ):
+        embedder.embed(shard)
+
+
+@pytest.mark.parametrize(
+    ("before", "raised", "message"),
+    [
+        ("super().__init__()", "[][1]", r"IndexError: list index out of range .*, in __init__\)"),
+        ("return nn.f", "{}['mask']", r"KeyError: 'mask' .*line 19, in loss\)"),
+        ("return self.e", "image.log(1)", r"TypeError: .* in forward\)"),
+        ('"""A plain', "1 / 0", r"be imported: ZeroDivisionError: division by zero .*<module>\)"),
+    ],
+)
+def test_what_it_raises_is_said_with_its_line(module, sample, tmp_path, before, raised, message):
+    indent = " " * 8 * (before[0] != '"')
+    module.write_text(SHOWN.replace(before, f"{raised}\n{indent}{before}"))
+    with pytest.raises(ConfigError, match=rf"{NAME} (raised|cannot) {message}.*; mend"):
+        fitted(sample, str(tmp_path / "model.safetensors"))
+
+
+def test_memory_that_does_not_suffice_is_no_mistake_of_the_class(module, sample, tmp_path):
+    raised = 'raise RuntimeError("DefaultCPUAllocator: can\'t allocate memory")'
+    module.write_text(SHOWN.replace("return nn.f", f"{raised}\n        return nn.f"))
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
+        fitted(sample, str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize(

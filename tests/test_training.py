@@ -4,17 +4,21 @@ import dataclasses
 import functools
 import itertools
 import os
+import re
 import struct
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ray.exceptions import ActorDiedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from astroray.encoders.recipe import Recipe
-from astroray.errors import ConfigError
+from astroray.errors import BackendError, ConfigError
 from astroray.fitting import curves, passes, training
 from astroray.fitting.fit_state import FitConfig, FitState
 from astroray.fitting.passes import run_passes
@@ -366,6 +370,41 @@ def test_a_fit_by_ray_train_in_its_local_mode_equals_one_without_it(
     assert seen[-1].seconds_left == 0
     expected = _fit(sample_path, tmp_path / "in_process", HOLDING, threads=result.threads)
     _assert_same_bytes(result, expected)
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        (
+            ValueError("no\nsuch band"),
+            r"ValueError: no such band \(/nets.py, line 7, in loss\); mend",
+        ),
+        (MemoryError(), "free memory or use fewer train_workers"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "free memory or use fewer"),
+        (ActorDiedError(), "free memory or use fewer train_workers"),
+    ],
+)
+def test_only_where_the_machine_is_too_small_is_it_advised_to_use_less(raised, message):
+    text = 'File "/passes.py", line 3, in run\n  File "/nets.py", line 7, in loss\nValueError'
+    error = training._explain(WorkerGroupError(text, {0: raised}), "fitting nets:Net")
+    assert re.search(rf"^fitting nets:Net failed 4 times: .*{message}", str(error), re.DOTALL)
+    assert ("free memory" in str(error)) == isinstance(error, BackendError)
+
+
+def test_one_of_several_training_workers_that_refuses_ends_the_others_too(tmp_path, monkeypatch):
+    refusal, begun = str(tmp_path / "refused.txt"), []
+
+    def refuse(config):
+        begun.append(config)
+        raise ConfigError("nets:Net raised KeyError")
+
+    context = types.SimpleNamespace(get_world_size=lambda: 2)
+    monkeypatch.setattr(training.ray.train, "get_context", lambda: context)
+    with pytest.raises(ConfigError):  # by which Ray Train ends the one that waits for it
+        training._work_or_refuse(refuse, refusal, {})
+    training._work_or_refuse(refuse, refusal, {})
+    assert len(begun) == 1
+    assert Path(refusal).read_text() == "nets:Net raised KeyError"
 
 
 @pytest.mark.ray

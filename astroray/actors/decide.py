@@ -231,12 +231,15 @@ def _chosen(ways: Mapping[Pair, Way], num_rows: int) -> Decision:
 
 @torch.inference_mode()
 def _scores(model: Model, image_NCYX: Tensor) -> np.ndarray:
-    """Distance to the 10th neighbor in the model's frame, [N]."""
+    """Distance to the 10th neighbor in the model's frame, [N]; NaN where it has no numbers."""
     embedding_ND = np.concatenate(
         [model.embed(batch.float()).numpy() for batch in torch.split(image_NCYX, BATCH)]
     )
-    ids = [f"{row:09d}" for row in range(len(embedding_ND))]
-    return search(embedding_ND, ids, SearchConfig(k=K, index="flat")).score_N
+    finite_N = np.isfinite(embedding_ND).all(axis=1)
+    ids = [f"{row:09d}" for row in np.flatnonzero(finite_N)]
+    score_N = np.full(len(finite_N), np.nan)
+    score_N[finite_N] = search(embedding_ND[finite_N], ids, SearchConfig(k=K, index="flat")).score_N
+    return score_N
 
 
 def _kept_share(reference_N: np.ndarray, fast_N: np.ndarray) -> float:

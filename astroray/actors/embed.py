@@ -1,6 +1,7 @@
 """How one shard becomes published embeddings: read, prepare, encode, publish, receipt."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from astroray import faults, ledger, schema, surveys
 from astroray.attempts import Nodes, begin_attempt
 from astroray.encoders import AttentionName, QuantizeName
-from astroray.errors import DataError, ShardError
+from astroray.errors import ConfigError, DataError, ShardError
 from astroray.preparation import Prepared
 from astroray.receipts import Receipt, read_receipt
 from astroray.storage.meter import METER
@@ -116,14 +117,34 @@ class Embedder:
                 rows.reject(prepared.rejects)
                 if read is not None:
                     rows.keep(read, prepared)
-                    rows.encoded(self.encoder.push(prepared.input_BCYX))
-            rows.encoded(self.encoder.flush())
+                    with self._said_where(shard, rows):
+                        rows.encoded(self.encoder.push(prepared.input_BCYX))
+            with self._said_where(shard, rows):
+                rows.encoded(self.encoder.flush())
             _check_count(shard, rows.num_embedded + len(rows.rejects))
         except DataError as error:
             return Reject.of_shard(error)
         finally:
             self.encoder.clear()
         return None
+
+    @contextlib.contextmanager
+    def _said_where(self, shard: Shard, rows: "_Rows") -> Iterator[None]:
+        """Puts shard and object before what a network raises."""
+        try:
+            yield
+        except ConfigError as error:
+            batch, alone = self.encoder.find_failing()
+            if alone is not None:
+                raise ConfigError(
+                    f"shard {shard.name}, {rows.describe(alone)}: {error}. Where a network makes "
+                    "NaN of an object, that one is rejected and the others go on"
+                ) from error
+            raise ConfigError(
+                f"shard {shard.name}, {rows.describe(batch[0])} to {rows.describe(batch[-1])}, "
+                f"each of which is encoded alone, but not in a batch of {self.plan.batch_size}, "
+                f"filled up with zeros: {error}"
+            ) from error
 
 
 def _check_count(shard: Shard, num_read: int) -> None:
@@ -219,6 +240,11 @@ class _Rows:
             columns[name] = pa.array([getattr(read, name)] * len(index_B), pa.string())
         self._identities.append(pa.table(columns))
 
+    def describe(self, place: int) -> str:
+        """The object that was kept as the `place`-th of all, from 0."""
+        kept = pa.concat_tables(self._identities).slice(place, 1).to_pylist()[0]
+        return f"row {kept['row']} (object {kept['object_id']})"
+
     def encoded(self, embedding_BD: np.ndarray) -> None:
         """Takes the embeddings of rows kept before, in order."""
         self._embeddings.append(embedding_BD)
@@ -233,7 +259,10 @@ class _Rows:
         embedding_ND = np.concatenate(self._embeddings)
         finite_N = np.isfinite(embedding_ND).all(axis=1)
         for row in table["row"].filter(pa.array(~finite_N)).to_pylist():
-            reason = "the encoder gave numbers that are not finite; report it with this object"
+            reason = (
+                "the encoder gave numbers that are not finite; look for a division by a spread, or "
+                "a logarithm, if it is of your own, else report it with this object"
+            )
             self.rejects.append(Reject(row=row, stage="encode", kind="nonfinite", reason=reason))
         self.num_embedded = int(finite_N.sum())
         table = table.filter(pa.array(finite_N))

@@ -8,7 +8,7 @@ import torch
 from astroray.encoders import OF_BATCH, AttentionName, QuantizeName
 from astroray.encoders.selecting import choose_backends
 from astroray.encoders.store import load_model
-from astroray.errors import BackendError
+from astroray.errors import BackendError, ConfigError
 from astroray.preparation.modalities import MODALITIES
 
 _log = logging.getLogger("astroray.encode")
@@ -55,6 +55,8 @@ class BatchEncoder:
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
         self._num_waiting = 0
+        self.num_encoded = 0
+        """Rows since those that wait were last forgotten."""
         self._num_pieces = 1
 
     def push(self, image_BCYX: np.ndarray) -> np.ndarray:
@@ -79,8 +81,23 @@ class BatchEncoder:
         if num_rows == 0:
             return np.zeros((0, self.dim), np.float32)
         self._batch_BCYX[num_rows:] = 0.0
-        self.clear()
-        return self._encode(self._batch_BCYX)[:num_rows]
+        embedding_BD = self._encode(self._batch_BCYX)[:num_rows]
+        self._num_waiting = 0
+        self.num_encoded += num_rows
+        return embedding_BD
+
+    def find_failing(self) -> tuple[range, int | None]:
+        """Rows of the batch that the network fails on, and the first that it fails on alone.
+
+        Rows are counted as `num_encoded` is. None: each alone is encoded.
+        """
+        rows = range(self.num_encoded, self.num_encoded + self._num_waiting)
+        for place, row in enumerate(rows):
+            try:
+                self._encode(self._batch_BCYX[place : place + 1])
+            except ConfigError:
+                return rows, row
+        return rows, None
 
     def embed(self, image_BCYX: np.ndarray) -> np.ndarray:
         """Embeddings [B, dim] of prepared rows at once, not padded, beside any that wait.
@@ -94,7 +111,7 @@ class BatchEncoder:
 
     def clear(self) -> None:
         """Forgets the rows that wait."""
-        self._num_waiting = 0
+        self._num_waiting = self.num_encoded = 0
 
     @torch.inference_mode()
     def _encode(self, batch_BCYX: torch.Tensor) -> np.ndarray:

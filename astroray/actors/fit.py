@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from astroray import storage
 from astroray.actors.sample import Sample
 from astroray.encoders import kind_of
+from astroray.encoders.own_errors import ran_by
 from astroray.encoders.pca import Components, fit_pca
 from astroray.encoders.pretrained import load_pretrained
 from astroray.encoders.store import Model, build_network, save_model
@@ -20,6 +21,8 @@ from astroray.scores.statistics import Moments
 
 FRAME_ROWS = 2048
 FRAME_BATCH = 32
+LEAST_FINITE = 0.1
+"""Share of the sample of which a network has to make finite numbers."""
 COMPANY_TOLERANCE = 0.01
 """Of the largest number of a batch: what sums in another order change, in bfloat16 too."""
 
@@ -57,8 +60,8 @@ def finish_model(
         if weights is not None:
             network.load_state_dict(dict(weights))
         output_ND = _outputs(network, sample_NCYX, name)
-    _check_finite(output_ND, name)
-    center_D, scale_D, live_D = freeze_frame(output_ND, standardize=kind_of(encoder).standardize)
+    finite_MD = _finite(output_ND, name)
+    center_D, scale_D, live_D = freeze_frame(finite_MD, standardize=kind_of(encoder).standardize)
     facts |= {"num_rows": sample.num_rows, "num_live": len(live_D)}
     model = Model(
         encoder=encoder,
@@ -98,13 +101,21 @@ def _outputs(network: nn.Module, sample_NCYX: Tensor, name: str) -> Tensor:
     step = max(1, -(-len(sample_NCYX) // FRAME_ROWS))
     batches = torch.split(sample_NCYX[::step], FRAME_BATCH)
     outputs = [_vectors(network, batch, name) for batch in batches]
-    _check_alone(_vectors(network, batches[0][:1], name), outputs[0], name)
+    for place in torch.nonzero(_is_finite(outputs[0])).flatten().tolist()[:1]:
+        alone_1D = _vectors(network, batches[0][place : place + 1], name)
+        _check_alone(alone_1D, outputs[0][place:], name)
     return torch.cat(outputs)
+
+
+def _is_finite(output_BD: Tensor) -> Tensor:
+    """[B] bool, of which objects all numbers are finite."""
+    return torch.isfinite(output_BD).all(dim=1)
 
 
 def _vectors(network: nn.Module, batch_BCYX: Tensor, name: str) -> Tensor:
     """[B, D] of a batch. Raises ConfigError where the network makes something else of it."""
-    made: Any = network(batch_BCYX.float().to(memory_format=torch.channels_last))
+    with ran_by(name):
+        made: Any = network(batch_BCYX.float().to(memory_format=torch.channels_last))
     is_real = isinstance(made, Tensor) and not made.is_complex()
     if not is_real or made.ndim != 2 or len(made) != len(batch_BCYX) or not made.shape[1]:
         found = f"a {type(made).__name__}"
@@ -118,10 +129,10 @@ def _vectors(network: nn.Module, batch_BCYX: Tensor, name: str) -> Tensor:
 
 
 def _check_alone(alone_1D: Tensor, beside_BD: Tensor, name: str) -> None:
-    """Raises ConfigError where an object's vector alone is another than beside others."""
-    largest = float(beside_BD.abs().max())
+    """Raises ConfigError where the first object's vector alone is another than beside others."""
+    largest = float(beside_BD[_is_finite(beside_BD)].abs().max())
     apart = float((alone_1D - beside_BD[:1]).abs().max())
-    if apart > COMPANY_TOLERANCE * largest:
+    if not apart <= COMPANY_TOLERANCE * largest:
         raise ConfigError(
             f"{name} makes other numbers of an object alone than beside others, "
             f"or when asked again: they differ by {apart:.2g}, the largest is {largest:.2g}, "
@@ -130,12 +141,17 @@ def _check_alone(alone_1D: Tensor, beside_BD: Tensor, name: str) -> None:
         )
 
 
-def _check_finite(output_ND: Tensor, encoder: str) -> None:
-    """Raises ConfigError where the network makes no numbers of objects that have some."""
-    num_bad = int((~torch.isfinite(output_ND)).any(dim=1).sum())
-    if num_bad:
+def _finite(output_ND: Tensor, encoder: str) -> Tensor:
+    """The outputs that are finite, [M, D]; the objects of others will be rejects of the scan.
+
+    Raises ConfigError where hardly any is.
+    """
+    finite_MD = output_ND[_is_finite(output_ND)]
+    if len(finite_MD) < LEAST_FINITE * len(output_ND):
         raise ConfigError(
-            f"the encoder {encoder} makes NaN or infinite numbers of {num_bad} of "
-            f"{len(output_ND)} objects of the sample, expected finite ones; look for a division "
-            "by a spread, or a logarithm, of images that have no contrast"
+            f"the encoder {encoder} makes NaN or infinite numbers of "
+            f"{len(output_ND) - len(finite_MD)} of {len(output_ND)} objects of the sample, "
+            f"expected finite ones of at least {LEAST_FINITE:.0%}; look for a division by a "
+            "spread, or a logarithm, of images that have no contrast"
         )
+    return finite_MD

@@ -14,6 +14,7 @@ from torch import nn
 
 import astroray
 from astroray.encoders import EncoderKind
+from astroray.encoders.own_errors import in_short, ran_by
 from astroray.encoders.recipe import Recipe
 from astroray.errors import ConfigError
 from astroray.surveys.shards import ModalityName
@@ -86,7 +87,8 @@ def build_own(name: str, numbers: dict[str, Any]) -> nn.Module:
     """Its network. Raises ConfigError where its constructor takes other keywords."""
     found = _class(name)
     _check_constructor(found, name, numbers)
-    return found(**numbers)
+    with ran_by(name):
+        return found(**numbers)
 
 
 def _check_constructor(found: type[nn.Module], name: str, keywords: Collection[str]) -> None:
@@ -137,6 +139,10 @@ def _class(name: str) -> type[nn.Module]:
             f"the encoder {name} cannot be imported: {error}; install its module, or put its "
             "folder on PYTHONPATH, on every machine of the run"
         ) from None
+    except Exception as error:
+        raise ConfigError(
+            f"the encoder {name} cannot be imported: {in_short(error)}; mend its module"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         got = "nothing" if found is None else f"{type(found).__name__} {attribute}"
         raise ConfigError(f"encoder is {name}, and {module} has {got} of that name, {CONTRACT}")

@@ -19,6 +19,7 @@ from astroray.encoders import (
     read_model_file,
 )
 from astroray.encoders.own import build_own, own_code
+from astroray.encoders.own_errors import ran_by
 from astroray.encoders.quantized import Quantized, read_quantized
 from astroray.errors import ConfigError
 from astroray.preparation import Prepared
@@ -69,7 +70,8 @@ class Model:
 
     def embed(self, image_BCYX: Tensor) -> Tensor:
         """Embeddings [B, dim] float32 of prepared objects [B, C, Y, X]."""
-        output_BD = self.network(image_BCYX.to(memory_format=torch.channels_last)).float()
+        with ran_by(self.encoder):
+            output_BD = self.network(image_BCYX.to(memory_format=torch.channels_last)).float()
         return ((output_BD - self.center_D) / self.scale_D)[:, self.live_D]
 
     def to(self, device: torch.device) -> "Model":

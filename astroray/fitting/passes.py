@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from astroray import faults, storage
 from astroray.encoders import kind_of
+from astroray.encoders.own_errors import ran_by
 from astroray.encoders.recipe import Recipe
 from astroray.encoders.store import build_network
 from astroray.errors import ConfigError
@@ -132,7 +133,7 @@ class _Fit:
         self.network = build_network(plan.encoder, plan.network)
         self.network.to(place.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.descent = Descent(self.network, plan.recipe)
-        self.objective = place.wrap(_Objective(self.network))
+        self.objective = place.wrap(_Objective(self.network, plan.encoder))
         self.batches = Batches(
             sample_NCYX,
             dataclasses.replace(self.config, augment=self.config.augment and can_turn),
@@ -334,12 +335,13 @@ class _Fit:
 class _Objective(nn.Module):
     """The loss as a module's `forward`, which is what distributed training hooks into."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, encoder: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.encoder = network, encoder
 
     def forward(self, image_BCYX: Tensor) -> Tensor:
-        loss: Tensor = self.network.loss(image_BCYX)  # type: ignore[operator]
+        with ran_by(self.encoder):
+            loss: Tensor = self.network.loss(image_BCYX)  # type: ignore[operator]
         return loss
 
 

@@ -10,6 +10,8 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +21,7 @@ import ray.train.torch
 import torch
 
 from astroray import allowance, faults, storage
+from astroray.encoders.own_errors import lacks_memory
 from astroray.encoders.recipe import Recipe
 from astroray.errors import AstrorayError, BackendError, ConfigError, FileError, StorageError
 from astroray.execution import workers
@@ -27,6 +30,7 @@ from astroray.fitting.passes import REPORT_EVERY_S, Place, Plan, find_recipe, ru
 
 __all__ = ["check_placement", "find_place", "fit_network", "train_in_workers"]
 
+_log = logging.getLogger("astroray.training")
 FORMAT_VERSION = 2
 PROGRESS_NAME = "progress.json"
 MAX_FAILURES = 3
@@ -148,7 +152,7 @@ def train_in_workers(
     """Runs a training loop by Ray Train, with `{"plan": plan}`, in as many workers as asked.
 
     work    a function of a module, which Ray Train calls in each worker, again after a failure;
-            but not after a ConfigError, which would come again: all workers have to raise it
+            but not after a ConfigError, which would come again
     folder  where Ray Train keeps what it notes; absolute
     look    called in this thread about twice a second
 
@@ -191,11 +195,22 @@ def train_in_workers(
 def _work_or_refuse(
     work: Callable[[dict[str, Any]], None], refusal: str, config: dict[str, Any]
 ) -> None:
-    """Does the work; notes a ConfigError and ends, since Ray Train would try again after one."""
+    """Does the work; notes a ConfigError and ends, since Ray Train would try again after one.
+
+    Where others may wait for the worker that refuses, it fails: Ray Train begins all anew, and
+    each ends by what was noted.
+    """
+    if storage.exists(refusal):
+        return
     try:
         work(config)
     except ConfigError as error:
         storage.publish(refusal, str(error).encode())
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+    except Exception:
+        _log.exception("training failed")
+        raise
 
 
 def find_place() -> tuple[int, int, int]:
@@ -206,14 +221,32 @@ def find_place() -> tuple[int, int, int]:
 
 
 def _explain(error: ray.train.TrainingFailedError, what: str) -> AstrorayError:
-    failures = getattr(error, "worker_failures", {})
-    for failure in failures.values():
-        if isinstance(failure, AstrorayError):
-            return failure
-    return BackendError(
-        f"{what} failed {MAX_FAILURES + 1} times: {str(error).strip()[-600:]}; "
-        "free memory or use fewer train_workers, then run the same command again to resume"
+    """Why workers failed too often: the machine, or what our code or the user's raised there.
+
+    Ray Train keeps exceptions apart from where they were raised, which its own text alone says.
+    """
+    failures = list(getattr(error, "worker_failures", {}).values())
+    own = next((one for one in failures if isinstance(one, AstrorayError)), None)
+    if own is not None:
+        return own
+    text, times = str(error).strip(), f"{what} failed {MAX_FAILURES + 1} times"
+    if not failures or any(_is_of_machine(one) for one in failures):
+        return BackendError(
+            f"{times}: {text[-600:]}; free memory or use fewer train_workers, then run the same "
+            "command again to resume"
+        )
+    places = re.findall(r'File "(.+?)", line (\d+), in (\S+)', text)
+    where = " ({}, line {}, in {})".format(*places[-1]) if places else ""
+    said = " ".join(str(failures[0]).split())[:600]
+    return AstrorayError(
+        f"{times}: {type(failures[0]).__name__}: {said}{where}; mend that line if it is yours, "
+        "else report it; the whole traceback is in logs/workers"
     )
+
+
+def _is_of_machine(error: BaseException) -> bool:
+    """Whether memory did not suffice, or a worker died."""
+    return lacks_memory(error) or type(error).__module__.startswith("ray.")
 
 
 def _train_in_worker(config: dict[str, Plan]) -> None:

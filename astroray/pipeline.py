@@ -12,7 +12,7 @@ from astroray.actors.embed import EmbedPlan
 from astroray.actors.render import render_rows
 from astroray.actors.search import GAUSSIAN_PATH, SearchOutcome, SearchPlan
 from astroray.actors.shortlist import Reencoder, find_shortlist, rank_shortlist
-from astroray.catalog.versions import Night
+from astroray.catalog.versions import Inherited, Night
 from astroray.config import ScanConfig
 from astroray.encoders import PLAIN_ATTENTION, PLAIN_NUMBERS, can_choose_attention, read_model_file
 from astroray.errors import AstrorayError, ConfigError, LedgerError
@@ -100,8 +100,9 @@ class _Run:
         self.known = runs.read_known(self.out, self._fresh_record)
         before = self.known or (list(self.night.listing) if self.night else [])
         stay = self.night.must_stay(self.config.survey) if self.night else ()
-        done = done_shards(self.out) | set(self.night.settled if self.night else ())
+        done = done_shards(self.out) | (self.night.settled if self.night else set())
         self.shards = runs.list_again(self.config.survey, self.out, before, done, stay=stay)
+        self.inherited = self.night.taken_over(self.shards) if self.night else Inherited()
         encoder = self.config.encoder
         runs.check_encoder(encoder.name, self.shards, encoder.network, given=self.given)
         if not storage.exists(self.model_path):
@@ -155,7 +156,7 @@ class _Run:
 
     def _inherit(self, night: Night) -> None:
         """Writes what the night refers to, and takes over what is measured by."""
-        night.taken_over(self.shards).publish(self.out)
+        self.inherited.publish(self.out)
         gaussian = storage.join(night.reference, GAUSSIAN_PATH)
         if storage.exists(gaussian):
             storage.publish(storage.join(self.out, GAUSSIAN_PATH), storage.read_bytes(gaussian))
@@ -171,8 +172,7 @@ class _Run:
 
     def _done(self) -> set[str]:
         """Shards that are done, here or in an older version."""
-        inherited = self.night.taken_over(self.shards).receipts if self.night else {}
-        return done_shards(self.out) | set(inherited)
+        return done_shards(self.out) | set(self.inherited.receipts)
 
     def fit(self) -> None:
         """Fits the encoder on a sample of the survey, unless the run has its model already."""

@@ -27,7 +27,7 @@ from astroray.actors.search import (
 )
 from astroray.catalog.ordering import order_rows
 from astroray.errors import DataError, LedgerError
-from astroray.neighbors.certificate import Proof
+from astroray.neighbors.certificate import Proof, neighbors_used
 from astroray.neighbors.search import Neighbors, search
 from astroray.run_record import Backends, CatalogProof, Counts
 
@@ -230,5 +230,5 @@ def _proof(score_S: np.ndarray, plan: SearchPlan, *, num_encoded: int) -> Proof:
         threshold=float(score_S[num_top - 1]) if num_top else None,
         next_bound=float(score_S[num_top]) if num_top < len(score_S) else None,
         score=plan.search.score,
-        k=max(1, min(plan.search.k, num_encoded - 1)),
+        k=neighbors_used(plan.search.k, num_encoded),
     )

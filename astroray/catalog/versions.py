@@ -65,9 +65,9 @@ class OlderFile(NamedTuple):
 class Inherited:
     """What a version takes over from older ones."""
 
-    receipts: Receipts
+    receipts: Receipts = dataclasses.field(default_factory=dict)
     """By shard: the run directory that embedded it, and its receipt."""
-    catalogs: Sequence[OlderFile]
+    catalogs: Sequence[OlderFile] = ()
     """Catalog files, oldest version first."""
     rankings: Sequence[OlderFile] = ()
     """Files of scores in an index, the manifest of which says which of them are valid."""
@@ -118,7 +118,7 @@ class Night:
     """Unix time."""
 
     @property
-    def settled(self) -> Collection[str]:
+    def settled(self) -> set[str]:
         """Inherited shards whose files stay as they are: not those of which nothing was read."""
         receipts = self.inherited.receipts.items()
         return {name for name, (_, receipt) in receipts if not receipt.shard_rejected}
@@ -135,7 +135,7 @@ class Night:
         """
         before = {shard.name: list(shard.inputs) for shard in self.listing}
         changed = {shard.name for shard in shards if list(shard.inputs) != before.get(shard.name)}
-        mended = changed - set(self.settled)
+        mended = changed - self.settled
         receipts = self.inherited.receipts.items()
         return dataclasses.replace(
             self.inherited, receipts={name: one for name, one in receipts if name not in mended}
@@ -157,7 +157,7 @@ class Night:
 def read_inherited(run_dir: str) -> Inherited:
     """The manifest of a version; empty for a scan, which refers to none."""
     if not storage.exists(path := _path(run_dir)):
-        return Inherited(receipts={}, catalogs=())
+        return Inherited()
     try:
         return _inherited(read_parquet(storage.read_bytes(path)).to_pylist())
     except (pa.ArrowInvalid, OSError, ValueError, TypeError, KeyError) as error:

@@ -147,7 +147,7 @@ def _certified(
         threshold=float(threshold) if num_top else None,
         next_bound=next_bound,
         score=score,
-        k=max(1, min(k, len(score_N) - 1)),
+        k=neighbors_used(k, len(score_N)),
         is_cut=is_cut,
     )
     return Certified(
@@ -171,6 +171,11 @@ def _descending(score_N: np.ndarray) -> np.ndarray:
     some_T = order_N[tied_T]
     order_N[tied_T] = some_T[np.lexsort((some_T, key_N[some_T]))]
     return order_N
+
+
+def neighbors_used(k: int, num_objects: int) -> int:
+    """How many neighbors a score is made of, where k are asked for among so many objects."""
+    return max(1, min(k, num_objects - 1))
 
 
 def score_of(distance_BK: np.ndarray, score: str) -> np.ndarray:

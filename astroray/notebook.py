@@ -151,7 +151,8 @@ class Run:
 
         interesting  COLUMN=VALUE[,VALUE...] of the table; the rest as `join` takes it
 
-        Returns it as `table`, text, and `document`, as `astroray evaluate run --json` ends with.
+        Returns it as `table`, text, and `document`, as `astroray evaluate run --json` ends with;
+        `write(DIR)` writes its page, with the curve of what is found and pictures.
         """
         from astroray.evaluation.own_labels import evaluate_labels
         from astroray.surveys.object_tables import TableOptions

@@ -19,7 +19,7 @@ from astroray import surveys
 from astroray.actors.fit import finish_model
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.encoders import read_model_file, views, vit
-from astroray.evaluation import EvaluationConfig, evaluate_outliers
+from astroray.evaluation.runs import EvaluationConfig, evaluate_outliers
 from astroray.fitting.fit_state import FitConfig
 from astroray.fitting.passes import run_passes
 from astroray.preparation import Wishes

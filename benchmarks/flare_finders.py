@@ -30,13 +30,13 @@ from typing import Any
 
 import numpy as np
 
+from astroray.evaluation.text_columns import aligned
 from astroray.flares.agreement import find_plainly
 from astroray.flares.events import Event
 from astroray.flares.found_flares import candidates_of
 from astroray.flares.inject import Injection, inject_flares
 from astroray.forecast.finders import FINDER, FLOOR, finder_table, judge_finders
 from astroray.forecast.labeled_curves import FoundCurve, find_in_curves, read_labels
-from astroray.forecast.rows import aligned
 from benchmarks.clock import timed
 
 METHODS = {"tess": ("savgol", "custom"), "kepler": ("savgol",)}

@@ -177,8 +177,9 @@ def test_the_doctor_says_what_there_is():
             "astroray.inspection, astroray.explain, astroray.submission",
             ("torch", "ray", "faiss", "astropy", "boto3", "requests", "scipy", "pandas"),
         ),
+        ("astroray.evaluation.own_labels, astroray.evaluation.own_page", ("torch", "ray", "faiss")),
     ],
-    ids=["command", "driver", "look"],
+    ids=["command", "driver", "look", "labels"],
 )
 def test_importing_astroray_loads_neither_torch_nor_ray_and_help_neither(modules, unwanted):
     code = f"import sys, {modules}\nprint([name for name in {unwanted!r} if name in sys.modules])"

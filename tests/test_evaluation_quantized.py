@@ -11,15 +11,9 @@ from click.testing import CliRunner
 from astroray.cli import cli
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError
-from astroray.evaluation import (
-    EvaluationConfig,
-    compared,
-    evaluate_outliers,
-    models,
-    results,
-    scoring,
-)
+from astroray.evaluation import compared, models, results, scoring
 from astroray.evaluation.quantized import NUMBERS, split_numbers
+from astroray.evaluation.runs import EvaluationConfig, evaluate_outliers
 from tests import labelled_made
 from tests.browser import open_page
 

@@ -13,10 +13,11 @@ from astroray.encoders import read_model_file
 from astroray.encoders.pretrained import object_hash
 from astroray.encoders.store import load_model, save_model
 from astroray.errors import ConfigError
-from astroray.evaluation import EvaluationConfig, compared, evaluate_outliers, models, runs, scoring
+from astroray.evaluation import compared, models, runs, scoring
 from astroray.evaluation.label_tables import open_protocol
 from astroray.evaluation.models import embed, fit_model, take_sample, was_trained_on
 from astroray.evaluation.pictures import Pictures
+from astroray.evaluation.runs import EvaluationConfig, evaluate_outliers
 from tests import labelled_made
 
 

@@ -90,7 +90,7 @@ def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
             {},
             "has no identifiers, got the",
         ),
-        (pandas.DataFrame({"mag": [1.0]}), {"id": "nmae"}, "no column 'nmae' for option id="),
+        (pandas.DataFrame({"mag": [1.0]}), {"id": "nmae"}, "no column 'nmae' for option id,"),
         (
             pandas.DataFrame({"ra": [99.0], "dec": [9.0]}),
             {"radius_arcsec": 1.0},

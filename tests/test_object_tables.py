@@ -209,7 +209,7 @@ def test_named_columns_win_over_well_known_ones_in_any_case(tmp_path: Path) -> N
 
 def test_an_unknown_column_is_refused_with_the_candidates(tmp_path: Path) -> None:
     _write(tmp_path, "t.csv", "a,b\n1,2\n")
-    with pytest.raises(ConfigError, match=r"t.csv has no column 'c' for option id=.*'a', 'b'"):
+    with pytest.raises(ConfigError, match=r"t.csv has no column 'c' for option id, .*'a', 'b'"):
         _read(tmp_path, table="t.csv", id="c")
 
 

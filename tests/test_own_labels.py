@@ -1,6 +1,8 @@
 """A finished run measured by a table of labels of the user's own."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -24,7 +26,7 @@ INTERESTING = (1, 2, 4, 7, 9, 15, 40)
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     further = {"mean_shift": 1.0, "mahalanobis_distance": None}
-    return make_run(folder, NUM_OBJECTS, sky="wide", further=further, num_pictures=0, state="done")
+    return make_run(folder, NUM_OBJECTS, sky="wide", further=further, state="done")
 
 
 @pytest.fixture
@@ -51,10 +53,13 @@ def test_the_command_says_how_early_the_list_has_the_interesting_ones(run, label
     path = tmp_path / "labels.csv"
     labels.to_csv(path, index=False)
     command = ["evaluate", "run", run.path, "--labels", str(path), "--interesting", "kind=merger"]
-    result = CliRunner().invoke(cli, [*command, "--id", "name", "--json"])
+    out = tmp_path / "out"
+    result = CliRunner().invoke(cli, [*command, "--id", "name", "--out", str(out), "--json"])
     assert result.exit_code == 0, result.output
     *text, line = result.output.strip().splitlines()
     document = json.loads(line)
+    assert json.loads((out / "rows.json").read_text()) == document
+    assert text[-1] == f"page  {out}/index.html"
     counts = ("num_objects", "num_labelled", "num_interesting", "table_rows_unmatched")
     assert [document[name] for name in counts] == [60, 59, 7, 2]
     assert document["within_rank"] == {"7": 8, "10": 11, "30": 31}
@@ -69,6 +74,25 @@ def test_the_command_says_how_early_the_list_has_the_interesting_ones(run, label
     assert found["random order", "", "first_10"] == (pytest.approx(10 * 7 / 59), None, None)
     assert "59 of 60 objects, 7 interesting: kind=merger" in text[1]
     assert any(line.split()[:3] == ["down", "to", "rank"] for line in text)
+
+
+def test_the_page_shows_the_curve_and_what_comes_first_and_last(run, labels, tmp_path):
+    page = Path(evaluate(run, labels, "kind=merger").write(str(tmp_path / "out"))).read_text()
+    assert "http" not in page, "it needs no network"
+    curves = re.findall('<path class="score s0" d="M46.0 260.0L(.*?)">', page)
+    assert [curve.split("L")[-1].split()[0] for curve in curves] == ["448.0", "448.0"]
+    first, last, others = re.findall('<div class="cases">(.*?)</div>', page, re.DOTALL)
+    ranks = [[int(n) for n in re.findall("<figcaption>(.*?)<", part)] for part in (first, last)]
+    assert ranks == [sorted(INTERESTING), sorted(INTERESTING, reverse=True)]
+    assert others.count("<use ") == 24
+    assert 'title="object-5, rank 6, kind plain, round"' in others
+
+
+def test_ties_are_found_as_a_straight_line(run, labels):
+    compared = evaluate(run, labels, "kind=merger").compared
+    looked = np.array([0, 10, 59])
+    assert compared.found_after("mean_shift", looked) == pytest.approx(looked * 7 / 59)
+    assert list(compared.found_after("the list", np.array([0, 1, 3, 59]))) == [0, 1, 3, 7]
 
 
 def test_scores_that_say_nothing_are_as_good_as_chance_and_those_that_lack_objects_left_out(

@@ -22,6 +22,12 @@ __all__ = ["join_table"]
 
 _TEXT_TABLES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _CLASH = "_table"
+_ID, _PLACES, _RADIUS = (
+    "id= (--id)",
+    "ra= and dec= (--ra, --dec)",
+    "radius_arcsec= (--radius-arcsec)",
+)
+"""How errors call what says which columns are meant: in Python, and on the command line."""
 
 
 def join_table(
@@ -51,7 +57,7 @@ def join_table(
     if radius_arcsec is None and (options.ra or options.dec):
         raise ConfigError(
             f"column {options.ra or options.dec!r} holds positions, which nothing is matched by; "
-            "say within how many arcsec, with radius_arcsec="
+            f"say within how many arcsec, with {_RADIUS}"
         )
     with contextlib.ExitStack() as stack:
         return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
@@ -69,9 +75,9 @@ def _join(
     opened = ObjectTable.of(source, options, where, with_places=by_place)
     if opened is None or (by_place and "ra" not in opened.columns):
         lacks, advice = (
-            ("positions", "name them with ra= and dec=")
+            ("positions", f"name them with {_PLACES}")
             if by_place
-            else ("identifiers", "name them with id=, or match by position with radius_arcsec=")
+            else ("identifiers", f"name them with {_ID}, or match by position with {_RADIUS}")
         )
         raise ConfigError(f"{where} has no {lacks}, got the columns {list(source.names)}; {advice}")
     found = opened.read()
@@ -206,11 +212,11 @@ def _no_match(
         theirs = int(np.isfinite(found.ra_deg_N).sum())
         return (
             f"no row of {where} lies within {radius_arcsec:g} arcsec of an object, of {ours} "
-            f"objects and {theirs} rows with a position; check ra= and dec=, or the radius"
+            f"objects and {theirs} rows with a position; check {_PLACES}, or the radius"
         )
     some = next((name for name in found.object_id_N if name), None)
     return (
         f"no row of {where} bears the identifier of an object, such as "
-        f"{objects['object_id'].iloc[0]!r}, its first is {some!r}; name the column with id=, or "
-        "match by position with radius_arcsec="
+        f"{objects['object_id'].iloc[0]!r}, its first is {some!r}; name the column with {_ID}, "
+        f"or match by position with {_RADIUS}"
     )

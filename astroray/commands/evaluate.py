@@ -78,7 +78,7 @@ def outliers(
     Each encoder is fitted without labels on the objects that it is judged on, outliers included,
     as a scan does it. The same command on the same DIR resumes.
     """
-    from astroray.evaluation import EvaluationConfig, evaluate_outliers
+    from astroray.evaluation.runs import EvaluationConfig, evaluate_outliers
 
     config = EvaluationConfig(
         protocol=protocol,
@@ -122,6 +122,12 @@ def outliers(
 )
 @click.option("--ra", default="", metavar="COLUMN", help="Right ascension, if unnamed.")
 @click.option("--dec", default="", metavar="COLUMN", help="Declination, if unnamed.")
+@click.option(
+    "--out",
+    type=click.Path(),
+    metavar="DIR",
+    help="For rows.json and index.html.  [default: runs/evaluate-NAME, that of RUN_DIR]",
+)
 @_json_option
 def evaluate_run(
     run_dir: str,
@@ -131,23 +137,26 @@ def evaluate_run(
     radius_arcsec: float | None,
     ra: str,
     dec: str,
+    out: str | None,
     as_json: bool,
 ) -> None:
     """How early the list of the scan or night in RUN_DIR has what you call interesting.
 
     AUC, and the interesting among the first of the labelled objects, with 95 % intervals, beside
-    the catalog's other scores on the same objects and beside random order.
+    the catalog's other scores on the same objects and beside random order; as a page, the curve of
+    what is found, and pictures of the interesting ones that come first and last.
     """
+    from astroray import storage
     from astroray.evaluation.own_labels import evaluate_labels
     from astroray.surveys.object_tables import TableOptions
+    from astroray.surveys.objects import basename
 
     options = TableOptions(id=id, ra=ra, dec=dec)
     found = evaluate_labels(
         run_dir, labels, interesting, options=options, radius_arcsec=radius_arcsec
     )
-    click.echo(found.table)
-    if as_json:
-        click.echo(json.dumps(found.document, allow_nan=False))
+    out = out or f"runs/evaluate-{basename(storage.absolute(run_dir))}"
+    _say(found.table, out, found.write(out), found.document if as_json else None)
 
 
 @evaluate.command("flares", short_help="Compare forecasts of flares.")

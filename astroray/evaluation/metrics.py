@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["FLAGGED", "Estimate", "Rates", "rates", "resampled"]
+__all__ = ["FLAGGED", "NUM_RESAMPLES", "Estimate", "Rates", "rates", "resampled"]
 
+NUM_RESAMPLES = 500
 FLAGGED = (0.05, 0.10, 0.15)
 """Shares of the objects that are flagged for the recalls beside the one at the true rate."""
 

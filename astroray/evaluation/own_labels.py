@@ -3,44 +3,40 @@
 Shape letters: N labelled objects by rank, R resamples.
 """
 
-import csv
 import dataclasses
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas
 from astropy.stats import binom_conf_interval
 
-from astroray import provenance, schema
+from astroray import provenance, schema, storage
 from astroray.catalog import versions
 from astroray.catalog.exports import to_pandas
 from astroray.catalog.matching import join_table
-from astroray.errors import ConfigError
-from astroray.evaluation.metrics import Estimate, rates, resampled
-from astroray.evaluation.rows import aligned
-from astroray.evaluation.scoring import NUM_RESAMPLES
+from astroray.evaluation.labelled import Asked, Labelled
+from astroray.evaluation.metrics import NUM_RESAMPLES, Estimate, rates, resampled
+from astroray.evaluation.text_columns import aligned
 from astroray.runs import finished_run, version_of
 from astroray.surveys.object_tables import TableOptions
 
 if TYPE_CHECKING:  # loaded by who gives one
     from astropy.table import Table
 
-__all__ = ["LabelEvaluation", "evaluate_labels"]
+__all__ = ["THE_LIST", "Compared", "LabelEvaluation", "evaluate_labels"]
 
 SCORES = [column.name for column in schema.FURTHER_SCORES]
-COLUMNS = ["object_id", "ra", "dec", "rank", "outlier_score", *SCORES]
+COLUMNS = ["object_id", "ra", "dec", "shard", "row", "rank", "outlier_score", *SCORES]
 FIRST = (10, 30, 100)
 """Lengths of the list's beginning in which the interesting ones are counted, beside as many as
 there are."""
-LEAST = 5
-"""Fewer interesting or other objects say nothing: their own choice would decide the numbers."""
 RESAMPLES_AT_ONCE = 20
 """So that the weights of 10^6 objects stay below 0.2 GB."""
 THE_LIST = "the list"
 RANDOM = "random order"
-NUM_SHOWN = 12
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +47,21 @@ class LabelEvaluation:
     """Counts, and `rows` in the shape of `evaluate outliers`."""
     table: str
     """Plain text."""
+    compared: "Compared" = dataclasses.field(repr=False)
+    """What the page draws."""
+
+    def write(self, out: str) -> str:
+        """Writes `rows.json`, the document, and `index.html` in the folder `out`; returns the page.
+
+        The page shows the curve of interesting objects found, and those that come first and last.
+        """
+        from astroray.evaluation.own_page import render_page  # reads the survey's files
+
+        rows = json.dumps(self.document, indent=1, allow_nan=False)
+        storage.publish(storage.join(out, "rows.json"), rows.encode())
+        page = storage.join(out, "index.html")
+        storage.publish(page, render_page(self.compared, self.document).encode())
+        return page
 
 
 def evaluate_labels(
@@ -76,94 +87,16 @@ def evaluate_labels(
     table = versions.read_version(folder).select(COLUMNS).combine_chunks()
     objects = to_pandas(table)
     joined = join_table(objects, labels, options or TableOptions(), radius_arcsec=radius_arcsec)
-    asked = _Asked.parse(interesting)
+    asked = Asked.parse(interesting)
     found = asked.among(joined)
-    return _Compared(folder, asked, joined, found).result()
+    return Compared(folder, asked, joined, found).result()
 
 
-class _Labelled(NamedTuple):
-    """The labelled objects, by rank."""
-
-    objects: pandas.DataFrame
-    is_interesting_N: np.ndarray
-    unseen: Sequence[str]
-    """Values that were asked for and that no labelled object has."""
-
-
-class _Asked(NamedTuple):
-    """What counts as interesting."""
-
-    text: str
-    column: str
-    values: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> "_Asked":
-        """Of COLUMN=VALUE,VALUE; a value with a comma in double quotes."""
-        column, equals, rest = text.partition("=")
-        read = next(csv.reader([rest], skipinitialspace=True), [])
-        values = tuple(dict.fromkeys(value.strip() for value in read if value.strip()))
-        if not equals or not column.strip() or not values:
-            raise ConfigError(
-                f"what is interesting is {text!r}, expected COLUMN=VALUE or COLUMN=VALUE,VALUE "
-                "with a column of the table of labels"
-            )
-        return cls(text, column.strip(), values)
-
-    def among(self, joined: pandas.DataFrame) -> _Labelled:
-        """The objects that have a value. Raises ConfigError where they say too little."""
-        names = joined.attrs["columns"]
-        if self.column not in names:
-            raise ConfigError(
-                f"the table of labels has no column {self.column!r} for {self.text!r}, expected "
-                f"one of {list(names)}"
-            )
-        column = joined[names[self.column]]
-        is_labelled = column.notna() & (column.astype(str).str.strip() != "")
-        column = column[is_labelled]
-        matches = {value: _equals(column, value) for value in self.values}
-        is_interesting_N = np.logical_or.reduce(list(matches.values()))
-        self._check(column, is_interesting_N)
-        unseen = [value for value, is_it_N in matches.items() if not is_it_N.any()]
-        return _Labelled(joined[is_labelled], is_interesting_N, unseen)
-
-    def _check(self, column: pandas.Series, is_interesting_N: np.ndarray) -> None:
-        num_interesting = int(is_interesting_N.sum())
-        num_others = len(column) - num_interesting
-        if min(num_interesting, num_others) >= LEAST:
-            return
-        counts = column.astype(str).value_counts()
-        shown = ", ".join(f"{value} ({count})" for value, count in counts[:NUM_SHOWN].items())
-        shown += ", ..." if len(counts) > NUM_SHOWN else ""
-        raise ConfigError(
-            f"{num_interesting} of {len(column)} labelled objects are interesting by "
-            f"{self.text!r} and {num_others} are not, expected at least {LEAST} of each, or no "
-            f"interval could be given; the values are {shown or 'all missing'}: name others, or "
-            "label more"
-        )
-
-
-def _equals(column: pandas.Series, value: str) -> np.ndarray:
-    """Which entries are `value`, [N] bool: as truth, whole number, number or text."""
-    of = pandas.api.types
-    if of.is_bool_dtype(column.dtype):
-        return np.asarray(column.astype(str).str.lower() == value.lower(), bool)
-    if not of.is_numeric_dtype(column.dtype):
-        return np.asarray(column.astype(str).str.strip() == value, bool)
-    try:
-        number = pandas.to_numeric(value)
-    except ValueError:
-        return np.zeros(len(column), bool)
-    if of.is_integer_dtype(column.dtype):
-        return np.asarray(column == number, bool)
-    return np.isclose(column.to_numpy(float), float(number), rtol=1e-7, atol=0)  # float32 too
-
-
-class _Compared:
+class Compared:
     """The list and what is beside it, as numbers."""
 
     def __init__(
-        self, folder: str, asked: _Asked, joined: pandas.DataFrame, found: _Labelled
+        self, folder: str, asked: Asked, joined: pandas.DataFrame, found: Labelled
     ) -> None:
         self.folder, self.asked, self.joined, self.found = folder, asked, joined, found
         self.is_interesting_N = found.is_interesting_N
@@ -220,14 +153,19 @@ class _Compared:
         The interval is Wilson's (1927, JASA 22, 209), of which none is empty, as that of
         resamples is where all are interesting, or none.
         """
-        score_N = self.scores[name]
-        least = np.partition(score_N, -length)[-length]
-        is_above_N, is_tied_N = score_N > least, score_N == least
-        tied = self.is_interesting_N[is_tied_N].mean() * (length - is_above_N.sum())
-        value = float(self.is_interesting_N[is_above_N].sum() + tied)
+        value = float(self.found_after(name, np.array([length]))[0])
         ends = binom_conf_interval(round(value), length, 0.95, interval="wilson")
         low, high = (round(length * float(share), 9) for share in ends)  # 1e-16 is 0
         return Estimate(value=value, low=low, high=high)
+
+    def found_after(self, name: str, looked_P: np.ndarray) -> np.ndarray:
+        """[P] interesting ones among the first `looked_P` of an order, ties in expectation."""
+        score_N = -self.scores[name]
+        order_N = np.argsort(score_N, kind="stable")
+        found_N = np.concatenate([[0], np.cumsum(self.is_interesting_N[order_N])])
+        is_last_N = np.append(np.diff(score_N[order_N]) > 0, True)  # of objects with one score
+        end_G = np.concatenate([[0], np.flatnonzero(is_last_N) + 1])
+        return np.interp(looked_P, end_G, found_N[end_G])
 
     def result(self) -> LabelEvaluation:
         """As a document and as text."""
@@ -253,7 +191,7 @@ class _Compared:
             "within_rank": {str(n): self._within(n) for n in self.lengths},
             "notes": self.notes,
         }
-        return LabelEvaluation(document=document, table=self._text(document))
+        return LabelEvaluation(document=document, table=self._text(document), compared=self)
 
     def _within(self, length: int) -> int:
         """Rank in the whole list of the last of the first `length` labelled objects."""
@@ -284,7 +222,7 @@ class _Compared:
             f"{self.num_interesting:,} interesting: {self.asked.text}"
         )
         return "\n\n".join(
-            [says, aligned(heads, lines, num_left=1), "\n".join([*differences, *self.notes])]
+            [says, aligned([heads, *lines], indent="  "), "\n".join([*differences, *self.notes])]
         )
 
 

@@ -9,18 +9,17 @@ import jinja2
 import numpy as np
 
 from astroray import storage
+from astroray.evaluation.metrics import NUM_RESAMPLES
 from astroray.evaluation.pictures import Pictures
 from astroray.evaluation.protocols import NUM_DRAWS, Subset
 from astroray.evaluation.results import Line, Results
 from astroray.evaluation.rows import notes
-from astroray.evaluation.scoring import NUM_RESAMPLES
 from astroray.templates import load_template
 
 __all__ = ["write_page"]
 
 NUM_CASES = 8
 """Pictures of each kind of case."""
-CHART_PX = 180
 TITLES = {
     "efigi": "nearby galaxies of EFIGI",
     "gz2": "galaxies of Galaxy Zoo 2",
@@ -147,9 +146,7 @@ def _gallery(results: Results, subset: Subset, encoder: str) -> _Gallery | None:
 
 
 def _template() -> jinja2.Template:
-    return load_template(
-        "astroray.evaluation", "page.html.jinja", signed=_signed, seconds=_seconds, place=_place
-    )
+    return load_template("astroray.evaluation", "page.html.jinja", signed=_signed, seconds=_seconds)
 
 
 def _signed(value: float) -> str:
@@ -158,8 +155,3 @@ def _signed(value: float) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value < 100 else f"{value:,.0f} s"
-
-
-def _place(value: float) -> str:
-    """A share 0..1 as a coordinate of the chart."""
-    return f"{CHART_PX * min(max(value, 0.0), 1.0):.1f}"

@@ -7,8 +7,9 @@ from typing import Any
 from astroray.evaluation.metrics import Estimate
 from astroray.evaluation.neighborhoods import NEIGHBOR_SCORES
 from astroray.evaluation.results import Line, Results
+from astroray.evaluation.text_columns import aligned
 
-__all__ = ["REFERENCES", "aligned", "json_rows", "notes", "text_table"]
+__all__ = ["REFERENCES", "json_rows", "notes", "text_table"]
 
 REFERENCES = (
     "size",
@@ -138,10 +139,10 @@ def text_table(results: Results) -> str:
         )
         if not subset.has_bar:
             what += "  (no goal is set for it)"
-        blocks.append(f"{what}\n{aligned(heads, [_cells(line, peers) for line in found])}")
+        blocks.append(f"{what}\n{_aligned(heads, [_cells(line, peers) for line in found])}")
     mixed = [line for line in lines if line.subset.name == results.protocol.fitted]
     stages = ("encoder", "score", "fit s", "passes", "encode s", "index s", "query s")
-    blocks.append(f"seconds a seed\n{aligned(stages, [_seconds(line) for line in mixed])}")
+    blocks.append(f"seconds a seed\n{_aligned(stages, [_seconds(line) for line in mixed])}")
     return "\n\n".join([*blocks, *notes(results)])
 
 
@@ -184,18 +185,8 @@ def _seconds(line: Line) -> list[str]:
     return [line.encoder, line.score, *(f"{line.facts[name]:.3g}" for name in names)]
 
 
-def aligned(heads: Sequence[str], rows: Sequence[Sequence[str]], *, num_left: int = 2) -> str:
-    """Columns of text: the first `num_left` to the left, numbers to the right."""
-    table = [heads, *rows]
-    widths = [max(len(row[i]) for row in table if i < len(row)) for i in range(len(heads))]
-    return "\n".join(
-        "  "
-        + "  ".join(
-            cell.ljust(width) if i < num_left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=False))
-        ).rstrip()
-        for row in table
-    )
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return aligned([heads, *rows], num_left=2, indent="  ")
 
 
 def _trained_on(line: Line) -> str:

@@ -10,15 +10,14 @@ import numpy as np
 
 from astroray import storage
 from astroray.errors import ConfigError
-from astroray.evaluation.metrics import FLAGGED, rates
+from astroray.evaluation.metrics import FLAGGED, NUM_RESAMPLES, rates
 from astroray.evaluation.models import Encoded
 from astroray.evaluation.neighborhoods import NEIGHBOR_SCORES, Neighborhoods
 from astroray.evaluation.protocols import NUM_DRAWS, Draw, Subset
 from astroray.scores import SCORES, score_objects
 
-__all__ = ["METRICS", "NUM_RESAMPLES", "Scored", "check_scores", "score_subset"]
+__all__ = ["METRICS", "Scored", "check_scores", "score_subset"]
 
-NUM_RESAMPLES = 500
 METRICS = ("auc", "recall", *(f"recall_at_{share:.0%}".rstrip("%") for share in FLAGGED))
 FORMAT_VERSION = 1
 

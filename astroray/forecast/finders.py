@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from astroray.evaluation.metrics import Estimate
+from astroray.evaluation.text_columns import aligned
 from astroray.flares.agreement import agree, find_plainly
 from astroray.forecast.labeled_curves import FoundCurve, read_labels
-from astroray.forecast.rows import aligned, metric_row
+from astroray.forecast.rows import metric_row
 from astroray.forecast.skill import resample_stars
 
 __all__ = ["FinderSkill", "finder_rows", "finder_table", "judge_finders"]

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from astroray.evaluation.metrics import Estimate
+from astroray.evaluation.text_columns import aligned
 from astroray.flares.windows import Windows
 from astroray.forecast.comparison import Comparison
 
-__all__ = ["aligned", "json_rows", "metric_row", "text_table", "undecided"]
+__all__ = ["json_rows", "metric_row", "text_table", "undecided"]
 
 COLUMNS = (
     ("auc", "AUC"),
@@ -165,17 +166,3 @@ def _span(difference: Estimate) -> tuple[str, str]:
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "–"
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as columns of plain text: the first flush left, the others flush right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            [
-                line[0].ljust(widths[0]),
-                *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)),
-            ]
-        )
-        for line in lines
-    )

@@ -307,5 +307,5 @@ def _column_name(names: Sequence[str], key: str, options: TableOptions, where: s
     if (meant := find_name(names, [asked])) is not None:
         return meant
     raise ConfigError(
-        f"{where} has no column {asked!r} for option {key}=, expected one of {list(names)}"
+        f"{where} has no column {asked!r} for option {key}, expected one of {list(names)}"
     )

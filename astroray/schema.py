@@ -87,11 +87,13 @@ FURTHER_SCORES = [
     ),
 ]  # fmt: skip
 """Scores beside the ranking, larger is more unusual; nothing is proven of them."""
-STAGE = column("stage", pa.string(), "", "stage that rejected: read, prepare, encode, catalog")
-CLASS = column("class", pa.string(), "", "class of the reason, one word")
-REASON = column("reason", pa.string(), "", "what was wrong, in words")
-ATTEMPT = column("attempt", pa.int32(), "", "attempt at the shard, from 1")
-THUMBNAIL = column("thumbnail", pa.binary(), "", "JPEG picture of the cutout")
+STAGE = column(
+    "stage", pa.string(), "", "stage that rejected: read, prepare, encode, catalog", ucd="meta.code"
+)
+CLASS = column("class", pa.string(), "", "class of the reason, one word", ucd="meta.code.class")
+REASON = column("reason", pa.string(), "", "what was wrong, in words", ucd="meta.note")
+ATTEMPT = column("attempt", pa.int32(), "", "attempt at the shard, from 1", ucd="meta.number")
+THUMBNAIL = column("thumbnail", pa.binary(), "", "JPEG picture of the cutout", ucd="meta.dataset")
 
 
 class Flag:
@@ -137,8 +139,9 @@ MAP = pa.schema(
         column(
             "map_x", pa.float64(), "", "place where the nearest in embedding space stay near, by "
             "t-SNE; of fewer than 100 objects plane_x; directions and far distances mean nothing",
+            ucd="stat.value",
         ),
-        column("map_y", pa.float64(), "", "the same, upwards"),
+        column("map_y", pa.float64(), "", "the same, upwards", ucd="stat.value"),
         column(
             "plane_x", pa.float64(), "", "along the direction in which most embeddings differ "
             "most, from the median", ucd="stat.value",
@@ -168,11 +171,13 @@ THUMBNAILS = pa.schema([OBJECT_ID, THUMBNAIL])
 LABELS = pa.schema(
     [
         *[*IDENTITY, RANK, SCORE],
-        column("interest", pa.int32(), "", "1 to 5; null where only a class was given"),
+        column(
+            "interest", pa.int32(), "", "1 to 5; null where only a class was given", ucd="meta.code"
+        ),
         column("class", pa.string(), "", "class in the person's own words", ucd="meta.code.class"),
         column("user", pa.string(), "", "who said so", ucd="meta.curation"),
         column("labelled", pa.string(), "", "when, UTC, ISO 8601", ucd="time.epoch"),
-        column("why", pa.string(), "", "why the object was shown"),
+        column("why", pa.string(), "", "why the object was shown", ucd="meta.note"),
         MODEL_ID,
         column("label_id", pa.string(), "", "session and number in the label log", ucd="meta.id"),
     ]

@@ -15,6 +15,7 @@ from pyarrow import csv
 from astroray import schema
 from astroray.catalog import exports, pixels
 from astroray.catalog.exports import export_catalog, export_rows, to_astropy
+from astroray.catalog.votable import to_votable
 from astroray.errors import ConfigError
 from tests.catalogs_made import by_rank, make_catalog, mixed, write
 from tests.memory_used import peak_bytes
@@ -41,7 +42,7 @@ def whole_file(table: pa.Table, format: str) -> bytes:
         return sink.getvalue()
     columns = to_astropy(table)
     if format == "votable":
-        columns.write(sink, format="votable", tabledata_format="binary2")
+        to_votable(columns).to_xml(sink, tabledata_format="binary2")
         return sink.getvalue()
     hdu = fits.table_to_hdu(columns)
     hdu.name = "CATALOG"
@@ -91,6 +92,17 @@ def test_votable_keeps_values_units_ucds_and_descriptions(mixed, tmp_path):
     assert str(fields["ra"].unit) == "deg"
     assert fields["ra"].ucd == "pos.eq.ra;meta.main"
     assert fields["outlier_score"].description.startswith("distance to the neighbors")
+
+
+def test_votable_says_in_which_frame_its_positions_are(mixed, tmp_path):
+    _, run_dir = mixed
+    out = str(tmp_path / "catalog.vot")
+    export_catalog(str(run_dir), format="votable", out=out)
+    (resource,) = votable.parse(out, verify="exception").resources
+    (frame,) = resource.coordinate_systems
+    assert frame.system == "ICRS"
+    refs = {field.name: field.ref for field in resource.tables[0].fields if field.ref}
+    assert refs == {"ra": frame.ID, "dec": frame.ID}
 
 
 def test_fits_keeps_values_units_ucds_and_comments(mixed, tmp_path):

@@ -182,6 +182,8 @@ def test_a_simple_cone_search_is_a_votable_with_the_columns_that_the_standard_as
     infos = {info.name: info.value for info in votable.resources[0].infos}
     assert infos["QUERY_STATUS"] == "OK"
     assert infos["run_id"] == archive.run_id
+    (frame,) = votable.resources[0].coordinate_systems
+    assert (frame.system, frame.ID) == ("ICRS", table.get_field_by_id_or_name("ra").ref)
 
 
 @pytest.mark.parametrize("query", ["", "RA=1&DEC=2&SR=x", "RA=1&DEC=99&SR=1", "RA=1&DEC=9&SR=inf"])

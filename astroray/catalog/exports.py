@@ -18,6 +18,7 @@ from pyarrow import csv
 
 from astroray import schema, storage
 from astroray.catalog import versions
+from astroray.catalog.votable import to_votable
 from astroray.errors import ConfigError
 from astroray.storage.spill import Spill
 
@@ -212,7 +213,7 @@ def _votable_file(table: pa.Table, facts: _Facts) -> bytes:
     columns = _to_astropy(table, facts)
     for column in columns.itercols():
         column.unit = _VOUNIT.get(str(column.unit), column.unit)
-    columns.write(sink, format="votable", tabledata_format="binary2")
+    to_votable(columns).to_xml(sink, tabledata_format="binary2")
     return sink.getvalue()
 
 

@@ -4,10 +4,10 @@ import io
 from typing import Any
 
 import pyarrow as pa
-from astropy.io.votable import from_table
 from astropy.io.votable.tree import Info, Resource, VOTableFile
 
 from astroray.catalog.exports import to_astropy
+from astroray.catalog.votable import to_votable
 
 __all__ = ["MEDIA_TYPE", "cone_error", "cone_table"]
 
@@ -18,13 +18,11 @@ _OLD_UCDS = {"object_id": "ID_MAIN", "ra": "POS_EQ_RA_MAIN", "dec": "POS_EQ_DEC_
 
 def cone_table(rows: pa.Table, *, overflow: bool, facts: dict[str, str]) -> bytes:
     """A VOTable of CATALOG rows; `overflow` says that there are more, `facts` stand as INFO."""
-    table = to_astropy(rows)
-    votable = from_table(table)
+    votable = to_votable(to_astropy(rows))
     resource = votable.resources[0]
     resource.type = "results"
     for field in resource.tables[0].fields:
-        field.ucd = _OLD_UCDS.get(field.name, table[field.name].meta["ucd"]) or None
-        field.description = table[field.name].description
+        field.ucd = _OLD_UCDS.get(field.name, field.ucd)
     status = "OVERFLOW" if overflow else "OK"
     resource.infos.extend(_infos(votable, {"QUERY_STATUS": status, **facts}))
     return _to_xml(votable)

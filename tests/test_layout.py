@@ -117,6 +117,20 @@ def test_every_dependency_is_pinned_for_ci():
     assert names <= pinned, names - pinned
 
 
+def test_every_module_has_its_place_in_the_layers():
+    """import-linter says nothing of a module that no layer names."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    (layers,) = (one["layers"] for one in settings["contracts"] if one["name"] == "Layers")
+    named = {name.strip() for layer in layers for name in layer.split(":")}
+    modules = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in trees()
+        if path.is_relative_to(ROOT / "astroray") and path.name != "__init__.py"
+    }
+    above = {name: {name[: end.start()] for end in re.finditer(r"\.|$", name)} for name in modules}
+    assert not {name for name in modules if not above[name] & named}
+
+
 def test_only_serving_imports_ray_serve():
     imports = {
         (path.name, line)

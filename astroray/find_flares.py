@@ -30,7 +30,7 @@ from astroray.receipts import Receipt, done_shards, pack_receipts, read_receipts
 from astroray.run_files import flare_part_file
 from astroray.run_record import Backends, Counts, RunRecord
 from astroray.storage.leases import Lease, hold_lease
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import publish_parquet, read_parquet
 from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = ["FindConfig", "find_flares"]
@@ -186,7 +186,7 @@ def _gather(
         "stars": stars_table(stars),
         "rejects": rejects.sort_by([("shard", "ascending"), ("row", "ascending")]),
     }.items():
-        ledger.publish_table(storage.join(out, f"{name}.parquet"), table)
+        publish_parquet(storage.join(out, f"{name}.parquet"), table)
     counts = _counts(receipts, curves, flares, refused, len(stars))
     spent_s = record.seconds.get("flares", 0.0) + time.monotonic() - started
     record = dataclasses.replace(

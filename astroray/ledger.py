@@ -14,7 +14,6 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from astroray.errors import LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
 from astroray.run_files import OF_FLARES, OF_SCAN, listing_file
 from astroray.run_record import Counts, RejectCount, RunRecord
-from astroray.storage.parquet import read_batches, read_parquet
+from astroray.storage.parquet import publish_parquet, read_batches, read_parquet
 from astroray.surveys.object_files import moved
 from astroray.surveys.shards import Reject, Shard
 
@@ -273,7 +272,7 @@ def write_rejects(run_dir: str, name: str, rejects: Sequence[Reject], *, attempt
     if not rejects:
         storage.delete(path)
         return
-    publish_table(path, rejects_table(rejects, name, attempt=attempt))
+    publish_parquet(path, rejects_table(rejects, name, attempt=attempt))
 
 
 def rejects_table(rejects: Sequence[Reject], name: str = "", *, attempt: int = 1) -> pa.Table:
@@ -337,13 +336,6 @@ def total(receipts: Iterable[Receipt], counts: Counts | None = None) -> Counts:
         rows_embedded=sum(receipt.rows_embedded for receipt in receipts),
         rows_rejected=sum(receipt.rows_rejected for receipt in receipts),
     )
-
-
-def publish_table(path: str, table: pa.Table) -> None:
-    """Publishes a small table as one Parquet file."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    storage.publish(path, sink.getvalue())
 
 
 def _read_table(path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -8,18 +8,16 @@ one file now and then; a receipt in it counts as long as its mark has the same v
 """
 
 import dataclasses
-import io
 import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import LedgerError
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import publish_parquet, read_parquet
 
 PACK_EVERY = 4096
 """Fewer receipts than these are not worth a file of their own."""
@@ -96,9 +94,7 @@ def pack_receipts(run_dir: str, *, num_done: int = 0) -> None:
         "version": [version for version, _ in found],
         "receipt": [json.dumps(dataclasses.asdict(receipt)) for _, receipt in found],
     }
-    sink = io.BytesIO()
-    pq.write_table(pa.table(columns), sink, compression="zstd")
-    storage.publish(_packed_path(run_dir), sink.getvalue())
+    publish_parquet(_packed_path(run_dir), pa.table(columns))
 
 
 def _read_all(run_dir: str) -> tuple[list[tuple[str, Receipt]], int]:

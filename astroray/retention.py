@@ -19,6 +19,7 @@ from astroray.run_record import RunRecord
 from astroray.storage import InputFile
 from astroray.storage.copying import copy_file
 from astroray.storage.leases import find_holder, hold_lease
+from astroray.storage.parquet import publish_parquet
 from astroray.surveys.object_files import damage, files_of, moved
 
 __all__ = ["delete_files", "export_version", "find_prunable"]
@@ -224,5 +225,5 @@ def _copy_duplicates(run_dir: str, out: str) -> int:
     tables = [ledger.read_rejects_of(version, "duplicates") for version in [*older, run_dir]]
     table = pa.concat_tables(tables)
     if len(table):
-        ledger.publish_table(storage.join(out, "rejects", "duplicates.parquet"), table)
+        publish_parquet(storage.join(out, "rejects", "duplicates.parquet"), table)
     return len(table)

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import time
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, surveys
 from astroray.attempts import Nodes, begin_attempt
@@ -24,6 +22,7 @@ from astroray.errors import ConfigError, DataError, ShardError
 from astroray.preparation import Prepared
 from astroray.receipts import Receipt, read_receipt
 from astroray.storage.meter import METER
+from astroray.storage.parquet import parquet_bytes
 from astroray.surveys.shards import Reject, Rows, Shard
 
 if TYPE_CHECKING:
@@ -275,10 +274,7 @@ class _Rows:
 
 
 def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    dictionary = ["shard", "field", "night", "detector"]
-    pq.write_table(table, sink, compression="zstd", use_dictionary=dictionary)
-    return sink.getvalue()
+    return parquet_bytes(table, use_dictionary=["shard", "field", "night", "detector"])
 
 
 def _only_rejects(rejects: tuple[Reject, ...]) -> Prepared:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import faults, ledger, scores, storage
+from astroray import faults, scores, storage
 from astroray.actors.search import (
     GAUSSIAN_PATH,
     SearchOutcome,
@@ -31,6 +31,7 @@ from astroray.run_record import Changes, Counts, Drift, NightFound, Suspect
 from astroray.scores import drift, outliers
 from astroray.scores.gaussian import Gaussian
 from astroray.scores.outliers import Unique
+from astroray.storage.parquet import publish_parquet
 from astroray.surveys.shards import Reject
 
 __all__ = ["BEFORE", "Searched", "publish_night", "unique_new"]
@@ -88,7 +89,7 @@ def publish_night(plan: SearchPlan, versions: Sequence[str], searched: Searched)
     faults.reach("search.found")
     drifted, suspects, suspect_of = _look(searched)
     changes = change_list(searched.before, _listed(plan, searched), suspect_of)
-    ledger.publish_table(changes_file(plan.run_dir), changes)
+    publish_parquet(changes_file(plan.run_dir), changes)
     further = _further(searched, _gaussian(plan))
     publish_rows(plan, searched.table, searched.found, further, searched.names_of)
     night = NightFound(

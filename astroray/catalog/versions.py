@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from astroray import catalog, ledger, schema, storage
+from astroray import catalog, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.receipts import Receipt, read_receipts
 from astroray.run_record import Backends, NightRecord
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import publish_parquet, read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
@@ -82,7 +82,7 @@ class Inherited:
             rows.append(
                 {"version": version, "path": path, "sha256": receipt.checksum, "receipt": text}
             )
-        ledger.publish_table(_path(run_dir), pa.Table.from_pylist(rows, schema=_FIELDS))
+        publish_parquet(_path(run_dir), pa.Table.from_pylist(rows, schema=_FIELDS))
 
     @property
     def num_rows(self) -> int:

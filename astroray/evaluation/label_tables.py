@@ -17,7 +17,7 @@ from astroray.evaluation.protocols import PROTOCOLS, Protocol, Subset
 from astroray.evaluation.spectrum_labels import lamost_pools, type_pools
 from astroray.surveys.simulated import truth_table
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 __all__ = ["open_protocol"]
 
@@ -300,7 +300,7 @@ def _pictures_in(folder: str) -> set[str]:
         raise data_sets.missing(f"{folder}/*.jpg")
     ((commonest, count),) = counts.most_common(1)
     if count < len(kind_of):
-        logger.warning(
+        _log.warning(
             "%d of %d files in %s are no pictures of the commonest size and compression: left out",
             len(kind_of) - count,
             len(kind_of),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import time
@@ -31,6 +30,7 @@ from astroray.evaluation.pictures import Pictures
 from astroray.evaluation.quantized import embedding_id
 from astroray.fitting.fit_state import FitConfig, FitProgress, FitState
 from astroray.fitting.passes import find_recipe, run_passes
+from astroray.storage.arrays import publish_arrays, read_arrays
 
 __all__ = [
     "NUM_PASSES",
@@ -232,24 +232,22 @@ def _encode(
 def _save(
     cached: str, embedding_ND: np.ndarray, errors: Sequence[np.ndarray], seconds: float
 ) -> None:
-    sink = io.BytesIO()
-    np.savez(
-        sink,
-        embedding=embedding_ND,
-        errors=np.concatenate(errors) if errors else np.zeros(0),
-        seconds=np.float64(seconds),
-    )
-    storage.publish(cached, sink.getvalue())
+    arrays = {
+        "embedding": embedding_ND,
+        "errors": np.concatenate(errors) if errors else np.zeros(0),
+        "seconds": np.array(seconds),
+    }
+    publish_arrays(cached, arrays)
 
 
 def _load(model_id: str, cached: str) -> Encoded:
-    with np.load(io.BytesIO(storage.read_bytes(cached))) as arrays:
-        return Encoded(
-            model_id=model_id,
-            embedding_ND=arrays["embedding"],
-            reconstruction_N=arrays["errors"] if len(arrays["errors"]) else None,
-            encode_s=float(arrays["seconds"]),
-        )
+    arrays = read_arrays(cached)
+    return Encoded(
+        model_id=model_id,
+        embedding_ND=arrays["embedding"],
+        reconstruction_N=arrays["errors"] if len(arrays["errors"]) else None,
+        encode_s=float(arrays["seconds"]),
+    )
 
 
 def _is_whole(file: ModelFile) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import time
 from collections.abc import Mapping
 
@@ -15,6 +14,7 @@ from astroray.evaluation.models import Encoded
 from astroray.evaluation.neighborhoods import NEIGHBOR_SCORES, Neighborhoods
 from astroray.evaluation.protocols import NUM_DRAWS, Draw, Subset
 from astroray.scores import SCORES, score_objects
+from astroray.storage.arrays import publish_arrays, read_arrays
 
 __all__ = ["METRICS", "Scored", "check_scores", "score_subset"]
 
@@ -68,15 +68,15 @@ def score_subset(
     cached = storage.join(folder, f"{label}-{digest.hexdigest()[:12]}.npz")
     if not storage.exists(cached):
         _score(encoded, near, subset, name, seed, cached)
-    with np.load(io.BytesIO(storage.read_bytes(cached))) as arrays:
-        return Scored(
-            metrics=dict(zip(METRICS, arrays["metrics"].tolist(), strict=True)),
-            auc_R=arrays["auc"],
-            recall_R=arrays["recall"],
-            index_s=float(arrays["index_s"]),
-            query_s=float(arrays["query_s"]),
-            first_score_M=arrays["first"],
-        )
+    arrays = read_arrays(cached)
+    return Scored(
+        metrics=dict(zip(METRICS, arrays["metrics"].tolist(), strict=True)),
+        auc_R=arrays["auc"],
+        recall_R=arrays["recall"],
+        index_s=float(arrays["index_s"]),
+        query_s=float(arrays["query_s"]),
+        first_score_M=arrays["first"],
+    )
 
 
 def _score(
@@ -101,17 +101,15 @@ def _score(
         resampled = rates(score_M, draw.is_outlier_M, weight_NR[row_of[draw.row_M]])
         auc_R.append(resampled.auc_R)
         recall_R.append(resampled.recall_R)
-    sink = io.BytesIO()
-    np.savez(
-        sink,
-        metrics=np.mean(metrics, axis=0),
-        auc=_mean(auc_R),
-        recall=_mean(recall_R),
-        index_s=np.float64(near.index_s if name in NEIGHBOR_SCORES else 0.0),
-        query_s=np.float64(query_s / NUM_DRAWS),
-        first=first_M,
-    )
-    storage.publish(cached, sink.getvalue())
+    arrays = {
+        "metrics": np.mean(metrics, axis=0),
+        "auc": _mean(auc_R),
+        "recall": _mean(recall_R),
+        "index_s": np.array(near.index_s if name in NEIGHBOR_SCORES else 0.0),
+        "query_s": np.array(query_s / NUM_DRAWS),
+        "first": first_M,
+    }
+    publish_arrays(cached, arrays)
 
 
 def _scores_of(

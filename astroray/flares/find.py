@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import io
 import logging
 import math
 import time
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import faults, ledger, schema, storage
 from astroray.attempts import Nodes, begin_attempt
@@ -25,6 +23,7 @@ from astroray.flares.sketch import sketch_curve
 from astroray.receipts import Receipt, read_receipt
 from astroray.run_files import flare_part_file
 from astroray.storage.meter import METER
+from astroray.storage.parquet import parquet_bytes, publish_parquet
 from astroray.surveys.light_curves import LightCurve, read_light_curves
 from astroray.surveys.shards import Reject, Shard
 
@@ -252,9 +251,9 @@ class _Rows:
         """Publishes both tables; returns the checksum of the candidates."""
         run_dir = self.plan.run_dir
         curves = _table(self._curves, schema.FLARE_CURVES, "flare_curves")
-        storage.publish(flare_part_file(run_dir, "light_curves", self.shard), _parquet(curves))
+        publish_parquet(flare_part_file(run_dir, "light_curves", self.shard), curves)
         candidates = _table(self._candidates, schema.REFUSED_FLARES, "refused_flares")
-        data = _parquet(candidates)
+        data = parquet_bytes(candidates)
         storage.publish(flare_part_file(run_dir, "candidates", self.shard), data)
         return hashlib.sha256(data).hexdigest()
 
@@ -271,12 +270,6 @@ def _table(rows: Sequence[Mapping[str, Any]], promised: pa.Schema, where: str) -
         if field.name not in identity
     }
     return schema.conform(pa.table({**identity, **rest}), promised, where)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
 
 
 def _known(value: float | None) -> float | None:

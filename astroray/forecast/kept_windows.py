@@ -5,7 +5,6 @@ killed fit goes on with the groups that are left.
 """
 
 import dataclasses
-import io
 import json
 
 import numpy as np
@@ -14,6 +13,7 @@ from astroray import storage
 from astroray.flares.windows import Windows
 from astroray.forecast.collect import collect_windows
 from astroray.forecast.star_groups import StarGroup
+from astroray.storage.arrays import publish_arrays, read_arrays
 from astroray.surveys.shards import Reject
 
 __all__ = ["forget_groups", "keep_group", "read_group", "read_windows", "write_windows"]
@@ -24,12 +24,12 @@ GROUP = "group-"
 
 def write_windows(path: str, windows: Windows) -> None:
     """Publishes windows as one npz file, whole or absent."""
-    _publish(path, _arrays(windows))
+    publish_arrays(path, _arrays(windows))
 
 
 def read_windows(path: str) -> Windows:
     """Windows that `write_windows` published."""
-    return _windows(_load(path))
+    return _windows(read_arrays(path))
 
 
 def keep_group(group: StarGroup, folder: str) -> str:
@@ -39,13 +39,13 @@ def keep_group(group: StarGroup, folder: str) -> str:
         windows, rejects, _ = collect_windows(group)
         told = json.dumps([dataclasses.asdict(reject) for reject in rejects])
         columns = {} if windows is None else _arrays(windows)
-        _publish(path, {"rejects": np.array(told), **columns})
+        publish_arrays(path, {"rejects": np.array(told), **columns})
     return path
 
 
 def read_group(path: str) -> tuple[Windows | None, list[Reject]]:
     """What `keep_group` published: windows, None where no star gave one, and rejects."""
-    columns = _load(path)
+    columns = read_arrays(path)
     rejects = [Reject(**facts) for facts in json.loads(str(columns.pop("rejects")))]
     return (_windows(columns) if columns else None), rejects
 
@@ -72,14 +72,3 @@ def _windows(columns: dict[str, np.ndarray]) -> Windows:
     ids = columns.pop("star_ids").tolist()
     dropped, missions = json.loads(str(columns.pop("counts")))
     return Windows(star_ids=ids, dropped=dropped, missions=missions, **columns)
-
-
-def _publish(path: str, columns: dict[str, np.ndarray]) -> None:
-    sink = io.BytesIO()
-    np.savez(sink, **columns)  # type: ignore[arg-type]
-    storage.publish(path, sink.getvalue())
-
-
-def _load(path: str) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(storage.read_bytes(path))) as file:
-        return {name: file[name] for name in file.files}

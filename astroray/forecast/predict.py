@@ -27,6 +27,7 @@ from astroray.forecast.star_groups import StarGroup
 from astroray.forecast.star_tasks import map_stars
 from astroray.forecast.train import flare_shards
 from astroray.run_files import record_file
+from astroray.storage.parquet import publish_parquet
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject
 
@@ -99,8 +100,8 @@ def forecast_flares(config: ForecastConfig, *, show: Show = lambda text: None) -
         missions=missions,
         rejects=rejects,
     )
-    ledger.publish_table(storage.join(config.out, "forecasts.parquet"), forecasts)
-    ledger.publish_table(storage.join(config.out, "rejects.parquet"), rejects)
+    publish_parquet(storage.join(config.out, "forecasts.parquet"), forecasts)
+    publish_parquet(storage.join(config.out, "rejects.parquet"), rejects)
     text = json.dumps(dataclasses.asdict(record), indent=1)
     storage.publish(storage.join(config.out, "forecast.json"), text.encode())
     write_page(config.out, record, forecasts)

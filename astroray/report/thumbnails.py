@@ -8,12 +8,11 @@ from typing import Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from astroray import schema, storage
 from astroray.errors import DataError
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import parquet_bytes, read_parquet
 from astroray.surveys.shards import Cutouts, Pixels, Rows
 
 MISSING_COLOR = (66, 52, 92)
@@ -96,10 +95,9 @@ def publish_thumbnails(run_dir: str, thumbnails: Mapping[str, bytes]) -> str:
     """
     ids = sorted(thumbnails)
     table = thumbnail_table(ids, [thumbnails[object_id] for object_id in ids])
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression={"object_id": "zstd", "thumbnail": "none"})
     path = _path(run_dir)
-    storage.publish(path, sink.getvalue())
+    data = parquet_bytes(table, compression={"object_id": "zstd", "thumbnail": "none"})
+    storage.publish(path, data)
     return path
 
 

@@ -30,7 +30,7 @@ CLOCK_MARGIN_S = 30.0
 _MAX_TRIES = 20  # each one that fails means that another process went on
 _ours: set[str] = set()
 """Tokens of this process: a lease that it could not give back, as on a full disk, is none."""
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -219,7 +219,7 @@ def _kept(lease: Lease, renew_s: float) -> Iterator[None]:
         try:
             lease.release()
         except AstrorayError as error:  # must not hide an error of the block
-            _logger.warning("the lease is not released and will expire: %s", error)
+            _log.warning("the lease is not released and will expire: %s", error)
 
 
 def find_holder(
@@ -259,7 +259,7 @@ def _acquire(
         if winner and winner.token == mine.token:
             _clear_up(run_dir, before=mine.epoch)
             if last and last.expires_s:
-                _logger.warning("%s: the lease of %s is taken over", run_dir, _name(last.owner))
+                _log.warning("%s: the lease of %s is taken over", run_dir, _name(last.owner))
             return Lease(run_dir, mine, clock)
         if winner and winner.epoch > mine.epoch:
             storage.delete(_path(run_dir, mine.epoch))
@@ -271,12 +271,10 @@ def _keep_renewing(lease: Lease, stop: threading.Event, renew_s: float) -> None:
         try:
             lease.renew()
         except LedgerError as error:
-            _logger.error("%s", error)
+            _log.error("%s", error)
             return
         except AstrorayError as error:
-            _logger.warning(
-                "the lease could not be renewed, tried again in %s s: %s", renew_s, error
-            )
+            _log.warning("the lease could not be renewed, tried again in %s s: %s", renew_s, error)
 
 
 def _find_last(run_dir: str) -> Holder | None:

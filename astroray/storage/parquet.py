@@ -1,11 +1,42 @@
-"""How the bytes of a Parquet file become a table, without a thread that outlives the process."""
+"""How a table becomes a Parquet file, and its bytes a table, by no thread that outlives us."""
 
-from collections.abc import Iterator, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["read_batches", "read_parquet"]
+from astroray import storage
+
+__all__ = ["parquet_bytes", "publish_parquet", "read_batches", "read_parquet"]
+
+
+def publish_parquet(path: str, table: pa.Table) -> None:
+    """Publishes a table as one file, whole or absent; its bytes are made in memory."""
+    storage.publish(path, parquet_bytes(table))
+
+
+def parquet_bytes(
+    table: pa.Table,
+    *,
+    compression: str | Mapping[str, str] = "zstd",
+    use_dictionary: bool | Sequence[str] = True,
+    row_group_size: int | None = None,
+) -> bytes:
+    """A table as the bytes of a Parquet file.
+
+    compression     of all columns, or of each by name
+    use_dictionary  whether values that occur again are written once, or in which columns
+    """
+    sink = io.BytesIO()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=row_group_size,
+        compression=compression,
+        use_dictionary=use_dictionary,
+    )
+    return sink.getvalue()
 
 
 def read_parquet(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:

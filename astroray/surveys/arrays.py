@@ -41,7 +41,7 @@ from astroray.surveys.slices import gather, reject_file
 from astroray.surveys.survey_paths import survey_folder
 from astroray.surveys.table_columns import Column
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 MAX_SLICE_ROWS = 256
 MAX_SLICE_BYTES = 32 * 2**20
@@ -257,7 +257,7 @@ def _objects(arrays: ArrayFile, shard: Shard, options: ArrayOptions, rows: range
     in_all = arrays.headers[options.image].shape[:1]
     for name, header in arrays.headers.items():
         if header.shape == in_all and header.dtype.kind == "O":
-            logger.warning("array %r of %s holds Python objects: not read", name, shard.name)
+            _log.warning("array %r of %s holds Python objects: not read", name, shard.name)
         elif header.shape == in_all and header.dtype.kind in "uifUS":
             values = next(arrays.rows(name, [(rows.start, rows.stop)]))
             columns[name] = Column.of_array(values, unit=header.unit)

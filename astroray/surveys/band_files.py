@@ -21,7 +21,7 @@ from astroray.surveys.shards import MAX_FILES_PER_SHARD, Shard, shard_name
 
 __all__ = ["bear_bands", "group_band_files", "guess_bands", "match_band_files"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _MARKS = "_.-"
 _KNOWN_BANDS = (
@@ -88,7 +88,7 @@ def match_band_files(
     num_used = sum(map(len, by_object.values()))
     if num_used < len(files):
         left = len(files) - num_used
-        logger.warning("files left out, as they are of other bands: %d", left)
+        _log.warning("files left out, as they are of other bands: %d", left)
     return by_object
 
 

@@ -9,7 +9,7 @@ import sep
 
 from astroray.errors import ConfigError, ShardError
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TINY_NOISE = 1e-6  # of the largest pixel: without noise, rounding must not become sources
 _CROWDED = 0.05  # of the image: a source this large has swallowed others
@@ -160,7 +160,7 @@ def _warn_if_crowded(
 ) -> None:
     largest = sources["npix"].max(initial=0) / num_pixels
     if largest > _CROWDED:
-        logger.warning(
+        _log.warning(
             "%s: one source covers %.0f %% of the image and hides others in it; raise threshold= "
             "(it is %g) or lower box_px= (it is %d)",
             where, 100 * largest, options.threshold, options.box_px,

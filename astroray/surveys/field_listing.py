@@ -16,7 +16,7 @@ from astroray.surveys.sky_grids import SkyGrid
 
 __all__ = ["ListedImage", "find_mask", "list_images"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,5 +135,5 @@ def _sciences(path: str, hdu: str) -> Sequence[FitsImage]:
         with open_fits(path) as file:
             return file.sciences(hdu)
     except DataError as error:  # reading it fails in the same words, and is counted as a shard
-        logger.warning("%s", error)
+        _log.warning("%s", error)
         return []

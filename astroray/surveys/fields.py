@@ -43,7 +43,7 @@ from astroray.surveys.position_catalogs import CatalogColumns
 from astroray.surveys.shards import Cutouts, Reject, Shard, SurveyUri
 from astroray.surveys.survey_paths import survey_folder
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 __all__ = ["FieldOptions", "list_shards", "read_shard"]
 
@@ -79,7 +79,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     grids = [image.grid for image in images]
     plan = plan_objects(uri.location, options.catalog, options.columns, grids)
     if plan.num_outside:
-        logger.warning(
+        _log.warning(
             "%d of %d objects of catalog %s lie on none of %d images",
             plan.num_outside, plan.num_objects, options.catalog, len(images),
         )  # fmt: skip
@@ -205,7 +205,7 @@ def _stamps(field: FieldImage, shard: Shard, rows: Sequence[int] | None) -> Iter
         image_CYX = field.read_lines(ALL)
         places = _of_detection(field, image_CYX, shard)
         field = dataclasses.replace(field, read_lines=lambda lines: image_CYX[:, lines])
-    logger.info("%s: %d objects in %s", shard.name, len(places.x_N), field.shape_CYX)
+    _log.info("%s: %d objects in %s", shard.name, len(places.x_N), field.shape_CYX)
     every_N = np.arange(len(places.x_N))
     wanted_N = every_N if rows is None else np.array(sorted(set(rows)), np.int64)
     for row_B, first_line, strip_CYX in _strips(field, places.y_N, wanted_N, size_px):

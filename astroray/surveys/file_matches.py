@@ -20,7 +20,7 @@ from astroray.surveys.objects import Objects, basename, stem
 
 __all__ = ["NamedRows", "match_files"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 FILES_AT_ONCE = 65_536
 _MAX_PAIRS = 1_000_000
@@ -192,7 +192,7 @@ def _check_found(
         )
     if len(found) < len(paths):
         missing = len(paths) - len(found)
-        logger.warning("%d of %d files are not in %s", missing, len(paths), where)
+        _log.warning("%d of %d files are not in %s", missing, len(paths), where)
 
 
 def _objects(rows: pa.Table, row_F: np.ndarray, own: Objects, first: int) -> Objects:

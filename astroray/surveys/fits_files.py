@@ -22,7 +22,7 @@ from astroray.errors import ShardError
 from astroray.surveys.array_headers import ArrayHeader
 from astroray.surveys.fits_headers import BAD_DATA, FitsImage, logged_warnings, one_line
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _NO_FITS = "is no FITS file that can be read"
@@ -237,7 +237,7 @@ def _check_whole(path: str, hdus: fits.HDUList, stream: BinaryIO) -> None:
             "fetch it again"
         )
     if rest.strip(b"\0 "):
-        logger.warning("%s: bytes after the last HDU are ignored", path)
+        _log.warning("%s: bytes after the last HDU are ignored", path)
 
 
 def _is_image(hdu: fits.hdu.base.ExtensionHDU) -> bool:

@@ -20,7 +20,7 @@ from astroray.errors import ShardError
 from astroray.surveys.celestial import find_celestial, to_sky
 from astroray.surveys.sky_grids import SkyGrid
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _NOON = datetime.timedelta(hours=12)
 _BAD_IF_SET = ("MASK", "MSK", "DQ", "BAD", "BADPIX", "BPM")
@@ -171,7 +171,7 @@ class FitsImage:
             with logged_warnings(self.path):
                 return self._positions(np.asarray(x_px_N), np.asarray(y_px_N)) or unknown
         except BAD_DATA as error:
-            logger.warning(
+            _log.warning(
                 "%s: HDU %d has a coordinate system that cannot be used (%s); its objects have "
                 "no positions", self.path, self.index, one_line(error),
             )  # fmt: skip
@@ -189,7 +189,7 @@ class FitsImage:
             with logged_warnings(self.path):
                 return SkyGrid.of(name, self.header, self.shape)
         except BAD_DATA as error:
-            logger.info("%s: HDU %d: %s", self.path, self.index, one_line(error))
+            _log.info("%s: HDU %d: %s", self.path, self.index, one_line(error))
             return None
 
 
@@ -201,7 +201,7 @@ def logged_warnings(path: str) -> Iterator[None]:
         yield
     if caught:
         first = one_line(caught[0].message)
-        logger.info("%s: %d notes by astropy, the first: %s", path, len(caught), first)
+        _log.info("%s: %d notes by astropy, the first: %s", path, len(caught), first)
 
 
 def one_line(error: object) -> str:

@@ -29,7 +29,7 @@ from astroray.surveys.table_positions import TablePositions
 
 __all__ = ["MeasuredColumns", "Measurements", "choose_measured", "read_parquet_measurements"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +155,7 @@ class Measurements:
             ra_deg_M[object_K], dec_deg_M[object_K] = positions.degrees(piece)
         except ConfigError as error:
             reason = str(error).partition(";")[0]
-            logger.warning("light curves of %s have no positions: %s", self.path, reason)
+            _log.warning("light curves of %s have no positions: %s", self.path, reason)
         return ra_deg_M, dec_deg_M
 
 
@@ -203,5 +203,5 @@ def _of_band(band_N: pa.Array, stated: Stated, path: str) -> np.ndarray:
     seen_K = of_one_band(bands, stated, path)
     if not any(seen_K):
         measured = ", ".join(map(str, bands[:9])) or "none"
-        logger.warning("%s has nothing in band %s: its bands are %s", path, stated.band, measured)
+        _log.warning("%s has nothing in band %s: its bands are %s", path, stated.band, measured)
     return np.asarray(seen_K[encoded.indices.to_numpy(zero_copy_only=False)], bool)

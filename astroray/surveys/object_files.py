@@ -11,18 +11,16 @@ changes, whoever writes it.
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import storage
 from astroray.errors import FileError, LedgerError
 from astroray.storage.meter import METER
-from astroray.storage.parquet import read_parquet
+from astroray.storage.parquet import parquet_bytes, read_parquet
 from astroray.surveys.shards import Shard
 
 __all__ = [
@@ -110,9 +108,7 @@ def _names_file(shard: Shard) -> bool:
 
 
 def _publish(groups: list[pa.Table], folder: str) -> Iterator[dict[str, Any]]:
-    sink = io.BytesIO()
-    pq.write_table(pa.concat_tables(groups), sink, compression="zstd")
-    data = sink.getvalue()
+    data = parquet_bytes(pa.concat_tables(groups))
     sha256 = hashlib.sha256(data).hexdigest()
     path = storage.join(folder, f"{sha256[:20]}.parquet")
     if not storage.exists(path):

@@ -7,17 +7,16 @@ falls with brightness, and pixels lost to the sky. They serve docs and tests, no
 
 import dataclasses
 import hashlib
-import io
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from astroray import schema, storage
 from astroray.errors import ConfigError
+from astroray.storage.parquet import parquet_bytes
 from astroray.surveys.shards import Reject, Shard, SurveyUri, parse_options
 from astroray.surveys.slices import gather_lists
 from astroray.surveys.spectrum_rows import RawSpectrum, Spectra, settle
@@ -117,9 +116,7 @@ def pack(shard: Shard) -> bytes:
     }
     for name, kind in lists.items():
         columns[name] = pa.array([getattr(one, name) for one in made]).cast(pa.list_(kind))
-    buffer = io.BytesIO()
-    pq.write_table(pa.table(columns), buffer, compression="zstd", row_group_size=_GROUP_ROWS)
-    return buffer.getvalue()
+    return parquet_bytes(pa.table(columns), row_group_size=_GROUP_ROWS)
 
 
 def truth_table(survey: str | Shard) -> pa.Table:

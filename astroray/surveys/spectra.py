@@ -37,7 +37,7 @@ from astroray.surveys.survey_paths import one_kind, some_of, survey_folder
 
 __all__ = ["list_shards", "read_shard", "read_spectra"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _TABLES = ("parquet", "desi", "stack")  # of many objects each
 _NUM_LOOKED_AT = 16

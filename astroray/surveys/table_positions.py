@@ -22,7 +22,7 @@ from astroray.surveys.table_columns import Column, trimmed
 
 __all__ = ["TablePositions"]
 
-logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 _EMPTY = {"", "--", "-", "null", "none", "n/a", "na", "nan"}
 
@@ -68,7 +68,7 @@ class TablePositions:
         self._is_half_turns = num_west > 0 and most_east_deg <= 180
         if self._is_half_turns:
             template = "right ascension of %s is -180..180 deg: 360 is added to %d of %d"
-            logger.warning(template, self.where, num_west, num_rows)
+            _log.warning(template, self.where, num_west, num_rows)
         (as_half_turns if self._is_half_turns else seen).judge(self.names, self.where)
         return num_rows
 
@@ -142,7 +142,7 @@ class _Seen:
                 f"{names[0]!r} and {names[1]!r} look exchanged; name them with ra= and dec="
             )
         template = "%d of %d positions of %s are impossible, the first is %s"
-        logger.warning(template, self.num_bad, self.num_rows, where, self.first_bad)
+        _log.warning(template, self.num_bad, self.num_rows, where, self.first_bad)
 
 
 class _Angles:
@@ -176,7 +176,7 @@ class _Angles:
             )
         if self._num_bad:
             template = "%d values of %s are no angles, e.g. %r"
-            logger.warning(template, self._num_bad, self._where, self._example)
+            _log.warning(template, self._num_bad, self._where, self._example)
 
     def _one_by_one(self, column: list[Any], unit: str) -> np.ndarray:
         values = [v.decode("ascii", "replace") if isinstance(v, bytes) else v for v in column]

@@ -54,7 +54,7 @@ BACKENDS = {
 # look like a slow cluster.
 _AUTO = {"cuda": ("triton",), "cpu": ("native", "sdpa", "reference")}
 
-_logger = logging.getLogger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class BackendError(Exception):
@@ -136,7 +136,7 @@ def _auto(op: str, device: torch.device, need: Need | None) -> str:
         reason = why_not(op, backend, device, need)
         if not reason:
             because = f" ({'; '.join(passed)})" if passed else ""
-            _logger.info("%s on %s%s: %s%s", op, device, _words(need), backend, because)
+            _log.info("%s on %s%s: %s%s", op, device, _words(need), backend, because)
             return backend
         passed.append(f"{backend}: {reason}")
     advice = ""

@@ -7,7 +7,6 @@ import bisect
 import dataclasses
 import functools
 import logging
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +19,7 @@ from astroray.actors.run_model import RunModel, model_of_run
 from astroray.actors.search import embedding_matrix, read_embeddings
 from astroray.catalog import versions
 from astroray.errors import DataError, LedgerError
+from astroray.neighbors.certificate import score_of
 from astroray.neighbors.lookup import nearest_of
 from astroray.picture_store import PictureStore
 from astroray.preparation.modalities import MODALITIES
@@ -152,12 +152,7 @@ class Archive:
 
         With fewer neighbors than k, of those that there are, as the run does it.
         """
-        distance_K = found.distance_K
-        if not len(distance_K):
-            return math.nan
-        if self.score == "kth":
-            return float(distance_K[-1])
-        return float(sum(distance_K.tolist()) / len(distance_K))  # in the order that a scan sums
+        return float(score_of(found.distance_K[None], self.score)[0])
 
     def rank_of(self, score: float) -> int:
         """The rank that a score would have: 1 + objects of the catalog with a larger one.

@@ -16,6 +16,7 @@ from astroray.receipts import Receipt, done_shards, publish_receipt, read_receip
 from astroray.report.page import add_report
 from astroray.run_files import OF_SCAN, record_file
 from astroray.run_record import RunRecord
+from astroray.runs import check_finished
 from astroray.storage import InputFile
 from astroray.storage.copying import copy_file
 from astroray.storage.leases import find_holder, hold_lease
@@ -153,11 +154,7 @@ def delete_files(files: Sequence[InputFile]) -> None:
 
 def _finished(run_dir: str) -> RunRecord:
     record = RunRecord.of(run_dir)
-    if record.state != "done":
-        raise ConfigError(
-            f"{run_dir} is {record.state}, expected a finished scan or night; run its command "
-            "again to finish it"
-        )
+    check_finished(record, run_dir)
     return record
 
 

@@ -23,6 +23,7 @@ from astroray.surveys.object_files import files_of
 from astroray.surveys.shards import Shard
 from tests import scans
 from tests.memory_used import peak_bytes
+from tests.runs_made import make_proof
 
 
 def stack(folder: Path, num_objects: int) -> str:
@@ -238,7 +239,7 @@ def test_files_of_a_reference_are_kept_for_its_night_and_copied_for_a_copy(tmp_p
     list_into(tmp_path / "night", pictures(tmp_path / "sky", 8, 12), known)
     record = RunRecord(survey="s", fingerprint="f", config={}, created="2026", state="done")
     for name in ("run", "night"):
-        record.publish(str(tmp_path / name))
+        dataclasses.replace(record, proof=make_proof(5)).publish(str(tmp_path / name))
     prunable = find_prunable(str(tmp_path / "run"), str(tmp_path / "night"))
     assert not {file.path for file in prunable} & set(files_of(known))
 

@@ -204,10 +204,23 @@ def test_retry_rejects_reads_what_it_rewrites_while_nobody_else_writes(tmp_path,
     assert held == [True]
 
 
+def finished() -> RunRecord:
+    """The record of a version."""
+    return dataclasses.replace(record(), state="done", proof=make_proof(5))
+
+
+def test_flares_which_no_newer_run_refers_to_are_not_pruned(tmp_path):
+    rule, old, new = {"rule": {"sigma": 3.0}}, str(tmp_path / "old"), str(tmp_path / "new")
+    for run_dir in (old, new):
+        dataclasses.replace(record(), state="done", config=rule).publish(run_dir)
+    storage.publish(f"{old}/flares.parquet", b"found once")
+    with pytest.raises(ConfigError, match="old is a run of flares find, expected one of a scan"):
+        find_prunable(old, new)
+
+
 def test_a_version_that_is_being_written_is_not_pruned(tmp_path):
     for name in ("old", "new"):
-        made = dataclasses.replace(record(), state="done")
-        made.publish(str(tmp_path / name))
+        finished().publish(str(tmp_path / name))
     with hold_lease(str(tmp_path / "old")), pytest.raises(LedgerError, match="is being written by"):
         find_prunable(str(tmp_path / "old"), str(tmp_path / "new"))
 
@@ -218,7 +231,7 @@ def test_a_file_that_is_needed_is_not_pruned_by_whichever_links_it_is_reached(tm
     (tmp_path / "sky").symlink_to(tmp_path / "disk")
     old, linked, new = (str(tmp_path / name) for name in ("disk/old", "sky/old", "sky/new"))
     for run_dir in (old, new):
-        dataclasses.replace(record(), state="done").publish(run_dir)
+        finished().publish(run_dir)
     Path(old, "embeddings").symlink_to(tmp_path / "other")
     storage.publish(f"{old}/embeddings/a.parquet", b"needed")
     storage.publish(f"{old}/embeddings/b.parquet", b"not")
@@ -235,7 +248,7 @@ def test_a_file_that_is_needed_is_not_pruned_by_whichever_links_it_is_reached(tm
 def test_a_run_that_lies_within_another_is_not_pruned_with_it(tmp_path):
     old, inner = str(tmp_path / "old"), str(tmp_path / "old" / "night")
     for run_dir in (old, inner):
-        dataclasses.replace(record(), state="done").publish(run_dir)
+        finished().publish(run_dir)
     storage.publish(f"{inner}/catalog/objects.parquet", b"its own")
     assert [file.path for file in find_prunable(old, inner)] == [f"{old}/run.json"]
 

@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 
 from astroray import explain, surveys
-from astroray.archive import Archive
+from astroray.archive import Archive, Nearest
 from astroray.catalog import versions
 from astroray.cli import cli
 from astroray.errors import ConfigError
 from astroray.explain import explain_object
+from astroray.neighbors.certificate import score_of
 from astroray.similar import find_similar
 from astroray.surveys.shards import Cutouts
 from benchmarks.bad_uploads import fits_bytes, parquet_bytes
@@ -87,6 +88,13 @@ def test_a_file_of_an_object_finds_the_object_itself_first(night, tmp_path):
     assert len(answer["neighbors"]) == 3
     assert answer["neighbors"][0]["object_id"] == cutouts.object_id_B[3]
     assert answer["neighbors"][0]["distance"] < 1e-3 * answer["neighbors"][1]["distance"]
+
+
+def test_a_mean_of_distances_is_summed_as_a_scan_sums_it(night):
+    archive, distance_K = Archive(night), np.full(10, 0.1)
+    archive.record.config["search"]["score"] = "mean"
+    found = Nearest(row_K=np.arange(10), distance_K=distance_K)
+    assert archive.score_of(found) == score_of(distance_K[None], "mean")[0] != 0.1  # of one by one
 
 
 def test_the_list_has_rank_distance_name_and_position(night):

@@ -201,16 +201,31 @@ FLARE_EVENT = [
         ucd="phot.flux;stat.max",
     ),
     column(
+        "fwhm", pa.float64(), "d", "full width at half maximum: t_1/2 of the Davenport et al. "
+        "(2014) template that fits best; null where it is below half a cadence or below its "
+        "error, and where the flare was refused", ucd="time.duration",
+    ),
+    column(
+        "fwhm_err", pa.float64(), "d", "one sigma of it, from noise and misfit of the template",
+        ucd="stat.error;time.duration",
+    ),
+    column(
         "equivalent_duration", pa.float64(), "s", "time in which the star without flare radiates "
         "as much in the mission's band", ucd="time.duration",
     ),
     column(
-        "equivalent_duration_err", pa.float64(), "s", "one sigma of it from the noise",
-        ucd="stat.error;time.duration",
+        "equivalent_duration_err", pa.float64(), "s", "one sigma of it, from the noise and from "
+        "the level of the star under the flare; not from its tail below the noise; where it was "
+        "refused from the noise alone", ucd="stat.error;time.duration",
     ),
     column(
         "energy", pa.float64(), "erg", "bolometric energy of a black body of flares.energy; null "
         "where temperature or radius of the star, or the band, is unknown", ucd="phys.energy",
+    ),
+    column(
+        "energy_err", pa.float64(), "erg", "one sigma of it from equivalent_duration_err alone: "
+        "energy * equivalent_duration_err / equivalent_duration; that of temperature, radius and "
+        "black body is not in it", ucd="stat.error;phys.energy",
     ),
     column("snr", pa.float64(), "", "sum of the flare over its noise", ucd="stat.snr"),
     column("num_points", pa.int32(), "", "cadences from start to stop", ucd="meta.number"),

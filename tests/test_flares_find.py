@@ -79,13 +79,18 @@ def test_a_shard_becomes_flares_with_times_and_energies(tmp_path):
     assert {(row["time_zero"], row["row"], row["shard"]) for row in flares} == {
         ("BTJD", 0, shard.name)
     }
-    for row in flares:
+    for row, (_, width_min, _) in zip(flares, FLARES, strict=True):
         at = int(np.argmin(np.abs(row["profile_time"])))
         assert row["profile_flux"][at] == pytest.approx(row["amplitude"], rel=1e-6)
         assert len(row["profile_time"]) == len(row["profile_flux"]) > row["num_points"]
+        assert row["energy_err"] / row["energy"] == pytest.approx(
+            row["equivalent_duration_err"] / row["equivalent_duration"]
+        )
+        assert row["fwhm"] == pytest.approx(width_min / 1440, abs=4 * row["fwhm_err"])
     assert 1e31 < flares[0]["energy"] < flares[1]["energy"] < 1e34
     refused = [row for row in candidates.to_pylist() if row["class"]]
     assert all(row["reason"] and row["profile_flux"] is None for row in refused)
+    assert all(row["fwhm"] is None and row["equivalent_duration_err"] for row in refused)
     curves = table_of(tmp_path, "light_curves", shard).to_pylist()
     assert [(row["num_flares"], row["num_cadences"]) for row in curves] == [(2, 4320), (0, 4320)]
     assert curves[0]["observed"] == pytest.approx(6.0)

@@ -1,6 +1,7 @@
 """How the flares of one shard of light curves are found and published."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
@@ -17,6 +18,7 @@ from astroray.errors import DataError
 from astroray.flares.detrend import Detrended, detrend
 from astroray.flares.energy import FLARE_TEMPERATURE_K, flare_energy_erg
 from astroray.flares.events import Event, FlareRule, find_events
+from astroray.flares.flare_fit import FlareFit, fit_flare
 from astroray.flares.inject import ED_EDGES_S, recover_flares
 from astroray.flares.long_flares import search_flares
 from astroray.flares.sketch import sketch_curve
@@ -64,6 +66,8 @@ class CurveFlares:
     events: Sequence[Event]
     profiles: Sequence[tuple[np.ndarray, np.ndarray] | None]
     """Of each event: times after its peak in d, and relative flux; None where it was refused."""
+    fits: Sequence[FlareFit | None]
+    """Of each event; None where it was refused."""
     facts: Mapping[str, Any]
     """Columns of schema.FLARE_CURVES beyond identity, shard and row."""
 
@@ -98,6 +102,7 @@ def find_in_light_curve(curve: LightCurve, plan: FindPlan, *, shard: str) -> Cur
     return CurveFlares(
         events=events,
         profiles=[_profile(event, curve.time_d, detrended) for event in events],
+        fits=[None if e.refused else fit_flare(curve.time_d, detrended, e) for e in events],
         facts={
             "mission": curve.mission,
             "flux_kind": curve.flux_kind,
@@ -217,14 +222,15 @@ class _Rows:
         self._candidates += [{**identity, **row} for row in self._describe(curve, found)]
 
     def _describe(self, curve: LightCurve, found: CurveFlares) -> Iterator[dict[str, Any]]:
-        for event, profile in zip(found.events, found.profiles, strict=True):
-            energy = flare_energy_erg(
-                event.equivalent_duration_s,
-                mission=curve.mission,
-                teff_k=curve.meta.get("teff_k", math.nan),
-                radius_sun=curve.meta.get("radius_sun", math.nan),
-                flare_k=self.plan.flare_k,
-            )
+        energy_erg = functools.partial(
+            flare_energy_erg,
+            mission=curve.mission,
+            teff_k=curve.meta.get("teff_k", math.nan),
+            radius_sun=curve.meta.get("radius_sun", math.nan),
+            flare_k=self.plan.flare_k,
+        )
+        for event, profile, fit in zip(found.events, found.profiles, found.fits, strict=True):
+            err_s = fit.equivalent_duration_err_s if fit else event.equivalent_duration_err_s
             reason = REFUSALS[event.refused] if event.refused else None
             limit = self.plan.rule.for_mission(curve.mission).min_confidence
             yield {
@@ -233,9 +239,12 @@ class _Rows:
                 "stop": event.stop_d,
                 "time_zero": curve.time_zero,
                 "amplitude": event.amplitude,
+                "fwhm": fit and _known(fit.fwhm_d),
+                "fwhm_err": fit and _known(fit.fwhm_err_d),
                 "equivalent_duration": event.equivalent_duration_s,
-                "equivalent_duration_err": event.equivalent_duration_err_s,
-                "energy": _known(energy),
+                "equivalent_duration_err": err_s,
+                "energy": _known(energy_erg(event.equivalent_duration_s)),
+                "energy_err": _known(energy_erg(err_s)),
                 "snr": event.snr,
                 "num_points": event.num_points,
                 "confidence": event.confidence,

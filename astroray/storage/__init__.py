@@ -26,7 +26,7 @@ from typing import BinaryIO, TypeVar
 from astroray import faults
 from astroray.errors import FileError, StorageError
 from astroray.storage.ahead import fetch
-from astroray.storage.disk_errors import NO_FOLDER_SYNC, looking, reading, writing
+from astroray.storage.disk_errors import NO_FOLDER_SYNC, Looking, reading, writing
 from astroray.storage.disk_listing import find_files, is_hidden, is_special, mode_of, walk
 from astroray.storage.input_files import FileList as FileList
 from astroray.storage.input_files import InputFile as InputFile
@@ -226,7 +226,7 @@ def list_names(folder: str) -> list[str]:
     if is_remote(folder):
         return store(folder).list_names(folder)
     names: list[str] = []
-    with looking(folder), os.scandir(folder) as entries:
+    with Looking(folder), os.scandir(folder) as entries:
         names += (entry.name for entry in entries if entry.is_file())
     return sorted(name for name in names if not name.startswith(TEMPORARY_PREFIX))
 
@@ -240,7 +240,7 @@ def list_versions(folder: str) -> list[InputFile]:
         found = store(folder).list_direct(folder)
         return [InputFile(path=p, size_bytes=size, version=etag) for p, size, etag in found]
     files: list[InputFile] = []
-    with looking(folder), os.scandir(folder) as entries:
+    with Looking(folder), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_file() and not entry.name.startswith(TEMPORARY_PREFIX):
                 with contextlib.suppress(FileNotFoundError):  # it is gone since it was listed
@@ -261,7 +261,7 @@ def list_folders(folder: str) -> list[str]:
     if is_remote(folder):
         names = store(folder).list_folders(folder)
     else:
-        with looking(folder), os.scandir(folder) as entries:
+        with Looking(folder), os.scandir(folder) as entries:
             names += (entry.name for entry in entries if entry.is_dir())
     return sorted(name for name in names if not is_hidden(name))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from astroray.errors import FileError, StorageError
 
-__all__ = ["NO_FOLDER_SYNC", "looking", "reading", "writing"]
+__all__ = ["NO_FOLDER_SYNC", "Looking", "reading", "writing"]
 
 _NOTHING_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 NO_FOLDER_SYNC = (errno.EINVAL, errno.EPERM, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -24,17 +24,28 @@ _ADVICE = {
 }
 
 
-@contextlib.contextmanager
-def looking(path: str) -> Iterator[None]:
-    """Ends the block where nothing stands at `path`; what a disk cannot tell is not nothing."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NOTHING_THERE:
-            raise StorageError(
-                f"cannot look for {path}: {error.strerror}; check the disk and who may read it, "
-                "then run the same command again to resume"
-            ) from error
+class Looking:
+    """Ends the block where nothing stands at `path`; what a disk cannot tell is not nothing.
+
+    No generator: where nothing stands is no error, and what Python 3.12 throws into a generator
+    keeps the frames of all callers, with all that they hold, until the collector comes.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        if error.errno in _NOTHING_THERE:
+            return True
+        raise StorageError(
+            f"cannot look for {self.path}: {error.strerror}; check the disk and who may read it, "
+            "then run the same command again to resume"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 
 from astroray.errors import FileError
-from astroray.storage.disk_errors import looking, reading
+from astroray.storage.disk_errors import Looking, reading
 
 __all__ = ["find_files", "is_hidden", "is_special", "mode_of", "walk"]
 
@@ -33,7 +33,7 @@ def find_files(location: str) -> Iterator[str]:
 
 def mode_of(path: str) -> int:
     """What stands there, as `stat` has it; 0 for nothing."""
-    with looking(path):
+    with Looking(path):
         return os.stat(path).st_mode
     return 0
 

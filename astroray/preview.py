@@ -26,6 +26,8 @@ __all__ = ["Look", "look", "save_sheet"]
 
 MAX_SHARDS = 3
 """Shards that are opened: where none of them can be read, the others are hardly better."""
+LARGE_PX = 256
+"""Edge of a FITS image from which on it may be a field, although a reader takes it for a stamp."""
 PICTURE_PX = 96
 MAX_PICTURES = 48
 DRAWN_ASPECT = 2
@@ -98,8 +100,10 @@ def look(survey: str | os.PathLike[str], *, n: int = 48) -> Look:
     slices, rejects = _read_some(shards, n)
     facts = _describe_files(shards)
     if slices:
-        has_table = "table" in SurveyUri.parse(survey).options
-        facts |= _describe_rows(slices, has_table=has_table)
+        uri = SurveyUri.parse(survey)
+        facts |= _describe_rows(slices, has_table="table" in uri.options)
+        if shards[0].reader == "fits_cutouts" and _may_be_fields(slices):
+            facts["or fields"] = f"if they hold many objects each: '{uri.asking(format='fields')}'"
         facts["a scan"], unfit = _prepare(slices, surveys.modality_of(shards[0]))
         rejects += unfit
     else:
@@ -255,6 +259,13 @@ def _describe_images(images: Sequence[Cutouts]) -> dict[str, str]:
     if missing:
         facts["missing"] = f"{missing:.1%} of the pixels"
     return facts
+
+
+def _may_be_fields(slices: Sequence[Rows]) -> bool:
+    """Whether an image is so large for an object that it may be one of many."""
+    return any(
+        max(rows.image_BCYX.shape[2:]) >= LARGE_PX for rows in slices if isinstance(rows, Cutouts)
+    )
 
 
 def _describe_rejects(rejects: Sequence[Reject]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def test_a_folder_of_two_kinds_is_refused_by_an_example_of_each(tmp_path):
     list_all(str(tmp_path))
     (tmp_path / "c.fits").write_bytes(curve_bytes(np.arange(900) / 720, np.ones(900)))
     message = (
-        r"images of objects such as .*/a\.fits and light curves .*/c\.fits.*rejects the others"
+        r"objects such as .*/a\.fits \(14 x 12 px\) and light curves .*/c\.fits.*rejects the others"
     )
     with pytest.raises(ConfigError, match=message):
         list_all(str(tmp_path))
@@ -69,9 +69,9 @@ def test_stamps_beside_wide_fields_are_refused_whichever_comes_first(tmp_path, f
         write(tmp_path / f"{name}.fits", fits.PrimaryHDU(pixels[kind]))
     with pytest.raises(ConfigError, match=r"wide fields \(above 512 px\) such as") as refused:
         list_all(str(tmp_path))
-    name = {"stamp": "fits_cutouts", "field": "fields"}[first]
-    assert str(refused.value).endswith(f"or with format={name}, which takes all for such")
+    assert "(530 x 520 px)" in str(refused.value)
     for format in ("fits_cutouts", "fields"):
+        assert f"say '{tmp_path}?format={format}'" in str(refused.value).replace("or '", "say '")
         assert len(list_all(f"{tmp_path}?format={format}"))
 
 

@@ -33,6 +33,14 @@ def test_pictures_are_described_and_a_broken_one_is_named(tmp_path):
     assert "p0001.jpg" in seen.facts["reject 1"]
 
 
+def test_a_large_image_that_may_be_a_field_is_said_to_be_one_object(tmp_path):
+    for size in (128, 300):
+        path = tmp_path / f"a{size}.fits"
+        fits.PrimaryHDU(np.zeros((size, size), np.float32)).writeto(path)
+        said = astroray.look(f"{path}?bands=r").facts.get("or fields", "")
+        assert (f"'{path}?bands=r&format=fields'" in said) == (size == 300)
+
+
 def test_why_a_scan_would_refuse_what_was_read_and_how_it_would_encode_it(tmp_path):
     for name, band in (("a_g", "g"), ("a_r", "r"), ("b_g", "g"), ("b_r", "r")):
         image = np.random.default_rng(5).normal(size=(48, 48)).astype(np.float32)

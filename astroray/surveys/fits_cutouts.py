@@ -103,8 +103,7 @@ def list_shards(inputs: Sequence[storage.InputFile], uri: SurveyUri) -> list[Sha
     asked = uri.options.get("layout", "auto")
     is_told = asked in LAYOUTS and asked != "auto"  # others may be those of another reader
     is_new = not (uri.known or "format" in uri.options)
-    hdu = uri.options.get("hdu", "")
-    found = asked if is_told else _look_over(files, hdu, is_compared=is_new)
+    found = asked if is_told else _look_over(files, uri, is_compared=is_new)
     if found == "light_curves":
         return light_curves.list_shards(files, uri)
     if found == "spectra":
@@ -180,10 +179,12 @@ class _Seen:
     found: str
     """cube, mef or stamp, or the reader of what is no cutouts: fields for wide fields, arrays for a
     column of images, light_curves, spectra; empty where there are no pixels."""
+    size: str
+    """Of its first image, in words."""
     has_tables: bool
 
 
-def _look_over(files: Sequence[storage.InputFile], hdu: str, *, is_compared: bool) -> str:
+def _look_over(files: Sequence[storage.InputFile], uri: SurveyUri, *, is_compared: bool) -> str:
     """What the first file that can be opened holds, as `_Seen.found`; stamp where none can.
 
     is_compared  whether some more, all over the listing, have to be for the same reader
@@ -197,7 +198,7 @@ def _look_over(files: Sequence[storage.InputFile], hdu: str, *, is_compared: boo
         if is_enough or (seen and file.size_bytes > _MAX_COMPARED_BYTES):
             continue
         with contextlib.suppress(DataError):
-            seen.append(_look_at(file.path, hdu))
+            seen.append(_look_at(file.path, uri.options.get("hdu", "")))
     if not seen:
         return "stamp"
     if not seen[0].found:
@@ -207,23 +208,25 @@ def _look_over(files: Sequence[storage.InputFile], hdu: str, *, is_compared: boo
             "name the files of cutouts with a glob, or another reader with format=, "
             "format=light_curves for light curves, format=spectra for spectra"
         )
-    _expect_one_kind(seen)
+    _expect_one_kind(seen, uri)
     return seen[0].found
 
 
 def _look_at(path: str, hdu: str) -> _Seen:
     with open_fits(path) as opened:
-        found, has_tables = _product_of(opened), bool(opened.tables)
+        found, has_tables, size = _product_of(opened), bool(opened.tables), ""
         if not found:
             images = opened.sciences(hdu)
             lengths = {opened.num_rows(index) for index in opened.tables}
             if images:
+                height_px, width_px = images[0].plain_shape[-2:]
+                size = f" ({width_px} x {height_px} px)"
                 found = _layout_of([image.plain_shape for image in images], lengths)
             elif image_table(opened) is not None:
                 found = "arrays"
             if found == "mef" and fits_stamps.are_bands(images):
                 found = "stamp"
-        return _Seen(path=path, found=found, has_tables=has_tables)
+        return _Seen(path=path, found=found, size=size, has_tables=has_tables)
 
 
 def _product_of(opened: FitsFile) -> str:
@@ -233,20 +236,25 @@ def _product_of(opened: FitsFile) -> str:
     return "spectra" if is_spectrum(opened.hdus) else ""
 
 
-def _expect_one_kind(seen: Sequence[_Seen]) -> None:
+def _expect_one_kind(seen: Sequence[_Seen], uri: SurveyUri) -> None:
     """Raises ConfigError where files are for several readers; what has no pixels is a reject."""
     example: dict[str, str] = {}
     for file in seen:
         if file.found not in ("", "arrays"):
             kind = file.found if file.found in _KINDS else "fits_cutouts"
-            example.setdefault(kind, file.path)
+            example.setdefault(kind, f"{file.path}{file.size}")
     if len(example) > 1:
         (first, one), (second, other), *_ = example.items()
-        are_images = {first, second} == {"fields", "fits_cutouts"}
-        effect = "takes all for such" if are_images else "rejects the others"
+        if {first, second} == {"fields", "fits_cutouts"}:
+            advice = (
+                f"say '{uri.asking(format='fields')}' where all of them hold many objects, or "
+                f"'{uri.asking(format='fits_cutouts')}' where each is an object"
+            )
+        else:
+            advice = f"or with format={first}, which rejects the others"
         raise ConfigError(
             f"the survey mixes {_KINDS[first]} such as {one} and {_KINDS[second]} such as {other}, "
-            f"expected one kind; name it with a glob, or with format={first}, which {effect}"
+            f"expected one kind; name it with a glob, {advice}"
         )
 
 

@@ -134,6 +134,9 @@ class FitsImage:
         """Names of the planes: `asked` (`g,r,i`), else BAND or FILTER of its own header, one for
         all planes or BAND1, BAND2..., else of the file's first one, else b0, b1...
 
+        A card of an extension goes before that of the file's first header, as FITS 4.0 has it of
+        INHERIT (appendix K). INHERIT = F is not heeded: programs write it into every extension.
+
         Raises ShardError where `asked` has another number of names.
         """
         names = _split(asked)

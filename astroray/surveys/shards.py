@@ -79,6 +79,10 @@ class SurveyUri:
             return os.fspath(survey)
         return str(dataclasses.replace(uri, location=storage.absolute(location)))
 
+    def asking(self, **options: str) -> "SurveyUri":
+        """The same survey, with these options too."""
+        return dataclasses.replace(self, options={**self.options, **options})
+
     def __str__(self) -> str:
         query = "&".join(f"{_quote(k)}={_quote(value)}" for k, value in self.options.items())
         return f"{self.location}?{query}" if query else self.location

@@ -152,6 +152,7 @@ def test_a_survey_that_is_large_enough_is_compared_and_a_way_that_fails_is_left_
     held = {name: pack_layers(model.network, ranges, name) for name in ("w8a8", "w8a8o")}
     quantized = Quantized(choice="auto", reference_id=model.model_id, schemes=held)
     monkeypatch.setattr(module, "LEAST_ROWS", 64)
+    monkeypatch.setattr(module, "ROUNDS", 1)
     for name in ("LEAST_GAIN", "LEAST_SPEED"):  # the speed of this machine decides nothing
         monkeypatch.setattr(module, name, 0.0)
     decision = decide(model, quantized, image_NCYX)

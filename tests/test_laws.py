@@ -67,6 +67,20 @@ def halved(first, model_path, tmp_path_factory):
     return out, before, shown
 
 
+def test_a_copied_survey_gets_the_same_model_and_the_same_catalog(tmp_path):
+    for i, count in enumerate((7, 30, 5)):
+        write_pictures(tmp_path / "sky" / f"n{i}", count, seed=i)
+    shutil.copytree(tmp_path / "sky", tmp_path / "z" / "an other place")
+    found = []
+    for i, sky in enumerate(("sky", "z/an other place")):
+        survey = f"{tmp_path / sky}?shard_files=4"
+        scans.scan_here(survey, tmp_path / str(i), max_fit_rows=12)
+        found.append(read_catalog(str(tmp_path / str(i))))
+    here, there = (table.drop_columns("shard") for table in found)
+    assert here.equals(there)
+    assert found[0]["shard"] != found[1]["shard"]  # their names are made of whole paths
+
+
 def marks(out: Path) -> dict[str, bytes]:
     return {path.stem: path.read_bytes() for path in (out / "ledger" / "done").glob("*.json")}
 

@@ -5,6 +5,8 @@ import hashlib
 import io
 import itertools
 import json
+import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +55,7 @@ def draw_sample(shards: Sequence[Shard], plan: SamplePlan) -> Sample:
     """
     if (known := load_sample(plan.folder)) is not None:
         return known
-    ordered = sorted(shards, key=lambda shard: _order(shard.name, plan.seed))
+    ordered = _seeded(shards, plan.seed)
     name = surveys.modality_of(ordered[0])
     modality = MODALITIES[name]
     slices = _to_measure(ordered)
@@ -74,7 +76,7 @@ def draw_prepared(
 
     Empty where no object of the shards can be used.
     """
-    ordered = sorted(shards, key=lambda shard: _order(shard.name, seed))
+    ordered = _seeded(shards, seed)
     modality = MODALITIES[surveys.modality_of(ordered[0])]
     parts = list(_prepared(ordered, modality, preparation, max_rows))
     nothing = np.zeros((0, *modality.shape(preparation.network)), np.float16)
@@ -208,8 +210,24 @@ def _slices(shards: Sequence[Shard], quota: int) -> Iterator[Rows]:
             continue
 
 
-def _order(name: str, seed: int) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
+def _seeded(shards: Sequence[Shard], seed: int) -> list[Shard]:
+    """The shards in an order that the seed decides, and that is the same for a copy of the survey.
+
+    Hence not by their names, which are made of whole paths: by those from the folder that holds all
+    files, and among parts of one file by their place in the listing.
+    """
+    firsts = [shard.inputs[0].path for shard in shards if shard.inputs]
+    folder = os.path.commonprefix(firsts).rpartition("/")[0]  # noqa: RUF071 (s3://)
+    parts: Counter[str] = Counter()
+    keys = []
+    for shard in shards:
+        name = shard.name
+        if shard.inputs:
+            path = shard.inputs[0].path.removeprefix(folder)
+            parts[path] += 1
+            name = f"{path} {parts[path]}"
+        keys.append(hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
+    return [shards[i] for i in sorted(range(len(shards)), key=keys.__getitem__)]
 
 
 def _npy(array: np.ndarray) -> bytes:

@@ -20,7 +20,7 @@ from astroray.config import ScanConfig, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
-from astroray.run_files import model_file
+from astroray.run_files import model_file, record_file
 from astroray.run_record import Backends, RunRecord
 from astroray.runs import check_finished, newest_version
 from astroray.settings import UNTOLD, from_dict
@@ -39,7 +39,7 @@ class NightConfig:
     survey: str
     """Survey URI: the same with more files, or the new files alone."""
     reference: str
-    """Run directory of a finished scan or night."""
+    """Run directory of a finished scan or night, or a folder of them; see `find_reference`."""
     out: str
     """Run directory of this version."""
     finish_by_s: float | None = None
@@ -72,7 +72,7 @@ class SeriesConfig:
     night: str
     """Name of this night's version in it, such as 2026-11-28."""
     reference: str = ""
-    """Run directory; empty: the newest finished version in the folder."""
+    """As of `NightConfig`; empty: the folder itself."""
     finish_by: str = ""
     """HH:MM on the clock of the machine that runs the job; empty: no limit."""
     top: int | None = None
@@ -98,15 +98,12 @@ class SeriesConfig:
 def plan_night(series: SeriesConfig) -> NightConfig:
     """The night that is asked for: a new version beside its reference, or one to go on with.
 
-    A night that has begun keeps the reference that it began with. Raises ConfigError where the
-    folder holds no finished version.
+    Raises ConfigError where the folder holds no finished version.
     """
     out = series.run_dir
-    begun = RunRecord.load(out)
-    known = begun.night.reference if begun and begun.night else ""
     return NightConfig(
         survey=series.survey,
-        reference=series.reference or known or _newest_version(series),
+        reference=find_reference(series.reference or series.folder, out=out),
         out=out,
         finish_by_s=parse_finish_by(series.finish_by, out=out) if series.finish_by else None,
         top=series.top,
@@ -116,14 +113,27 @@ def plan_night(series: SeriesConfig) -> NightConfig:
     )
 
 
-def _newest_version(series: SeriesConfig) -> str:
-    found = newest_version(series.folder, besides=series.night)
+def find_reference(named: str, *, out: str) -> str:
+    """The run that a night in `out` goes on from: the one that is named, or of a folder of versions
+    the newest that is finished.
+
+    A night that has begun keeps the reference that it began with. Raises ConfigError where the
+    folder holds no finished version.
+    """
+    named = storage.resolve(named)  # a link to the newest version leads elsewhere tomorrow
+    if storage.exists(record_file(named)):
+        return named
+    begun = RunRecord.load(storage.absolute(out))
+    if begun and begun.night:
+        return begun.night.reference
+    folder, _, night = storage.resolve(out).rstrip("/").rpartition("/")
+    found = newest_version(named, besides=night if folder == named.rstrip("/") else "")
     if not found:
         raise ConfigError(
-            f"{series.folder} holds no finished version, expected a scan in a folder of it: run "
-            f"one into {storage.join(series.folder, 'reference')}, or name a reference"
+            f"{named} holds no run.json and no finished version, expected a finished scan or night "
+            f"or a folder of them; scan into {storage.join(named, 'reference')}, or check the path"
         )
-    return found
+    return storage.resolve(found)
 
 
 def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
@@ -132,10 +142,8 @@ def run_night(config: NightConfig, *, show: Show = lambda _: None) -> RunRecord:
     A night that is done is returned as it is, since others may refer to it. Raises ConfigError or
     LedgerError where the reference cannot be one, and where a shard of it has changed.
     """
-    # A link to the newest version leads elsewhere tomorrow.
-    config = dataclasses.replace(
-        config, out=storage.absolute(config.out), reference=storage.resolve(config.reference)
-    )
+    reference_dir = find_reference(config.reference, out=config.out)
+    config = dataclasses.replace(config, out=storage.absolute(config.out), reference=reference_dir)
     done = RunRecord.load(config.out)
     reference = _check_reference(config.reference)
     before = reference.backends

@@ -14,7 +14,7 @@ from astroray.actors.night_rows import unique_new
 from astroray.errors import ConfigError
 from astroray.execution.streams import embed_shards
 from astroray.execution.workers import WorkerPlan
-from astroray.nightly import SeriesConfig, parse_finish_by, plan_night
+from astroray.nightly import SeriesConfig, find_reference, parse_finish_by, plan_night
 from astroray.run_record import Counts, RunRecord
 from astroray.storage import InputFile
 from astroray.surveys.shards import Shard
@@ -68,20 +68,53 @@ def test_a_night_that_has_begun_keeps_its_reference(tmp_path, finished):
     assert plan_night(named).reference == str(tmp_path / "by-hand")
 
 
+def test_a_folder_of_versions_is_a_reference_however_the_night_is_started(tmp_path, monkeypatch):
+    publish(tmp_path, "reference", "2026-11-20T00:00:00Z")
+    publish(
+        tmp_path,
+        "2026-11-28",
+        "2026-11-28T10:00:00Z",
+        night=make_night(str(tmp_path / "reference")),
+    )
+    newest = str(tmp_path / "2026-11-28")
+    (tmp_path / "latest").symlink_to(newest)
+    for out in ("2026-11-29", "../elsewhere"):
+        assert find_reference(str(tmp_path), out=str(tmp_path / out)) == newest
+    assert find_reference(str(tmp_path / "latest"), out=str(tmp_path / "2026-11-29")) == newest
+    begun = str(tmp_path / "2026-11-28")  # keeps its own, though it is the newest
+    assert find_reference(str(tmp_path), out=begun) == str(tmp_path / "reference")
+    config = nightly.NightConfig(
+        survey="sky", reference=str(tmp_path), out=str(tmp_path / "2026-11-29")
+    )
+    monkeypatch.setattr(nightly.ledger, "read_listing", _found)
+    monkeypatch.setattr(nightly.versions, "describe_version", lambda run_dir: None)
+    with pytest.raises(_FoundError, match=newest):
+        nightly.run_night(config)
+
+
+class _FoundError(Exception):
+    """Which reference a night has found."""
+
+
+def _found(reference):
+    raise _FoundError(reference)
+
+
 def test_a_night_that_is_gone_on_with_has_the_deadline_that_it_began_with(tmp_path):
     begun_s = datetime.fromisoformat("2026-01-01T00:00:00+00:00").timestamp()
+    publish(tmp_path, "ref", "2025-12-31T00:00:00Z")
     publish(tmp_path, "2026-11-28", "")  # begun then
     first_s = parse_finish_by("06:30", now_s=begun_s)
     again_s = parse_finish_by("06:30", out=str(tmp_path / "2026-11-28"), now_s=first_s + 60)
     assert again_s == first_s
     assert parse_finish_by("06:30", out=str(tmp_path / "none"), now_s=first_s + 60) > first_s + 60
-    assert plan_night(series(tmp_path, reference="ref", finish_by="06:30")).finish_by_s == first_s
+    assert plan_night(series(tmp_path, finish_by="06:30")).finish_by_s == first_s
 
 
 def test_the_first_version_has_to_be_there(tmp_path):
     publish(tmp_path, "2026-11-28", "2026-11-28T10:00:00Z")  # a night is not its own reference
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ConfigError, match="holds no finished version, expected a scan"):
+        with pytest.raises(ConfigError, match="and no finished version, expected a finished scan"):
             plan_night(series(folder))
 
 

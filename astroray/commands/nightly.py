@@ -10,7 +10,11 @@ __all__ = ["explain", "nightly", "prune"]
 @click.command(short_help="Add last night's files, and prove the list again.")
 @click.option("--survey", required=True, metavar="URI", help="The same with more files, or those.")
 @click.option(
-    "--reference", required=True, type=click.Path(), metavar="RUN", help="A finished scan or night."
+    "--reference",
+    required=True,
+    type=click.Path(),
+    metavar="RUN",
+    help="A finished scan or night, or a folder of them, whose newest is taken.",
 )
 @click.option(
     "--out", required=True, type=click.Path(), metavar="DIR", help="Run directory of this night."

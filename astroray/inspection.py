@@ -188,9 +188,9 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
         )
     if record.night:
         raise ConfigError(
-            f"{run_dir} is a night, which others may refer to, expected a scan; a shard of which "
-            "nothing was read is embedded by the next night once its file is mended; for single "
-            "rows scan the survey into a new --out, which begins a new reference"
+            f"{run_dir} is a night, which others may refer to, expected a scan; a file of which "
+            "nothing was read is embedded by the next night once it is mended; for single rows of "
+            "a file scan the survey into a new --out, which begins a new reference"
         )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)

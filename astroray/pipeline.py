@@ -99,9 +99,8 @@ class _Run:
         self.show(Progress(stage="list"))
         self.known = runs.read_known(self.out, self._fresh_record)
         before = self.known or (list(self.night.listing) if self.night else [])
-        stay = self.night.must_stay(self.config.survey) if self.night else ()
-        done = done_shards(self.out) | (self.night.settled if self.night else set())
-        self.shards = runs.list_again(self.config.survey, self.out, before, done, stay=stay)
+        done = done_shards(self.out)
+        self.shards = runs.list_again(self.config.survey, self.out, before, done, night=self.night)
         self.inherited = self.night.taken_over(self.shards) if self.night else Inherited()
         encoder = self.config.encoder
         runs.check_encoder(encoder.name, self.shards, encoder.network, given=self.given)
@@ -371,6 +370,7 @@ class _Run:
         self._note(
             state="done", finished=moments.now(), seconds={"report": time.monotonic() - started}
         )
+        self.metrics.ended()
         faults.reach("done")
         return self.record
 

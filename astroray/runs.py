@@ -7,8 +7,10 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
 
 from astroray import ledger, storage, surveys
+from astroray.catalog.versions import Night
 from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
@@ -119,11 +121,28 @@ def log_folder(run_dir: str) -> str:
 
 @contextlib.contextmanager
 def logs_of(run_dir: str) -> Iterator[str]:
-    """`log_folder`; one outside of the run stays only where the block fails, to be read then."""
+    """`log_folder`; one outside of the run stays only where the block fails, to be read then.
+
+    What the workers wrote goes to `logs/workers` of a run on S3 even so, since rejects refer to it.
+    """
     folder = log_folder(run_dir)
-    yield folder
+    try:
+        yield folder
+    except Exception:
+        _publish_worker_logs(folder, run_dir)
+        raise
+    _publish_worker_logs(folder, run_dir)
     if folder != os.path.join(run_dir, "logs"):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish_worker_logs(folder: str, run_dir: str) -> None:
+    """Copies them to a run on S3, where it takes them: its own error must not be hidden."""
+    files = Path(folder, "workers").glob("worker-*") if storage.is_remote(run_dir) else ()
+    with contextlib.suppress(StorageError):
+        for file in files:
+            path = storage.join(run_dir, "logs", "workers", file.name)
+            storage.publish(path, file.read_bytes())
 
 
 def count_outside(run_dir: str, shards: Sequence[Shard]) -> int | None:
@@ -203,13 +222,13 @@ def list_again(
     known: Sequence[Shard],
     done: Collection[str],
     *,
-    stay: Collection[str] = (),
+    night: Night | None = None,
 ) -> list[Shard]:
     """The shards of a survey: the `known` ones first, as their files are now, then new ones.
 
     run_dir  where identifiers and positions of new shards are written
-    done     names of finished shards
-    stay     names of those whose files must still be there
+    done     names of shards that this run has finished
+    night    of a night: what it goes on from, whose files must still be there
 
     Raises ConfigError where the survey is the run's own folder, LedgerError where the bytes of a
     finished shard have changed, or one must stay and a file of it is gone.
@@ -222,8 +241,11 @@ def list_again(
         )
     folder = ledger.objects_folder(run_dir)
     listing = surveys.list_shards(survey, known=known, objects_folder=folder)
-    ledger.check_unchanged(known, listing.changed, done)
-    _check_withdrawn(known, listing.unseen, stay)
+    if night and (mended := night.find_mended(listing.changed)):
+        listing = surveys.list_shards(survey, known=known, mended=mended, objects_folder=folder)
+    settled = night.settled if night else set()
+    ledger.check_unchanged(known, listing.changed, {*done, *settled})
+    _check_withdrawn(known, listing.unseen, night.must_stay(survey) if night else ())
     return [listing.changed.get(shard.name, shard) for shard in listing.shards]
 
 

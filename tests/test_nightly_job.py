@@ -20,6 +20,7 @@ from astroray.storage.leases import hold_lease
 from astroray.surveys.simulated_files import write_survey
 from benchmarks.embedded_runs import begin_night, plan_of, publish_shard
 from tests import scans
+from tests.surveys_made import write_pictures
 from tests.test_nightly import certified, cloud, files_of, scan, shard
 
 SURVEY = "sim:galaxies?count=60&seed=3&shard_rows=20&size=24"
@@ -100,6 +101,42 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
     for out in (night.out, "~/night"):
         assert run_here(dataclasses.replace(night, out=out)).counts == record.counts
         assert files_of(Path(night.out)) == done
+
+
+def test_a_file_that_came_in_half_beside_others_is_embedded_by_the_night_after_it_is_whole(
+    tmp_path,
+):
+    made = write_pictures(tmp_path / "made", 7)
+    sky, runs = tmp_path / "sky", tmp_path / "runs"
+    sky.mkdir()
+
+    def arrive(*numbers: int, half: int) -> None:
+        (sky / made[half].name).write_bytes(made[half].read_bytes()[:300])
+        for number in numbers:
+            shutil.copy2(made[number], sky)
+
+    def add_night(name: str) -> list[int | None]:
+        night = NightConfig(survey=str(sky), reference=str(runs), out=str(runs / name))
+        counts = run_here(night).counts
+        assert inspection.verify_run(night.out) == []
+        return [counts.catalog, counts.rows_rejected, counts.shards]
+
+    arrive(0, 1, 2, half=3)
+    scans.scan_here(sky, runs / "ref")
+    arrive(3, 4, half=5)
+    assert add_night("n1") == [5, 1, 1]  # the mended one and both new ones are a shard
+    arrive(half=5)  # written anew, and as bad as before
+    assert add_night("n2") == [5, 1, 1]
+    arrive(5, 6, half=6)
+    assert add_night("n3") == [7, 0, 2]
+    scans.scan_here(sky, tmp_path / "all", encoder__name=str(runs / "ref"))
+    now, anew = (
+        certified(one).drop_columns("score_kind") for one in (runs / "n3", tmp_path / "all")
+    )
+    assert now.equals(anew)
+    arrive(half=0)  # it is in the catalog
+    with pytest.raises(LedgerError, match="1 finished shard has other files"):
+        add_night("n4")
 
 
 @pytest.mark.ray

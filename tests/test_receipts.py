@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -179,12 +180,15 @@ def test_files_that_the_survey_still_lists_are_not_asked_for_one_by_one(tmp_path
     monkeypatch.setattr(storage, "exists", lambda path: asked.append(path) or exists(path))
     stay = [shard.name for shard in known]
     survey = f"{tmp_path}/*.npy"
-    assert runs.list_again(survey, str(tmp_path / "run"), known, stay, stay=stay) == known
+    night = SimpleNamespace(
+        settled=set(stay), must_stay=lambda _: stay, find_mended=lambda _: set()
+    )
+    assert runs.list_again(survey, str(tmp_path / "run"), known, stay, night=night) == known
     assert not [path for path in asked if path.endswith(".npy")]
     (tmp_path / "2.npy").unlink()
     assert runs.list_again(survey, str(tmp_path / "run"), known, stay) == known
     with pytest.raises(LedgerError, match=r"1 of the reference's files was withdrawn, .*2.npy"):
-        runs.list_again(survey, str(tmp_path / "run"), known, stay, stay=stay)
+        runs.list_again(survey, str(tmp_path / "run"), known, stay, night=night)
 
 
 def test_retry_rejects_reads_what_it_rewrites_while_nobody_else_writes(tmp_path, monkeypatch):

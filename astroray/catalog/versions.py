@@ -119,19 +119,40 @@ class Night:
 
     @property
     def settled(self) -> set[str]:
-        """Inherited shards whose files stay as they are: not those of which nothing was read."""
+        """Inherited shards whose files stay as they are: not those without any object."""
         receipts = self.inherited.receipts.items()
-        return {name for name, (_, receipt) in receipts if not receipt.shard_rejected}
+        return {name for name, (_, receipt) in receipts if receipt.rows_embedded}
 
     def must_stay(self, survey: str) -> Collection[str]:
         """Shards whose files a night of this survey has to find: the reference's, of the same."""
         return self.settled if survey == self.survey else ()
 
+    def find_mended(self, changed: Mapping[str, Shard]) -> set[str]:
+        """The files of settled shards that differ now and of which nothing had been embedded.
+
+        They are embedded as new ones, where each file of a shard is one row of it.
+        """
+        before = {shard.name: shard for shard in self.listing if shard.name in changed}
+        found: set[str] = set()
+        for name in self.settled & set(before):
+            shard = before[name]
+            if shard.num_rows != len(shard.inputs):
+                continue
+            rows = ledger.read_embeddings(*self.inherited.receipts[name], ["row"])["row"]
+            embedded = set(rows.to_pylist())
+            files = zip(shard.inputs, changed[name].inputs, strict=True)
+            found |= {
+                old.path
+                for row, (old, new) in enumerate(files)
+                if old != new and row not in embedded
+            }
+        return found
+
     def taken_over(self, shards: Sequence[Shard]) -> Inherited:
         """What is inherited, where the survey's shards are these now.
 
-        A shard of which nothing was read, and whose files have changed since, as where a file had
-        come in half, is none of it: it is embedded now.
+        A shard without any object whose files have changed since, as where a file had come in half,
+        is none of it: it is embedded now.
         """
         before = {shard.name: list(shard.inputs) for shard in self.listing}
         changed = {shard.name for shard in shards if list(shard.inputs) != before.get(shard.name)}

@@ -88,10 +88,16 @@ class Listing:
 
 
 def list_shards(
-    survey: str | os.PathLike[str], *, known: Sequence[Shard] = (), objects_folder: str = ""
+    survey: str | os.PathLike[str],
+    *,
+    known: Sequence[Shard] = (),
+    mended: Collection[str] = (),
+    objects_folder: str = "",
 ) -> Listing:
     """`known` shards first, unchanged, then those that new files of the survey make.
 
+    mended          files of known shards that count as new ones; their shards keep them as they
+                    were, and from then on the later shard has them
     objects_folder  where identifiers and positions of new shards are written, which then name
                     those files; empty: the shards carry them
 
@@ -104,7 +110,7 @@ def list_shards(
     if not name:
         name, inputs = _find_inputs(uri)
         if known:
-            changed, unseen, is_seen_F = _find_known(known, inputs, _catalog_files(uri))
+            changed, unseen, is_seen_F = _find_known(known, inputs, _catalog_files(uri), mended)
             seen = FileList(itertools.compress(inputs, is_seen_F))
             before = FileList(file for shard in known for file in shard.inputs)
             uri = dataclasses.replace(uri, known=before.paths, listed=seen.paths)
@@ -117,7 +123,10 @@ def list_shards(
 
 
 def _find_known(
-    known: Sequence[Shard], inputs: FileList, catalogs: Sequence[storage.InputFile]
+    known: Sequence[Shard],
+    inputs: FileList,
+    catalogs: Sequence[storage.InputFile],
+    mended: Collection[str],
 ) -> tuple[dict[str, Shard], set[str], np.ndarray]:
     """Known shards whose files differ now, their files that are gone, and [F] whether each of
     `inputs` is one of theirs.
@@ -126,17 +135,39 @@ def _find_known(
     unseen: set[str] = set()
     now = FileList(itertools.chain(inputs, catalogs))
     is_seen_F = np.zeros(len(now), bool)
-    places = find_paths((file.path for shard in known for file in shard.inputs), now)
+    place_K = np.fromiter(
+        find_paths((file.path for shard in known for file in shard.inputs), now), np.int64
+    )
+    files = zip(place_K, _are_replaced(known, place_K), strict=True)
     for shard in known:
         fresh = list(shard.inputs)
-        for i, place in enumerate(itertools.islice(places, len(fresh))):
+        for i, (place, is_replaced) in enumerate(itertools.islice(files, len(fresh))):
             if place < 0:
                 unseen.add(fresh[i].path)
-            else:
-                is_seen_F[place], fresh[i] = True, now[place]
+            elif fresh[i].path not in mended:
+                is_seen_F[place] = True
+                fresh[i] = fresh[i] if is_replaced else now[place]
         if fresh != list(shard.inputs):
             changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
     return changed, unseen, is_seen_F[: len(inputs)]
+
+
+def _are_replaced(known: Sequence[Shard], place_K: np.ndarray) -> np.ndarray:
+    """[K] bool: which of all files of the shards a later shard has as they were mended.
+
+    place_K  [K] where the survey has each of them, -1 where it has not
+    """
+    _, code_K, count_U = np.unique(place_K, return_inverse=True, return_counts=True)
+    is_twice_K = (count_U[code_K] > 1) & (place_K >= 0)
+    files = itertools.chain.from_iterable(shard.inputs for shard in known)
+    twice = list(
+        zip(np.flatnonzero(is_twice_K), itertools.compress(files, is_twice_K), strict=True)
+    )
+    is_replaced_K = np.zeros(len(place_K), bool)
+    last: dict[int, storage.InputFile] = {}
+    for k, file in reversed(twice):
+        is_replaced_K[k] = last.setdefault(int(place_K[k]), file) != file
+    return is_replaced_K
 
 
 def modality_of(shard: Shard) -> ModalityName:

@@ -184,12 +184,12 @@ def status(run: str, address: str | None, as_json: bool) -> None:
     if "/" in run or Path(run).is_dir():
         found = read_status(run)
     else:
-        from astroray.submission import JobServer, is_address_given
+        from astroray.submission import JobServer
 
         try:
             found = JobServer(address).describe(run)
-        except BackendError as error:  # it is the name that is wrong where no cluster was meant
-            raise (BackendError if is_address_given(address) else ConfigError)(
+        except BackendError as error:
+            raise BackendError(
                 f"{run} is no folder here, and as a submission id it cannot be looked up: {error}"
             ) from None
     if as_json:

@@ -31,7 +31,7 @@ from astroray.moments import in_utc
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
-__all__ = ["Job", "JobServer", "Submitted", "is_address_given"]
+__all__ = ["Job", "JobServer", "Submitted"]
 
 MAX_PACKAGE_BYTES = 2**20
 STOP_TIMEOUT_S = 60.0
@@ -326,17 +326,9 @@ def _folder_of(script: Path) -> str:
 
 def _find_address(address: str | None) -> str:
     """The address that was given, else that of the environment, else this machine's."""
-    return address or _address_of_environment() or "http://127.0.0.1:8265"
-
-
-def _address_of_environment() -> str:
     named = (os.environ.get(name, "") for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"))
-    return next((address for address in named if address.startswith("http")), "")
-
-
-def is_address_given(address: str | None) -> bool:
-    """Whether somebody named a job server, by a flag or the environment."""
-    return bool(address or _address_of_environment())
+    known = (one for one in named if one.startswith("http"))
+    return address or next(known, "http://127.0.0.1:8265")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from astroray.catalog.asked import find_object
 from astroray.catalog.versions import Receipts
 from astroray.config import ScanConfig
 from astroray.encoders import OF_BATCH
-from astroray.errors import BackendError, DataError, LedgerError
+from astroray.errors import BackendError, ConfigError, DataError, LedgerError
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
 from astroray.runs import finished_run, version_of
@@ -239,6 +239,9 @@ def _encode(
     """How far the object encoded now is from its stored embedding, and what happened."""
     try:
         encoder = model.start(batch_size=batch_size, device="cpu", num_threads=1)
+    except BackendError as error:
+        return None, f"not encoded again: {error}"
+    try:
         for item in surveys.read_shard(shard, rows=[row]):
             read, prepared = prepare_slice(item, encoder.model.prepare)
             if read is None or not len(prepared.index_B):
@@ -253,7 +256,7 @@ def _encode(
             return distance, f"read and encoded again, {same}"
     except DataError as error:
         return None, f"the survey cannot be read now: {Reject.of_shard(error).reason}"
-    except BackendError as error:
+    except (BackendError, ConfigError) as error:  # a network of the user's own raises it
         return None, f"not encoded again: {error}"
     return None, "the survey has no such row now"
 

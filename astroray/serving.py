@@ -238,7 +238,7 @@ class ModelHolder:
     async def embed(self, requests: list[tuple[RunModel, np.ndarray]]) -> list[np.ndarray]:
         """Embeddings of (model of the run, prepared row [C, Y, X])."""
         try:
-            return await _on(self.encoding, self.answerer.embed, requests)
+            return await _on(self.encoding, self.answerer.embed_each, requests)
         except (RuntimeError, BackendError) as error:  # CUDA's errors do not go away
             self.fault = str(error)
             raise

@@ -159,7 +159,10 @@ def _embed(run: _Searched, model: RunModel, path: str, bands: str, row: int | No
     except AskedError as error:
         raise ConfigError(str(error)) from None
     answerer = Answerer(device="cpu", num_threads=1)
-    (embedding_D,) = answerer.embed([(model, prepared.input_BCYX[0])])
+    try:
+        (embedding_D,) = answerer.embed([(model, prepared.input_BCYX[0])])
+    except ConfigError as error:  # of a network of the user's own
+        raise ConfigError(f"{path}: {error}") from error
     if not np.isfinite(embedding_D).all():
         raise DataError(f"the model gives numbers that are not finite for {path}")
     return embedding_D

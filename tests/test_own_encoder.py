@@ -4,14 +4,18 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
 
-from astroray import ledger
+from astroray import explain, ledger, similar
+from astroray.actors.answer import Answerer
 from astroray.actors.embed import Embedder, EmbedPlan
 from astroray.actors.fit import finish_model
+from astroray.actors.run_model import RunModel
 from astroray.actors.sample import SamplePlan, draw_sample, network_config
 from astroray.config import EncoderConfig, FitConfig, ScanConfig, load_config
 from astroray.encoders import (
@@ -301,6 +305,31 @@ def test_what_it_raises_of_an_object_is_one_message_with_line_shard_and_object(
         ConfigError, match=rf"row 0 .* to row 15 .*, each of which .* alone.*: 16 are many {line}"
     ):
         embedder.embed(shard)
+
+
+def test_what_it_raises_of_a_query_names_the_query_and_costs_no_other_its_answer(
+    module, sample, tmp_path
+):
+    code = SHOWN.replace("from torch", "import torch\nfrom torch")
+    code = code.replace("    def __init__", "    bad = size = None\n\n    def __init__")
+    module.write_text(code.replace("return self.encode(image)", FAILING))
+    path, stamp = str(tmp_path / "model.safetensors"), tmp_path / "o.fits"
+    finish_model(sample, path=path, encoder=NAME, config=network_config(NAME, sample, latent=None))
+    model = RunModel(path=path, model_id=read_model_file(path).model_id)
+    (shard,) = list_shards(SURVEY).shards
+    prepared = load_model(path).prepare(next(read_shard(shard))).input_BCYX
+    answerer = Answerer(device="cpu", num_threads=1)
+    network = type(answerer.load(model).model.network)
+    network.bad = torch.from_numpy(prepared[1])
+    embedding_BD = np.stack(answerer.embed_each([(model, one) for one in prepared[:3]]))
+    assert np.isnan(embedding_BD).all(axis=1).tolist() == [False, True, False]
+    network.bad, network.size = None, 1
+    fits.writeto(stamp, next(read_shard(shard)).image_BCYX[0])
+    run = SimpleNamespace(run_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=rf"^{stamp}: {NAME} raised ValueError: 1 are many"):
+        similar._embed(run, model, str(stamp), "g,r,i", None)
+    _, encoded = explain._encode(model, 1, shard, 3, embedding_BD[0])
+    assert encoded.startswith(f"not encoded again: {NAME} raised ValueError: 1 are many")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import numpy as np
 
 from astroray.actors.run_model import RunModel
 from astroray.encoders import AttentionName
+from astroray.errors import ConfigError
 
 if TYPE_CHECKING:
     from astroray.actors.encode import BatchEncoder
@@ -52,3 +53,12 @@ class Answerer:
             image_BCYX = np.stack([requests[place][1] for place in places])
             answers |= zip(places, self.load(model).embed(image_BCYX), strict=True)
         return [answers[place] for place in range(len(requests))]
+
+    def embed_each(self, requests: Sequence[tuple[RunModel, np.ndarray]]) -> list[np.ndarray]:
+        """As `embed`, but NaN for what a network of the user's own raises on, which is logged."""
+        try:
+            return self.embed(requests)
+        except ConfigError:
+            if len(requests) > 1:  # the others are answered
+                return [self.embed_each([request])[0] for request in requests]
+            return [np.full(self.load(requests[0][0]).dim, np.nan, np.float32)]

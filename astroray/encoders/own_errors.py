@@ -36,7 +36,7 @@ def ran_by(name: str) -> Iterator[None]:
         said = f"{name} raised {in_short(error, file)}"
         _log.error("%s", said, exc_info=error)
         raise ConfigError(
-            f"{said}; mend that line; the whole traceback is in logs/workers"
+            f"{said}; mend that line; the log, of a worker in logs/workers, has the traceback"
         ) from error
 
 

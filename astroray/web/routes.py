@@ -320,7 +320,11 @@ class _View:
             )
             embedding_D = await self.encoder.embed(prepared.input_BCYX[0])
         if not np.isfinite(embedding_D).all():
-            raise HTTPException(422, "the model gives numbers that are not finite for this upload")
+            raise HTTPException(
+                422,
+                "the model gives no finite numbers for this upload; whether a network of one's own "
+                "raised something is in the server's log",
+            )
         return embedding_D, int(prepared.flags_B[0])
 
     def _nearest(self, embedding_D: np.ndarray, k: int, exclude: str | None) -> Nearest:

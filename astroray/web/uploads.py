@@ -110,6 +110,8 @@ def _one_of(rows: Rows, row: int | None, name: str) -> Rows:
     known = rows.row_B.tolist()
     if row is None and len(known) == 1:
         return rows
+    if len(known) == 1 and row not in known:
+        raise AskedError(f"row is {row}, and {name} holds a single object; leave row out")
     if row not in known:
         some = [f"{at} is {who!r}" for at, who in zip(known, rows.object_id_B, strict=True)]
         shown = ", ".join(some[:_MAX_SHOWN]) + (f" ... {some[-1]}" if some[_MAX_SHOWN:] else "")

@@ -76,3 +76,9 @@ def test_the_cost_of_the_certificate_is_told(run):
     assert values("astroray_certificate_rescored") == [30]
     assert values("astroray_certificate_share") == [0.25]
     assert values("astroray_search_seconds") == [7.5]
+
+
+def test_when_a_run_was_done_is_told_in_unix_time(run, monkeypatch):
+    monkeypatch.setattr(metrics.time, "time", lambda: 1.8e9)
+    run.ended()
+    assert values("astroray_ended_timestamp_seconds") == [1.8e9]

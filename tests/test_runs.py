@@ -1,7 +1,9 @@
 """What is alike for every run directory: where its logs go, and what its encoder is called."""
 
+import contextlib
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -67,6 +69,20 @@ def test_the_logs_of_a_run_on_s3_stay_where_it_failed_alone(tmp_path, monkeypatc
     with runs.logs_of(str(tmp_path)) as folder:
         pass
     assert os.path.isdir(folder)
+
+
+def test_what_the_workers_of_a_run_on_s3_wrote_is_kept_in_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    published = {}
+    monkeypatch.setattr(runs.storage, "publish", published.__setitem__)
+    for error in (None, KeyError):  # a done run has rejects that refer to it
+        with contextlib.suppress(KeyError), runs.logs_of("s3://runs/images") as folder:
+            Path(folder, "workers").mkdir()
+            Path(folder, "workers", "worker-1-01000000-7.err").write_text("why")
+            if error:
+                raise error
+        assert published == {"s3://runs/images/logs/workers/worker-1-01000000-7.err": b"why"}
+        published.clear()
 
 
 def test_the_encoder_that_is_chosen_by_the_survey_is_called_by_its_name():

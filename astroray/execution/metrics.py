@@ -24,6 +24,7 @@ GAUGES: Mapping[str, str] = {
     "astroray_certificate_rescored": "objects that the certificate scored exactly",
     "astroray_certificate_share": "share of all objects that it scored exactly, 0..1",
     "astroray_search_seconds": "seconds of the search, its certificate and the catalog",
+    "astroray_ended_timestamp_seconds": "Unix time at which the run was done",
 }
 """Names and meanings of what stands at a value."""
 
@@ -70,3 +71,7 @@ class RunMetrics:
         self._gauges["astroray_certificate_rescored"].set(proof.num_rescored)
         self._gauges["astroray_certificate_share"].set(share)
         self._gauges["astroray_search_seconds"].set(seconds)
+
+    def ended(self) -> None:
+        """Sets when the run was done: now."""
+        self._gauges["astroray_ended_timestamp_seconds"].set(time.time())

@@ -1,6 +1,7 @@
 """Where Ray's own messages go: to files in the log folder of a run, or nowhere."""
 
 import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -8,13 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from astroray.storage.disk_errors import writing
 
-__all__ = ["keep_worker_logs", "noise_to", "ray_data_to"]
+__all__ = ["fetch_worker_logs", "keep_worker_logs", "noise_to", "ray_data_to"]
 
 _log = logging.getLogger("astroray.ray_logs")
+FETCH_S = 10.0
+LOG_BYTES = 2**16
 RAY_DATA_SETTING = "RAY_DATA_LOGGING_CONFIG"
 RAY_DATA_CONFIG = Path(__file__).with_name("ray_data_logging.yaml")
 
@@ -106,6 +109,46 @@ def keep_worker_logs(scratch: str, log_dir: str) -> None:
                 shutil.copy(file, target)
     except OSError as error:
         _log.warning("the logs of the workers are not kept: %s", error)
+
+
+def fetch_worker_logs(log_dir: str) -> None:
+    """Does the same on a cluster that was joined, of the workers of this job on all its machines.
+
+    Of each the end, `LOG_BYTES` at most. Call it before the cluster is left; a machine that does
+    not answer within `FETCH_S` is left out.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        task = ray.remote(num_cpus=0, max_retries=0)(_ends_of_logs)
+        job_id = ray.get_runtime_context().get_job_id()
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes]
+        asked = [task.options(scheduling_strategy=place).remote(job_id) for place in places]
+        done, _ = ray.wait(asked, num_returns=len(asked), timeout=FETCH_S)
+        target = Path(log_dir) / "workers"
+        shutil.rmtree(target, ignore_errors=True)
+        for name, data in itertools.chain.from_iterable(ray.get(done)):
+            target.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(data)
+    except (OSError, ray.exceptions.RayError) as error:
+        _log.warning("the logs of the workers are not kept: %s", error)
+
+
+def _ends_of_logs(job_id: str) -> list[tuple[str, bytes]]:
+    """Names and ends of what the workers of a job wrote on the machine that this runs on."""
+    import ray._private.worker
+
+    found = []
+    node: Any = ray._private.worker._global_node
+    for file in Path(node.get_logs_dir_path()).glob(f"worker-*-{job_id}-*"):
+        with open(file, "rb") as log:
+            log.seek(max(0, file.stat().st_size - LOG_BYTES))
+            data = log.read()
+        if any(not line.startswith(b":") for line in data.splitlines()):  # not Ray's marks alone
+            found.append((file.name, data))
+    return found
 
 
 class _LogFile(logging.FileHandler):

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -204,9 +205,12 @@ def _own_or_joined(*, log_dir: str, num_cpus: int | None) -> Iterator[None]:
                 try:
                     yield
                 finally:
+                    # Who is told to stop has few seconds to give back the lease.
+                    if joined and log_dir and not isinstance(sys.exception(), KeyboardInterrupt):
+                        ray_logs.fetch_worker_logs(log_dir)
                     ray.shutdown()
         finally:
-            if log_dir:
+            if log_dir and not joined:
                 ray_logs.keep_worker_logs(scratch, log_dir)
 
 

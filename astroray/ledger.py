@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from astroray import faults, schema, storage
 from astroray.errors import LedgerError
 from astroray.receipts import Receipt, done_shards, publish_receipt
-from astroray.run_files import OF_FLARES, OF_SCAN, listing_file
+from astroray.run_files import OF_FLARES, OF_SCAN, listing_file, where_now
 from astroray.run_record import Counts, RejectCount, RunRecord
 from astroray.storage.parquet import publish_parquet, read_batches, read_parquet
 from astroray.surveys.object_files import moved
@@ -203,7 +203,14 @@ def _shard(row: Mapping[str, Any], run_dir: str) -> Shard:
     packed = {name: json.loads(row[name]) for name in ("inputs", "params")}
     shard = Shard.of_facts({name: row[name] for name in _LISTING.names} | packed)
     own = storage.absolute(run_dir)
-    return moved(shard, lambda name: name if _is_whole(name) else storage.join(own, name))
+
+    def find(name: str) -> str:
+        if not _is_whole(name):
+            return storage.join(own, name)
+        version, *names = name.rsplit("/", 3)  # of an older one, ledger/objects/HASH.parquet
+        return storage.join(where_now(version, run_dir), *names)
+
+    return moved(shard, find)
 
 
 def check_unchanged(

@@ -20,7 +20,7 @@ from astroray.config import ScanConfig, load_config
 from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
-from astroray.run_files import model_file, record_file
+from astroray.run_files import model_file, record_file, where_now
 from astroray.run_record import Backends, RunRecord
 from astroray.runs import check_finished, newest_version
 from astroray.settings import UNTOLD, from_dict
@@ -125,7 +125,7 @@ def find_reference(named: str, *, out: str) -> str:
         return named
     begun = RunRecord.load(storage.absolute(out))
     if begun and begun.night:
-        return begun.night.reference
+        return where_now(begun.night.reference, out)
     folder, _, night = storage.resolve(out).rstrip("/").rpartition("/")
     found = newest_version(named, besides=night if folder == named.rstrip("/") else "")
     if not found:

@@ -1,6 +1,9 @@
 """Where the files of a run directory lie that several modules name."""
 
+import contextlib
+
 from astroray import storage
+from astroray.errors import AstrorayError
 
 __all__ = [
     "OF_FLARES",
@@ -11,6 +14,7 @@ __all__ = [
     "model_file",
     "record_file",
     "report_file",
+    "where_now",
 ]
 
 
@@ -51,3 +55,19 @@ def report_file(run_dir: str) -> str:
 def flare_part_file(run_dir: str, table: str, shard: str) -> str:
     """A shard's rows of a table of `flares find`, `candidates` or `light_curves`."""
     return storage.join(run_dir, "parts", table, f"{shard}.parquet")
+
+
+def where_now(version: str, run_dir: str) -> str:
+    """Where an older version lies to which a run refers: where it was then, or beside the run.
+
+    The latter where the folder of both was moved or copied: what is there is known by its sha256.
+    """
+    above, _, name = version.rstrip("/").rpartition("/")
+    folder = storage.absolute(run_dir).rstrip("/").rpartition("/")[0]
+    beside = storage.join(folder, name)
+    if above == folder or not storage.exists(record_file(beside)):
+        return version
+    with contextlib.suppress(AstrorayError):  # of a store that was left, too
+        if storage.exists(record_file(version)):
+            return version
+    return beside

@@ -15,7 +15,7 @@ from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.receipts import done_shards
-from astroray.run_files import listing_file, model_file, record_file
+from astroray.run_files import listing_file, model_file, record_file, where_now
 from astroray.run_record import RunRecord
 from astroray.storage.leases import Lease
 from astroray.surveys.object_files import read_outside
@@ -40,7 +40,8 @@ def newest_version(folder: str, *, besides: str = "") -> str:
         record = RunRecord.load(run_dir)
         if record is not None and record.state == "done" and record.proof:
             found.append((record.finished, record.begun, run_dir))
-            references |= {storage.resolve(record.night.reference)} if record.night else set()
+            if record.night:
+                references.add(storage.resolve(where_now(record.night.reference, run_dir)))
     last = [one for one in found if storage.resolve(one[2]) not in references]
     return max(last or found)[2] if found else ""
 

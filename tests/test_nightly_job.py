@@ -127,6 +127,7 @@ def test_a_file_that_came_in_half_beside_others_is_embedded_by_the_night_after_i
     assert add_night("n1") == [5, 1, 1]  # the mended one and both new ones are a shard
     arrive(half=5)  # written anew, and as bad as before
     assert add_night("n2") == [5, 1, 1]
+    runs = runs.rename(tmp_path / "moved")  # a folder of versions may be
     arrive(5, 6, half=6)
     assert add_night("n3") == [7, 0, 2]
     scans.scan_here(sky, tmp_path / "all", encoder__name=str(runs / "ref"))

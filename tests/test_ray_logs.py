@@ -114,7 +114,7 @@ def test_a_full_disk_neither_hides_its_error_nor_takes_standard_error_away(tmp_p
 def test_what_workers_of_a_cluster_that_was_joined_wrote_is_brought_here(ray_cluster, tmp_path):
     import ray
 
-    ray.get(ray.remote(num_cpus=0.1)(lambda: print("why I died", flush=True)).remote())
+    ray.get(ray.remote(num_cpus=0.1)(lambda: os.write(2, b"why I died\n")).remote())
     ray_logs.fetch_worker_logs(str(tmp_path))
     said = [path.read_text() for path in (tmp_path / "workers").iterdir()]
     assert any("why I died" in text for text in said)

@@ -21,6 +21,7 @@ from astroray import catalog, ledger, schema, storage
 from astroray.catalog import Piece
 from astroray.errors import FileError, LedgerError
 from astroray.receipts import Receipt, read_receipts
+from astroray.run_files import where_now
 from astroray.run_record import Backends, NightRecord
 from astroray.storage.parquet import publish_parquet, read_parquet
 from astroray.surveys.shards import Shard
@@ -180,7 +181,9 @@ def read_inherited(run_dir: str) -> Inherited:
     if not storage.exists(path := _path(run_dir)):
         return Inherited()
     try:
-        return _inherited(read_parquet(storage.read_bytes(path)).to_pylist())
+        rows = read_parquet(storage.read_bytes(path)).to_pylist()
+        places = {one: where_now(one, run_dir) for one in {row["version"] for row in rows}}
+        return _inherited([row | {"version": places[row["version"]]} for row in rows])
     except (pa.ArrowInvalid, OSError, ValueError, TypeError, KeyError) as error:
         raise LedgerError(
             f"{path} is damaged ({error}), expected the files that a night inherits; restore it, "

@@ -30,6 +30,7 @@ import pyarrow as pa
 from astroray import storage
 from astroray.errors import FileError, LedgerError
 from astroray.neighbors.blocks import Block
+from astroray.run_files import where_now
 from astroray.storage.kept_copies import find_copy, kept_copy
 from astroray.storage.ranges import Ranges
 
@@ -134,7 +135,10 @@ class Manifest:
     def path(self, run_dir: str, uri: str) -> str:
         """Where a file that the manifest names lies."""
         is_absolute = storage.is_remote(uri) or uri.startswith("/")
-        return uri if is_absolute else _path(run_dir, uri)
+        if not is_absolute:
+            return _path(run_dir, uri)
+        version, *names = uri.rsplit("/", 2)  # of an older one, index/NAME
+        return storage.join(where_now(version, run_dir), *names)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -18,6 +18,7 @@ from astroray.ledger import RETRYABLE_KINDS
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
 from astroray.run_record import Counts, RunRecord
+from astroray.runs import check_takes
 from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
@@ -133,6 +134,7 @@ def repair_run(run_dir: str) -> tuple[list[str], list[str]]:
     """
     faults, damaged = _find_faults(run_dir)
     if damaged:
+        check_takes(run_dir, "ledger")
         with hold_lease(run_dir):
             for name in damaged:
                 undo_shard(run_dir, name)
@@ -194,6 +196,7 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
         )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)
+    check_takes(run_dir, "ledger")
     with hold_lease(run_dir):
         return config, _reopen(run_dir, config)
 

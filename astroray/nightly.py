@@ -130,8 +130,8 @@ def find_reference(named: str, *, out: str) -> str:
     found = newest_version(named, besides=night if folder == named.rstrip("/") else "")
     if not found:
         raise ConfigError(
-            f"{named} holds no run.json and no finished version, expected a finished scan or night "
-            f"or a folder of them; scan into {storage.join(named, 'reference')}, or check the path"
+            f"{named} holds no run.json, expected the --out of a scan or night, or a folder that "
+            f"holds a finished one; scan into {storage.join(named, 'reference')}, or check the path"
         )
     return storage.resolve(found)
 

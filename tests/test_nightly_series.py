@@ -114,7 +114,9 @@ def test_a_night_that_is_gone_on_with_has_the_deadline_that_it_began_with(tmp_pa
 def test_the_first_version_has_to_be_there(tmp_path):
     publish(tmp_path, "2026-11-28", "2026-11-28T10:00:00Z")  # a night is not its own reference
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ConfigError, match="and no finished version, expected a finished scan"):
+        with pytest.raises(
+            ConfigError, match="or night, or a folder that holds a finished one; scan into"
+        ):
             plan_night(series(folder))
 
 

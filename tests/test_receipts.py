@@ -10,7 +10,7 @@ import pytest
 from astroray import inspection, ledger, pipeline, receipts, runs, storage, surveys
 from astroray.catalog.versions import Inherited
 from astroray.config import load_config
-from astroray.errors import ConfigError, LedgerError
+from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.receipts import (
     pack_receipts,
     publish_receipt,
@@ -206,6 +206,13 @@ def test_retry_rejects_reads_what_it_rewrites_while_nobody_else_writes(tmp_path,
     monkeypatch.setattr(surveys, "list_shards", list_shards)
     assert inspection.reopen_rejected(run_dir)[1] == []
     assert held == [True]
+
+    def read_only(path: str, data: bytes) -> None:
+        raise StorageError(f"cannot write {path}: the file system is read-only; choose another out")
+
+    monkeypatch.setattr(storage, "publish", read_only)
+    with pytest.raises(StorageError, match=r"read-only; `astroray export .*run --self-contained"):
+        inspection.reopen_rejected(run_dir)
 
 
 def finished() -> RunRecord:

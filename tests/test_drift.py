@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -50,6 +52,23 @@ def test_the_dimension_that_drifts_is_named_and_chance_is_not_drift():
     assert describe_drift(reference_MD, [], *scores) is None
 
 
+def test_the_record_says_what_chance_makes_and_how_the_scores_lie():
+    draw = np.random.default_rng(2)
+    score_M, score_N = np.arange(101.0), np.append(np.arange(100.0, 201.0), np.nan)
+    drift = describe_drift(
+        draw.normal(size=(3000, 2)), [draw.normal(size=(60, 2))], score_M, score_N
+    )
+    assert drift.stability_by_chance == 0.153  # 9 (1 / 3000 + 1 / 60)
+    assert drift.stability_limit == 0.459
+    assert drift.score_stability == round(stability(score_M, score_N[:-1]), 4)
+    assert drift.score_quantiles["0.25"] == (25, 125)
+    assert list(drift.score_quantiles) == ["0.05", "0.25", "0.5", "0.75", "0.95", "0.99"]
+    many_MD, many_ND = draw.normal(size=(20_000, 1)), draw.normal(size=(9000, 1))
+    large = describe_drift(many_MD, [many_ND], score_M, score_N)
+    assert large.stability_by_chance == 0.0028  # of a sample of 5,000
+    assert large.stability_limit == 0.25
+
+
 def made_night(num_bad: int, *, seed: int = 3) -> tuple[dict[str, pa.ChunkedArray], np.ndarray]:
     """1,000 objects of ten detectors; of 30 outliers `num_bad` lie on detector d4."""
     draw = np.random.default_rng(seed)
@@ -77,6 +96,36 @@ def test_a_bad_detector_is_suspected_and_its_outliers_say_so():
     assert suspects[0].sentence == (
         "detector d4 has 50% of the outliers and 10% of the objects: likely artefacts"
     )
+
+
+def test_the_chance_of_a_group_is_that_of_any_of_all_groups_to_have_so_many():
+    (suspect,), _ = find_suspects(*made_night(15))
+    ways = sum(math.comb(100, hits) * math.comb(900, 30 - hits) for hits in range(15, 31))
+    assert suspect.chance == pytest.approx(11 * ways / math.comb(1000, 30), rel=1e-9)
+    assert (suspect.share_of_outliers, suspect.share_of_objects) == (0.5, 0.1)
+
+
+def test_an_outlier_of_two_suspects_is_of_the_less_likely_one():
+    columns, is_outlier_N = made_night(20)
+    bad = np.flatnonzero(is_outlier_N & (columns["detector"].to_numpy() == "d4"))
+    field = np.full(1000, "wide", object)
+    field[bad[:15]] = "narrow"
+    columns["field"] = pa.chunked_array([pa.array(field, pa.string())])
+    suspects, suspect_N = find_suspects(columns, is_outlier_N)
+    assert [suspect.value for suspect in suspects] == ["narrow", "d4"]
+    assert suspects[0].chance < suspects[1].chance
+    assert np.flatnonzero(suspect_N == 0).tolist() == bad[:15].tolist()
+    assert np.flatnonzero(suspect_N == 1).tolist() == bad[15:].tolist()
+
+
+def test_two_outliers_are_no_suspects_however_unlikely():
+    columns = {"field": pa.chunked_array([["a"] * 2 + ["b"] * 9998])}
+    few = find_suspects(columns, np.arange(10_000) < 2)
+    assert few[0] == []
+    columns = {"field": pa.chunked_array([["a"] * 3 + ["b"] * 9997])}
+    assert [suspect.value for suspect in find_suspects(columns, np.arange(10_000) < 3)[0]] == ["a"]
+    assert suspect_night(2, 10_000, 2, 2) == []
+    assert len(suspect_night(3, 10_000, 3, 3)) == 1
 
 
 def test_a_good_night_has_no_suspect():

@@ -31,3 +31,16 @@ def test_separation_of_a_degree_in_declination_is_3600_arcsec():
 def test_separation_in_right_ascension_shrinks_with_the_cosine_of_declination():
     got = sky.separation_arcsec(10.0, 60.0, 10.001, 60.0)
     assert got == pytest.approx(3.6 * 0.5, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ra_deg", "dec_deg", "words"),
+    [
+        (10.5, 3.25, "ra 10.500000, dec +3.250000 deg"),
+        (0.0, 0.0, "ra 0.000000, dec +0.000000 deg"),
+        (None, 3.25, "no position"),
+        (10.5, None, "no position"),
+    ],
+)
+def test_a_position_is_said_in_degrees_with_the_sign_of_its_declination(ra_deg, dec_deg, words):
+    assert sky.describe_position(ra_deg, dec_deg) == words

@@ -1,5 +1,6 @@
 """Models written as ONNX programs: equal embeddings, and what they say of themselves."""
 
+import functools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from click.testing import CliRunner
+from torch.onnx._internal.exporter import _registration
 
 from astroray.cli import cli
 from astroray.encoders import ENCODERS, onnx_export
@@ -37,6 +39,16 @@ PREPARATIONS = {
         first=4000.0, step=1e-4, num_bins=1000, num_windows=2, scale=0.1
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _operators_are_listed_once():
+    """Else each export makes the table of what ONNX has for each of torch's operators."""
+    table = _registration.ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        made_once = staticmethod(functools.cache(table.from_torchlib))
+        patch.setattr(table, "from_torchlib", made_once)
+        yield
 
 
 def model_file(path, encoder):

@@ -6,8 +6,10 @@ import pytest
 
 from astroray_kernels import dispatch, library
 
-SETS = ("amx", "avx2") if library.instructions() == "avx512" else ("amx",)
-"""What native code is limited to so that each width of vectors runs that this CPU has."""
+_WIDEST = {"amx": library.HAS_AMX, "avx512": library.HAS_AVX512, "avx2": library.HAS_AVX2}
+_HAS = library.features() if library.instructions() else 0
+SETS = tuple(name for name, feature in _WIDEST.items() if _HAS & feature) or ("none",)
+"""What native code is limited to so that all of it runs that this CPU can run."""
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from astroray.ledger import RETRYABLE_KINDS
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
 from astroray.run_record import Counts, RunRecord
-from astroray.runs import check_takes
+from astroray.runs import check_takes, night_after
 from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
@@ -188,11 +188,13 @@ def reopen_rejected(run_dir: str) -> tuple[ScanConfig, list[str]]:
             f"{run_dir} is a run of flares find, expected one of a scan; search the mended "
             "files with flares find and another --out"
         )
-    if record.night:
+    night = run_dir if record.night else night_after(run_dir)
+    if night:
         raise ConfigError(
-            f"{run_dir} is a night, which others may refer to, expected a scan; a file of which "
-            "nothing was read is embedded by the next night once it is mended; for single rows of "
-            "a file scan the survey into a new --out, which begins a new reference"
+            f"{run_dir} is {'a night' if record.night else f'what the night {night} is made of'}, "
+            "expected a scan that no other version refers to; a file of which nothing was read is "
+            "embedded by the next night once it is mended; for single rows of a file scan the "
+            "survey into a new --out, which begins a new reference"
         )
     config: ScanConfig = from_dict(ScanConfig, record.config, where="run.json")
     config = dataclasses.replace(config, out=run_dir)

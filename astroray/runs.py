@@ -12,7 +12,7 @@ from pathlib import Path
 from astroray import ledger, storage, surveys
 from astroray.catalog.versions import Night
 from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
-from astroray.errors import ConfigError, LedgerError, StorageError
+from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.receipts import done_shards
 from astroray.run_files import listing_file, model_file, record_file, where_now
@@ -23,8 +23,8 @@ from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = [
     "check_encoder", "check_finished", "check_takes", "count_outside", "finished_run",
-    "forget_failed", "list_again", "log_folder", "logs_of", "newest_version", "note_failure",
-    "read_known", "version_of",
+    "forget_failed", "list_again", "log_folder", "logs_of", "newest_version", "night_after",
+    "note_failure", "read_known", "version_of",
 ]  # fmt: skip
 
 
@@ -44,6 +44,19 @@ def newest_version(folder: str, *, besides: str = "") -> str:
                 references.add(storage.resolve(where_now(record.night.reference, run_dir)))
     last = [one for one in found if storage.resolve(one[2]) not in references]
     return max(last or found)[2] if found else ""
+
+
+def night_after(run_dir: str) -> str:
+    """A night beside a version that goes on from it; empty where there is none."""
+    own = storage.resolve(run_dir)
+    folder = own.rpartition("/")[0]
+    for night in (storage.join(folder, name) for name in storage.list_folders(folder)):
+        with contextlib.suppress(AstrorayError):  # others' trouble
+            record = RunRecord.load(night)
+            of_it = record.night.reference if record and record.night else ""
+            if of_it and storage.resolve(where_now(of_it, night)) == own:
+                return night
+    return ""
 
 
 def finished_run(run_dir: str) -> RunRecord:

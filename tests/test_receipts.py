@@ -215,6 +215,20 @@ def test_retry_rejects_reads_what_it_rewrites_while_nobody_else_writes(tmp_path,
         inspection.reopen_rejected(run_dir)
 
 
+def test_what_a_night_is_made_of_is_not_retried(tmp_path):
+    config = to_dict(load_config("hdf", "run", None, {}))
+    for name in ("reference", "alone"):
+        dataclasses.replace(finished(), config=config).publish(str(tmp_path / name))
+    night = make_night(str(tmp_path / "reference"))
+    dataclasses.replace(finished(), night=night).publish(str(tmp_path / "2026-11-28"))
+    with pytest.raises(ConfigError, match=r"reference is what the night .*-28 is made of, expect"):
+        inspection.reopen_rejected(str(tmp_path / "reference"))
+    with pytest.raises(ConfigError, match="2026-11-28 is a night, expected a scan that no"):
+        inspection.reopen_rejected(str(tmp_path / "2026-11-28"))
+    ledger.write_listing(str(tmp_path / "alone"), [])
+    assert inspection.reopen_rejected(str(tmp_path / "alone"))[1] == []
+
+
 def finished() -> RunRecord:
     """The record of a version."""
     return dataclasses.replace(record(), state="done", proof=make_proof(5))

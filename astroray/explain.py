@@ -73,10 +73,7 @@ class Explanation:
     @property
     def files(self) -> Sequence[InputFile]:
         """Where it was read: of a shard with files for each row, those alone."""
-        inputs, row = self.shard.inputs, self.row["row"]
-        if members := self.shard.params.get("members"):
-            return [inputs[member] for member in members[row] if member is not None]
-        return inputs[row : row + 1] if len(inputs) == self.shard.num_rows else inputs
+        return self.shard.files_of(self.row["row"])
 
     @property
     def agrees(self) -> bool:

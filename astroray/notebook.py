@@ -129,10 +129,13 @@ class Run:
         where nothing matches.
         """
         from astroray.catalog.matching import join_table
+        from astroray.catalog.source_files import source_files
         from astroray.surveys.object_tables import TableOptions
 
         options = TableOptions(id=id, ra=ra, dec=dec)
-        joined = join_table(self.to_pandas(), table, options, radius_arcsec=radius_arcsec)
+        objects = self.to_pandas()
+        files = functools.partial(source_files, self.path, objects)
+        joined = join_table(objects, table, options, radius_arcsec=radius_arcsec, files=files)
         if show:
             echo_note(f"joined {joined.attrs['joined']}")
         return joined
@@ -151,8 +154,7 @@ class Run:
 
         interesting  COLUMN=VALUE[,VALUE...] of the table; the rest as `join` takes it
 
-        Returns it as `table`, text, and `document`, as `astroray evaluate run --json` ends with;
-        `write(DIR)` writes its page, with the curve of what is found and pictures.
+        `table` is text, `document` as `astroray evaluate run --json` has it; `write(DIR)` a page.
         """
         from astroray.evaluation.own_labels import evaluate_labels
         from astroray.surveys.object_tables import TableOptions

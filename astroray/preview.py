@@ -29,6 +29,7 @@ MAX_SHARDS = 3
 LARGE_PX = 256
 """Edge of a FITS image from which on it may be a field, although a reader takes it for a stamp."""
 PICTURE_PX = 96
+LINE_COLOR = (58, 66, 82)
 MAX_PICTURES = 48
 DRAWN_ASPECT = 2
 """Width over height of what is drawn: light curves and spectra."""
@@ -67,10 +68,13 @@ class Look:
         width = PICTURE_PX * aspect
         num_columns = min(len(pictures), 8 // aspect)
         num_lines = math.ceil(len(pictures) / num_columns)
-        sheet = Image.new("RGB", (num_columns * width, num_lines * PICTURE_PX))
+        sheet = Image.new("RGB", (num_columns * width, num_lines * PICTURE_PX), LINE_COLOR)
         for number, picture in enumerate(pictures):
             line, column = divmod(number, num_columns)
-            sheet.paste(picture, (column * width, line * PICTURE_PX))
+            place = column * width, line * PICTURE_PX
+            # a line between curves: nothing else says where one ends
+            box = (0, 0, width - is_drawn, PICTURE_PX - is_drawn)
+            sheet.paste(picture.crop(box), place)
         return sheet
 
     def _repr_html_(self) -> str:
@@ -279,7 +283,10 @@ def _describe_rejects(rejects: Sequence[Reject]) -> dict[str, str]:
 
 def _spread(numbers: Sequence[float]) -> str:
     """Least to greatest, or the one that all are."""
-    low, high = (f"{number:,.4g}" for number in (min(numbers), max(numbers)))
+    low, high = (
+        f"{number:,.0f}" if number >= 1000 else f"{number:.4g}"
+        for number in (min(numbers), max(numbers))
+    )
     return low if low == high else f"{low} to {high}"
 
 

@@ -6,8 +6,12 @@ import pytest
 from astropy.table import Table
 
 from astroray.catalog.matching import join_table
+from astroray.catalog.source_files import source_files
 from astroray.errors import ConfigError
+from astroray.ledger import write_listing
+from astroray.storage import InputFile
 from astroray.surveys.object_tables import TableOptions
+from astroray.surveys.shards import Shard
 
 BIG = 2**60 + 1  # no float has it
 OBJECTS = pandas.DataFrame(
@@ -110,3 +114,24 @@ def test_the_nearest_row_within_the_radius_is_taken_and_its_distance_told():
 def test_a_table_that_does_not_fit_is_refused_with_what_was_found(table, options, message):
     with pytest.raises(ConfigError, match=message):
         join(table, **options)
+
+
+def test_objects_whose_identifiers_are_no_file_names_are_found_by_their_files(tmp_path):
+    own = pandas.DataFrame({"file": ["b.fits.gz", "a.fits"], "kind": ["QSO", "STAR"]})
+    objects = pandas.DataFrame({"object_id": ["L 1", "L 2", "L 3"], "shard": ["s", "s", "t"]})
+    objects = objects.assign(row=[0, 1, 0])
+    inputs = [InputFile(path=f"/d/{name}", size_bytes=1, version="1") for name in own["file"]]
+    write_listing(
+        str(tmp_path),
+        [
+            Shard(name="s", reader="spectra", inputs=inputs, params={}, num_rows=2),
+            Shard(name="t", reader="spectra", inputs=inputs[:1], params={}, num_rows=None),
+        ],
+    )
+    files = source_files(str(tmp_path), objects)
+    assert files == ["/d/b.fits.gz", "/d/a.fits", ""], "no object has the file of several rows"
+    joined = join_table(objects, own, TableOptions(), radius_arcsec=None, files=lambda: files)
+    assert joined["kind"].tolist()[:2] == ["QSO", "STAR"]
+    assert joined["kind"].isna().tolist() == [False, False, True]
+    with pytest.raises(ConfigError, match="or the file name of an object, such as 'L 1'"):
+        join_table(objects, own, TableOptions(), radius_arcsec=None)

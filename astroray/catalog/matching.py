@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import astropy.units as u
@@ -36,6 +36,7 @@ def join_table(
     options: TableOptions,
     *,
     radius_arcsec: float | None,
+    files: Callable[[], Sequence[str]] | None = None,
 ) -> pandas.DataFrame:
     """`objects` in their order, the columns of `table` behind theirs, missing where it has no row.
 
@@ -43,6 +44,8 @@ def join_table(
     options        names its columns of identifiers and positions where they have unusual names
     radius_arcsec  None: by identifier, or file name; else the nearest row within so much, how far
                    it is in the column separation_arcsec
+    files          the file of each object, empty where unknown; asked for where no row bears the
+                   identifier of one, as those of spectra and light curves are no file names
 
     A column that both have is called NAME_table, and attrs["joined"] says by which columns rows
     were matched, and how many; attrs["columns"] has their names by those that the table gave,
@@ -60,7 +63,7 @@ def join_table(
             f"say within how many arcsec, with {_RADIUS}"
         )
     with contextlib.ExitStack() as stack:
-        return _join(objects, table, *_columns(table, stack), options, radius_arcsec)
+        return _join(objects, table, *_columns(table, stack), options, radius_arcsec, files)
 
 
 def _join(
@@ -70,6 +73,7 @@ def _join(
     where: str,
     options: TableOptions,
     radius_arcsec: float | None,
+    files: Callable[[], Sequence[str]] | None,
 ) -> pandas.DataFrame:
     by_place = radius_arcsec is not None
     opened = ObjectTable.of(source, options, where, with_places=by_place)
@@ -83,11 +87,13 @@ def _join(
     found = opened.read()
     if radius_arcsec is None:
         row_N = _rows_of(list(objects["object_id"]), found, where)
+        if np.all(row_N < 0) and files:
+            row_N = _rows_of(list(files()), found, where)
         apart_arcsec_N = None
     else:
         row_N, apart_arcsec_N = _nearest(objects, found.objects, radius_arcsec)
     if len(objects) and np.all(row_N < 0):
-        raise ConfigError(_no_match(objects, found.objects, where, radius_arcsec))
+        raise ConfigError(_no_match(objects, found, where, radius_arcsec))
     theirs = _frame(source, table).reindex(row_N).set_index(objects.index)
     names = {n: f"{n}{_CLASH}" if n in objects.columns else n for n in theirs.columns}
     theirs.columns = list(names.values())
@@ -148,7 +154,7 @@ def _rows_of(object_ids: Sequence[str], found: NamedRows, where: str) -> np.ndar
                 by_file.setdefault(key, []).append(row)
     row_N = np.full(len(object_ids), -1)
     for i, object_id in enumerate(object_ids):
-        rows = by_id.get(object_id) or by_file.get(basename(object_id), [])
+        rows = by_id.get(object_id) or by_file.get(basename(object_id), []) if object_id else []
         if len(rows) > 1:
             raise ConfigError(
                 f"{where} has {len(rows)} rows of object {object_id!r}, expected one; drop the "
@@ -205,18 +211,18 @@ def _nearest(
 
 
 def _no_match(
-    objects: pandas.DataFrame, found: Objects, where: str, radius_arcsec: float | None
+    objects: pandas.DataFrame, found: NamedRows, where: str, radius_arcsec: float | None
 ) -> str:
     if radius_arcsec is not None:
         ours = int(np.isfinite(objects["ra"].to_numpy(float)).sum())
-        theirs = int(np.isfinite(found.ra_deg_N).sum())
+        theirs = int(np.isfinite(found.objects.ra_deg_N).sum())
         return (
             f"no row of {where} lies within {radius_arcsec:g} arcsec of an object, of {ours} "
             f"objects and {theirs} rows with a position; check {_PLACES}, or the radius"
         )
-    some = next((name for name in found.object_id_N if name), None)
+    some = next((name for name in found.names if name), None)
     return (
-        f"no row of {where} bears the identifier of an object, such as "
+        f"no row of {where} bears the identifier or the file name of an object, such as "
         f"{objects['object_id'].iloc[0]!r}, its first is {some!r}; name the column with {_ID}, "
         f"or match by position with {_RADIUS}"
     )

@@ -4,6 +4,7 @@ Shape letters: N labelled objects by rank, R resamples.
 """
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from astroray import provenance, schema, storage
 from astroray.catalog import versions
 from astroray.catalog.exports import to_pandas
 from astroray.catalog.matching import join_table
+from astroray.catalog.source_files import source_files
 from astroray.evaluation.labelled import Asked, Labelled
 from astroray.evaluation.metrics import NUM_RESAMPLES, Estimate, rates, resampled
 from astroray.evaluation.text_columns import aligned
@@ -86,7 +88,13 @@ def evaluate_labels(
     folder = version_of(run_dir)
     table = versions.read_version(folder).select(COLUMNS).combine_chunks()
     objects = to_pandas(table)
-    joined = join_table(objects, labels, options or TableOptions(), radius_arcsec=radius_arcsec)
+    joined = join_table(
+        objects,
+        labels,
+        options or TableOptions(),
+        radius_arcsec=radius_arcsec,
+        files=functools.partial(source_files, folder, objects),
+    )
     asked = Asked.parse(interesting)
     found = asked.among(joined)
     return Compared(folder, asked, joined, found).result()

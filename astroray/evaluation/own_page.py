@@ -60,9 +60,10 @@ def render_page(compared: "Compared", document: Mapping[str, Any]) -> str:
     record = finished_run(compared.folder)
     is_interesting_N = compared.is_interesting_N
     interesting_N, others_N = np.flatnonzero(is_interesting_N), np.flatnonzero(~is_interesting_N)
+    last_N = interesting_N[NUM_CASES:][::-1]  # none twice
     places = {
         "Interesting, highest in the list": interesting_N[:NUM_CASES],
-        "Interesting, lowest in the list": interesting_N[::-1][:NUM_CASES],
+        **({"Interesting, lowest in the list": last_N[:NUM_CASES]} if len(last_N) else {}),
         "Others, highest in the list": others_N[:NUM_CASES],
     }
     jpegs = _pictures(

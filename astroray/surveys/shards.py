@@ -140,6 +140,12 @@ class Shard:
         ]
         return cls(**{**facts, "inputs": inputs})
 
+    def files_of(self, row: int) -> Sequence[storage.InputFile]:
+        """The files that hold this row alone; all of them where they hold several rows each."""
+        if members := self.params.get("members"):
+            return [self.inputs[member] for member in members[row] if member is not None]
+        return self.inputs[row : row + 1] if len(self.inputs) == self.num_rows else self.inputs
+
     @property
     def size_bytes(self) -> int:
         """Bytes of all input files."""

@@ -113,3 +113,10 @@ def test_there_are_as_many_tasks_as_run_at_once(monkeypatch, num, at_once, tasks
     shared = exact_rounds._share(SimpleNamespace(start_P=end_P - 1, end_P=end_P), at_once)
     assert len(shared) == tasks
     assert [place for task in shared for place in task] == list(range(num))
+
+
+def test_the_home_of_a_cell_is_the_task_that_holds_most_of_it_of_equal_ones_the_first():
+    vectors = SimpleNamespace(start_P=np.array([0, 3, 5]), end_P=np.array([3, 5, 9]))
+    cell_V = np.array([0, 0, 1, 1, 2, 1, 1, 2, 2])
+    homes = exact_rounds._homes(vectors, [range(2), range(2, 3)], cell_V)
+    assert homes.tolist() == [0, 0, 1]

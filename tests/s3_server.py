@@ -24,9 +24,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 from botocore.retries.standard import ExponentialBackoff
 
 from astroray.storage import object_store
@@ -93,6 +95,8 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
         pytest.MonkeyPatch.context() as patch,
     ):
         set_environment(patch, store.env)
+        # Else each of a hundred clients reads for a tenth of a second what there is to know of S3.
+        patch.setattr(botocore.session, "create_loader", functools.cache(create_loader))
         yield store
     object_store._client_of.cache_clear()
 

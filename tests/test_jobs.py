@@ -60,7 +60,9 @@ def test_what_ray_s_own_command_submits_as_it_stands_can_be_watched_and_cancelle
     command += ["--no-wait", "--submission-id", "by-hand", "--", "python", "jobs/scan.py"]
     many = "sim:galaxies?count=1000000&size=16&shard_rows=100"
     ended = scans.run(
-        [*command, "--survey", many, "--out", str(run_dir), *SMALL], env=job_cluster.env, cwd=ROOT
+        [*command, "--survey", many, "--out", str(run_dir), *SMALL, "--set=max_fit_rows=64"],
+        env=job_cluster.env,
+        cwd=ROOT,
     )
     assert ended.code == 0, ended.err
     series = wait_for_series(job_cluster.metrics, str(run_dir), "ray_astroray_worker_idle_share")
@@ -83,7 +85,7 @@ def wait_for_series(url, run_dir, name):
     until = time.monotonic() + 100
     series = {}
     while name not in series and time.monotonic() < until:
-        time.sleep(0.1)
+        time.sleep(0.5)  # each answer takes the cluster's agent a while
         record = RunRecord.load(run_dir)
         lines = requests.get(url, timeout=10).text.splitlines() if record else []
         found = (line.rpartition(" ") for line in lines if record.run_id in line)

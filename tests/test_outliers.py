@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -114,7 +116,7 @@ def test_a_lone_object_has_no_score_and_no_neighbors():
     assert row["rank"] == 1
 
 
-def test_a_bound_is_called_a_bound_and_lists_may_be_short():
+def test_a_bound_is_called_a_bound():
     rng = np.random.default_rng(0)
     embedding_ND = rng.normal(size=(20, 4))[rng.integers(0, 20, 2000)] * 50
     embedding_ND = (embedding_ND + rng.normal(size=(2000, 4))).astype(np.float32)
@@ -133,6 +135,26 @@ def test_a_bound_is_called_a_bound_and_lists_may_be_short():
     by_rank = catalog.sort_by("rank")
     assert by_rank["certified"].to_pylist() == [True] * 5 + [False] * 1995
     assert (np.diff(by_rank["outlier_score"].to_numpy()) <= 0).all()
+
+
+def test_a_list_is_shorter_where_fewer_were_found():
+    objects, embedding_ND = make_objects(5), make_embedding(5)
+    whole = search(embedding_ND, objects["object_id"], SearchConfig(k=3))
+    near_NK, distance_NK = whole.neighbor_NK.copy(), whole.distance_NK.copy()
+    near_NK[1, 2:], near_NK[3] = -1, -1
+    distance_NK[near_NK < 0] = np.nan
+    found = dataclasses.replace(whole, neighbor_NK=near_NK, distance_NK=distance_NK)
+    names_of = objects["object_id"].combine_chunks().take
+    further = further_scores(embedding_ND, whole)
+    catalog = outliers.catalog_table(objects, found, further, model_id="m", names_of=names_of)
+    names = objects["object_id"].to_pylist()
+    assert catalog["neighbor_id"].to_pylist() == [
+        [names[place] for place in near_K if place >= 0] for near_K in near_NK.tolist()
+    ]
+    assert catalog["neighbor_distance"].to_pylist() == [
+        distance_K[:num].tolist()
+        for distance_K, num in zip(distance_NK, [3, 2, 3, 0, 3], strict=True)
+    ]
 
 
 def test_a_missing_column_is_named():

@@ -79,6 +79,8 @@ def test_the_command_says_how_early_the_list_has_the_interesting_ones(run, label
 def test_the_page_shows_the_curve_and_what_comes_first_and_last(run, labels, tmp_path):
     page = Path(evaluate(run, labels, "kind=merger").write(str(tmp_path / "out"))).read_text()
     assert "http" not in page, "it needs no network"
+    rule = r"\.when \{[^}]*overflow-wrap: anywhere"
+    assert re.search(rule, page), "a long address would widen every page of results on a phone"
     curves = re.findall('<path class="score s0" d="M46.0 260.0L(.*?)">', page)
     assert [curve.split("L")[-1].split()[0] for curve in curves] == ["448.0", "448.0"]
     interesting, others = re.findall('<div class="cases">(.*?)</div>', page, re.DOTALL)

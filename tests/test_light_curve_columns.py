@@ -395,3 +395,12 @@ def test_files_without_a_star_in_the_name_are_called_by_their_path(tmp_path):
         "flaring/s1",
         "quiet/s1",
     ]
+
+
+def test_a_table_beside_light_curves_is_named_with_the_way_to_leave_it_out(tmp_path):
+    (tmp_path / "index.csv").write_text("file,kic\nstar.csv,1\n")
+    (tmp_path / "star.csv").write_text("time,flux\n" + "".join(f"{t},1.0\n" for t in TIME[:50]))
+    with pytest.raises(ConfigError, match=r"index\.csv has no column of time.* with a glob"):
+        read(f"{tmp_path}?format=light_curves&time=BTJD")
+    (curve,) = read(f"{tmp_path}/star*.csv?format=light_curves&time=BTJD")
+    assert len(curve.time_d) == 50

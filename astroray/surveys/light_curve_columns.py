@@ -252,7 +252,8 @@ def choose(names: Sequence[str], stated: Stated, path: str) -> dict[str, str]:
         raise SchemaError(
             f"{path} has no column of {'time' if time is None else 'flux'}: it has "
             f"{', '.join(names)}, expected one of {', '.join(NAMES['time'][:2])}... and one of "
-            f"{', '.join(NAMES['flux'])}; rename them"
+            f"{', '.join(NAMES['flux'])}; rename them, or leave "
+            "out what holds no light curves, with a glob"
         )
     if flux is None and not stated.mag:
         raise SchemaError(

@@ -376,6 +376,18 @@ def test_the_float64_search_alone_is_right_too(name):
         np.testing.assert_array_equal(distance_UK, expected_distance_UK)
 
 
+def test_vectors_of_one_hash_are_told_apart_by_their_numbers(monkeypatch):
+    ones = types.SimpleNamespace(integers=lambda low, high, size, dtype: np.zeros(size, dtype))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: ones)  # a hash is a sum of bits
+    rows = [[1, 2], [2, 1], [1, 2], [3, 3], [2, 1], [0, 0]]
+    twins = Twins.find(np.array(rows, np.float32))
+    assert twins.vector_N.tolist() == [0, 1, 0, 2, 1, 3]
+    assert twins.first_U.tolist() == [0, 1, 3, 5]
+    assert twins.count_U.tolist() == [2, 2, 1, 1]
+    assert twins.start_U.tolist() == [0, 2, 4, 5]
+    assert twins.member_N.tolist() == [0, 2, 1, 4, 3, 5]
+
+
 def test_a_middle_of_twins_is_found_beyond_the_first_of_them():
     twins = Twins.find(np.array([[0], [1], [0], [0], [1], [-0.0]], np.float32))
     assert twins.first_U.tolist() == [0, 1]

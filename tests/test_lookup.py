@@ -52,3 +52,11 @@ def test_a_thousand_dimensions_and_near_ties_in_float32_are_told_apart():
     away_VD = draw.normal(size=(2000, 1000))
     away_VD *= 1.0 / np.linalg.norm(away_VD, axis=1, keepdims=True)
     assert_equal_to_sorting(query_D, (query_D + away_VD).astype(np.float32), 20)
+
+
+def test_squares_that_vanish_in_float32_hide_no_neighbor():
+    """Each of a thousand squares of the first is too small for float32, and so is their sum."""
+    vector_VD = np.zeros((3, 1000), np.float32)
+    vector_VD[0], vector_VD[1, 0], vector_VD[2, 0] = 2.0**-76, 2.0**-74, 1.0
+    assert nearest_of(np.zeros(1000), vector_VD, 1)[0].tolist() == [1]
+    assert_equal_to_sorting(np.zeros(1000), vector_VD, 1)

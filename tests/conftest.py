@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         )
 
 
-def pytest_collection() -> None:
+def pytest_collectstart() -> None:
     """What is imported stays: the garbage collector looks at it neither now nor in the tests."""
     gc.disable()
 

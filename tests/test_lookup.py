@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from astroray.neighbors import lookup
 from astroray.neighbors.distances import pair_distances
 from astroray.neighbors.lookup import nearest_of
 
@@ -60,3 +61,16 @@ def test_squares_that_vanish_in_float32_hide_no_neighbor():
     vector_VD[0], vector_VD[1, 0], vector_VD[2, 0] = 2.0**-76, 2.0**-74, 1.0
     assert nearest_of(np.zeros(1000), vector_VD, 1)[0].tolist() == [1]
     assert_equal_to_sorting(np.zeros(1000), vector_VD, 1)
+
+
+def test_hardly_more_than_what_is_found_is_measured_again(monkeypatch):
+    measured = []
+
+    def distances(pair_PD, first_P, second_P):
+        measured.append(len(second_P))
+        return pair_distances(pair_PD, first_P, second_P)
+
+    monkeypatch.setattr(lookup, "pair_distances", distances)
+    vector_VD = np.random.default_rng(2).normal(size=(5000, 8)).astype(np.float32)
+    assert len(nearest_of(vector_VD[3], vector_VD, 10)[0]) == 10
+    assert measured[0] <= 12

@@ -45,6 +45,9 @@ def test_a_killed_driver_is_a_failed_attempt_and_the_next_one_resumes(job_cluste
     events = [json.loads(line) for line in second.out.splitlines() if line.startswith("{")]
     runs = {event["run"] for event in events if event["message"] == "stage done"}
     assert len(runs) == 1, "every line of a run has its id"
+    ended = "ray_astroray_ended_timestamp_seconds"
+    series = wait_for_series(job_cluster.metrics, str(run_dir), ended)
+    assert 0 <= time.time() - series[ended] < 600, "told though the driver has gone"
 
     third = job_cluster.astroray(*submit)
     assert third.code == 0

@@ -1,7 +1,6 @@
 """Where Ray's own messages go: to files in the log folder of a run, or nowhere."""
 
 import contextlib
-import itertools
 import logging
 import os
 import shutil
@@ -129,9 +128,11 @@ def fetch_worker_logs(log_dir: str) -> None:
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=FETCH_S)
         target = Path(log_dir) / "workers"
         shutil.rmtree(target, ignore_errors=True)
-        for name, data in itertools.chain.from_iterable(ray.get(done)):
-            target.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes(data)
+        for ref in done:
+            with contextlib.suppress(ray.exceptions.RayError):  # its machine has gone just now
+                for name, data in ray.get(ref):
+                    target.mkdir(parents=True, exist_ok=True)
+                    (target / name).write_bytes(data)
     except (OSError, ray.exceptions.RayError) as error:
         _log.warning("the logs of the workers are not kept: %s", error)
 

@@ -264,7 +264,7 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(
     assert set(before) <= set((tmp_path / "one" / "ledger" / "attempts").rglob("*"))
     page = (tmp_path / "one" / "index.html").read_text()
     assert "6 flares, 4 stars searched" in page
-    assert page.count(" ± ") == 6  # each equivalent duration with its error
+    assert page.count(" ± ") == 3 * 6  # width, equivalent duration and energy, each with its error
     assert "nan" not in page.lower().replace("nano", "")
     assert inspection.verify_run(config.out) == inspection.verify_run(other.out) == []
     status = inspection.read_status(config.out).words()

@@ -8,8 +8,16 @@ from click.testing import CliRunner
 
 from astroray.cli import cli
 from astroray.errors import ConfigError
+from astroray.evaluation.metrics import Estimate
 from astroray.flares.agreement import Labels, agree, find_plainly, spans_of_runs
-from astroray.forecast.finders import FINDER, FLOOR, finder_rows, finder_table, judge_finders
+from astroray.forecast.finders import (
+    FINDER,
+    FLOOR,
+    FinderSkill,
+    finder_rows,
+    finder_table,
+    judge_finders,
+)  # fmt: skip
 from astroray.forecast.labeled_curves import find_in_curves, read_labels, windows_of
 from tests.flares_made import MINUTE_D, star, write_labeled
 
@@ -92,6 +100,20 @@ def test_both_finders_are_judged_against_every_list(labeled):
     assert row["stars"] == 1
     assert "2 labels" not in finder_table(skills)
     assert finder_table(skills).count(FLOOR) == 2
+
+
+def test_a_rate_that_is_not_known_is_null_with_a_reason_and_no_number_that_json_lacks():
+    unknown = Estimate.of(np.nan, np.full(3, np.nan))
+    skill = FinderSkill(
+        survey="tess", labels="a list", finder=FLOOR, recall=Estimate.of(0.5, np.full(3, 0.5)),
+        precision=unknown, num_labels=2, num_found=0, num_stars=1,
+    )  # fmt: skip
+    recall, precision = json.loads(
+        json.dumps(finder_rows("light-curves", [skill]), allow_nan=False)
+    )
+    assert (recall["value"], recall["low"], recall["ok"]) == (0.5, 0.5, True)
+    assert (precision["value"], precision["high"], precision["ok"]) == (None, None, False)
+    assert precision["reason"] == "no flares are found"
 
 
 def test_windows_are_answered_by_what_the_finder_found(labeled):

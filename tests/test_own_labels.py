@@ -67,11 +67,11 @@ def test_the_command_says_how_early_the_list_has_the_interesting_ones(run, label
     auc = np.mean([rank < other for rank in INTERESTING for other in others])
     found = numbers(document)
     value, low, high = found["the list", "", "auc"]
-    assert value == pytest.approx(auc)
+    assert value == pytest.approx(auc, rel=1e-4)
     assert low < value < high
     assert found["the list", "", "first_7"][0] == 4
     assert found["the list", "", "first_10"][0] == 5
-    assert found["random order", "", "first_10"] == (pytest.approx(10 * 7 / 59), None, None)
+    assert found["random order", "", "first_10"] == (pytest.approx(70 / 59, rel=1e-4), None, None)
     assert "59 of 60 objects, 7 interesting: kind=merger" in text[1]
     assert any(line.split()[:3] == ["down", "to", "rank"] for line in text)
 
@@ -103,9 +103,9 @@ def test_scores_that_say_nothing_are_as_good_as_chance_and_those_that_lack_objec
     document = evaluate(run, labels, "kind=merger").document
     found = numbers(document)
     assert found["mean_shift", "", "auc"] == (0.5, 0.5, 0.5)
-    assert found["mean_shift", "", "first_10"][0] == pytest.approx(10 * 7 / 59)
+    assert found["mean_shift", "", "first_10"][0] == pytest.approx(70 / 59, rel=1e-4)
     gain = found["the list", "mean_shift", "auc"]
-    assert gain[0] == pytest.approx(found["the list", "", "auc"][0] - 0.5)
+    assert gain[0] == pytest.approx(found["the list", "", "auc"][0] - 0.5, rel=1e-3)
     assert gain[1] > 0, "the interval is of the difference, object by object"
     assert ("mahalanobis_distance", "", "auc") not in found
     assert document["notes"] == ["mahalanobis_distance is left out: 59 of these objects lack it"]
@@ -117,7 +117,7 @@ def test_no_interval_is_empty_where_all_of_the_first_are_interesting(run):
         "the list", "", "first_10"
     ]
     assert (value, high) == (10, 10)
-    assert low == pytest.approx(10 / (1 + 1.959964**2 / 10), rel=1e-6)  # Wilson's, of all
+    assert low == pytest.approx(10 / (1 + 1.959964**2 / 10), rel=1e-4)  # Wilson's, of all
 
 
 @pytest.mark.parametrize("suffix", [".fits", ".vot", ".parquet"])

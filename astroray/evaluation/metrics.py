@@ -25,8 +25,9 @@ class Estimate:
 
     @classmethod
     def of(cls, value: float, value_R: np.ndarray) -> "Estimate":
-        """Of the number itself and that of each resample, NaN left out."""
-        low, high = np.nanquantile(value_R, [0.025, 0.975])
+        """Of the number itself and that of each resample, NaN left out; NaN where all are."""
+        known_R = value_R[~np.isnan(value_R)]
+        low, high = np.quantile(known_R, [0.025, 0.975]) if len(known_R) else (np.nan, np.nan)
         return cls(value=float(value), low=float(low), high=float(high))
 
 

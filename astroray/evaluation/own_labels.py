@@ -20,6 +20,7 @@ from astroray.catalog.exports import to_pandas
 from astroray.catalog.matching import join_table
 from astroray.catalog.source_files import source_files
 from astroray.evaluation.labelled import Asked, Labelled
+from astroray.evaluation.measured_rows import measured_row
 from astroray.evaluation.metrics import NUM_RESAMPLES, Estimate, rates, resampled
 from astroray.evaluation.text_columns import aligned
 from astroray.runs import finished_run, version_of
@@ -238,23 +239,9 @@ def _row(order: str, peer: str, metric: str, number: Estimate | float) -> dict[s
     """A number in the shape of a benchmark's; one of random order is an expectation."""
     is_auc = metric == "auc"
     said = "AUC" if is_auc else f"interesting among the {metric.replace('_', ' ')}"
-    estimate = number if isinstance(number, Estimate) else None
-    return {
-        "what": f"{order}: {said}{f' minus {peer}' if peer else ''}",
-        "value": estimate.value if estimate else number,
-        "unit": "AUC" if is_auc else "objects",
-        "goal": None,
-        "goal_is": "at least",
-        "ok": True,
-        "peer": peer,
-        "limit": None,
-        "low": estimate.low if estimate else None,
-        "high": estimate.high if estimate else None,
-        "runs": 1,
-        "error": None,
-        "order": order,
-        "metric": metric,
-    }
+    what = f"{order}: {said}{f' minus {peer}' if peer else ''}"
+    row = measured_row(what, number, unit="AUC" if is_auc else "objects", peer=peer)
+    return row | {"order": order, "metric": metric}
 
 
 def _interval(number: Estimate, style: str, style_of_ends: str) -> str:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from astroray.evaluation.measured_rows import measured_row, rounded
 from astroray.evaluation.metrics import Estimate
 from astroray.evaluation.neighborhoods import NEIGHBOR_SCORES
 from astroray.evaluation.results import Line, Results
@@ -47,7 +48,7 @@ def _rows_of(results: Results, line: Line) -> Iterator[dict[str, Any]]:
         yield _row(line, name, f"{where}: {name}", number) | {
             "contamination": line.subset.num_outliers
             / (len(line.subset.inlier_I) + line.subset.num_outliers),
-            "facts": _finite({**line.metrics, "lift": line.lift, **line.facts}),
+            "facts": _known({**line.metrics, "lift": line.lift, **line.facts}),
         }
     if not line.means:
         yield _row(line, "recall", f"{where}: recall", None)
@@ -57,7 +58,7 @@ def _rows_of(results: Results, line: Line) -> Iterator[dict[str, Any]]:
     is_measured = results.protocol.name == "sim" and math.isfinite(line.error_ratio)
     if is_measured and line.encoder == "attcae" and line.subset.is_mixed:
         yield _row(line, "auc", f"{where}: (1 - auc) over that of pixels", None) | {
-            "value": _rounded(line.error_ratio),
+            "value": rounded(line.error_ratio),
             "unit": "x",
             "peer": "pixels",
             "goal": ERROR_GOAL,
@@ -67,19 +68,8 @@ def _rows_of(results: Results, line: Line) -> Iterator[dict[str, Any]]:
 
 
 def _row(line: Line, metric: str, what: str, number: Estimate | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "what": what,
-        "value": _rounded(number.value) if number else None,
-        "unit": "AUC" if metric == "auc" else "share",
-        "goal": None,
-        "goal_is": "at least",
-        "ok": number is not None,
-        "peer": "",
-        "limit": None,
-        "low": _rounded(number.low) if number else None,
-        "high": _rounded(number.high) if number else None,
-        "runs": line.num_seeds,
-        "error": None,
+    unit = "AUC" if metric == "auc" else "share"
+    row = measured_row(what, number, unit=unit, runs=line.num_seeds) | {
         "subset": line.subset.name,
         "encoder": line.encoder,
         "score": line.score,
@@ -193,9 +183,6 @@ def _trained_on(line: Line) -> str:
     return f"trained on {line.facts['trained_on_share']:.0%} of these objects"
 
 
-def _finite(values: dict[str, float]) -> dict[str, float]:
-    return {name: _rounded(value) for name, value in values.items() if math.isfinite(value)}
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.5g}")
+def _known(values: dict[str, float]) -> dict[str, float]:
+    found = {name: rounded(value) for name, value in values.items()}
+    return {name: value for name, value in found.items() if value is not None}

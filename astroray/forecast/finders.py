@@ -17,6 +17,8 @@ from astroray.forecast.skill import resample_stars
 __all__ = ["FinderSkill", "finder_rows", "finder_table", "judge_finders"]
 
 FINDER, FLOOR = "astroray flares find", "running median, 3 sigma, 3 points"
+BASES = {"recall": "labeled", "precision": "found"}
+"""What a rate is a share of."""
 TOLERANCE_CADENCES = 2.0
 """A found flare and a label that are so near to each other meet."""
 
@@ -91,10 +93,10 @@ def finder_rows(track: str, skills: Sequence[FinderSkill]) -> list[dict[str, Any
     """Two rows a finder and list of labels, in the shape of a benchmark's."""
     rows = []
     for skill in skills:
-        for metric in ("recall", "precision"):
+        for metric in BASES:
             what = f"{track} {skill.survey} {skill.finder}: {metric} against {skill.labels}"
             value: Estimate = getattr(skill, metric)
-            row = metric_row(what, value.value, value)
+            row = metric_row(what, value, reason=f"no flares are {BASES[metric]}")
             rows.append(row | {"stars": skill.num_stars, "labels": skill.num_labels})
     return rows
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from astroray.evaluation.measured_rows import measured_row
 from astroray.evaluation.metrics import Estimate
 from astroray.evaluation.text_columns import aligned
 from astroray.flares.windows import Windows
@@ -51,7 +52,7 @@ def json_rows(
             rows += _skill_rows(found, name, within.get(found.split, {}) if name in models else {})
         for (name, peer, metric), difference in found.differences.items():
             what = f"{found.track} {found.split} {name}: {metric} minus {peer}"
-            row = metric_row(what, difference.value, difference) | {"peer": peer}
+            row = metric_row(what, difference) | {"peer": peer}
             if name in models and peer in bars.get(found.track, ()):
                 row |= {"goal": 0.0, "goal_is": "interval above", "ok": difference.low > 0}
             rows.append(row)
@@ -67,37 +68,23 @@ def _skill_rows(
         values[FORWARD[0]] = forward.value
     for metric, value in values.items():
         what = f"{found.track} {found.split} {name}: {metric}"
-        row = metric_row(what, value, found.metrics.get((name, metric)))
+        row = metric_row(what, found.metrics.get((name, metric), value))
         if metric in within:
             low, high = within[metric]
             row |= {"goal": [low, high], "goal_is": "within", "ok": low <= value <= high}
         yield row
-    yield metric_row(f"{found.track} {found.split} {name}: reliability", skill.brier, None) | {
+    yield metric_row(f"{found.track} {found.split} {name}: reliability", skill.brier) | {
         "unit": "",
         "reliability": [list(point) for point in skill.reliability],
     }
 
 
-def metric_row(what: str, value: float, difference: Estimate | None) -> dict[str, Any]:
-    """A number with its interval in the shape of a benchmark's row; null where it is NaN."""
-    known = math.isfinite(value)
-    row: dict[str, Any] = {
-        "what": what,
-        "value": round(value, 5) if known else None,
-        "unit": "",
-        "goal": None,
-        "goal_is": "",
-        "ok": known,
-        "peer": "",
-        "limit": None,
-        "low": round(difference.low, 5) if difference else None,
-        "high": round(difference.high, 5) if difference else None,
-        "runs": 1,
-        "error": None,
-    }
-    if not known:
-        row["reason"] = "too few windows with and without a flare"
-    return row
+def metric_row(
+    what: str, number: Estimate | float, reason: str = "too few windows with and without a flare"
+) -> dict[str, Any]:
+    """A number in the shape of a benchmark's row; null with the reason where it is NaN."""
+    row = measured_row(what, number, goal_is="")
+    return row if row["ok"] else row | {"reason": reason}
 
 
 def text_table(

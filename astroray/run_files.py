@@ -12,6 +12,7 @@ __all__ = [
     "flare_part_file",
     "listing_file",
     "model_file",
+    "publish_page",
     "record_file",
     "report_file",
     "where_now",
@@ -45,6 +46,13 @@ def model_file(run_dir: str) -> str:
 def changes_file(run_dir: str) -> str:
     """What entered, left and moved in a night."""
     return storage.join(run_dir, "changes.parquet")
+
+
+def publish_page(folder: str, html: str) -> str:
+    """Publishes the page of what is no scan or night, as an evaluation; returns its path."""
+    path = storage.join(folder, "index.html")
+    storage.publish(path, html.encode())
+    return path
 
 
 def report_file(run_dir: str) -> str:

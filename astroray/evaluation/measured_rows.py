@@ -1,11 +1,14 @@
-"""A number of an evaluation in the shape of a benchmark's row."""
+"""How the numbers of an evaluation are written: rows in the shape of a benchmark's."""
 
+import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
+from astroray import storage
 from astroray.evaluation.metrics import Estimate
 
-__all__ = ["measured_row", "rounded"]
+__all__ = ["measured_row", "publish_rows", "rounded"]
 
 
 def measured_row(
@@ -47,3 +50,9 @@ def rounded(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return value if isinstance(value, int) else float(f"{value:.5g}")
+
+
+def publish_rows(folder: str, document: Mapping[str, Any]) -> None:
+    """Publishes `rows.json` in the folder of an evaluation."""
+    data = json.dumps(document, indent=1, allow_nan=False).encode()
+    storage.publish(storage.join(folder, "rows.json"), data)

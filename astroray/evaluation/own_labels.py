@@ -5,7 +5,6 @@ Shape letters: N labelled objects by rank, R resamples.
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -14,15 +13,16 @@ import numpy as np
 import pandas
 from astropy.stats import binom_conf_interval
 
-from astroray import provenance, schema, storage
+from astroray import provenance, schema
 from astroray.catalog import versions
 from astroray.catalog.exports import to_pandas
 from astroray.catalog.matching import join_table
 from astroray.catalog.source_files import source_files
 from astroray.evaluation.labelled import Asked, Labelled
-from astroray.evaluation.measured_rows import measured_row
+from astroray.evaluation.measured_rows import measured_row, publish_rows
 from astroray.evaluation.metrics import NUM_RESAMPLES, Estimate, rates, resampled
 from astroray.evaluation.text_columns import aligned
+from astroray.run_files import publish_page
 from astroray.runs import finished_run, version_of
 from astroray.surveys.object_tables import TableOptions
 
@@ -60,11 +60,8 @@ class LabelEvaluation:
         """
         from astroray.evaluation.own_page import render_page  # reads the survey's files
 
-        rows = json.dumps(self.document, indent=1, allow_nan=False)
-        storage.publish(storage.join(out, "rows.json"), rows.encode())
-        page = storage.join(out, "index.html")
-        storage.publish(page, render_page(self.compared, self.document).encode())
-        return page
+        publish_rows(out, self.document)
+        return publish_page(out, render_page(self.compared, self.document))
 
 
 def evaluate_labels(

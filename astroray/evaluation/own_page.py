@@ -70,7 +70,7 @@ def render_page(compared: "Compared", document: Mapping[str, Any]) -> str:
         compared.folder, compared.found.objects.iloc[np.concatenate([*places.values()])]
     )
     num_labelled = len(is_interesting_N)
-    return load_template("astroray.evaluation", "own_page.html.jinja", signed=_signed).render(
+    return load_template("astroray.evaluation", "own_page.html.jinja").render(
         compared=compared,
         document=document,
         record=record,
@@ -186,7 +186,3 @@ def _axes(last: int, top: float) -> list[str]:
 
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")

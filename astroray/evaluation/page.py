@@ -5,15 +5,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from astroray import storage
 from astroray.evaluation.metrics import NUM_RESAMPLES
 from astroray.evaluation.pictures import Pictures
 from astroray.evaluation.protocols import NUM_DRAWS, Subset
 from astroray.evaluation.results import Line, Results
 from astroray.evaluation.rows import notes
+from astroray.run_files import publish_page
 from astroray.templates import load_template
 
 __all__ = ["write_page"]
@@ -93,7 +92,7 @@ def write_page(
         for case in cases
     }
     jpegs = pictures.thumbnails(np.array(sorted(rows), np.int64))
-    html = _template().render(
+    html = load_template("astroray.evaluation", "page.html.jinja", seconds=_seconds).render(
         results=results,
         modality=pictures.modality,
         document=document,
@@ -108,9 +107,7 @@ def write_page(
         num_resamples=NUM_RESAMPLES,
         pictures=[(row, base64.b64encode(jpeg).decode()) for row, jpeg in jpegs.items()],
     )
-    path = storage.join(folder, "index.html")
-    storage.publish(path, html.encode())
-    return path
+    return publish_page(folder, html)
 
 
 def _gallery(results: Results, subset: Subset, encoder: str) -> _Gallery | None:
@@ -143,14 +140,6 @@ def _gallery(results: Results, subset: Subset, encoder: str) -> _Gallery | None:
             "Inliers ranked highest": cases(inlier_J),
         },
     )
-
-
-def _template() -> jinja2.Template:
-    return load_template("astroray.evaluation", "page.html.jinja", signed=_signed, seconds=_seconds)
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def _seconds(value: float) -> str:

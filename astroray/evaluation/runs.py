@@ -1,7 +1,6 @@
 """An evaluation from start to end: fits, embeddings, scores, rows, within a budget."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,7 @@ from astroray.errors import ConfigError
 from astroray.evaluation.baselines import BASELINES
 from astroray.evaluation.compared import Compared, compared_encoders
 from astroray.evaluation.label_tables import open_protocol
+from astroray.evaluation.measured_rows import publish_rows
 from astroray.evaluation.models import (
     NUM_THREADS,
     Encoded,
@@ -161,8 +161,7 @@ class _Run:
 
     def publish_rows(self) -> None:
         """Writes rows.json, so that a kill leaves what there is."""
-        data = json.dumps(self.document(), allow_nan=False).encode()
-        storage.publish(storage.join(self.config.out, "rows.json"), data)
+        publish_rows(self.config.out, self.document())
 
     def _encode(self, encoder: Compared, seed: int, budget_s: float) -> Encoded:
         embeddings = storage.join(self.config.out, "embeddings")

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from astroray import storage
 from astroray.flares.figures import (
     completeness_figure,
     curve_figure,
@@ -16,6 +15,7 @@ from astroray.flares.figures import (
 )
 from astroray.flares.find import REFUSALS
 from astroray.flares.stars import Star
+from astroray.run_files import publish_page
 from astroray.run_record import RunRecord
 from astroray.schema import FlareFlag
 from astroray.templates import load_template
@@ -60,9 +60,7 @@ def write_page(
         num_shared=sum(others > 0 for others in flares["num_shared"].to_pylist()),
         observed_d=sum(star.observed_d for star in stars),
     )
-    path = storage.join(folder, "index.html")
-    storage.publish(path, html.encode())
-    return path
+    return publish_page(folder, html)
 
 
 def _fullest_curve(star: Star, flares: pa.Table) -> Markup:

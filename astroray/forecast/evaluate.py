@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
@@ -10,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from astroray import provenance, storage
+from astroray import provenance
 from astroray.errors import ConfigError
+from astroray.evaluation.measured_rows import publish_rows
 from astroray.flares.records import read_kepler_records
 from astroray.flares.windows import WindowRule, Windows, join_windows, record_windows
 from astroray.forecast.baselines import BASELINES, check_sklearn
@@ -143,7 +143,7 @@ def evaluate_flares(
         "remarks": remarks,
         "seconds": round(time.monotonic() - began_s, 1),
     }
-    storage.publish(storage.join(config.out, "rows.json"), json.dumps(document, indent=1).encode())
+    publish_rows(config.out, document)
     write_evaluation_page(config.out, document, outcome.comparisons, outcome.finders, models=MODELS)
     blocks = [text_table(outcome.comparisons, windows, models=MODELS)]
     blocks += [finder_table(outcome.finders)] if outcome.finders else []

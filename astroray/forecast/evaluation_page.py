@@ -6,11 +6,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from astroray import storage
 from astroray.evaluation.metrics import Estimate
 from astroray.forecast.comparison import Comparison
 from astroray.forecast.finders import FinderSkill
 from astroray.forecast.page import reliability_figure
+from astroray.run_files import publish_page
 from astroray.templates import load_template
 
 __all__ = ["write_evaluation_page"]
@@ -32,7 +32,7 @@ def write_evaluation_page(
     document  as rows.json holds it
     models    forecasters whose lead over the others is shown
     """
-    html = load_template("astroray.forecast", "evaluation.html.jinja", number=_number).render(
+    html = load_template("astroray.forecast", "evaluation.html.jinja").render(
         document=document,
         sections=[_section(found, models) for found in comparisons],
         finders=[
@@ -40,9 +40,7 @@ def write_evaluation_page(
             for block in dict.fromkeys((skill.survey, skill.labels) for skill in finders)
         ],
     )
-    path = storage.join(folder, "index.html")
-    storage.publish(path, html.encode())
-    return path
+    return publish_page(folder, html)
 
 
 def interval_figure(
@@ -128,8 +126,3 @@ def _finder_row(skill: FinderSkill) -> dict[str, Any]:
         for metric in ("recall", "precision")
     }
     return {"skill": skill, **figures}
-
-
-def _number(value: float, digits: int = 3) -> str:
-    """A dash for what is not known."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"

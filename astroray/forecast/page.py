@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup, escape
 
-from astroray import storage
 from astroray.forecast.forecast_record import ForecastRecord
+from astroray.run_files import publish_page
 from astroray.templates import load_template
 
 __all__ = ["course_figure", "reliability_figure", "write_page"]
@@ -48,9 +48,7 @@ def write_page(folder: str, record: ForecastRecord, forecasts: pa.Table) -> str:
             [(a, b, n) for a, b, n in record.trained["reliability"]], "of the model's test stars"
         ),
     )
-    path = storage.join(folder, "index.html")
-    storage.publish(path, html.encode())
-    return path
+    return publish_page(folder, html)
 
 
 def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) -> Markup:

@@ -29,9 +29,7 @@ def write_page(path: str, found: Quantization, *, model: str, survey: str) -> st
     model, survey  what was quantized, and observed
     """
     figures = {name: channel_figure(one, name) for name, one in found.ranges.items()}
-    html = load_template(
-        "astroray.quantization", "page.html.jinja", number=_number, share=_share
-    ).render(
+    html = load_template("astroray.quantization", "page.html.jinja", share=_share).render(
         found=found,
         model=model,
         survey=survey,
@@ -88,11 +86,6 @@ def _total(layers: Sequence[Layer]) -> dict[str, float]:
         "error_db": float(np.median(errors)) if errors else float("nan"),
         "outliers": sum(layer.num_outliers for layer in layers),
     }
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    """A number of so many decimals; a dash for what there is none of."""
-    return "–" if value is None or value != value else f"{value:,.{digits}f}"
 
 
 def _share(value: float | None) -> str:

@@ -5,6 +5,7 @@ includes `base.css`, that of a result `result.css`, a long one's `chapters.css`.
 """
 
 import importlib.resources
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,8 @@ def load_template(
     """The template `name` that lies beside the modules of a package, with filters of its own.
 
     It is escaped by default, and a missing value is an error. It may include other files that lie
-    there, and those here.
+    there, and those here. All have the filters `decimals`, a number of so many decimals, and
+    `signed`, one of three with its sign.
     """
 
     def read(name: str) -> str:
@@ -38,5 +40,14 @@ def load_template(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters.update({"decimals": _decimals, "signed": _signed} | filters)
     return environment.get_template(name)
+
+
+def _decimals(value: float | None, digits: int) -> str:
+    """A dash for what there is none of."""
+    return f"{value:,.{digits}f}" if value is not None and math.isfinite(value) else "–"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("-", "−")

@@ -106,10 +106,10 @@ def test_products_use_the_matrix_unit_and_nothing_spills(name, arch):
     assert machine.stack_bytes == 0
     assert machine.opcodes & set(EXPECTED_MMA[name, arch].split("|"))
     assert machine.opcodes & {"HMMA", "HGMMA", "UTCHMMA"}  # the outliers, in the same tile
-    assert machine.loops
-    for loop in machine.loops:
+    assert machine.products
+    for loop in machine.products:
         assert loop.counts["STL"] == loop.counts["LDL"] == 0
-    main = machine.loops[0]
+    main = machine.products[0]
     if name == "nvfp4" and arch != 100:
         return  # its numbers are widened before they are multiplied
     is_whole = name == "int8" or arch == 100

@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from astroray_kernels import inspect
+from astroray_kernels import inspect, machine_code
 from astroray_kernels.dispatch import BackendError
 from astroray_kernels.vfa import _triton, _triton_compile
 from astroray_kernels.vfa.reference import vfa_attention as reference
@@ -251,7 +251,7 @@ def machine(kernel, arch, precision):
 
 @compiled_only
 @pytest.mark.parametrize("precision", ["bf16", "int8_qk"])
-@pytest.mark.parametrize("arch", _triton_compile.ARCHITECTURES)
+@pytest.mark.parametrize("arch", machine_code.ARCHITECTURES)
 def test_the_frozen_loop_has_no_maximum_no_rescaling_and_no_spill(arch, precision):
     counts = machine("vfa", arch, precision).loop.counts
     assert counts["EX2"] >= 32
@@ -317,7 +317,7 @@ def test_a_loop_is_counted_from_its_label_to_the_branch_back():
         /*0050*/ @!UP0 BRA `(.L_x_0) ;
         /*0060*/ FADD R0, R1, R2 ;
     """
-    loop = _triton_compile.count_loop(listing)
+    loop = _triton_compile.main_loop(machine_code.loops_of(listing))
     assert loop.size == 5
     found = {name: count for name, count in loop.counts.items() if count}
     assert found == {"EX2": 1, "FMNMX": 1, "MMA": 1}

@@ -7,18 +7,15 @@ there are. No GPU is needed, only Triton.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Iterator
 
-from astroray_kernels.osc import _triton_compile as osc_compile
+from astroray_kernels.machine_code import ARCHITECTURES, COUNTED
+from astroray_kernels.osc._triton_compile import compile_multiply
 from astroray_kernels.osc.formats import FORMATS
-from astroray_kernels.vfa._triton_compile import (
-    ARCHITECTURES,
-    COUNTED,
-    Machine,
-    compile_kernel,
-)
+from astroray_kernels.vfa._triton_compile import Machine, compile_kernel
 
 
 def machines(architectures: list[int], dim: int) -> Iterator[Machine]:
@@ -47,22 +44,17 @@ def table(rows: list[Machine]) -> str:
     return "\n".join(lines)
 
 
-def layers(architectures: list[int]) -> Iterator[osc_compile.Machine]:
-    """The quantized layers in every format, compiled one after another."""
-    for arch in architectures:
-        for name in FORMATS:
-            yield osc_compile.compile_multiply(name, arch)
-
-
-def layer_table(rows: list[osc_compile.Machine]) -> str:
-    """The rows as a Markdown table."""
+def layer_table(architectures: list[int]) -> str:
+    """The quantized layers in every format, compiled one after another, as a Markdown table."""
     counted = ("MMA", "I2F", "FMUL", "FFMA", "STL", "LDL")
     names = ("sm", "format", "matrix units", "registers", "stack", "shared", "loop", *counted)
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    for row in rows:
-        cells = [row.arch, row.format, ", ".join(sorted(row.opcodes)), row.registers]
-        cells += [row.stack_bytes, row.shared_bytes, row.loops[0].size]
-        cells += [row.loops[0].counts[name] for name in counted]
+    for arch, name in itertools.product(architectures, FORMATS):
+        code = compile_multiply(name, arch)
+        loop = code.products[0]
+        cells = [arch, name, ", ".join(sorted(code.opcodes)), code.registers]
+        cells += [code.stack_bytes, code.shared_bytes, loop.size]
+        cells += [loop.counts[name] for name in counted]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -81,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--arch has {', '.join(sorted(unknown))}, expected some of {known}")
     architectures = [int(arch) for arch in options.arch.split(",")]
     if options.op == "osc_linear":
-        sys.stdout.write(layer_table(list(layers(architectures))) + "\n")
+        sys.stdout.write(layer_table(architectures) + "\n")
         return
     rows = []
     for row in machines(architectures, options.dim):

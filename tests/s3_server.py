@@ -31,7 +31,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.loaders import create_loader
 from botocore.retries.standard import ExponentialBackoff
 
-from astroray.storage import object_store
+from astroray.storage import object_store, s3_failures
 
 START_TIMEOUT_S = 60
 CODES = {
@@ -122,7 +122,7 @@ def flaky_s3(s3: S3, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlakyS3]:
     server.flaky = FlakyS3(endpoint=f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
-    monkeypatch.setattr(object_store, "MAX_ATTEMPTS", 3)
+    monkeypatch.setattr(s3_failures, "MAX_ATTEMPTS", 3)
     monkeypatch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: 0.01)
     set_environment(monkeypatch, {"AWS_ENDPOINT_URL": server.flaky.endpoint})
     yield server.flaky

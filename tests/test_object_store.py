@@ -16,7 +16,7 @@ from astroray import storage, surveys
 from astroray.errors import ConfigError, FileError, LedgerError, StorageError
 from astroray.neighbors.blocks import Block
 from astroray.neighbors.partitions import Partition
-from astroray.storage import object_store, remote
+from astroray.storage import object_store, remote, s3_failures
 from astroray.storage.copying import copy_file
 
 pytestmark = pytest.mark.s3
@@ -372,7 +372,7 @@ def test_a_download_that_tls_breaks_off_is_begun_again_too(monkeypatch):
         )
         return lambda: client
 
-    monkeypatch.setattr(object_store, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_failures, "MAX_ATTEMPTS", 2)
     monkeypatch.setattr(object_store, "_client", client_of(Torn(), io.BytesIO(b"12345")))
     assert storage.read_bytes("s3://sky/a") == b"12345"
     monkeypatch.setattr(object_store, "_client", client_of(Torn(), Torn()))

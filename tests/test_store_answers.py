@@ -8,7 +8,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from astroray import storage, surveys
 from astroray.errors import StorageError
-from astroray.storage import object_store
+from astroray.storage import s3_failures
 from tests.s3_server import set_environment
 
 pytestmark = pytest.mark.s3
@@ -48,8 +48,8 @@ def test_a_refused_look_at_a_file_says_why_though_such_an_answer_has_no_body(
 def test_what_is_waited_for_is_said_after_some_tries_and_not_by_every_request(
     flaky_s3, monkeypatch, caplog
 ):
-    monkeypatch.setattr(object_store, "SILENT_ATTEMPTS", 2)
-    monkeypatch.setattr(object_store, "_silence", {"end": 0.0})
+    monkeypatch.setattr(s3_failures, "SILENT_ATTEMPTS", 2)
+    monkeypatch.setattr(s3_failures, "_silence", {"end": 0.0})
     for faults in ([503], [503, 503], [503, 503]):
         flaky_s3.faults[:] = faults
         storage.exists("s3://sky/a")

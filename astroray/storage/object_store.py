@@ -5,49 +5,41 @@ client means one chain of credentials, endpoints and retries, with errors that c
 Endpoint and credentials are found the way boto3 finds them: environment, profile, ~/.aws, role.
 """
 
-import contextlib
 import functools
 import io
 import itertools
-import logging
 import os
 import random
 import re
 import shutil
-import socket
 import time
 from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 import boto3
-import urllib3
 from boto3.s3.transfer import TransferConfig
-from botocore import exceptions
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from astroray.errors import AstrorayError, ConfigError, FileError, StorageError
+from astroray.errors import ConfigError, FileError
+from astroray.storage import s3_failures
 from astroray.storage.meter import PIECE_BYTES
 from astroray.storage.names import Found, has_hidden, matches
+from astroray.storage.s3_failures import (
+    BROKEN,
+    errors,
+    look_at_failure,
+    missing,
+    status_of,
+    tries_of,
+)
 
-_log = logging.getLogger("astroray.storage")
-MAX_ATTEMPTS = 11
-"""Tries of one request in all. botocore waits at random up to 0.05 s, then twice as long each
-time: on average half a minute in all, so that a store may be restarted under a scan."""
 MAX_PUT_BYTES = 5 * 1024**3
 """What S3 takes in one request; more goes up in parts, and stands there once all of them do."""
 MIN_PART_BYTES = 64 * 2**20
 """As many of these, or larger ones, as 10,000 parts hold."""
 CONNECT_TIMEOUT_S = 10
 READ_TIMEOUT_S = 60
-SILENT_ATTEMPTS, NOTE_EVERY_S = 8, 5.0
-"""Before what is waited for is said: some 3 s. Whatever times out has taken longer."""
-_TIMEOUTS = (exceptions.ConnectTimeoutError, exceptions.ReadTimeoutError)
-_WAITING = "waiting for S3, try %d of %d: %s; if that is not your store, check AWS_ENDPOINT_URL"
-_silence = {"end": 0.0}
-_BROKEN = (BotoCoreError, urllib3.exceptions.HTTPError)
-"""What a request raises that gets no answer, or but a part of one: botocore has no words of its own
-for what TLS says within a body."""
 
 
 def list_objects(location: str) -> Iterator[Found]:
@@ -94,7 +86,7 @@ def list_folders(folder: str) -> list[str]:
     """What stands directly below `folder` and has objects below itself; no folder has none."""
     bucket, key = _split(folder)
     prefix = f"{key.rstrip('/')}/" if key else ""
-    with _errors(folder, "list"):
+    with errors(folder, "list"):
         pages = _client().get_paginator("list_objects_v2")
         return [
             item["Prefix"][len(prefix) : -1]
@@ -107,7 +99,7 @@ def head(path: str) -> tuple[int, str]:
     """Size in bytes and etag of an object. Raises FileError where it is missing or forbidden."""
     found = _head(path, "read")
     if found is None:
-        raise _missing(path)
+        raise missing(path)
     return found
 
 
@@ -125,19 +117,19 @@ def get_file(path: str, file: BinaryIO, span: str = "") -> int:
     Returns the size of the whole object. Raises FileError where it is missing or forbidden.
     """
     bucket, key = _split(path)
-    with _errors(path, "read"):
-        for attempt in range(MAX_ATTEMPTS):
+    with errors(path, "read"):
+        for attempt in range(s3_failures.MAX_ATTEMPTS):
             asked = {"Range": span} if span else {}
             try:
                 answer = _client().get_object(Bucket=bucket, Key=key, **asked)
             except ClientError as error:
-                if _status(error) == 416:  # beyond the end: an empty object has no first byte
+                if status_of(error) == 416:  # beyond the end: an empty object has no first byte
                     return head(path)[0]
                 raise
             try:
                 shutil.copyfileobj(answer["Body"], file, PIECE_BYTES)
-            except _BROKEN:  # the connection broke: botocore retries only up to the body
-                if attempt == MAX_ATTEMPTS - 1:
+            except BROKEN:  # the connection broke: botocore retries only up to the body
+                if attempt == s3_failures.MAX_ATTEMPTS - 1:
                     raise
             else:
                 known = str(answer.get("ContentRange", ""))  # bytes 0-9/100
@@ -154,7 +146,7 @@ def put(path: str, data: bytes) -> None:
         put_file(path, io.BytesIO(data))
         return
     bucket, key = _split(path)
-    with _errors(path, "write"):
+    with errors(path, "write"):
         _client().put_object(Bucket=bucket, Key=key, Body=data)
 
 
@@ -163,7 +155,7 @@ def put_file(path: str, file: BinaryIO) -> None:
     bucket, key = _split(path)
     size_bytes = file.seek(0, os.SEEK_END)
     file.seek(0)
-    with _errors(path, "write"):
+    with errors(path, "write"):
         if size_bytes <= MAX_PUT_BYTES:
             _client().put_object(Bucket=bucket, Key=key, Body=file)
         else:
@@ -185,17 +177,17 @@ def put_new(path: str, data: bytes) -> bool:
     whose object it is puts something unique into it.
     """
     bucket, key = _split(path)
-    for attempt in range(MAX_ATTEMPTS):
-        with _errors(path, "write"):
+    for attempt in range(s3_failures.MAX_ATTEMPTS):
+        with errors(path, "write"):
             try:
                 _client().put_object(Bucket=bucket, Key=key, Body=data, IfNoneMatch="*")
             except ClientError as error:
-                status = _status(error)
+                status = status_of(error)
                 if status == 412:
-                    is_repeated = attempt > 0 or _num_tries(error) > 1
+                    is_repeated = attempt > 0 or tries_of(error) > 1
                     return is_repeated and _holds(path, data)
                 # 409: another request on this key is under way and may yet fail, so ask again
-                if status != 409 or attempt == MAX_ATTEMPTS - 1:
+                if status != 409 or attempt == s3_failures.MAX_ATTEMPTS - 1:
                     raise
             else:
                 return True
@@ -206,7 +198,7 @@ def put_new(path: str, data: bytes) -> bool:
 def delete(path: str) -> None:
     """Removes an object; none there is no error."""
     bucket, key = _split(path)
-    with _errors(path, "delete"):
+    with errors(path, "delete"):
         _client().delete_object(Bucket=bucket, Key=key)
 
 
@@ -231,36 +223,14 @@ def _client_of(pid: int, environment: Collection[tuple[str, str]]) -> Any:
         connect_timeout=CONNECT_TIMEOUT_S,
         read_timeout=READ_TIMEOUT_S,
         max_pool_connections=32,
-        retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": s3_failures.MAX_ATTEMPTS},
     )
     try:
         client = boto3.session.Session().client("s3", config=config)
     except ValueError as error:  # botocore's word for an endpoint that is no URL
         raise ConfigError(f"{error}; check AWS_ENDPOINT_URL, expected http(s)://host") from error
-    client.meta.events.register_first("needs-retry.s3", _look_at_failure)
+    client.meta.events.register_first("needs-retry.s3", look_at_failure)
     return client
-
-
-def _look_at_failure(
-    caught_exception: Exception | None = None, attempts: int = 1, response: Any = None, **_: Any
-) -> None:
-    """Raises what asking again cannot mend; says what is waited for once that takes seconds."""
-    if caught_exception and _is_lasting(caught_exception):
-        raise caught_exception
-    status = response[0].status_code if response else 0
-    trouble = caught_exception or (f"it answers {status}" if status >= 500 else "")
-    is_slow = attempts >= SILENT_ATTEMPTS or isinstance(caught_exception, _TIMEOUTS)
-    if trouble and is_slow and attempts < MAX_ATTEMPTS and time.monotonic() > _silence["end"]:
-        _silence["end"] = time.monotonic() + NOTE_EVERY_S  # of many requests one speaks for all
-        _log.warning(_WAITING, attempts, MAX_ATTEMPTS, trouble)
-
-
-def _is_lasting(error: Exception) -> bool:
-    """Whether there is no such host, or it speaks no TLS, or none that is trusted here."""
-    inner = getattr(error, "kwargs", {}).get("error")
-    if isinstance(error, exceptions.SSLError):
-        return any(text in str(inner) for text in ("CERTIFICATE_VERIFY", "WRONG_VERSION"))
-    return getattr(getattr(inner, "__cause__", None), "errno", None) == socket.EAI_NONAME
 
 
 def _split(path: str) -> tuple[str, str]:
@@ -272,13 +242,13 @@ def _split(path: str) -> tuple[str, str]:
 
 def _head(path: str, action: str) -> tuple[int, str] | None:
     bucket, key = _split(path)
-    with _errors(path, action):
+    with errors(path, action):
         try:
             answer = _client().head_object(Bucket=bucket, Key=key)
         except ClientError as error:
-            if _status(error) == 404:
+            if status_of(error) == 404:
                 return None
-            _ask_why(bucket, key, _status(error))
+            _ask_why(bucket, key, status_of(error))
             raise
     return answer["ContentLength"], answer["ETag"].strip('"')
 
@@ -291,7 +261,7 @@ def _ask_why(bucket: str, key: str, status: int) -> None:
 
 def _list(bucket: str, prefix: str, *, delimiter: str = "") -> Iterator[Found]:
     """Keys with their sizes and etags; the empty objects that stand for folders are left out."""
-    with _errors(f"s3://{bucket}/{prefix}", "list"):
+    with errors(f"s3://{bucket}/{prefix}", "list"):
         pages = _client().get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter):
             for item in page.get("Contents", ()):
@@ -306,95 +276,3 @@ def _holds(path: str, data: bytes) -> bool:
     except FileError:
         return False
     return found.getvalue() == data
-
-
-_CREDENTIALS = (
-    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and AWS_ENDPOINT_URL"
-)
-_OTHER_REGION = "the bucket is in another region; set AWS_DEFAULT_REGION to it"
-_NO_FILE_S_FAULT = {
-    "AuthorizationHeaderMalformed": _OTHER_REGION,
-    "PermanentRedirect": _OTHER_REGION,
-    "ExpiredToken": "the session token has expired; renew it",
-    "ExpiredTokenException": "the session token has expired; renew it",
-    "InvalidAccessKeyId": f"the store does not know the access key; {_CREDENTIALS}",
-    "InvalidToken": f"the session token is not valid; {_CREDENTIALS}",
-    "SignatureDoesNotMatch": f"the secret key is wrong; {_CREDENTIALS}",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it",
-}
-"""Codes that say: no file can be reached, so no single file is at fault."""
-
-
-@contextlib.contextmanager
-def _errors(path: str, action: str) -> Iterator[None]:
-    try:
-        yield
-    except ClientError as error:
-        raise _answered(path, action, error) from error
-    except _BROKEN as error:
-        raise _unanswered(path, action, error) from error
-
-
-def _answered(path: str, action: str, error: Any) -> AstrorayError:
-    """The error for an answer of the store that is no success."""
-    about = error.response.get("Error", {})
-    status, code, said = _status(error), about.get("Code", ""), about.get("Message", "")
-    resume = "then run the same command again to resume"
-    if code == "NoSuchBucket":
-        bucket = _split(path)[0]
-        return StorageError(
-            f"cannot {action} {path}: there is no bucket {bucket!r}; create it, or check the name "
-            "and AWS_ENDPOINT_URL"
-        )
-    if code in _NO_FILE_S_FAULT:
-        told = f" ({said})" if said and _NO_FILE_S_FAULT[code] == _OTHER_REGION else ""
-        return StorageError(f"cannot {action} {path}: {_NO_FILE_S_FAULT[code]}{told}, {resume}")
-    if status == 404 and action == "read":
-        return _missing(path)
-    if status == 403:
-        kind = FileError if action == "read" else StorageError
-        return kind(
-            f"cannot {action} {path}: the store forbids it ({code}); {_CREDENTIALS}, and the "
-            "permissions of the bucket"
-        )
-    tries = _num_tries(error)
-    is_refusal = 400 <= status < 500 and status not in (408, 409, 429)  # waiting would not help
-    advice = "check the address and AWS_ENDPOINT_URL" if is_refusal else "wait until it is well"
-    return StorageError(
-        f"cannot {action} {path}: the store answers {status} {code} {said!r} after "
-        f"{tries} {'try' if tries == 1 else 'tries'}; {advice}, {resume}"
-    )
-
-
-def _unanswered(path: str, action: str, error: Any) -> AstrorayError:
-    """The error for a request that got no answer, or was never sent."""
-    if isinstance(error, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
-        return ConfigError(f"cannot {action} {path}: no credentials for S3; {_CREDENTIALS}")
-    if isinstance(
-        error,
-        (
-            exceptions.ParamValidationError,
-            exceptions.ProfileNotFound,
-            exceptions.ConfigParseError,
-            exceptions.NoRegionError,
-            exceptions.InvalidConfigError,
-        ),
-    ):
-        return ConfigError(f"cannot {action} {path}: {error}; {_CREDENTIALS}")
-    tried = "" if _is_lasting(error) else f" (tried up to {MAX_ATTEMPTS} times)"
-    return StorageError(
-        f"cannot {action} {path}: {error}{tried}; check the network and AWS_ENDPOINT_URL, then "
-        "run the same command again to resume"
-    )
-
-
-def _missing(path: str) -> FileError:
-    return FileError(f"{path} is missing; check the path, or restore the file")
-
-
-def _status(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-
-
-def _num_tries(error: Any) -> int:
-    return int(error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0)) + 1

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from astroray.evaluation.metrics import resampled
+
 __all__ = [
     "Skill", "Threshold", "average_precision", "brier_of_base_rate", "measure_skill", "rank_skill",
 ]  # fmt: skip
@@ -142,11 +144,9 @@ def within_star_medians(
 
 
 def resample_stars(num_stars: int, num_resamples: int, seed: int) -> np.ndarray:
-    """[R, S] how often each star is in each resample (Efron 1979, Ann. Stat. 7, 1)."""
-    random = np.random.default_rng(seed)
-    return random.multinomial(
-        num_stars, np.full(num_stars, 1 / num_stars), size=num_resamples
-    ).astype(np.float64)
+    """[R, S] how often each star is in each resample, float64."""
+    weight_SR = resampled([num_stars], num_resamples, np.random.default_rng(seed))
+    return weight_SR.T.astype(np.float64, order="C")
 
 
 def rank_skill(

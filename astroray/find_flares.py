@@ -11,7 +11,6 @@ run.json, index.html, ledger/, parts/, rejects/, logs/
 import dataclasses
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 
@@ -228,8 +227,8 @@ def _counts(
 
 
 def _read_parts(out: str, table: str, names: Sequence[str], promised: pa.Schema) -> pa.Table:
-    parts: list[Any] = [promised.empty_table()]
-    for name in names:
+    def read(name: str) -> pa.Table:
         data = storage.read_bytes(flare_part_file(out, table, name))
-        parts.append(schema.conform(read_parquet(data), promised, table))
-    return pa.concat_tables(parts)
+        return schema.conform(read_parquet(data), promised, table)
+
+    return pa.concat_tables([promised.empty_table(), *storage.at_once(read, names)])

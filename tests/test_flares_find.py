@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from astroray import attempts, inspection, ledger, schema
+from astroray import attempts, inspection, ledger, schema, storage
 from astroray.cli import cli
 from astroray.errors import ConfigError, LedgerError
-from astroray.find_flares import FindConfig, find_flares
+from astroray.find_flares import FindConfig, _read_parts, find_flares
 from astroray.flares.events import FlareRule
 from astroray.flares.find import FindPlan, find_in_light_curve, find_in_shard
 from astroray.flares.inject import ED_EDGES_S
 from astroray.flares.stars import split_candidates, stars_of, stars_table
 from astroray.run_files import flare_part_file
 from astroray.storage import describe
+from astroray.storage.parquet import publish_parquet
 from astroray.surveys import light_curves
 from astroray.surveys.shards import SurveyUri
 from tests.flares_made import light_curve, star
@@ -276,6 +278,21 @@ def test_a_survey_is_searched_the_same_with_one_worker_and_two_and_resumes(
     with pytest.raises(LedgerError, match="belongs to another run"):
         find_flares(dataclasses.replace(config, rule=FlareRule(sigma=5.0)))
     assert json.loads((tmp_path / "one" / "run.json").read_text())["state"] == "done"
+
+
+def test_tables_of_shards_are_read_several_at_a_time(tmp_path, monkeypatch):
+    names, read, meeting = ("a", "b"), storage.read_bytes, threading.Barrier(2)
+    for name in names:
+        part = flare_part_file(str(tmp_path), "candidates", name)
+        publish_parquet(part, schema.REFUSED_FLARES.empty_table())
+
+    def read_together(path: str) -> bytes:
+        meeting.wait(20)
+        return read(path)
+
+    monkeypatch.setattr(storage, "read_bytes", read_together)
+    found = _read_parts(str(tmp_path), "candidates", names, schema.REFUSED_FLARES)
+    assert found.schema == schema.REFUSED_FLARES
 
 
 def test_a_survey_of_images_is_no_survey_of_light_curves(tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from astroray.actors import join
 from astroray.neighbors import blocks, cells
-from astroray.neighbors.blocks import Block
+from astroray.neighbors.blocks import Block, nearest_in
 from astroray.neighbors.distances import pair_distances
 from astroray.search import exact_rounds, indexing
 from astroray.search.sharded import ShardedSearch
@@ -65,7 +65,7 @@ def test_blocks_searched_after_one_another_are_a_comparison_with_everything(data
         if len(number_M):
             block = Block.of(number_M, embedding_ND[number_M], cell_N[number_M])
             last_G = np.fmin(np.inf, found[1][:, -1])
-            lists = block.nearest(query_GD, width, within_G=last_G, centroid_CD=centroid_CD)
+            lists = nearest_in([block], query_GD, width, within_G=last_G, centroid_CD=centroid_CD)
             join.add_lists(found, lists)
     expected = plain_lists(query_GD, embedding_ND, width)
     np.testing.assert_array_equal(found[0], expected[0])

@@ -77,16 +77,9 @@ class Block:
             cell_U=self.cell_U[order_U],
         )
 
-    def nearest(
-        self,
-        query_GD: np.ndarray,
-        width: int,
-        *,
-        within_G: np.ndarray | None = None,
-        centroid_CD: np.ndarray | None = None,
-    ) -> Lists:
+    def nearest(self, query_GD: np.ndarray, width: int) -> Lists:
         """The `width` nearest objects of each query, as `nearest_in` of this block alone."""
-        return nearest_in([self], query_GD, width, within_G=within_G, centroid_CD=centroid_CD)
+        return nearest_in([self], query_GD, width)
 
 
 def nearest_in(

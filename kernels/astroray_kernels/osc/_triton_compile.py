@@ -27,13 +27,13 @@ def compile_multiply(name: str, arch: int) -> MachineCode:
     return _compile(_triton_kernels.multiply, name, arch, constants, warps=warps, fused=True)
 
 
-def compile_quantize(name: str, arch: int, num_in: int = 1024) -> MachineCode:
-    """The kernel that quantizes tokens of `num_in` channels."""
+def compile_quantize(name: str, arch: int) -> MachineCode:
+    """The kernel that quantizes tokens, of 1,024 channels."""
     from astroray_kernels.osc import _triton_kernels
 
     form = FORMATS[name]
     constants = {
-        "BLOCK_K": num_in, "GROUP": form.group or num_in, "BLOCK_O": 32, "BITS": form.bits,
+        "BLOCK_K": 1024, "GROUP": form.group or 1024, "BLOCK_O": 32, "BITS": form.bits,
         "IS_FLOAT": form.is_float, "HAS_LEVELS": form.has_levels, "LARGEST": form.largest,
     }  # fmt: skip
     warps = _triton.WARPS

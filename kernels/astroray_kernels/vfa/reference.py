@@ -149,8 +149,6 @@ def online_softmax_attention(
     scale: float,
     mask_BN: Tensor | None,
     precision: str,
-    block_q: int = BLOCK_Q,
-    block_k: int = BLOCK_K,
 ) -> Tensor:
     """Attention by the recurrence of FlashAttention (arXiv 2205.14135): no estimate, no guard.
 
@@ -158,9 +156,9 @@ def online_softmax_attention(
     """
     operands = prepare(q_BHND, k_BHND, v_BHND, scale=scale, mask_BN=mask_BN, precision=precision)
     length = q_BHND.shape[2]
-    key_blocks = blocks(length, block_k)
+    key_blocks = blocks(length, BLOCK_K)
     output_BHND = torch.empty(q_BHND.shape, dtype=q_BHND.dtype, device=q_BHND.device)
-    for rows in blocks(length, block_q):
+    for rows in blocks(length, BLOCK_Q):
         done = _online_softmax(operands, rows, key_blocks)
         output_BHND[:, :, rows] = done.normalized_BHMD(operands).to(output_BHND.dtype)
     return output_BHND

@@ -113,19 +113,19 @@ inline int32_t quantize_row(const float* x, int64_t dim, float inverse, bool is_
 template <class Score>
 inline void pack_block(const float* rows, const uint8_t* valid, int64_t dim, float norm,
                        char* groups, int32_t* init, float* bias, KeyBlock* block) {
-  alignas(64) char integers[Score::kIsFloat ? 64 : kBlock * kMaxDim * 4 / Score::kPerGroup];
-  const char* plain = Score::kIsFloat ? reinterpret_cast<const char*>(rows) : integers;
+  constexpr bool kLiesReady = Score::kIsFloat && Score::kPerGroup == 1;  // float32
+  alignas(64) char numbers[kLiesReady ? 64 : kBlock * kMaxDim * 4 / Score::kPerGroup];
+  const char* plain = kLiesReady ? reinterpret_cast<const char*>(rows) : numbers;
   const int64_t num_groups = dim / Score::kPerGroup;
   float scale = 1.0f;
-  if constexpr (!Score::kIsFloat) {
-    scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
+  if constexpr (!Score::kIsFloat) scale = integer_scale<Score>(largest(rows, kBlock * dim), norm);
+  if constexpr (!kLiesReady)
     for (int j = 0; j < kBlock; ++j) {
       const int32_t sum = quantize_row<Score>(rows + j * dim, dim, 1.0f / scale, false,
-                                              integers + j * num_groups * 4);
+                                              numbers + j * num_groups * 4);
       // Unsigned, since the integers of a NaN may be any and their sum too large to be multiplied.
       init[j] = Score::kHasInit ? static_cast<int32_t>(-128u * static_cast<uint32_t>(sum)) : 0;
     }
-  }
   for (int64_t d = 0; d < num_groups; d += 16)
     for (int j = 0; j < kBlock; j += 16)
       if (num_groups - d >= 16) {

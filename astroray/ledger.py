@@ -13,10 +13,11 @@ mark is written last; so whatever is killed, listing the marks tells what is lef
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -165,14 +166,15 @@ def write_listing(run_dir: str, shards: Sequence[Shard]) -> None:
 
 def read_listing(run_dir: str) -> list[Shard]:
     """The shards as listed before; empty where nothing was listed yet."""
-    return [_shard(row, run_dir) for rows in _read_listed(run_dir) for row in rows.to_pylist()]
+    find = _finder(run_dir)
+    return [_shard(row, find) for rows in _read_listed(run_dir) for row in rows.to_pylist()]
 
 
 def find_shard(run_dir: str, name: str) -> Shard:
     """One shard of the listing. Raises LedgerError where it is not listed."""
     for rows in _read_listed(run_dir):
         if found := rows.filter(pc.equal(rows["name"], name)).to_pylist():
-            return _shard(found[0], run_dir)
+            return _shard(found[0], _finder(run_dir))
     raise LedgerError(f"shard {name} is not in the listing of {run_dir}")
 
 
@@ -199,18 +201,23 @@ def _is_whole(path: str) -> bool:
     return os.path.isabs(path) or storage.is_remote(path)
 
 
-def _shard(row: Mapping[str, Any], run_dir: str) -> Shard:
+def _shard(row: Mapping[str, Any], find: Callable[[str], str]) -> Shard:
     packed = {name: json.loads(row[name]) for name in ("inputs", "params")}
-    shard = Shard.of_facts({name: row[name] for name in _LISTING.names} | packed)
+    return moved(Shard.of_facts({name: row[name] for name in _LISTING.names} | packed), find)
+
+
+def _finder(run_dir: str) -> Callable[[str], str]:
+    """What says where a file of a run directory lies now that a listing names."""
     own = storage.absolute(run_dir)
+    place = functools.cache(lambda version: where_now(version, run_dir))
 
     def find(name: str) -> str:
         if not _is_whole(name):
             return storage.join(own, name)
         version, *names = name.rsplit("/", 3)  # of an older one, ledger/objects/HASH.parquet
-        return storage.join(where_now(version, run_dir), *names)
+        return storage.join(place(version), *names)
 
-    return moved(shard, find)
+    return find
 
 
 def check_unchanged(

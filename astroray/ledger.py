@@ -16,7 +16,6 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -197,10 +196,6 @@ def _row(shard: Shard) -> dict[str, Any]:
     return {**facts, "inputs": inputs, "params": params}
 
 
-def _is_whole(path: str) -> bool:
-    return os.path.isabs(path) or storage.is_remote(path)
-
-
 def _shard(row: Mapping[str, Any], find: Callable[[str], str]) -> Shard:
     packed = {name: json.loads(row[name]) for name in ("inputs", "params")}
     return moved(Shard.of_facts({name: row[name] for name in _LISTING.names} | packed), find)
@@ -212,7 +207,7 @@ def _finder(run_dir: str) -> Callable[[str], str]:
     place = functools.cache(lambda version: where_now(version, run_dir))
 
     def find(name: str) -> str:
-        if not _is_whole(name):
+        if not storage.is_whole(name):
             return storage.join(own, name)
         version, *names = name.rsplit("/", 3)  # of an older one, ledger/objects/HASH.parquet
         return storage.join(place(version), *names)

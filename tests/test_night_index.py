@@ -153,6 +153,21 @@ def test_a_damaged_partition_of_the_night_itself_is_built_anew_to_the_same_bytes
     assert files_of(tmp_path / "night") == before
 
 
+def test_files_of_a_reference_that_was_moved_with_the_night_are_not_the_night_s_own(ref, tmp_path):
+    (ref / "run.json").touch()  # by which a version is known to be there
+    night(tmp_path / "night", ref, NEW)
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for version in ("ref", "night"):
+        (tmp_path / version).rename(moved / version)
+    manifest = Manifest.load(str(moved / "night"))
+    (older,) = manifest.older
+    lies = manifest.path(str(moved / "night"), older.objects)
+    assert Path(lies).parent == moved / "ref" / "index"
+    assert Path(lies).is_file()
+    assert manifest.own_files == list(manifest.layers[-1].files)
+
+
 def test_older_embeddings_that_are_gone_are_named_though_nobody_reads_them(ref, tmp_path):
     (ref / "embeddings" / "s3.parquet").unlink()
     begin_night(str(ref), str(tmp_path / "night"))

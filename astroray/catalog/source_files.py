@@ -17,6 +17,5 @@ def source_files(run_dir: str, objects: pandas.DataFrame) -> list[str]:
     paths = []
     for name, row in zip(objects["shard"], objects["row"].astype(int), strict=True):
         shard = shards.get(name)
-        is_its_own = shard and (len(shard.inputs) == shard.num_rows or "members" in shard.params)
-        paths.append(shard.files_of(row)[0].path if shard and is_its_own else "")
+        paths.append(shard.files_of(row)[0].path if shard and shard.has_files_of_rows else "")
     return paths

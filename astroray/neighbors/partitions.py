@@ -134,8 +134,7 @@ class Manifest:
 
     def path(self, run_dir: str, uri: str) -> str:
         """Where a file that the manifest names lies."""
-        is_absolute = storage.is_remote(uri) or uri.startswith("/")
-        if not is_absolute:
+        if not storage.is_whole(uri):
             return _path(run_dir, uri)
         version, *names = uri.rsplit("/", 2)  # of an older one, index/NAME
         return storage.join(where_now(version, run_dir), *names)
@@ -157,6 +156,11 @@ class Manifest:
         """URI and sha256 of all files that it names."""
         of_layers = [file for layer in self.layers for file in layer.files]
         return [(self.cells, self.cells_sha256), *of_layers]
+
+    @property
+    def own_files(self) -> list[tuple[str, str]]:
+        """Those of its own layer; the others belong to older versions."""
+        return [(uri, sha256) for uri, sha256 in self.files if not storage.is_whole(uri)]
 
     def located(self, locate: Callable[[str], str]) -> "Manifest":
         """The same with other URIs of its files."""

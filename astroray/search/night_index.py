@@ -98,8 +98,7 @@ class NightIndex:
         before = Manifest.load(run_dir)
         if before is None or before.source != self.plan.index.source:
             return
-        own = [(uri, sha256) for uri, sha256 in before.files if before.path(run_dir, uri) != uri]
-        for uri, fault in find_damage(before, run_dir, own, self.each).items():
+        for uri, fault in find_damage(before, run_dir, before.own_files, self.each).items():
             _log.warning("the index is damaged and built anew from the embeddings: %s", fault)
             storage.delete(before.path(run_dir, uri))
 

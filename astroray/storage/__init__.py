@@ -33,6 +33,7 @@ from astroray.storage.input_files import InputFile as InputFile
 from astroray.storage.meter import METER
 from astroray.storage.remote import is_remote as is_remote
 from astroray.storage.remote import is_web as is_web
+from astroray.storage.remote import is_whole as is_whole
 from astroray.storage.remote import store
 
 TEMPORARY_PREFIX = ".tmp-"

@@ -1,13 +1,14 @@
 """Which store an address is in: S3, or a web server, which is only read."""
 
 import io
+import os
 from collections.abc import Iterable
 from typing import BinaryIO, Protocol, cast
 
 from astroray.errors import ConfigError
 from astroray.storage.names import Found
 
-__all__ = ["get", "get_range", "is_remote", "is_web", "store"]
+__all__ = ["get", "get_range", "is_remote", "is_web", "is_whole", "store"]
 
 _WEB = ("http", "https")
 
@@ -45,6 +46,11 @@ def is_remote(path: str) -> bool:
 def is_web(path: str) -> bool:
     """Whether `path` lies on a web server: nothing is written there, and folders have no list."""
     return path.partition("://")[0] in _WEB
+
+
+def is_whole(path: str) -> bool:
+    """Whether `path` says by itself where a file lies, rather than from some folder."""
+    return os.path.isabs(path) or is_remote(path)
 
 
 def store(path: str) -> Store:

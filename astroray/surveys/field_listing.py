@@ -60,7 +60,7 @@ def find_mask(options: FieldOptions, folder: str) -> storage.InputFile | None:
     """The mask file that the options name; None where they name an HDU or nothing."""
     if "." not in options.mask:
         return None
-    is_whole = options.mask.startswith("/") or storage.is_remote(options.mask)
+    is_whole = storage.is_whole(options.mask)
     try:
         return storage.describe(options.mask if is_whole else storage.join(folder, options.mask))
     except FileError as error:

@@ -144,7 +144,12 @@ class Shard:
         """The files that hold this row alone; all of them where they hold several rows each."""
         if members := self.params.get("members"):
             return [self.inputs[member] for member in members[row] if member is not None]
-        return self.inputs[row : row + 1] if len(self.inputs) == self.num_rows else self.inputs
+        return self.inputs[row : row + 1] if self.has_files_of_rows else self.inputs
+
+    @property
+    def has_files_of_rows(self) -> bool:
+        """Whether each row has files of its own."""
+        return bool(self.params.get("members")) or len(self.inputs) == self.num_rows
 
     @property
     def size_bytes(self) -> int:

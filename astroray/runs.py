@@ -245,7 +245,8 @@ def list_again(
     night    of a night: what it goes on from, whose files must still be there
 
     Raises ConfigError where the survey is the run's own folder, LedgerError where the bytes of a
-    finished shard have changed, or one must stay and a file of it is gone.
+    finished shard have changed, one must stay and a file of it is gone, or the run would get other
+    shards than those that a night goes on from.
     """
     location = SurveyUri.parse(survey).location
     if location not in surveys.SCHEMES and storage.resolve(location) == storage.resolve(run_dir):
@@ -260,7 +261,24 @@ def list_again(
     settled = night.settled if night else set()
     ledger.check_unchanged(known, listing.changed, {*done, *settled})
     _check_withdrawn(known, listing.unseen, night.must_stay(survey) if night else ())
-    return [listing.changed.get(shard.name, shard) for shard in listing.shards]
+    shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
+    if known and not night and shards != list(known):
+        _check_alone(run_dir, survey)
+    return shards
+
+
+def _check_alone(run_dir: str, survey: str) -> None:
+    """Raises LedgerError where a night goes on from a run that is to get other shards.
+
+    Work on the same shards writes the same bytes again, and is let go on with.
+    """
+    if night := night_after(run_dir):
+        raise LedgerError(
+            f"{run_dir} is what the night {night} is made of, expected the files that it was begun "
+            "with: others would change its catalog; add them by a night over the newest version, "
+            f"astroray nightly --survey '{survey}' --reference NEWEST --out DIR, or scan into "
+            "another --out"
+        )
 
 
 def _check_withdrawn(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from astroray import faults, inspection, pipeline
+from astroray import faults, inspection, ledger, pipeline
 from astroray.actors.night import rank_night
 from astroray.catalog import versions
 from astroray.errors import ConfigError, LedgerError
@@ -14,6 +14,7 @@ from astroray.explain import explain_object
 from astroray.labelling.labels import Label, LabelLog
 from astroray.neighbors.search import SearchConfig
 from astroray.nightly import NightConfig, run_night
+from astroray.receipts import done_shards, undo_shard
 from astroray.retention import delete_files, export_version, find_prunable
 from astroray.run_record import RunRecord
 from astroray.storage.leases import hold_lease
@@ -224,6 +225,31 @@ def test_changed_withdrawn_and_unfinished_references_are_refused_before_ray_star
         run_night(night_of(reference, unfinished))
     with pytest.raises(ConfigError, match="expected two folders"):
         night_of(reference, ref)
+
+
+def test_a_scan_that_a_night_goes_on_from_is_resumed_and_takes_no_other_files(reference, tmp_path):
+    sky, ref, new = reference
+    shutil.copytree(sky, tmp_path / "sky")
+    scans.scan_here(tmp_path / "sky", tmp_path / "ref", encoder__name=str(ref))
+    night = night_of(
+        reference, tmp_path / "night", survey=str(new), reference=str(tmp_path / "ref")
+    )
+    run_here(night)
+    before = files_of(tmp_path / "ref" / "catalog")
+    shard_name = ledger.listed_names(str(tmp_path / "ref"))[0]
+    undo_shard(str(tmp_path / "ref"), shard_name)
+    assert shard_name not in done_shards(str(tmp_path / "ref"))
+    scans.scan_here(tmp_path / "sky", tmp_path / "ref", encoder__name=str(ref))
+    assert inspection.read_status(str(tmp_path / "ref")).record.state == "done"
+    assert inspection.verify_run(night.out) == []
+    shutil.copy2(new, tmp_path / "sky")
+    with pytest.raises(LedgerError, match=r"what the night .*night is made of.*--reference NEWEST"):
+        scans.scan_here(tmp_path / "sky", tmp_path / "ref", encoder__name=str(ref))
+    assert files_of(tmp_path / "ref" / "catalog") == before
+    assert inspection.verify_run(night.out) == []
+    shutil.rmtree(night.out)
+    record = scans.scan_here(tmp_path / "sky", tmp_path / "ref", encoder__name=str(ref))
+    assert record.counts.catalog == 60
 
 
 def test_a_file_that_came_in_half_is_embedded_by_the_night_after_it_is_whole(reference, tmp_path):

@@ -24,7 +24,7 @@ from astroray.neighbors.lookup import nearest_of
 from astroray.picture_store import PictureStore
 from astroray.preparation.modalities import MODALITIES
 from astroray.report.thumbnails import render_thumbnail
-from astroray.runs import finished_run, version_of
+from astroray.run_folders import finished_run, version_of
 from astroray.surveys.shards import Cutouts, ModalityName, Rows, Shard
 
 __all__ = ["Archive", "Nearest", "draw_item", "draw_rows"]

@@ -210,10 +210,10 @@ def status(run: str, address: str | None, as_json: bool) -> None:
 def verify(run_dir: str, repair: bool, as_json: bool) -> None:
     """Check conservation, checksums and schema of the run in RUN_DIR; exit code 1 on a fault."""
     from astroray.inspection import repair_run, verify_run
-    from astroray.run_record import RunRecord
+    from astroray.run_folders import record_of
 
     faults, taken = repair_run(run_dir) if repair else (verify_run(run_dir), [])
-    state = RunRecord.of(run_dir).state
+    state = record_of(run_dir).state
     if as_json:
         found = {"run": run_dir, "state": state, "faults": faults, "taken_back": taken}
         click.echo(json.dumps(found))

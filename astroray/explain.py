@@ -22,7 +22,7 @@ from astroray.encoders import OF_BATCH
 from astroray.errors import BackendError, ConfigError, DataError, LedgerError
 from astroray.neighbors.certificate import score_of
 from astroray.neighbors.distances import pair_distances
-from astroray.runs import finished_run, version_of
+from astroray.run_folders import finished_run, version_of
 from astroray.settings import from_dict
 from astroray.sky import describe_position
 from astroray.storage import InputFile

@@ -17,8 +17,9 @@ from astroray.flares.verification import check_flare_shard, check_flare_tables
 from astroray.ledger import RETRYABLE_KINDS
 from astroray.neighbors.partitions import Manifest
 from astroray.receipts import Receipt, done_shards, read_receipts, undo_shard
+from astroray.run_folders import night_after, record_of
 from astroray.run_record import Counts, RunRecord
-from astroray.runs import check_takes, night_after
+from astroray.runs import check_takes
 from astroray.settings import from_dict
 from astroray.storage.leases import find_holder, hold_lease
 from astroray.storage.spill import Spill
@@ -225,7 +226,7 @@ def _record(run_dir: str) -> RunRecord:
         raise ConfigError(
             f"{run_dir} holds no run.json yet: {writer} lists its survey; ask again in a moment"
         )
-    return RunRecord.of(run_dir, expected="scan, a night or flares find")
+    return record_of(run_dir, expected="scan, a night or flares find")
 
 
 def _model_words(record: RunRecord) -> str:

@@ -21,8 +21,8 @@ from astroray.errors import ConfigError, LedgerError
 from astroray.execution.progress import Show
 from astroray.execution.worker_bounds import parse_workers
 from astroray.run_files import model_file, record_file, where_now
+from astroray.run_folders import check_finished, newest_version, record_of
 from astroray.run_record import Backends, RunRecord
-from astroray.runs import check_finished, newest_version
 from astroray.settings import UNTOLD, from_dict
 
 __all__ = ["NightConfig", "SeriesConfig", "parse_finish_by", "plan_night", "run_night"]
@@ -185,7 +185,7 @@ def parse_finish_by(text: str, *, out: str = "", now_s: float | None = None) -> 
 
 
 def _check_reference(reference: str) -> RunRecord:
-    record = RunRecord.of(reference)
+    record = record_of(reference)
     check_finished(record, reference)
     if record.schema_version != schema.SCHEMA_VERSION:
         raise ConfigError(

@@ -24,8 +24,8 @@ from astroray.interrupts import Interrupted
 from astroray.labelling.labels import LabelLog, labels_table
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_files import report_file
+from astroray.run_folders import finished_run, version_of
 from astroray.run_record import RunRecord
-from astroray.runs import finished_run, version_of
 from astroray.terminal import check_rejects, echo_note, in_notebook, progress_line
 
 if TYPE_CHECKING:  # loaded where they are asked for

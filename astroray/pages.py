@@ -9,8 +9,9 @@ from pathlib import Path
 from astroray import storage
 from astroray.errors import ConfigError
 from astroray.report.page import survey_name, write_report
+from astroray.run_folders import finished_run, version_of
 from astroray.run_record import RunRecord
-from astroray.runs import check_takes, finished_run, version_of
+from astroray.runs import check_takes
 
 __all__ = ["find_page", "open_page", "rewrite_page"]
 

@@ -15,8 +15,8 @@ from astroray.neighbors.partitions import FOLDER, Manifest
 from astroray.receipts import Receipt, done_shards, publish_receipt, read_receipt
 from astroray.report.page import add_report
 from astroray.run_files import OF_SCAN, record_file
+from astroray.run_folders import check_finished, record_of
 from astroray.run_record import RunRecord
-from astroray.runs import check_finished
 from astroray.storage import InputFile
 from astroray.storage.copying import copy_file
 from astroray.storage.leases import find_holder, hold_lease
@@ -153,7 +153,7 @@ def delete_files(files: Sequence[InputFile]) -> None:
 
 
 def _finished(run_dir: str) -> RunRecord:
-    record = RunRecord.of(run_dir)
+    record = record_of(run_dir)
     check_finished(record, run_dir)
     return record
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from astroray import schema, storage
-from astroray.errors import ConfigError, LedgerError
+from astroray.errors import LedgerError
 from astroray.neighbors.certificate import Proof
 from astroray.provenance import Machine
 from astroray.record_json import FLAT, PART, from_json, named, to_json
@@ -356,20 +356,6 @@ class RunRecord:
         """Writes `run.json`, whole or absent."""
         text = json.dumps(to_json(self), indent=1, allow_nan=False)
         storage.publish(record_file(run_dir), text.encode() + b"\n")
-
-    @classmethod
-    def of(cls, run_dir: str, *, expected: str = "scan or night") -> "RunRecord":
-        """The record of a directory that somebody named as a run; ConfigError where it is none."""
-        record = cls.load(run_dir)
-        if record is None:
-            below = storage.list_folders(run_dir)
-            runs = [name for name in below if storage.exists(record_file(f"{run_dir}/{name}"))]
-            advice = f"name one of its {len(runs)} runs, such as {runs[-1]}" if runs else ""
-            raise ConfigError(
-                f"{run_dir} holds no run.json, expected the --out of a {expected}; "
-                f"{advice or 'check the path'}"
-            )
-        return record
 
     @classmethod
     def load(cls, run_dir: str) -> "RunRecord | None":

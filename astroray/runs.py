@@ -12,80 +12,20 @@ from pathlib import Path
 from astroray import ledger, storage, surveys
 from astroray.catalog.versions import Night
 from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
-from astroray.errors import AstrorayError, ConfigError, LedgerError, StorageError
+from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
 from astroray.receipts import done_shards
-from astroray.run_files import listing_file, model_file, record_file, where_now
+from astroray.run_files import listing_file, model_file
+from astroray.run_folders import night_after, version_of
 from astroray.run_record import RunRecord
 from astroray.storage.leases import Lease
 from astroray.surveys.object_files import read_outside
 from astroray.surveys.shards import Shard, SurveyUri
 
 __all__ = [
-    "check_encoder", "check_finished", "check_takes", "count_outside", "finished_run",
-    "forget_failed", "list_again", "log_folder", "logs_of", "newest_version", "night_after",
-    "note_failure", "read_known", "version_of",
+    "check_encoder", "check_takes", "count_outside", "encoder_of", "forget_failed", "list_again",
+    "log_folder", "logs_of", "note_failure", "read_known",
 ]  # fmt: skip
-
-
-def newest_version(folder: str, *, besides: str = "") -> str:
-    """The finished scan or night in a folder of them that ended last; empty where there is none.
-
-    What another one goes on from is older than that one, whatever the clocks said. Of a version
-    and its copy it is the copy. The one named `besides` does not count.
-    """
-    found, references = [], set()
-    for name in set(storage.list_folders(folder)) - {besides}:
-        run_dir = storage.join(folder, name)
-        record = RunRecord.load(run_dir)
-        if record is not None and record.state == "done" and record.proof:
-            found.append((record.finished, record.begun, run_dir))
-            if record.night:
-                references.add(storage.resolve(where_now(record.night.reference, run_dir)))
-    last = [one for one in found if storage.resolve(one[2]) not in references]
-    return max(last or found)[2] if found else ""
-
-
-def night_after(run_dir: str) -> str:
-    """A night beside a version that goes on from it; empty where there is none."""
-    own = storage.resolve(run_dir)
-    folder = own.rpartition("/")[0]
-    for night in (storage.join(folder, name) for name in storage.list_folders(folder)):
-        with contextlib.suppress(AstrorayError):  # others' trouble
-            record = RunRecord.load(night)
-            of_it = record.night.reference if record and record.night else ""
-            if of_it and storage.resolve(where_now(of_it, night)) == own:
-                return night
-    return ""
-
-
-def finished_run(run_dir: str) -> RunRecord:
-    """The record of a scan or night, or of the newest finished one in a folder of them.
-
-    Raises ConfigError where it is not done or another run.
-    """
-    record = RunRecord.of(version_of(run_dir))
-    check_finished(record, run_dir)
-    return record
-
-
-def check_finished(record: RunRecord, run_dir: str) -> None:
-    """Raises ConfigError where it is not that of a finished scan or night."""
-    if record.state != "done":
-        raise ConfigError(
-            f"{run_dir} holds a run that is {record.state}, expected one that is done; the "
-            "command that began it finishes it"
-        )
-    if record.is_of_flares:
-        raise ConfigError(
-            f"{run_dir} is a run of flares find, expected one of a scan or night; its flares are "
-            f"in {run_dir}/flares.parquet and index.html, and `astroray export` writes them for "
-            "other programs"
-        )
-    if not record.proof:
-        raise ConfigError(
-            f"{run_dir} holds a run without a search, expected the --out of a scan or night"
-        )
 
 
 def check_takes(run_dir: str, folder: str) -> None:
@@ -105,17 +45,6 @@ def check_takes(run_dir: str, folder: str) -> None:
         ) from None
     with contextlib.suppress(StorageError):  # who may add need not be allowed to delete
         storage.delete(probe)
-
-
-def version_of(run_dir: str) -> str:
-    """The folder itself where it holds a run, else the newest finished version in it.
-
-    Links of local folders are followed: one may be moved later.
-    """
-    run_dir = storage.resolve(run_dir)
-    if storage.exists(record_file(run_dir)):
-        return run_dir
-    return newest_version(run_dir) or run_dir
 
 
 def log_folder(run_dir: str) -> str:

@@ -29,7 +29,7 @@ from astroray.forecast.forecast_record import tell_strangers
 from astroray.forecast.model_file import TrainedForecaster, load_forecaster
 from astroray.forecast.predict import forecast_curves
 from astroray.labelling.labels import LabelLog
-from astroray.runs import finished_run, version_of
+from astroray.run_folders import finished_run, version_of
 from astroray.settings import from_dict
 from astroray.surveys.light_curve_rows import LightCurve
 from astroray.surveys.shards import Reject

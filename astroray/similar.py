@@ -15,8 +15,8 @@ from astroray.catalog.asked import names_like
 from astroray.encoders import read_model_file
 from astroray.errors import ConfigError, DataError
 from astroray.preparation.modalities import MODALITIES
+from astroray.run_folders import finished_run, version_of
 from astroray.run_record import RunRecord
-from astroray.runs import finished_run, version_of
 from astroray.search.nearby import open_indexed
 from astroray.web.rows import Rows
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from astroray import moments
 from astroray.actors.search import SearchOutcome
+from astroray.run_folders import record_of
 from astroray.run_record import ModelRef, RunRecord
 from astroray.search.nearby import IndexedRun, open_indexed
 from astroray.search.sharded import rank_sharded
@@ -116,7 +117,7 @@ def answer(run_dir: str, num_queries: int) -> dict[str, float]:
     """Milliseconds of queries at the median and peak private memory, opening the run included."""
 
     def ask() -> list[float]:
-        run = open_indexed(run_dir, RunRecord.of(run_dir))
+        run = open_indexed(run_dir, record_of(run_dir))
         if run is None:
             raise MeasurementError(f"{run_dir} has no index")
         seconds = []

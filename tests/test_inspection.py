@@ -134,3 +134,9 @@ def test_a_run_that_has_just_begun_and_a_folder_of_runs_are_told_from_none(tmp_p
         )
     with pytest.raises(ConfigError, match=r"name one of its 2 runs, such as 2026-11-29$"):
         inspection.read_status(str(tmp_path))
+    for name, finished in (("b", "2026-11-30"), ("a", "2026-12-01")):
+        done = RunRecord(survey="s", fingerprint="f", config={}, created="2026", state="done")
+        done = dataclasses.replace(done, finished=finished, proof=make_proof(1))
+        done.publish(str(tmp_path / name))
+    with pytest.raises(ConfigError, match=r"of its 4 runs, the newest finished one is a$"):
+        inspection.read_status(str(tmp_path))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from astroray import inspection, ledger, pipeline, receipts, runs, storage, surveys
+from astroray import inspection, ledger, pipeline, receipts, run_folders, runs, storage, surveys
 from astroray.catalog.versions import Inherited
 from astroray.config import load_config
 from astroray.errors import ConfigError, LedgerError, StorageError
@@ -149,8 +149,8 @@ def test_the_newest_version_is_the_last_of_its_line_where_a_clock_was_set_back(t
         night = make_night(str(tmp_path / reference)) if reference else None
         made = record(state="done", finished=finished, proof=make_proof(1), night=night)
         made.publish(str(tmp_path / name))
-    assert runs.newest_version(str(tmp_path)) == str(tmp_path / "night-2")
-    assert runs.newest_version(str(tmp_path), besides="night-2") == str(tmp_path / "night-1")
+    assert run_folders.newest_version(str(tmp_path)) == str(tmp_path / "night-2")
+    assert run_folders.newest_version(str(tmp_path), besides="night-2") == str(tmp_path / "night-1")
 
 
 def test_a_driver_that_was_overtaken_does_not_write_its_record_over_the_others(tmp_path):

@@ -14,7 +14,8 @@ from astroray.console import show_scan
 from astroray.errors import AstrorayError
 from astroray.execution.progress import Progress
 from astroray.preview import look
-from astroray.run_record import Counts, RejectCount, RunRecord
+from astroray.run_folders import record_of
+from astroray.run_record import Counts, RejectCount
 from astroray.surveys.shards import REST
 from tests.runs_made import make_proof, make_record, make_run
 
@@ -92,7 +93,7 @@ def test_rests_of_windows_are_counted_but_not_held_against_the_share_that_may_be
     rests = RejectCount(stage="read", kind=REST, reason="window 8 has 9 of 512", rows=10, shards=0)
     empty = RejectCount(stage="read", kind="empty", reason="no flux", rows=1, shards=0)
     run = make_run(tmp_path, 3, counts=counts, rejects=(rests, empty))
-    record = RunRecord.of(run.path)
+    record = record_of(run.path)
     terminal.check_rejects(record, 0.01, rows="rows", result="catalog is")
     with pytest.raises(AstrorayError, match=r"^1\.0% of the rows and 0\.0% of the shards"):
         terminal.check_rejects(record, 0.005, rows="rows", result="catalog is")

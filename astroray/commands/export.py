@@ -41,13 +41,12 @@ def _export_rows(run: str, kind: str, out: str, overwrite: bool) -> int:
         holds_flares,
         holds_forecasts,
     )
-    from astroray.run_record import RunRecord
-    from astroray.runs import finished_run, version_of
+    from astroray.run_folders import finished_run, record_of, version_of
 
     folder = version_of(run)
     if holds_forecasts(folder):
         return export_forecasts(folder, format=kind, out=out, overwrite=overwrite)
-    if holds_flares(RunRecord.of(folder)):
+    if holds_flares(record_of(folder)):
         return export_flares(folder, format=kind, out=out, overwrite=overwrite)
     finished_run(run)
     return export_catalog(folder, format=kind, out=out, overwrite=overwrite)

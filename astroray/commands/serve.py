@@ -53,7 +53,7 @@ def serve(
     one is served, or a link: when a night is added, the link is moved to another finished run, or
     the run is scanned again, the new one is served.
     """
-    from astroray.runs import finished_run
+    from astroray.run_folders import finished_run
     from astroray.settings import load_settings
     from astroray.web.listening import listen
     from astroray.web.security import Tokens

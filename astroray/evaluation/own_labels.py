@@ -23,7 +23,7 @@ from astroray.evaluation.measured_rows import measured_row, publish_rows
 from astroray.evaluation.metrics import NUM_RESAMPLES, Estimate, rates, resampled
 from astroray.evaluation.text_columns import aligned
 from astroray.run_files import publish_page
-from astroray.runs import finished_run, version_of
+from astroray.run_folders import finished_run, version_of
 from astroray.surveys.object_tables import TableOptions
 
 if TYPE_CHECKING:  # loaded by who gives one

@@ -19,7 +19,7 @@ from astroray.actors.render import render_rows
 from astroray.evaluation.metrics import NUM_RESAMPLES
 from astroray.report.figures import round_numbers
 from astroray.report.thumbnails import read_thumbnails
-from astroray.runs import finished_run
+from astroray.run_folders import finished_run
 from astroray.templates import load_template
 
 if TYPE_CHECKING:  # it is loaded by those that it has numbers for

@@ -5,6 +5,7 @@ import pyarrow as pa
 from astroray import schema, storage
 from astroray.catalog.exports import export_rows
 from astroray.errors import ConfigError
+from astroray.run_folders import record_of
 from astroray.run_record import RunRecord
 from astroray.storage.parquet import read_parquet
 
@@ -22,7 +23,7 @@ def export_flares(run_dir: str, *, format: str, out: str, overwrite: bool = Fals
     The profiles, lists of another length for each flare, are left in flares.parquet. Raises
     ConfigError where the run is not done.
     """
-    record = RunRecord.of(run_dir)
+    record = record_of(run_dir)
     if record.state != "done":
         raise ConfigError(
             f"{run_dir} holds a run that is {record.state}, expected one that is done; the same "

@@ -17,7 +17,8 @@ from astroray.archive import Archive
 from astroray.catalog.exports import export_rows
 from astroray.catalog.versions import read_version
 from astroray.labelling.labels import LabelLog, labels_table
-from astroray.runs import check_takes, finished_run, version_of
+from astroray.run_folders import finished_run, version_of
+from astroray.runs import check_takes
 from astroray.web.app import build_app
 from astroray.web.guard import Limits
 from astroray.web.labelling import LOGIN_PATH, build_label_router

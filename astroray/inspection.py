@@ -36,6 +36,7 @@ class RunStatus:
 
     run_dir: str
     record: RunRecord
+    """A blank one while the survey is listed, before which nothing is written."""
     num_shards: int
     """As listed so far; of a night with those of older versions, as what is done."""
     done: Counts
@@ -48,6 +49,9 @@ class RunStatus:
     def words(self) -> dict[str, str]:
         """For a person."""
         record, done = self.record, self.done
+        if self._is_listing:
+            told = "its survey is being listed, nothing else is known yet"
+            return {"state": record.state, "stage": told, "writer": self.writer or ""}
         spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
         status = {
             "survey": record.survey,
@@ -78,7 +82,7 @@ class RunStatus:
     def facts(self) -> dict[str, Any]:
         """For a program, as JSON has it; the rest of what is known stands in `run.json`."""
         record, done = self.record, self.done
-        return {
+        facts = {
             "run": self.run_dir,
             "run_id": record.run_id,
             "survey": record.survey,
@@ -98,11 +102,20 @@ class RunStatus:
             "reference": record.night.reference if record.night else None,
             "proof": record.proof.sentence if record.proof else None,
         }
+        known = {"run", "state", "writer"} if self._is_listing else set(facts)
+        return {name: value if name in known else None for name, value in facts.items()}
+
+    @property
+    def _is_listing(self) -> bool:
+        return not self.record.created
 
 
 def read_status(run_dir: str) -> RunStatus:
-    """How far a run is. Raises ConfigError without a run."""
-    record = _record(run_dir)
+    """How far a run is, if it only lists its survey yet. Raises ConfigError without a run."""
+    record = RunRecord.load(run_dir)
+    if record is None and find_holder(run_dir):
+        record = RunRecord(survey="", fingerprint="", config={}, created="")
+    record = record or _record(run_dir)
     receipts = versions.read_all_receipts(run_dir)
     is_running = record.state == "running"
     holder = find_holder(run_dir) if is_running else None

@@ -7,9 +7,11 @@ from functools import partial
 
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
 from astroray import catalog, inspection, schema
 from astroray.catalog import pixels
+from astroray.cli import cli
 from astroray.errors import ConfigError
 from astroray.receipts import Receipt, publish_receipt
 from astroray.run_record import Counts, RunRecord
@@ -123,11 +125,15 @@ def test_a_run_says_who_writes_to_it_and_that_nobody_does_where_it_was_killed(tm
 def test_a_run_that_has_just_begun_and_a_folder_of_runs_are_told_from_none(tmp_path):
     with pytest.raises(ConfigError, match=r"check the path$"):
         inspection.read_status(str(tmp_path / "none"))
-    with (
-        hold_lease(str(tmp_path / "begun")),
-        pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* lists its survey"),
-    ):
-        inspection.read_status(str(tmp_path / "begun"))
+    with hold_lease(begun := str(tmp_path / "begun")):
+        shown = CliRunner().invoke(cli, ["status", begun])
+        assert shown.exit_code == 0
+        assert re.search(r"^state +running\nstage +its survey is being listed", shown.output)
+        assert re.search(rf"writer +process {os.getpid()} on", shown.output)
+        facts = inspection.read_status(begun).facts()
+        assert (facts["state"], facts["survey"], facts["shards"]) == ("running", None, None)
+        with pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* lists its survey"):
+            inspection.verify_run(begun)
     for name in ("2026-11-28", "2026-11-29"):
         RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(
             str(tmp_path / name)

@@ -39,6 +39,9 @@ def test_the_files_of_the_bands_of_a_tile_are_one_image(tmp_path, name):
         image_YX = draw(header, ra_N, dec_N, np.full(6, 100.0 + 100 * place))
         fits.PrimaryHDU(image_YX, header).writeto(path)
     (rows,) = read_all(f"{tmp_path}?{OPTIONS}&bands=g,r,i")
+    (shard,) = surveys.list_shards(f"{tmp_path}?{OPTIONS}&bands=g,r,i").shards
+    assert not shard.has_files_of_rows
+    assert shard.files_of(0) == shard.files_of(1) == shard.inputs
     assert rows.bands == ("g", "r", "i")
     assert rows.image_BCYX.shape == (6, 3, 16, 16)
     ratio = rows.image_BCYX.max(axis=(2, 3)) / rows.image_BCYX[:, :1].max(axis=(2, 3))

@@ -142,14 +142,21 @@ class Shard:
 
     def files_of(self, row: int) -> Sequence[storage.InputFile]:
         """The files that hold this row alone; all of them where they hold several rows each."""
-        if members := self.params.get("members"):
-            return [self.inputs[member] for member in members[row] if member is not None]
+        if self.has_files_of_bands:
+            members = self.params["members"][row]
+            return [self.inputs[member] for member in members if member is not None]
         return self.inputs[row : row + 1] if self.has_files_of_rows else self.inputs
+
+    @property
+    def has_files_of_bands(self) -> bool:
+        """Whether each row has a file a band of its own, which all rows of a wide field share."""
+        members = self.params.get("members") or [None]
+        return isinstance(members[0], Sequence)
 
     @property
     def has_files_of_rows(self) -> bool:
         """Whether each row has files of its own."""
-        return bool(self.params.get("members")) or len(self.inputs) == self.num_rows
+        return self.has_files_of_bands or len(self.inputs) == self.num_rows
 
     @property
     def size_bytes(self) -> int:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 from astroray import faults, inspection, ledger, pipeline
 from astroray.actors.night import rank_night
@@ -107,7 +110,7 @@ def test_a_night_embeds_what_is_new_and_its_reference_is_left_alone(
 def test_a_file_that_came_in_half_beside_others_is_embedded_by_the_night_after_it_is_whole(
     tmp_path,
 ):
-    made = write_pictures(tmp_path / "made", 7)
+    made = write_pictures(tmp_path / "made", 9)
     sky, runs = tmp_path / "sky", tmp_path / "runs"
     sky.mkdir()
 
@@ -131,14 +134,73 @@ def test_a_file_that_came_in_half_beside_others_is_embedded_by_the_night_after_i
     runs = runs.rename(tmp_path / "moved")  # a folder of versions may be
     arrive(5, 6, half=6)
     assert add_night("n3") == [7, 0, 2]
+    arrive(half=7)
+    arrive(half=8)
+    assert add_night("n4") == [7, 2, 1]  # a shard of which nothing is read
+    arrive(7, half=8)
+    assert add_night("n5") == [8, 1, 1]
+    shutil.copy2(made[8], sky)
+    assert add_night("n6") == [9, 0, 1]
     scans.scan_here(sky, tmp_path / "all", encoder__name=str(runs / "ref"))
     now, anew = (
-        certified(one).drop_columns("score_kind") for one in (runs / "n3", tmp_path / "all")
+        certified(one).drop_columns("score_kind") for one in (runs / "n6", tmp_path / "all")
     )
     assert now.equals(anew)
     arrive(half=0)  # it is in the catalog
     with pytest.raises(LedgerError, match="1 finished shard has other files"):
-        add_night("n4")
+        add_night("n7")
+
+
+def test_an_object_of_a_file_a_band_is_embedded_by_the_night_after_all_of_them_are_whole(tmp_path):
+    sky, runs = tmp_path / "sky", tmp_path / "runs"
+    sky.mkdir()
+    random = np.random.default_rng(0)
+    made = {
+        f"o{i}_{band}.fits": fits.PrimaryHDU(random.normal(5, 2, (12, 12)).astype(np.float32))
+        for i in range(9)
+        for band in "gr"
+    }
+    survey = f"{sky}?bands=g,r"
+
+    def arrive(numbers: Iterable[int], half: Sequence[str] = ()) -> None:
+        for name, image in made.items():
+            if int(name[1]) in numbers and (name in half or not (sky / name).exists()):
+                image.writeto(sky / name, overwrite=True)
+            if name in half:
+                (sky / name).write_bytes((sky / name).read_bytes()[:2900])
+
+    def mend(name: str) -> None:
+        made[name].writeto(sky / name, overwrite=True)
+
+    def add_night(name: str) -> list[int | None]:
+        night = NightConfig(survey=survey, reference=str(runs), out=str(runs / name))
+        counts = run_here(night).counts
+        assert inspection.verify_run(night.out) == []
+        return [counts.catalog, counts.rows_rejected]
+
+    arrive(range(5), half=["o3_g.fits", "o4_g.fits", "o4_r.fits"])
+    scans.scan_here(survey, runs / "ref")
+    mend("o3_g.fits")
+    assert add_night("n1") == [4, 0]
+    arrive([5, 6], half=["o5_g.fits", "o6_g.fits"])  # a shard of which nothing is read
+    mend("o4_g.fits")  # and not its other band
+    assert add_night("n2") == [4, 3]
+    mend("o5_g.fits")
+    mend("o4_r.fits")
+    assert add_night("n3") == [6, 1]
+    mend("o6_g.fits")
+    arrive([7, 8])
+    assert add_night("n4") == [9, 0]
+    assert add_night("n5") == [9, 0]
+    scans.scan_here(survey, tmp_path / "all", encoder__name=str(runs / "ref"))
+    now, anew = (
+        certified(one).drop_columns("score_kind") for one in (runs / "n5", tmp_path / "all")
+    )
+    assert now.equals(anew)
+    mend("o3_r.fits")
+    (sky / "o3_r.fits").write_bytes((sky / "o3_r.fits").read_bytes() + bytes(2880))
+    with pytest.raises(LedgerError, match="1 finished shard has other files"):
+        add_night("n6")
 
 
 @pytest.mark.ray

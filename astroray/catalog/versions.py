@@ -131,22 +131,20 @@ class Night:
     def find_mended(self, changed: Mapping[str, Shard]) -> set[str]:
         """The files of settled shards that differ now and of which nothing had been embedded.
 
-        They are embedded as new ones, where each file of a shard is one row of it.
+        They are embedded as new ones, where each row of a shard has files of its own; of a row
+        with a file a band all of them are.
         """
         before = {shard.name: shard for shard in self.listing if shard.name in changed}
         found: set[str] = set()
         for name in self.settled & set(before):
             shard = before[name]
-            if shard.num_rows != len(shard.inputs):
+            if not (places := shard.places_of_rows()):
                 continue
             rows = ledger.read_embeddings(*self.inherited.receipts[name], ["row"])["row"]
-            embedded = set(rows.to_pylist())
-            files = zip(shard.inputs, changed[name].inputs, strict=True)
-            found |= {
-                old.path
-                for row, (old, new) in enumerate(files)
-                if old != new and row not in embedded
-            }
+            before_F, now_F, embedded = shard.inputs, changed[name].inputs, set(rows.to_pylist())
+            for row, own in enumerate(places):
+                if row not in embedded and any(before_F[i] != now_F[i] for i in own):
+                    found |= {before_F[i].path for i in own}
         return found
 
     def taken_over(self, shards: Sequence[Shard]) -> Inherited:

@@ -148,7 +148,10 @@ def _find_known(
                 is_seen_F[place] = True
                 fresh[i] = fresh[i] if is_replaced else now[place]
         if fresh != list(shard.inputs):
-            changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=None)
+            # of one file the rows may be more now
+            is_kept = shard.has_files_of_bands or (shard.has_files_of_rows and len(fresh) > 1)
+            num_rows = shard.num_rows if is_kept else None
+            changed[shard.name] = dataclasses.replace(shard, inputs=fresh, num_rows=num_rows)
     return changed, unseen, is_seen_F[: len(inputs)]
 
 
@@ -156,17 +159,24 @@ def _are_replaced(known: Sequence[Shard], place_K: np.ndarray) -> np.ndarray:
     """[K] bool: which of all files of the shards a later shard has as they were mended.
 
     place_K  [K] where the survey has each of them, -1 where it has not
+
+    Of an object with a file a band a later shard has all, also those that are what they were.
     """
     _, code_K, count_U = np.unique(place_K, return_inverse=True, return_counts=True)
     is_twice_K = (count_U[code_K] > 1) & (place_K >= 0)
-    files = itertools.chain.from_iterable(shard.inputs for shard in known)
+    files = itertools.chain.from_iterable(
+        zip(shard.inputs, itertools.repeat(shard.has_files_of_bands), strict=False)
+        for shard in known
+    )
     twice = list(
         zip(np.flatnonzero(is_twice_K), itertools.compress(files, is_twice_K), strict=True)
     )
     is_replaced_K = np.zeros(len(place_K), bool)
     last: dict[int, storage.InputFile] = {}
-    for k, file in reversed(twice):
-        is_replaced_K[k] = last.setdefault(int(place_K[k]), file) != file
+    for k, (file, is_of_band) in reversed(twice):
+        is_later = int(place_K[k]) in last
+        now = last.setdefault(int(place_K[k]), file)
+        is_replaced_K[k] = is_later and (is_of_band or now != file)
     return is_replaced_K
 
 

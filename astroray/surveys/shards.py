@@ -147,6 +147,13 @@ class Shard:
             return [self.inputs[member] for member in members if member is not None]
         return self.inputs[row : row + 1] if self.has_files_of_rows else self.inputs
 
+    def places_of_rows(self) -> Sequence[Sequence[int]]:
+        """Where in `inputs` the files of each row are; empty where files hold several rows each."""
+        if self.has_files_of_bands:
+            members = self.params["members"]
+            return [[member for member in row if member is not None] for row in members]
+        return [[place] for place in range(len(self.inputs))] if self.has_files_of_rows else []
+
     @property
     def has_files_of_bands(self) -> bool:
         """Whether each row has a file a band of its own, which all rows of a wide field share."""

@@ -153,14 +153,21 @@ def test_a_damaged_partition_of_the_night_itself_is_built_anew_to_the_same_bytes
     assert files_of(tmp_path / "night") == before
 
 
-def test_files_of_a_reference_that_was_moved_with_the_night_are_not_the_night_s_own(ref, tmp_path):
+def test_files_of_a_reference_that_was_moved_with_the_night_are_not_the_night_s_own(
+    ref, tmp_path, monkeypatch
+):
     (ref / "run.json").touch()  # by which a version is known to be there
     night(tmp_path / "night", ref, NEW)
     moved = tmp_path / "moved"
     moved.mkdir()
     for version in ("ref", "night"):
         (tmp_path / version).rename(moved / version)
+    asked = []
+    exists = storage.exists
+    monkeypatch.setattr(storage, "exists", lambda path: asked.append(path) or exists(path))
     manifest = Manifest.load(str(moved / "night"))
+    assert all(exists(manifest.path(str(moved / "night"), uri)) for uri, _ in manifest.files)
+    assert asked.count(str(moved / "ref" / "run.json")) == 1, "the place of a version, not a file"
     (older,) = manifest.older
     lies = manifest.path(str(moved / "night"), older.objects)
     assert Path(lies).parent == moved / "ref" / "index"

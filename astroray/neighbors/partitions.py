@@ -115,7 +115,10 @@ class Manifest:
 
     @classmethod
     def load(cls, run_dir: str) -> "Manifest | None":
-        """The manifest of a run directory; None where there is none that can be read."""
+        """The manifest of a run directory; None where there is none that can be read.
+
+        Files of older versions are named where they lie now, which is looked up once a version.
+        """
         path = _path(run_dir, "manifest.json")
         if not storage.exists(path):
             return None
@@ -126,18 +129,24 @@ class Manifest:
                 Layer(**{**layer, "partitions": _entries(layer["partitions"])})
                 for layer in values.pop("older", [])
             )
-            return cls(**values, partitions=partitions, older=older)
+            manifest = cls(**values, partitions=partitions, older=older)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LedgerError(
                 f"{path} is damaged ({error}); delete it, then the same command builds it anew"
             ) from None
+        place = functools.cache(functools.partial(where_now, run_dir=run_dir))
+
+        def locate(uri: str) -> str:
+            if not storage.is_whole(uri):
+                return uri
+            version, *names = uri.rsplit("/", 2)  # of an older one, index/NAME
+            return storage.join(place(version), *names)
+
+        return manifest.located(locate)
 
     def path(self, run_dir: str, uri: str) -> str:
         """Where a file that the manifest names lies."""
-        if not storage.is_whole(uri):
-            return _path(run_dir, uri)
-        version, *names = uri.rsplit("/", 2)  # of an older one, index/NAME
-        return storage.join(where_now(version, run_dir), *names)
+        return uri if storage.is_whole(uri) else _path(run_dir, uri)
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -120,6 +120,18 @@ def test_no_interval_is_empty_where_all_of_the_first_are_interesting(run):
     assert low == pytest.approx(10 / (1 + 1.959964**2 / 10), rel=1e-4)  # Wilson's, of all
 
 
+def test_an_interval_holds_no_more_than_there_are_and_no_fewer_than_the_others_leave(run, labels):
+    compared = evaluate(run, labels, "kind=merger").compared
+    for length in (1, 6, 7, 8, 30, 55, 58):
+        found = compared.among_first("the list", length)
+        assert max(0, length - 52) <= found.low <= found.value <= found.high <= min(length, 7)
+    all_found = compared.among_first("the list", 41)
+    assert (all_found.value, all_found.high) == (7, 7)
+    assert all_found.low == pytest.approx(7 / (1 + 1.959964**2 / 7), rel=1e-4)
+    (low,), (high,) = compared.interval_of(np.array([0.0]), np.array([0]))
+    assert (low, high) == (0, 0)
+
+
 @pytest.mark.parametrize("suffix", [".fits", ".vot", ".parquet"])
 def test_labels_are_matched_by_position_and_numbers_are_compared_as_numbers(run, tmp_path, suffix):
     found = versions.read_version(run.path)

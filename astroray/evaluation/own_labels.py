@@ -154,15 +154,29 @@ class Compared:
                 yield (THE_LIST, name), Estimate.of(auc[THE_LIST] - auc[name], difference_R)
 
     def among_first(self, name: str, length: int) -> Estimate:
-        """Interesting ones among the first `length` of an order, ties in expectation.
+        """Interesting ones among the first `length` of an order, ties in expectation."""
+        looked_P = np.array([length])
+        found_P = self.found_after(name, looked_P)
+        (low,), (high,) = self.interval_of(found_P, looked_P)
+        return Estimate(value=float(found_P[0]), low=float(low), high=float(high))
 
-        The interval is Wilson's (1927, JASA 22, 209), of which none is empty, as that of
-        resamples is where all are interesting, or none.
+    def interval_of(
+        self, found_P: np.ndarray, looked_P: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """[P] ends of the 95 % interval of so many interesting ones among the first `looked_P`.
+
+        Wilson's (1927, JASA 22, 209) of a share, of which none is empty, as that of resamples is
+        where all are interesting, or none. The share is that of as many as could be found: of the
+        places, or of all interesting ones where these are fewer. Never below what must be found
+        where the others are too few for the places.
         """
-        value = float(self.found_after(name, np.array([length]))[0])
-        ends = binom_conf_interval(round(value), length, 0.95, interval="wilson")
-        low, high = (round(length * float(share), 9) for share in ends)  # 1e-16 is 0
-        return Estimate(value=value, low=low, high=high)
+        most_P = np.minimum(looked_P, self.num_interesting)
+        share_2P = binom_conf_interval(
+            np.rint(found_P), np.maximum(most_P, 1), 0.95, interval="wilson"
+        )
+        low_P, high_P = np.round(most_P * share_2P, 9)  # 1e-16 is 0
+        num_others = len(self.is_interesting_N) - self.num_interesting
+        return np.maximum(low_P, looked_P - num_others), high_P
 
     def found_after(self, name: str, looked_P: np.ndarray) -> np.ndarray:
         """[P] interesting ones among the first `looked_P` of an order, ties in expectation."""

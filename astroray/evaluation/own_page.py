@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas
-from astropy.stats import binom_conf_interval
 from markupsafe import Markup
 
 from astroray import ledger
@@ -131,7 +130,7 @@ def _curves(compared: "Compared", last: int, *, with_band: bool) -> _Curves:
     looked_P = np.unique(np.linspace(0, last, NUM_POINTS + 1).round().astype(int))
     found = {name: compared.found_after(name, looked_P) for name in compared.scores}
     random_P = looked_P * compared.share
-    low_P, high_P = _interval(next(iter(found.values())), looked_P)
+    low_P, high_P = compared.interval_of(next(iter(found.values())), looked_P)
     tops = [*found.values(), random_P, *([high_P] if with_band else [])]
     top = max(1.0, *(float(value_P.max()) for value_P in tops))
 
@@ -160,15 +159,6 @@ def _curves(compared: "Compared", last: int, *, with_band: bool) -> _Curves:
             f"{''.join(parts)}</svg>"
         ),
     )
-
-
-def _interval(found_P: np.ndarray, looked_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's, as `Compared.among_first` has it; nothing is known of none."""
-    share_2P = binom_conf_interval(
-        np.rint(found_P), np.maximum(looked_P, 1), 0.95, interval="wilson"
-    )
-    low_P, high_P = share_2P * looked_P
-    return low_P, high_P
 
 
 def _axes(last: int, top: float) -> list[str]:

@@ -225,6 +225,28 @@ def test_out_of_memory_halves_the_batch_and_changes_no_number(plan, monkeypatch)
     np.testing.assert_array_equal(halved.push(image_BCYX), expected)
 
 
+def test_a_batch_that_was_cut_is_whole_again_once_there_is_memory(plan, monkeypatch):
+    encoder = BatchEncoder(model_path=plan.model_path, batch_size=8, device="cpu", num_threads=1)
+    forward, sizes, room = encoder._forward, [], 2
+
+    def small_memory(piece_BCYX):
+        sizes.append(len(piece_BCYX))
+        if len(piece_BCYX) > room:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(piece_BCYX)
+
+    monkeypatch.setattr(encoder, "_forward", small_memory)
+    image_BCYX = np.zeros((8, 3, 16, 16), np.float32)
+    for _ in range(200):
+        encoder.push(image_BCYX)
+    assert sizes[:2] == [8, 4]
+    assert 3 <= sum(size > room for size in sizes) <= 6, "it is tried again, and ever more seldom"
+    room = 8
+    for _ in range(600):
+        encoder.push(image_BCYX)
+    assert sizes[-1] == 8
+
+
 def test_one_object_that_does_not_fit_is_an_error_of_the_machine(plan, monkeypatch):
     encoder = BatchEncoder(model_path=plan.model_path, batch_size=4, device="cpu", num_threads=1)
 

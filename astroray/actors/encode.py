@@ -11,6 +11,8 @@ from astroray.encoders.store import load_model
 from astroray.errors import BackendError, ConfigError
 from astroray.preparation.modalities import MODALITIES
 
+LEAST_PATIENCE = 4
+"""Half the batches before a batch that was cut once is tried whole again."""
 _log = logging.getLogger("astroray.encode")
 
 
@@ -30,7 +32,9 @@ class BatchEncoder:
     """Encodes rows in batches of one fixed size, so that a row's numbers never depend on luck.
 
     The last batch of a shard is padded with zeros. On a GPU batches are copied from pinned memory
-    on a stream of their own, and cut in halves where memory does not suffice.
+    on a stream of their own, and cut in halves where memory does not suffice. What took it may be
+    gone soon, as another process: after some batches pieces of twice the size are tried again,
+    after twice as many with each cut, so that a batch that is simply too large is seldom tried.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class BatchEncoder:
         self.num_encoded = 0
         """Rows since those that wait were last forgotten."""
         self._num_pieces = 1
+        self._num_calm = 0
+        self._patience = LEAST_PATIENCE
 
     def push(self, image_BCYX: np.ndarray) -> np.ndarray:
         """Takes prepared rows; returns the embeddings [M, dim] of the batches that became full."""
@@ -118,9 +124,13 @@ class BatchEncoder:
         while True:
             try:
                 pieces = batch_BCYX.chunk(self._num_pieces)
-                return np.concatenate([self._forward(piece) for piece in pieces])
+                embedding_BD = np.concatenate([self._forward(piece) for piece in pieces])
+                self._grow()
+                return embedding_BD
             except torch.OutOfMemoryError as error:
                 self._num_pieces *= 2
+                self._patience *= 2
+                self._num_calm = 0
                 if self._num_pieces > len(batch_BCYX):
                     raise BackendError(
                         f"one object does not fit into the memory of {self.device}: {error}; "
@@ -129,6 +139,13 @@ class BatchEncoder:
                 _log.warning("out of memory: batch cut into %d pieces", self._num_pieces)
                 if self._stream is not None:
                     torch.cuda.empty_cache()
+
+    def _grow(self) -> None:
+        """Notes a batch that memory sufficed for; after enough of them the next one is cut less."""
+        self._num_calm += 1
+        if self._num_pieces > 1 and self._num_calm >= self._patience:
+            self._num_pieces //= 2
+            self._num_calm = 0
 
     def _forward(self, piece_BCYX: torch.Tensor) -> np.ndarray:
         if self._stream is None:

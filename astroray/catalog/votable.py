@@ -20,8 +20,7 @@ def to_votable(columns: Any) -> Any:
     (table,) = resource.tables
     positions = [field for field in table.fields if field.name in ("ra", "dec")]
     if positions:
-        frame = CooSys(ID=_FRAME, system="ICRS", config=votable._config)
-        resource.coordinate_systems.append(frame)
+        resource.coordinate_systems.append(CooSys(ID=_FRAME, system="ICRS"))
     for field in positions:
         field.ref = _FRAME
     return votable

@@ -24,7 +24,7 @@ def cone_table(rows: pa.Table, *, overflow: bool, facts: dict[str, str]) -> byte
     for field in resource.tables[0].fields:
         field.ucd = _OLD_UCDS.get(field.name, field.ucd)
     status = "OVERFLOW" if overflow else "OK"
-    resource.infos.extend(_infos(votable, {"QUERY_STATUS": status, **facts}))
+    resource.infos.extend(_infos({"QUERY_STATUS": status, **facts}))
     return _to_xml(votable)
 
 
@@ -33,15 +33,12 @@ def cone_error(reason: str) -> bytes:
     votable = VOTableFile()
     resource = Resource(type="results")
     votable.resources.append(resource)
-    votable.infos.extend(_infos(votable, {"Error": reason}))
+    votable.infos.extend(_infos({"Error": reason}))
     return _to_xml(votable)
 
 
-def _infos(votable: Any, facts: dict[str, str]) -> list[Any]:
-    return [
-        Info(ID=name, name=name, value=value, config=votable._config)
-        for name, value in facts.items()
-    ]
+def _infos(facts: dict[str, str]) -> list[Any]:
+    return [Info(ID=name, name=name, value=value) for name, value in facts.items()]
 
 
 def _to_xml(votable: Any) -> bytes:

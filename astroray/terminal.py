@@ -13,6 +13,7 @@ import click
 
 from astroray import moments
 from astroray.errors import AstrorayError, ConfigError
+from astroray.words import plural
 
 if TYPE_CHECKING:  # loads pyarrow
     from astroray.execution.progress import Progress
@@ -203,7 +204,7 @@ def no_script(script: Path) -> str:
 
 def counted(count: int | None, noun: str) -> str:
     """A number of things in words: "1 star", "2 stars"."""
-    return f"{count} {noun}{'s' * (count != 1)}"
+    return f"{count} {plural(noun, count)}"
 
 
 def echo_rejects(rejects: Iterable["RejectCount"]) -> None:

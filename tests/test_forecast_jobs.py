@@ -380,7 +380,7 @@ def test_stars_of_a_mission_that_a_model_was_not_trained_on_are_told_of(trained,
 
 def test_the_forecasts_of_a_star_are_drawn_by_what_came():
     rows = [
-        {"object_id": "<a>", "end": float(day), "time_zero": "BTJD", "probability": p, "flared": f}
+        {"object_id": "<a>", "end": float(day), "time_zero": "<b>", "probability": p, "flared": f}
         for day, p, f in ((1, 0.1, False), (2, 0.4, True), (3, 0.2, False), (9, 0.3, None))
     ]
     drawn = str(course_figure(pa.Table.from_pylist(rows), 0.25))
@@ -391,7 +391,8 @@ def test_the_forecasts_of_a_star_are_drawn_by_what_came():
     assert {kind: len(each) for kind, each in heights.items()} == {"came": 1, "quiet": 2, "open": 1}
     assert heights["came"][0] == pytest.approx(4 * heights["quiet"][0], rel=0.01)
     assert "&lt;a&gt;" in drawn
-    assert "<a>" not in drawn
+    assert "&lt;b&gt; 1.0</text>" in drawn
+    assert not {"<a>", "<b>"} & set(re.findall("<.>", drawn))
 
 
 def test_the_horizon_of_tess_is_a_whole_day():

@@ -141,3 +141,16 @@ def test_only_serving_imports_ray_serve():
         if "ray.serve" in line or line == "from ray import serve"
     }
     assert {name for name, _ in imports} == {"serving.py"}
+
+
+def test_text_in_figures_and_plurals_have_one_home_each():
+    package = ROOT / "astroray"
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*")
+        if path.suffix in (".py", ".jinja")
+        and re.search(
+            r"<text (class|x|y|\{)|[\"']s[\"'] (if|\*)|else [\"']s[\"']", path.read_text("utf-8")
+        )
+    }
+    assert found == {"templates/svg.py"}

@@ -20,6 +20,7 @@ from astroray.report.figures import round_numbers
 from astroray.report.thumbnails import read_thumbnails
 from astroray.run_folders import finished_run
 from astroray.templates import load_template
+from astroray.templates.svg import svg_text
 
 if TYPE_CHECKING:  # it is loaded by those that it has numbers for
     from astroray.evaluation.own_labels import Compared
@@ -166,13 +167,9 @@ def _axes(last: int, top: float) -> list[str]:
     for value in round_numbers(0, top, count=5):
         y = HEIGHT - BOTTOM - value / top * (HEIGHT - TOP - BOTTOM)
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-        parts.append(_text(LEFT - 7, y + 4, f"{value:,.6g}", "end"))
+        parts.append(svg_text(LEFT - 7, y + 4, f"{value:,.6g}", anchor="end"))
     for value in round_numbers(0, last, count=4):
         x = LEFT + value / last * (WIDTH - LEFT - RIGHT)
-        parts.append(_text(x, HEIGHT - BOTTOM + 18, f"{value:,.6g}", "middle"))
+        parts.append(svg_text(x, HEIGHT - BOTTOM + 18, f"{value:,.6g}", anchor="middle"))
     middle = (LEFT + WIDTH - RIGHT) / 2
-    return [*parts, _text(middle, HEIGHT - 5, "labelled objects looked at", "middle")]
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+    return [*parts, svg_text(middle, HEIGHT - 5, "labelled objects looked at", anchor="middle")]

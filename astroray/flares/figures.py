@@ -9,6 +9,7 @@ from markupsafe import Markup, escape
 
 from astroray.flares.frequency import Completeness, FlareFrequency
 from astroray.flares.inject import ED_EDGES_S
+from astroray.templates.svg import svg_text
 
 __all__ = ["completeness_figure", "curve_figure", "flare_figure", "frequency_figure"]
 
@@ -42,17 +43,14 @@ class _Axes:
         for power in range(self.x0, self.x1 + 1):
             x = self.x(10.0**power)
             parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{base}"/>')
-            parts.append(_text(x, base + 18, f"{10.0**power:g}", "middle"))
+            parts.append(svg_text(x, base + 18, f"{10.0**power:g}", anchor="middle"))
         for value, label in ticks:
             y = self.y(value)
             parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"/>')
-            parts.append(_text(LEFT - 6, y + 4, label, "end"))
+            parts.append(svg_text(LEFT - 6, y + 4, label, anchor="end"))
         middle = (LEFT + WIDTH - RIGHT) / 2
-        parts.append(_text(middle, HEIGHT - 8, "equivalent duration, s", "middle"))
-        parts.append(
-            f'<text class="label" transform="translate(12 {(TOP + base) / 2:.0f}) rotate(-90)" '
-            f'text-anchor="middle">{escape(name)}</text>'
-        )
+        parts.append(svg_text(middle, HEIGHT - 8, "equivalent duration, s", anchor="middle"))
+        parts.append(svg_text(12, (TOP + base) / 2, name, anchor="middle", is_turned=True))
         return parts
 
 
@@ -144,8 +142,8 @@ def flare_figure(time_d: Sequence[float], flux: Sequence[float], name: str) -> M
     parts = [
         f'<path class="grid" d="M8 {base:.1f}H{PROFILE_WIDTH - 8}"/>',
         f'<path class="corrected" d="{"".join(pieces)}"/>',
-        _text(8, PROFILE_HEIGHT - 6, f"{hours:.2g} h", "start"),
-        _text(PROFILE_WIDTH - 8, PROFILE_HEIGHT - 6, f"peak +{100 * high:.3g} %", "end"),
+        svg_text(8, PROFILE_HEIGHT - 6, f"{hours:.2g} h", anchor="start"),
+        svg_text(PROFILE_WIDTH - 8, PROFILE_HEIGHT - 6, f"peak +{100 * high:.3g} %", anchor="end"),
     ]
     return Markup(
         f'<svg class="figure" viewBox="0 0 {PROFILE_WIDTH} {PROFILE_HEIGHT}" role="img" '
@@ -184,9 +182,9 @@ def curve_figure(curve: Mapping[str, Any], peaks_d: Sequence[float]) -> Markup:
     zero = curve["time_zero"]
     ends = f"{100 * bottom:+.3g} to {100 * top:+.3g} %"
     parts += [
-        _text(8, CURVE_HEIGHT - 8, f"{zero} {curve['first']:.1f}", "start"),
-        _text(CURVE_WIDTH / 2, CURVE_HEIGHT - 8, ends, "middle"),
-        _text(CURVE_WIDTH - 8, CURVE_HEIGHT - 8, f"{curve['last']:.1f} d", "end"),
+        svg_text(8, CURVE_HEIGHT - 8, f"{zero} {curve['first']:.1f}", anchor="start"),
+        svg_text(CURVE_WIDTH / 2, CURVE_HEIGHT - 8, ends, anchor="middle"),
+        svg_text(CURVE_WIDTH - 8, CURVE_HEIGHT - 8, f"{curve['last']:.1f} d", anchor="end"),
     ]
     title = escape(f"Light curve of {curve['object_id']}, {len(peaks_d)} flares marked")
     return Markup(
@@ -197,10 +195,6 @@ def curve_figure(curve: Mapping[str, Any], peaks_d: Sequence[float]) -> Markup:
 
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) if points else "M0 0"
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
 
 
 def _svg(parts: Sequence[str], title: str) -> Markup:

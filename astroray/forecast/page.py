@@ -1,5 +1,6 @@
 """What a person is shown of forecasts: one HTML file that needs no network."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from markupsafe import Markup, escape
 from astroray.forecast.forecast_record import ForecastRecord
 from astroray.run_files import publish_page
 from astroray.templates import load_template
+from astroray.templates.svg import svg_text
 
 __all__ = ["course_figure", "reliability_figure", "write_page"]
 
@@ -72,8 +74,8 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
 
     parts = [f'<path class="grid" d="M{x(0):.1f} {y(0):.1f}L{x(top):.1f} {y(top):.1f}"/>']
     for tick in (number * step for number in range(num_ticks + 1)):
-        parts.append(_text(f'x="{x(tick):.1f}" y="{base + 16}"', f"{tick:.2g}"))
-        parts.append(_text(f'x="{LEFT - 20}" y="{y(tick) + 4:.1f}"', f"{tick:.2g}"))
+        parts.append(_centered(x(tick), base + 16, f"{tick:.2g}"))
+        parts.append(_centered(LEFT - 20, y(tick) + 4, f"{tick:.2g}"))
     line = "L".join(f"{x(mean):.1f} {y(share):.1f}" for mean, share, _ in points)
     parts.append(f'<path class="line" d="M{line}"/>')
     for mean, share, number in points:
@@ -81,11 +83,10 @@ def reliability_figure(points: Sequence[tuple[float, float, int]], name: str) ->
         low, high = y(max(share - sigma, 0)), y(share + sigma)
         parts.append(f'<path class="bar" d="M{x(mean):.1f} {low:.1f}V{high:.1f}"/>')
         parts.append(f'<circle class="dot" cx="{x(mean):.1f}" cy="{y(share):.1f}" r="4"/>')
-    turned = f'transform="translate(13 {(TOP + base) / 2:.0f}) rotate(-90)"'
     parts += [
         f'<path class="axis" d="M{LEFT} {TOP}V{base}H{right}"/>',
-        _text(f'x="{(LEFT + right) / 2}" y="{SIZE - 8}"', "forecast probability"),
-        _text(turned, "share of windows with a flare"),
+        _centered((LEFT + right) / 2, SIZE - 8, "forecast probability"),
+        _centered(13, (TOP + base) / 2, "share of windows with a flare", is_turned=True),
     ]
     return Markup(
         f'<svg class="figure" viewBox="0 0 {SIZE} {SIZE}" role="img" '
@@ -121,15 +122,11 @@ def course_figure(forecasts: pa.Table, alarm: float) -> Markup:
         f'<path class="limit" d="M{LEFT} {level:.1f}H{right}"/>',
         f'<path class="axis" d="M{LEFT} {TOP}V{base}H{right}"/>',
         *(
-            _text(
-                f'x="{LEFT - 24}" y="{base - share * (base - TOP) + 4:.1f}"', f"{share * top:.2f}"
-            )
+            _centered(LEFT - 24, base - share * (base - TOP) + 4, f"{share * top:.2f}")
             for share in (0.0, 1.0)
         ),
-        _text(
-            f'x="{LEFT + 50}" y="{COURSE_HEIGHT - 8}"', f"{first['time_zero']} {first['end']:.1f}"
-        ),
-        _text(f'x="{right - 30}" y="{COURSE_HEIGHT - 8}"', f"{last['end']:.1f} d"),
+        _centered(LEFT + 50, COURSE_HEIGHT - 8, f"{first['time_zero']} {first['end']:.1f}"),
+        _centered(right - 30, COURSE_HEIGHT - 8, f"{last['end']:.1f} d"),
     ]
     return Markup(
         f'<svg class="figure" viewBox="0 0 {COURSE_WIDTH} {COURSE_HEIGHT}" role="img" '
@@ -137,5 +134,4 @@ def course_figure(forecasts: pa.Table, alarm: float) -> Markup:
     )
 
 
-def _text(place: str, text: str) -> str:
-    return f'<text class="label" {place} text-anchor="middle">{text}</text>'
+_centered = functools.partial(svg_text, anchor="middle")

@@ -9,6 +9,7 @@ from astroray import provenance, storage
 from astroray.actors.quantize import Layer, Quantization
 from astroray.quantization.activations import Ranges, outlier_channels
 from astroray.templates import load_template
+from astroray.templates.svg import svg_text
 
 __all__ = ["write_page"]
 
@@ -66,14 +67,15 @@ def channel_figure(ranges: Ranges, name: str) -> Markup:
         )
     y = BOTTOM - (BOTTOM - 4) / top
     line = f'<path class="threshold" d="M0 {y:.1f}H{WIDTH}"/>'
-    words = (
-        f'<text x="0" y="{HEIGHT - 3}">{len(tall_K)} channels, largest {largest:.2f} thresholds'
-        f'</text><text x="{WIDTH}" y="{HEIGHT - 3}" text-anchor="end">{len(kept)} kept</text>'
-    )
+    words = f"{len(tall_K)} channels, largest {largest:.2f} thresholds"
+    foot = [
+        svg_text(0, HEIGHT - 3, words),
+        svg_text(WIDTH, HEIGHT - 3, f"{len(kept)} kept", anchor="end"),
+    ]
     return Markup(
         f'<svg class="figure" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="Largest magnitude of the channels of {escape(name)}">'
-        f"{''.join(bars)}{line}{words}</svg>"
+        f"{''.join([*bars, line, *foot])}</svg>"
     )
 
 

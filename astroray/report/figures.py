@@ -13,6 +13,7 @@ import numpy as np
 from markupsafe import Markup, escape
 
 from astroray.report.sky_view import SkyView, view_of
+from astroray.templates.svg import svg_text
 
 WIDTH = 640
 
@@ -59,7 +60,7 @@ def score_histogram(count_B: np.ndarray, edge_B: np.ndarray, *, threshold: float
     for exponent in range(int(decades) + 1):
         y = y_of(10**exponent)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - right}"/>')
-        parts.append(_text(left - 8, y + 4, f"{10**exponent:,}", anchor="end"))
+        parts.append(svg_text(left - 8, y + 4, f"{10**exponent:,}", anchor="end"))
     for count, x0, x1 in zip(count_B, edge_B[:-1], edge_B[1:], strict=True):
         if count:
             is_top = threshold is not None and x1 > threshold
@@ -71,10 +72,10 @@ def score_histogram(count_B: np.ndarray, edge_B: np.ndarray, *, threshold: float
             )
     parts.append(f'<path class="axis" d="M{left} {base}H{WIDTH - right}"/>')
     parts += [
-        _text(x_of(t), base + 18, _tick(t), anchor="middle") for t in round_numbers(low, high)
+        svg_text(x_of(t), base + 18, _tick(t), anchor="middle") for t in round_numbers(low, high)
     ]
-    parts.append(_text((left + WIDTH - right) / 2, height - 6, "outlier score", anchor="middle"))
-    parts.append(_text(left, 14, "objects", anchor="middle"))
+    parts.append(svg_text((left + WIDTH - right) / 2, height - 6, "outlier score", anchor="middle"))
+    parts.append(svg_text(left, 14, "objects", anchor="middle"))
     if threshold is not None:
         parts += _threshold(x_of(threshold), threshold, top, base, WIDTH - right)
     return _svg(height, "Histogram of outlier scores with logarithmic counts", parts)
@@ -143,15 +144,15 @@ def loss_curve(loss_P: Sequence[float], validation_loss_P: Sequence[float] = ())
     for number, value in (trained[0], trained[-1]):
         _, y = at(number, value)
         parts.append(f'<path class="grid" d="M{left} {y:.1f}H{WIDTH - right}"/>')
-        parts.append(_text(left - 8, y + 4, f"{value:.3g}", anchor="end"))
+        parts.append(svg_text(left - 8, y + 4, f"{value:.3g}", anchor="end"))
     for kind, line in (("curve held", held), ("curve", trained)):
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (at(*point) for point in line))
         parts += [f'<path class="{kind}" d="M{path}"/>'] if path else []
     if held:
         x, y = at(*min(held, key=lambda point: point[1]))
         parts.append(f'<circle class="pictured" cx="{x:.1f}" cy="{y:.1f}" r="4"/>')
-    parts.append(_text(left, height - 10, "pass 1"))
-    parts.append(_text(WIDTH - right, height - 10, f"pass {trained[-1][0]}", anchor="end"))
+    parts.append(svg_text(left, height - 10, "pass 1"))
+    parts.append(svg_text(WIDTH - right, height - 10, f"pass {trained[-1][0]}", anchor="end"))
     return _svg(height, "Loss by pass", parts)
 
 
@@ -160,7 +161,7 @@ def _threshold(x: float, threshold: float, top: int, base: int, right: int) -> l
     anchor, shift = ("start", 8) if x < right - 170 else ("end", -8)
     return [
         f'<path class="threshold" d="M{x:.1f} {top - 14}V{base}"/>',
-        _text(x + shift, top - 4, f"threshold {threshold:.4g}", anchor=anchor, kind="strong"),
+        svg_text(x + shift, top - 4, f"threshold {threshold:.4g}", anchor=anchor, kind="strong"),
     ]
 
 
@@ -185,11 +186,11 @@ def _all_sky(view: SkyView, place_N2: np.ndarray, dots: Sequence[Dot]) -> Markup
         parts.append(_line(at(line_P2)))
         if dec_deg:
             x, y = at(line_P2)[-1]
-            parts.append(_text(x - 4, y + 4, f"{dec_deg:+g}°", anchor="end"))
+            parts.append(svg_text(x - 4, y + 4, f"{dec_deg:+g}°", anchor="end"))
     parts += _points(at(place_N2), dots)
     for ra_deg, line_P2 in view.lines("ra", meridians, along_deg=(0, 0)):
         x, y = at(line_P2)[0]
-        parts.append(_text(x + 4, y - 5, f"{ra_deg % 360:g}°", kind="halo"))
+        parts.append(svg_text(x + 4, y - 5, f"{ra_deg % 360:g}°", kind="halo"))
     return _svg(height, "All-sky map of the survey in Mollweide projection", parts)
 
 
@@ -214,7 +215,7 @@ def _tangent_plane(view: SkyView, place_N2: np.ndarray, dots: Sequence[Dot]) -> 
         f'<rect class="frame" {box} rx="6"/>',
         f"<svg {box} {inner}>{''.join(lines)}</svg>",  # which cuts them off at its edge
         *names,
-        _text(left - 8, height - 6, "Dec ↑  RA ←", anchor="end"),
+        svg_text(left - 8, height - 6, "Dec ↑  RA ←", anchor="end"),
         *_points(at(place_N2), dots),
     ]
     return _svg(height, "Map of the survey on the sky, north up, east left", parts)
@@ -256,9 +257,9 @@ def _graticule(
             lines.append(_line(line_P2))
             label = _degrees(value % 360 if axis == "ra" else value, edges[1] - edges[0])
             if axis == "dec" and (y := _crossing(line_P2, 0, left)) is not None:
-                names.append(_text(left - 8, y + 4, label, anchor="end"))
+                names.append(svg_text(left - 8, y + 4, label, anchor="end"))
             if axis == "ra" and (x := _crossing(line_P2, 1, foot)) is not None:
-                names.append(_text(x, foot + 18, label.lstrip("+"), anchor="middle"))
+                names.append(svg_text(x, foot + 18, label.lstrip("+"), anchor="middle"))
     return lines, names
 
 
@@ -295,11 +296,6 @@ def _svg(height: float, title: str, parts: Sequence[str]) -> Markup:
         f'<svg class="figure" viewBox="0 0 {WIDTH} {height}" role="group" '
         f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )
-
-
-def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "label") -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
-    return f'<text class="{kind}" {place}>{escape(text)}</text>'
 
 
 def _line(line_P2: np.ndarray) -> str:

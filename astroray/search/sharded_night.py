@@ -17,6 +17,7 @@ from astroray.neighbors.search import Neighbors
 from astroray.search.exact_rounds import ExactLists, Places
 from astroray.search.night_index import NightIndex
 from astroray.search.stages import Each, Note, noted, run_all
+from astroray.words import plural
 
 __all__ = ["rank_night_sharded"]
 
@@ -91,7 +92,7 @@ def _certify(
     exact.publish()
     _write_ranking(plan, join, certified, bound_N)
     count = len(join.partitions)
-    how = f"{count} partition{'s' * (count != 1)}, the scores before are the bounds"
+    how = f"{count} {plural('partition', count)}, the scores before are the bounds"
     words = f"{reason}; {how}"
     return exact.without_objects(certified.proof, words)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import jinja2
 
+from astroray.words import plural
+
 __all__ = ["load_template"]
 
 
@@ -24,8 +26,8 @@ def load_template(
     """The template `name` that lies beside the modules of a package, with filters of its own.
 
     It is escaped by default, and a missing value is an error. It may include other files that lie
-    there, and those here. All have the filters `decimals`, a number of so many decimals, and
-    `signed`, one of three with its sign.
+    there, and those here. All have the filters `decimals`, a number of so many decimals, `signed`,
+    one of three with its sign, `plural`, a noun for so many, and `counted`, a number and its noun.
     """
 
     def read(name: str) -> str:
@@ -40,13 +42,18 @@ def load_template(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"decimals": _decimals, "signed": _signed} | filters)
+    of_all = {"decimals": _decimals, "signed": _signed, "plural": plural, "counted": _counted}
+    environment.filters.update(of_all | filters)
     return environment.get_template(name)
 
 
 def _decimals(value: float | None, digits: int) -> str:
     """A dash for what there is none of."""
     return f"{value:,.{digits}f}" if value is not None and math.isfinite(value) else "–"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {plural(noun, count)}"
 
 
 def _signed(value: float) -> str:

@@ -319,6 +319,7 @@ def test_bands_come_from_the_option_else_from_the_header(tmp_path):
         ({"BAND": "u,v", "FILTER": "g,r"}, ("u", "v")),
         ({"BANDS": "u, v"}, ("u", "v")),
         ({}, ("g", "r")),  # as the file's first header says
+        ({"INHERIT": False}, ("g", "r")),  # which IRAF writes into every extension
         ({"FILTER": "g,g"}, ("b0", "b1")),
         ({"BAND": "g"}, ("b0", "b1")),
         ({"BAND": "g", "FILTER1": "g"}, ("b0", "b1")),

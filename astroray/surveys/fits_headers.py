@@ -135,7 +135,8 @@ class FitsImage:
         all planes or BAND1, BAND2..., else of the file's first one, else b0, b1...
 
         A card of an extension goes before that of the file's first header, as FITS 4.0 has it of
-        INHERIT (appendix K). INHERIT = F is not heeded: programs write it into every extension.
+        INHERIT (appendix K). INHERIT = F is not heeded, here and of `night`: IRAF's FITS kernel
+        writes it into extensions of files whose first header alone has band and date.
 
         Raises ShardError where `asked` has another number of names.
         """

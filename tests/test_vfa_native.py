@@ -72,6 +72,24 @@ def test_every_value_format_that_the_cpu_has_keeps_the_bars(precision, values):
             assert relative_error(got, expected) <= bar, (name, dtype, estimate)
 
 
+@pytest.mark.parametrize("far", [0.0, 3e6])
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_every_key_has_its_own_weight(estimate, far):
+    # Values are one-hot, so that the result is the weights themselves, over 16 powers of two in steps
+    # that no two rows share. Two keys of no weight make the bound of scores large or not: where it
+    # is, weights of bfloat16 are not looked up but computed.
+    q, k, v = torch.zeros(3, 1, 1, 66, 64)
+    q[..., 0] = torch.linspace(1, 1.1, 66)
+    k[..., :64, 0] = torch.linspace(0, -16, 64)[torch.randperm(64)] * math.log(2)
+    k[..., 64:, 0], k[..., 64, 1], k[..., 65, 1] = -100, far, -far
+    v[..., :64, :] = torch.eye(64)
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = (x.to(dtype) for x in (q, k, v))
+        got, _ = _native.vfa_attention(q, k, v, scale=1.0, estimate=estimate)
+        weights = torch.softmax(q.double() @ k.double().mT, dim=-1)[..., :64]
+        assert ((got.double() - weights).abs() / weights).max() < 0.01, dtype
+
+
 @pytest.mark.parametrize("precision", ["int8_qk", "int8"])
 @pytest.mark.parametrize("name", ORDINARY)
 def test_8_bits_keep_their_bars(name, precision):

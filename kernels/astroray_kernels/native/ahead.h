@@ -2,48 +2,54 @@
 #pragma once
 #include <cstdint>
 
-#include "vfa.h"
+#include "core.h"
 
 namespace astroray {
 namespace {
 
 // What the thread is likely to need next, the following head's q, k and v and the place of its
-// result: asked for a row at a time, so that memory works while this head is computed.
+// result: asked for a few rows at a time, so that memory works while this head is computed.
 struct Ahead {
-  const char* base[4];
-  int64_t strides[4];  // bytes from row to row
-  int64_t row_bytes, row, end, burst;
-  int which;
+  const char* q;
+  const char* k;
+  const char* v;
+  const char* out;
+  int64_t q_stride, k_stride, v_stride, out_stride;  // bytes from row to row
+  int64_t row_bytes, left, burst;                    // rows left, and of one fetch
 
-  Ahead() : base{}, strides{}, row_bytes(0), row(0), end(0), burst(0), which(0) {}
+  Ahead() : left(0), burst(0) {}
 
   // calls  of fetch() that will be made while this head is computed
   Ahead(const Attention& call, int64_t head_at, int64_t first, int64_t num_rows, int64_t calls)
-      : row(first), end(first + num_rows), burst((4 * num_rows + calls - 1) / calls), which(0) {
+      : left(num_rows), burst((num_rows + calls - 1) / calls) {
     const int64_t b = head_at / call.heads, h = head_at % call.heads;
     const int64_t bytes = call.dtype == kFloat32 ? 4 : 2;
-    const void* tensors[4] = {call.q, call.k, call.v, call.out};
-    const int64_t* steps[4] = {call.q_strides, call.k_strides, call.v_strides, call.out_strides};
-    for (int i = 0; i < 4; ++i) {
-      base[i] = static_cast<const char*>(tensors[i]) + (b * steps[i][0] + h * steps[i][1]) * bytes;
-      strides[i] = steps[i][2] * bytes;
-    }
+    const auto begin = [&](const void* tensor, const int64_t* strides, int64_t* stride) {
+      *stride = strides[2] * bytes;
+      return static_cast<const char*>(tensor) +
+             (b * strides[0] + h * strides[1] + first * strides[2]) * bytes;
+    };
+    q = begin(call.q, call.q_strides, &q_stride);
+    k = begin(call.k, call.k_strides, &k_stride);
+    v = begin(call.v, call.v_strides, &v_stride);
+    out = begin(call.out, call.out_strides, &out_stride);
     row_bytes = call.dim * bytes;
   }
 
-  __attribute__((always_inline)) void fetch() {
-    for (int64_t i = 0; i < burst && row < end; ++i) fetch_row();
+  ASTRORAY_INLINE void fetch() {
+    for (int64_t i = left < burst ? left : burst; i > 0; --i) fetch_row();
   }
 
-  __attribute__((always_inline)) void fetch_row() {
-    const char* at = base[which] + row * strides[which];
-    if (which < 3) {
-      for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(at + i, 0, 2);
-    } else {
-      for (int64_t i = 0; i < row_bytes; i += 64) __builtin_prefetch(at + i, 1, 2);
+ private:
+  ASTRORAY_INLINE void fetch_row() {
+    for (int64_t i = 0; i < row_bytes; i += 64) {
+      __builtin_prefetch(q + i, 0, 2);
+      __builtin_prefetch(k + i, 0, 2);
+      __builtin_prefetch(v + i, 0, 2);
+      __builtin_prefetch(out + i, 1, 2);
     }
-    which = (which + 1) % 4;
-    row += which == 0;
+    q += q_stride, k += k_stride, v += v_stride, out += out_stride;
+    --left;
   }
 };
 

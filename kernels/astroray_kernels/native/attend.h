@@ -2,20 +2,16 @@
 // it.
 #pragma once
 #include "ahead.h"
-#include "pack.h"
+#include "pack_values.h"
 #include "scratch.h"
 
 namespace astroray {
 namespace {
 
 constexpr float kWorthVoting = 0.1f;      // share of blocks left out that pays for the votes
+// Of the largest score of a row: whatever its estimate, none is then further than 2^24 from it.
+constexpr float kBounded = 0x1p20f;
 constexpr int64_t kFetchBytes = 1 << 20;  // of a head's q, k and v that the L2 has room for
-inline float dot(const float* a, const float* b, int64_t n) {
-  Floats total(0.0f);
-  for (int64_t d = 0; d < n; d += 16)
-    total = multiply_add(Floats::load(a + d), Floats::load(b + d), total);
-  return sum(total);
-}
 
 template <class Score, class Value>
 struct Rows;
@@ -38,36 +34,45 @@ struct Rows {
   bool voting = false;  // whether tiles may leave blocks out
 
   // Packs the group's queries and bounds their maxima.
-  void load(int64_t batch, int64_t head_index) {
-    const int64_t base = batch * call.q_strides[0] + head_index * call.q_strides[1];
+  void load(int64_t head_at) {
+    with_row(shape.dim, [&](auto row) {
+      load(HeadRows<decltype(row)>(call, call.q, call.q_strides, head_at / call.heads,
+                                   head_at % call.heads));
+    });
+  }
+
+  template <class Row>
+  void load(const HeadRows<Row>& queries) {
     const float log2_scale = call.scale * kLog2E;
     // Left to the scores, but for its sign.
     const float later = Score::kIsRounded ? __builtin_fabsf(log2_scale) : 1.0f;
-    const Floats by(Score::kIsRounded ? __builtin_copysignf(1.0f, log2_scale) : log2_scale);
-    const int64_t padded = (num_rows + kRows - 1) / kRows * kRows, dim = shape.dim;
-    float* rows = scratch.out;  // free until the first block
+    const Row by =
+        Row::all(Score::kIsRounded ? __builtin_copysignf(1.0f, log2_scale) : log2_scale);
+    const int64_t padded = (num_rows + kRows - 1) / kRows * kRows;
+    const auto row_at = [&](int64_t r) {
+      return r < num_rows ? queries.load(first + r) * by : Row::all(0.0f);
+    };
+    alignas(64) float squares[kGroup], tops[kGroup], inverses[kGroup];
+    const Row mean = Row::load(head.mean);
     for (int64_t r = 0; r < padded; ++r) {
-      float* row = rows + r * dim;
-      if (r >= num_rows) {
-        memset(row, 0, sizeof(float) * dim);
-        continue;
-      }
-      const int64_t at = base + (first + r) * call.q_strides[2];
-      for (int64_t d = 0; d < dim; d += 16)
-        (load16(call.q, call.dtype, at + d) * by).store(row + d);
+      const Row row = row_at(r);
+      squares[r] = row.square();
+      tops[r] = largest_size(row.size());
+      scratch.lift[r] = head.has_mean ? later * row.dot(mean) : 0.0f;
     }
-    for (int64_t r = 0; r < padded; ++r) {
-      const float norm = __builtin_sqrtf(sum_of_squares(rows + r * dim, dim));
-      scratch.row_scale[r] = later;
-      if constexpr (!Score::kIsFloat)
-        scratch.row_scale[r] = integer_scale<Score>(largest(rows + r * dim, dim), norm);
-      const float bound = norm * head.key_norm * 1.01f * later;
-      scratch.lift[r] = head.has_mean ? later * dot(rows + r * dim, head.mean, dim) : 0.0f;
-      scratch.m[r] = (bound > Value::kHeadroom ? bound - Value::kHeadroom : 0.0f) + scratch.lift[r];
+    for (int64_t r = 0; r < padded; r += 16) {
+      const Floats norm = root(Floats::load(squares + r));
+      Floats scale(later);
+      if constexpr (!Score::kIsFloat) scale = integer_scale<Score>(Floats::load(tops + r), norm);
+      scale.store(scratch.row_scale + r);
+      (Floats(1.0f) / scale).store(inverses + r);
+      const Floats bound = norm * Floats(head.key_norm) * Floats(1.01f) * Floats(later);
+      bound.store(scratch.bound + r);
+      const Floats above = max(bound - Floats(Value::kHeadroom), Floats(0.0f));
+      (above + Floats::load(scratch.lift + r)).store(scratch.m + r);
     }
     for (int64_t r = 0; r < padded; ++r)
-      quantize_row<Score>(rows + r * dim, dim, 1.0f / scratch.row_scale[r], true,
-                          scratch.q + r * row_bytes);
+      put_row<Score>(row_at(r), inverses[r], true, scratch.q + r * row_bytes);
   }
 
   // Whether the tile's rows can be frozen; sets m where it is not the bound of `load`.
@@ -150,6 +155,7 @@ struct Rows {
   // P = 2^(S - m) of one block, kept at `p`, and its sums.
   template <bool kHasBias>
   inline void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
+    ahead.fetch();
     for (int r = 0; r < kRows; ++r)
       weigh_row<kHasBias>(tile, block, r, scores + r * kBlock, p + r * kSpan * Value::kBytes);
   }
@@ -158,24 +164,22 @@ struct Rows {
   ASTRORAY_INLINE void weigh_row(int64_t tile, const KeyBlock& block, int r, const int32_t* scores,
                         char* p) {
     const int64_t at = tile * kRows + r;
-    const Floats scale(scratch.row_scale[at] * block.scale), shift(-scratch.m[at]);
+    constexpr float kUnit = Value::kByTable ? kSteps : 1.0f;
+    const Floats scale(kUnit * scratch.row_scale[at] * block.scale), shift(-kUnit * scratch.m[at]);
     Floats total = Floats::load(scratch.sums + 16 * at);
-    ahead.fetch();
-    for (int c = 0; c < 4; ++c) {
-      Floats t = multiply_add(as_float(scores + 16 * c), scale, shift);
-      if constexpr (kHasBias) t += Floats::load(block.bias + 16 * c);
-      const Floats weight = exp2_16<Value::kDegree>(t);
-      total += Value::keep(p + 16 * c * Value::kBytes, weight);
+    const auto power = [&](int c) {  // of two
+      const Floats t = multiply_add(as_float(scores + 16 * c), scale, shift);
+      return kHasBias ? t + Floats::load(block.bias + 16 * c) : t;
+    };
+    if constexpr (Value::kByTable) {
+      for (int c = 0; c < 4; c += 2)
+        total = Value::keep(p + 16 * c * Value::kBytes, power(c), power(c + 1),
+                            scratch.bound[at] < kBounded, total);
+    } else {
+      for (int c = 0; c < 4; ++c)
+        total += Value::keep(p + 16 * c * Value::kBytes, exp2_16<Value::kDegree>(power(c)));
     }
     total.store(scratch.sums + 16 * at);
-  }
-
-  ASTRORAY_INLINE void weigh_row(int64_t tile, const KeyBlock& block, int r, const int32_t* scores, char* p) {
-    if (block.bias == nullptr) {
-      weigh_row<false>(tile, block, r, scores, p);
-    } else {
-      weigh_row<true>(tile, block, r, scores, p);
-    }
   }
 
   void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
@@ -295,37 +299,37 @@ struct Rows {
     return active;
   }
 
-  float total(int64_t row) const {
-    return sum(Floats::load(scratch.sums + 16 * row));
-  }
-
-  // Whether the sums prove that no row of a frozen tile overflowed or lost what matters.
-  bool certified(int64_t tile) const {
-    for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
-      const float l = total(tile * kRows + r);
-      if (!(l > Value::kLow && l < Value::kHigh)) return false;
+  // Sums of a tile's rows, 1 of those beyond the group.
+  void totals(int64_t tile, float* l) const {
+    for (int r = 0; r < kRows; ++r) {
+      const int64_t row = tile * kRows + r;
+      l[r] = row < num_rows ? sum(Floats::load(scratch.sums + 16 * row)) : 1.0f;
     }
-    return true;
   }
 
-  void store(int64_t head_at, int64_t tile) {
+  // Whether sums prove that no row of a frozen tile overflowed or lost what matters.
+  static bool certify(const float* l) {
+    bool all = true;
+    for (int r = 0; r < kRows; ++r) all &= l[r] > Value::kLow && l[r] < Value::kHigh;
+    return all;
+  }
+
+  template <class Row>
+  void store(int64_t head_at, int64_t tile, const float* l) {
     const int64_t* strides = call.out_strides;
     const int64_t base = head_at / call.heads * strides[0] + head_at % call.heads * strides[1];
+    const Row scale = Row::load(head.value_scale);
     for (int r = 0; r < kRows && tile * kRows + r < num_rows; ++r) {
       const int64_t row = tile * kRows + r;
-      const float l = total(row);
-      const Floats by(l == 0.0f ? 0.0f : 1.0f / l);
-      const int64_t at = base + (first + row) * strides[2];
-      for (int64_t d = 0; d < shape.dim; d += 16) {
-        Floats x = Floats::load(scratch.out + row * shape.dim + d) * by;
-        if (l != 0.0f) x = x * Floats::load(head.value_scale + d);
-        store16(call.out, call.dtype, at + d, x);
-      }
+      const float by = l[r] == 0.0f ? 0.0f : 1.0f / l[r];
+      Row out = Row::load(scratch.out + row * Row::kDim) * Row::all(by);
+      if (l[r] != 0.0f) out = out * scale;
+      out.store(call.out, call.dtype, base + (first + row) * strides[2]);
     }
   }
 
   void run(int64_t head_at) {
-    load(head_at / call.heads, head_at % call.heads);
+    load(head_at);
     const int64_t num_tiles = (num_rows + kRows - 1) / kRows;
     const int64_t start = call.skip > 0.0f ? scout() : 0;
     for (int64_t t = start; t < num_tiles; ++t) {
@@ -373,10 +377,15 @@ struct Rows {
 
   // Certifies a tile, does it again online where it fails, and writes it.
   void finish(int64_t head_at, int64_t tile) {
+    float l[kRows];
+    totals(tile, l);
+    if (!scratch.online[tile] && !certify(l)) {
+      attend_alone(tile);
+      totals(tile, l);
+    }
     ++facts[0];
-    if (!scratch.online[tile] && !certified(tile)) attend_alone(tile);
     facts[1] += scratch.online[tile] && call.estimate != kOnline;
-    store(head_at, tile);
+    with_row(shape.dim, [&](auto row) { store<decltype(row)>(head_at, tile, l); });
   }
 };
 

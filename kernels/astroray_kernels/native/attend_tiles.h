@@ -62,7 +62,7 @@ struct FrozenTiles {
       after = follower();
       if (after.block == begin) load_queries();
       if (before.block == begin) load_sums();
-      for (int r = 0; r < kRows; ++r) rows.ahead.fetch();
+      rows.ahead.fetch();
       weigh(turn());
       if (before.block == end - 1) store_sums();
     } while (after.tile >= 0);

@@ -28,6 +28,7 @@ constexpr int kMaxDim = 128;
 constexpr float kMasked = -1e30f;  // added to the score of a key that takes no part
 constexpr float kCoarse = 0.25f;   // error of 8-bit scores, powers of two, that is too much
 constexpr float kCoarseRounded = 0.1f;  // of scores of bfloat16
+constexpr int kSteps = 128;              // of a power of two, that a table of weights tells apart
 constexpr float kLog2E = 1.4426950408889634f;
 
 inline Floats load16_halves(const uint16_t* half, int dtype) {

@@ -21,9 +21,14 @@ struct ScoreInt8 {
 struct ValueInt8 {
   using Mul = MulInt8;
   static constexpr int kPerGroup = 4, kBytes = 1, kDegree = 3;
+  static constexpr bool kByTable = false, kScales = true;
   static constexpr float kLow = 0.0f, kHigh = 0.0f, kHeadroom = 0.0f, kMost = -1.0f;  // online only
   static float divisor(float top) { return top / 127.0f; }
-  static Ints number(Floats x) { return rounded(x) & Ints(0xff); }
+  static Ints group(const Floats* x) {
+    Ints all(0);
+    for (int i = 0; i < 4; ++i) all = all | (rounded(x[i]) & Ints(0xff)) << (8 * i);
+    return all;
+  }
   static Floats keep(void* to, Floats p) {  // p <= 1; the sum counts what is kept
     const Floats whole = _mm512_roundscale_ps(p * Floats(255.0f), 8);
     _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtusepi32_epi8(rounded(whole)));

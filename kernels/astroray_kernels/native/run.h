@@ -34,11 +34,17 @@ struct Workspace {
     head.value_scale = reinterpret_cast<float*>(at + scale);
     head.mean = head.value_scale + kMaxDim;
     const int64_t batch = head_at / call.heads, index = head_at % call.heads;
-    pack_keys<Score>(call, shape, batch, index, at + groups, reinterpret_cast<int32_t*>(at + init),
-                     reinterpret_cast<float*>(at + bias), &head);
-    const bool is_exact = Score::kPerGroup < 4 && (!Score::kIsRounded || head.has_mean);
-    head.coarse = !is_exact && is_coarse<Score>(call, batch, index, head);
-    if (!head.coarse) pack_values<Value>(call, shape, batch, index, &head);
+    with_row(shape.dim, [&](auto row) {
+      using Rows = HeadRows<decltype(row)>;
+      pack_keys<Score>(Rows(call, call.k, call.k_strides, batch, index), shape, at + groups,
+                       reinterpret_cast<int32_t*>(at + init), reinterpret_cast<float*>(at + bias),
+                       &head);
+      const bool is_exact = Score::kPerGroup < 4 && (!Score::kIsRounded || head.has_mean);
+      head.coarse =
+          !is_exact && is_coarse<Score>(Rows(call, call.q, call.q_strides, batch, index), head);
+      if (!head.coarse)
+        pack_values<Value>(Rows(call, call.v, call.v_strides, batch, index), shape, &head);
+    });
     return head;
   }
 };
@@ -70,7 +76,7 @@ int attend(Attention& call) {
       const int64_t first = group * kGroup;
       const int64_t rows = call.length - first < kGroup ? call.length - first : kGroup;
       const Ahead ahead =
-          wanted ? Ahead(call, head_at + 1, first, rows, rows * shape.num_blocks) : Ahead();
+          wanted ? Ahead(call, head_at + 1, first, rows, (rows + kRows - 1) / kRows * shape.num_blocks) : Ahead();
       Rows<Score, Value>{call,  shape, head,  s,    shape.dim * 4 / Score::kPerGroup,
                          first, rows,  facts, ahead}
           .run(head_at);

@@ -15,8 +15,10 @@ ASTRORAY_PRODUCT(MulFloat16, "vfmadd231ph")
 struct ValueFloat16 {
   using Mul = MulFloat16;
   static constexpr int kPerGroup = 2, kBytes = 2, kDegree = 3;
+  static constexpr bool kByTable = false, kScales = true;
   static constexpr float kLow = 0x1p-10f, kHigh = 0x1p15f, kHeadroom = 8.0f, kMost = 9.0f;
   static float divisor(float top) { return power_above(top); }
+  static Ints group(const Floats* x) { return number(x[0]) | number(x[1]) << 16; }
   static Ints number(Floats x) { return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x, 0)); }
   static Floats keep(void* to, Floats p) {
     store_float16(to, p);

@@ -75,9 +75,9 @@ def test_every_value_format_that_the_cpu_has_keeps_the_bars(precision, values):
 @pytest.mark.parametrize("far", [0.0, 3e6])
 @pytest.mark.parametrize("estimate", ESTIMATES)
 def test_every_key_has_its_own_weight(estimate, far):
-    # Values are one-hot, so that the result is the weights themselves, over 16 powers of two in steps
-    # that no two rows share. Two keys of no weight make the bound of scores large or not: where it
-    # is, weights of bfloat16 are not looked up but computed.
+    # Values are one-hot, so that the result is the weights themselves, over 16 powers of two in
+    # steps that no two rows share. Two keys of no weight make the bound of scores large or not:
+    # where it is, weights of bfloat16 are not looked up but computed.
     q, k, v = torch.zeros(3, 1, 1, 66, 64)
     q[..., 0] = torch.linspace(1, 1.1, 66)
     k[..., :64, 0] = torch.linspace(0, -16, 64)[torch.randperm(64)] * math.log(2)

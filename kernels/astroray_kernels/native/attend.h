@@ -16,6 +16,16 @@ constexpr int64_t kFetchBytes = 1 << 20;  // of a head's q, k and v that the L2 
 template <class Score, class Value>
 struct Rows;
 
+// Weighs a vector at a time: 2^t, kept and added to the lanes' sums.
+template <class Value>
+struct OneByOne {
+  static constexpr int kVectors = 1;
+  static constexpr float kUnit = 1.0f;  // of t in one power of two
+  Floats keep(char* to, const Floats* t, Floats total) const {
+    return total + Value::keep(to, exp2_16<Value::kDegree>(*t));
+  }
+};
+
 // In attend_tiles.h, where there are tiles of which many are attended at once.
 template <class Score, class Value>
 bool attend_frozen_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t);
@@ -52,7 +62,7 @@ struct Rows {
     const auto row_at = [&](int64_t r) {
       return r < num_rows ? queries.load(first + r) * by : Row::all(0.0f);
     };
-    alignas(64) float squares[kGroup], tops[kGroup], inverses[kGroup];
+    alignas(64) float squares[kGroup], tops[kGroup], inverses[kGroup];  // squares become bounds
     const Row mean = Row::load(head.mean);
     for (int64_t r = 0; r < padded; ++r) {
       const Row row = row_at(r);
@@ -67,12 +77,16 @@ struct Rows {
       scale.store(scratch.row_scale + r);
       (Floats(1.0f) / scale).store(inverses + r);
       const Floats bound = norm * Floats(head.key_norm) * Floats(1.01f) * Floats(later);
-      bound.store(scratch.bound + r);
+      bound.store(squares + r);
       const Floats above = max(bound - Floats(Value::kHeadroom), Floats(0.0f));
       (above + Floats::load(scratch.lift + r)).store(scratch.m + r);
     }
     for (int64_t r = 0; r < padded; ++r)
       put_row<Score>(row_at(r), inverses[r], true, scratch.q + r * row_bytes);
+    for (int64_t r = 0; r < padded; ++r) {
+      bool& all = scratch.bounded[r / kRows];
+      all = (r % kRows == 0 || all) && squares[r] < kBounded;
+    }
   }
 
   // Whether the tile's rows can be frozen; sets m where it is not the bound of `load`.
@@ -153,31 +167,41 @@ struct Rows {
   }
 
   // P = 2^(S - m) of one block, kept at `p`, and its sums.
-  template <bool kHasBias>
-  inline void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
+  template <bool kHasBias, class By>
+  ASTRORAY_INLINE void weigh_block(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p,
+                                   const By& by) {
     ahead.fetch();
-    for (int r = 0; r < kRows; ++r)
-      weigh_row<kHasBias>(tile, block, r, scores + r * kBlock, p + r * kSpan * Value::kBytes);
+    for (int r = 0; r < kRows; ++r, p += kSpan * Value::kBytes)
+      weigh_row<kHasBias>(tile * kRows + r, block, p, by, [&](int c) ASTRORAY_ALWAYS {
+        return as_float(scores + r * kBlock + 16 * c);
+      });
   }
 
   template <bool kHasBias>
-  ASTRORAY_INLINE void weigh_row(int64_t tile, const KeyBlock& block, int r, const int32_t* scores,
-                        char* p) {
-    const int64_t at = tile * kRows + r;
-    constexpr float kUnit = Value::kByTable ? kSteps : 1.0f;
-    const Floats scale(kUnit * scratch.row_scale[at] * block.scale), shift(-kUnit * scratch.m[at]);
-    Floats total = Floats::load(scratch.sums + 16 * at);
-    const auto power = [&](int c) {  // of two
-      const Floats t = multiply_add(as_float(scores + 16 * c), scale, shift);
-      return kHasBias ? t + Floats::load(block.bias + 16 * c) : t;
-    };
-    if constexpr (Value::kByTable) {
-      for (int c = 0; c < 4; c += 2)
-        total = Value::keep(p + 16 * c * Value::kBytes, power(c), power(c + 1),
-                            scratch.bound[at] < kBounded, total);
+  void weigh(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p) {
+    if constexpr (!Value::kByTable) {
+      weigh_block<kHasBias>(tile, block, scores, p, OneByOne<Value>());
+    } else if (scratch.bounded[tile]) {
+      weigh_block<kHasBias>(tile, block, scores, p, typename Value::LookedUp());
     } else {
-      for (int c = 0; c < 4; ++c)
-        total += Value::keep(p + 16 * c * Value::kBytes, exp2_16<Value::kDegree>(power(c)));
+      weigh_block<kHasBias>(tile, block, scores, p, typename Value::Computed());
+    }
+  }
+
+  // score_at  gives the row's c-th vector of scores
+  template <bool kHasBias, class By, class ScoreAt>
+  ASTRORAY_INLINE void weigh_row(int64_t at, const KeyBlock& block, char* p, const By& by,
+                                 ScoreAt score_at) {
+    const Floats scale(By::kUnit * scratch.row_scale[at] * block.scale);
+    const Floats shift(-By::kUnit * scratch.m[at]);
+    Floats total = Floats::load(scratch.sums + 16 * at);
+    for (int c = 0; c < 4; c += By::kVectors) {
+      Floats t[By::kVectors];
+      for (int i = 0; i < By::kVectors; ++i) {
+        t[i] = multiply_add(score_at(c + i), scale, shift);
+        if constexpr (kHasBias) t[i] += Floats::load(block.bias + 16 * (c + i));
+      }
+      total = by.keep(p + 16 * c * Value::kBytes, t, total);
     }
     total.store(scratch.sums + 16 * at);
   }

@@ -23,7 +23,7 @@ struct Scratch {
   alignas(64) int32_t scores[kSuper * kRows * kBlock];
   alignas(64) char p[kRows * kSpan * 4];
   alignas(64) char c[kRows * 4 * 64];
-  alignas(64) float bound[kGroup];           // of scores by Cauchy-Schwarz, log2 units
+  bool bounded[kGroup / kRows];  // whether kBounded holds for all rows of a tile
   bool online[kGroup / kRows];
 };
 

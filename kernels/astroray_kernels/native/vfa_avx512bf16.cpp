@@ -27,27 +27,43 @@ constexpr Excess kExcess;
 struct ValueByTable : ValueBfloat16<MulBfloat16> {
   static constexpr bool kByTable = true;
 
-  // 2^(steps / 128): 0 far below, infinity or NaN far above; steps within 2^31.
-  static ASTRORAY_INLINE __m512i look_up(Floats a, Floats b) {
-    constexpr __mmask64 kLowBytes = 0x5555555555555555;
-    const __m512i lowest = _mm512_set1_epi16(-127 * kSteps);
-    const __m512i steps =
-        _mm512_max_epi16(_mm512_packs_epi32(rounded(a), rounded(b)), lowest);
-    const __m512i excess = _mm512_maskz_permutex2var_epi8(
-        kLowBytes, _mm512_load_si512(kExcess.of), steps, _mm512_load_si512(kExcess.of + 64));
-    return _mm512_sub_epi16(_mm512_adds_epi16(steps, _mm512_set1_epi16(127 * kSteps)), excess);
-  }
+  // t in steps, of which none is beyond 2^31: 0 far below, infinity or NaN far above.
+  struct LookedUp {
+    static constexpr int kVectors = 2;
+    static constexpr float kUnit = kSteps;
+    __m512i lowest = kept(_mm512_set1_epi16(-127 * kSteps));
+    __m512i one = kept(_mm512_set1_epi16(127 * kSteps));  // 2^0, as steps and as bfloat16
+    __m512i low_bytes = kept(_mm512_set1_epi16(0xff));
+    __m512i low_excess = kept(_mm512_load_si512(kExcess.of));
+    __m512i high_excess = kept(_mm512_load_si512(kExcess.of + 64));
 
-  // The same for any numbers, NaN for NaN.
-  static ASTRORAY_INLINE __m512i compute(Floats a, Floats b) {
-    const Floats step(1.0f / kSteps);
-    return _mm512_packus_epi32(number(exp2_16<kDegree>(a * step)), number(exp2_16<kDegree>(b * step)));
-  }
+    ASTRORAY_INLINE Floats keep(char* to, const Floats* t, Floats total) const {
+      const __m512i steps =
+          _mm512_max_epi16(_mm512_packs_epi32(rounded(t[0]), rounded(t[1])), lowest);
+      const __m512i excess = _mm512_and_si512(
+          _mm512_permutex2var_epi8(low_excess, steps, high_excess), low_bytes);
+      return store(to, _mm512_sub_epi16(_mm512_adds_epi16(steps, one), excess), one, total);
+    }
 
-  // bounded: whether steps are within 2^31
-  static ASTRORAY_INLINE Floats keep(char* to, Floats a, Floats b, bool bounded, Floats total) {
-    const __m512i words = bounded ? look_up(a, b) : compute(a, b);
-    const __m512i ones = _mm512_set1_epi16(0x3f80);
+    // A constant that a compiler does not form anew at each use.
+    static ASTRORAY_INLINE __m512i kept(__m512i x) {
+      asm("" : "+v"(x));
+      return x;
+    }
+  };
+
+  // Any t; NaN for NaN.
+  struct Computed {
+    static constexpr int kVectors = 2;
+    static constexpr float kUnit = 1.0f;
+    Floats keep(char* to, const Floats* t, Floats total) const {
+      const Ints low = number(exp2_16<kDegree>(t[0])), high = number(exp2_16<kDegree>(t[1]));
+      return store(to, _mm512_packus_epi32(low, high), _mm512_set1_epi16(0x3f80), total);
+    }
+  };
+
+ private:
+  static ASTRORAY_INLINE Floats store(char* to, __m512i words, __m512i ones, Floats total) {
     _mm512_storeu_si512(to, words);
     return _mm512_dpbf16_ps(total, (__m512bh)words, (__m512bh)ones);
   }

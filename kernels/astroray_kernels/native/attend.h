@@ -2,15 +2,13 @@
 // it.
 #pragma once
 #include "ahead.h"
+#include "pack_queries.h"
 #include "pack_values.h"
-#include "scratch.h"
 
 namespace astroray {
 namespace {
 
 constexpr float kWorthVoting = 0.1f;      // share of blocks left out that pays for the votes
-// Of the largest score of a row: whatever its estimate, none is then further than 2^24 from it.
-constexpr float kBounded = 0x1p20f;
 constexpr int64_t kFetchBytes = 1 << 20;  // of a head's q, k and v that the L2 has room for
 
 template <class Score, class Value>
@@ -26,9 +24,11 @@ struct OneByOne {
   }
 };
 
-// In attend_tiles.h, where there are tiles of which many are attended at once.
+// In attend_tiles.h for AMX, and in attend_mixed.h where weights come from a table.
 template <class Score, class Value>
 bool attend_frozen_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t);
+template <class Score, class Value>
+bool attend_mixed_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t);
 
 template <class Score, class Value>
 struct Rows {
@@ -46,47 +46,11 @@ struct Rows {
   // Packs the group's queries and bounds their maxima.
   void load(int64_t head_at) {
     with_row(shape.dim, [&](auto row) {
-      load(HeadRows<decltype(row)>(call, call.q, call.q_strides, head_at / call.heads,
-                                   head_at % call.heads));
+      pack_queries<Score, Value>(
+          HeadRows<decltype(row)>(call, call.q, call.q_strides, head_at / call.heads,
+                                  head_at % call.heads),
+          head, first, num_rows, row_bytes, &scratch);
     });
-  }
-
-  template <class Row>
-  void load(const HeadRows<Row>& queries) {
-    const float log2_scale = call.scale * kLog2E;
-    // Left to the scores, but for its sign.
-    const float later = Score::kIsRounded ? __builtin_fabsf(log2_scale) : 1.0f;
-    const Row by =
-        Row::all(Score::kIsRounded ? __builtin_copysignf(1.0f, log2_scale) : log2_scale);
-    const int64_t padded = (num_rows + kRows - 1) / kRows * kRows;
-    const auto row_at = [&](int64_t r) {
-      return r < num_rows ? queries.load(first + r) * by : Row::all(0.0f);
-    };
-    alignas(64) float squares[kGroup], tops[kGroup], inverses[kGroup];  // squares become bounds
-    const Row mean = Row::load(head.mean);
-    for (int64_t r = 0; r < padded; ++r) {
-      const Row row = row_at(r);
-      squares[r] = row.square();
-      tops[r] = largest_size(row.size());
-      scratch.lift[r] = head.has_mean ? later * row.dot(mean) : 0.0f;
-    }
-    for (int64_t r = 0; r < padded; r += 16) {
-      const Floats norm = root(Floats::load(squares + r));
-      Floats scale(later);
-      if constexpr (!Score::kIsFloat) scale = integer_scale<Score>(Floats::load(tops + r), norm);
-      scale.store(scratch.row_scale + r);
-      (Floats(1.0f) / scale).store(inverses + r);
-      const Floats bound = norm * Floats(head.key_norm) * Floats(1.01f) * Floats(later);
-      bound.store(squares + r);
-      const Floats above = max(bound - Floats(Value::kHeadroom), Floats(0.0f));
-      (above + Floats::load(scratch.lift + r)).store(scratch.m + r);
-    }
-    for (int64_t r = 0; r < padded; ++r)
-      put_row<Score>(row_at(r), inverses[r], true, scratch.q + r * row_bytes);
-    for (int64_t r = 0; r < padded; ++r) {
-      bool& all = scratch.bounded[r / kRows];
-      all = (r % kRows == 0 || all) && squares[r] < kBounded;
-    }
   }
 
   // Whether the tile's rows can be frozen; sets m where it is not the bound of `load`.
@@ -214,11 +178,10 @@ struct Rows {
     }
   }
 
-  // O += P V over blocks `begin` to `end` of all; P begins at block `p_block`.
-  void add_values(int64_t tile, int64_t begin, int64_t end, int64_t p_block) {
+  // O += P V over blocks `begin` to `end`, whose P begins at `p`.
+  void add_values(int64_t tile, int64_t begin, int64_t end, const char* p) {
     const int64_t span = shape.num_blocks * kBlock / Value::kPerGroup;
     const int64_t steps = (end - begin) * kBlock / Value::kPerGroup;
-    const char* p = scratch.p + (begin - p_block) * kBlock * Value::kBytes;
     const int64_t vectors = shape.chunk / 16;
     for (int64_t chunk = 0; chunk < shape.num_chunks; ++chunk) {
       const char* v =
@@ -251,7 +214,7 @@ struct Rows {
       score(tile, head.blocks[b], scratch.scores);
       weigh(tile, head.blocks[b], scratch.scores, scratch.p + (b - begin) * kBlock * Value::kBytes);
     }
-    add_values(tile, begin, end, begin);
+    add_values(tile, begin, end, scratch.p);
   }
 
   // What a tile begins an online softmax with.
@@ -273,7 +236,7 @@ struct Rows {
       if (!(active >> (b - begin) & 1)) continue;
       int64_t until = b + 1;
       while (until < end && active >> (until - begin) & 1) ++until;
-      add_values(tile, b, until, begin);
+      add_values(tile, b, until, scratch.p + (b - begin) * kBlock * Value::kBytes);
       b = until;
     }
   }
@@ -415,7 +378,9 @@ struct Rows {
 
 #ifndef __AMX_TILE__
 template <class Score, class Value>
-bool attend_frozen_tiles(Rows<Score, Value>&, int64_t, int64_t, int64_t, int64_t) {
+bool attend_frozen_tiles(Rows<Score, Value>& rows, int64_t tile, int64_t num_tiles, int64_t begin,
+                         int64_t end) {
+  if constexpr (Value::kByTable) return attend_mixed_tiles(rows, tile, num_tiles, begin, end);
   return false;
 }
 #endif

@@ -1,4 +1,5 @@
 // Attention kernels whose values are weighed by vdpbf16ps: fast on AMD since Zen 4.
+#include "attend_mixed.h"
 #include "int8.h"
 #include "kernels.h"
 #include "value_bfloat16.h"
@@ -31,18 +32,18 @@ struct ValueByTable : ValueBfloat16<MulBfloat16> {
   struct LookedUp {
     static constexpr int kVectors = 2;
     static constexpr float kUnit = kSteps;
-    __m512i lowest = kept(_mm512_set1_epi16(-127 * kSteps));
     __m512i one = kept(_mm512_set1_epi16(127 * kSteps));  // 2^0, as steps and as bfloat16
     __m512i low_bytes = kept(_mm512_set1_epi16(0xff));
     __m512i low_excess = kept(_mm512_load_si512(kExcess.of));
     __m512i high_excess = kept(_mm512_load_si512(kExcess.of + 64));
 
     ASTRORAY_INLINE Floats keep(char* to, const Floats* t, Floats total) const {
+      const __m512i words = _mm512_packs_epi32(rounded(t[0]), rounded(t[1]));
       const __m512i steps =
-          _mm512_max_epi16(_mm512_packs_epi32(rounded(t[0]), rounded(t[1])), lowest);
+          _mm512_max_epi16(_mm512_adds_epi16(words, one), _mm512_setzero_si512());
       const __m512i excess = _mm512_and_si512(
           _mm512_permutex2var_epi8(low_excess, steps, high_excess), low_bytes);
-      return store(to, _mm512_sub_epi16(_mm512_adds_epi16(steps, one), excess), one, total);
+      return store(to, _mm512_sub_epi16(steps, excess), one, total);
     }
 
     // A constant that a compiler does not form anew at each use.
@@ -51,6 +52,11 @@ struct ValueByTable : ValueBfloat16<MulBfloat16> {
       return x;
     }
   };
+
+  static void set_table(Weighing* by) {
+    for (uint16_t& one : by->one) one = 127 * kSteps;
+    memcpy(by->excess, kExcess.of, sizeof(by->excess));
+  }
 
   // Any t; NaN for NaN.
   struct Computed {

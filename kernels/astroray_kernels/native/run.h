@@ -58,10 +58,6 @@ int attend(Attention& call) {
   const int64_t num_heads = call.batch * call.heads;
   const int64_t num_groups = (call.length + kGroup - 1) / kGroup;
   const bool few = num_heads < 4 * call.threads && call.threads > 1;
-  // Heads that a thread takes at once: some, since it fetches the next one while it attends one; few
-  // beside its share, so that no thread waits long for the last one.
-  const int64_t share = num_heads / (8 * call.threads);
-  const int64_t taken = share < 1 ? 1 : share < 4 ? share : 4;
   const int64_t num_spaces = few ? num_heads : call.threads;
   char* memory = static_cast<char*>(aligned_alloc(64, num_spaces * space.bytes));
   Head* heads = static_cast<Head*>(malloc(sizeof(Head) * num_heads));
@@ -99,7 +95,9 @@ int attend(Attention& call) {
         for (int64_t h = 0; h < num_heads; ++h)
           if (call.todo[h]) call.todo[h] = heads[h].coarse;
       } else {
-#pragma omp for schedule(dynamic, taken)
+        // Many of them in a row, since a thread fetches the next one while it attends one, then fewer,
+        // so that no thread waits long for the last one.
+#pragma omp for schedule(guided)
         for (int64_t h = 0; h < num_heads; ++h) {
           if (!call.todo[h]) continue;
           const Head head = space.pack(call, shape, h, memory + thread * space.bytes);

@@ -72,14 +72,16 @@ def test_every_value_format_that_the_cpu_has_keeps_the_bars(precision, values):
             assert relative_error(got, expected) <= bar, (name, dtype, estimate)
 
 
+@pytest.mark.parametrize("length", [66, 128])
 @pytest.mark.parametrize("far", [0.0, 3e6])
 @pytest.mark.parametrize("estimate", ESTIMATES)
-def test_every_key_has_its_own_weight(estimate, far):
+def test_every_key_has_its_own_weight(estimate, far, length):
     # Values are one-hot, so that the result is the weights themselves, over 16 powers of two in
     # steps that no two rows share. Two keys of no weight make the bound of scores large or not:
-    # where it is, weights of bfloat16 are not looked up but computed.
-    q, k, v = torch.zeros(3, 1, 1, 66, 64)
-    q[..., 0] = torch.linspace(1, 1.1, 66)
+    # where it is, weights of bfloat16 are not looked up but computed. Where blocks are full, they
+    # are looked up among the products of the next one.
+    q, k, v = torch.zeros(3, 1, 1, length, 64)
+    q[..., 0] = torch.linspace(1, 1.1, length)
     k[..., :64, 0] = torch.linspace(0, -16, 64)[torch.randperm(64)] * math.log(2)
     k[..., 64:, 0], k[..., 64, 1], k[..., 65, 1] = -100, far, -far
     v[..., :64, :] = torch.eye(64)

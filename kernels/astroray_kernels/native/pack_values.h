@@ -5,8 +5,9 @@
 namespace astroray {
 namespace {
 
-// Value formats. kPerGroup: keys in 32 bits. kBytes: of one probability. kByTable: weights come from a table,
-// two vectors at once. kScales: V must be scaled, by divisor. group: a number of each of kPerGroup keys, the first in the lowest bits.
+// Value formats. kPerGroup: keys in 32 bits. kBytes: of one probability. kByTable: weights come from a
+// table, two vectors at once. kScales: V must be scaled, by divisor. group: a number of each of kPerGroup
+// keys, the first in the lowest bits.
 struct ValueFloat32 {
   using Mul = MulFloat32;
   static constexpr int kPerGroup = 1, kBytes = 4, kDegree = 5;

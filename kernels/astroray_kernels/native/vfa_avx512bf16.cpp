@@ -53,6 +53,7 @@ struct ValueByTable : ValueBfloat16<MulBfloat16> {
     }
   };
 
+  // The same for the assembly of attend_mixed.h.
   static void set_table(Weighing* by) {
     for (uint16_t& one : by->one) one = 127 * kSteps;
     memcpy(by->excess, kExcess.of, sizeof(by->excess));

@@ -102,7 +102,8 @@ struct HeadRows {
 
   Row load(int64_t n) const { return Row::load(x, call.dtype, base + n * stride); }
 
-  // Calls `each` with the rows of a block that take part, by mask and length, and their places in it; returns how many.
+  // Calls `each` with the rows of a block that take part, by mask and length, and their places in
+  // it; returns how many.
   template <class Each>
   int visit(int64_t start, uint8_t* valid, Each each) const {
     const int count = valid_keys(call, batch, start, valid);

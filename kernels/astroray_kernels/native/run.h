@@ -71,8 +71,9 @@ int attend(Attention& call) {
       const bool wanted = !few && head_at + 1 < num_heads && input_bytes <= kFetchBytes;
       const int64_t first = group * kGroup;
       const int64_t rows = call.length - first < kGroup ? call.length - first : kGroup;
+      const int64_t num_tiles = (rows + kRows - 1) / kRows;
       const Ahead ahead =
-          wanted ? Ahead(call, head_at + 1, first, rows, (rows + kRows - 1) / kRows * shape.num_blocks) : Ahead();
+          wanted ? Ahead(call, head_at + 1, first, rows, num_tiles * shape.num_blocks) : Ahead();
       Rows<Score, Value>{call,  shape, head,  s,    shape.dim * 4 / Score::kPerGroup,
                          first, rows,  facts, ahead}
           .run(head_at);

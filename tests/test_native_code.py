@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,6 +107,12 @@ def adds_excess(loop):
     return "add_excess" in loop[0].function
 
 
+def packs_rows(loop):
+    """Whether a loop takes a row of q, k or v at once: up to 128 numbers, which are all registers
+    of AVX2, once for each row."""
+    return "with_row" in loop[0].function
+
+
 @pytest.fixture(scope="module")
 def stack_uses(code):
     """A function that gives the instructions of a loop which read or write the stack."""
@@ -129,7 +136,9 @@ def test_register_tiles_hold_their_sums_in_registers(loops, stack_uses):
         products = {name: counts[name] for name in PRODUCTS if counts[name]}
         if products.get("vpmaddubsw") == 2 * products.get("vpmaddwd", 0):
             products.pop("vpmaddwd", None)  # which adds what vpmaddubsw has multiplied
-        if sum(products.values()) < 8 or weighs(loop) or scales_groups(loop) or adds_excess(loop):
+        if sum(products.values()) < 8 or packs_rows(loop):
+            continue
+        if weighs(loop) or scales_groups(loop) or adds_excess(loop):
             continue
         where = f"{loop[0].function} at {loop[0].address:#x}: {counts}"
         assert len(products) == 1, where
@@ -164,6 +173,23 @@ def test_exponentials_are_computed_without_the_stack(loops, stack_uses):
 
 
 @needs_code
+def test_weights_are_looked_up_without_the_stack_and_among_products(code, loops, stack_uses):
+    if not library.features() & library.HAS_BFLOAT16:
+        pytest.skip("this CPU, or the compiler of the library, has no AVX-512 BF16")
+    look_ups = [one for one in code if one.name in ("vpermi2b", "vpermt2b")]
+    for product in ("vpdpwssd", "vpdpbusd"):
+        tiles = [loop for loop in loops if names(loop)[product] == 24]
+        between = [
+            sum(first[-1].address < one.address < second[0].address for one in look_ups)
+            for first, second in pairwise(tiles)
+        ]
+        assert [3, 3, 3] in [between[i : i + 3] for i in range(len(between))], product
+    for loop in loops:
+        if names(loop).keys() & {"vpermi2b", "vpermt2b"}:
+            assert not [one for one in stack_uses(loop) if "mm" in one.operands], loop[0]
+
+
+@needs_code
 def test_groups_are_scaled_without_the_stack(loops, stack_uses):
     found = [loop for loop in loops if scales_groups(loop)]
     if not library.features() & library.HAS_AMX:
@@ -177,7 +203,11 @@ def test_groups_are_scaled_without_the_stack(loops, stack_uses):
 
 @needs_code
 def test_tokens_are_normalized_and_rounded_without_the_stack(loops, stack_uses):
-    rounding = [loop for loop in loops if {"vcvtps2dq", "vpackssdw"} <= names(loop).keys()]
+    rounding = [
+        loop
+        for loop in loops
+        if {"vcvtps2dq", "vpackssdw"} <= names(loop).keys() and not packs_rows(loop)
+    ]
     squaring = [
         loop
         for loop in loops

@@ -135,10 +135,9 @@ struct Rows {
   ASTRORAY_INLINE void weigh_block(int64_t tile, const KeyBlock& block, const int32_t* scores, char* p,
                                    const By& by) {
     ahead.fetch();
-    for (int r = 0; r < kRows; ++r, p += kSpan * Value::kBytes)
-      weigh_row<kHasBias>(tile * kRows + r, block, p, by, [&](int c) ASTRORAY_ALWAYS {
-        return as_float(scores + r * kBlock + 16 * c);
-      });
+    for (int r = 0; r < kRows; ++r)
+      weigh_row<kHasBias>(tile * kRows + r, block, scores + r * kBlock, p + r * kSpan * Value::kBytes,
+                          by);
   }
 
   template <bool kHasBias>
@@ -152,17 +151,16 @@ struct Rows {
     }
   }
 
-  // score_at  gives the row's c-th vector of scores
-  template <bool kHasBias, class By, class ScoreAt>
-  ASTRORAY_INLINE void weigh_row(int64_t at, const KeyBlock& block, char* p, const By& by,
-                                 ScoreAt score_at) {
+  template <bool kHasBias, class By>
+  ASTRORAY_INLINE void weigh_row(int64_t at, const KeyBlock& block, const int32_t* scores, char* p,
+                                 const By& by) {
     const Floats scale(By::kUnit * scratch.row_scale[at] * block.scale);
     const Floats shift(-By::kUnit * scratch.m[at]);
     Floats total = Floats::load(scratch.sums + 16 * at);
     for (int c = 0; c < 4; c += By::kVectors) {
       Floats t[By::kVectors];
       for (int i = 0; i < By::kVectors; ++i) {
-        t[i] = multiply_add(score_at(c + i), scale, shift);
+        t[i] = multiply_add(as_float(scores + 16 * (c + i)), scale, shift);
         if constexpr (kHasBias) t[i] += Floats::load(block.bias + 16 * (c + i));
       }
       total = by.keep(p + 16 * c * Value::kBytes, t, total);

@@ -15,8 +15,7 @@
 #include "vfa.h"
 
 // For what a loop must not call: a call loses the constants in its registers.
-#define ASTRORAY_ALWAYS __attribute__((always_inline))
-#define ASTRORAY_INLINE inline ASTRORAY_ALWAYS
+#define ASTRORAY_INLINE inline __attribute__((always_inline))
 
 namespace astroray {
 namespace {

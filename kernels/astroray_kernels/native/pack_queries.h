@@ -27,7 +27,7 @@ inline void pack_queries(const HeadRows<Row>& queries, const Head& head, int64_t
   for (int64_t r = 0; r < padded; ++r) {
     const Row row = row_at(r);
     squares[r] = row.square();
-    tops[r] = largest_size(row.size());
+    if constexpr (!Score::kIsFloat) tops[r] = largest_size(row.size());
     scratch->lift[r] = head.has_mean ? later * row.dot(mean) : 0.0f;
   }
   for (int64_t r = 0; r < padded; r += 16) {

@@ -35,15 +35,15 @@ struct Workspace {
     head.mean = head.value_scale + kMaxDim;
     const int64_t batch = head_at / call.heads, index = head_at % call.heads;
     with_row(shape.dim, [&](auto row) {
-      using Rows = HeadRows<decltype(row)>;
-      pack_keys<Score>(Rows(call, call.k, call.k_strides, batch, index), shape, at + groups,
+      const auto rows_of = [&](const void* x, const int64_t* strides) {
+        return HeadRows<decltype(row)>(call, x, strides, batch, index);
+      };
+      pack_keys<Score>(rows_of(call.k, call.k_strides), shape, at + groups,
                        reinterpret_cast<int32_t*>(at + init), reinterpret_cast<float*>(at + bias),
                        &head);
       const bool is_exact = Score::kPerGroup < 4 && (!Score::kIsRounded || head.has_mean);
-      head.coarse =
-          !is_exact && is_coarse<Score>(Rows(call, call.q, call.q_strides, batch, index), head);
-      if (!head.coarse)
-        pack_values<Value>(Rows(call, call.v, call.v_strides, batch, index), shape, &head);
+      head.coarse = !is_exact && is_coarse<Score>(rows_of(call.q, call.q_strides), head);
+      if (!head.coarse) pack_values<Value>(rows_of(call.v, call.v_strides), shape, &head);
     });
     return head;
   }

@@ -27,12 +27,13 @@ constexpr Excess kExcess;
 // Weights of two vectors are one register, whose words lie as keys_at has it.
 struct ValueByTable : ValueBfloat16<MulBfloat16> {
   static constexpr bool kByTable = true;
+  static constexpr uint16_t kOne = 127 * kSteps;  // 2^0, as steps and as bfloat16
 
   // t in steps, of which none is beyond 2^31: 0 far below, infinity or NaN far above.
   struct LookedUp {
     static constexpr int kVectors = 2;
     static constexpr float kUnit = kSteps;
-    __m512i one = kept(_mm512_set1_epi16(127 * kSteps));  // 2^0, as steps and as bfloat16
+    __m512i one = kept(_mm512_set1_epi16(kOne));
     __m512i low_bytes = kept(_mm512_set1_epi16(0xff));
     __m512i low_excess = kept(_mm512_load_si512(kExcess.of));
     __m512i high_excess = kept(_mm512_load_si512(kExcess.of + 64));
@@ -55,7 +56,7 @@ struct ValueByTable : ValueBfloat16<MulBfloat16> {
 
   // The same for the assembly of attend_mixed.h.
   static void set_table(Weighing* by) {
-    for (uint16_t& one : by->one) one = 127 * kSteps;
+    for (uint16_t& one : by->one) one = kOne;
     memcpy(by->excess, kExcess.of, sizeof(by->excess));
   }
 
@@ -65,7 +66,7 @@ struct ValueByTable : ValueBfloat16<MulBfloat16> {
     static constexpr float kUnit = 1.0f;
     Floats keep(char* to, const Floats* t, Floats total) const {
       const Ints low = number(exp2_16<kDegree>(t[0])), high = number(exp2_16<kDegree>(t[1]));
-      return store(to, _mm512_packus_epi32(low, high), _mm512_set1_epi16(0x3f80), total);
+      return store(to, _mm512_packus_epi32(low, high), _mm512_set1_epi16(kOne), total);
     }
   };
 

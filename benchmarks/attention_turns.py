@@ -1,11 +1,13 @@
 """What the attention benchmark runs in fresh processes: turns, growth with N, and memory.
 
-In a round each contender of a case is called once, then each instruction that they live on is run;
-a ratio is of two times of one round.
+In a round each contender of a case is called once, in an order drawn anew, since a call finds in the
+caches what the one before left there; then each instruction that they live on is run. A ratio is of
+two times of one round.
 """
 
 import dataclasses
 import math
+import random
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -131,8 +133,9 @@ def _turns(case: Case, threads: int, rounds: int) -> Turns:
     best = dict.fromkeys({name for products in ours.values() for name in products}, 0.0)
     clock = time.process_time if threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in names}
+    orders = random.Random(0)
     for _ in range(rounds):
-        for name in names:
+        for name in orders.sample(names, len(names)):
             seconds[name].append(_seconds(calls[name], clock))
         time.sleep(IDLE_S)
         for instruction in best:

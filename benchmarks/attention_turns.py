@@ -1,8 +1,8 @@
 """What the attention benchmark runs in fresh processes: turns, growth with N, and memory.
 
-In a round each contender of a case is called once, in an order drawn anew, since a call finds in the
-caches what the one before left there; then each instruction that they live on is run. A ratio is of
-two times of one round.
+In a round each contender of a case is called once, in an order drawn anew, since a call finds in
+the caches what the one before left there; then each instruction that they live on is run. A ratio
+is of two times of one round.
 """
 
 import dataclasses

@@ -2,10 +2,10 @@
 
 Real labelled sets, thinned until one object in twenty is interesting, ten draws each. Without
 learning the person goes down the outlier ranking; with it the queue of `astroray label` decides,
-its doubtful and random objects included, in rounds of ten after a first one of twenty. The ratio is
-of the mean numbers of interesting objects seen; its interval is a bootstrap over the draws. The
-limit is what a list that holds nothing else would give. Beside it stands what the same learner puts
-first when it has the labels of all others, four fifths of the set at a time.
+its doubtful and random objects included, in the rounds of its page. The ratio is of the mean
+numbers of interesting objects seen; its interval is a bootstrap over the draws. The limit is what a
+list that holds nothing else would give. Beside it stands what the same learner puts first when it
+has the labels of all others, four fifths of the set at a time.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import numpy as np
 
 from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
-from astroray.labelling.label_queue import next_objects
+from astroray.labelling.label_queue import next_objects, round_size
 from astroray.neighbors.certificate import score_of
 from benchmarks.labels_needed import GOAL_AUC, compare_needed, judge
 from benchmarks.rows import (
@@ -37,7 +37,7 @@ SETS = (("efigi", "S3"), ("gz2", "S1"), ("mirabest", "S3"))
 """Perturbed galaxies, spirals, wide-angle tails."""
 ENCODER = "rings"
 INTERESTING_SHARE = 0.05
-NUM_LOOKED_AT, FIRST_ROUND, ROUND = 100, 20, 10
+NUM_LOOKED_AT = 100
 NUM_SEEDS, NUM_RESAMPLES, NUM_FOLDS = 10, 2000, 5
 K = 10
 NUM_LABELS, NUM_EMBEDDINGS, DIM = 10_000, 1_000_000, 32
@@ -64,7 +64,7 @@ def look(
     seen: list[int] = []
     learnt: Learnt | None = None
     while len(seen) < min(NUM_LOOKED_AT, len(score_N)):
-        size = min(ROUND if seen else FIRST_ROUND, NUM_LOOKED_AT - len(seen))
+        size = min(round_size(len(score_N), len(seen)), NUM_LOOKED_AT - len(seen))
         items = next_objects(
             learnt, np.zeros(len(score_N), bool), is_done_N, size=size, seed=seed + len(seen)
         )

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
-from astroray.labelling.interest import Learnt, Reranker
-from astroray.labelling.label_queue import next_objects
+from astroray.labelling.interest import NOISE, WIDTH, Learnt, Reranker
+from astroray.labelling.label_queue import next_objects, round_size
 
 
 def make_survey(seed=0, num=600, dim=8):
@@ -40,6 +42,40 @@ def test_doubt_is_small_where_there_are_labels_and_large_far_away():
     assert learnt.doubt_N[:30].max() < learnt.doubt_N[40:80].min()
     assert (learnt.doubt_N >= 0).all()
     assert (learnt.doubt_N <= 1.01).all()
+
+
+def test_expectation_and_doubt_are_those_of_a_gaussian_process():
+    embedding_ND, score_N = make_survey(num=200)
+    row_M = np.arange(0, 90, 3)
+    interest_M = np.tile([1.0, 0.0, 0.5], 10)
+    kernel = ConstantKernel(1.0, "fixed") * RBF(WIDTH * np.median(score_N), "fixed")
+    process = GaussianProcessRegressor(kernel, alpha=NOISE**2)
+    process.fit(embedding_ND[row_M], interest_M - interest_M.mean())
+    mean_N, doubt_N = process.predict(embedding_ND, return_std=True)
+
+    _, ridge_N, found_N = Reranker(embedding_ND, score_N)._opinions(row_M, interest_M)
+    np.testing.assert_allclose(ridge_N, mean_N, atol=2e-3)
+    np.testing.assert_allclose(found_N, doubt_N, atol=2e-3)
+
+
+def test_more_labels_than_landmarks_say_about_the_same(monkeypatch):
+    embedding_ND, score_N = make_survey()
+    row_M = np.arange(0, 600, 2)
+    interest_M = (row_M < 40).astype(float)
+    exact = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
+    monkeypatch.setattr("astroray.labelling.interest.NUM_LANDMARKS", 100)
+    some = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
+    assert np.corrcoef(some.value_N, exact.value_N)[0, 1] > 0.98
+    assert set(np.argsort(-some.value_N)[:40]) == set(range(40))
+    assert (some.doubt_N >= exact.doubt_N - 0.05).all()  # fewer landmarks never know more
+
+
+def test_objects_that_are_alike_may_all_be_labelled():
+    embedding_ND, score_N = make_survey()
+    embedding_ND[:30] = embedding_ND[0]
+    learnt = Reranker(embedding_ND, score_N).learn(np.arange(60), (np.arange(60) < 30) * 1.0)
+    assert np.isfinite(learnt.value_N).all()
+    assert learnt.doubt_N[:30].max() < 0.15
 
 
 def test_the_same_labels_give_the_same_order_and_blocks_of_rows_change_nothing(monkeypatch):
@@ -80,6 +116,19 @@ def test_later_batches_hold_the_best_the_doubtful_and_some_at_random_and_nothing
     assert len(rows["audit"]) == 1
     assert len({item.row for item in items}) == 20
     assert max(item.row for item in items) < 190
+
+
+def test_small_rounds_have_their_share_of_doubtful_and_random_objects():
+    learnt = Learnt(value_N=np.arange(500.0), doubt_N=np.linspace(1, 0, 500))
+    is_done_N = np.zeros(500, bool)
+    why, sizes = [], []
+    while len(why) < 100:
+        sizes.append(round_size(500, len(why)))
+        items = next_objects(learnt, is_done_N, is_done_N, size=sizes[-1], seed=len(why))
+        why += [item.why for item in items]
+        is_done_N[[item.row for item in items]] = True
+    assert sizes[:3] == [10, 5, 5]
+    assert (why.count("uncertain"), why.count("audit")) == (10, 5)
 
 
 @pytest.mark.parametrize("left", [0, 1, 3])

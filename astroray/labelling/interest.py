@@ -6,12 +6,13 @@ over the objects:
 
     head     a Gaussian for what is interesting and one for what is not, with the survey's own
              covariance: a direction where there are labels of both kinds; nothing is trained
-    ridge    kernel ridge regression of the interest on random Fourier features (Rahimi & Recht
-             2007), which follows several families; its posterior variance is the doubt
+    ridge    kernel ridge regression of the interest, which follows several families; its
+             posterior variance is the doubt. Exact up to 512 labels; of more, 512 drawn ones are
+             the landmarks of all (Quinonero-Candela & Rasmussen 2005, JMLR 6, 1939)
     outlier  the place in the outlier ranking: all there is before the first label
 
 The certified ranking is changed by none of it.
-N objects, M labelled, D dimensions, F features, B rows at once.
+N objects, M labelled, L of these landmarks of the kernel, D dimensions, B rows at once.
 """
 
 import dataclasses
@@ -20,13 +21,15 @@ import numpy as np
 
 __all__ = ["Learnt", "Reranker"]
 
-NUM_FEATURES = 512
+NUM_LANDMARKS = 512
 ROWS_AT_ONCE = 16_384
-WIDTH = 2.0
+WIDTH = 2.5
 """Width of the kernel in units of the survey's median outlier score, the typical spacing."""
 NOISE = 0.3
 """Standard deviation of an interest of 0..1 beside what the embedding explains."""
 SHRINKAGE = 0.1
+JITTER = 1e-4
+"""Added to a landmark's kernel with itself, for labelled objects that are alike."""
 OUTLIER_WEIGHT = 0.3
 COVARIANCE_ROWS = 65_536
 
@@ -54,12 +57,8 @@ class Reranker:
         place_M[order_M] = np.arange(1, len(order_M) + 1) / max(1, len(order_M))
         self._outlier_N[finite_N] = place_M
         typical = np.median(outlier_score_N[finite_N]) if finite_N.any() else 0.0
-        width = WIDTH * typical if typical > 0 else 1.0
-        random = np.random.default_rng(0)
-        dim = embedding_ND.shape[1]
-        self._frequency_DF = (random.normal(size=(dim, NUM_FEATURES)) / width).astype(np.float32)
-        self._phase_F = random.uniform(0, 2 * np.pi, NUM_FEATURES).astype(np.float32)
-        self._precision_DD = _precision(embedding_ND, random)
+        self._width = WIDTH * typical if typical > 0 else 1.0
+        self._precision_DD = _precision(embedding_ND, np.random.default_rng(0))
 
     def learn(self, row_M: np.ndarray, interest_M: np.ndarray) -> Learnt:
         """What the labels of some rows say of all.
@@ -78,22 +77,38 @@ class Reranker:
         self, row_M: np.ndarray, interest_M: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         direction_D = self._direction(row_M, interest_M)
-        feature_MF = self._features(self._embedding_ND[row_M]).astype(np.float64)
-        gram_FF = feature_MF.T @ feature_MF + NOISE**2 * np.eye(NUM_FEATURES)
-        root_FF = np.linalg.cholesky(gram_FF)
-        inverse_FF = np.linalg.inv(root_FF)  # of the root: |inverse f|^2 is f' gram^-1 f
-        mean = interest_M.mean()
-        weight_F = inverse_FF.T @ (inverse_FF @ (feature_MF.T @ (interest_M - mean)))
+        landmark_LD = self._embedding_ND[_some_of(row_M)]
+        weight_L, known_LL = self._ridge(landmark_LD, row_M, interest_M - interest_M.mean())
         head_N, ridge_N, doubt_N = (np.empty(len(self._embedding_ND)) for _ in range(3))
-        inverse_FF = inverse_FF.astype(np.float32)
         for start in range(0, len(self._embedding_ND), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            feature_BF = self._features(self._embedding_ND[part])
+            kernel_BL = self._kernel(self._embedding_ND[part], landmark_LD)
             head_N[part] = self._embedding_ND[part] @ direction_D
-            ridge_N[part] = feature_BF @ weight_F.astype(np.float32)
-            spread_BF = feature_BF @ inverse_FF.T
-            doubt_N[part] = NOISE * np.sqrt(np.einsum("bf,bf->b", spread_BF, spread_BF))
+            ridge_N[part] = kernel_BL @ weight_L
+            known_BL = kernel_BL @ known_LL
+            variance_B = 1 - np.einsum("bl,bl->b", known_BL, known_BL)
+            doubt_N[part] = np.sqrt(np.maximum(variance_B, 0))
         return head_N, ridge_N, doubt_N
+
+    def _ridge(
+        self, landmark_LD: np.ndarray, row_M: np.ndarray, above_mean_M: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of the kernel k of an object with the landmarks: k weight [L] is what is expected of it,
+        |k known|^2, known [L, L], the share of its variance that the labels take away."""
+        kernel_LL = self._kernel(landmark_LD, landmark_LD).astype(np.float64)
+        root_LL = np.linalg.cholesky(kernel_LL + JITTER * np.eye(len(kernel_LL)))
+        feature_LL = np.linalg.inv(root_LL).T  # k feature: numbers whose products are the kernel
+        kernel_ML = self._kernel(self._embedding_ND[row_M], landmark_LD)
+        feature_ML = kernel_ML @ feature_LL
+        strength_L, axis_LL = np.linalg.eigh(feature_ML.T @ feature_ML)
+        strength_L = np.maximum(strength_L, 0)
+        feature_LL = feature_LL @ axis_LL
+        known_L = strength_L / (strength_L + NOISE**2)
+        weight_L = axis_LL.T @ (feature_ML.T @ above_mean_M) / (strength_L + NOISE**2)
+        return (
+            (feature_LL @ weight_L).astype(np.float32),
+            (feature_LL * np.sqrt(known_L)).astype(np.float32),
+        )
 
     def _direction(self, row_M: np.ndarray, interest_M: np.ndarray) -> np.ndarray:
         """Of growing likelihood ratio, [D]; zero where all labels are of one kind."""
@@ -104,13 +119,23 @@ class Reranker:
         difference_D = interest_M @ labelled_MD / for_ - (1 - interest_M) @ labelled_MD / against
         return self._precision_DD @ difference_D
 
-    def _features(self, embedding_BD: np.ndarray) -> np.ndarray:
-        """[B, F] float32, whose products are about exp(-|x - y|^2 / (2 width^2))."""
-        angle_BF = embedding_BD.astype(np.float32) @ self._frequency_DF
-        angle_BF += self._phase_F
-        np.cos(angle_BF, out=angle_BF)
-        angle_BF *= np.float32(np.sqrt(2 / NUM_FEATURES))
-        return angle_BF
+    def _kernel(self, x_BD: np.ndarray, y_LD: np.ndarray) -> np.ndarray:
+        """exp(-|x - y|^2 / (2 width^2)), [B, L] float32."""
+        x_BD, y_LD = (x / np.float32(self._width) for x in (x_BD, y_LD))
+        squares_L = np.einsum("ld,ld->l", y_LD, y_LD)
+        squares_B = np.einsum("bd,bd->b", x_BD, x_BD)
+        exponent_BL = x_BD @ y_LD.T
+        exponent_BL -= squares_L / 2
+        exponent_BL -= squares_B[:, None] / 2
+        np.minimum(exponent_BL, 0, out=exponent_BL)
+        return np.exp(exponent_BL, out=exponent_BL)
+
+
+def _some_of(row_M: np.ndarray) -> np.ndarray:
+    """At most as many rows as there may be landmarks, drawn where there are more."""
+    if len(row_M) <= NUM_LANDMARKS:
+        return row_M
+    return np.random.default_rng(0).choice(row_M, NUM_LANDMARKS, replace=False)
 
 
 def _precision(embedding_ND: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -6,17 +6,21 @@ estimate of what is still to be found needs.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 
 from astroray.labelling.interest import Learnt
 
-__all__ = ["Next", "next_objects"]
+__all__ = ["Next", "next_objects", "round_size"]
 
 UNCERTAIN_SHARE = 0.1
 AUDIT_SHARE = 0.05
 DOUBTFUL_POOL = 10
 """Doubtful objects are taken from so many times their number of the best ones not yet shown."""
+FIRST_ROUND, ROUND, LARGE_ROUND = 10, 5, 20
+LARGE_SURVEY = 1_000_000
+"""From so many objects on, ordering them anew takes so long that it is done less often."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,16 @@ class Next:
     """Row of the catalog."""
     why: str
     """certified, ranked, learnt, uncertain or audit."""
+
+
+def round_size(num_objects: int, num_done: int) -> int:
+    """Objects to be shown before labels are learnt from anew.
+
+    num_done  labelled or shown already
+    """
+    if num_objects >= LARGE_SURVEY:
+        return LARGE_ROUND
+    return ROUND if num_done else FIRST_ROUND
 
 
 def next_objects(
@@ -45,8 +59,9 @@ def next_objects(
     """
     open_M = np.flatnonzero(~is_done_N)
     num = min(size, len(open_M))
-    num_audit = round(AUDIT_SHARE * num)
-    num_uncertain = round(UNCERTAIN_SHARE * num) if learnt else 0
+    num_done = len(is_done_N) - len(open_M)
+    num_audit = _due(AUDIT_SHARE, num_done, num)
+    num_uncertain = _due(UNCERTAIN_SHARE, num_done, num) if learnt else 0
     order_M = (
         open_M if learnt is None else open_M[np.argsort(-learnt.value_N[open_M], kind="stable")]
     )
@@ -62,6 +77,11 @@ def next_objects(
     drawn = random.choice(np.sort(rest), min(num_audit, len(rest)), replace=False)
     chosen |= dict.fromkeys((int(row) for row in drawn), "audit")
     return [Next(row=row, why=why) for row, why in _mixed(chosen)]
+
+
+def _due(share: float, num_done: int, num: int) -> int:
+    """How many of the next `num` objects make up that share of all that are done then."""
+    return math.floor((num_done + num) * share) - math.floor(num_done * share)
 
 
 def _why_best(learnt: Learnt | None, is_certified: bool) -> str:

@@ -21,7 +21,7 @@ from astroray import storage
 from astroray.archive import Archive
 from astroray.errors import ConfigError
 from astroray.labelling.interest import Learnt, Reranker
-from astroray.labelling.label_queue import Next, next_objects
+from astroray.labelling.label_queue import Next, next_objects, round_size
 from astroray.labelling.labels import MAX_TEXT, Label, LabelLog, Standing, interest_of
 from astroray.preparation.modalities import MODALITIES
 from astroray.report.page import FLAG_WORDS, survey_name
@@ -79,7 +79,7 @@ Caller = Annotated[Token, Depends(caller_of_page)]
 class Wanted(BaseModel):
     """What the page has on its screen, and how much more it wants."""
 
-    size: int = Field(20, ge=1, le=100)
+    size: int | None = Field(None, ge=1, le=100, description="null: a round's")
     shown: list[str] = Field([], max_length=10_000, description="object_ids not to be given again")
     first: list[str] = Field([], max_length=10_000, description="object_ids chosen on the map")
 
@@ -198,10 +198,11 @@ class _Desk:
         rows = [self.archive.find(object_id) for object_id in done]
         is_done_N[[row for row in rows if row is not None]] = True
         asked = self._asked(wanted.first, is_done_N)
-        chosen = [Next(row=row, why=ASKED) for row in asked[: wanted.size]]
+        size = wanted.size or round_size(len(is_done_N), int(is_done_N.sum()))
+        chosen = [Next(row=row, why=ASKED) for row in asked[:size]]
         if not chosen:
             chosen = next_objects(
-                self._learn(log), self._certified_N, is_done_N, size=wanted.size, seed=log.num_lines
+                self._learn(log), self._certified_N, is_done_N, size=size, seed=log.num_lines
             )
         objects = [self._describe(item.row) | {"why": item.why} for item in chosen]
         near = [near["row"] for one in objects for near in one["neighbors"]]
@@ -210,7 +211,7 @@ class _Desk:
         )
         return {
             "objects": objects,
-            "left": max(0, len(asked) - wanted.size),
+            "left": max(0, len(asked) - size),
             "progress": self._progress(log.labels, caller.name),
         }
 

@@ -65,6 +65,8 @@ def shapes_of_data() -> dict[str, np.ndarray]:
     twins_ND = np.concatenate(
         [np.zeros((500, 5)), rng.normal(size=(200, 5)), np.ones((3, 5)), -np.zeros((2, 5))]
     )
+    vanishing_ND = np.concatenate([np.zeros((3, 64)), 0.75 * np.eye(64)])
+    vanishing_ND[1], vanishing_ND[2, 0] = 2.0**-76, 2.0**-74  # the second is nearer to the zeros
     cases = {
         "plain": rng.normal(size=(500, 16)),
         "one dimension": rng.normal(size=(200, 1)),
@@ -77,6 +79,7 @@ def shapes_of_data() -> dict[str, np.ndarray]:
         "pairs": np.repeat(rng.normal(size=(150, 4)), 2, axis=0),
         "near float32's largest": rng.normal(size=(200, 6)) * 3e37,
         "near float32's smallest": rng.normal(size=(200, 6)) * 1e-42,
+        "squares that float32 rounds to 0": vanishing_ND,
     }
     return {name: embedding_ND.astype(np.float32) for name, embedding_ND in cases.items()}
 
@@ -264,6 +267,65 @@ def test_a_distance_depends_on_its_two_embeddings_alone():
     for pair in (0, 1, 2047, 2048, 2998):
         alone = distances.pair_distances(embedding_ND, first[[pair]], second[[pair]])
         assert alone[0] == together[pair]
+
+
+@pytest.mark.parametrize("name", [*DATA, "zeros"])
+def test_the_largest_norm_is_brought_to_half_or_up_to_one_by_a_power_of_two(name):
+    frame = distances.Frame.of(DATA.get(name, np.zeros((4, 2), np.float32)))
+    largest = frame.norm_U.max()
+    assert 0.5 <= largest < 1.0 or name in ("all identical", "zeros")
+    assert np.frexp(frame.scale)[0] == 0.5
+    moved_UD = frame.rows(slice(None), np.float64)
+    np.testing.assert_allclose(np.linalg.norm(moved_UD, axis=1), frame.norm_U, rtol=1e-14)
+
+
+def frame_of_width(dim: int) -> distances.Frame:
+    return distances.Frame(
+        embedding_UD=np.zeros((1, dim), np.float32),
+        center_D=np.zeros(dim),
+        scale=1.0,
+        norm_U=np.zeros(1),
+    )
+
+
+@pytest.mark.parametrize("dim", [1, 64, 513, 40_000, 200_000])
+def test_stated_errors_are_what_their_derivations_need_and_hardly_more(dim):
+    frame, unit = frame_of_width(dim), distances.UNIT_FLOAT32
+    roundings = 3 * dim + 16
+    needed = roundings * unit / (1 - roundings * unit)
+    assert needed < frame.product_error(unit) < needed * 1.001 + 20 * unit
+    assert frame.product_error(distances.UNIT_FLOAT64) < 2.0**-28 * frame.product_error(unit)
+    roundings = (distances.SLAB + dim / distances.SLAB) / 2 + 8
+    needed = roundings * unit / (1 - roundings * unit)
+    assert needed < frame.slab_error() < needed + 30 * unit
+
+
+@pytest.mark.parametrize("error", [1e-6, 1e-3, 0.1])
+def test_no_square_that_the_error_allows_lies_beyond_the_limit_which_the_worst_one_reaches(error):
+    """The worst square is that of a pair as far apart as twice the norm of the query."""
+    frame, draw = frame_of_width(3), np.random.default_rng(0)
+    norm_G = draw.uniform(0.0, 1.0, 500)
+    true_G = draw.uniform(0.0, 4.0, 500) ** 2
+    true_G[::2] = 4 * norm_G[::2] ** 2
+    allowed_G = error * (2 * norm_G + np.sqrt(true_G)) ** 2
+    limit_G = frame.limit(norm_G, true_G - allowed_G, error)  # computed as low as can be
+    assert (limit_G >= (true_G + allowed_G) * (1 - 1e-12)).all()
+    np.testing.assert_allclose(limit_G[::2], (true_G + allowed_G)[::2], rtol=1e-12)
+    none = frame.limit(np.zeros(1), np.zeros(1), error)
+    assert 2 * distances.UNDERFLOW <= none[0] < 3 * distances.UNDERFLOW
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_the_float64_search_measures_hardly_more_than_what_it_finds(k, monkeypatch):
+    measured, pair_distances = [], distances.pair_distances
+
+    def noted(embedding_UD, first_P, second_P):
+        measured.append(len(first_P))
+        return pair_distances(embedding_UD, first_P, second_P)
+
+    monkeypatch.setattr(distances, "pair_distances", noted)
+    distances.Frame.of(DATA["plain"]).nearest(np.arange(3, 300), k)
+    assert sum(measured) == 297 * k
 
 
 @pytest.mark.parametrize("name", DATA)
@@ -490,6 +552,38 @@ def test_an_infinite_bound_is_always_rescored(monkeypatch):
     assert done.certified_N.tolist() == [True, False, False, False]
     assert done.score_N.tolist() == [3, 0.5, 2, 0.25]
     assert done.rank_N.tolist() == [1, 3, 2, 4]
+
+
+def test_blocks_are_asked_for_in_row_order_infinite_bounds_first_and_grow_to_the_largest(
+    monkeypatch,
+):
+    monkeypatch.setattr(certificate, "FIRST_BLOCK", 2)
+    monkeypatch.setattr(certificate, "LARGEST_BLOCK", 8)
+    exact_N = np.full(60, 5.0)  # all ties: none is spared
+    bound_N = np.where(np.arange(60) % 6 == 3, np.inf, 5.0 + np.arange(60) % 7)
+    blocks = []
+
+    def rescore(row_B):
+        blocks.append(row_B.tolist())
+        return exact_N[row_B]
+
+    certify_top(bound_N, np.zeros(60, bool), rescore, top=1, k=10, score="kth")
+    assert blocks == [sorted(block) for block in blocks]
+    # Ten infinite: eight, then the two of them that are left with two others, then 2, 4, 8 ...
+    assert [len(block) for block in blocks] == [8, 4, 2, 4, 8, 8, 8, 8, 8, 2]
+    assert np.isinf(bound_N[blocks[0]]).all()
+    assert np.isinf(bound_N[blocks[1]]).sum() == 2
+
+
+def test_an_unknown_score_that_the_clock_leaves_is_no_bound_in_the_proof():
+    done = certify([5, np.inf, 4], [5, 1, 4], top=1, is_late=lambda: True)
+    assert done.proof.next_bound is None
+    assert (done.proof.num_certified, done.proof.is_cut) == (0, True)
+
+
+def test_the_proof_names_the_neighbors_that_there_are_at_least_one():
+    k_N = [certify([1.0] * num, [1.0] * num, top=1).proof.k for num in (0, 1, 2, 10, 11, 12)]
+    assert k_N == [1, 1, 1, 9, 10, 10]
 
 
 def test_a_bound_below_the_exact_score_is_a_bug_that_stops():

@@ -97,7 +97,7 @@ class Frame:
             centered_BD = embedding_UD[part] - center_D
             norm_U[part] = np.sqrt(np.einsum("bd,bd->b", centered_BD, centered_BD))
         largest = float(norm_U.max(initial=0.0))
-        scale = float(2.0 ** -np.frexp(largest)[1]) if largest > 0 else 1.0
+        scale = float(2.0 ** -np.frexp(largest)[1])
         return cls(embedding_UD=embedding_UD, center_D=center_D, scale=scale, norm_U=norm_U * scale)
 
     def rows(self, part: slice | np.ndarray, dtype: type) -> np.ndarray:

@@ -99,7 +99,7 @@ class Neighbors:
     """As of `SearchConfig`, but for auto."""
     index_reason: str
     products: str
-    """What multiplied in exact searches: native, faiss or slabs."""
+    """What multiplied in exact searches: native, faiss or slabs; over partitions else reference."""
     num_float64: int
     """Searches in which float32 could not prove the neighbors, so float64 did."""
 

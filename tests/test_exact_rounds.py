@@ -94,6 +94,31 @@ def test_so_are_the_lists_of_a_search_in_parts_which_looks_no_farther_than_it_mu
     assert np.isfinite(known).sum() >= (0 if k == 700 else 2 * 600)
 
 
+def test_no_vector_is_searched_twice_however_often_and_in_whatever_order_it_is_asked_for(tmp_path):
+    embedding_ND = np.random.default_rng(3).normal(size=(90, 4)).astype(np.float32)
+    run_dir = make_embedded(tmp_path, embedding_ND, [f"{number:02d}" for number in range(90)])
+    notes = []
+    exact = ShardedSearch(
+        plan_search(run_dir, k=3),
+        in_turn,
+        reason="asked for",
+        note=lambda *note: notes.append(note),
+    ).exact
+    notes.clear()
+    whole = np.arange(90)
+    asked = [np.array([7, 3, 7, 50]), np.array([50, 7]), np.array([1, 3, 88, 1]), whole]
+    found = [exact.of(vector_G) for vector_G in asked]
+    for vector_G, lists in zip(asked, found, strict=True):
+        for some, every in zip(lists, found[-1], strict=True):
+            np.testing.assert_array_equal(some, every[vector_G])
+    rounds = {what for what, _, _ in notes if what.endswith("around their cells")}
+    assert rounds == {
+        f"exact round {number}, {num} objects, around their cells"
+        for number, num in ((1, 3), (2, 2), (3, 85))
+    }
+    assert exact.vector_R.tolist() == whole.tolist()
+
+
 def _seen(nearest, see):
     def run(blocks, query_GD, width, *, within_G=None, centroid_CD=None):
         see(within_G)

@@ -17,7 +17,7 @@ from astroray.inspection import verify_run
 from astroray.neighbors import partitions
 from astroray.neighbors.partitions import Manifest, Partition
 from astroray.run_record import RunRecord
-from astroray.search import indexing
+from astroray.search import exact_rounds, indexing
 from astroray.search.sharded import rank_sharded
 from benchmarks.embedded_runs import in_turn, make_embedded, plan_search, write_shard
 
@@ -102,6 +102,14 @@ def test_a_search_over_partitions_equals_one_process_bit_for_bit(
     if num_probes == 1000:  # all cells: nothing is a bound
         assert got.equals(expected)
         assert many.proof == one.proof
+
+
+@pytest.mark.parametrize(("has_native", "products"), [(True, "native"), (False, "reference")])
+def test_the_outcome_says_what_multiplied(tmp_path, monkeypatch, has_native, products):
+    monkeypatch.setattr(exact_rounds, "has_native", lambda: has_native)
+    run_dir = make_embedded(tmp_path, strays(60), names(60))
+    outcome = rank_sharded(plan_search(run_dir, k=2), in_turn, reason="asked for")
+    assert outcome.backends.products == products
 
 
 @pytest.mark.parametrize("score", ["kth", "mean"])

@@ -6,11 +6,12 @@ import pytest
 from astroray import similar
 from astroray.actors.search import SearchPlan, embedding_matrix, rank_survey, read_embeddings
 from astroray.catalog import read_catalog, versions
+from astroray.errors import LedgerError
 from astroray.neighbors.lookup import nearest_of
 from astroray.neighbors.partitions import Partition
 from astroray.neighbors.search import SearchConfig
 from astroray.run_record import Backends, RunRecord
-from astroray.search import indexing, layer_scores, night_index
+from astroray.search import indexing, layer_scores, nearby, night_index
 from astroray.search.nearby import open_indexed
 from astroray.search.sharded import rank_sharded
 from astroray.search.sharded_night import rank_night_sharded
@@ -66,6 +67,74 @@ def test_it_finds_what_all_embeddings_have_ties_by_rank(tmp_path, monkeypatch, k
         )[:k]
         got = run.rows(near_K)["rank"].to_pylist()
         assert list(zip(distance_K.tolist(), got, strict=True)) == expected
+
+
+@pytest.mark.parametrize("rows_at_once", [3, 16_384])
+@pytest.mark.parametrize("kind", ["line", "cloud"])
+def test_what_lies_beyond_the_first_cell_is_found_to_the_last_tie(
+    tmp_path, monkeypatch, kind, rows_at_once
+):
+    """On a line the triangle inequality is an equation, and each object has two neighbors as far
+    from it: a bound that is short by a rounding loses one of them."""
+    monkeypatch.setattr(nearby, "FIRST_CELLS", 1)
+    monkeypatch.setattr(nearby, "ROWS_AT_ONCE", rows_at_once)
+    draw = np.random.default_rng(2)
+    line_ND = draw.permutation(200).astype(np.float32)[:, None]
+    embedding_ND = line_ND if kind == "line" else draw.normal(size=(200, 4)).astype(np.float32)
+    ids = names(200)
+    run_dir, record = searched(tmp_path, embedding_ND, ids, monkeypatch)
+    run = open_indexed(run_dir, record)
+    row_of = np.argsort([run.find(name) for name in ids])  # by number
+    looked = []
+    monkeypatch.setattr(
+        nearby,
+        "nearest_of",
+        lambda query_D, vector_VD, k: (
+            looked.append(len(vector_VD)) or nearest_of(query_D, vector_VD, k)
+        ),
+    )
+    rank_N = run.scores.rank(np.arange(200))
+    for number, row in enumerate(row_of.tolist()):
+        row_M, distance_M = nearest_of(embedding_ND[row], embedding_ND, 200)
+        number_M = np.argsort(row_of)[row_M]
+        order_M = np.lexsort((rank_N[number_M], distance_M))
+        order_M = order_M[number_M[order_M] != number]
+        for k in (1, 2, 3):
+            near_K, distance_K = run.nearest(embedding_ND[row], k, exclude=number)
+            assert near_K.tolist() == number_M[order_M[:k]].tolist()
+            assert distance_K.tolist() == distance_M[order_M[:k]].tolist()
+    assert sum(looked) < 600 * (20 if kind == "line" else 100)
+
+
+def test_an_object_whose_embedding_is_gone_is_an_error_that_names_it(tmp_path, monkeypatch):
+    run_dir, record = searched(tmp_path, strays(60), names(60), monkeypatch)
+    run = open_indexed(run_dir, record)
+    rows = read_embeddings(versions.read_all_receipts(run_dir), ["row", "embedding"])
+    monkeypatch.setattr(nearby, "read_embeddings", lambda receipts, names: rows.slice(0, 0))
+    with pytest.raises(LedgerError, match=r"row \d+ of shard shard-\d+ of .* has no embedding"):
+        run.embedding(0)
+
+
+def test_an_object_without_a_score_has_none_in_its_row(tmp_path, monkeypatch):
+    run_dir, record = searched(tmp_path, strays(1), ["only"], monkeypatch)
+    run = open_indexed(run_dir, record)
+    (row,) = run.rows(np.array([0])).select(["object_id", "rank", "outlier_score"]).to_pylist()
+    assert row == {"object_id": "only", "rank": 1, "outlier_score": None}
+
+
+def test_a_run_without_its_manifest_or_the_scores_of_a_layer_is_not_searched_by_its_index(
+    tmp_path, monkeypatch
+):
+    run_dir, record = searched(tmp_path / "ref", strays(60), names(60), monkeypatch)
+    begin_night(run_dir, str(tmp_path / "night"))
+    publish_shard(str(tmp_path / "night"), "new", ["one", "two"], strays(2))
+    rank_night_sharded(plan_search(str(tmp_path / "night"), k=4), in_turn, reason="asked for")
+    assert open_indexed(str(tmp_path / "night"), record).num_objects == 62
+    (ranking,) = (tmp_path / "ref" / "index").glob("ranking-*")
+    ranking.unlink()
+    assert open_indexed(str(tmp_path / "night"), record) is None
+    (tmp_path / "night" / "index" / "manifest.json").unlink()
+    assert open_indexed(str(tmp_path / "night"), record) is None
 
 
 def test_a_folder_of_versions_is_searched_in_the_index_of_the_newest(tmp_path, monkeypatch):

@@ -53,21 +53,79 @@ def test_rows_that_break_the_frozen_maximum_are_redone(name, estimate, precision
     assert is_wrong(got, online)
 
 
-@pytest.mark.parametrize(("precision", "low"), [("fp32", 1e-20), ("bf16", 1e-20)])
-def test_a_sum_outside_its_window_is_no_proof(precision, low):
-    x = torch.ones(1, 1, 8, 1)
-    operands = reference.prepare(x, x, x, scale=1.0, mask_BN=None, precision=precision)
-    sums = [0.0, low / 2, low * 2, 1.0, 5e29, 2e30, math.inf, math.nan]
-    total = torch.tensor(sums)[None, None, :, None]
+@pytest.mark.parametrize(
+    ("precision", "dtype", "low"),
+    [
+        ("fp32", torch.float32, 1e-20),
+        ("bf16", torch.bfloat16, 1e-20),
+        ("bf16", torch.float16, 0.25),
+        ("int8_qk", torch.float32, 1e-20),
+        ("int8", torch.float32, 1e-20),
+        ("mxfp4", torch.float32, 1e-20),
+        ("mxfp4_v16", torch.float32, 2.0**-8),
+    ],
+)
+def test_a_sum_outside_its_window_is_no_proof(precision, dtype, low):
+    x = torch.ones(1, 1, 8, 1, dtype=dtype)
+    operands = reference.prepare(x, x, x, scale=1e-3, mask_BN=None, precision=precision)
+    sums = [0.0, low * 0.99, low * 1.01, 1.0, 0.99e30, 1.01e30, math.inf, math.nan]
+    good = certify(operands, sums)
+    assert good == [False, False, True, True, True, False, False, False]
+
+
+def certify(operands, sums, *, excess=0.0):
+    """Whether rows with these sums of weights are good; the true maximum is beyond by `excess`."""
+    rows = slice(0, len(sums))
+    total = torch.tensor(sums, dtype=torch.float64)[None, None, :, None]
+    unit = 255 if operands.weight_format == "uint8" else 1
     good = guard.certified_BHM1(
         operands,
-        slice(0, 8),
-        [slice(0, 8)],
-        maximum_BHM1=torch.zeros_like(total),
-        total_BHM1=total,
+        rows,
+        [rows],
+        maximum_BHM1=exact_maximum_BHM1(operands, rows, [rows]) - excess,
+        total_BHM1=total * unit,
         is_sparse_BH11=torch.zeros(1, 1, 1, 1, dtype=torch.bool),
     )
-    assert good.flatten().tolist() == [False, False, True, True, True, False, False, False]
+    return good.flatten().tolist()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_a_sum_times_the_largest_value_has_a_window_of_its_own(precision):
+    """Values of both signs: the largest is that without its sign."""
+    x = torch.ones(1, 1, 4, 1)
+    sums = [1e-12, 1.0, 1.0, 1e12]
+    for largest, expected in (
+        (0.9e-16, [False, True, True, True]),
+        (1.1e-16, [True, True, True, True]),
+        (0.9e18, [True, True, True, True]),
+        (1.1e18, [True, True, True, False]),
+        (0.0, [True, True, True, True]),
+    ):
+        v = x * torch.tensor([-largest, largest / 4, 0.0, 0.0])[:, None]
+        operands = reference.prepare(x, x, v, scale=1e-3, mask_BN=None, precision=precision)
+        assert certify(operands, sums) == expected
+
+
+def test_int8_weights_may_saturate_by_half_a_code_and_lose_one_bit():
+    x = torch.ones(1, 1, 1, 1)
+    operands = reference.prepare(x, x, x, scale=1e-3, mask_BN=None, precision="int8")
+    most = math.log2(255.5 / 255)
+    for excess, expected in ((most * 0.99, True), (most * 1.01, False), (-0.99, True)):
+        assert certify(operands, [1.0], excess=excess) == [expected]
+    assert certify(operands, [1.0], excess=-1.01) == [False]
+    floating = reference.prepare(x, x, x, scale=1e-3, mask_BN=None, precision="bf16")
+    assert certify(floating, [1.0], excess=-1.01) == [True]
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8_qk"])
+def test_int8_scores_may_be_off_by_a_quarter_of_a_power_of_two(precision):
+    """One query and keys of one number, 127 steps of 2 / 127 long, the other twice as long."""
+    q, k = torch.tensor([[2.0], [2.0]])[None, None], torch.tensor([[-2.0], [2.0]])[None, None]
+    # Each rounding has a variance of step**2 / 12; of a query times a key of 2, and the reverse.
+    error = math.log2(math.e) * (2 / 127) * 2 * math.sqrt(2 / 12)
+    for scale, expected in ((0.99 * 0.25 / error, True), (1.01 * 0.25 / error, False)):
+        operands = reference.prepare(q, k, q, scale=scale, mask_BN=None, precision=precision)
+        assert certify(operands, [1.0, 1.0]) == [expected] * 2
 
 
 @pytest.mark.parametrize(("precision", "unit"), [("fp32", 1), ("int8", 255)])

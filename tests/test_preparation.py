@@ -1,9 +1,11 @@
 """Cutouts become what an encoder eats, or a counted reject."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from astroray.errors import ConfigError
 from astroray.preparation import (
@@ -78,6 +80,46 @@ def test_a_sky_without_noise_gets_a_thousandth_of_the_peak_and_an_empty_one_some
     assert found.peak_C == (500.0, 10.0)  # at least ten noise levels, or noise would be white
 
 
+def test_a_noiseless_sky_gets_a_thousandth_of_what_the_peak_is_above_it():
+    image_BCYX = np.full((5, 1, 16, 16), 100.0, np.float32)
+    image_BCYX[:, 0, 8, 8] = 600.0
+    assert measure(iter([cutouts(image_BCYX)]), size_px=16).noise_C == (0.5,)
+
+
+def test_each_band_has_its_own_levels_of_the_finite_pixels():
+    image_BCYX = np.zeros((101, 3, 8, 8), np.float32)
+    image_BCYX[:, 1] += 50.0
+    image_BCYX[:, 2] = np.nan
+    image_BCYX[:, :2, 4, 4] += 100 + np.arange(101)[:, None]  # peaks of each band: 100, 101 .. 200
+    image_BCYX[:, :2, 3, 3] = np.nan
+    image_BCYX[0, :2, 3, 4] = np.inf
+    found = measure(iter([cutouts(image_BCYX)]), size_px=16)
+    assert found.sky_C == (0.0, 50.0, 0.0)
+    assert found.peak_C == pytest.approx((199.0, 249.0, 10.0))
+    assert found.noise_C == pytest.approx((0.199, 0.199, 1.0))
+
+
+def test_the_sky_is_that_of_all_four_edges_alike():
+    image_BCYX = np.full((1, 4, 8, 8), np.nan, np.float32)
+    inside = np.s_[1:-1]
+    for number, edge in enumerate(((0, inside), (-1, inside), (inside, 0), (inside, -1))):
+        for band in range(4):
+            image_BCYX[0, band][edge] = 1 + (number + band) % 4
+    assert measure(iter([cutouts(image_BCYX)]), size_px=16).sky_C == (2.5,) * 4
+
+
+def test_wished_bands_are_measured_in_the_order_of_the_wish(sample):
+    image_BCYX = sample.image_BCYX + np.array([0, 10, 20], np.float32)[:, None, None]
+    found = measure_cutouts(iter([cutouts(image_BCYX)]), Wishes(bands=("i", "g")))
+    assert found.bands == ("i", "g")
+    np.testing.assert_allclose(found.sky_C, (25, 5), atol=0.1)
+
+
+def test_a_preparation_survives_json(preparation):
+    stored = json.loads(json.dumps(dataclasses.asdict(preparation)))
+    assert Preparation.from_json(stored) == preparation
+
+
 def test_display_pictures_stay_as_they_are():
     image_BCYX = np.random.default_rng(0).uniform(0, 1, (2, 3, 32, 32)).astype(np.float32)
     pictures = cutouts(image_BCYX, pixels="display", bands=("R", "G", "B"))
@@ -129,6 +171,23 @@ def test_a_row_without_enough_to_look_at_is_a_reject_and_no_other_is_lost(
     assert np.isfinite(prepared.input_BCYX).all()
 
 
+def test_gaps_in_one_band_are_not_said_of_another_that_is_empty(sample, preparation):
+    image_BCYX = sample.image_BCYX.copy()
+    image_BCYX[5, 0, :4], image_BCYX[5, 2] = np.nan, np.nan
+    (reject,) = prepare(cutouts(image_BCYX), preparation).rejects
+    assert reject.stage == "prepare"
+    assert reject.reason == "all pixels of band i are missing, expected some"
+
+
+def test_where_no_row_can_be_used_nothing_is_left_to_encode_and_each_has_a_reason(preparation):
+    for rejected in (np.zeros((3, 3, 32, 32)), np.zeros((3, 2, 32, 32)), np.zeros((0, 3, 32, 32))):
+        prepared = prepare(cutouts(rejected), preparation)
+        assert prepared.input_BCYX.shape == (0, 3, 16, 16)
+        assert prepared.input_BCYX.dtype == np.float32
+        assert (prepared.index_B.tolist(), prepared.flags_B.tolist()) == ([], [])
+        assert [reject.row for reject in prepared.rejects] == list(range(len(rejected)))
+
+
 def test_so_many_pixels_as_are_allowed_may_be_missing(sample, preparation):
     image_BCYX = sample.image_BCYX.copy()
     image_BCYX[5, :, :16] = np.nan
@@ -150,6 +209,14 @@ def test_a_survey_without_a_band_of_the_model_is_rejected_row_by_row(sample, pre
     assert "expected flux pixels in bands g, r, i" in prepared.rejects[0].reason
 
 
+def test_pixels_of_another_kind_than_the_model_s_are_rejected_row_by_row(sample, preparation):
+    display = cutouts(sample.image_BCYX, pixels="display")
+    prepared = prepare(display, preparation)
+    assert len(prepared.rejects) == 40
+    assert prepared.rejects[0].kind == "bands"
+    assert "got display pixels in bands g, r, i, expected flux" in prepared.rejects[0].reason
+
+
 def test_bands_are_taken_by_name(sample, preparation):
     turned = dataclasses.replace(
         sample, image_BCYX=sample.image_BCYX[:, ::-1], bands=("i", "r", "g")
@@ -169,6 +236,22 @@ def test_resampling_keeps_the_mean_of_the_central_square(shape):
     np.testing.assert_allclose(small.mean(axis=(2, 3)), square_BCYX.mean(axis=(2, 3)), rtol=2e-3)
 
 
+@pytest.mark.parametrize("size_px", [8, 20, 33, 64])
+def test_resampling_is_that_of_pillow_smaller_or_larger(size_px):
+    picture_YX = noise((40, 40))
+    peer_YX = Image.fromarray(picture_YX).resize((size_px, size_px), Image.Resampling.BILINEAR)
+    got_BCYX = resample(picture_YX[None, None], size_px)
+    np.testing.assert_allclose(got_BCYX[0, 0], np.asarray(peer_YX), rtol=1e-5)
+
+
+def test_resampling_takes_pixels_as_files_give_them_mirrored_and_not_to_be_written():
+    whole_BCYX = noise((2, 1, 24, 24))
+    whole_BCYX.flags.writeable = False
+    np.testing.assert_array_equal(
+        resample(whole_BCYX[:, :, ::-1], 12), resample(whole_BCYX[:, :, ::-1].copy(), 12)
+    )
+
+
 @pytest.mark.parametrize(
     ("edge", "wished", "size_px"), [(100, None, 64), (47, None, 32), (10, None, 16), (100, 40, 40)]
 )
@@ -183,6 +266,23 @@ def test_a_mixed_survey_is_refused(sample):
         ConfigError, match=r"flux cutouts in bands g, r, i with display .* such as o0 and o0"
     ):
         measure(iter([sample, other]), size_px=16)
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "is_advised"),
+    [(("g",), ("r",), True), (("g",), ("g", "r"), False), (("g", "r"), ("r", "i"), False)],
+)
+def test_files_of_a_band_each_are_refused_with_advice_to_name_the_bands(first, other, is_advised):
+    mixed = [cutouts(noise((2, len(bands), 16, 16)), bands=bands) for bands in (first, other)]
+    with pytest.raises(ConfigError, match="scan them one by one, each by a glob") as refused:
+        measure(iter(mixed), size_px=16)
+    assert ("name the bands as the files do: bands=g,r" in str(refused.value)) == is_advised
+
+
+def test_the_advice_on_bands_is_not_for_two_kinds_of_pixels_in_one_band():
+    mixed = [cutouts(noise((2, 1, 16, 16)), bands=("g",), pixels=p) for p in ("flux", "display")]
+    with pytest.raises(ConfigError, match=r"each by a glob$"):
+        measure(iter(mixed), size_px=16)
 
 
 def test_pictures_without_pixels_say_nothing_of_a_survey(sample, preparation):
@@ -210,3 +310,18 @@ def test_an_empty_sample_is_refused():
 def test_a_preparation_that_makes_no_sense_is_refused(preparation, change, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(preparation, **change)
+
+
+@pytest.mark.parametrize("change", [{"size_px": 8}, {"size_px": 512}, {"max_missing": 0.0}])
+def test_a_preparation_at_its_limits_is_taken(preparation, change):
+    dataclasses.replace(preparation, **change)
+
+
+@pytest.mark.parametrize("name", ["size_px", "bands", None])
+def test_wishes_for_images_are_refused_where_there_are_none(name):
+    if name is None:
+        Wishes(max_missing=0.1, num_windows=3).refuse_those_of_images("spectra")
+        return
+    wishes = Wishes(**{name: {"size_px": 64, "bands": ("g",)}[name]})
+    with pytest.raises(ConfigError, match=rf"encoder\.{name} is for images, .* has spectra"):
+        wishes.refuse_those_of_images("spectra")

@@ -123,10 +123,10 @@ def prepare(rows: Rows, preparation: Preparation) -> Prepared:
     kept_B = np.array([reason is None for reason in reasons], bool)
     rejects = _rejects(cutouts, reasons)
     index_B = np.flatnonzero(kept_B)
-    if image_BCYX is None or not index_B.size:
+    if image_BCYX is None:
         shape = (0, len(preparation.bands), preparation.size_px, preparation.size_px)
         return Prepared(
-            index_B=index_B[:0],
+            index_B=index_B,
             input_BCYX=np.zeros(shape, np.float32),
             flags_B=np.zeros(0, np.int32),
             rejects=rejects,

@@ -428,3 +428,46 @@ def test_energy_is_unknown_where_star_or_band_are(unknown):
     known = {"mission": "tess", "teff_k": 3500.0, "radius_sun": 0.5}
     assert np.isfinite(flare_energy_erg(10.0, **known))
     assert np.isnan(flare_energy_erg(10.0, **(known | unknown)))
+
+
+@pytest.mark.parametrize(
+    ("limit", "beyond"),
+    [
+        ({"teff_k": 2000.0}, {"teff_k": 1999.0}),
+        ({"teff_k": 12_000.0}, {"teff_k": 12_001.0}),
+        ({"radius_sun": 0.05}, {"radius_sun": 0.049}),
+        ({"radius_sun": 100.0}, {"radius_sun": 100.1}),
+    ],
+)
+def test_a_star_at_the_limits_has_energies_and_one_beyond_has_none(limit, beyond):
+    known = {"mission": "tess", "teff_k": 3500.0, "radius_sun": 0.5}
+    assert flare_energy_erg(10.0, **(known | limit)) > 0
+    assert np.isnan(flare_energy_erg(10.0, **(known | beyond)))
+
+
+@pytest.mark.parametrize("mission", ["kepler", "tess"])
+@pytest.mark.parametrize("flare_k", [9000.0, 10_000.0])
+def test_an_energy_is_that_of_the_paper_s_integrals_with_constants_of_astropy(mission, flare_k):
+    from astropy import constants
+
+    nm_L = np.arange(300.0, 1200.0, 0.01)
+    second_nm_k = (constants.h * constants.c / constants.k_B).to_value("nm K")
+
+    def in_band(temperature_k):
+        planck_L = nm_L**-5.0 / np.expm1(second_nm_k / (nm_L * temperature_k))
+        return np.sum(np.interp(nm_L, *BANDS[mission], left=0, right=0) * planck_L)
+
+    luminosity = constants.sigma_sb.cgs.value * flare_k**4 * np.pi * constants.R_sun.cgs.value**2
+    expected = luminosity * 0.3**2 * 20.0 * in_band(3300.0) / in_band(flare_k)
+    star = {"mission": mission, "teff_k": 3300.0, "radius_sun": 0.3}
+    assert flare_energy_erg(20.0, **star, flare_k=flare_k) == pytest.approx(expected, rel=2e-4)
+    if flare_k == 9000.0:
+        assert flare_energy_erg(20.0, **star) == flare_energy_erg(20.0, **star, flare_k=flare_k)
+
+
+@pytest.mark.parametrize(
+    ("mission", "nm", "response"),
+    [("kepler", (450, 600, 750), (0.46, 0.66, 0.56)), ("tess", (635, 800, 925), (0.7, 0.95, 0.9))],
+)
+def test_responses_are_those_of_the_handbooks_to_a_tenth(mission, nm, response):
+    assert np.interp(nm, *BANDS[mission]) == pytest.approx(response, abs=0.05)

@@ -67,16 +67,21 @@ def test_rows_that_break_the_frozen_maximum_are_redone(name, estimate, precision
 )
 def test_a_sum_outside_its_window_is_no_proof(precision, dtype, low):
     x = torch.ones(1, 1, 8, 1, dtype=dtype)
-    operands = reference.prepare(x, x, x, scale=1e-3, mask_BN=None, precision=precision)
+    v = 2.0**-10 * x  # else the sum times the largest value is what is too large
+    operands = reference.prepare(x, x, v, scale=1e-3, mask_BN=None, precision=precision)
     sums = [0.0, low * 0.99, low * 1.01, 1.0, 0.99e30, 1.01e30, math.inf, math.nan]
     good = certify(operands, sums)
     assert good == [False, False, True, True, True, False, False, False]
+    if precision != "int8":  # whose sums are divided by 255
+        assert certify(operands, [low, 1e30]) == [False, False]
 
 
 def certify(operands, sums, *, excess=0.0):
     """Whether rows with these sums of weights are good; the true maximum is beyond by `excess`."""
     rows = slice(0, len(sums))
+    batch, heads = operands.v_BHND.shape[:2]
     total = torch.tensor(sums, dtype=torch.float64)[None, None, :, None]
+    total = total.repeat(batch, heads, 1, 1)
     unit = 255 if operands.weight_format == "uint8" else 1
     good = guard.certified_BHM1(
         operands,
@@ -84,7 +89,7 @@ def certify(operands, sums, *, excess=0.0):
         [rows],
         maximum_BHM1=exact_maximum_BHM1(operands, rows, [rows]) - excess,
         total_BHM1=total * unit,
-        is_sparse_BH11=torch.zeros(1, 1, 1, 1, dtype=torch.bool),
+        is_sparse_BH11=torch.zeros(batch, heads, 1, 1, dtype=torch.bool),
     )
     return good.flatten().tolist()
 
@@ -104,6 +109,28 @@ def test_a_sum_times_the_largest_value_has_a_window_of_its_own(precision):
         v = x * torch.tensor([-largest, largest / 4, 0.0, 0.0])[:, None]
         operands = reference.prepare(x, x, v, scale=1e-3, mask_BN=None, precision=precision)
         assert certify(operands, sums) == expected
+
+
+def test_each_head_has_the_largest_value_of_its_own():
+    x = torch.ones(1, 2, 4, 1)
+    v = x * torch.tensor([1.0, 1e-20])[:, None, None]
+    operands = reference.prepare(x, x, v, scale=1e-3, mask_BN=None, precision="fp32")
+    assert certify(operands, [1e-12, 1.0, 1.0, 1.0]) == [True] * 4 + [False] + [True] * 3
+
+
+def test_only_rows_without_any_valid_key_are_good_whatever_their_sum():
+    x = torch.ones(3, 1, 2, 1)
+    mask = torch.tensor([[True, True], [True, False], [False, False]])
+    operands = reference.prepare(x, x, x, scale=1e-3, mask_BN=mask, precision="fp32")
+    assert certify(operands, [math.inf, 1.0]) == [False, True, False, True, True, True]
+
+
+def test_each_head_has_the_score_error_of_its_own_keys():
+    x = torch.tensor([[-1.0], [1.0]])[None, None].repeat(1, 2, 1, 1)
+    k = x * torch.tensor([1.0, 100.0])[:, None, None]
+    operands = reference.prepare(x, k, x, scale=1.0, mask_BN=None, precision="int8_qk")
+    error = guard.score_error_BHM1(operands, slice(0, 2)).flatten()
+    assert error[2:] == pytest.approx(100 * error[:2], rel=1e-5)
 
 
 def test_int8_weights_may_saturate_by_half_a_code_and_lose_one_bit():

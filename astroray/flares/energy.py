@@ -36,7 +36,7 @@ BANDS = {
 instrument handbooks (Van Cleve & Caldwell 2016; Ricker et al. 2015). Only ratios enter."""
 BANDS["k2"] = BANDS["kepler"]
 
-RANGES = {"teff_k": (2000.0, 12000.0), "radius_sun": (0.05, 100.0)}
+TEFF_RANGE_K, RADIUS_RANGE_SUN = (2000.0, 12000.0), (0.05, 100.0)
 """Stars outside of them get no energy: such numbers are codes, or the star is no black body."""
 
 
@@ -60,7 +60,7 @@ def flare_energy_erg(
     """
     if not has_band(mission):
         return math.nan
-    for value, (low, high) in zip((teff_k, radius_sun), RANGES.values(), strict=True):
+    for value, (low, high) in ((teff_k, TEFF_RANGE_K), (radius_sun, RADIUS_RANGE_SUN)):
         if not low <= value <= high:  # NaN too
             return math.nan
     area_cm2 = math.pi * (radius_sun * SOLAR_RADIUS_CM) ** 2

@@ -149,3 +149,56 @@ def test_in_k2_a_flare_is_as_sure_as_asked_for_and_six_tenths_at_least(asked, su
     rule = FlareRule(min_confidence=asked)
     assert rule.for_mission("k2") == dataclasses.replace(rule, long_points=3, min_confidence=sure)
     assert rule.for_mission("kepler") is rule
+
+
+EXACT_D = 2.0**-5
+"""45 minutes, so that times and lengths have no rounding."""
+
+
+def only_event(ratio_T, *, time_P=None, trend_T=None):
+    """The one event of a curve whose times are so many cadences."""
+    _, curve = curve_of(ratio_T, cadence_d=EXACT_D)
+    if trend_T is not None:
+        curve = dataclasses.replace(curve, trend_T=trend_T)
+    times = np.arange(len(ratio_T)) if time_P is None else time_P
+    (event,) = find_events(EXACT_D * times, curve)
+    return event
+
+
+@pytest.mark.parametrize(("pause", "refused"), [(4, ""), (5, "gap")])
+def test_a_flare_of_which_more_than_half_of_the_cadences_are_missing_is_refused(pause, refused):
+    ratio_T, time_P = np.zeros(60), np.arange(60)
+    ratio_T[20:24] = [30.0, 20.0, 14.0, 10.0]
+    time_P[23:] += pause - 1
+    event = only_event(ratio_T, time_P=time_P)
+    assert EXACT_D * (pause + 2) == event.stop_d - event.start_d
+    assert (event.refused == "gap") == (refused == "gap")
+
+
+def test_a_point_stands_for_half_a_cadence_at_least_and_for_half_the_way_to_its_neighbors():
+    ratio_T, time_P = np.zeros(60), np.arange(60.0)
+    ratio_T[20:25] = [9.0, 8.0, 7.0, 6.0, 5.0]
+    time_P[20:25] = [20.0, 20.25, 20.5, 22.0, 24.0]
+    event = only_event(ratio_T, time_P=time_P)
+    widths = np.array([0.625, 0.5, 0.875, 1.75, 1.5])
+    square = (widths**2).sum()
+    assert event.equivalent_duration_s == pytest.approx(
+        86400 * EXACT_D * NOISE * (widths * ratio_T[20:25]).sum()
+    )
+    assert event.equivalent_duration_err_s == pytest.approx(86400 * EXACT_D * NOISE * square**0.5)
+
+
+@pytest.mark.parametrize(("num", "is_slow"), [(33, False), (34, True)])
+def test_an_event_longer_than_half_the_window_of_the_trend_is_slow(num, is_slow):
+    ratio_T = np.zeros(100)
+    ratio_T[30 : 30 + num] = np.linspace(10, 3, num)
+    assert (only_event(ratio_T).refused == "slow") == is_slow
+
+
+@pytest.mark.parametrize(("num", "is_step"), [(16, False), (17, True)])
+def test_an_event_of_a_quarter_of_the_window_after_which_the_flux_stays_is_a_step(num, is_step):
+    ratio_T, trend_T = np.zeros(100), np.full(100, 1000.0)
+    ratio_T[40 : 40 + num] = np.linspace(10, 3, num)
+    trend_T[40 + num :] *= 1.1
+    assert (only_event(ratio_T, trend_T=trend_T).refused == "step") == is_step
+    assert only_event(ratio_T).refused != "step"

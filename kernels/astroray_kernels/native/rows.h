@@ -37,20 +37,20 @@ struct Row {
   void store(void* to, int dtype, int64_t at) const {
     for (int i = 0; i < kVectors; ++i) store16(to, dtype, at + 16 * i, x[i]);
   }
-  Row operator+(const Row& other) const {
+  template <class Op>
+  ASTRORAY_INLINE Row each(const Row& other, Op op) const {
     Row row;
-    for (int i = 0; i < kVectors; ++i) row.x[i] = x[i] + other.x[i];
+    for (int i = 0; i < kVectors; ++i) row.x[i] = op(x[i], other.x[i]);
     return row;
+  }
+  Row operator+(const Row& other) const {
+    return each(other, [](Floats a, Floats b) { return a + b; });
   }
   Row operator-(const Row& other) const {
-    Row row;
-    for (int i = 0; i < kVectors; ++i) row.x[i] = x[i] - other.x[i];
-    return row;
+    return each(other, [](Floats a, Floats b) { return a - b; });
   }
   Row operator*(const Row& other) const {
-    Row row;
-    for (int i = 0; i < kVectors; ++i) row.x[i] = x[i] * other.x[i];
-    return row;
+    return each(other, [](Floats a, Floats b) { return a * b; });
   }
   float dot(const Row& other) const {
     Floats total(0.0f);

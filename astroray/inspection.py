@@ -36,7 +36,7 @@ class RunStatus:
 
     run_dir: str
     record: RunRecord
-    """A blank one while the survey is listed, before which nothing is written."""
+    """A blank one before it is written: while the survey is listed, or a run copied here."""
     num_shards: int
     """As listed so far; of a night with those of older versions, as what is done."""
     done: Counts
@@ -49,8 +49,8 @@ class RunStatus:
     def words(self) -> dict[str, str]:
         """For a person."""
         record, done = self.record, self.done
-        if self._is_listing:
-            told = "its survey is being listed, nothing else is known yet"
+        if self._is_beginning:
+            told = "its survey is being listed, or a run copied here; nothing else is known yet"
             return {"state": record.state, "stage": told, "writer": self.writer or ""}
         spent = ", ".join(f"{stage} {value:.0f}" for stage, value in record.seconds.items())
         status = {
@@ -102,16 +102,16 @@ class RunStatus:
             "reference": record.night.reference if record.night else None,
             "proof": record.proof.sentence if record.proof else None,
         }
-        known = {"run", "state", "writer"} if self._is_listing else set(facts)
+        known = {"run", "state", "writer"} if self._is_beginning else set(facts)
         return {name: value if name in known else None for name, value in facts.items()}
 
     @property
-    def _is_listing(self) -> bool:
+    def _is_beginning(self) -> bool:
         return not self.record.created
 
 
 def read_status(run_dir: str) -> RunStatus:
-    """How far a run is, if it only lists its survey yet. Raises ConfigError without a run."""
+    """How far a run is, though it may have no record yet. Raises ConfigError without a run."""
     record = RunRecord.load(run_dir)
     if record is None and find_holder(run_dir):
         record = RunRecord(survey="", fingerprint="", config={}, created="")
@@ -237,7 +237,8 @@ def _reopen(run_dir: str, config: ScanConfig) -> list[str]:
 def _record(run_dir: str) -> RunRecord:
     if RunRecord.load(run_dir) is None and (writer := find_holder(run_dir)):
         raise ConfigError(
-            f"{run_dir} holds no run.json yet: {writer} lists its survey; ask again in a moment"
+            f"{run_dir} holds no run.json yet: {writer} lists its survey or copies a run here; "
+            "ask again in a moment"
         )
     return record_of(run_dir, expected="scan, a night or flares find")
 

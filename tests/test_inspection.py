@@ -128,11 +128,15 @@ def test_a_run_that_has_just_begun_and_a_folder_of_runs_are_told_from_none(tmp_p
     with hold_lease(begun := str(tmp_path / "begun")):
         shown = CliRunner().invoke(cli, ["status", begun])
         assert shown.exit_code == 0
-        assert re.search(r"^state +running\nstage +its survey is being listed", shown.output)
+        assert re.search(
+            r"^state +running\nstage +its survey is being listed, or a run copied", shown.output
+        )
         assert re.search(rf"writer +process {os.getpid()} on", shown.output)
         facts = inspection.read_status(begun).facts()
         assert (facts["state"], facts["survey"], facts["shards"]) == ("running", None, None)
-        with pytest.raises(ConfigError, match=rf"process {os.getpid()} on .* lists its survey"):
+        with pytest.raises(
+            ConfigError, match=rf"process {os.getpid()} on .* lists its survey or copies"
+        ):
             inspection.verify_run(begun)
     for name in ("2026-11-28", "2026-11-29"):
         RunRecord(survey="s", fingerprint="f", config={}, created="2026").publish(

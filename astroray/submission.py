@@ -142,15 +142,10 @@ class JobServer:
         A lost connection is taken up again where it broke; raises BackendError where the cluster
         does not answer for two minutes.
         """
-        num_seen, lost_s = 0, math.inf
+        num_seen, lost_s, pause_s = 0, math.inf, 0.0
         while True:
-            with contextlib.suppress(BackendError):
-                for text in self._tail(submission_id, skip=num_seen):
-                    num_seen += len(text)
-                    write(text)
-            try:
-                details = self._details(submission_id)
-                if details.status.is_terminal():
+            try:  # first, since Ray hands out the log of an ended job a few lines a second
+                if (details := self._details(submission_id)).status.is_terminal():
                     write(self._logs(submission_id)[num_seen:])
                     return _exit_code(details)
                 lost_s = math.inf
@@ -158,7 +153,12 @@ class JobServer:
                 lost_s = min(lost_s, time.monotonic())
                 if time.monotonic() - lost_s > LOST_TIMEOUT_S:
                     raise
-            time.sleep(POLL_S)
+            time.sleep(pause_s)
+            pause_s = POLL_S
+            with contextlib.suppress(BackendError):
+                for text in self._tail(submission_id, skip=num_seen):
+                    num_seen += len(text)
+                    write(text)
 
     def cancel(self, submission_id: str) -> str:
         """Stops a job and waits until it is; returns its status, which says if it was too late.

@@ -62,12 +62,14 @@ class Client:
 
 
 class Followed:
-    """A job server whose job has ended; it is out of reach once for each error of `lost`."""
+    """A job server whose job runs; it is out of reach once for each error of `lost`, then ended."""
 
     def __init__(self, lost):
         self.lost = lost
+        self.num_tails = 0
 
     async def tail_job_logs(self, _):
+        self.num_tails += 1
         yield "all of "
 
     def get_job_info(self, _):
@@ -176,6 +178,15 @@ def test_a_job_is_followed_though_its_cluster_is_out_of_reach_for_a_moment(monke
     written: list[str] = []
     assert jobs.follow("scan-a1", written.append) == 0
     assert ("".join(written), lost) == ("all of it", [])
+    assert jobs._client.num_tails == 2
+
+
+def test_the_log_of_a_job_that_has_ended_is_handed_out_at_once():
+    jobs = server()
+    jobs._client = Followed([])
+    written: list[str] = []
+    assert jobs.follow("scan-a1", written.append) == 0
+    assert (written, jobs._client.num_tails) == (["all of it"], 0)
 
 
 def test_ctrl_c_ends_the_following_of_a_job_that_says_nothing_for_long():
@@ -187,6 +198,10 @@ def test_ctrl_c_ends_the_following_of_a_job_that_says_nothing_for_long():
 
         def interrupt(self):
             raise Interrupted
+
+        def get_job_info(self, _):
+            runs = types.SimpleNamespace(value="RUNNING", is_terminal=lambda: False)
+            return types.SimpleNamespace(status=runs)
 
     jobs = server()
     jobs._client = Silent()

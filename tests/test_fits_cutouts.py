@@ -341,6 +341,65 @@ def test_what_a_survey_is_follows_from_the_size_of_its_first_image(tmp_path, sha
     assert (shard.params["layout"] if shard.reader == "fits_cutouts" else shard.reader) == found
 
 
+@pytest.mark.parametrize(
+    ("shapes", "num_rows", "found"),
+    [
+        (((7, 600, 30),), 7, "cube"),  # a table of as many rows says that planes are objects
+        (((7, 600, 30),), 8, "fields"),
+        (((6, 600, 30),), 6, "fields"),
+        (((600, 30), (20, 30)), 2, "mef"),
+        (((600, 30), (600, 20)), 2, "fields"),
+    ],
+    ids=str,
+)
+def test_what_a_survey_is_follows_from_all_images_and_the_length_of_a_table(
+    tmp_path, shapes, num_rows, found
+):
+    images = [fits.ImageHDU(np.zeros(shape, np.uint8)) for shape in shapes]
+    rows = {name: values[:num_rows] for name, values in known_objects().items()}
+    for shard in list_all(
+        write(tmp_path / "a.fits", fits.PrimaryHDU(), *images, make_table(**rows))
+    ):
+        assert (shard.params["layout"] if shard.reader == "fits_cutouts" else shard.reader) == found
+
+
+def test_a_packed_cube_is_one_shard_and_so_is_a_file_of_stamps_whatever_the_rows_of_a_shard(
+    tmp_path,
+):
+    plain = Path(write(tmp_path / "a.fits", fits.PrimaryHDU(make_cube())))
+    (tmp_path / "b.fits.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert [shard.num_rows for shard in list_all(f"{plain}?shard_rows=24")] == [24, 1]
+    assert [s.num_rows for s in list_all(f"{tmp_path / 'b.fits.gz'}?shard_rows=10")] == [None]
+    stamps = [fits.ImageHDU(image) for image in make_cube(1)[:, 0]]
+    path = write(tmp_path / "c.fits", fits.PrimaryHDU(), *stamps)
+    assert [shard.num_rows for shard in list_all(f"{path}?layout=mef&shard_rows=1")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("limit", "sizes"),
+    [
+        ({"_SLICE_ROWS": 10}, [10, 10, 5]),
+        ({"_SLICE_BYTES": 8 * C * Y * X * 4}, [8, 8, 8, 1]),
+        ({"_SLICE_BYTES": 8 * C * Y * X * 4 - 1}, [7, 7, 7, 4]),
+    ],
+)
+def test_slices_have_at_most_so_many_rows_and_bytes(tmp_path, monkeypatch, limit, sizes):
+    for name, value in limit.items():
+        monkeypatch.setattr(fits_cutouts, name, value)
+    (shard,) = list_all(write(tmp_path / "a.fits", fits.PrimaryHDU(make_cube())))
+    slices, _ = read(shard)
+    assert [len(some.row_B) for some in slices] == sizes
+    np.testing.assert_array_equal(np.concatenate([s.image_BCYX for s in slices]), make_cube())
+
+
+def test_a_table_for_the_rows_of_two_files_is_refused(tmp_path):
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.fits", fits.PrimaryHDU(make_cube()))
+    (tmp_path / "table.csv").write_text("name\n" + "\n".join(f"o{i}" for i in range(N)))
+    with pytest.raises(ConfigError, match="goes with the rows of one file, got 2 files"):
+        list_all(f"{tmp_path}?table={tmp_path / 'table.csv'}")
+
+
 def test_large_images_are_handed_to_the_reader_of_fields(tmp_path):
     image_YX = np.random.default_rng(2).normal(0, 1, (40, 600)).astype(np.float32)
     y_YX, x_YX = np.mgrid[:40, :600]

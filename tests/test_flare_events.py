@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from astroray.flares.detrend import Detrended
-from astroray.flares.events import FlareRule, _Points, _step, find_events, measure_again
+from astroray.flares.events import (
+    FlareRule,
+    _explained,
+    _Points,
+    _step,
+    find_events,
+    measure_again,
+)
 from astroray.schema import FlareFlag
 from tests.flares_made import MINUTE_D
 
@@ -56,15 +63,16 @@ def test_a_step_is_that_of_a_cubic_through_the_points_around_an_event(step, firs
     assert found == pytest.approx(abs(step) * NOISE, abs=1e-8)
 
 
-def test_the_error_of_a_step_is_that_of_least_squares():
+@pytest.mark.parametrize(("last", "reach"), [(35, 12), (39, 14)])
+def test_the_error_of_a_step_is_that_of_least_squares(last, reach):
     time_d, _ = curve_of(np.zeros(64))
     ratio_T = stepped(time_d, step=5.0, seed=1)
-    found, err = _step(_Points.of(*curve_of(ratio_T)), 26, 35)
-    at = np.r_[13:25, 37:49]
+    found, err = _step(_Points.of(*curve_of(ratio_T)), 26, last)
+    at = np.r_[25 - reach : 25, last + 2 : last + 2 + reach]
     x_N = time_d[at] - 1500.6
     model_NM = np.stack([x_N**0, x_N, x_N**2, x_N**3, at > 30], axis=1)
     value_M, (square,), *_ = np.linalg.lstsq(model_NM, NOISE * ratio_T[at], rcond=None)
-    variance = np.linalg.inv(model_NM.T @ model_NM)[-1, -1] * square / (24 - 5)
+    variance = np.linalg.inv(model_NM.T @ model_NM)[-1, -1] * square / (2 * reach - 5)
     assert found == pytest.approx(abs(value_M[-1]), rel=1e-6)
     assert err == pytest.approx(variance**0.5, rel=1e-6)
 
@@ -95,6 +103,8 @@ def events_of(ratio_T, later_T):
         ([2.0, 0.5, 1.5], 26),  # a single point below is let pass
         ([2.0, 0.5, 0.5, 1.5], 24),
         ([2.0, 12.0, 2.0], 23),  # higher than the peak is no tail of it
+        ([12.0, 2.0], 23),
+        ([2.0, 12.0], 23),
     ],
 )
 def test_a_flare_measured_again_ends_where_its_tail_goes_under_the_new_trend(tail, last):
@@ -202,3 +212,65 @@ def test_an_event_of_a_quarter_of_the_window_after_which_the_flux_stays_is_a_ste
     trend_T[40 + num :] *= 1.1
     assert (only_event(ratio_T, trend_T=trend_T).refused == "step") == is_step
     assert only_event(ratio_T).refused != "step"
+
+
+def test_a_tail_is_compared_with_the_peak_of_its_own_flare_wherever_that_is_now():
+    ratio_T = np.zeros(60)
+    ratio_T[10:14], ratio_T[30:34] = [90.0, 60.0, 40.0, 30.0], FLARE
+    later_T = ratio_T.copy()
+    later_T[34:36] = 2.0, 12.0
+    _, (_, again) = events_of(ratio_T, later_T)
+    assert (again.first, again.last) == (30, 33)
+    later_T[33] = 20.0
+    _, (_, again) = events_of(ratio_T, later_T)
+    assert (again.first, again.peak, again.last) == (30, 33, 35)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [9.0, 6.0, 4.0, 3.0],
+        [3.0, 5.0, 9.0, 4.0],
+        [3.0, 5.0, 9.0, 20.0],  # what rises slowly is less sure
+        [4.0, 4.0],
+    ],
+)
+def test_confidence_is_the_share_of_the_template_as_sure_as_the_signal(values):
+    ratio_T = np.zeros(60)
+    last = 19 + len(values)
+    ratio_T[20 : last + 1] = values
+    time_d, curve = curve_of(ratio_T)
+    (event,) = find_events(time_d, curve)
+    forward, mirrored = _explained(_Points.of(time_d, curve), 20, event.peak, last)
+    weight = min(1.0, 2 * forward / (forward + mirrored))
+    certain = 1 - np.exp(-((event.snr / 8) ** 2))
+    assert event.confidence == pytest.approx(certain * forward * weight, rel=1e-9)
+    assert (event.refused == "doubtful") == (event.confidence < 0.4)
+    assert event.refused in ("", "doubtful")
+
+
+def test_two_points_that_hardly_stand_out_are_doubtful():
+    ratio_T = np.zeros(60)
+    ratio_T[20:22] = 3.1
+    time_d, curve = curve_of(ratio_T)
+    (event,) = find_events(time_d, curve)
+    assert event.refused == "doubtful"
+    (event,) = find_events(time_d, curve, FlareRule(min_confidence=event.confidence))
+    assert event.refused == ""
+
+
+@pytest.mark.parametrize(
+    ("values", "is_shape"),
+    [
+        ([12.0, 18.0, 24.0, 30.0], False),
+        ([10.0, 14.0, 18.0, 24.0, 30.0], True),
+        ([30.0, 24.0, 18.0, 14.0, 10.0], False),
+    ],
+)
+def test_what_rises_slowly_over_five_points_and_falls_at_once_has_no_shape_of_a_flare(
+    values, is_shape
+):
+    ratio_T = np.zeros(60)
+    ratio_T[20 : 20 + len(values)] = values
+    (event,) = find_events(*curve_of(ratio_T))
+    assert (event.refused == "shape") == is_shape

@@ -14,6 +14,7 @@ from astroray.catalog.versions import Night
 from astroray.encoders import AUTO, ModelFile, choose_encoder, is_own
 from astroray.errors import ConfigError, LedgerError, StorageError
 from astroray.interrupts import Interrupted
+from astroray.preparation.modalities import MODALITIES
 from astroray.receipts import done_shards
 from astroray.run_files import listing_file, model_file
 from astroray.run_folders import night_after, version_of
@@ -173,9 +174,10 @@ def list_again(
     done     names of shards that this run has finished
     night    of a night: what it goes on from, whose files must still be there
 
-    Raises ConfigError where the survey is the run's own folder, LedgerError where the bytes of a
-    finished shard have changed, one must stay and a file of it is gone, or the run would get other
-    shards than those that a night goes on from.
+    Raises ConfigError where the survey is the run's own folder or holds something else than the
+    night's reference, LedgerError where the bytes of a finished shard have changed, one must stay
+    and a file of it is gone, or the run would get other shards than those that a night goes on
+    from.
     """
     location = SurveyUri.parse(survey).location
     if location not in surveys.SCHEMES and storage.resolve(location) == storage.resolve(run_dir):
@@ -191,9 +193,24 @@ def list_again(
     ledger.check_unchanged(known, listing.changed, {*done, *settled})
     _check_withdrawn(known, listing.unseen, night.must_stay(survey) if night else ())
     shards = [listing.changed.get(shard.name, shard) for shard in listing.shards]
-    if known and not night and shards != list(known):
+    if night:
+        _check_kind(night, shards)
+    elif known and shards != list(known):
         _check_alone(run_dir, survey)
     return shards
+
+
+def _check_kind(night: Night, shards: Sequence[Shard]) -> None:
+    """Raises ConfigError where a shard holds something else than those of the night's reference."""
+    expected = surveys.modality_of(night.listing[0])
+    for shard in shards:
+        if (found := surveys.modality_of(shard)) != expected:
+            where = shard.inputs[0].path if shard.inputs else f"shard {shard.name}"
+            raise ConfigError(
+                f"{where} holds {MODALITIES[found].nouns}, expected {MODALITIES[expected].nouns} "
+                f"as the reference {night.reference} does; give their files with --survey, or scan "
+                "the others into a run of their own"
+            )
 
 
 def _check_alone(run_dir: str, survey: str) -> None:

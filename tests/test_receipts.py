@@ -181,7 +181,7 @@ def test_files_that_the_survey_still_lists_are_not_asked_for_one_by_one(tmp_path
     stay = [shard.name for shard in known]
     survey = f"{tmp_path}/*.npy"
     night = SimpleNamespace(
-        settled=set(stay), must_stay=lambda _: stay, find_mended=lambda _: set()
+        settled=set(stay), must_stay=lambda _: stay, find_mended=lambda _: set(), listing=known
     )
     assert runs.list_again(survey, str(tmp_path / "run"), known, stay, night=night) == known
     assert not [path for path in asked if path.endswith(".npy")]
@@ -189,6 +189,29 @@ def test_files_that_the_survey_still_lists_are_not_asked_for_one_by_one(tmp_path
     assert runs.list_again(survey, str(tmp_path / "run"), known, stay) == known
     with pytest.raises(LedgerError, match=r"1 of the reference's files was withdrawn, .*2.npy"):
         runs.list_again(survey, str(tmp_path / "run"), known, stay, night=night)
+
+
+@pytest.mark.parametrize(
+    ("reader", "survey", "words"),
+    [
+        (
+            "light_curves",
+            "{}/*.npy",
+            "new.npy holds images, expected light curves as the reference",
+        ),
+        ("arrays", "sim:spectra?count=3", "shard spec.* holds spectra, expected images as the ref"),
+    ],
+)
+def test_a_night_of_something_else_than_its_reference_holds_is_refused(
+    tmp_path, reader, survey, words
+):
+    (tmp_path / "new.npy").write_bytes(b"")
+    night = SimpleNamespace(
+        reference="runs/1", settled=set(), must_stay=lambda _: (), find_mended=lambda _: set(),
+        listing=[Shard(name="old", reader=reader, inputs=(), params={})],
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=words):
+        runs.list_again(survey.format(tmp_path), str(tmp_path / "run"), [], [], night=night)
 
 
 def test_retry_rejects_reads_what_it_rewrites_while_nobody_else_writes(tmp_path, monkeypatch):

@@ -274,3 +274,58 @@ def test_what_rises_slowly_over_five_points_and_falls_at_once_has_no_shape_of_a_
     ratio_T[20 : 20 + len(values)] = values
     (event,) = find_events(*curve_of(ratio_T))
     assert (event.refused == "shape") == is_shape
+
+
+DECAY = (2.5, 2.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("before", "peak", "after", "is_flare"),
+    [
+        ((), 10.0, DECAY, True),
+        ((), 10.0, (2.5, 1.5, 1.1, 0.9), False),  # three points, together 3 sigma
+        ((), 6.1, DECAY, True),
+        ((), 5.9, DECAY, False),
+        ((), 10.0, (1.1, 2.9, 2.9), True),
+        ((), 10.0, (0.9, 2.9, 2.9), False),
+        ((2.9, 1.5, 1.5, 1.5), 10.0, DECAY, True),  # three points before
+        ((2.5, 1.9, 1.9), 10.0, DECAY, False),
+    ],
+)
+def test_a_single_high_point_is_a_flare_where_the_points_after_it_show_a_decay(
+    before, peak, after, is_flare
+):
+    ratio_T = np.zeros(60)
+    ratio_T[30 - len(before) : 31 + len(after)] = *before, peak, *after
+    events = find_events(*curve_of(ratio_T, cadence_d=2 * MINUTE_D))
+    (event,) = (event for event in events if event.first <= 30 <= event.last)
+    assert (event.refused != "single") == is_flare
+    (event,) = find_events(*curve_of(ratio_T, cadence_d=151 / 86400))
+    assert event.refused == "single"  # at long spacings a decay proves nothing
+
+
+@pytest.mark.parametrize(("cadence_s", "is_flare"), [(149, True), (151, False)])
+def test_a_decay_counts_up_to_spacings_of_150_s(cadence_s, is_flare):
+    ratio_T = np.zeros(60)
+    ratio_T[30:34] = 10.0, *DECAY
+    (event,) = find_events(*curve_of(ratio_T, cadence_d=cadence_s / 86400))
+    assert (event.refused != "single") == is_flare
+
+
+@pytest.mark.parametrize(
+    ("at", "num", "is_flare"), [(1, 60, False), (2, 60, True), (30, 33, False), (30, 34, True)]
+)
+def test_a_decay_needs_two_points_before_and_three_after(at, num, is_flare):
+    ratio_T = np.zeros(num)
+    ratio_T[at : at + 4] = (10.0, 2.9, 2.9, 2.9)[: num - at]
+    (event,) = find_events(*curve_of(ratio_T, cadence_d=2 * MINUTE_D))
+    assert (event.refused != "single") == is_flare
+
+
+@pytest.mark.parametrize(("border", "is_flare"), [(32, False), (33, False), (34, True)])
+def test_a_decay_beyond_a_gap_is_none(border, is_flare):
+    ratio_T = np.zeros(60)
+    ratio_T[30:34] = 10.0, 2.9, 2.9, 2.9
+    segment_T = (np.arange(60) >= border).astype(int)
+    events = find_events(*curve_of(ratio_T, cadence_d=2 * MINUTE_D, segment_T=segment_T))
+    assert (events[0].refused != "single") == is_flare

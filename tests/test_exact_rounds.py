@@ -108,9 +108,11 @@ def test_no_vector_is_searched_twice_however_often_and_in_whatever_order_it_is_a
     whole = np.arange(90)
     asked = [np.array([7, 3, 7, 50]), np.array([50, 7]), np.array([1, 3, 88, 1]), whole]
     found = [exact.of(vector_G) for vector_G in asked]
-    for vector_G, lists in zip(asked, found, strict=True):
-        for some, every in zip(lists, found[-1], strict=True):
-            np.testing.assert_array_equal(some, every[vector_G])
+    number_V = exact.places.first_V
+    near_NW, distance_NW = plain_lists(embedding_ND, embedding_ND, 4)
+    for vector_G, (near_GW, distance_GW) in zip(asked, found, strict=True):
+        np.testing.assert_array_equal(near_GW, near_NW[number_V[vector_G]])
+        np.testing.assert_array_equal(distance_GW, distance_NW[number_V[vector_G]])
     rounds = {what for what, _, _ in notes if what.endswith("around their cells")}
     assert rounds == {
         f"exact round {number}, {num} objects, around their cells"

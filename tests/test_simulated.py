@@ -325,6 +325,9 @@ def test_only_simulated_surveys_are_simulated() -> None:
 def test_a_written_survey_holds_the_pixels_and_its_truth_beside_them(tmp_path: Path) -> None:
     survey = "sim:galaxies?count=25&shard_rows=10&outliers=0.3&size=16"
     assert write_survey(survey, str(tmp_path)) == f"{tmp_path}/shards"
+    assert write_survey(survey, str(tmp_path)) == f"{tmp_path}/shards", "as after an interrupt"
+    with pytest.raises(ConfigError, match=r"shards holds sim7-00000-\w+\.parquet, expected no sh"):
+        write_survey("sim:galaxies?count=3&size=16", str(tmp_path))
     paths = sorted((tmp_path / "shards").iterdir())
     assert [path.stem for path in paths] == [shard.name for shard in shards_of(survey)]
     pixels = [pq.read_table(path) for path in paths]

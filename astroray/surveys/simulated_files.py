@@ -1,7 +1,7 @@
 """How a simulated survey is written to disk: shards of Parquet, and what is true of its objects."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import ModuleType
 
 import pyarrow.parquet as pq
@@ -25,7 +25,8 @@ def write_survey(survey: str, folder: str) -> str:
     At most one shard is in memory. Each file is there whole or not at all, the truth last.
 
     Returns the survey by which the shards are read.
-    Raises ConfigError on options that cannot work, StorageError where writing fails.
+    Raises ConfigError on options that cannot work and where shards of another survey are there,
+    StorageError where writing fails.
     """
     uri = SurveyUri.parse(survey)
     if uri.location not in _MAKERS:
@@ -35,6 +36,7 @@ def write_survey(survey: str, folder: str) -> str:
         )
     maker = _MAKERS[uri.location]
     shards = maker.list_shards([], uri)
+    _check_free(storage.join(folder, "shards"), {f"{shard.name}.parquet" for shard in shards})
     truth = io.BytesIO()
     with pq.ParquetWriter(truth, maker.truth_table(f"{uri.location}?count=0").schema) as writer:
         for shard in shards:
@@ -43,3 +45,12 @@ def write_survey(survey: str, folder: str) -> str:
             writer.write_table(maker.truth_table(shard))
     storage.publish(storage.join(folder, "truth.parquet"), truth.getvalue())
     return storage.join(folder, "shards") + maker.READ_BY
+
+
+def _check_free(folder: str, expected: Set[str]) -> None:
+    """Raises ConfigError where a folder has other files, which would be read as the survey's."""
+    if others := sorted(set(storage.list_names(folder)) - expected):
+        raise ConfigError(
+            f"{folder} holds {others[0]}, expected no shards but those of this survey; choose "
+            "another --out, or delete that folder"
+        )

@@ -107,7 +107,9 @@ def test_a_configuration_survives_json():
 
 def test_a_local_survey_is_known_by_its_absolute_path(tmp_path, monkeypatch):
     (tmp_path / "sky").mkdir()
+    (tmp_path / "hdf").mkdir()
     monkeypatch.chdir(tmp_path)
+    assert load_config("./hdf", "out", None, {}).survey == f"{tmp_path}/hdf"
     assert load_config("sky?table=t.csv", "out", None, {}).survey == f"{tmp_path}/sky?table=t.csv"
     for survey in ("hdf", "sim:galaxies?count=3", "s3://bucket/sky"):
         assert load_config(survey, "out", None, {}).survey == survey

@@ -23,6 +23,9 @@ import numpy as np
 from astroray import storage
 from astroray.errors import ConfigError, DataError, FileError
 
+SCHEMES = {"hdf": "fields", "sim:galaxies": "simulated", "sim:spectra": "simulated_spectra"}
+"""Surveys that are no files of the user's, and their reader."""
+
 MAX_FILES_PER_SHARD = 512
 _FEW_FILES = 16
 """So many stay a tuple; of more a million are held packed."""
@@ -70,12 +73,15 @@ class SurveyUri:
 
     @classmethod
     def absolute(cls, survey: str | os.PathLike[str]) -> str:
-        """A survey on this machine by its absolute path, so that a run may go on from elsewhere."""
+        """A survey on this machine by its absolute path, so that a run may go on from elsewhere.
+
+        The name of a survey that astroray brings stays, though a folder be called so, `./hdf`.
+        """
         uri = cls.parse(survey)
         location = uri.location
-        if ":" in location.partition("/")[0] or not (
-            os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
-        ):
+        is_named = location in SCHEMES or ":" in location.partition("/")[0]
+        is_path = os.path.exists(os.path.expanduser(location)) or "/" in location or "*" in location
+        if is_named or not is_path:
             return os.fspath(survey)
         return str(dataclasses.replace(uri, location=storage.absolute(location)))
 

@@ -20,20 +20,12 @@ from astroray.storage.ahead import fetching
 from astroray.surveys.companions import warn_of_companions
 from astroray.surveys.file_keys import find_paths
 from astroray.surveys.hats_catalogs import is_hats, list_files
-from astroray.surveys.shards import (
-    SCHEMES,
-    Cutouts,
-    ModalityName,
-    Reject,
-    Rows,
-    Shard,
-    SurveyUri,
-)
+from astroray.surveys.shards import SCHEMES, Cutouts, ModalityName, Reject, Rows, Shard, SurveyUri
 from astroray.surveys.survey_paths import KINDS, count_kinds, glob_of, suffix_of, table_paths
 
 __all__ = [
-    "SCHEMES", "Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of", "read_or_reject",
-    "read_shard",
+    "SCHEMES", "Cutouts", "Listing", "Reject", "Shard", "list_shards", "modality_of",
+    "read_or_reject", "read_shard",
 ]  # fmt: skip
 
 SUFFIXES = {

@@ -23,7 +23,7 @@ def test_without_a_label_the_outlier_ranking_is_all_there_is():
     embedding_ND, score_N = make_survey()
     learnt = Reranker(embedding_ND, score_N).learn(np.zeros(0, np.int64), np.zeros(0))
     assert np.array_equal(np.argsort(-learnt.value_N), np.argsort(-score_N))
-    assert (learnt.doubt_N == 1).all()
+    assert (learnt.doubt_of(np.arange(600)) == 1).all()
 
 
 def test_a_few_labels_bring_up_the_family_that_interests():
@@ -39,9 +39,10 @@ def test_a_few_labels_bring_up_the_family_that_interests():
 def test_doubt_is_small_where_there_are_labels_and_large_far_away():
     embedding_ND, score_N = make_survey()
     learnt = Reranker(embedding_ND, score_N).learn(np.arange(30), np.ones(30))
-    assert learnt.doubt_N[:30].max() < learnt.doubt_N[40:80].min()
-    assert (learnt.doubt_N >= 0).all()
-    assert (learnt.doubt_N <= 1.01).all()
+    doubt_N = learnt.doubt_of(np.arange(600))
+    assert doubt_N[:30].max() < doubt_N[40:80].min()
+    assert (doubt_N >= 0).all()
+    assert (doubt_N <= 1.01).all()
 
 
 def test_expectation_and_doubt_are_those_of_a_gaussian_process():
@@ -53,9 +54,12 @@ def test_expectation_and_doubt_are_those_of_a_gaussian_process():
     process.fit(embedding_ND[row_M], interest_M - interest_M.mean())
     mean_N, doubt_N = process.predict(embedding_ND, return_std=True)
 
-    _, ridge_N, found_N = Reranker(embedding_ND, score_N)._opinions(row_M, interest_M)
-    np.testing.assert_allclose(ridge_N, mean_N, atol=2e-3)
-    np.testing.assert_allclose(found_N, doubt_N, atol=2e-3)
+    reranker = Reranker(embedding_ND, score_N)
+    ridge = reranker._fit_ridge(row_M, interest_M - interest_M.mean())
+    found_N = reranker._kernel(embedding_ND, ridge.landmark_LD) @ ridge.weight_L
+    np.testing.assert_allclose(found_N, mean_N, atol=2e-3)
+    learnt = reranker.learn(row_M, interest_M)
+    np.testing.assert_allclose(learnt.doubt_of(np.arange(200)), doubt_N, atol=2e-3)
 
 
 def test_more_labels_than_landmarks_say_about_the_same(monkeypatch):
@@ -67,7 +71,8 @@ def test_more_labels_than_landmarks_say_about_the_same(monkeypatch):
     some = Reranker(embedding_ND, score_N).learn(row_M, interest_M)
     assert np.corrcoef(some.value_N, exact.value_N)[0, 1] > 0.98
     assert set(np.argsort(-some.value_N)[:40]) == set(range(40))
-    assert (some.doubt_N >= exact.doubt_N - 0.05).all()  # fewer landmarks never know more
+    fewer_N, all_N = some.doubt_of(np.arange(600)), exact.doubt_of(np.arange(600))
+    assert (fewer_N >= all_N - 0.05).all()  # fewer landmarks never know more
 
 
 def test_objects_that_are_alike_may_all_be_labelled():
@@ -75,7 +80,7 @@ def test_objects_that_are_alike_may_all_be_labelled():
     embedding_ND[:30] = embedding_ND[0]
     learnt = Reranker(embedding_ND, score_N).learn(np.arange(60), (np.arange(60) < 30) * 1.0)
     assert np.isfinite(learnt.value_N).all()
-    assert learnt.doubt_N[:30].max() < 0.15
+    assert learnt.doubt_of(np.arange(30)).max() < 0.15
 
 
 def test_the_same_labels_give_the_same_order_and_blocks_of_rows_change_nothing(monkeypatch):
@@ -107,7 +112,7 @@ def test_the_first_batch_is_the_certified_list_and_some_at_random():
 
 
 def test_later_batches_hold_the_best_the_doubtful_and_some_at_random_and_nothing_twice():
-    learnt = Learnt(value_N=np.arange(200.0), doubt_N=np.linspace(1, 0, 200))
+    learnt = Learnt(value_N=np.arange(200.0), doubt_of=np.linspace(1, 0, 200).__getitem__)
     is_done_N = np.arange(200) >= 190
     items = next_objects(learnt, np.zeros(200, bool), is_done_N, size=20, seed=1)
     rows = {why: [x.row for x in items if x.why == why] for why in ("learnt", "uncertain", "audit")}
@@ -119,7 +124,7 @@ def test_later_batches_hold_the_best_the_doubtful_and_some_at_random_and_nothing
 
 
 def test_small_rounds_have_their_share_of_doubtful_and_random_objects():
-    learnt = Learnt(value_N=np.arange(500.0), doubt_N=np.linspace(1, 0, 500))
+    learnt = Learnt(value_N=np.arange(500.0), doubt_of=np.linspace(1, 0, 500).__getitem__)
     is_done_N = np.zeros(500, bool)
     why, sizes = [], []
     while len(why) < 100:
@@ -133,6 +138,6 @@ def test_small_rounds_have_their_share_of_doubtful_and_random_objects():
 
 @pytest.mark.parametrize("left", [0, 1, 3])
 def test_the_last_objects_are_shown_and_then_none(left):
-    learnt = Learnt(value_N=np.zeros(9), doubt_N=np.ones(9))
+    learnt = Learnt(value_N=np.zeros(9), doubt_of=np.ones(9).__getitem__)
     items = next_objects(learnt, np.ones(9, bool), np.arange(9) >= left, size=20, seed=0)
     assert sorted(item.row for item in items) == list(range(left))

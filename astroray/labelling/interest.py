@@ -16,6 +16,8 @@ N objects, M labelled, L of these landmarks of the kernel, D dimensions, B rows 
 """
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -40,8 +42,19 @@ class Learnt:
 
     value_N: np.ndarray
     """[N] float64, larger is likelier to interest; only its order means anything."""
-    doubt_N: np.ndarray
-    """[N] float64, how little the labels say of the object: from 0 to about 1, nothing."""
+    doubt_of: Callable[[np.ndarray], np.ndarray]
+    """How little the labels say of some rows, [B] to [B]: from 0 to about 1, nothing."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Ridge:
+    """Kernel ridge regression, of the kernel k of an object with the landmarks, [L]."""
+
+    landmark_LD: np.ndarray
+    weight_L: np.ndarray
+    """k weight is what is expected of the object."""
+    known_LL: np.ndarray
+    """|k known|^2 is the share of its variance that the labels take away."""
 
 
 class Reranker:
@@ -67,47 +80,42 @@ class Reranker:
         interest_M  [M]  0 of no interest to 1
         """
         if not len(row_M):
-            return Learnt(value_N=self._outlier_N.copy(), doubt_N=np.ones(len(self._outlier_N)))
-        head_N, ridge_N, doubt_N = self._opinions(row_M, interest_M.astype(np.float64))
-        value_N = _standard(head_N) + _standard(ridge_N)
-        value_N += OUTLIER_WEIGHT * _standard(self._outlier_N)
-        return Learnt(value_N=value_N, doubt_N=doubt_N)
-
-    def _opinions(
-        self, row_M: np.ndarray, interest_M: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            return Learnt(
+                value_N=self._outlier_N.copy(), doubt_of=lambda row_B: np.ones(len(row_B))
+            )
+        interest_M = interest_M.astype(np.float64)
+        ridge = self._fit_ridge(row_M, interest_M - interest_M.mean())
         direction_D = self._direction(row_M, interest_M)
-        landmark_LD = self._embedding_ND[_some_of(row_M)]
-        weight_L, known_LL = self._ridge(landmark_LD, row_M, interest_M - interest_M.mean())
-        head_N, ridge_N, doubt_N = (np.empty(len(self._embedding_ND)) for _ in range(3))
+        head_N, ridge_N = (np.empty(len(self._embedding_ND)) for _ in range(2))
         for start in range(0, len(self._embedding_ND), ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            kernel_BL = self._kernel(self._embedding_ND[part], landmark_LD)
-            head_N[part] = self._embedding_ND[part] @ direction_D
-            ridge_N[part] = kernel_BL @ weight_L
-            known_BL = kernel_BL @ known_LL
-            variance_B = 1 - np.einsum("bl,bl->b", known_BL, known_BL)
-            doubt_N[part] = np.sqrt(np.maximum(variance_B, 0))
-        return head_N, ridge_N, doubt_N
+            embedding_BD = self._embedding_ND[part]
+            head_N[part] = embedding_BD @ direction_D
+            ridge_N[part] = self._kernel(embedding_BD, ridge.landmark_LD) @ ridge.weight_L
+        value_N = _standard(head_N) + _standard(ridge_N)
+        value_N += OUTLIER_WEIGHT * _standard(self._outlier_N)
+        return Learnt(value_N=value_N, doubt_of=partial(self._doubt, ridge))
 
-    def _ridge(
-        self, landmark_LD: np.ndarray, row_M: np.ndarray, above_mean_M: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Of the kernel k of an object with the landmarks: k weight [L] is what is expected of it,
-        |k known|^2, known [L, L], the share of its variance that the labels take away."""
+    def _doubt(self, ridge: _Ridge, row_B: np.ndarray) -> np.ndarray:
+        known_BL = self._kernel(self._embedding_ND[row_B], ridge.landmark_LD) @ ridge.known_LL
+        variance_B = 1 - np.einsum("bl,bl->b", known_BL, known_BL)
+        return np.sqrt(np.maximum(variance_B, 0))
+
+    def _fit_ridge(self, row_M: np.ndarray, above_mean_M: np.ndarray) -> _Ridge:
+        landmark_LD = self._embedding_ND[_some_of(row_M)]
         kernel_LL = self._kernel(landmark_LD, landmark_LD).astype(np.float64)
         root_LL = np.linalg.cholesky(kernel_LL + JITTER * np.eye(len(kernel_LL)))
         feature_LL = np.linalg.inv(root_LL).T  # k feature: numbers whose products are the kernel
-        kernel_ML = self._kernel(self._embedding_ND[row_M], landmark_LD)
-        feature_ML = kernel_ML @ feature_LL
+        feature_ML = self._kernel(self._embedding_ND[row_M], landmark_LD) @ feature_LL
         strength_L, axis_LL = np.linalg.eigh(feature_ML.T @ feature_ML)
         strength_L = np.maximum(strength_L, 0)
         feature_LL = feature_LL @ axis_LL
-        known_L = strength_L / (strength_L + NOISE**2)
         weight_L = axis_LL.T @ (feature_ML.T @ above_mean_M) / (strength_L + NOISE**2)
-        return (
-            (feature_LL @ weight_L).astype(np.float32),
-            (feature_LL * np.sqrt(known_L)).astype(np.float32),
+        known_L = strength_L / (strength_L + NOISE**2)
+        return _Ridge(
+            landmark_LD=landmark_LD,
+            weight_L=(feature_LL @ weight_L).astype(np.float32),
+            known_LL=(feature_LL * np.sqrt(known_L)).astype(np.float32),
         )
 
     def _direction(self, row_M: np.ndarray, interest_M: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def next_objects(
     chosen = {int(row): _why_best(learnt, bool(certified_N[row])) for row in best}
     if learnt is not None and num_uncertain:
         pool = rest[: DOUBTFUL_POOL * num_uncertain]
-        doubtful = pool[np.argsort(-learnt.doubt_N[pool], kind="stable")][:num_uncertain]
+        doubtful = pool[np.argsort(-learnt.doubt_of(pool), kind="stable")][:num_uncertain]
         chosen |= dict.fromkeys((int(row) for row in doubtful), "uncertain")
         rest = np.setdiff1d(rest, doubtful)
     random = np.random.default_rng(seed)

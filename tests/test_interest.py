@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata, zscore
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 
@@ -62,6 +63,39 @@ def test_expectation_and_doubt_are_those_of_a_gaussian_process():
     np.testing.assert_allclose(learnt.doubt_of(np.arange(200)), doubt_N, atol=2e-3)
 
 
+def test_the_head_is_the_direction_between_the_means_in_the_survey_s_covariance():
+    embedding_ND, score_N = make_survey()
+    embedding_ND[:, 2] = 3 * embedding_ND[:, 2] + embedding_ND[:, 3]
+    row_M, interest_M = np.arange(50, 90), np.linspace(0, 1, 40) ** 2
+    labelled_MD = embedding_ND[row_M].astype(float)
+    covariance_DD = np.cov(embedding_ND.astype(float).T)
+    ball_DD = np.eye(8) * covariance_DD.trace() / 8
+    apart_D = np.average(labelled_MD, axis=0, weights=interest_M)
+    apart_D -= np.average(labelled_MD, axis=0, weights=1 - interest_M)
+    expected_D = np.linalg.solve(covariance_DD + 0.1 * ball_DD, apart_D)
+
+    reranker = Reranker(embedding_ND, score_N)
+    np.testing.assert_allclose(reranker._direction(row_M, interest_M), expected_D, rtol=1e-6)
+    for all_of_a_kind in (np.zeros(40), np.ones(40)):
+        assert not reranker._direction(row_M, all_of_a_kind).any()
+
+
+def test_three_opinions_are_added_the_outlier_ranking_weakly():
+    embedding_ND, score_N = make_survey()
+    score_N[7] = np.nan
+    row_M, interest_M = np.array([3, 50, 60, 200]), np.array([0.75, 0.0, 0.125, 0.0])
+    reranker = Reranker(embedding_ND, score_N)
+    ridge = reranker._fit_ridge(row_M, interest_M - interest_M.mean())
+    opinions = [
+        embedding_ND @ reranker._direction(row_M, interest_M),
+        reranker._kernel(embedding_ND, ridge.landmark_LD) @ ridge.weight_L,
+        rankdata(np.nan_to_num(score_N, nan=-1.0)) - 1,  # 0: that without a score
+    ]
+    expected_N = sum(w * zscore(x) for w, x in zip((1, 1, 0.3), opinions, strict=True))
+    found_N = reranker.learn(row_M, interest_M).value_N
+    np.testing.assert_allclose(found_N, expected_N, atol=1e-5)
+
+
 def test_more_labels_than_landmarks_say_about_the_same(monkeypatch):
     embedding_ND, score_N = make_survey()
     row_M = np.arange(0, 600, 2)
@@ -119,6 +153,7 @@ def test_later_batches_hold_the_best_the_doubtful_and_some_at_random_and_nothing
     assert rows["learnt"] == list(range(189, 172, -1))
     assert rows["uncertain"] == [153, 154]  # of the next 20 those of largest doubt
     assert len(rows["audit"]) == 1
+    assert [at for at, item in enumerate(items) if item.why != "learnt"] == [4, 9, 15]  # spread
     assert len({item.row for item in items}) == 20
     assert max(item.row for item in items) < 190
 
@@ -134,6 +169,8 @@ def test_small_rounds_have_their_share_of_doubtful_and_random_objects():
         is_done_N[[item.row for item in items]] = True
     assert sizes[:3] == [10, 5, 5]
     assert (why.count("uncertain"), why.count("audit")) == (10, 5)
+    assert [round_size(1_000_000, num) for num in (0, 50)] == [20, 20], "ordering takes long"
+    assert round_size(999_999, 0) == 10
 
 
 @pytest.mark.parametrize("left", [0, 1, 3])

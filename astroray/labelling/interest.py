@@ -66,9 +66,7 @@ class Reranker:
         finite_N = np.isfinite(outlier_score_N)
         self._outlier_N = np.zeros(len(outlier_score_N))
         order_M = np.argsort(outlier_score_N[finite_N], kind="stable")
-        place_M = np.empty(len(order_M))
-        place_M[order_M] = np.arange(1, len(order_M) + 1) / max(1, len(order_M))
-        self._outlier_N[finite_N] = place_M
+        self._outlier_N[np.flatnonzero(finite_N)[order_M]] = np.arange(1, len(order_M) + 1)
         typical = np.median(outlier_score_N[finite_N]) if finite_N.any() else 0.0
         self._width = WIDTH * typical if typical > 0 else 1.0
         self._precision_DD = _precision(embedding_ND, np.random.default_rng(0))
